@@ -4,6 +4,7 @@ A crop is a box in the source image that is resampled to a square, in one pass: 
 decoded as the crop can use.
 """
 
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -38,20 +39,23 @@ class UnreadableImage(ValueError):
 
 
 @contextmanager
-def opened_image(path: Path, kind: str = "an image") -> Iterator[ImageFile.ImageFile]:
+def opened_image(
+    path: Path | str, kind: str = "an image", content: bytes | None = None
+) -> Iterator[ImageFile.ImageFile]:
     """Open an image, and reject it in one sentence whatever goes wrong with it inside the `with` statement.
 
     Args:
         path: the file. A pipe or a device, whose reader would wait for somebody to write, is rejected.
         kind: what it is read as, for the message.
+        content: the encoded image of one that is no file of its own; `path` is then its name in the message.
 
     Raises:
         UnreadableImage: names the file.
     """
     try:
-        if path.exists():  # Pillow says that it does not
-            check_is_file(path)
-        with Image.open(path) as image:
+        if content is None and Path(path).exists():  # Pillow says that it does not
+            check_is_file(Path(path))
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except UnreadableImage:
         raise
@@ -192,13 +196,16 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.ndarray:
+def read_crop(
+    path: Path | str, crop: Crop, uniform: Sequence[float] | None, content: bytes | None = None
+) -> np.ndarray:
     """Decodes an image, cuts out its crop and resizes it.
 
     Args:
         path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
         crop: what is cut out.
         uniform: numbers in [0, 1) that place the crop; None takes the centre.
+        content: the encoded image of one that is no file of its own; `path` is then its name in messages.
 
     Returns:
         `[size, size, 3]`, uint8, RGB.
@@ -206,7 +213,7 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
     Raises:
         UnreadableImage: names the file.
     """
-    with opened_image(path) as image:
+    with opened_image(path, content=content) as image:
         width, height = image.size
         box = crop.box(width, height, uniform)
         # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at less cost. Twice what the crop needs leaves no visible

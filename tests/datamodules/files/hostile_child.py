@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from callbacks.certification.curves import read_log
 from callbacks.labels.merge import merged
 from datamodules.classification.cifar import decode_parquet
 from datamodules.classification.image_sets import read_list
+from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.imagenet import read_class_map, read_labelled_batch
 from datamodules.corruptions.label_noise import FromCSV
 from datamodules.corruptions.label_noise.recorded import load_arrays
@@ -34,6 +36,13 @@ from datamodules.prompts.prompt_sets import PromptFile
 from datamodules.segmentation import mask_files, mask_folders
 from datamodules.segmentation.segthor import read_slice, slices_of_pickle
 from datamodules.text.glue import read_table
+
+
+def read_shard(path: Path) -> None:
+    """Index a shard, and decode its first image."""
+    source = ImageShards(9, str(path.parent), path.name, image_size=8, resize=8).training()
+    source.fetch(torch.arange(1), None)
+
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "crop": ("jpg", lambda path: read_crop(path, Crop(8, 8), None)),
@@ -57,6 +66,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "flac": ("flac", lambda path: read_recording(path, 16_000, resample=True)),
     "video": ("mp4", lambda path: (facts_of(path), decoded(path, str(path)))),
     "parquet": ("parquet", lambda path: decode_parquet([path], "img", "label")),
+    "parquet_shard": ("parquet", read_shard),
+    "tar_shard": ("tar", read_shard),
     "numbers": ("csv", lambda path: read_numbers(path, "Set")),
     "unnamed": ("txt", lambda path: read_unnamed_numbers(path, "Set")),
     "svmlight": ("txt", lambda path: read_svmlight(path, "Set", 9)),

@@ -9,6 +9,7 @@ import io
 import pickle
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,28 @@ def hdf5() -> bytes:
     return bytes(content)
 
 
-def parquet() -> bytes:
+def parquet(image_key: str) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
     image = saved(Image.fromarray(NUMBERS).save, "PNG")
-    table = pyarrow.table({"img": [{"bytes": image, "path": "a"}] * 3, "label": [0, 1, 2]})
+    table = pyarrow.table({image_key: [{"bytes": image, "path": "a"}] * 3, "label": [0, 1, 2]})
     return saved(lambda memory: pyarrow.parquet.write_table(table, memory))
+
+
+def tar() -> bytes:
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (
+            ("0.png", saved(Image.fromarray(NUMBERS).save, "PNG")),
+            ("0.cls", b"1"),
+            ("\u00e9.png", saved(Image.fromarray(NUMBERS).save, "PNG")),
+            ("\u00e9.json", b'{"label": 2}'),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return memory.getvalue()
 
 
 def whole() -> dict[str, bytes]:
@@ -95,7 +111,9 @@ def whole() -> dict[str, bytes]:
         "wav": saved(soundfile.write, sound, 16_000, format="WAV"),
         "flac": saved(soundfile.write, sound, 16_000, format="FLAC"),
         "video": saved(encoded, np.zeros((3, 16, 16, 3), np.uint8), 25.0),
-        "parquet": parquet(),
+        "parquet": parquet("img"),
+        "parquet_shard": parquet("image"),
+        "tar_shard": tar(),
         "packed_svmlight": gzip.compress(TEXTS["svmlight"].encode()),
         **{name: text.encode() for name, text in TEXTS.items()},
     }

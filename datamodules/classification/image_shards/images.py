@@ -1,0 +1,314 @@
+"""Read labelled images from shards, one by its position."""
+
+import contextlib
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.classification.image_shards.parquet_shards import ParquetShard
+from datamodules.classification.image_shards.tar_shards import ShardIndex, read_tar_index
+from datamodules.files.array_files import read_npz
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop
+from datamodules.files.whole_files import whole_file
+
+KINDS = (".tar", ".parquet")
+
+
+class ImagesInShards(ImageSource):
+    """Images in shards, decoded when they are asked for.
+
+    Args:
+        shards: names of the shards relative to the data directory, without their ends.
+        label: labels of each shard's samples.
+        crop: what is cut out of an image.
+    """
+
+    def __init__(self, shards: Sequence[str], label: Sequence[NDArray[np.int64]], crop: Crop) -> None:
+        self.shards = shards
+        self.label = torch.from_numpy(np.concatenate(label))
+        self.first_row = np.cumsum([0, *(len(each) for each in label)])
+        self.crop = crop
+        self.num_uniform = crop.num_uniform
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{shard}/{name}" for number, shard in enumerate(self.shards) for name in self.sample_names(number)]
+
+    @abstractmethod
+    def sample_names(self, shard: int) -> list[str]:
+        """List the names of a shard's samples."""
+
+    @abstractmethod
+    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+        """Read encoded images.
+
+        Args:
+            shard: number of each image's shard, `[B]`.
+            place: its position in the shard, `[B]`.
+
+        Yields:
+            Each position in `shard`, in any order, with a name for messages and the encoded image.
+        """
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
+        shard = np.searchsorted(self.first_row, row.numpy(), side="right") - 1
+        numbers = None if uniform is None else uniform.tolist()
+        for position, name, content in self.encoded(shard, row.numpy() - self.first_row[shard]):
+            own = None if numbers is None else numbers[position]
+            batch[position] = torch.from_numpy(read_crop(name, self.crop, own, content)).permute(2, 0, 1)
+        return batch
+
+
+class ImagesByOffset(ImagesInShards):
+    """Images of which each is one piece of a file: tar shards, and copies of parquet shards.
+
+    Args:
+        shards: names of the shards relative to the data directory, without their ends.
+        index: where the samples of each shard lie.
+        crop: what is cut out of an image.
+        paths: the shards, for messages.
+        files: the files that they are read from.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        index: Sequence[ShardIndex],
+        crop: Crop,
+        paths: Sequence[Path],
+        files: Sequence[Path],
+    ) -> None:
+        super().__init__(shards, [each.label for each in index], crop)
+        self.index = index
+        self.paths = paths
+        self.files = files
+
+    def sample_names(self, shard: int) -> list[str]:
+        return [os.fsdecode(name) for name in self.index[shard].name]
+
+    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+        for position, (number, at) in enumerate(zip(shard.tolist(), place.tolist(), strict=True)):
+            found = self.index[number]
+            name, size = f"{self.paths[number]}: {os.fsdecode(found.name[at])}", int(found.size[at])
+            try:
+                file = os.open(self.files[number], os.O_RDONLY)
+                try:
+                    content = os.pread(file, size, int(found.offset[at]))
+                finally:
+                    os.close(file)
+            except OSError as error:
+                raise UnreadableImage(f"{name} cannot be read ({error})") from error
+            yield position, name, content
+
+
+class ImagesInParquet(ImagesInShards):
+    """Images of parquet shards, of which each is read with the group of rows that it lies in.
+
+    Args:
+        shards: names of the shards relative to the data directory, without their ends.
+        files: the shards.
+        crop: what is cut out of an image.
+    """
+
+    def __init__(self, shards: Sequence[str], files: Sequence[ParquetShard], crop: Crop) -> None:
+        super().__init__(shards, [file.labels() for file in files], crop)
+        self.files = [(file.path, file.image_key, file.label_key) for file in files]
+        self.groups = [file.first_row for file in files]
+        self._last: tuple[tuple[int, int], Any] | None = None
+
+    def sample_names(self, shard: int) -> list[str]:
+        return [str(row) for row in range(self.groups[shard][-1])]
+
+    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+        pairs = zip(shard.tolist(), place.tolist(), strict=True)
+        group = [(number, int(np.searchsorted(self.groups[number], at, side="right")) - 1) for number, at in pairs]
+        for position in sorted(range(len(group)), key=group.__getitem__):  # a group is read once for a batch
+            (number, part), at = group[position], int(place[position])
+            if self._last is None or self._last[0] != (number, part):
+                self._last = None  # which need not be in memory beside the next one
+                self._last = (number, part), ParquetShard(*self.files[number]).group(part)
+            name = f"{self.files[number][0]}: row {at}"
+            content = self._last[1][at - int(self.groups[number][part])].as_py()
+            if content is None:
+                raise UnreadableImage(f"{name} has no image; replace or remove it")
+            yield position, name, content
+
+
+class ImageShards(ImageSet):
+    """Labelled images in shards on local disks, of any number: tar files as WebDataset writes them, or parquet files as
+    the Hub serves sets of images.
+
+    In a tar file an image `<key>.jpg`, or of another format, stands beside `<key>.cls` or `<key>.json`. A parquet file
+    has a column of encoded images and one of labels. Images are read one by one, by their positions, and only labels
+    and positions are held in memory. Every sample has the same position in every run, so label noise, folds and tables
+    of labels work as for files, by an index or a name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
+
+    Without `cache_dir`, the headers of all tar files are read at each start, about a minute for a million images, and
+    an image in parquet is read with its whole group of rows, often 100 of them.
+
+    Args:
+        num_classes: number of classes; labels are 0 ... `num_classes` - 1.
+        data_dir: folder of the shards; None looks where NOISEWORKS_DATA points.
+        train: training shards: a folder in `data_dir`, or a pattern as `data/train-*.parquet`.
+        validation: validation shards, in the same way; None has none.
+        test: test shards, in the same way; None has none.
+        image_key: column of encoded images in parquet files.
+        label_key: column of labels in parquet files, and the key of the label in `.json` members.
+        image_size: height and width of the images that the network gets, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
+            None takes 256/224 of `image_size`.
+        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
+            for testing, but at a random place.
+        cache_dir: folder that keeps the index of tar files, and copies of the images in parquet files in which one is
+            read alone; the copies are as large as the shards. None keeps nothing.
+
+    Raises:
+        FileNotFoundError: when read, if there are no shards.
+        ValueError: if an argument is out of range; when read, if a shard is damaged or a label out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        data_dir: str | None = None,
+        train: str = "train*",
+        validation: str | None = None,
+        test: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
+        image_size: int = 224,
+        resize: int | None = None,
+        min_area: float | None = 0.08,
+        cache_dir: str | None = None,
+    ) -> None:
+        at_least(1, num_classes=num_classes)
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.num_classes = num_classes
+        self.image_shape = (3, image_size, image_size)
+        self.data_dir = data_dir
+        self.splits = {"train": train, "validation": validation, "test": test}
+        self.image_key = image_key
+        self.label_key = label_key
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        for key, pattern in self.splits.items():
+            if pattern is not None and (not pattern or Path(pattern).is_absolute()):
+                raise ValueError(f"{key} must be a folder or a pattern inside data_dir, got {pattern!r}")
+
+    @property
+    def has_test(self) -> bool:
+        return self.splits["test"] is not None
+
+    def fetch_missing(self) -> None:
+        """Make what `cache_dir` lacks, in one process of a machine while the others wait.
+
+        What goes wrong is raised when the shards are read: by all processes, of which none then waits for another.
+        """
+        named = [split for split, pattern in self.splits.items() if pattern is not None]
+        if self.cache_dir is not None:
+            with contextlib.suppress(OSError, ValueError):
+                for path in (path for split in named for path in self._paths(split)):
+                    self._index(path)
+
+    def training(self) -> ImagesInShards:
+        return self._read("train")
+
+    def validation(self) -> ImagesInShards | None:
+        return None if self.splits["validation"] is None else self._read("validation")
+
+    def test(self) -> ImagesInShards:
+        if not self.has_test:
+            raise FileNotFoundError(
+                "ImageShards: test names no shards; name some, or let data.test_fraction 0.2 test on a share of the "
+                "training images that is not trained on"
+            )
+        return self._read("test")
+
+    def _paths(self, split: str) -> list[Path]:
+        """Find the shards of a split, of one kind and sorted by name."""
+        root, pattern = data_directory(self.data_dir, "ImageShards"), str(self.splits[split])
+        matched = [root / pattern] if (root / pattern).is_dir() else sorted(root.glob(pattern))
+        files = [file for path in matched for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        found = [file for file in files if file.suffix.lower() in KINDS and not file.name.startswith(".")]
+        if not found:
+            packed = next((file.name for file in files if ".tar." in file.name or file.suffix == ".tgz"), None)
+            also = (
+                "" if packed is None else f"; {packed} is compressed, so no image in it can be found: unpack it to .tar"
+            )
+            raise FileNotFoundError(f"{split}: {root / pattern} holds no .tar and no .parquet file{also}")
+        if len({file.suffix.lower() for file in found}) > 1:
+            raise ValueError(f"{split}: {root / pattern} holds both .tar and .parquet files; name those of one kind")
+        return found
+
+    def _read(self, split: str) -> ImagesInShards:
+        paths = self._paths(split)
+        root = data_directory(self.data_dir, "ImageShards")
+        names = [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths]
+        source: ImagesInShards
+        if paths[0].suffix.lower() == ".parquet":
+            opened = [self._parquet(path) for path in paths]
+            if self.class_names is None and len(opened[0].class_names or ()) == self.num_classes:
+                self.class_names = opened[0].class_names
+            if self.cache_dir is None:
+                source = ImagesInParquet(names, opened, self.crop)
+                self._check(source, paths)
+                return source
+        index, files = zip(*(self._index(path) for path in paths), strict=True)
+        source = ImagesByOffset(names, index, self.crop, paths, files)
+        self._check(source, paths)
+        return source
+
+    def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
+        """Reject the first label out of range, by its shard and sample."""
+        wrong = (source.label < 0) | (source.label >= self.num_classes)
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            shard = int(np.searchsorted(source.first_row, row, side="right")) - 1
+            sample = source.sample_names(shard)[row - int(source.first_row[shard])]
+            raise ValueError(
+                f"{paths[shard]}: the sample {sample} has the label {int(source.label[row])}, and num_classes "
+                f"{self.num_classes} allows 0 ... {self.num_classes - 1}"
+            )
+
+    def _parquet(self, path: Path) -> ParquetShard:
+        return ParquetShard(path, self.image_key, self.label_key)
+
+    def _index(self, path: Path) -> tuple[ShardIndex, Path]:
+        """Index a shard, and give the file that its images are read from: by the cache where there is one."""
+        is_tar = path.suffix.lower() == ".tar"
+        if self.cache_dir is None:
+            return read_tar_index(path, self.label_key), path
+        status = path.stat()
+        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {self.image_key} {self.label_key}"
+        kept = self.cache_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+        images = path if is_tar else kept.with_suffix(".images")
+        if not kept.is_file() or not images.is_file():
+            index = read_tar_index(path, self.label_key) if is_tar else copied(self._parquet(path), images)
+            with whole_file(kept) as partial:
+                np.savez(partial, **index._asdict())
+        return ShardIndex(**read_npz(kept, ShardIndex._fields)), images
+
+
+def copied(shard: ParquetShard, file: Path) -> ShardIndex:
+    """Copy the images of a parquet shard to a file, one after the other, and index them."""
+    rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
+    sizes = []
+    with whole_file(file) as partial, partial.open("wb") as stream:
+        for encoded in shard.images():
+            stream.write(encoded)
+            sizes.append(len(encoded))
+    size = np.array(sizes, dtype=np.int64)
+    name = np.array([str(row).encode() for row in range(len(size))], dtype=np.bytes_)
+    return ShardIndex(name, shard.labels(), size.cumsum() - size, size)

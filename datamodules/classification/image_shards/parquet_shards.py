@@ -1,0 +1,134 @@
+"""Parquet shards with a column of encoded images and one of labels, as the Hub serves sets of images."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
+
+ROWS_AT_ONCE = 64
+
+
+class ParquetShard:
+    """A parquet file of labelled images, of which no more than one group of rows is read at a time.
+
+    Args:
+        path: the file.
+        image_key: column of encoded images: bytes, or a structure with `bytes`, as `datasets` writes.
+        label_key: column of labels, whole numbers.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or lacks a column, naming it and what it holds.
+    """
+
+    def __init__(self, path: Path, image_key: str, label_key: str) -> None:
+        import pyarrow.parquet
+
+        check_is_file(path)
+        self.path = path
+        self.image_key = image_key
+        self.label_key = label_key
+        try:
+            # Threads of Arrow's own would not outlive the fork of a loader's workers.
+            self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
+            described = self.file.metadata
+            if described.num_rows > (stored := path.stat().st_size):
+                raise ValueError(f"it declares {described.num_rows} images in {stored} bytes")
+            groups = [described.row_group(number) for number in range(described.num_row_groups)]
+            check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
+            self.column, self.class_names = self._columns(self.file.schema_arrow, image_key, label_key)
+        except Exception as error:  # of Arrow's many
+            raise self._rejected(error) from error
+        self.first_row = np.cumsum([0, *(group.num_rows for group in groups)])
+        """The row at which each group begins, and their number."""
+
+    def _rejected(self, error: BaseException) -> ValueError:
+        return ValueError(f"{self.path} cannot be read as a parquet shard of labelled images: {sentence(error)}")
+
+    @staticmethod
+    def _columns(schema: Any, image_key: str, label_key: str) -> tuple[str, list[str] | None]:
+        """Check the two columns; give the path of the encoded images and the classes' names, where they are told."""
+        import pyarrow
+
+        types = {field.name: field.type for field in schema}
+        for key, column in (("image_key", image_key), ("label_key", label_key)):
+            if column not in types:
+                raise ValueError(f"{key} {column} is no column of it; they are {', '.join(types)}")
+        image, binary = types[image_key], (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
+        if pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+            image, path = image.field("bytes").type, f"{image_key}.bytes"
+        else:
+            path = image_key
+        if not any(kind(image) for kind in binary):
+            raise ValueError(f"the column {image_key} must hold encoded images, as bytes, got {types[image_key]}")
+        if not pyarrow.types.is_integer(types[label_key]):
+            raise ValueError(f"the column {label_key} must hold whole numbers, got {types[label_key]}")
+        return path, _class_names((schema.metadata or {}).get(b"huggingface"), label_key)
+
+    def __len__(self) -> int:
+        return int(self.first_row[-1])
+
+    def labels(self) -> NDArray[np.int64]:
+        """Read the labels, `[n]`.
+
+        Raises:
+            ValueError: names the shard, and the first row without a label.
+        """
+        try:
+            column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
+            if column.null_count:
+                missing = int(column.is_null().to_numpy().argmax())
+                raise ValueError(f"row {missing} has no label")
+            return column.cast("int64").to_numpy()
+        except Exception as error:
+            raise self._rejected(error) from error
+
+    def group(self, number: int) -> Any:
+        """Read the encoded images of a group of rows, as an Arrow column.
+
+        Raises:
+            ValueError: names the shard and the group.
+        """
+        try:
+            table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
+            check_unpacked(self.path, table.nbytes)
+            return self._encoded(table)
+        except Exception as error:
+            raise self._rejected(ValueError(f"group {number} of its rows: {sentence(error)}")) from error
+
+    def images(self) -> Iterator[bytes]:
+        """Read all encoded images, a few at a time.
+
+        Raises:
+            ValueError: names the shard, and the row without an image.
+        """
+        import pyarrow
+
+        row = 0
+        try:
+            for batch in self.file.iter_batches(ROWS_AT_ONCE, columns=[self.column], use_threads=False):
+                for encoded in self._encoded(pyarrow.Table.from_batches([batch])).to_pylist():
+                    if encoded is None:
+                        raise ValueError(f"row {row} has no image")
+                    yield encoded
+                    row += 1
+        except Exception as error:
+            raise self._rejected(error) from error
+
+    def _encoded(self, table: Any) -> Any:
+        column = table.column(0).combine_chunks()
+        return column.field("bytes") if self.column.endswith(".bytes") and column.type.num_fields else column
+
+
+def _class_names(said: bytes | None, label_key: str) -> list[str] | None:
+    """Read the names of the classes from what `datasets` writes beside the columns."""
+    try:
+        names = json.loads(said or b"{}")["info"]["features"][label_key]["names"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None

@@ -1,0 +1,125 @@
+"""Index of a tar shard: where each sample's encoded image lies in the file, and its label."""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.files.image_files import SUFFIXES
+from datamodules.files.limits import check_is_file, sentence
+
+SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
+"""A member's name: the key of its sample up to the first dot of the file name, then its column, as in WebDataset."""
+LABEL_BYTES, JSON_BYTES, NAME_BYTES = 64, 1 << 20, 255
+"""Most bytes of a `.cls` member, of a `.json` member and of a member's name."""
+
+
+class ShardIndex(NamedTuple):
+    """The samples of one shard, in their order."""
+
+    name: NDArray[np.bytes_]
+    """`[n]`, the members' names."""
+    label: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    """`[n]`, the byte at which the encoded image begins."""
+    size: NDArray[np.int64]
+    """`[n]`, its bytes."""
+
+
+def read_tar_index(path: Path, label_key: str) -> ShardIndex:
+    """Index the samples of a tar shard. Its headers and labels are read, no image is, and nothing is extracted.
+
+    A sample is an image `<key>.<format>` beside `<key>.cls`, a number, or `<key>.json` with the label under
+    `label_key`. Members of other kinds, hidden ones and those whose names begin with two underscores are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names the shard, and the member where it is one.
+    """
+    check_is_file(path)
+    try:
+        with path.open("rb") as stream:
+            rows = list(_samples(stream.fileno(), tarfile.open(fileobj=stream, mode="r:"), label_key))  # noqa: SIM115
+        if not rows:
+            raise ValueError("it holds no image")
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(f"{path} cannot be read as a tar shard of labelled images: {sentence(error)}") from error
+    name, label, offset, size = zip(*rows, strict=True)
+    return ShardIndex(np.array(name, dtype=np.bytes_), np.array(label), np.array(offset), np.array(size))
+
+
+def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tuple[bytes, int, int, int]]:
+    length, seen = os.fstat(file).st_size, set()
+    for key, members in _grouped(file, archive, length):
+        if key in seen:
+            raise ValueError(f"the members of the sample {key} do not follow each other, or it is there twice")
+        seen.add(key)
+        images = [member for column, member in members.items() if f".{column.lower()}" in SUFFIXES]
+        if len(images) != 1:
+            held = ", ".join(sorted(members))
+            raise ValueError(f"the sample {key} holds {len(images)} images and must hold one; its columns are {held}")
+        name = os.fsencode(images[0].name)
+        if len(name) > NAME_BYTES:
+            raise ValueError(f"the name {images[0].name[:40]}... has more than {NAME_BYTES} bytes")
+        yield name, _label(file, key, members, label_key), images[0].offset_data, images[0].size
+
+
+def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Give each sample's members by their columns, and check that the archive is whole."""
+    key, members, before = "", dict[str, tarfile.TarInfo](), -1
+    for member in archive:
+        if member.size < 0 or member.issparse() or member.offset_data + member.size > length:
+            raise ValueError(f"the member {member.name} declares bytes that the file does not have")
+        if member.offset <= before:
+            raise ValueError(f"the member {member.name} lies before the one that it follows")
+        before = member.offset
+        base = member.name.rsplit("/", 1)[-1]
+        parts = SAMPLE.fullmatch(member.name)
+        if not member.isreg() or parts is None or base.startswith((".", "__")):
+            continue
+        own, column = parts.groups()
+        if own != key:
+            if members:
+                yield key, members
+            key, members = own, {}
+        if column in members:
+            raise ValueError(f"it holds {member.name} twice")
+        if column in ("cls", "json") or f".{column.lower()}" in SUFFIXES:
+            members[column] = member
+        archive.members.clear()  # type: ignore[attr-defined]  # of which there may be millions
+    if os.pread(file, tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(
+            f"at byte {archive.offset} there is neither a member nor the archive's end: it is cut or damaged"
+        )
+    if members:
+        yield key, members
+
+
+def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: str) -> int:
+    """Read a sample's label, a whole number of at most nine digits."""
+    if (member := members.get("cls")) is not None:
+        text = _content(file, member, LABEL_BYTES).decode("ascii", "replace").strip()
+        if re.fullmatch(r"-?\d{1,9}", text, re.ASCII) is None:
+            raise ValueError(f"the label in {member.name} must be a whole number, got {text[:40]!r}")
+        return int(text)
+    if (member := members.get("json")) is None:
+        raise ValueError(f"the sample {key} has no label, neither {key}.cls nor {key}.json")
+    try:
+        value = json.loads(_content(file, member, JSON_BYTES))[label_key]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{member.name} holds no {label_key!r} ({sentence(error)})") from error
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**9:
+        raise ValueError(f"{label_key!r} in {member.name} must be a whole number, got {str(value)[:40]!r}")
+    return value
+
+
+def _content(file: int, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise ValueError(f"{member.name} has {member.size} bytes, more than {most}")
+    return os.pread(file, member.size, member.offset_data)
