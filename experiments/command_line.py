@@ -630,10 +630,18 @@ def with_restart(args: list[str]) -> list[str]:
     less: on a node whose processes ended with those of another one, not once.
 
     Raises:
-        ValueError: if no `--run_directory` says which run that is.
+        ValueError: if no `--run_directory` says which run that is, or ranks would meet in torchrun's own store, which
+            keeps the addresses of ranks that have died: one that is restarted first connects to those, for good.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
-    if args[0] != "fit" or restarts == "0" or _value_of(args, "--resume") is not None:
+    if args[0] != "fit" or restarts == "0":
+        return args
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        raise ValueError(
+            f"torchrun --max_restarts {restarts} can hang, as restarted ranks find addresses of dead ones: set "
+            f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
+        )
+    if _value_of(args, "--resume") is not None:
         return args
     directory = _value_of(args, "--run_directory")
     if directory is None:

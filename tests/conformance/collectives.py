@@ -6,6 +6,7 @@
 In that order, in each process of a group (`tests/conformance/on_device.py` does so: `on_device(command, ranks=2)`).
 A Trainer of several processes then has its modules and batches on the simulated device, and a group that is made as
 `new_group(backend="gloo")` takes tensors of the CPU, too. Collectives of objects take any: PyTorch moves their bytes.
+Where DDP looks for unused parameters gradients stay each rank's own: its search needs pinned memory of the device's.
 """
 
 from functools import wraps
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from tests.conformance import simulated_device
@@ -65,6 +67,18 @@ def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
         raise RefusedByNCCL(f"{name} by {op}, which NCCL does not have")
 
 
+class Unsynchronised(DistributedDataParallel):
+    """Leaves gradients as they are, whatever Lightning asks."""
+
+    @property
+    def require_backward_grad_sync(self) -> bool:
+        return False
+
+    @require_backward_grad_sync.setter
+    def require_backward_grad_sync(self, value: bool) -> None:
+        pass
+
+
 def _checked(name: str, function: Any) -> Any:
     @wraps(function)
     def collective(*args: Any, **kwargs: Any) -> Any:
@@ -101,7 +115,14 @@ def like_nccl() -> None:
         finally:
             DDPStrategy.root_device = simulated_device.DEVICE  # type: ignore[assignment, method-assign]
 
+    wrapped = DistributedDataParallel.__init__
+
+    def __init__(self: DistributedDataParallel, *args: Any, find_unused_parameters: bool = False, **more: Any) -> None:
+        wrapped(self, *args, **more)
+        self.__class__ = Unsynchronised if find_unused_parameters else type(self)
+
     dist.new_group = new_group
+    DistributedDataParallel.__init__ = __init__  # type: ignore[method-assign]
     DDPStrategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
     DDPStrategy.root_device = simulated_device.DEVICE  # type: ignore[assignment, method-assign]
     DDPStrategy.determine_ddp_device_ids = lambda self: None  # type: ignore[method-assign]

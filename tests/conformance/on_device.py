@@ -1,17 +1,23 @@
-"""Runs of `train.py` on the simulated device, in processes of their own.
+"""Runs of `train.py` on the simulated device, one or several ranks, in forks of one process that has imported it.
 
-    python -m tests.conformance.on_device < COMMANDS
+    python -m tests.conformance.on_device
 
-where COMMANDS is JSON: a list of command lines. A line is run in a fork of the process that has imported PyTorch and
-Lightning, so that one that ends the interpreter ends alone. The exit status is 1 if a line failed. With arguments they
-are the only line.
+reads requests of `on_device`, a line of JSON each, and answers each by one. With arguments it runs them as the only
+command line.
 """
 
+import atexit
+import contextlib
+import functools
 import json
 import os
+import selectors
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +27,8 @@ from tests.conformance import mutants
 
 Command = Sequence[str | Path]
 TEN_MINUTES = 600
+LEFT_ALONE = 5.0
+"""Seconds that ranks may wait for one that has failed."""
 
 
 def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, mutant: str | None = None) -> str:
@@ -28,37 +36,45 @@ def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, muta
 
     Args:
         commands: the command lines.
-        ranks: number of processes of one group, in which collectives take what NCCL takes (`collectives.py`).
+        ranks: world size of each; with several, collectives take what NCCL takes (`collectives.py`).
         mutant: name of a fault that is seeded (`mutants.py`).
         fails: what the run must say as it fails; None asks that it does not fail.
     """
-    asked = json.dumps([[str(argument) for argument in command] for command in commands])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(ranks):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "device"}
-        group |= {name: str(number) for name, number in numbers.items()}
-        seeded = {"MUTANT": mutant} if mutant else {}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                **{"cwd": ROOT, "env": environment() | (group if ranks > 1 else {}) | seeded, "text": True},
-                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
-            )
-        )
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(asked)
-        process.stdin.close()
-        process.stdin = None
-    printed = "".join(process.communicate(timeout=TEN_MINUTES)[0] for process in processes)
-    failed = any(process.returncode != 0 for process in processes)
+    asked = {"commands": [[str(argument) for argument in command] for command in commands], "ranks": ranks}
+    server = started(mutant)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(asked) + "\n")
+    server.stdin.flush()
+    with selectors.DefaultSelector() as selector:
+        selector.register(server.stdout, selectors.EVENT_READ)
+        answer = server.stdout.readline() if selector.select(TEN_MINUTES) else ""
+    if not answer or mutant:
+        ended(server)
+        started.cache_clear()
+    assert answer, f"no answer within {TEN_MINUTES} seconds, or the server died: {asked['commands']}"
+    failed, printed = json.loads(answer)
     assert failed == (fails is not None), printed
     assert fails is None or fails in printed, printed
     return printed
+
+
+@functools.cache
+def started(mutant: str | None) -> subprocess.Popen[str]:
+    """Start the process that runs are forked from; it serves all calls of the tests' process."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        **{"cwd": ROOT, "env": environment() | ({"MUTANT": mutant} if mutant else {}), "text": True},
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True},
+    )
+    atexit.register(ended, server)
+    return server
+
+
+def ended(server: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def called(command: list[str]) -> int:
@@ -74,16 +90,32 @@ def called(command: list[str]) -> int:
     return train.main(command)
 
 
-def alone(command: list[str]) -> int:
-    """Run a command line in a fork of this process, and return its exit status."""
+def join(rank: int, ranks: int, port: int) -> None:
+    """Make this process a rank of a group, as a launcher would."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from tests.conformance import collectives
+
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "device"}
+    os.environ |= {name: str(number) for name, number in numbers.items()}
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads the variables when it is imported
+    collectives.like_nccl()
+
+
+def forked(command: list[str], rank: int, ranks: int, port: int, log: int) -> int:
+    """Run a command line in a fork of this process that prints to a file, and return its number."""
     from tests.conformance import host_syncs
 
-    sys.stdout.flush()
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
     status = 1
     try:
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        if ranks > 1:
+            join(rank, ranks, port)
         status = called(command)
         print(host_syncs.report())
     except BaseException:
@@ -94,27 +126,57 @@ def alone(command: list[str]) -> int:
         os._exit(status)
 
 
+def run(command: list[str], ranks: int, log: int) -> list[int]:
+    """Run a command line on all ranks, and return the exit status of each; what waits for one that failed is ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = {forked(command, rank, ranks, port, log): rank for rank in range(ranks)}
+    statuses, deadline = [0] * ranks, float("inf")
+    while running:
+        child, status = os.waitpid(-1, 0 if deadline == float("inf") else os.WNOHANG)
+        if child:
+            status = statuses[running.pop(child)] = os.waitstatus_to_exitcode(status)
+            deadline = time.monotonic() + LEFT_ALONE if status else deadline
+        elif time.monotonic() < deadline:
+            time.sleep(0.05)
+        else:
+            for left in running:
+                os.kill(left, signal.SIGKILL)
+            deadline = float("inf")
+    return statuses
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        asked, failed = json.loads(line), False
+        with tempfile.TemporaryFile("a+") as log:
+            for command in asked["commands"]:
+                print("train.py", *command, file=log, flush=True)
+                if any(statuses := run(command, asked["ranks"], log.fileno())):
+                    failed = True
+                    print(f"exit status {statuses}: train.py", *command, file=log, flush=True)
+            log.seek(0)
+            print(json.dumps([failed, log.read()]), file=answers, flush=True)
+
+
 def main(arguments: list[str]) -> int:
     if name := os.environ.get("MUTANT"):
         mutants.seed(mutants.MUTANTS[name])
     import experiments.command_line  # noqa: F401 - once, not in each fork
-    from tests.conformance import collectives, copies, host_syncs, mixed_precision, simulated_device
+    from tests.conformance import copies, host_syncs, mixed_precision, simulated_device
 
     simulated_device.register()
     mixed_precision.enable()
     host_syncs.watch()
     copies.make_late()
-    if "WORLD_SIZE" in os.environ:
-        collectives.like_nccl()
     if arguments:
         return called(arguments)
-    failed = 0
-    for command in json.load(sys.stdin):
-        print("train.py", *command, flush=True)
-        if (status := alone(command)) != 0:
-            failed = 1
-            print(f"exit status {status}: train.py", *command, flush=True)
-    return failed
+    serve()
+    return 0
 
 
 if __name__ == "__main__":

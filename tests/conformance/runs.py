@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 import train
 from experiments.command_line import CALL_ONLY, ParsedOnly, Parser
 from experiments.config_files import base_of
+from experiments.config_files import settings_of as stated
 from tests.command import ROOT
 from tests.distributed.methods import METHODS, Method, changed
 
@@ -28,6 +29,12 @@ def methods() -> dict[str, Method]:
     rows = {method.config for method in METHODS.values()}
     demos = {path.parent.name: f"{path.parent.name}/demo" for path in sorted(CONFIGS.glob("*/demo.yaml"))}
     return METHODS | {name: Method(config) for name, config in demos.items() if config not in rows}
+
+
+def class_path(method: Method) -> str:
+    """Name the class of modules that a row trains."""
+    own = method.short.get("model.class_path") or method.short.get("model", {}).get("class_path")
+    return own or stated(CONFIGS / f"{method.config}.yaml")["model.class_path"]
 
 
 def settings_of(path: Path) -> dict[str, Any]:

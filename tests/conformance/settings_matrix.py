@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from experiments.config_files import settings_of as stated
 from experiments.pages import replace_section, split_readme
 from experiments.results import markdown
 from tests.command import ROOT
 from tests.conformance.attempts import FAULT, attempt, sentence
-from tests.conformance.runs import CONFIGS, methods, state, written
+from tests.conformance.runs import class_path, methods, state, written
 from tests.distributed.methods import LEFT_OUT
 from tests.two_processes import start_two
 
@@ -114,9 +113,7 @@ def classes() -> dict[str, str]:
     """Name each class of modules that a demo trains, and the first row of the table of methods that has it."""
     found: dict[str, str] = {}
     for name, method in methods().items():
-        own = method.short.get("model.class_path") or method.short.get("model", {}).get("class_path")
-        path = own or stated(CONFIGS / f"{method.config}.yaml")["model.class_path"]
-        found.setdefault(path.rpartition(".")[-1], name)
+        found.setdefault(class_path(method).rpartition(".")[-1], name)
     return found
 
 

@@ -147,7 +147,8 @@ def computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     for watch in BEFORE:
         watch(func, args, kwargs)
     shapes = [(host(tensor).shape, host(tensor).stride()) for tensor in tensors]
-    result = func(*tree_map(host, args), **{key: tree_map(host, value) for key, value in kwargs.items()})
+    made = aten.zeros.default if func is aten._efficientzerotensor.default else func  # of forward mode, without memory
+    result = made(*tree_map(host, args), **{key: tree_map(host, value) for key, value in kwargs.items()})
     for watch in AFTER:
         watch(func, args, kwargs, result)
     same = {id(host(tensor)): tensor for tensor in tensors}  # what is changed in place is given back itself
@@ -228,7 +229,6 @@ def register() -> None:
     _KEPT.extend((rest, factories, GeneratorsFit().__enter__()))
     SingleDeviceStrategy.__init__ = on_the_device  # type: ignore[method-assign]
     SingleDeviceStrategy.teardown = given_back  # type: ignore[method-assign]
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    CPUAccelerator.parse_devices = staticmethod(lambda devices: ranks)  # type: ignore[method-assign]
+    CPUAccelerator.parse_devices = staticmethod(lambda devices: int(os.environ.get("WORLD_SIZE", 1)))  # type: ignore[method-assign]
     CPUAccelerator.setup_device = lambda self, device: None  # type: ignore[method-assign]
     torch.Generator = Generator  # type: ignore[misc]

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.command import ROOT
 from tests.conformance.on_device import on_device
-from tests.conformance.runs import written
+from tests.conformance.runs import class_path, methods, written
+from tests.conformance.settings_matrix import WORKS, on_page
+from tests.conformance.test_simulated_device import SHORT, rest
 
 MIXED = """
 import torch
@@ -55,9 +58,14 @@ def test_what_nccl_refuses_is_refused() -> None:
 
 
 @pytest.mark.nightly
-def test_two_ranks_train_and_test_on_the_device(tmp_path: Path) -> None:
-    more = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.limit_train_batches": 2}
-    more |= {"trainer.limit_val_batches": 1, "trainer.limit_test_batches": 1, "trainer.inference_mode": False}
-    fit = ("fit", "--config", written("cross_entropy", tmp_path, more), "--run_directory", tmp_path / "run")
-    on_device(fit, ("test", "--resume", tmp_path / "run"), ranks=2)
-    assert (tmp_path / "run" / "test_metrics.csv").exists()
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_two_ranks_train_test_and_predict_on_the_device(name: str, tmp_path: Path) -> None:
+    method = methods()[name]
+    kind = class_path(method).rpartition(".")[-1]
+    strategy = "ddp" if on_page()[kind]["ddp"].said == WORKS else yaml.safe_load(method.strategy)
+    two = {"trainer.devices": 2, "trainer.strategy": strategy}
+    fit = ("fit", "--config", written(name, tmp_path, {**SHORT, **two}), "--run_directory", tmp_path / name)
+    if method.alone:
+        on_device(fit, ranks=2, fails="run seeds in parallel instead")
+    else:
+        on_device(fit, *rest(name, tmp_path / name), ranks=2)

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from experiments.pages import replace_section, with_section
 from tests.command import ROOT
-from tests.conformance.on_device import on_device
-from tests.conformance.runs import CONFIGS, methods, settings_of, written
+from tests.conformance.on_device import Command, on_device
+from tests.conformance.runs import class_path, methods, written
 from tests.conformance.test_host_syncs import PAGE, table, unexplained
 
 SHORT = {
@@ -23,7 +23,6 @@ SHORT = {
 }
 FIT = {**SHORT, "trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1000}
 ONE_BATCH = ("--trainer.limit_predict_batches", "1")
-UNKNOWN = {"fractional_sde_videos"}  # torch.func.jvp of convolutions' features ends the interpreter on this device
 MIXED = """
 import torch
 from tests.conformance import simulated_device
@@ -66,8 +65,15 @@ def test_pictures_are_drawn_where_training_has_ended(tmp_path: Path) -> None:
 
 
 def predicts(name: str) -> bool:
-    path = settings_of(CONFIGS / f"{methods()[name].config}.yaml")["model"]["class_path"]
-    return methods()[name].predicts and is_overridden("predict_step", locate(path), LightningModule)
+    return methods()[name].predicts and is_overridden(
+        "predict_step", locate(class_path(methods()[name])), LightningModule
+    )
+
+
+def rest(name: str, directory: Path) -> list[Command]:
+    """Write the command lines of test and prediction, where a row has them."""
+    test, predict = (("test", "--resume", directory), ("predict", "--resume", directory, *ONE_BATCH))
+    return [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +83,16 @@ def counted() -> dict[str, str]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", sorted(methods().keys() - UNKNOWN))
+@pytest.mark.parametrize("name", sorted(methods()))
 def test_a_demo_trains_and_is_tested(name: str, tmp_path: Path, counted: dict[str, str]) -> None:
     fit = ("fit", "--config", written(name, tmp_path, FIT), "--run_directory", tmp_path / name)
-    test, predict = (("test", "--resume", tmp_path / name), ("predict", "--resume", tmp_path / name, *ONE_BATCH))
-    rest = [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
-    counted[name] = on_device(fit, *rest)
+    counted[name] = on_device(fit, *rest(name, tmp_path / name))
     assert unexplained(counted[name]) == {}, "say in test_host_syncs.py why the step waits"
 
 
 @pytest.mark.nightly
 def test_the_table_of_what_steps_wait_for_is_written(counted: dict[str, str]) -> None:
-    if counted.keys() < methods().keys() - UNKNOWN:
+    if counted.keys() != methods().keys():
         pytest.skip("not all demos were run")
     print(table(counted))
     if with_section(PAGE, "host syncs", text := table(counted)) != PAGE.read_text(encoding="utf-8"):

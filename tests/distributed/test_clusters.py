@@ -221,7 +221,7 @@ def test_a_torchrun_job_that_loses_a_node_goes_on_with_resume(
     assert_same_run(one_process, run)
 
 
-ELASTIC = "torchrun --standalone --nproc_per_node 8 --max_restarts 3"
+ELASTIC = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --nproc_per_node 8 --max_restarts 3"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -231,11 +231,37 @@ def test_torchrun_restarts_what_a_process_was_lost_of_and_it_goes_on(
     run = tmp_path / "run"
     words = {**DEMO, "--nproc_per_node 8": "--nproc_per_node 2", "--trainer.devices 8": "--trainer.devices 2"}
     line = lines_of("docs/runs.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
-    node = script(f"exec {line} {' '.join(CUT)}")
+    node = script(f"exec env {line} {' '.join(CUT)}")
     wait_for(run / "checkpoints" / "step.ckpt", node)
     training = workers(run)
     assert len(training) == 2
     os.kill(training[lost], signal.SIGKILL)
     (output,) = finished(node)
     assert output.count("Restoring states from the checkpoint path") == 2, output  # to go on, and to test
+    assert_same_run(one_process, run)
+
+
+OVER_NODES = "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_id JOB"
+
+
+def test_two_nodes_go_on_where_one_of_them_is_restarted_late(one_process: Path, script: Script, tmp_path: Path) -> None:
+    """The rank that is there first must not look for the dead one's address, which is known from before."""
+    run = tmp_path / "run"
+    assert f"`{OVER_NODES}` in place of `--standalone`" in (ROOT / "docs/runs.md").read_text()
+    nodes = OVER_NODES.replace("HOST:29500", f"127.0.0.1:{free_port()}")
+    words = {**DEMO, "--nproc_per_node 8": "--nproc_per_node 1", "--trainer.devices 8": "--trainer.devices 1"}
+    words |= {"--standalone": nodes, "configs/trainer/ddp.yaml": "configs/trainer/multi_node.yaml"}
+    line = lines_of("docs/runs.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
+    first, second = (script(f"exec env {line} {' '.join(CUT)}") for _ in range(2))
+    wait_for(run / "checkpoints" / "step.ckpt", first, second)
+    (lost,) = workers(run, second.pid)
+    os.kill(lost, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while (late := workers(run, second.pid)) in ([], [lost]):
+        assert time.monotonic() < deadline, "torchrun restarted nothing"
+        time.sleep(0.02)
+    os.kill(late[0], signal.SIGSTOP)
+    time.sleep(15)  # the other one has imported all by then, and joins
+    os.kill(late[0], signal.SIGCONT)
+    finished(first, second)
     assert_same_run(one_process, run)

@@ -32,3 +32,15 @@ def test_restarts_need_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(ValueError, match=r"torchrun --max_restarts 3 .* give it a --run_directory"):
         with_restart(GIVEN)
+
+
+def test_restarted_ranks_do_not_meet_in_the_launchers_own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [*GIVEN, "--run_directory", "runs/none"]
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert with_restart(given) == given  # torchrun's default is no restart
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    for command in (given, ["fit", "--resume", "runs/none"]):
+        with pytest.raises(ValueError, match=r"--max_restarts 3 can hang.* set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+            with_restart(command)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert with_restart(given) == given

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
@@ -67,8 +68,8 @@ class TesterLearner(MethodModule):
         rows_per_iteration: rows of a mini-batch.
 
     Raises:
-        ValueError: if an argument is out of range; at the start, if the precision is not 64 bit or there are no
-            validation rows.
+        ValueError: if an argument is out of range; at the start, if the precision is not 64 bit, weights are averaged
+            or there are no validation rows.
     """
 
     halfspace: Tensor
@@ -125,6 +126,12 @@ class TesterLearner(MethodModule):
 
     def setup(self, stage: str) -> None:
         require_double(self.trainer, "TesterLearner")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                raise ValueError(
+                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner, which takes one of "
+                    f"its candidates and averages none"
+                )
 
     def on_train_start(self) -> None:
         if getattr(self.trainer.datamodule, "validation_set", True) is None:  # type: ignore[attr-defined]

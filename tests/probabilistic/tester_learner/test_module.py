@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 import train
@@ -133,6 +134,13 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 class WithoutValidation(Halfspaces):
     def validation(self) -> Rows:
         return None  # type: ignore[return-value]
+
+
+def test_weights_are_not_averaged() -> None:
+    """A validation chooses the halfspace, of which an average of weights would keep the one before."""
+    trainer = quiet(max_epochs=1, precision="64-true", callbacks=[EMAWeightAveraging(use_buffers=False)])
+    with pytest.raises(ValueError, match=r"trainer\.callbacks must not have EMAWeightAveraging"):
+        trainer.fit(TesterLearner(3, **FAST), datamodule=data(samples=100, batch_size=50))
 
 
 def test_rows_to_test_are_needed_and_so_is_double_precision() -> None:
