@@ -14,7 +14,6 @@ from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, write_text
 from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import MixedClassifier, require
-from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
@@ -93,8 +92,10 @@ class AlphaCurve(Callback):
                 sums.append(self._attacked(trainer, module, image, label, alpha))
             return pd.DataFrame(torch.stack(sums).cpu().numpy(), columns=list(COLUMNS))
 
-        with results_directory(trainer) as directory:
-            files = BlockFiles(trainer, directory / "alpha_curve_rows", settings, positions, self.batch_size)
+        with (
+            results_directory(trainer) as directory,
+            BlockFiles(trainer, directory / "alpha_curve_rows", settings, positions, self.batch_size) as files,
+        ):
             table = files.evaluate(attack_block).groupby(level=0).sum() / len(positions)
             table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
 
@@ -102,7 +103,7 @@ class AlphaCurve(Callback):
                 write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
                 save_figure(draw_alpha_curve(table, self.attack.title), directory / "figures" / "alpha_curve.png")
 
-            in_first_process(trainer, write)
+            files.peers.on_first_rank(write)
 
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None

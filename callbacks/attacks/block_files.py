@@ -1,12 +1,5 @@
-"""Blocks of tested images that processes share out, each with a file of its results.
+"""Blocks of tested images that ranks share, each with a file of its results."""
 
-A file is written when its block is done, so an interrupted evaluation continues after its last finished block, on
-however many processes, and none waits in a collective for a slower one.
-"""
-
-import hashlib
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +7,15 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.files.whole_files import write_text
-from lightning_modules.resumable.item_files import missing_items
-from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
-from lightning_modules.resumable.settings_file import write_settings
-
-SECONDS_BETWEEN_LINES = 60.0
+from datamodules.distributed.world import broadcast
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.settings import key_of
+from datamodules.jobs.stores import csv_files
 
 
-class BlockFiles:
+class BlockFiles(ResumableMap):
     """The files of an evaluation's blocks, in a folder named by a hash of its settings, so that no others are mixed in.
-
-    All processes make it together.
 
     Args:
         trainer: the trainer, during testing.
@@ -36,28 +24,22 @@ class BlockFiles:
             not matter: those of the first process count.
         positions: positions of the tested images.
         batch_size: number of images in a block.
-
-    Raises:
-        FileNotFoundError: if a process does not see the folder.
     """
 
     def __init__(
         self, trainer: Trainer, parent: Path, settings: dict[str, Any], positions: range, batch_size: int
     ) -> None:
-        self.trainer = trainer
-        self.batch_size = batch_size
-        self.blocks = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
         settings = {**settings, "batch_size": batch_size, "num_images": len(positions)}
-        text = json.dumps(settings, indent=2) + "\n"
-        name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
-        self.folder = parent / name
-        in_first_process(trainer, lambda: write_settings(self.folder / "settings.json", settings))
-        if not self.folder.is_dir():
-            raise FileNotFoundError(
-                f"{self.folder} was made by the first process and is not visible to this one: the run directory must "
-                f"be on storage that all processes share"
-            )
-        self.paths = [self.folder / f"block_{number:05d}.csv" for number in range(len(self.blocks))]
+        self.trainer = trainer
+        self.blocks = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+        self.folder = parent / broadcast(key_of(settings))
+        super().__init__(
+            csv_files(self.folder),
+            settings,
+            self.folder / "settings.json",
+            told_to_end=lambda: trainer.received_sigterm,
+            name=f"{parent.name}, blocks of {batch_size} images",
+        )
 
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
@@ -71,31 +53,17 @@ class BlockFiles:
 
         Returns:
             The rows of all blocks.
-
-        Raises:
-            SIGTERMException: if the run was told to end.
-            RuntimeError: if another process failed.
         """
-        pending = missing_items(self.paths)
-        self.trainer.strategy.barrier("the finished blocks are known")
+        keys = [f"block_{number:05d}" for number in range(len(self.blocks))]
         device = self.trainer.strategy.root_device
         # Testing takes place in inference mode, whose tensors have no gradients.
         with (
-            OtherProcesses(self.trainer, self.folder) as others,
             torch.inference_mode(False),
             torch.no_grad(),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             self.trainer.precision_plugin.forward_context(),
         ):
-            told = time.monotonic()
-            for number in pending[self.trainer.global_rank :: self.trainer.world_size]:
-                rows = evaluate_block(number, self.blocks[number])
-                write_text(self.paths[number], rows.to_csv(index=False))
-                others.check()
-                if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                    told = time.monotonic()
-                    done = len(self.paths) - len(missing_items(self.paths))
-                    rank_zero_info(f"attacked {done} of {len(self.blocks)} blocks of {self.batch_size} images")
-            others.wait(lambda: not missing_items(self.paths))
+            self.run(keys, lambda numbers: ((each, evaluate_block(each, self.blocks[each])) for each in numbers))
         types = dict.fromkeys(text_columns, str)
-        return pd.concat([pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]) for path in self.paths])
+        paths = [self.folder / f"{key}.csv" for key in keys]
+        return pd.concat([pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]) for path in paths])

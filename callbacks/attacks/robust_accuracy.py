@@ -17,7 +17,6 @@ from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, whole_file, write_text
 from datamodules.randomness.generators import seed_of
 from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
-from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles, require_gradients, size
@@ -116,9 +115,11 @@ class RobustAccuracy(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = TestedImages(trainer, "RobustAccuracy")
         positions = images.chosen(self.skip, self.max)
-        with results_directory(trainer) as directory:
-            settings = self._settings(pl_module, images, positions)
-            files = BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size)
+        settings = self._settings(pl_module, images, positions)
+        with (
+            results_directory(trainer) as directory,
+            BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size) as files,
+        ):
             draw = drawn(trainer, pl_module, self.sigma)
             classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws)
             rows = files.evaluate(
@@ -128,7 +129,7 @@ class RobustAccuracy(Callback):
             table = self._table(rows).assign(weights=settings["weights"])
             self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
             checkpoint = Path(str(trainer.ckpt_path or "")).stem
-            in_first_process(trainer, lambda: _write_results(table, files.folder, checkpoint, directory))
+            files.peers.on_first_rank(lambda: _write_results(table, files.folder, checkpoint, directory))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():

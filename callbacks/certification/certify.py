@@ -11,12 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.certification.curves import accuracy_name, accuracy_table, draw_curves, is_tight, read_log, summary
-from callbacks.certification.log import CertificationLog
+from callbacks.certification.log import CertificationLog, row_of
 from callbacks.certification.progress import CertificationProgress
 from datamodules.arguments import at_least, positive
 from datamodules.files.whole_files import write_text
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stores import Row
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
-from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.certificates.modes import BLOCK, Mode, Predict
@@ -112,14 +113,12 @@ class Certification(Callback):
         with results_directory(trainer) as run_directory:
             directory = run_directory / self._folder(trainer)
             log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
-            in_first_process(trainer, lambda: log.prepare(positions))
-            log.check()
-            finished = log.rows()
-            trainer.strategy.barrier("the finished rows are read")
-            pending = [at for at in positions if at not in finished]
-            with OtherProcesses(trainer, directory) as others:
-                self._certify(trainer, pl_module, smoothed, images, pending, log, positions, others)
-            self.results = self._write_results(trainer, log)
+            remedy = f"use another run directory, or remove {log.store.folder} to start again"
+            with ResumableMap(log.store, settings, log.settings_path, remedy, lambda: trainer.received_sigterm) as job:
+                job.peers.on_first_rank(lambda: log.remove_tables(positions))
+                self._certify(trainer, pl_module, smoothed, images, log, positions, job)
+                job.peers.on_first_rank(log.merge)
+                self.results = self._write_results(log, job)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
@@ -149,23 +148,25 @@ class Certification(Callback):
         pl_module: LightningModule,
         smoothed: SmoothedClassifier,
         images: TestedImages,
-        pending: list[int],
         log: CertificationLog,
         positions: range,
-        others: OtherProcesses,
+        job: ResumableMap,
     ) -> None:
         """Do this process's part, and wait for the others'."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
-        own = pending if together else pending[trainer.global_rank :: trainer.world_size]
 
         def add_over_processes(counts: Tensor) -> None:
-            others.check()
+            job.peers.check()
             torch.distributed.all_reduce(counts)
 
         def after_batch(num_draws: int) -> None:
             progress.show(num_draws)
-            others.check()
+            job.peers.check()
+
+        def rows(places: list[int]) -> Iterator[tuple[int, Row]]:
+            for image in counter.certify(images[positions[place]] for place in places):
+                yield positions.index(image.index), row_of(image)
 
         counter = VoteCounter(
             smoothed,
@@ -186,16 +187,9 @@ class Certification(Callback):
             CertificationProgress(log.rows, len(positions), shown_radii, shown) as progress,
             trainer.precision_plugin.forward_context(),
         ):
-            for image in counter.certify(images[at] for at in own):
-                if trainer.is_global_zero or not together:
-                    log.append(image, trainer.global_rank)
-            log.close()
-            if trainer.is_global_zero:
-                others.wait(lambda: log.rows().keys() >= set(positions), lambda: progress.show(None))
-                log.merge()
-            others.wait(log.sidecar.is_file)
+            job.run(positions, rows, together=together, progress=lambda: progress.show(counter.num_draws))
 
-    def _write_results(self, trainer: Trainer, log: CertificationLog) -> dict[str, float]:
+    def _write_results(self, log: CertificationLog, job: ResumableMap) -> dict[str, float]:
         if isinstance(self.mode, Predict):
             rows = log.rows().values()
             return {
@@ -214,7 +208,7 @@ class Certification(Callback):
             write_text(log.summary, text + "\n")
             draw_curves(logs, log.figure, settings)
 
-        in_first_process(trainer, write)
+        job.peers.on_first_rank(write)
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:

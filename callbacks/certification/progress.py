@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from callbacks.certification.log import Row
+from datamodules.jobs.stores import Row
 from lightning_modules.robustness.certificates.statistics import certified_accuracy
 
 SECONDS_BETWEEN_READINGS = 2.0

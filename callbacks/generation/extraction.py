@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.generation.image_lists import ImageList
 from callbacks.generation.statistics import Features
-from datamodules.files.array_cache import Parts, cached_array
 from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.loading.seeded_batches import free_cores
 from lightning_modules.networks.fid_inception import FIDInception
 
@@ -29,8 +29,6 @@ class Shares(NamedTuple):
 
     rank: int = 0
     world_size: int = 1
-    token: str | None = None
-    """See `cached_array`."""
     device: torch.device = torch.device("cpu")
 
     @property
@@ -155,9 +153,7 @@ def features_of(
 
     extractor.network.to(shares.device)
     identity = {"extractor": extractor.identity, "data": {"name": images.name, **images.identity}}
-    return cached_array(
-        *(cache_dir, images.name, identity, len(parts), compute), shares.rank, shares.world_size, shares.token
-    )
+    return cached_array(cache_dir, images.name, identity, len(parts), compute)
 
 
 def _name_of(images: ImageList, batch: range, place: int) -> str:

@@ -1,7 +1,6 @@
 """FID, KID and IS of images that a module generates."""
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
 from datamodules.files.whole_files import save_figure, write_text
+from datamodules.jobs.peers import Peers
 from datamodules.restoration.images import Split
 from lightning_modules.interfaces import Generator, Table, require
 from lightning_modules.networks.fid_inception import FIDInception
-from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.tested_images import require_whole_network
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same
@@ -183,14 +182,13 @@ class FID(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             blocks.features(0)
             return {}
-        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-        shares = Shares(trainer.global_rank, trainer.world_size, token, pl_module.device)
+        shares = Shares(trainer.global_rank, trainer.world_size, pl_module.device)
         real = self._real_images(trainer, extractor, shares)
         directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         checkpoint = Path(str(trainer.ckpt_path or "")).stem if stage == "test" else ""
         name = f"val_epoch_{trainer.current_epoch:03d}" if stage == "val" else f"test_{checkpoint}".rstrip("_")
         blocks.picture, blocks.num_shown = directory / "figures" / f"samples_{name}.png", self.num_shown
-        feature = blocks.all_features(directory / GENERATED, shares)
+        feature = blocks.all_features(directory / GENERATED)
         generated = described("the generated images", feature, extractor.identity, shares, None)
         results = distances(generated, real, extractor.classifier, self.exact_kid, self.seed, shares)
         row = {
@@ -214,7 +212,8 @@ class FID(Callback):
                 write_statistics(directory / "generated_statistics.npz", generated)
             shutil.rmtree(directory / GENERATED)
 
-        in_first_process(trainer, write)
+        with Peers(directory / GENERATED) as peers:
+            peers.on_first_rank(write)
         return results
 
     def _real_images(self, trainer: Trainer, extractor: Extractor, shares: Shares) -> Described:

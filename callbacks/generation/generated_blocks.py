@@ -7,13 +7,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing.samples import save_samples
-from callbacks.generation.extraction import Extractor, Shares
+from callbacks.generation.extraction import Extractor
 from callbacks.generation.statistics import Features
-from datamodules.files.array_cache import Parts, cached_array
 from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.randomness.generators import generator_of, seed_of
 from lightning_modules.interfaces import Generator, require
-from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
 
 
 class GeneratedBlocks:
@@ -71,12 +70,11 @@ class GeneratedBlocks:
             save_samples(images[: self.num_shown], self.picture)
         return self.extractor(list(images), self.module.device, lambda place: f"image {place} of block {number}")
 
-    def all_features(self, folder: Path, shares: Shares) -> Features:
+    def all_features(self, folder: Path) -> Features:
         """Generate the blocks that the folder does not have yet, all processes together.
 
         Args:
             folder: keeps them until they are measured, so that a killed measurement continues; all processes see it.
-            shares: the processes.
 
         Returns:
             The features of all images, `[N, D]`, mapped from the disk.
@@ -94,12 +92,8 @@ class GeneratedBlocks:
 
         def compute(numbers: list[int]) -> Parts:
             for number in numbers:
-                others.check()
                 yield number, self.features(number).cpu().numpy()
 
-        in_first_process(self.trainer, lambda: folder.mkdir(parents=True, exist_ok=True))
-        with OtherProcesses(self.trainer, folder) as others:
-            return cached_array(
-                *(folder, "features", identity, len(self.sizes), compute),
-                *(shares.rank, shares.world_size, shares.token, others.check),
-            )
+        return cached_array(
+            folder, "features", identity, len(self.sizes), compute, lambda: self.trainer.received_sigterm
+        )

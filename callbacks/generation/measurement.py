@@ -56,7 +56,7 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
         raise ValueError(f"{name}: a covariance needs at least 2 images, got {len(feature)}")
     if file is not None and broadcast(file.is_file()):
         return read_statistics(file)._replace(name=name, feature=feature)
-    rank, processes, _, device = shares.exact
+    rank, processes, device = shares.exact
     sums = all_reduce_sum(moment_sums(feature, device, rank, processes))
     result = Described(name, moments_of(sums, len(feature)), feature, extractor)
     if file is not None and rank == 0:
@@ -172,7 +172,7 @@ def distances(
         ValueError: if the two are of different extractors.
     """
     refuse_other_extractor(generated, real)
-    rank, processes, _, device = shares.exact
+    rank, processes, device = shares.exact
     sums: dict[str, Any] = {}
     if generated.feature is not None and real.feature is not None:
         sum_pairs = kernel_sums if exact_kid else subset_distances

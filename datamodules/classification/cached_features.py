@@ -6,7 +6,6 @@ methods. A head is then trained in minutes on a CPU, and the encoder may be one 
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -23,8 +22,8 @@ from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import LabelledSet
 from datamodules.distributed.world import broadcast, rank, world_size
-from datamodules.files.array_cache import Parts, cached_array
 from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import free_cores
@@ -190,8 +189,7 @@ class CachedFeatures(ImageSet):
 
     def _features(self, split: str, source: ImageSource, passes: int = 0) -> FeatureSource:
         identity = self._identity(split, source, passes)
-        first, token = broadcast((identity, uuid.uuid4().hex))
-        if first != identity:
+        if broadcast(identity) != identity:
             raise ValueError(f"process {rank()} has another encoder or other images than process 0")
         samples = len(source.label)
         rows = self._rows_per_part(samples)
@@ -201,7 +199,7 @@ class CachedFeatures(ImageSet):
             return self._extracted(source, [(number, *places[number]) for number in numbers], rows)
 
         name = f"{type(self.images).__name__}-{split}"
-        array = cached_array(self.cache_dir, name, identity, len(places), compute, rank(), world_size(), token)
+        array = cached_array(self.cache_dir, name, identity, len(places), compute)
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:

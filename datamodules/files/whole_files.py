@@ -54,6 +54,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
+    """Remove what killed writers have left of each `whole_file` of a folder that has a pattern's name."""
+    place, _, stem = pattern.rpartition("/")
+    for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes text, in UTF-8, as a `whole_file`."""
     with whole_file(path) as partial:

@@ -1,7 +1,6 @@
 """Latents and embedded captions of a whole data set, computed once, by all processes together, and kept on disk."""
 
 import hashlib
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.classification.cached_features import source_fingerprint
-from datamodules.distributed.world import broadcast, rank, world_size
-from datamodules.files.array_cache import Parts, cached_array
+from datamodules.distributed.world import broadcast, rank
 from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.prompts.captioned_images import CaptionedImages
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
@@ -79,8 +78,7 @@ def _digest(part: torch.nn.Module) -> dict[str, Any]:
 def _array(
     folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
 ) -> NDArray[Any]:
-    first, token = broadcast((identity, uuid.uuid4().hex))
-    if first != identity:
+    if broadcast(identity) != identity:
         raise ValueError(f"process {rank()} has other images, captions or another pipeline than process 0")
 
     def computed(numbers: list[int]) -> Parts:
@@ -89,5 +87,4 @@ def _array(
                 start = number * AT_ONCE
                 yield number, compute(start, min(start + AT_ONCE, count)).float().cpu().numpy()
 
-    parts = -(-count // AT_ONCE)
-    return cached_array(Path(folder), name, identity, parts, computed, rank(), world_size(), token)
+    return cached_array(Path(folder), name, identity, -(-count // AT_ONCE), computed)

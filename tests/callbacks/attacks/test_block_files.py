@@ -134,7 +134,7 @@ def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: Tw
     processes = two_processes(process_main, str(tmp_path), 0)
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes), outputs
-    assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
+    assert "PeerFailure: rank 0 failed: ValueError" in outputs[1]
 
 
 def test_a_run_that_is_told_to_end_ends_with_the_block(finished: Finished, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: Tw
     outputs = [process.communicate()[0] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes), outputs
     assert "ValueError: the network's logits are NaN" in outputs[0]
-    assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
+    assert "PeerFailure: rank 0 failed: ValueError" in outputs[1]
 
 
 @pytest.mark.parametrize(("n", "after", "most"), [(600, 1000, 3000), (20_000, 500, 1500)])

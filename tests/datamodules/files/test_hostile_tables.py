@@ -214,10 +214,10 @@ def test_a_grid_has_a_bounded_number_of_radii(tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", ["x", "1e5", str(10**30), "-1"])
 def test_a_row_of_a_certification_whose_image_has_no_number_is_damaged(index: str, tmp_path: Path) -> None:
     log = CertificationLog(tmp_path, json.loads("{}"), with_radius=True)
-    log.rows_directory.mkdir()
+    log.store.folder.mkdir()
     columns = COMMUNITY + EXACT
     rows = "\t".join(columns) + "\n" + "\t".join([index, *["1"] * (len(columns) - 1)]) + "\n"
-    (log.rows_directory / "rank0.tsv").write_text(rows)
+    (log.store.folder / "rank0.tsv").write_text(rows)
     with pytest.raises(ValueError, match=r"line 2 of .*rank0\.tsv is damaged"):
         log.rows()
 

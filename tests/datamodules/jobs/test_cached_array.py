@@ -8,8 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
-from datamodules.files.array_cache import cached_array, key_of
+from datamodules.distributed.world import rank
+from datamodules.jobs.cached_array import cached_array
+from datamodules.jobs.peers import PeerFailure
+from datamodules.jobs.settings import key_of
+from tests.two_processes import in_two_processes
 
 NUMBERS, ROWS = 8, 3
 
@@ -21,7 +26,7 @@ def part(number: int) -> np.ndarray:
     return np.arange(number * ROWS * 2, (number + 1) * ROWS * 2, dtype=np.float32).reshape(ROWS, 2)
 
 
-def computed(folder: Path, rank: int = 0, world: int = 1, seconds: float = 0.0, fails: bool = False) -> np.ndarray:
+def computed(folder: Path, seconds: float = 0.0, fails: bool = False) -> np.ndarray:
     def compute(numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for number in numbers:
             time.sleep(seconds)
@@ -31,8 +36,7 @@ def computed(folder: Path, rank: int = 0, world: int = 1, seconds: float = 0.0, 
                 journal.write(f"{number}\n")
             yield number, part(number)
 
-    token = "of this run" if world > 1 else None
-    return cached_array(folder / "cache", "x", {"a": 1}, NUMBERS, compute, rank, world, token)
+    return cached_array(folder / "cache", "x", {"a": 1}, NUMBERS, compute)
 
 
 def journal(folder: Path) -> list[int]:
@@ -42,19 +46,23 @@ def journal(folder: Path) -> list[int]:
 WHOLE = np.arange(NUMBERS * ROWS * 2, dtype=np.float32).reshape(-1, 2)
 
 
+def one_of_several(folder: Path, failing: int | None = None) -> str | np.ndarray:
+    """Give what a process reads, or why it does not."""
+    dist.init_process_group("gloo")
+    try:
+        return np.array(computed(folder, fails=rank() == failing))
+    except (PeerFailure, OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def test_processes_share_the_parts_and_compute_each_once(tmp_path: Path) -> None:
-    others = [fork.Process(target=computed, args=(tmp_path, rank, 3)) for rank in (1, 2)]
-    for other in others:
-        other.start()
-    assert np.array_equal(computed(tmp_path, 0, 3), WHOLE)
-    for other in others:
-        other.join(600)
-        assert other.exitcode == 0
+    for array in in_two_processes(one_of_several, tmp_path, count=3):
+        assert np.array_equal(array, WHOLE)
     assert sorted(journal(tmp_path)) == list(range(NUMBERS))
 
 
 def test_what_was_killed_leaves_no_torn_entry_and_its_parts_are_kept(tmp_path: Path) -> None:
-    process = fork.Process(target=computed, args=(tmp_path, 0, 1, 0.1))
+    process = fork.Process(target=computed, args=(tmp_path, 0.1))
     process.start()
     while len(journal(tmp_path)) < 3:
         time.sleep(0.01)
@@ -70,7 +78,7 @@ def test_what_was_killed_leaves_no_torn_entry_and_its_parts_are_kept(tmp_path: P
 
 
 def test_two_runs_at_once_compute_an_entry_once(tmp_path: Path) -> None:
-    processes = [fork.Process(target=computed, args=(tmp_path, 0, 1, 0.02)) for _ in range(2)]
+    processes = [fork.Process(target=computed, args=(tmp_path, 0.02)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -80,42 +88,28 @@ def test_two_runs_at_once_compute_an_entry_once(tmp_path: Path) -> None:
     assert np.array_equal(computed(tmp_path), WHOLE)
 
 
-def test_the_failure_of_one_process_is_told_to_the_others(tmp_path: Path) -> None:
-    other = fork.Process(target=computed, args=(tmp_path, 1, 2, 0.0, True))
-    other.start()
-    with pytest.raises(RuntimeError, match="process 1: OSError: no such image"):
-        computed(tmp_path, 0, 2)
-    other.join(600)
-    assert not list((tmp_path / "cache").glob("x-*/manifest.json"))
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_failure_of_one_process_is_told_to_the_others(failing: int, tmp_path: Path) -> None:
+    said = in_two_processes(one_of_several, tmp_path, failing)
+    assert said[failing] == "OSError: no such image"
+    assert said[1 - failing] == f"PeerFailure: rank {failing} failed: OSError: no such image"
+    assert not (tmp_path / "cache" / f"x-{key_of({'a': 1})}").exists()
     assert np.array_equal(computed(tmp_path), WHOLE)  # the failure is not held against the next run
 
 
-@pytest.mark.parametrize("when", ["before the token", "while parts are joined"])
+@pytest.mark.parametrize("when", ["before the parts", "while parts are joined"])
 def test_any_failure_of_process_0_is_told_to_the_others(when: str, tmp_path: Path) -> None:
-    entry = tmp_path / "cache" / f"x-{key_of({'a': 1})}"
-    if when == "before the token":
-        entry.parent.mkdir()
-        entry.with_name(f"{entry.name}.partial").touch()  # is no folder
+    partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
+    if when == "before the parts":
+        partial.parent.mkdir()
+        partial.touch()  # is no folder
     else:
-        unlike = entry.with_name(f"{entry.name}.partial")
-        unlike.mkdir(parents=True)
-        np.save(unlike / "part-000003.npy", np.zeros((ROWS, 5), dtype=np.float32))
-    told = multiprocessing.SimpleQueue()
-
-    def wait() -> None:
-        try:
-            computed(tmp_path, 1, 2)
-        except RuntimeError as error:
-            told.put(str(error))
-
-    other = fork.Process(target=wait, daemon=True)
-    other.start()
-    with pytest.raises((FileExistsError, ValueError)) as failure:
-        computed(tmp_path, 0, 2)
-    other.join(600)
-    assert other.exitcode == 0
-    name = type(failure.value).__name__
-    assert told.get() == f"{entry.name} could not be computed: process 0: {name}: {failure.value}"
+        partial.mkdir(parents=True)
+        (partial / "manifest.json").write_text('{"a": 1}')
+        np.save(partial / "part-000003.npy", np.zeros((ROWS, 5), dtype=np.float32))
+    first, other = in_two_processes(one_of_several, tmp_path)
+    assert first.startswith("FileExistsError" if when == "before the parts" else "ValueError")
+    assert other == f"PeerFailure: rank 0 failed: {first}"
 
 
 def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
@@ -127,4 +121,15 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
     (array.parent / "manifest.json").write_text(json.dumps({"a": 2}))
     np.save(array, WHOLE)
     with pytest.raises(ValueError, match="holds another array than its name says"):
+        computed(tmp_path)
+
+
+def test_parts_of_an_earlier_version_are_rejected_in_a_sentence(tmp_path: Path) -> None:
+    """They have no manifest before all of them are there."""
+    partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
+    partial.mkdir(parents=True)
+    np.save(partial / "part-000003.npy", part(3))
+    with pytest.raises(
+        ValueError, match=r"partial holds results, and .*manifest.json.* is missing: restore it, or rem"
+    ):
         computed(tmp_path)

@@ -1,0 +1,149 @@
+"""Arrays that are computed once, by all ranks together, and kept on disk under the identity of what they come from.
+
+An entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`, which says the identity in
+words. It appears under its name only when it is complete. Until then its parts are the results of a `ResumableMap` in
+`<entry>.partial`, from which rank 0 joins the array, removes the parts and renames the folder. Of several runs that
+need an entry at once, one computes it, and the others wait for its lock.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+
+from datamodules.distributed.world import broadcast
+from datamodules.files.whole_files import whole_file
+from datamodules.jobs.peers import Peers
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.settings import key_of
+from datamodules.jobs.stores import array_files
+
+Parts = Iterator[tuple[int, NDArray[Any]]]
+
+
+def cached_array(
+    folder: Path,
+    name: str,
+    identity: dict[str, Any],
+    num_parts: int,
+    compute: Callable[[list[int]], Parts],
+    told_to_end: Callable[[], bool] = lambda: False,
+) -> NDArray[Any]:
+    """Read the array of an identity, computed if the cache does not have it. All ranks call it.
+
+    Args:
+        folder: folder of the cache, on storage that all ranks share.
+        name: name of the entry, before its digest.
+        identity: description of all that the array is made from; whatever differs makes another entry.
+        num_parts: the array is these parts, one after the other along its first axis.
+        compute: given the numbers of this rank's missing parts, yields each with its rows.
+        told_to_end: whether the run was told to end.
+
+    Returns:
+        The array, mapped from its file and read only.
+
+    Raises:
+        ValueError: if the entry is damaged.
+        PeerFailure: if another rank failed or was killed.
+    """
+    entry = folder / f"{name}-{key_of(identity)}"
+    if not broadcast(entry.is_dir()):
+        with Peers(entry, told_to_end) as peers, contextlib.ExitStack() as held:
+
+            def begin() -> bool:
+                held.enter_context(_lock(entry))
+                there = entry.is_dir()  # another run may have brought it meanwhile
+                if not there:
+                    _say_why(folder, name, identity)
+                return there
+
+            if not peers.on_first_rank(begin):
+                _compute(entry, identity, num_parts, compute, peers)
+    return _read(entry, identity)
+
+
+def _compute(
+    entry: Path, identity: dict[str, Any], num_parts: int, compute: Callable[[list[int]], Parts], peers: Peers
+) -> None:
+    partial = entry.with_name(f"{entry.name}.partial")
+    joined, parts = partial / "array.npy", [f"part-{number:06d}" for number in range(num_parts)]
+    store = array_files(partial)
+
+    def finish() -> None:
+        if not joined.is_file():
+            _join(joined, [store.path(part) for part in parts])
+        for part in parts:
+            store.path(part).unlink(missing_ok=True)
+        os.replace(partial, entry)
+
+    with ResumableMap(store, identity, partial / "manifest.json", name=entry.name, peers=peers) as job:
+        if not peers.on_first_rank(joined.is_file):
+            job.run(parts, compute)
+        peers.on_first_rank(finish)
+
+
+def _join(path: Path, parts: list[Path]) -> None:
+    arrays = [np.load(part, mmap_mode="r") for part in parts]
+    shape = (sum(len(part) for part in arrays), *arrays[0].shape[1:])
+    with whole_file(path) as partial:
+        whole = np.lib.format.open_memmap(partial, mode="w+", dtype=arrays[0].dtype, shape=shape)
+        start = 0
+        for array in arrays:
+            whole[start : start + len(array)] = array
+            start += len(array)
+        whole.flush()
+
+
+@contextlib.contextmanager
+def _lock(entry: Path) -> Iterator[None]:
+    """Held by the run that computes an entry. It ends with the process, however that ends."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with entry.with_name(f".{entry.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            rank_zero_info(f"Waiting for {entry}, which another run computes")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
+    """Names what differs from the entry of the same name that is most alike."""
+    wanted = _flat(identity)
+    differences = []
+    for manifest in folder.glob(f"{name}-*/manifest.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if manifest.parent.suffix == ".partial":
+                continue
+            have = _flat(json.loads(manifest.read_text()))
+            keys = sorted(key for key in {*wanted, *have} if wanted.get(key) != have.get(key))
+            differences.append((len(keys), f"{', '.join(keys)} differ from {manifest.parent}"))
+    reason = min(differences)[1] if differences else f"{folder} has none"
+    rank_zero_info(f"Computing {name}: {reason}")
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    return {name: leaf for k, v in value.items() for name, leaf in _flat(v, f"{key}.{k}".lstrip(".")).items()}
+
+
+def _read(entry: Path, identity: dict[str, Any]) -> NDArray[Any]:
+    remedy = "remove that folder to have it computed again"
+    try:
+        array = np.load(entry / "array.npy", mmap_mode="r")
+        written = json.loads((entry / "manifest.json").read_text())
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{entry} is damaged ({error}): {remedy}") from error
+    if written != json.loads(json.dumps(identity)):
+        raise ValueError(f"{entry} holds another array than its name says: {remedy}")
+    return array

@@ -1,0 +1,151 @@
+"""A job that is killed anywhere ends, when it is run again, with the bytes of one that was not; nobody hangs."""
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch.distributed as dist
+
+from datamodules.files.whole_files import write_text
+from datamodules.jobs.cached_array import cached_array
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stores import Rows, Store, array_files, csv_files, png_files, recordings
+from tests.datamodules.jobs.killing import Points, run_until, tree
+from tests.two_processes import in_two_processes, start_two
+
+ITEMS = 3
+VALUES: dict[str, Any] = {
+    "png": lambda item: np.full((1, 2, 3), item, dtype=np.uint8),
+    "csv": lambda item: pd.DataFrame({"item": [item], "half": [item / 2]}),
+    "array": lambda item: np.full((2, 2), item),
+    "recording": lambda item: (np.full(8, item / 8, dtype=np.float32), 8000),
+    "rows": lambda item: {"item": str(item), "half": str(item / 2)},
+}
+
+
+DIGESTS = [f"made from {item}" for item in range(ITEMS)]
+
+
+def store_of(kind: str, folder: Path) -> Store:
+    stores: dict[str, Any] = {"png": png_files, "csv": csv_files, "array": array_files, "recording": recordings}
+    return Rows(folder, ["item", "half"]) if kind == "rows" else stores[kind](folder)
+
+
+def keys_of(kind: str) -> list[Any]:
+    if kind == "rows":
+        return list(range(ITEMS))
+    return [f"{item}.wav" if kind == "recording" else f"{item}" for item in range(ITEMS)]
+
+
+def run(kind: str, folder: Path, points: Points) -> None:
+    """Compute all items, and gather them at the end."""
+
+    def compute(positions: list[int]) -> Iterator[tuple[int, Any]]:
+        for position in positions:
+            points.pass_by()
+            yield position, VALUES[kind](position)
+
+    if kind == "cached":
+        parts = lambda positions: ((each, VALUES["array"](each)) for each in positions)  # noqa: E731
+        cached_array(folder, "x", {"a": 1}, ITEMS, parts)
+        return
+    store = store_of(kind, folder / "results")
+    with ResumableMap(store, {"kind": kind}, folder / "settings.json") as job:
+        job.run(keys_of(kind), compute, DIGESTS)
+        job.peers.on_first_rank(lambda: gather(store, folder))
+
+
+def gather(store: Store, folder: Path) -> None:
+    if isinstance(store, Rows):
+        rows = store.rows()
+        write_text(folder / "all", f"{[rows[item] for item in sorted(rows)]}")
+    else:
+        write_text(folder / "all", f"{sorted(path.name for path in store.folder.iterdir())}")
+
+
+def fill(kind: str, folder: Path, points: Points) -> None:
+    """Compute batches of items, as a loop over data does."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    keys = keys_of(kind)
+    job = ResumableMap(store_of(kind, folder / "results"), {"kind": kind}, folder / "settings.json")
+    job.open()
+    for start in range(2 * rank, ITEMS, 2 * processes):
+        batch = range(start, min(start + 2, ITEMS))
+        points.pass_by()
+        job.fill(
+            [keys[item] for item in batch],
+            lambda rows, batch=batch: [VALUES[kind](batch[row]) for row in rows],
+            [DIGESTS[item] for item in batch],
+        )
+    job.close()
+
+
+CASES = [*(("run", kind) for kind in (*VALUES, "cached")), ("fill", "png")]
+
+
+def work(way: str, kind: str, folder: Path, points: Points) -> None:
+    {"run": run, "fill": fill}[way](kind, folder, points)
+
+
+@pytest.mark.parametrize(("way", "kind"), CASES)
+def test_one_process_that_is_killed_anywhere_goes_on(way: str, kind: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    count = run_until(None, partial(work, way, kind, whole))
+    assert count > 3 * ITEMS
+    for fatal in range(count):
+        folder = tmp_path / str(fatal)
+        run_until(fatal, partial(work, way, kind, folder))
+        work(way, kind, folder, Points())
+        assert tree(folder) == tree(whole), fatal
+
+
+def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None) -> int:
+    """What a process of two does, which is killed if it is the victim; it returns the points that it passed."""
+    points = Points(fatal if os.environ["RANK"] == str(victim) else None)
+    dist.init_process_group("gloo")
+    points.watch()
+    work(way, kind, Path(folder), points)
+    return points.count
+
+
+def check_two(way: str, kind: str, directory: Path, every: int) -> None:
+    """Kill either process at each `every`-th point: the other one ends, with the cause, and both go on."""
+    whole = directory / "whole"
+    counts = in_two_processes(one_of_two, way, kind, str(whole), 0, None)
+    for victim, count in enumerate(counts):
+        assert count > 3
+        for fatal in range(0, count, every):
+            folder = directory / f"{victim}_{fatal}"
+            processes = start_two(one_of_two, way, kind, str(folder), victim, fatal)
+            try:
+                outputs = [process.communicate(timeout=30)[0] for process in processes]
+                codes = [process.returncode for process in processes]
+            finally:
+                for process in processes:
+                    process.kill()
+            assert codes[victim] == -signal.SIGKILL, (fatal, outputs)
+            other = outputs[1 - victim]
+            assert codes[1 - victim] in (0, 1), (victim, fatal, other)  # 0 where the work was done
+            if codes[1 - victim]:
+                assert f"PeerFailure: rank {victim} was killed" in other or "before this job began" in other, other
+            in_two_processes(one_of_two, way, kind, str(folder), 0, None)
+            if kind == "rows":  # which rank has which, depends on what is left to do
+                assert (folder / "all").read_bytes() == (whole / "all").read_bytes()
+            else:
+                assert tree(folder) == tree(whole), (victim, fatal)
+
+
+def test_of_two_processes_one_that_is_killed_is_named_and_both_go_on(tmp_path: Path) -> None:
+    check_two("run", "csv", tmp_path, 16)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("way", "kind"), CASES)
+def test_of_two_processes_either_may_be_killed_anywhere(way: str, kind: str, tmp_path: Path) -> None:
+    check_two(way, kind, tmp_path, 1)
