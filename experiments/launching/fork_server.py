@@ -9,6 +9,12 @@ The server learns what to import from its runs: each says at its end what it had
 computes nothing and does not touch a GPU, as a process could not be forked safely after that. Where an import does, it
 says so, and its client starts fresh processes from then on.
 
+The forkserver of `multiprocessing` does not do this job (Python 3.11). Its processes hold the pipe by which it hears
+that its client has ended, so a killed client leaves both running. Its modules are those at its start, where a sweep
+learns them from its preflight. It is one for a whole Python process, with the environment, directory and output of its
+first use. It does not say that an import has started a thread or opened a GPU, and calls nothing that `atexit` was
+given. A run's group, files, variables and random numbers would be set here all the same.
+
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
 imports the modules and runs `python SCRIPT ARGUMENTS` for each message that the socket brings.

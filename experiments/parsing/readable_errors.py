@@ -1,6 +1,8 @@
 """Say a parser's error in one sentence: the key, the reason, and what is allowed.
 
-jsonargparse reports every alternative of a union, one below the other; what a user needs is the innermost reason.
+jsonargparse reports every alternative of a union, one below the other; what a user needs is the innermost reason. Its
+errors have no parts that could be read instead: the argument's name is None, and of a union's alternatives the error of
+the first alone is kept, as the cause. `test_texts_of_jsonargparse.py` names the text that an upgrade changes.
 """
 
 import difflib
@@ -10,19 +12,30 @@ import re
 
 from experiments.parsing.class_names import did_you_mean
 
-NOT_A_REASON = re.compile(
-    r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key|Expected a path but|"
-    r"Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict w"
+KEY = r'Parser key "([^"]+)"'
+GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
+TYPE = r"<class '([\w.]+)'>"
+NO_REASONS = (
+    *("Does not validate against any", "Subtypes:", "Errors:", "Given value", "Parser key", "Expected a path but"),
+    *("Expected a <class 'NoneType'>", "Not a valid subclass of", "Subclass types expect one of"),
+    *(r"a class path \(str\)", "a dict w"),
 )
+"""Beginnings of lines that hold no reason."""
 NO_CLASS = (
     r"Expected a dot import path string: ([\w.]+)",
     r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
     r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
-ANOTHER_CLASS = re.compile(r"Import path (\S+ )?does not correspond to a subclass of")
+ANOTHER_CLASS = r"Import path (\S+ )?does not correspond to a subclass of"
 """Alternatives of a union that were not meant, where another one says what is wrong."""
-ANOTHER_TYPE = re.compile(r"Expected a [\w.]+$")
+ANOTHER_TYPE = r"Expected a [\w.]+$"
 """An alternative of a union that is no class, where the given class has said what it lacks."""
+CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
+DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
+NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"
+UNKNOWN_OPTION = r"unrecognized arguments: --trainer\.(\w+)"
+BARE_FILE = r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b"
+REQUIRED = r"^the following arguments are required: \w+\.(data|model)\b"
 SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda", "mu", "rho", "sigma", "tau", "theta")
 
 
@@ -36,33 +49,29 @@ def readable(error: BaseException) -> str:
     reasons: list[str] = []
     for line in text.splitlines():
         reason, indentation = re.sub(r"^(- )+", "", line.strip()), len(line) - len(line.lstrip())
-        if key := re.match(r'Parser key "([^"]+)"', reason):
+        if key := re.match(KEY, reason):
             keys = [(depth, name) for depth, name in keys if depth < indentation] + [(indentation, key[1])]
-        elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:
+        elif reason and not re.match("|".join(NO_REASONS), reason) and reason not in reasons:
             reasons.append(reason)
             where = ".".join(name for _, name in keys) or where
-    meant = [reason for reason in reasons if not ANOTHER_CLASS.match(reason)]
+    meant = [reason for reason in reasons if not re.match(ANOTHER_CLASS, reason)]
     if not all(reason.startswith("Expected a") for reason in meant):
         reasons = meant
     if any(reason.startswith("Requirement ") for reason in reasons):  # of a package that is not installed
-        reasons = [reason for reason in reasons if not ANOTHER_TYPE.match(reason.replace("<class '", "").rstrip("'>"))]
+        reasons = [reason for reason in reasons if not re.match(ANOTHER_TYPE, re.sub(TYPE, r"\1", reason))]
     while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
-    given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
+    given = re.findall(GIVEN, text)
     unknown = next(filter(None, (re.search(pattern, message) for pattern in NO_CLASS)), None)
     if unknown:
         message = f"there is no class {unknown[1]}{did_you_mean(unknown[1])}"
     elif given and "Expected" in message:
         message += f", got {given[-1].strip()}"
-    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
-    message = re.sub(r'Parser key "([\w.]+)":\s*', r"\1: ", message)
-    message = re.sub(r"Type typing\.\S.*? expects a function or a callable class: ", "", message)
-    message = re.sub(
-        r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\.",
-        r"\1 is refused: no configuration names what is in \2",
-        message,
-    )
+    message = re.sub(TYPE, r"\1", message)
+    message = re.sub(rf"{KEY}:\s*", r"\1: ", message)
+    message = re.sub(CALLABLE, "", message)
+    message = re.sub(DENIED, r"\1 is refused: no configuration names what is in \2", message)
     message = message.replace(
         "is refused: no configuration names what is in *",
         "is refused: the config.yaml of a run does not name classes of other packages by itself; "
@@ -74,7 +83,7 @@ def readable(error: BaseException) -> str:
 
 def _accepted(message: str) -> str:
     """The arguments of the class whose argument was refused, the likeliest first."""
-    found = re.search(r".*class_path '([\w.]+)'.*?Option '(\w+)' is not accepted", message)  # the innermost class
+    found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
     if not found:
         return ""
     module, _, name = found[1].rpartition(".")
@@ -94,7 +103,7 @@ def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
 
 def _option_meant(message: str) -> str:
     """The option of the trainer that is most like an unknown one."""
-    found = re.search(r"unrecognized arguments: --trainer\.(\w+)", message)
+    found = re.search(UNKNOWN_OPTION, message)
     if not found:
         return ""
     from lightning.pytorch import Trainer
@@ -105,10 +114,10 @@ def _option_meant(message: str) -> str:
 
 def _needs_config(message: str) -> str:
     """Say how a configuration is given, where one is missing or stands without its flag."""
-    bare = re.search(r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b", message)
+    bare = re.search(BARE_FILE, message)
     if bare:
         return f"; a configuration follows --config: --config {bare[1]}"
-    missing = re.search(r"^the following arguments are required: \w+\.(data|model)\b", message)
+    missing = re.search(REQUIRED, message)
     return "; give a configuration: --config configs/elr/demo.yaml, or any of train.py methods" if missing else ""
 
 

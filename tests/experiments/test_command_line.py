@@ -301,19 +301,6 @@ def test_full_disk_is_one_sentence_and_keeps_the_last_good_checkpoint(
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_there_is_no_such_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["train"]) == 2
-    assert "choose one of fit" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "subcommand",
-    ["fit", "validate", "test", "predict", "compare", "claim", "methods", "certified_curves", "label_report"],
-)
-def test_overview_names_every_subcommand(subcommand: str) -> None:
-    assert f"\n  {subcommand} " in train.OVERVIEW
-
-
 def test_in_half_precision_and_with_clipped_gradients_the_loss_falls(tmp_path: Path) -> None:
     """Where a method steps by itself; that each method takes both is shown in `tests/conformance`."""
     options = ("--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "0.5")
