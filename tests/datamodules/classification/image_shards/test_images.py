@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.guards import SeedEveryBatch
 from datamodules.classification.cached_features import source_fingerprint
+from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
@@ -234,6 +235,36 @@ def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
     assert isinstance(source, ImagesByOffset)
     held = sum(array.nbytes for array in source.index[0]) + source.label.nbytes + source.first_row.nbytes
     assert held < 60 * 2000
+
+
+@pytest.mark.parametrize("kind", KINDS[2:])
+def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path: Path) -> None:
+    """Not where one prepares and others wait for it."""
+    source = images(tmp_path, kind)
+    shard = tmp_path / f"train-001.{kind.split()[-1]}"
+    shard.write_bytes(shard.read_bytes()[:900])
+    source.fetch_missing()
+    with pytest.raises(ValueError, match=r"train-001\.\S+ cannot be read as a \w+ shard of labelled images"):
+        source.training()
+
+
+@pytest.mark.data
+@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_set_of_the_hub_is_that_which_its_own_class_reads(cached: bool, tmp_path: Path) -> None:
+    shards = ImageShards(
+        10,
+        train="cifar10/plain_text/test-*",
+        image_key="img",
+        image_size=32,
+        resize=32,
+        min_area=None,
+        cache_dir=str(tmp_path) if cached else None,
+    )
+    source, theirs = shards.training(), CIFAR10().test()
+    assert torch.equal(source.label, theirs.label)
+    row = torch.arange(0, 10_000, 37)
+    assert torch.equal(source.fetch(row, None), theirs.fetch(row, None))
 
 
 def test_features_are_kept_for_the_images_and_not_for_where_they_are_read(tmp_path: Path) -> None:
