@@ -4,6 +4,7 @@
 stands under `alike`, so that two processes can give what one gives. A demo without a row is run as it is.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,12 @@ class Method:
     double: bool = False
     accuracy: float = 1e-10
     strategy: str = "ddp_find_unused_parameters_true"
+
+    @property
+    def pretrained(self) -> dict[str, Any]:
+        """Leave out the callbacks that pre-train in one process, where several train."""
+        keys = [key for key, value in self.alike.items() if value is LEFT_OUT]
+        return {key: LEFT_OUT for key in keys if re.fullmatch(r"trainer\.callbacks\.-?\d+", key)}
 
 
 DIGITS = {"data.init_args.batch_size": 333}  # four batches of 1,300 images, the last one of 301: all of them odd

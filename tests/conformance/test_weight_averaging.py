@@ -1,0 +1,35 @@
+"""An average of weights that forgets at once is the run without it, whatever a method writes by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conformance.runs import assert_alike, methods, run, state, written
+
+pytestmark = pytest.mark.nightly
+FORGETFUL = {
+    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "init_args": {"decay": 0.0, "use_buffers": False},
+}
+OTHERWISE = {
+    "tester_learner",  # rejects averages
+    "noise_mask_reinforce",  # takes an average of its own as training ends, in place of which the callback's stands
+}
+COUNT = "average._extra_state"
+"""Updates of a method's own average, in the copy that the callback averages; a resumed run has the right number."""
+
+
+@pytest.mark.parametrize("name", sorted(methods().keys() - OTHERWISE))
+def test_what_is_saved_is_what_was_trained(name: str, tmp_path: Path) -> None:
+    plain = written(name, tmp_path, {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1})
+    settings: dict[str, Any] = yaml.safe_load(plain.read_text())
+    settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), FORGETFUL]
+    (tmp_path / "averaged.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    weights = []
+    for config in (plain, tmp_path / "averaged.yaml"):
+        run("fit", "--config", config, "--run_directory", tmp_path / config.stem, "--test_after_fit", "false")
+        saved = state(tmp_path / config.stem)["state_dict"]
+        weights.append({key: value for key, value in saved.items() if key != COUNT})
+    assert_alike(*weights, name)
