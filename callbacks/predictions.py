@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import one_of
+from datamodules.distributed.world import all_gather
 from datamodules.files.whole_files import whole_file
+from datamodules.jobs.peers import Peers
 from lightning_modules.interfaces import Classifier, class_names
 
 KEYS = {"index", "probabilities", "prediction"}
@@ -165,6 +166,7 @@ class WritePredictions(Callback):
         one_of(("parquet", "csv"), format=format)
         self.format = format
         self._file: BinaryIO | None = None
+        self._peers: Peers | None = None
         self._unreadable: dict[int, str] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,9 +183,9 @@ class WritePredictions(Callback):
         loaders = trainer.predict_dataloaders
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
         self._samples = PredictedSamples.of(getattr(loader, "dataset", None))
-        if trainer.is_global_zero:
-            shutil.rmtree(self._masks, ignore_errors=True)  # of a run that was killed
-        trainer.strategy.barrier("masks of before are removed")
+        self._peers = Peers(self._path, lambda: trainer.received_sigterm)
+        self._peers.open()
+        self._peers.on_first_rank(lambda: shutil.rmtree(self._masks, ignore_errors=True))  # of a run that was killed
         self._unreadable = {}
         self._file = self._part(trainer, trainer.global_rank).open("wb")
 
@@ -198,6 +200,7 @@ class WritePredictions(Callback):
     ) -> None:
         if self._file is None:
             return
+        self._peers.check()
         unreadable = batch.get("unreadable", {}) if isinstance(batch, Mapping) else {}
         self._unreadable |= unreadable
         if dataloader_idx > 0:
@@ -221,8 +224,10 @@ class WritePredictions(Callback):
         if self._file is None:
             return
         self._close()
-        unreadable = self._unreadable_of_all(trainer)  # no process goes on before all have written
-        if trainer.is_global_zero:
+        self._peers.on_first_rank(lambda: None)  # nobody waits in a collective for one that still predicts
+        unreadable = {index: reason for each in all_gather(self._unreadable) for index, reason in each.items()}
+
+        def merge() -> None:
             parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
             if self._masks.exists():
                 shutil.rmtree(self._path.with_suffix(""), ignore_errors=True)
@@ -231,22 +236,21 @@ class WritePredictions(Callback):
                 merge_predictions(parts, self._path, self.format, class_names(trainer), self._samples)
             for part in parts:
                 part.unlink()
+
+        self._peers.on_first_rank(merge)
+        self._peers.close()
         if unreadable:
             reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
             raise ValueError(f"all other images are predicted, but not {len(unreadable)}: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._peers is None:
+            return
+        self._peers.fail(exception)
         if self._file is not None:
             self._close()
             self._part(trainer, trainer.global_rank).unlink(missing_ok=True)
             shutil.rmtree(self._masks, ignore_errors=True)
-
-    def _unreadable_of_all(self, trainer: Trainer) -> dict[int, str]:
-        """Collect what any process could not read."""
-        found: list[Any] = [self._unreadable] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(found, self._unreadable)
-        return {index: reason for each in found for index, reason in each.items()}
 
     def _write_masks(self, index: Tensor, prediction: Tensor, unreadable: Mapping[int, str]) -> None:
         names = self._samples.name

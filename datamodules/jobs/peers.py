@@ -32,9 +32,9 @@ from datamodules.distributed.world import all_gather, broadcast, rank, world_siz
 from datamodules.files.whole_files import write_text
 
 SECONDS_BETWEEN_LOOKS = 0.5
-"""How often a rank looks how the others are."""
-POLL_SECONDS = 0.02
-"""How often a waiting rank looks for what it waits for."""
+"""How often a rank looks how eight others are; how more are, it looks in proportion more seldom."""
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
+"""Seconds between two looks of a waiting rank for what it waits for."""
 Returned = TypeVar("Returned")
 
 
@@ -135,7 +135,7 @@ class Peers:
             raise SIGTERMException
         if not self._working or time.monotonic() < self._next_look:
             return
-        self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS * max(1, len(self._working) / 8)
         if not self._ranks.is_dir():
             raise PeerFailure(f"{self._ranks} is gone: another rank has failed")
         for other in sorted(self._working):
@@ -168,10 +168,12 @@ class Peers:
             SIGTERMException: see `check`.
             PeerFailure: see `check`.
         """
+        seconds = SHORTEST_WAIT
         while not ready():
             self.check()
             meanwhile()
-            time.sleep(POLL_SECONDS)
+            time.sleep(seconds)
+            seconds = min(1.5 * seconds, LONGEST_WAIT)
 
     def on_first_rank(self, action: Callable[[], Returned], meanwhile: Callable[[], None] = lambda: None) -> Returned:
         """Let rank 0 act when all ranks have come; the others wait, and return what it returned, through JSON.

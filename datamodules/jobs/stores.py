@@ -8,10 +8,9 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
-import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +19,9 @@ from datamodules.distributed.world import rank
 from datamodules.files.audio_files import digest_in, write_recording
 from datamodules.files.png import digest_in_png, write_png
 from datamodules.files.whole_files import DamagedFile, remove_partial_files, whole_file, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, str]
 
@@ -145,7 +147,7 @@ def recordings(folder: Path) -> Files:
 def csv_files(folder: Path) -> Files:
     """Keep tables as CSV."""
 
-    def write(path: Path, table: pd.DataFrame, digest: str) -> None:
+    def write(path: Path, table: "pd.DataFrame", digest: str) -> None:
         write_text(path, table.to_csv(index=False))
 
     return Files(folder, ".csv", write)

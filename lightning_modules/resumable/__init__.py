@@ -1,1 +1,1 @@
-"""Work of hours, shared by files between processes and continued after an interruption."""
+"""What long tests need of a trainer: single images of the test set, and a directory for results."""

@@ -1,7 +1,7 @@
 """Single images of the test set, for callbacks that test each of them long before the usual test begins.
 
 Such a callback takes images by position, shares them out itself and keeps its results in files (see
-`other_processes.py`).
+`datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.stores import digest_of
 from lightning_modules.lightning_internals import before_batch_transfer
-from lightning_modules.resumable.item_files import digest_of
 
 NUM_COMPARED = 16
 """Images, spread over those that are tested, by which a set is known again."""

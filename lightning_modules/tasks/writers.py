@@ -2,27 +2,29 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.distributed.world import run_seed
 from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
-from datamodules.files.png import digest_in_png, write_png
-from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stores import Files, digest_of, png_files
 from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
     """Give a LightningModule a folder of the run directory that its predictions are written into, and continued in.
 
-    It is refused with another module or other settings. Files that the data could not read are listed at the end, as an
+    Its prediction step hands names, what the results are made from, and how they are computed to `write`. The folder is
+    refused with another module or other settings. Files that the data could not read are listed at the end, as an
     error, when all others are written.
     """
 
@@ -32,33 +34,70 @@ class FolderWriter:
     """File of the run directory that holds the settings."""
     items = "images"
     """What it writes, for messages."""
-    _directory: Path | None
+    _job: ResumableMap | None = None
 
-    def on_predict_start(self: Any) -> None:
-        # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
-        directory = self.trainer.log_dir
-        if directory is None or self.trainer.fast_dev_run:  # which leaves nothing behind
-            self._directory = None
-            return
-        self._directory = directory = Path(directory)
-        settings = {
+    def store(self, folder: Path) -> Files:
+        """Choose how results are kept: by default, images as PNG."""
+        return png_files(folder)
+
+    def result_settings(self: Any) -> dict[str, Any]:
+        """List what results depend on, as JSON values."""
+        return {
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             **arguments_of(self),
             "seed": run_seed(),
             "precision": str(self.trainer.precision),
             "weights": hash_of_module(self),
         }
-        path = directory / self.settings_name
-        if self.trainer.is_global_zero and not path.is_file():
-            write_settings(path, settings)
-        self.trainer.strategy.barrier("the settings of predicted images are written")
-        what = f"what {directory / self.written} holds"
-        refuse_other_settings(path, settings, what, "write into another --run_directory")
+
+    def job_in(self: Any, directory: Path) -> ResumableMap:
+        """Make the job that writes into a run directory."""
+        trainer = self.trainer
+        return ResumableMap(
+            self.store(directory / self.written),
+            self.result_settings(),
+            directory / self.settings_name,
+            remedy="write into another --run_directory",
+            told_to_end=lambda: trainer.received_sigterm,
+        )
+
+    def on_predict_start(self: Any) -> None:
+        # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
+        directory = self.trainer.log_dir
+        self._job = None
+        if directory is not None and not self.trainer.fast_dev_run:  # which leaves nothing behind
+            self._job = self.job_in(Path(directory))
+            self._job.open()
+
+    def write(
+        self: Any,
+        names: Sequence[str],
+        digests: Sequence[str],
+        compute: Callable[[list[int]], Iterable[Any]],
+        dataloader_idx: int = 0,
+    ) -> list[str]:
+        """Write the results of a batch that are not there yet, and return their names.
+
+        Args:
+            names: of the results.
+            digests: of what each is made from.
+            compute: maps positions in the batch to their results.
+            dataloader_idx: number of the set, which has a folder of its own where there are several.
+        """
+        if self._job is None:
+            for _ in compute(list(range(len(names)))):
+                pass
+            return []
+        place = self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
+        named = {"/".join([*place, name]): name for name in names}
+        return [named[key] for key in self._job.fill(list(named), compute, digests)]
 
     def on_predict_end(self: Any) -> None:
-        if self._directory is None:
+        job, self._job = self._job, None
+        if job is None:
             return
-        rank_zero_info(f"{self.items.capitalize()} are written to {self._directory / self.written}")
+        job.close()
+        rank_zero_info(f"{self.items.capitalize()} are written to {job.store.folder}")
         unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
         if unreadable:
             raise ValueError(f"all other {self.items} are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
@@ -88,21 +127,15 @@ class ImageWriter(FolderWriter, ABC):
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that are not there yet, and return their names."""
-        if self._directory is None:
-            self.pixels(batch)
-            return []
-        sets = self._set_names("predict")
-        folder = self._directory.joinpath(self.written, *sets[dataloader_idx : dataloader_idx + 1])
-        files = [folder / f"{name}.png" for name in batch["name"]]
+
+        def compute(rows: list[int]) -> Iterator[NDArray[Any]]:
+            levels = self.pixels(batch)  # of the whole batch, on which random numbers may depend
+            for row in rows:
+                pixels = levels[row].cpu().numpy()
+                yield unpacked(pixels)[None] if len(pixels) == 4 else pixels
+
         digests = [digest_of(image.float()) for image in batch[self.given]]
-        rows = missing_items(files, digests, digest_in_png)
-        if not rows:
-            return []
-        levels = self.pixels(batch)
-        for row in rows:
-            pixels = levels[row].cpu().numpy()
-            write_png(files[row], unpacked(pixels)[None] if len(pixels) == 4 else pixels, digests[row])
-        return [batch["name"][row] for row in rows]
+        return self.write(batch["name"], digests, compute, dataloader_idx)
 
 
 def arguments_of(module: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.files.bayer import unpacked
+from datamodules.jobs.stores import digest_of
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
-from lightning_modules.resumable.item_files import digest_of
 from lightning_modules.tasks.restorer import RestorerSteps, detailed_crops, window_sums
 from lightning_modules.tasks.writers import levels_of
 from tests.trainers import quiet

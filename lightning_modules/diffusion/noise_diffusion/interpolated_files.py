@@ -1,13 +1,16 @@
 """Prediction steps that write images between two others as files, and continue after an interruption."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.batches import InterpolationBatch
 from datamodules.files.png import digest_in_png, write_png
-from lightning_modules.resumable.item_files import digest_of, missing_items
+from datamodules.jobs.stores import Files, digest_of
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 
@@ -27,26 +30,24 @@ class InterpolationSteps(FolderWriter):
     written = "interpolated"
     settings_name = "interpolation_settings.json"
 
+    def store(self: Any, folder: Path) -> Files:
+        def write(path: Path, images: Sequence[NDArray[Any]], digest: str) -> None:
+            for position, image in zip(self.positions, images[:-1], strict=True):
+                write_png(path.with_suffix("") / f"{position:g}.png", image, digest)
+            write_png(path, images[-1], digest)
+
+        return Files(folder, ".png", write, digest_in_png)
+
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of the pairs that have none yet, and return the pairs' names."""
-        if self._directory is None:
-            self.interpolated(batch)
-            return []
-        folder = self._directory / self.written
-        files = [folder / f"{name}.png" for name in batch["name"]]
+
+        def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
+            wanted = rows_of(batch, rows)
+            for frames, *ends in zip(self.interpolated(wanted).frames, wanted["first"], wanted["second"], strict=True):
+                yield [levels_of(image, 255).cpu().numpy() for image in (*frames, strip(frames, *ends))]
+
         digests = [digest_of(*pair) for pair in zip(batch["first"].float(), batch["second"].float(), strict=True)]
-        rows = missing_items(files, digests, digest_in_png)
-        if not rows:
-            return []
-        wanted = rows_of(batch, rows)
-        frames = self.interpolated(wanted).frames
-        for place, row in enumerate(rows):
-            ends = (wanted["first"][place], wanted["second"][place])
-            for position, frame in zip(self.positions, frames[place], strict=True):
-                file = folder / batch["name"][row] / f"{position:g}.png"
-                write_png(file, levels_of(frame, 255).cpu().numpy(), digests[row])
-            write_png(files[row], levels_of(strip(frames[place], *ends), 255).cpu().numpy(), digests[row])
-        return [batch["name"][row] for row in rows]
+        return self.write(batch["name"], digests, compute)
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Give n images between those of test pairs, `[n, C, H, W]` in [0, 1]: all positions of pairs in random order.

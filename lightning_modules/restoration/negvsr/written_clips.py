@@ -1,6 +1,8 @@
 """Prediction that leaves the restored frames of each given clip, and videos of clips that were videos."""
 
 from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from datamodules.batches import ClipBatch
 from datamodules.files.pixels import read_pixels
-from datamodules.files.png import digest_in_png, write_png
 from datamodules.files.video_files import encoded
 from datamodules.files.whole_files import whole_file
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stores import Files, digest_of
 from lightning_modules.backbones.enlarged import enlarged
-from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0
@@ -39,59 +41,53 @@ class ClipWriter(FolderWriter):
 
     def predict_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the frames of a batch that are not there yet, and return the names of their clips."""
-        if self._directory is None:
-            self.estimated(batch)
-            return []
-        sets = self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
-        folder = self._directory.joinpath(self.written, *sets)
-        clips = batch["noisy"]
-        digests = [digest_of(clip.float()) for clip in clips]
-        files = [
-            [folder / name / f"{first + number:08d}.png" for number in range(clips.shape[1])]
+        clips, length = batch["noisy"], batch["noisy"].shape[1]
+
+        def compute(numbers: list[int]) -> Iterator[np.ndarray]:
+            rows = list(dict.fromkeys(number // length for number in numbers))
+            chosen = torch.tensor(rows, device=clips.device)
+            part = {**batch, "noisy": clips[chosen], "index": batch["index"][chosen]}
+            levels = dict(zip(rows, levels_of(self.estimated(part), 255), strict=True))
+            for number in numbers:
+                yield levels[number // length][number % length].cpu().numpy()
+
+        names = [
+            f"{name}/{first + number:08d}"
             for name, first in zip(batch["name"], batch["first"], strict=True)
+            for number in range(length)
         ]
-        missing = [
-            missing_items(paths, [digest] * len(paths), digest_in_png)
-            for paths, digest in zip(files, digests, strict=True)
-        ]
-        rows = [row for row, numbers in enumerate(missing) if numbers]
-        if not rows:
-            return []
-        chosen = torch.tensor(rows, device=clips.device)
-        part = {**batch, "noisy": clips[chosen], "index": batch["index"][chosen]}
-        for row, restored in zip(rows, self.estimated(part), strict=True):
-            levels = levels_of(restored, 255).cpu().numpy()
-            for number in missing[row]:
-                write_png(files[row][number], levels[number], digests[row])
-        return [batch["name"][row] for row in rows]
+        digests = [digest for clip in clips for digest in [digest_of(clip.float())] * length]
+        written = self.write(names, digests, compute, dataloader_idx)
+        return list(dict.fromkeys(name.rpartition("/")[0] for name in written))
 
     def on_predict_end(self: Any) -> None:
-        if self._directory is not None and self.trainer.datamodule.predict_set is not None:
+        if self._job is not None and self.trainer.datamodule.predict_set is not None:
+            self._job.peers.on_first_rank(lambda: None)  # all frames are there
             self._write_videos(self.trainer.datamodule.predict_set.clips)
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write what is missing of videos whose frames are all there; nobody waits for processes that still work.
-
-        The last process to end finds the frames of all; where two find the same, both write it, each under its name.
-        """
+        """Write what is missing of videos whose frames are all there, shared over ranks."""
+        if find_spec("av") is None:
+            return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
+        restored, written = self._job.store.folder, {}
         for name, given, rate in zip(clips.names, clips.noisy, clips.rates, strict=True):
-            frames = self._directory / self.written / name
-            wanted = {self._directory / "beside" / f"{name}.mp4": beside(given, frames)}
-            if rate:
-                wanted[frames.with_name(f"{name}.mp4")] = restored_frames(frames)
-            if len(list(frames.glob("*.png"))) < given.shape[0]:
+            if len(list((restored / name).glob("*.png"))) < given.shape[0]:
                 continue
-            for path, pictures in wanted.items():
-                if path.is_file():
-                    continue
-                own = path.with_name(f".{name}.process_{self.trainer.global_rank}.mp4")
-                try:
-                    with whole_file(own) as partial:
-                        encoded(partial, pictures, rate or RATE, options=SHARP)
-                except ModuleNotFoundError as error:
-                    return rank_zero_info(f"No videos are written: {error}")
-                own.replace(path)
+            written[f"beside/{name}"] = partial(beside, given, restored / name), rate or RATE
+            if rate:
+                written[f"{self.written}/{name}"] = partial(restored_frames, restored / name), rate
+
+        def write(path: Path, key: str, digest: str) -> None:
+            pictures, rate = written[key]
+            with whole_file(path) as incomplete:
+                encoded(incomplete, pictures(), rate, options=SHARP)
+
+        keys = list(written)
+        videos = Files(restored.parent, ".mp4", write)
+        settings, peers = (self._job.settings, self._job.settings_file), self._job.peers
+        with ResumableMap(videos, *settings, name="videos", peers=peers) as job:
+            job.run(keys, lambda positions: ((position, keys[position]) for position in positions))
 
 
 def restored_frames(folder: Path) -> Iterator[np.ndarray]:

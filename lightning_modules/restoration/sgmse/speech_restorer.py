@@ -1,21 +1,23 @@
 """Validation, test and prediction of a module that enhances speech: the same for every method."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.batches import SpeechPairBatch
 from datamodules.distributed.world import run_seed
-from datamodules.files.audio_files import digest_in, write_recording
+from datamodules.jobs.stores import Files, digest_of, recordings
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_complex
 from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
-from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.writers import FolderWriter, arguments_of
 from lightning_modules.training.logging import log_means
@@ -153,21 +155,20 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def _log_quality(self: Any, stage: str) -> None:
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
+    def store(self, folder: Path) -> Files:
+        return recordings(folder)
+
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the recordings of a batch that are not there yet, and return their names."""
-        if self._directory is None:
-            self.estimated(batch)
-            return []
-        sets = self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
-        folder = self._directory.joinpath(self.written, *sets)
         # Recordings of a folder are named by their files, those of a set without suffix.
-        named = getattr(self.trainer.datamodule, "predict_dir", None) is not None
-        files = [folder / (name if named else f"{name}.wav") for name in batch["name"]]
+        suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
         lengths = lengths_of(batch)
-        digests = [digest_of(signal[:own].float()) for signal, own in zip(batch["noisy"], lengths, strict=True)]
-        rows = missing_items(files, digests, digest_in)
-        if rows:
+
+        def compute(rows: list[int]) -> Iterator[tuple[NDArray[Any], int]]:
             estimate = self.estimated(batch).float().clamp(-1, 1).cpu().numpy()
             for row in rows:
-                write_recording(files[row], estimate[row, : lengths[row]], batch["rate"], digests[row])
-        return [batch["name"][row] for row in rows]
+                yield estimate[row, : lengths[row]], batch["rate"]
+
+        digests = [digest_of(signal[:own].float()) for signal, own in zip(batch["noisy"], lengths, strict=True)]
+        written = self.write([f"{name}{suffix}" for name in batch["name"]], digests, compute, dataloader_idx)
+        return [name.removesuffix(suffix) for name in written]

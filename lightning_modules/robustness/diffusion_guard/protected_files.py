@@ -1,16 +1,15 @@
 """Files of protected images; each has the hash of the image and the masks that it was made from."""
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.batches import ProtectedImageBatch
 from datamodules.files.module_hash import hash_of_module
-from datamodules.files.png import digest_in_png, write_png
-from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
+from datamodules.jobs.stores import digest_of
+from lightning_modules.tasks.writers import FolderWriter
 
 SETTINGS = (
     *("objective", "epsilon", "step_size", "iterations", "gradient_repeats"),
@@ -29,43 +28,26 @@ def hash_of_given(image: Tensor, regions: Tensor) -> str:
     return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 
-class ProtectionSteps:
+class ProtectionSteps(FolderWriter):
     """Gives `DiffusionGuard` its prediction steps, which write `protected/<name>.png` into the run directory."""
 
-    def on_predict_start(self: Any) -> None:
-        if self.trainer.log_dir is None:  # a fast_dev_run
-            return
+    written, settings_name, items = "protected", "protection_settings.json", "protected images"
+
+    def result_settings(self: Any) -> dict[str, Any]:
         shape = getattr(self.trainer.datamodule, "image_shape", None)
-        settings = {
+        return {
             **{key: getattr(self, key) for key in SETTINGS},
             "image_shape": shape and list(shape),
             "precision": str(self.trainer.precision),
             "hash_of_inpainter": hash_of_module(self.inpainter),
         }
-        path = Path(self.trainer.log_dir, "protection_settings.json")
-        if self.trainer.is_global_zero and not path.is_file():
-            write_settings(path, settings)
-        self.trainer.strategy.barrier("the settings of protection are written")
-        refuse_other_settings(
-            path, settings, f"what {path.parent / 'protected'} holds", "protect into another run directory"
-        )
 
     def predict_step(self: Any, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
         """Write the images of a batch that are not there yet, and return their names."""
-        directory = self.trainer.log_dir  # a fast_dev_run has none
-        if directory is None:
-            return []
-        files = [Path(directory, "protected", f"{name}.png") for name in batch["name"]]
-        hashes = [hash_of_given(*given) for given in zip(batch["image"], batch["regions"], strict=True)]
-        rows = missing_items(files, hashes, digest_in_png)
-        if not rows:
-            return []
-        guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
-        for row, image in zip(rows, guarded, strict=True):
-            write_png(files[row], levels(image).cpu().numpy(), hashes[row])
-        return [batch["name"][row] for row in rows]
+        given = batch["image"], batch["regions"]
 
-    def on_predict_end(self: Any) -> None:
-        directory = self.trainer.log_dir
-        if directory is not None:
-            rank_zero_info(f"Protected images: {Path(directory, 'protected')}")
+        def compute(rows: list[int]) -> Iterator[NDArray[Any]]:
+            for image in self.protect(*(each[rows] for each in given), batch["index"][rows]):
+                yield levels(image).cpu().numpy()
+
+        return self.write(batch["name"], [hash_of_given(*each) for each in zip(*given, strict=True)], compute)

@@ -49,7 +49,7 @@ def test_a_folder_is_protected_and_resumed(
 def test_what_predict_says_last_is_where_the_images_are(folder: Path, pipeline: Path, tmp_path: Path) -> None:
     printed = command("predict", *arguments(folder, pipeline), "--run_directory", tmp_path / "run")
     assert "predict returned None" not in printed
-    assert f"Protected images: {tmp_path / 'run' / 'protected'}" in printed.splitlines()[-2:]
+    assert f"Protected images are written to {tmp_path / 'run' / 'protected'}" in printed.splitlines()[-2:]
 
 
 @pytest.mark.nightly
