@@ -13,6 +13,8 @@ CLASSES = {
     "callbacks.figures_to_loggers.FiguresToLoggers": "figures_to_loggers",
 }
 """Names of the guards by the class paths that version 0.1 listed."""
+NOW = {"callbacks.guards.Contracts": {"class_path": "callbacks.guards.SanityChecks"}}
+"""Guards whose class has another name since."""
 
 
 @dataclass
@@ -80,5 +82,5 @@ def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
         kind = each.get("class_path") if isinstance(each, dict) else each
         if kind not in CLASSES:
             raise ValueError(f"{path}: guards has {kind}, which is none of {', '.join(CLASSES)}: see trainer.callbacks")
-        named[CLASSES[kind]] = each
+        named[CLASSES[kind]] = NOW.get(kind, each)
     return {**settings, "guards": named}

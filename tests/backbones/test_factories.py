@@ -261,7 +261,8 @@ def test_a_config_must_name_a_network_of_diffusers(class_name: str | None, tmp_p
 
 
 def named(factory: str, **init_args: Any) -> dict[str, Any]:
-    return {"class_path": f"lightning_modules.networks.{factory}", "init_args": init_args}
+    package = "networks" if "." in factory else "backbones"
+    return {"class_path": f"lightning_modules.{package}.{factory}", "init_args": init_args}
 
 
 def from_config(config: dict[str, Any]) -> nn.Module:
@@ -310,7 +311,7 @@ def test_a_wrong_key_type_or_value_in_a_config_is_refused_by_name(
 
 def test_the_package_imports_nothing_heavy_but_torch() -> None:
     code = (
-        "import sys, lightning_modules.networks as networks; assert networks.timm_model;"
+        "import sys, lightning_modules.backbones as backbones; assert backbones.timm_model;"
         "heavy = {'timm', 'diffusers', 'peft', 'transformers', 'torchvision', 'lightning', 'huggingface_hub'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

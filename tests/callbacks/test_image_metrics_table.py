@@ -128,5 +128,5 @@ def test_refusals(tmp_path: Path) -> None:
     save_file({"features.0.bias": torch.zeros(64)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors holds other weights than those of LPIPS"):
         ImageMetricsTable(str(tmp_path / "other.safetensors"))
-    with pytest.raises(TypeError, match="ImageQuality needs a ImageMeasurer, and LightningModule lacks quality"):
+    with pytest.raises(TypeError, match="ImageMetricsTable needs a ImageMeasurer, and LightningModule lacks quality"):
         ImageMetricsTable().setup(Trainer(logger=False), LightningModule(), "test")

@@ -39,5 +39,5 @@ def test_a_run_without_a_directory_writes_nothing() -> None:
 
 
 def test_a_module_without_tables_is_refused() -> None:
-    with pytest.raises(TypeError, match="Measurements needs a TableSource, and LightningModule lacks tables"):
+    with pytest.raises(TypeError, match="SaveTables needs a TableSource, and LightningModule lacks tables"):
         SaveTables().setup(trainer_in(None), LightningModule(), "test")

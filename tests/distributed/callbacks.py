@@ -162,7 +162,9 @@ ROWS: dict[str, Watched] = {
     "protected": Watched("guard", "predict", files=("protected/*.png",)),
     "interpolated": Watched("interpolator", "predict", files=("interpolated/**/*.png",)),
     "normals": Watched("normals", "predict", files=("normals/*.png",)),
-    "baked": Watched("sparse", "test", files=("baked/model.safetensors", "baked/model.json")),
+    "effective_weights": Watched(
+        "sparse", "test", files=("effective_weights/model.safetensors", "effective_weights/model.json")
+    ),
     "mixture": Watched(
         *("mixture", "test"),
         uneven=of_callback({"batch_size": 20, "max": 50}),

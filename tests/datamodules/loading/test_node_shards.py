@@ -45,7 +45,7 @@ def of_node(requests: list[Any], node: int, size: int = 3) -> Tensor:
 
 def test_each_node_goes_through_its_shard_again_and_again() -> None:
     requests = [request for epoch in range(6) for request in batches(epoch=epoch)]
-    assert [request.batch_number for request in requests] == list(range(30))
+    assert [request.epoch for request in requests] == list(range(30))
     assert {request.global_batch_size for request in requests} == {12}
     for node, (first, length) in enumerate(((0, 7), (10, 13), (30, 5), (40, 9))):
         stream = of_node(requests, node)
@@ -58,7 +58,7 @@ def test_each_node_goes_through_its_shard_again_and_again() -> None:
 def test_processes_have_the_samples_of_their_nodes_and_go_on_within_an_epoch(growing: bool) -> None:
     for resumed in (0, 3):
         alone = batches(epoch=1, resumed=resumed, growing=growing)
-        assert [each.batch_number for each in alone] == list(range(5 + resumed, 10))
+        assert [each.epoch for each in alone] == list(range(5 + resumed, 10))
         for rank in range(3):
             own = block(4, rank, 3)
             for whole, part in zip(alone, batches(rank, 3, 1, resumed, growing), strict=True):

@@ -38,7 +38,7 @@ def fitted(epochs: int = 2, **arguments: Any) -> tuple[NMSparsity, Any]:
 
 def test_a_plain_network_of_timm_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -> None:
     module, _ = fitted(own={"*.qkv/v": [2, 4]})
-    weights, layers = module.eval().baked()
+    weights, layers = module.eval().effective_weights()
     save_file(weights, tmp_path / "model.safetensors")
     plain: Any = timm.models.VisionTransformer(
         img_size=8, patch_size=2, in_chans=1, embed_dim=16, depth=2, num_heads=2, num_classes=3
@@ -86,7 +86,7 @@ def test_averaged_weights_are_masked_again() -> None:
     average.update(module.network)
     with average.used_by(module.network):
         averaged = dict(module.network.named_parameters())["network.blocks.0.mlp.fc1.weight"].detach().clone()
-        weights, _ = module.baked()
+        weights, _ = module.effective_weights()
     assert weights["blocks.0.mlp.fc1.weight"].equal(averaged * nm_mask(averaged, 1, 8))
 
 

@@ -42,7 +42,7 @@ def test_a_small_vit_learns_at_one_of_eight(way: str) -> None:
     trainer.fit(module, datamodule=data)
     [metrics] = trainer.test(module, datamodule=data, verbose=False)
     assert metrics["test/accuracy"] > 3 * CHANCE
-    weights, layers = module.baked()
+    weights, layers = module.effective_weights()
     assert len(layers) == 8
     for name in layers:
         assert (weights[f"{name}.weight"].view(-1, 8) != 0).sum(dim=1).le(1).all()

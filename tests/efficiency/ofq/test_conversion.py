@@ -111,7 +111,7 @@ def test_what_a_plain_network_has_no_place_for_is_told() -> None:
     trained, quantised = (each["blocks.0.attn.qkv.weight"] for each in (plain.state_dict(), weights))
     assert quantised[:16].equal(trained[:16])
     assert quantised[16:].equal(statsq(trained[16:], 2))
-    assert told["blocks.0.attn.product"] == {"quantizer": "statsq", "bits": 2, "baked": False}
+    assert told["blocks.0.attn.product"] == {"quantizer": "statsq", "bits": 2, "effective_weights": False}
     assert len(told["blocks.0.attn.qkv"]["v"]["scale"]) == 8
     assert set(told["blocks.1.attn.value"]) == {"quantizer", "bits", "range", "scale", "shift_before", "shift_after"}
     assert set(weights) == set(plain.state_dict())

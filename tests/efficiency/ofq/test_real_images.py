@@ -43,7 +43,7 @@ def test_a_small_vit_learns_with_two_bits(reparametrised: bool) -> None:
     assert float(trainer.callback_metrics["train/annealed"]) < 0.05
     [metrics] = trainer.test(module, datamodule=data, verbose=False)
     assert metrics["test/accuracy"] > 2.5 * CHANCE
-    weights, layers = module.baked()
+    weights, layers = module.effective_weights()
     for name, told in layers.items():
         if told.get("quantizer") == "statsq" and f"{name}.weight" in weights:
             assert all(len(row.unique()) <= 4 for row in weights[f"{name}.weight"])
