@@ -261,7 +261,7 @@ def test_a_config_must_name_a_network_of_diffusers(class_name: str | None, tmp_p
 
 
 def named(factory: str, **init_args: Any) -> dict[str, Any]:
-    package = "networks" if "." in factory else "backbones"
+    package = "networks" if factory == "mlp.MLP" else "backbones"
     return {"class_path": f"lightning_modules.{package}.{factory}", "init_args": init_args}
 
 
