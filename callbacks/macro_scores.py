@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score, MulticlassPrecision, MulticlassRecall
 
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 from lightning_modules.interfaces import Classifier, require
 from lightning_modules.training.logging import log_same
 

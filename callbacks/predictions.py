@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import one_of
-from datamodules.distributed.world import all_gather
+from datamodules.distributed.collectives import all_gather
 from datamodules.files.whole_files import whole_file
 from datamodules.jobs.peers import Peers
 from lightning_modules.interfaces import Classifier, class_names

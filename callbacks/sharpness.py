@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing.curves import draw_table
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 from datamodules.files.whole_files import save_figure, write_text
-from lightning_modules.backbones.enlarged import enlarged
+from lightning_modules.backbones.resized import enlarged
 from lightning_modules.interfaces import ImageMeasurer, Table, require
 from lightning_modules.metrics.image_quality import as_measured
 from lightning_modules.training.logging import log_same

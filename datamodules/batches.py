@@ -4,7 +4,7 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 
 IGNORED = 255
 """The label of a pixel that has none."""

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.distributed.world import broadcast
+from datamodules.distributed.collectives import broadcast
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.settings import key_of
 from datamodules.jobs.stores import csv_files

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import all_reduce_sum, rank
+from datamodules.distributed.collectives import all_reduce_sum, rank
 from lightning_modules.interfaces import IGNORED
 
 ROWS = 11  # of counts: 8 of `count_categories` and 3 of `count_right_labels`

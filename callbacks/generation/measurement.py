@@ -23,7 +23,7 @@ from callbacks.generation.statistics import (
     score_sums,
     subset_distances,
 )
-from datamodules.distributed.world import all_reduce_sum, broadcast
+from datamodules.distributed.collectives import all_reduce_sum, broadcast
 from datamodules.files.array_files import read_npz
 from datamodules.files.whole_files import whole_file
 

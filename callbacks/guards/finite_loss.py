@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.distributed.world import is_distributed, world_size
+from datamodules.distributed.collectives import is_distributed, world_size
 
 MOST_INDICES = 20
 NEVER = torch.iinfo(torch.int64).max

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.distributed.world import run_seed, world_size
+from datamodules.distributed.collectives import run_seed, world_size
 from datamodules.randomness.generators import seed_of
 from datamodules.randomness.shared_batches import begin_batch, end_batch
 

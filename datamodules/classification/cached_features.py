@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import LabelledSet
-from datamodules.distributed.world import broadcast, rank, world_size
+from datamodules.distributed.collectives import broadcast, rank, world_size
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.loading.augmentation import Augmentation

@@ -18,7 +18,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from datamodules.distributed.world import broadcast
+from datamodules.distributed.collectives import broadcast
 from datamodules.files.whole_files import whole_file
 from datamodules.jobs.peers import Peers
 from datamodules.jobs.resumable_map import ResumableMap

@@ -28,7 +28,7 @@ from typing import Self, TypeVar
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.distributed.world import all_gather, broadcast, rank, world_size
+from datamodules.distributed.collectives import all_gather, broadcast, rank, world_size
 from datamodules.files.whole_files import write_text
 
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from datamodules.files.whole_files import remove_partial_files
 from datamodules.jobs.peers import Peers
 from datamodules.jobs.settings import reject_other_settings, stored_settings, write_settings

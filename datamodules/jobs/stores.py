@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.distributed.world import rank
+from datamodules.distributed.collectives import rank
 from datamodules.files.audio_files import digest_in, write_recording
 from datamodules.files.png import digest_in_png, write_png
 from datamodules.files.whole_files import DamagedFile, remove_partial_files, whole_file, write_text

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
-from datamodules.distributed.world import block
+from datamodules.distributed.collectives import block
 from datamodules.loading.global_batches import GlobalBatches, Request
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from datamodules.loading.global_batches import GlobalBatches, Request
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.distributed import world
+from datamodules.distributed import collectives
 
 
 class _Batch(NamedTuple):
@@ -47,7 +47,7 @@ def begin_batch(seed: int, size: int | None) -> None:
         size: samples of the batch over all processes; None lets each process draw by itself.
     """
     global _batch
-    _batch = _Batch(seed, size, {}) if size and world.world_size() > 1 else None
+    _batch = _Batch(seed, size, {}) if size and collectives.world_size() > 1 else None
 
 
 def end_batch() -> None:
@@ -85,7 +85,9 @@ def sample_rows(
     times, after = shape[rows] // share, shape[rows + 1 :]
     generator = _batch.generator(torch.device(device))
     whole = draw([*shape[:rows], times * _batch.size, *after], generator=generator, device=device, **options)
-    own = whole.unflatten(rows, (times, _batch.size)).movedim(rows + 1, 0)[world.rank() :: world.world_size()]
+    own = whole.unflatten(rows, (times, _batch.size)).movedim(rows + 1, 0)[
+        collectives.rank() :: collectives.world_size()
+    ]
     return own.movedim(0, rows + 1).reshape(shape).contiguous()
 
 
@@ -121,4 +123,4 @@ def shared_rng() -> Iterator[None]:
 
 def _own(size: int) -> range:
     """Places of this process's samples in a batch."""
-    return range(world.rank(), size, world.world_size())
+    return range(collectives.rank(), size, collectives.world_size())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
-from datamodules.distributed.world import all_gather
+from datamodules.distributed.collectives import all_gather
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 from datamodules.rollouts.experts import Expert

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.corruptions.seeded import seeded
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 from datamodules.files.whole_files import write_text
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.gathered_labels import gathered_labels

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datamodules.arguments import positive, within
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from datamodules.files.audio_files import (
     LOUDEST,
     as_int16,

@@ -1,4 +1,4 @@
-"""Taps on a network's inner layers: their inputs and outputs, without a change to the network."""
+"""Inputs and outputs of a network's inner layers, without a change to the network, and networks without their head."""
 
 import difflib
 import sys
@@ -53,7 +53,7 @@ def classifier_layer(network: nn.Module) -> nn.Linear:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError(f"network must end in a linear layer, and {type(network).__name__} has none")
+        raise ValueError(f"network must end in a linear layer, but {type(network).__name__} has none")
     return layers[-1]
 
 
@@ -111,3 +111,22 @@ def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
     if channels_last or output.ndim == 3:
         return output.flatten(1, -2).mean(dim=1)
     return output.flatten(2).mean(dim=2)
+
+
+def without_head(network: nn.Module) -> nn.Module:
+    """Remove a network's classifier, so that it returns features.
+
+    Args:
+        network: its last `nn.Linear` is the classifier; other names in its state dict are unchanged.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if it has no linear layer inside.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
+    if not names:
+        raise ValueError(f"network must end in a linear layer, but {type(network).__name__} has none")
+    network.set_submodule(names[-1], nn.Identity())
+    return network

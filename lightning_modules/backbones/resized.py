@@ -1,5 +1,6 @@
-"""Images resized as a network's first layer, for pre-trained networks that expect larger images than a data set has."""
+"""Resize images: as the first layer of a pre-trained network, and by bicubic interpolation."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -7,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Resized(nn.Module):
-    """A network that sees images `[B, C, H, W]` resized to squares, with antialiasing.
+    """Resize images `[B, C, H, W]` to squares, with antialiasing, before a network.
 
     Args:
         network: takes images `[B, C, image_size, image_size]`.
         image_size: height and width in pixels.
-        mode: of the interpolation.
+        mode: interpolation mode.
 
     Raises:
         ValueError: if `image_size` is less than 1.
@@ -32,3 +33,14 @@ class Resized(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
         return self.network(F.interpolate(image, size, mode=self.mode, antialias=True))
+
+
+def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Upsample images `[B, C, h, w]` to size (H, W) by bicubic interpolation, which overshoots."""
+    size = tuple(size)
+    return image if image.shape[2:] == size else F.interpolate(image, size, mode="bicubic", align_corners=False)
+
+
+def times_larger(image: Tensor, factor: int) -> Tensor:
+    """Upsample images by a factor."""
+    return enlarged(image, [factor * side for side in image.shape[2:]])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import ImagePairBatch
-from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.resized import times_larger
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality

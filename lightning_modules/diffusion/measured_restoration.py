@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data

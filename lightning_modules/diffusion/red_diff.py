@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol

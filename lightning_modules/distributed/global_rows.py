@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.distributed import world
-from datamodules.distributed.world import world_size
+from datamodules.distributed import collectives
+from datamodules.distributed.collectives import world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
 
@@ -56,7 +56,7 @@ def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
     if len(partner) == len(local):
         return local[partner.to(local.device, non_blocking=True)]
     assert not local.requires_grad, "rows of other processes have no gradient"
-    rank, processes = world.rank(), world.world_size()
+    rank, processes = collectives.rank(), collectives.world_size()
     wanted = partner[rank::processes]
     given = [each[each % processes == rank] // processes for each in (partner[r::processes] for r in range(processes))]
     taken = [int((wanted % processes == process).sum()) for process in range(processes)]

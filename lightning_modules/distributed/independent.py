@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datamodules.arguments import positive
-from datamodules.distributed import world
+from datamodules.distributed import collectives
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.lightning_internals import (
     ChildProcessObserver,
@@ -57,9 +57,9 @@ class Hosted(nn.Module):
         Raises:
             ValueError: if a process would have none.
         """
-        own = world.block(self.count, world.rank(), world.world_size())
+        own = collectives.block(self.count, collectives.rank(), collectives.world_size())
         if not own:
-            processes = world.world_size()
+            processes = collectives.world_size()
             raise ValueError(f"{self.count} models cannot be shared by {processes} processes: use at most {self.count}")
         if own != self.own:
             for tensor in (*self.parameters(), *self.buffers()):
@@ -109,7 +109,7 @@ class Heartbeats(threading.Thread):
         own = dist.TCPStore(address, 0, is_master=True, **options) if self.rank == 0 else None
         port = strategy.broadcast(own.port if own else 0)
         self.store = own or dist.TCPStore(address, port, **options)
-        names = world.all_gather(f"{socket.gethostname()}, PID {os.getpid()}")
+        names = collectives.all_gather(f"{socket.gethostname()}, PID {os.getpid()}")
         self.names = [f"process {rank} of {self.processes} ({name})" for rank, name in enumerate(names)]
         self.answered = time.monotonic()
         self.beaten = [(0, self.answered)] * self.processes

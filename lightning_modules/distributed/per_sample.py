@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.distributed import world
+from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
 _NUMBERS_AT_ONCE = 1 << 27
@@ -30,13 +30,13 @@ def share_sizes(global_batch_size: int) -> list[int]:
     Args:
         global_batch_size: samples over all processes.
     """
-    processes = world.world_size()
+    processes = collectives.world_size()
     return [len(range(process, global_batch_size, processes)) for process in range(processes)]
 
 
 def share_start(global_batch_size: int) -> int:
     """The first row of this process's share among those of all, in the order of their ranks."""
-    return sum(share_sizes(global_batch_size)[: world.rank()])
+    return sum(share_sizes(global_batch_size)[: collectives.rank()])
 
 
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
@@ -93,7 +93,7 @@ class PerSample:
         Raises:
             ValueError: if what was restored is of another number of samples or features.
         """
-        rank, processes = world.rank(), world.world_size()
+        rank, processes = collectives.rank(), collectives.world_size()
         self.num_samples = num_samples
         self.num_owned = len(range(rank, num_samples, processes))
         # One row more than is owned: what is computed for other processes' samples goes there.
@@ -134,7 +134,7 @@ class PerSample:
         Returns:
             The new rows of `index`, `[b, K]`, in the type of `value` and on its device.
         """
-        rank, processes = world.rank(), world.world_size()
+        rank, processes = collectives.rank(), collectives.world_size()
         if processes == 1:
             row = index.to(self._rows.device)
             self._rows[row] = rule(self._rows[row].to(value), value).to(self._rows)
@@ -161,7 +161,7 @@ class PerSample:
         """
         if not self.num_samples:
             return self._restored
-        rank, processes = world.rank(), world.world_size()
+        rank, processes = collectives.rank(), collectives.world_size()
         if processes == 1:
             return self._rows[:-1].cpu()
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")

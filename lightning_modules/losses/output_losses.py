@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batches import global_batch_size, loss_weight
-from datamodules.distributed.all_reduce_gradients import sum_over_processes
+from datamodules.distributed.collectives import sum_over_processes
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import Table
 from lightning_modules.optim.optimizers import trainable_parameters

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.arguments import one_of
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 from lightning_modules.backbones.normalized import BATCH_NORM
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.optim.optimizers import trainable_parameters

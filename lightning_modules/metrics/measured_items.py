@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.distributed.world import all_gather
+from datamodules.distributed.collectives import all_gather
 
 
 class MeasuredItems:

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.losses.mixing import SoftLabels

@@ -41,7 +41,7 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import TableBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.shared_batches import sample_rows, shared_rng
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data

@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import ImagePairBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
-from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.resized import times_larger
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule

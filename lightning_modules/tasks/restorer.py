@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import ImagePairBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
-from lightning_modules.backbones.enlarged import enlarged
+from lightning_modules.backbones.resized import enlarged
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn

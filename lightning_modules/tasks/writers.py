@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.resumable_map import ResumableMap

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from datamodules.batches import network_input
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from datamodules.loading.global_batches import Request
 from datamodules.randomness.generators import generator_of
 from lightning_modules.interfaces import TrainingImageSource, require

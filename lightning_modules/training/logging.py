@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from datamodules.batches import global_batch_size, loss_weight
-from datamodules.distributed.world import is_distributed
+from datamodules.distributed.collectives import is_distributed
 from lightning_modules.full_precision import at_least_float32
 
 

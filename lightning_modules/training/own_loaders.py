@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 from datamodules.loading.own_loaders import as_batch, gives_positions, with_positions
 from lightning_modules.lightning_internals import (
     DataLoaderSource,

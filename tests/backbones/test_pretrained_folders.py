@@ -16,7 +16,7 @@ from lightning_modules.backbones import diffusers_model, transformers_model
 from lightning_modules.backbones.text_classifier import transformers_classifier
 from lightning_modules.diffusion.golden_noise import CLIPReward
 from lightning_modules.diffusion.score_sde import pretrained_process
-from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP
+from lightning_modules.robustness.diffusion_guard.editing import CLIP
 from tests.robustness.diffusion_guard.tiny_clip import save_tiny_clip
 from tests.tiny_pipelines import VOCABULARY, save_tokenizer
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.classification.image_sets import ImagesInMemory
-from datamodules.distributed import world
+from datamodules.distributed import collectives
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
@@ -90,8 +90,8 @@ def test_memory_of_targets_at_the_size_of_imagenet(
 ) -> None:
     """1.3 million samples of 1,000 classes: what one of 8 processes holds, over the published code's whole array."""
     samples, classes = 1_300_000, 1_000
-    monkeypatch.setattr(world, "rank", lambda: 3)
-    monkeypatch.setattr(world, "world_size", lambda: 8)
+    monkeypatch.setattr(collectives, "rank", lambda: 3)
+    monkeypatch.setattr(collectives, "world_size", lambda: 8)
     memory = PerSample(classes).allocate(samples, "cpu", dtype)
     ratio = memory._rows.nbytes / (samples * classes * np.dtype(np.float32).itemsize)
     name = f"ELR targets per process, ImageNet on 8 processes, {dtype}, over the whole array (5.2 GB)"

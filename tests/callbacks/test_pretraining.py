@@ -8,7 +8,7 @@ from callbacks.pretraining import Pretraining
 from datamodules.classification.digits import PretrainingDigits, TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
-from lightning_modules.backbones.features import without_head
+from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.nmtune import NMTune

@@ -21,7 +21,7 @@ REASONS = {
     "lightning_modules/optimization/mbbo/blocks.py solved": (
         "Cholesky factors are checked: a matrix that is not positive definite raises an error"
     ),
-    "lightning_modules/optimization/mbbo/trackers.py with_eigenvalues_above": (
+    "lightning_modules/optimization/mbbo/blocks.py with_eigenvalues_above": (
         "eigenvalues, which are dear, are computed only of the matrices that need it"
     ),
     "lightning_modules/optimization/optimistic_omd/optimizers.py OnlineOptimizer.check": (

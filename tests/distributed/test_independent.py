@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules.distributed.world import block
+from datamodules.distributed.collectives import block
 from lightning_modules.distributed.independent import Hosted, Independent, LostProcess
 from tests.two_processes import TwoProcesses, in_two_processes
 

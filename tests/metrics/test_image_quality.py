@@ -9,7 +9,7 @@ from skimage.data import astronaut, camera
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from datamodules.distributed.world import rank
+from datamodules.distributed.collectives import rank
 from lightning_modules.metrics.image_quality import PROTOCOLS, EvaluationProtocol, ImageQuality, as_measured, psnr, ssim
 from tests.two_processes import in_two_processes
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.resized import times_larger
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions
 

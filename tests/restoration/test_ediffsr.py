@@ -13,7 +13,7 @@ from callbacks.image_metrics_table import ImageMetricsTable
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
-from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.resized import times_larger
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.networks.eanet import EANet
 from lightning_modules.optim.averages import AveragedWeights

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.classification.cached_features import source_fingerprint
-from datamodules.distributed.world import broadcast, rank
+from datamodules.distributed.collectives import broadcast, rank
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.prompts.captioned_images import CaptionedImages

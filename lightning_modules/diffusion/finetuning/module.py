@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import one_of, positive, within
 from datamodules.batches import InterpolationBatch, LabelledImageBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like

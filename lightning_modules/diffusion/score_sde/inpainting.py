@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datamodules.corruptions.operators import Grayscale, Inpainting
 from datamodules.corruptions.operators.inpainting import Masks
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.diffusion.measured_restoration import measured_columns

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import NormalMapBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
 from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known
 from lightning_modules.diffusion.stable_normal.processing import rendered

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import TableBatch, global_batch_size
-from datamodules.distributed.world import all_reduce_sum, run_seed
+from datamodules.distributed.collectives import all_reduce_sum, run_seed
 from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.benign_oscillation.observables import (

@@ -12,7 +12,7 @@ from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import LabelledImageBatch, global_batch_size
 from datamodules.corruptions.image_noise import CounterRNG
 from datamodules.corruptions.image_noise.smooth_mask import check_mask, fit_mask, smooth
-from datamodules.distributed.world import all_reduce_sum, run_seed
+from datamodules.distributed.collectives import all_reduce_sum, run_seed
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.noise_mask.policy import (
     drawn_cells,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import TableBatch, global_batch_size, loss_weight
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.sgd_noise.descent import DescentPoints, ahead_of, descend, drawn_batches
 from lightning_modules.dynamics.sgd_noise.observables import (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch, global_batch_size, local_size, network_input
-from datamodules.distributed.world import run_seed, world_size
+from datamodules.distributed.collectives import run_seed, world_size
 from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
     OFTEN,

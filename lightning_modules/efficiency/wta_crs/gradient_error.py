@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.batches import loss_weight, network_input
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, Sampler
 from lightning_modules.interfaces import Table

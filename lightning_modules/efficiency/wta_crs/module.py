@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_batch_size, local_size
-from datamodules.distributed.world import rank, run_seed, world_size
+from datamodules.distributed.collectives import rank, run_seed, world_size
 from datamodules.randomness.generators import seed_of
 from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.distributed.per_sample import PerSample

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledMaskBatch, global_batch_size
-from datamodules.distributed.broadcast_buffers import broadcast_buffers
+from datamodules.distributed.collectives import broadcast_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule

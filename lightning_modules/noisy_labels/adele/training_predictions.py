@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
 _SAMPLES_AT_ONCE = 64

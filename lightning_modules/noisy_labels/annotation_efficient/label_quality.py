@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import all_reduce_sum, world_size
+from datamodules.distributed.collectives import all_reduce_sum, world_size
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 

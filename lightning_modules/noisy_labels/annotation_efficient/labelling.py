@@ -14,8 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from datamodules.distributed.broadcast_buffers import broadcast_buffers
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum, broadcast_buffers
 from datamodules.files.whole_files import write_text
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import best_part, label_quality

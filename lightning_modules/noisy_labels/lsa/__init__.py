@@ -1,29 +1,26 @@
-"""PLS-LSA trains classifiers on images from the web, of which some have a wrong label and some belong to no class.
+"""PLS-LSA: train classifiers on web images, some mislabelled and some out of distribution.
 
-It finds noisy images and trains them towards guesses, as far as these can be trusted. With small loss as its only
-detector it is PLS; PLS-LSA+ trains two networks. Each epoch, from the last of a few epochs of plain mixup on, ends with
-a sweep over the training set: it says which images are noisy (linear separation of features and small loss take turns,
-see `detection`) and how far their guesses can be trusted. In the next epoch the target of a noisy image is its
-sharpened guess, weighted by that trust, and the image is a strong view where there is one. A supervised contrastive
-term draws images of the same target together (the equations are in `objective`).
+It detects noisy images and trains them on pseudo-labels (guesses), weighted by their reliability. With small loss as
+its only detector it is PLS; PLS-LSA+ trains two networks. After a few epochs of plain mixup, each epoch ends with a
+sweep over the training set, which flags noisy images (alternating linear separation of features and small loss, see
+`detection`) and weights their guesses. In the next epoch the target of a noisy image is its sharpened guess with that
+weight, and its input is the strong view, if there is one. A supervised contrastive term attracts images of the same
+target (equations in `objective`).
 
-Several views of an image are drawn where the batch is: the DataModule must not augment images itself
-(no `augmentation`, and `min_area: null` where the images have it). Batch-normalised networks also see the views
-that are guessed from in training mode, as in the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a
-warm-up of 0 has one, PLS's with W has W.
+The module augments images on the device, several views each: the DataModule must not augment (no `augmentation`, and
+`min_area: null` where the images have it). Networks with batch normalisation compute guesses in training mode, as in
+the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a warm-up of 0 has one, PLS's with W has W.
 
 PLS: `detectors: [loss]`, `guess_views: 2`, `penalty: true`, `confidence_contrast: true`, no `strong_view`: noisy images
-are then trained on the first of the two views that their guess comes from. Its code weights the guesses one epoch later
-than is done here.
+are then trained on the first of the two views of their guess. Its code weights the guesses one epoch later than here.
 
-PLS-LSA+: an epoch is a pass that trains f_1 and then a pass that trains f_2. The guess for an image is the sharpened
-mean of both predictions, and in the epochs of plain mixup that of the trained network alone. At the end of an epoch
-each network judges all training images, with the guesses that were tracked while the other one was trained; an image is
-noisy where both say so, with the mean of their weights. The prediction is the mean of both networks' logits. The
-authors' code keeps one table of guesses, in which the pass of f_2 overwrites what the pass of f_1 tracked; here each
-pass has its own, as the code's two names for it intend. The released code also copies the weights for f_2 before it
-takes their mean: f_2 trains with the weights of f_1 alone, below 1 also for images that are not agreed to be noisy.
-Here both networks have the mean, as the text says.
+PLS-LSA+: an epoch is one pass that trains f_1 and one that trains f_2. An image's guess is the sharpened mean of both
+predictions; during plain mixup it is the trained network's alone. At the end of an epoch each network scores all
+training images, with the guesses tracked while the other one was trained; an image is noisy if both flag it, with the
+mean of their weights. The prediction is the mean of both networks' logits. The authors' code keeps one table of
+guesses, in which f_2's pass overwrites f_1's; here each pass has its own, as the code's two names for it intend. The
+released code also copies the weights for f_2 before averaging: f_2 trains with f_1's weights alone, below 1 also for
+images that only one network flags. Here both networks use the mean, as in the text.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528; PLS: the same authors, Is your noise correction noisy? PLS: Robustness

@@ -1,4 +1,4 @@
-"""The training of PLS-LSA and PLS-LSA+: warm up, guess, correct, and judge all images after an epoch."""
+"""Training steps of PLS-LSA and PLS-LSA+: warm up, guess, correct, and detect noisy images after each epoch."""
 
 from abc import ABC, abstractmethod
 from typing import Any, get_args
@@ -23,29 +23,29 @@ from lightning_modules.views.unaugmented import check_unaugmented
 
 
 def logits_are_read(trainer: Trainer) -> bool:
-    """Tell whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
+    """Whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
     return any(getattr(callback, "reads_logits", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
-    """Compute logits `[b, C]` as in training, and leave the running averages of batch normalisation as they are."""
+    """Compute logits `[b, C]` in training mode without updating batch normalisation's running statistics."""
     return functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, image)
 
 
 class CorrectionSteps(ABC):
-    """Gives a LightningModule its training steps, its sweeps over the training set and their state in checkpoints.
+    """Mixin with training steps, sweeps over the training set, and their state in checkpoints.
 
-    The module owns the networks' `projections`, the views and settings that are used here, `images` (`TrainingImages`)
-    and `step_loss` (`StepLoss`). It says which networks there are (`networks`), how classes are guessed (`guess`) and
-    which images they flag together (`agreed`).
+    The module owns the `projections`, the views and settings used here, `images` (`TrainingImages`) and `step_loss`
+    (`StepLoss`). It defines the networks (`networks`), the guesses (`guess`) and how the networks' flags are combined
+    (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
-        """Refuse arguments that are out of range, by name.
+        """Check the arguments' ranges.
 
         Args:
-            more: arguments that must be at least 1 and are no attributes of the module.
+            more: further arguments that must be at least 1.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -129,7 +129,7 @@ class CorrectionSteps(ABC):
         self.images.restore(checkpoint)
 
     def trained(self, batch_idx: int) -> int:
-        """Give the number of the network that a step trains."""
+        """Return the index of the network that a step trains."""
         return 0
 
     @abstractmethod
@@ -138,15 +138,15 @@ class CorrectionSteps(ABC):
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
-        """Compute the guess g `[b, C]` for a batch, and logits `[b, C]` of weak views that it comes from.
+        """Compute the guess g `[b, C]` for a batch, and the logits `[b, C]` of its weak views.
 
         Args:
-            image: images as the DataModule gives them, `[b, C, H, W]`.
-            weak: the weak view that is trained on, `[b, C, H, W]`.
-            which: number of the network that is trained.
+            image: unaugmented images, `[b, C, H, W]`.
+            weak: the weak view for training, `[b, C, H, W]`.
+            which: index of the trained network.
         """
 
     def agreed(self, *found: FlaggedImages) -> FlaggedImages:
-        """Combine what the networks flag, in the order of the networks."""
+        """Combine the networks' flags, given in the order of `networks`."""
         [own] = found
         return own

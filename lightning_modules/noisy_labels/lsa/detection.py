@@ -1,21 +1,26 @@
-"""Detection of noisy training images, and of how far the guesses for them can be trusted.
+"""Detect noisy training images, and estimate how reliable the guesses for them are.
 
 With l_i the cross-entropy of the given label, q_i that of the tracked guess, and v_i features of a middle layer,
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
     loss:    image i is noisy where P_i > threshold                        (small loss)
-    linear:  image i is noisy where a logistic regression on v, trained on the small-loss verdicts, says so
+    linear:  image i is noisy where a logistic regression on v, trained on the small-loss flags, flags it
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
-The linear verdict refines the small-loss verdict of the same epoch: out-of-distribution images are linearly separable
-in self-supervised features. Accurate as this detection is, alone it makes no better classifier: among what it flags are
-clean images of value for training, often visually simple ones, which small loss easily knows to be clean. So LSA takes
-turns, epoch by epoch.
+The modes come from a mixture of two normal distributions in one dimension: wrongly labelled examples are learned later,
+so their losses form a mode above that of the rest. Losses are first rescaled to [0, 1], which makes the result
+independent of their scale.
+
+The linear detector refines the small-loss flags of the same epoch: out-of-distribution images are linearly separable in
+self-supervised features. Accurate as it is, alone it makes no better classifier: it flags clean images of value for
+training, often visually simple ones, which small loss easily recognises as clean. So LSA alternates them by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
 authors, Is your noise correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv
-2210.04578).
+2210.04578). The mixture: Arazo, Ortego, Albert, O'Connor and McGuinness, Unsupervised Label Noise Modeling and Loss
+Correction, ICML 2019, arXiv 1904.11238; with normal components as in DivideMix (Li, Socher and Hoi, ICLR 2020, arXiv
+2002.07394).
 """
 
 import warnings
@@ -23,15 +28,67 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from lightning_modules.noisy_labels.lsa.loss_mixture import high_mode_probability
+
+def min_max(values: ArrayLike) -> NDArray[np.float64]:
+    """Rescale values `[N]` to [0, 1]: (v - min v) / (max v - min v); zeros if all are equal.
+
+    Infinite values become the greatest finite one.
+
+    Raises:
+        ValueError: if a value is NaN, or none is finite.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    if np.isnan(v).any():
+        raise ValueError(f"losses must be numbers, but {int(np.isnan(v).sum())} of {len(v)} are NaN")
+    finite = v[np.isfinite(v)]
+    if len(finite) == 0:
+        raise ValueError(f"none of {len(v)} losses is finite")
+    lowest, highest = finite.min(), finite.max()
+    if highest == lowest:
+        return np.zeros_like(v)
+    return np.clip((v - lowest) / (highest - lowest), 0.0, 1.0)
+
+
+def high_mode_probability(
+    losses: ArrayLike, max_iter: int = 10, tol: float = 1e-2, reg_covar: float = 5e-4, random_state: int = 0
+) -> NDArray[np.float64]:
+    """Compute each loss's posterior probability of the mixture component with the greater mean.
+
+    Args:
+        losses: `[N]`.
+        max_iter: iterations of expectation maximisation.
+        tol: gain of the mean log-likelihood below which they stop.
+        reg_covar: added to the variances, in units of the rescaled losses.
+        random_state: seed of the initialisation.
+
+    Returns:
+        `[N]`, in [0, 1]; zeros if all losses are equal or there are fewer than two.
+
+    Raises:
+        ValueError: if a loss is NaN.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    scaled = min_max(losses)[:, None]
+    if len(scaled) < 2 or scaled.max() == 0:
+        return np.zeros(len(scaled))
+    mixture = GaussianMixture(
+        n_components=2, max_iter=max_iter, tol=tol, reg_covar=reg_covar, random_state=random_state
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is part of the method
+        mixture.fit(scaled)
+    return mixture.predict_proba(scaled)[:, int(np.argmax(mixture.means_[:, 0]))]
+
 
 Detector = Literal["linear", "loss"]
 
 
 class FlaggedImages(NamedTuple):
-    """Findings of one network in the training set."""
+    """Training images flagged by one network."""
 
     is_noisy: NDArray[np.bool_]
     """`[N]`."""
@@ -42,12 +99,12 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """The detectors take turns: epoch e, counted from 0, ends with the one at e modulo their number."""
+    """Alternate the detectors: epoch e, from 0, ends with number e modulo their count."""
     return detectors[epoch % len(detectors)]
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The verdicts P > threshold, and P.
+    """Flag images with P > threshold; also return P.
 
     Args:
         loss: `[N]`: l.
@@ -58,15 +115,15 @@ def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDAr
 
 
 def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Refines verdicts by a hyperplane: an unpenalised logistic regression, classes weighted to balance.
+    """Refine flags by an unpenalised, class-balanced logistic regression on features.
 
     Args:
         feature: `[N, D]`: v, standardised here.
-        verdict: `[N]`, to be refined.
+        verdict: `[N]`, flags to refine.
 
     Returns:
-        Verdicts and signed distances to the hyperplane, up to its scale, both `[N]`. Where all verdicts are equal
-        there is nothing to separate, and they stay.
+        Refined flags and signed distances to the hyperplane, up to scale, both `[N]`. If all flags are equal, they are
+        returned unchanged.
     """
     import sklearn
     from sklearn.exceptions import ConvergenceWarning
@@ -75,28 +132,27 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
     if verdict.all() or not verdict.any():
         return verdict.copy(), verdict.astype(np.float64)
-    # Version 1.8 deprecates penalty=None for an infinite C, which older ones refuse.
+    # version 1.8 deprecates penalty=None in favour of an infinite C, which older ones reject
     release = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
     unpenalised = {"C": np.inf} if release >= (1, 8) else {"penalty": None}
     standardised = StandardScaler().fit_transform(np.asarray(feature, dtype=np.float64))
     classifier = LogisticRegression(max_iter=1000, class_weight="balanced", **unpenalised)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # separable features let the weights grow for ever
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weights diverge on separable features
         classifier.fit(standardised, verdict)
     score = classifier.decision_function(standardised)
     return score > 0, score
 
 
 def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """w: how far each guess can be trusted.
+    """Compute w, the reliability of each guess.
 
     Args:
         pseudo_loss: `[N]`: q.
         is_noisy: `[N]`.
 
     Returns:
-        `[N]`, in [0, 1]; 1 where an image is not noisy, and everywhere where there are at most two noisy ones or one of
-        theirs is NaN.
+        `[N]`, in [0, 1]; 1 for clean images, and for all images if at most two are noisy or a noisy one's q is NaN.
     """
     weight = np.ones(len(is_noisy))
     own = np.asarray(pseudo_loss, dtype=np.float64)[is_noisy]
@@ -108,14 +164,14 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
 def detect(
     detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDArray, threshold: float
 ) -> FlaggedImages:
-    """One network's verdicts and weights.
+    """Compute one network's flags and weights.
 
     Args:
-        detector: linear or loss.
+        detector: `linear` or `loss`.
         loss: `[N]`: l.
         pseudo_loss: `[N]`: q.
         feature: `[N, D]`: v.
-        threshold: probability above which small loss calls an image noisy, in (0, 1).
+        threshold: probability above which small loss flags an image, in (0, 1).
     """
     is_noisy, score = small_loss(loss, threshold)
     if detector == "linear":
@@ -124,14 +180,14 @@ def detect(
 
 
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
-    """Combine two networks (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
+    """Combine two networks (PLS-LSA+): flag what both flag, with the mean of their weights; 1 elsewhere."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Ranks in [0, 1], equal for equal scores, so that scores of different ranges can be averaged."""
+    """Compute ranks in [0, 1], equal for ties, to average scores of different ranges."""
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1
@@ -139,15 +195,15 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
 
 
 def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-    """Measure the verdicts against the truth.
+    """Evaluate the flags against the true labels.
 
     Args:
-        found: verdicts and scores.
+        found: flags and scores.
         wrong: `[N]`: whether the given label is truly wrong or the image out of distribution; None where unknown.
 
     Returns:
-        `noisy`, the share that was flagged, and where the truth is known `detection_precision`, `detection_recall`,
-        `detection_auroc` and `clean_flagged`, the flagged share of the clean images; those alone that are defined.
+        `noisy`, the flagged fraction, and with known true labels `detection_precision`, `detection_recall`,
+        `detection_auroc` and `clean_flagged`, the flagged fraction of clean images; undefined ones are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

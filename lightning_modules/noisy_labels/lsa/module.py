@@ -7,47 +7,45 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.backbones.features import without_head
-from lightning_modules.backbones.layer_features import classifier_layer, named_layer
+from lightning_modules.backbones.layer_features import classifier_layer, named_layer, without_head
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
-from lightning_modules.noisy_labels.lsa.batch_terms import StepLoss
 from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
 from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, agreement
-from lightning_modules.noisy_labels.lsa.objective import sharpened
+from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpened
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
 from lightning_modules.optim.optimizers import constant, sgd
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 
 
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
-    """Train a classifier on images with noisy labels, some of them of no class at all.
+    """Train a classifier on images with noisy labels and out-of-distribution images.
 
-    Logs of each sweep the share of images that it flags, `train/noisy`, and where the true labels are known
-    `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. With the
+    Each sweep logs the flagged fraction, `train/noisy`, and with known true labels `train/detection_precision`,
+    `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. With the
     callback `EarlyLearning` the steps of epochs without a guess take one more forward pass, for its logits.
 
     Args:
         network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
             classifier. Linear separation needs features that were pre-trained without labels.
         num_classes: number of classes, C.
-        weak_view: augments a batch of images, each by itself; drawn a second time for the guess.
-        contrastive_view: augments the images that the contrastive term compares with.
-        strong_view: augments images that were found noisy; None trains them on the weak view, like all others.
-        evaluation_view: maps images to what the network gets outside training; None leaves them as they are.
-        feature_layer: name of the layer whose pooled output is separated linearly.
-        detectors: linear or loss or both, which then take turns epoch by epoch.
-        threshold: probability above which small loss calls an image noisy, in (0, 1).
+        weak_view: weak augmentation of a batch; sampled again for the guess.
+        contrastive_view: augmentation for the contrastive term.
+        strong_view: augmentation of noisy images; None for the weak view, as for clean images.
+        evaluation_view: transform outside training; None for none.
+        feature_layer: name of the layer whose pooled outputs linear separation uses.
+        detectors: `linear`, `loss` or both, which then alternate by epoch.
+        threshold: probability above which small loss flags an image, in (0, 1).
         warmup_epochs: epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
         guess_views: weak views whose predictions are averaged for a guess.
-        mixup_alpha: both parameters of the Beta distribution of the mixing weight; 0 does not mix.
-        penalty: add the penalty that keeps the mean prediction uniform.
+        mixup_alpha: both parameters of mixup's Beta distribution; 0 for no mixup.
+        penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: mu of the contrastive term.
-        confidence_contrast: pull images with doubtful guesses towards themselves alone, as PLS does.
+        confidence_contrast: contrast images with unreliable guesses only with themselves, as PLS does.
         projection_features: width of the projection.
-        head_lr_factor: learning rate of classifier and projection, as a multiple of the optimizer's.
+        head_lr_factor: factor of the learning rate of classifier and projection.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: stepped every epoch.
 
@@ -105,7 +103,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, with the same parameters: what a first stage pre-trains."""
+        """The network without its classifier, sharing its parameters; for pre-training."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 
@@ -115,7 +113,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     @torch.no_grad()
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
         views = [weak, *(self.weak_view(image) for _ in range(self.guess_views - 1))]
-        if self.guess_views == 1:  # LSA guesses from another view than it trains on
+        if self.guess_views == 1:  # LSA's guess uses another view than its training
             views = [self.weak_view(image)]
         logits = [self.network(view).to(self.images.weight.dtype) for view in views]
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
@@ -123,16 +121,16 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
 
 class PLSLSAPlus(PLSLSA, MethodModule):
-    """Train two networks on images with noisy labels, some of them of no class at all.
+    """Train two networks on images with noisy labels and out-of-distribution images.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one
-    network. Logs what `PLSLSA` logs, of the verdicts that both networks agree on.
+    network. Logs the metrics of `PLSLSA` for the images that both networks flag.
 
     Args:
         network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
             classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2, of the same kind. Its classifier is drawn anew.
-        arguments: those of `PLSLSA` but for `guess_views` and `confidence_contrast`.
+        second_network: f_2, of the same kind. Its classifier is re-initialised.
+        arguments: those of `PLSLSA` except `guess_views` and `confidence_contrast`.
 
     Raises:
         ValueError: if an argument is out of range, a network has no such layer, or the trainer or the data do not
@@ -142,7 +140,7 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     passes_per_epoch = 2
 
     def __init__(self, network: nn.Module, second_network: nn.Module, **arguments: Any) -> None:
-        classifier_layer(second_network).reset_parameters()  # so that two copies of one pre-trained network differ
+        classifier_layer(second_network).reset_parameters()  # so that copies of one pre-trained network differ
         super().__init__(network, guess_views=1, confidence_contrast=False, **arguments)
         self.second_network = second_network
         named_layer(second_network, self.feature_layer)

@@ -1,8 +1,8 @@
-"""The losses of PLS and PLS-LSA, over the whole batch of all processes.
+"""Losses of PLS and PLS-LSA, over the global batch.
 
 With s the network's prediction for an image, g its sharpened guess, t a target (g for noisy images, the given label y
 for the others), u its weight, z and h logits and projection of a mixed image, h' the projection of another view, l the
-part of the mixture that an image keeps and o(i) its partner:
+part of the mixture that an image keeps and o(i) its mixing partner:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -17,60 +17,66 @@ part of the mixture that an image keeps and o(i) its partner:
 Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as the authors' codes compute them.
 """
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from datamodules.distributed.collectives import world_size
+from lightning_modules.backbones.layer_features import logits_and_features
+from lightning_modules.distributed.global_rows import global_rows, global_sum
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.losses.contrastive import cosine_similarities
+from lightning_modules.losses.mixing import Mixing
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
-    """g of predictions `[B, C]`: rows that sum to one."""
+    """Sharpen predictions `[B, C]` into guesses g, whose rows sum to one."""
     power = probability**gamma
     return power / power.sum(dim=1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """L_i(t_i), `[B]`, of logits and targets `[B, C]`, in single precision or better."""
+    """Compute L_i(t_i), `[B]`, of logits and targets `[B, C]`, in single precision or better."""
     return -(target * at_least_float32(logits).log_softmax(dim=1)).sum(dim=1)
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
-    """sum_i u_i L_i(t_i) / sum_i u_i.
+    """Compute sum_i u_i L_i(t_i) / sum_i u_i.
 
     Args:
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
-        weight: `[B]`: u, at least 0. Where all are 0 so is the loss.
-        total: sum_i u_i over a batch of which these are a part; by default over these.
+        weight: `[B]`: u, at least 0. If all are 0, the loss is 0.
+        total: sum_i u_i over the global batch; by default over these rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
-    """pen of the mean prediction `[C]`: 0 where it is uniform, otherwise positive."""
+    """Compute pen of the mean prediction `[C]`: 0 if it is uniform, otherwise positive."""
     p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
     return -(p * len(p)).log().mean()
 
 
 def same_class(category: Tensor, other: Tensor) -> Tensor:
-    """A of LSA: `[b, B]`, 1 where the classes `[b]` and `[B]` are the same, otherwise 0."""
+    """Compute A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
     return (category[:, None] == other).float()
 
 
 def confident_same_class(
     category: Tensor, weight: Tensor, index: Tensor, other: Tensor, other_weight: Tensor, other_index: Tensor
 ) -> Tensor:
-    """A of PLS.
+    """Compute A of PLS.
 
     Args:
-        category: `[b]`: the greatest class of the mixed target.
+        category: `[b]`: the most probable class of the mixed target.
         weight: `[b]`: u.
-        index: `[b]`: which image it is.
-        other: `[B]`: the same of the columns.
-        other_weight: `[B]`.
-        other_index: `[B]`.
+        index: `[b]`: positions of the images in the training set.
+        other: `[B]`: `category` of the columns.
+        other_weight: `[B]`: `weight` of the columns.
+        other_index: `[B]`: `index` of the columns.
 
     Returns:
         `[b, B]`, in [0, 1].
@@ -81,7 +87,7 @@ def confident_same_class(
 
 
 def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: float) -> Tensor:
-    """H(A_i, S_i), `[b]`.
+    """Compute H(A_i, S_i), `[b]`.
 
     Args:
         projection: `[b, D]`: h; need not be normalised.
@@ -91,3 +97,114 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
     """
     similarity = cosine_similarities(projection, other) / temperature
     return soft_cross_entropy(similarity, positives.to(similarity.dtype)) / positives.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """A batch of mixed images with their predictions and targets, `[b, ...]`."""
+
+    logits: Tensor
+    """z, `[b, C]`: logits of the mixed images."""
+    target: Tensor
+    """t, `[b, C]`: targets of the unmixed images."""
+    weight: Tensor
+    """u, `[b]`: weights of the unmixed images."""
+    index: Tensor
+    """`[b]`: position of each image in the training set."""
+    mixing: Mixing
+    global_batch_size: int
+    """B, size of the global batch."""
+
+    def classification(self) -> Tensor:
+        """Compute cls; its mean over ranks is cls of the global batch."""
+        own, partners = self.mixing.weight, self.mixing.partners
+        total = global_sum(self.weight.sum())
+        first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
+        second = weighted_cross_entropy(self.logits, partners(self.target), partners(self.weight), total)
+        return world_size() * (own * first + (1 - own) * second)
+
+    def penalty(self) -> Tensor:
+        """Compute pen of the mean prediction over the global batch."""
+        p = at_least_float32(self.logits).softmax(dim=1)
+        return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
+
+    def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
+        """Compute con: contrast each image with the other views of the global batch.
+
+        Args:
+            projection: h of the mixed images, `[b, D]`.
+            other: h' of another view of each image, `[b, D]`.
+            temperature: mu.
+            confidence: use PLS's term instead of LSA's.
+        """
+        others = global_rows(other, self.global_batch_size)
+        if confidence:
+            category = self.mixing(self.target).argmax(dim=1)
+            own = category, self.weight, self.index
+            positives = confident_same_class(*own, *(global_rows(each, self.global_batch_size) for each in own))
+            rows = contrast(projection, others, self.mixing(positives), temperature)
+        else:
+            category = self.target.argmax(dim=1)
+            positives = same_class(category, global_rows(category, self.global_batch_size))
+            kept, theirs = self.mixing.weight, self.mixing.partners(positives)
+            rows = kept * contrast(projection, others, positives, temperature)
+            rows = rows + (1 - kept) * contrast(projection, others, theirs, temperature)
+        return world_size() * rows.sum() / self.global_batch_size
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Loss of a step: cls, optionally pen, and con.
+
+    Args:
+        penalty: whether to add pen.
+        contrast_weight: weight of con.
+        temperature: mu.
+        confidence: use PLS's con instead of LSA's.
+    """
+
+    penalty: bool
+    contrast_weight: float
+    temperature: float
+    confidence: bool
+
+    def terms(
+        self,
+        network: nn.Module,
+        projection: nn.Module,
+        image: Tensor,
+        other_view: Tensor | None,
+        target: Tensor,
+        weight: Tensor,
+        index: Tensor,
+        mixing: Mixing,
+        global_batch_size: int,
+    ) -> dict[str, Tensor]:
+        """Compute the terms of a step and, as `loss`, their sum.
+
+        Args:
+            network: f, the classifier.
+            projection: maps the classifier's features to h.
+            image: unmixed images, `[b, C, H, W]`.
+            other_view: views for the contrastive term, `[b, C, H, W]`; None for cls alone, as before the first
+                detection.
+            target: t, `[b, C]`.
+            weight: u, `[b]`.
+            index: position of each image in the training set, `[b]`.
+            mixing: mixup partners and weight.
+            global_batch_size: B, size of the global batch.
+        """
+        logits, features = logits_and_features(network, mixing(image))
+        mixed = MixedBatch(logits, target, weight, index, mixing, global_batch_size)
+        terms = {"classification": mixed.classification()}
+        if other_view is None:
+            terms["contrast"] = 0 * projection(features).sum()  # DDP expects a gradient of every parameter
+        else:
+            if self.penalty:
+                terms["penalty"] = mixed.penalty()
+            _, others = logits_and_features(network, other_view)
+            terms["contrast"] = self.contrast_weight * mixed.contrastive(
+                projection(features), projection(others), self.temperature, self.confidence
+            )
+        terms["loss"] = torch.stack([term.to(target.dtype) for term in terms.values()]).sum()
+        return terms

@@ -1,8 +1,7 @@
-"""Verdicts, weights and guesses of all training images, and the sweep over the training set that finds them.
+"""Flags, weights and guesses of all training images, and the sweep over the training set that computes them.
 
-Verdicts and weights, one bit and one number for each image, are the same on all processes. Guesses, as many numbers as
-there are classes, are shared out (`PerSample`), and so is what a sweep collects: no image counts twice, and nothing but
-the first process holds a whole table.
+Flags and weights, one bit and one number per image, are replicated on all ranks. Guesses, one number per class, are
+sharded (`PerSample`), and so are a sweep's results: no image counts twice, and only rank 0 holds a whole table.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datamodules.batches import UNVERIFIED
-from datamodules.distributed.broadcast_buffers import broadcast_buffers
+from datamodules.distributed.collectives import broadcast_buffers
 from lightning_modules.backbones.layer_features import named_layer, pooled, tapped
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
@@ -33,15 +32,15 @@ class Targets(NamedTuple):
     weight: Tensor
     """u, `[b]`."""
     is_noisy: Tensor
-    """`[b]`: True where the target is a guess."""
+    """`[b]`: whether the target is a guess."""
 
 
 class TrainingImages:
-    """The state of all training images, from `allocate` on.
+    """State of all training images; call `allocate` first.
 
     Args:
-        num_classes: C.
-        num_networks: networks, each of which has its own guesses.
+        num_classes: number of classes, C.
+        num_networks: number of networks; each has its own guesses.
     """
 
     is_noisy: Tensor
@@ -53,15 +52,15 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Begin a training, with what was restored or anew.
+        """Allocate the state for a training: restored from a checkpoint, or initial.
 
         Args:
-            num_samples: N.
-            device: holds the state.
-            dtype: type of guesses and weights; half precision becomes single.
+            num_samples: N, size of the training set.
+            device: device of the state.
+            dtype: dtype of guesses and weights, at least float32.
 
         Raises:
-            ValueError: if what was restored is of a training set of another size.
+            ValueError: if the checkpoint is of a training set of another size.
         """
         dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
@@ -74,15 +73,15 @@ class TrainingImages:
             self._saved = None
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
-        """Keep a network's guesses `[b, C]` for a batch in place of earlier ones."""
+        """Store a network's guesses `[b, C]` for a batch."""
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_batch_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
-        """Choose the targets of a batch: of a noisy image its guess, weighted by w, of others the given label.
+        """Choose a batch's targets: the guess, weighted by w, for noisy images, and the given label for others.
 
         Args:
             batch: b images with labels.
-            guess: g, `[b, C]`; None takes the given label for all.
+            guess: g, `[b, C]`; None for given labels only.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -92,15 +91,15 @@ class TrainingImages:
         return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
 
     def take(self, trainer: Trainer, found: FlaggedImages | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-        """Give all processes the first one's verdicts and weights.
+        """Broadcast rank 0's flags and weights.
 
         Args:
-            trainer: connects the processes.
-            found: the first process's detection; None on the others.
-            wrong: `[N]`, whether each given label is truly wrong; None where unknown.
+            trainer: for its strategy's broadcast.
+            found: rank 0's detection; None on other ranks.
+            wrong: `[N]`, whether each given label is wrong; None if unknown.
 
         Returns:
-            Measures of the verdicts (see `detection_metrics`), on all processes.
+            Metrics of the flags (see `detection_metrics`), on all ranks.
         """
         sent = None
         if found is not None:
@@ -112,7 +111,7 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put everything, on the CPU of the first process, into a checkpoint. Every process calls it."""
+        """Add the state to a checkpoint, on rank 0's CPU; collective."""
         if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
@@ -121,7 +120,7 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Let the next training begin with what `save` put into a checkpoint."""
+        """Restore the state that `save` added to a checkpoint, at the next `allocate`."""
         self._saved = checkpoint.get("images")
         if self._saved is not None:
             for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
@@ -129,20 +128,20 @@ class TrainingImages:
 
 
 class Sweep(NamedTuple):
-    """One network's judgement of all training images, in their order."""
+    """One network's scores of all training images, in dataset order."""
 
     loss: NDArray
     """`[N]`: cross-entropy of the given labels."""
     pseudo_loss: NDArray
     """`[N]`: cross-entropy of the guesses."""
     feature: NDArray
-    """`[N, D]`: rows of unit length."""
+    """`[N, D]`: features of unit length."""
     wrong: NDArray[np.bool_] | None
-    """`[N]`: whether the given label is not the true one; None where that is not known."""
+    """`[N]`: whether the given label is wrong; None if unknown."""
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
-    """Leave the rows of a `PerSample` as they are, to read them."""
+    """Read rows of a `PerSample` without an update."""
     return old
 
 
@@ -150,17 +149,17 @@ def keep_old(old: Tensor, new: Tensor) -> Tensor:
 def sweep(
     trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Judge all training images, un-augmented, by a network in evaluation mode.
+    """Score all unaugmented training images with a network in evaluation mode.
 
     Args:
-        trainer: its DataModule has `training_images_dataloader`, or it trains from a loader of the user's own.
-        network: maps the views to logits; the first process's BatchNorm statistics become those of all.
-        evaluation_view: maps a batch's images to what the network gets.
-        feature_layer: name of the layer of the network whose output is collected.
-        guess: the guess for each image; an image that has none yet is guessed to be what its label says.
+        trainer: its DataModule has `training_images_dataloader`, or a user's own loader is used.
+        network: maps views to logits; rank 0's BatchNorm statistics are broadcast.
+        evaluation_view: transform of the images.
+        feature_layer: name of the layer whose outputs are collected.
+        guess: guesses of all images; an image without one uses its given label.
 
     Returns:
-        The whole table on process 0, None elsewhere.
+        The whole table on rank 0, None elsewhere.
     """
     data = require_data(trainer, TrainingSamples, "LSA")
     images = require_data(trainer, TrainingImageSource, "LSA")

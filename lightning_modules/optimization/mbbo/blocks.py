@@ -1,26 +1,69 @@
-"""The lower levels: a row of stacked tensors for each block, of which an iteration touches those that were sampled."""
+"""Lower-level variables and their trackers: a stacked row per block, of which a step updates the sampled ones."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from datamodules.distributed.collectives import all_reduce_sum
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import Hosted
-from lightning_modules.optimization.mbbo.trackers import in_ball, msvr, with_eigenvalues_above
+from lightning_modules.interfaces import Table
+
+SLACK = 1e-6
+"""Relative tolerance of the lower bound of eigenvalues."""
+
+
+def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: float) -> Tensor:
+    """MSVR's update of the sampled blocks' trackers: (1 - alpha) e + alpha h + gamma (h - h').
+
+    Args:
+        tracked: e, `[I, ...]`.
+        now: h of a batch at this iterate.
+        before: h' of the same batch at the previous iterate.
+        alpha: weight of the batch, in (0, 1].
+        gamma: weight of the variance-reduction term; 1 - alpha gives STORM.
+    """
+    return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
+
+
+def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
+    """STORM's update: (1 - beta) (z - G') + G, with G and G' of the same batch at this and the previous iterate."""
+    return (1 - beta) * (tracked - before) + now
+
+
+def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
+    """Project square matrices `[k, D, D]` onto symmetric ones with eigenvalues of at least `least`.
+
+    The bound has a relative tolerance of 1e-6, so that a Cholesky factorisation can test it; only matrices that fail
+    need eigenvalues, which take ten times as long.
+    """
+    symmetric = (matrix + matrix.mT) / 2
+    lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    outside = torch.linalg.cholesky_ex(lowered)[1].nonzero()[:, 0]
+    if len(outside):
+        values, vectors = torch.linalg.eigh(symmetric[outside])
+        symmetric[outside] = (vectors * values.clamp(min=least)[:, None]) @ vectors.mT
+    return symmetric
+
+
+def in_ball(vector: Tensor, radius: float) -> Tensor:
+    """Project vectors `[k, D]` onto a ball around 0."""
+    return vector * (radius / vector.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
-    """Deal blocks out to iterations, `[count, I]`: each pass through all of them has an order of its own.
+    """Sample the blocks of iterations, `[count, I]`: each pass over all blocks has a new random order.
 
     Args:
-        seed: of the orders.
-        first: number of the first iteration, from 0.
-        count: iterations.
+        seed: random seed of the orders.
+        first: index of the first iteration, from 0.
+        count: number of iterations.
         blocks: m.
         sampled: I, a divisor of m.
-        purpose: of the sample; samples for different ones are independent.
+        purpose: number of the use; samples for different purposes are independent.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -30,9 +73,9 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 
 
 class BlockProblem(ABC):
-    """Lower levels g_i and the f_i that judge their solutions, by derivatives on batches; f_i do not depend on x.
+    """Batch derivatives of the lower levels g_i and of the upper f_i, which do not depend on x.
 
-    Blocks are `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is whatever `Step` has.
+    Blocks are `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the trackers.
     """
 
     @abstractmethod
@@ -61,12 +104,12 @@ class BlockProblem(ABC):
 
 
 class Rates(NamedTuple):
-    """Numbers of the algorithm."""
+    """Step sizes and weights of the algorithm."""
 
     alpha: float
-    """Weight of a sample in the trackers of blocks."""
+    """Weight of the current batch in the blocks' trackers."""
     gamma: float
-    """Weight of the change in them."""
+    """Weight of the variance-reduction term in the blocks' trackers."""
     tau: float
     """Step size of y."""
     tau_v: float
@@ -74,32 +117,32 @@ class Rates(NamedTuple):
     mu: float
     """Strong convexity of the lower levels: the least eigenvalue of a tracked Hessian."""
     radius: float
-    """Of the ball that v stays in."""
+    """Radius of the ball that v is projected onto."""
 
 
 def solved(hessian: Tensor, right: Tensor) -> Tensor:
-    """Solve with positive definite matrices `[k, D, D]` for right sides `[k, D]`."""
+    """Solve positive definite systems `[k, D, D]` for right-hand sides `[k, D]`."""
     return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(hessian))[..., 0]
 
 
 class HostedBlocks(Hosted):
-    """Blocks of which each process has its part."""
+    """Blocks sharded over ranks."""
 
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Say which of some blocks, on the host, this process has, and which of its rows they are, on its device."""
+        """Select this rank's blocks: their positions in `blocks`, on the host, and their rows, on the device."""
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):
-    """Variables and trackers of m blocks: y, s and, of v1, H, or, of v2, v and u; now and at the iterate before.
+    """Variables and trackers of m blocks at this and the previous iterate: y, s, and H (v1) or v and u (v2).
 
     Args:
         count: m.
-        dim: D, numbers of a lower variable.
-        variant: `v1` tracks Hessians and solves with them, `v2` follows the solutions v by Hessian-vector products.
+        dim: D, dimension of a lower variable.
+        variant: `v1` tracks Hessians and solves with them, `v2` tracks the solutions v by Hessian-vector products.
     """
 
     y: Tensor
@@ -123,7 +166,7 @@ class Blocks(HostedBlocks):
         self.register_buffer("visited", torch.full((count,), -1))
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Start the trackers of all of this process's blocks from a batch, and give the sum of -grad F_i, `[n]`."""
+        """Initialise this rank's trackers from a batch; return the sum of its -grad F_i, `[n]`."""
         self.s.copy_(problem.lower_gradient(x, self.y, batch))
         upper = problem.upper_gradient(self.y, batch)
         if self.variant == "v2":
@@ -133,9 +176,9 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Give what moves, at this iterate and at the one before, and store the former for the next iteration.
+        """Return the moving variables at this and the previous iterate, and store the former for the next iteration.
 
-        A block that was not sampled in the iteration before did not move in it.
+        A block that the previous iteration did not sample has not moved.
         """
         moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
         pairs = []
@@ -149,24 +192,24 @@ class Blocks(HostedBlocks):
     def move(
         self, problem: BlockProblem, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, iteration: int, rates: Rates
     ) -> tuple[Tensor, Tensor]:
-        """Take an iteration of the sampled blocks, and sum their products for the gradient of F.
+        """Update the sampled blocks, and sum their contributions to the gradient of F.
 
-        A block that was missed d - 1 times moves by d of its steps, along what it tracks after this epoch.
+        A block that d - 1 iterations skipped takes d steps along its updated tracker.
 
         Args:
             problem: derivatives.
             x: upper variable, `[n]`.
-            x_before: that of the iterate before.
-            rows: sampled blocks of this process, `[k]`.
+            x_before: x at the previous iterate.
+            rows: sampled blocks of this rank, `[k]`.
             batch: of these blocks.
-            iteration: number of the iteration, from 0.
-            rates: numbers of the algorithm.
+            iteration: index of the iteration, from 0.
+            rates: step sizes and weights of the algorithm.
 
         Returns:
-            The sum over these blocks of minus their sampled gradients of F, `[n]`, at this iterate and the one before.
+            Sums of these blocks' estimates of -grad F_i, `[n]`, at this iterate and at the previous one.
         """
         alpha, gamma = rates.alpha, rates.gamma
-        times = (iteration - self.visited[rows])[:, None].to(x)  # whole numbers times a rate would be float32
+        times = (iteration - self.visited[rows])[:, None].to(x)  # integers times a rate would be float32
         (y, y_before), (other, other_before) = self._iterates(rows, iteration)
         now, before = problem.upper_gradient(y, batch), problem.upper_gradient(y_before, batch)
         slopes = problem.lower_gradient(x, y, batch), problem.lower_gradient(x_before, y_before, batch)
@@ -187,3 +230,130 @@ class Blocks(HostedBlocks):
         self.visited[rows] = iteration
         products = problem.cross_product(x, y, v, batch), problem.cross_product(x_before, y_before, v_before, batch)
         return products
+
+
+class AllBlocks(HostedBlocks):
+    """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
+
+    A tracker spans all blocks; its unbiased estimate is m/I times that of a sampled block, and 0 elsewhere:
+
+        e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
+
+    with h and h' of one batch at this and the previous iterate.
+
+    Args:
+        count: m.
+        dim: D, dimension of a lower variable.
+        samples: n, dimension of the upper variable.
+    """
+
+    y: Tensor
+    y_before: Tensor
+    s: Tensor
+    upper: Tensor
+    hessian: Tensor
+    cross: Tensor
+
+    def __init__(self, count: int, dim: int, samples: int) -> None:
+        super().__init__(count)
+        for name in ("y", "y_before", "s", "upper"):
+            self.register_buffer(name, torch.zeros(count, dim, dtype=torch.float64))
+        self.register_buffer("hessian", torch.zeros(count, dim, dim, dtype=torch.float64))
+        self.register_buffer("cross", torch.zeros(count, samples, dim, dtype=torch.float64))
+
+    @staticmethod
+    def _derivatives(problem: BlockProblem, x: Tensor, y: Tensor, batch: Any) -> dict[str, Tensor]:
+        return {
+            "s": problem.lower_gradient(x, y, batch),
+            "upper": problem.upper_gradient(y, batch),
+            "hessian": problem.lower_hessian(x, y, batch),
+            "cross": problem.cross_derivative(x, y, batch),
+        }
+
+    def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
+        """Initialise this rank's trackers from a batch; return the sum of its -grad F_i, `[n]`."""
+        for name, value in self._derivatives(problem, x, self.y, batch).items():
+            getattr(self, name).copy_(value)
+        self.hessian.copy_(with_eigenvalues_above(self.hessian, mu))
+        return self._products(torch.arange(len(self.y), device=self.y.device))
+
+    def _products(self, rows: Tensor) -> Tensor:
+        v = solved(self.hessian[rows], self.upper[rows])
+        return (self.cross[rows] @ v[..., None])[..., 0].sum(0)
+
+    def move(
+        self,
+        problem: BlockProblem,
+        x: Tensor,
+        x_before: Tensor,
+        rows: Tensor,
+        judged: Tensor,
+        batch: Any,
+        scale: float,
+        beta: float,
+        tau: float,
+        mu: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Update all blocks, and sum the tracked -grad F_i over a second sample of blocks.
+
+        Args:
+            problem: derivatives.
+            x: upper variable, `[n]`.
+            x_before: x at the previous iterate.
+            rows: sampled blocks of this rank.
+            judged: second sample of blocks.
+            batch: samples of `rows`.
+            scale: m/I.
+            beta: weight of the current batch.
+            tau: step size of y.
+            mu: lower bound of a tracked Hessian's eigenvalues.
+
+        Returns:
+            The sums `[n]` after and before this iteration.
+        """
+        before = self._products(judged)
+        now = self._derivatives(problem, x, self.y[rows], batch)
+        past = self._derivatives(problem, x_before, self.y_before[rows], batch)
+        for name, value in now.items():
+            tracked = getattr(self, name)
+            tracked.mul_(1 - beta)
+            tracked[rows] += scale * (value - (1 - beta) * past[name])
+        self.hessian.copy_(with_eigenvalues_above(self.hessian, mu))
+        self.y_before.copy_(self.y)
+        self.y.sub_(tau * self.s)
+        return self._products(judged), before
+
+
+def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor, everything: Any) -> dict[str, Tensor]:
+    """Measure the distances of s from grad g and of z from grad F at these iterates.
+
+    Args:
+        blocks: this rank's blocks; collective.
+        problem: derivatives.
+        x: upper variable, `[n]`.
+        z: tracked gradient of F, `[n]`.
+        everything: a batch of all samples of these blocks.
+    """
+    y = blocks.y
+    errors = (blocks.s - problem.lower_gradient(x, y, everything)).square().sum(1)
+    hessian, right = problem.lower_hessian(x, y, everything), problem.upper_gradient(y, everything)
+    solved = torch.linalg.solve_ex(hessian, right)[0]  # positive definite; a check would be a host sync
+    exact = -all_reduce_sum(problem.cross_product(x, y, solved, everything)) / blocks.count
+    return {"error of s": (all_reduce_sum(errors.sum()) / blocks.count).sqrt(), "error of z": (z - exact).norm()}
+
+
+def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
+    """Tabulate the objective, the trackers' errors and, with false labels, mean weights of clean and flipped samples.
+
+    Args:
+        history: measurements by name, one row per step.
+        corrupted: whether any label is false.
+    """
+    columns = {name: [row[name].item() for row in history] for name in history[0]}
+    weights = {name: columns.pop(f"{name} weight") for name in ("clean", "flipped")}
+    made = {"course": Table(columns, logarithmic=[name for name in columns if name.startswith("error")])}
+    if corrupted:
+        samples = [name for name in weights for _ in history]
+        weight = [*weights["clean"], *weights["flipped"]]
+        made["weights"] = Table({"iteration": columns["iteration"] * 2, "samples": samples, "mean weight": weight})
+    return made

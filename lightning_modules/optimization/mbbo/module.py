@@ -1,40 +1,40 @@
-"""The module that learns weights of training samples by the trusted losses of many models."""
+"""The LightningModules that learn sample weights: BSVRB, and its baseline RSVRB, which updates all blocks each step."""
 
 from typing import Literal
 
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
+from datamodules.distributed.collectives import run_seed
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optimization.mbbo.blocks import Blocks, Rates
-from lightning_modules.optimization.mbbo.reweighting import Batch
-from lightning_modules.optimization.mbbo.weighing import WeighingSteps
+from lightning_modules.optimization.mbbo.blocks import AllBlocks, Blocks, Rates, sampled_blocks
+from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 
 
 class BSVRB(WeighingSteps, MethodModule):
-    """Learn the weights of training samples for many logistic models at once; one process or several.
+    """Learn weights of training samples from the trusted losses of many logistic models.
 
-    Of the training rows those that are not `trusted` get weights. Several processes need `--config
-    configs/trainer/independent.yaml`, and each has a part of the blocks and all rows.
+    Training rows that are not `trusted` get weights. Training on several ranks needs `--config
+    configs/trainer/independent.yaml`; it shards the blocks and copies all rows to each rank.
 
     Args:
-        samples: n, at least as many as there are training samples that get weights.
-        features: of a sample.
-        blocks: m, models with temperatures of their own.
-        sampled_blocks: I, blocks of an iteration; a divisor of m.
-        batch_size: B, training samples, and as many trusted ones, of a block in an iteration, drawn with replacement.
-        variant: `v1` tracks Hessians, `v2` needs products with them alone.
-        eta: step size of the weights' logits; 0 keeps all weights at one half.
+        samples: n, at least the number of training samples that get weights.
+        features: number of features of a sample.
+        blocks: m, number of models, each with its own temperature.
+        sampled_blocks: I, blocks sampled per iteration; a divisor of m.
+        batch_size: B, training samples and trusted samples per block and iteration, sampled with replacement.
+        variant: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
+        eta: step size of the logits of the sample weights; 0 keeps all weights at one half.
         tau: step size of the models.
-        tau_v: step size of the solutions v of `v2`.
-        alpha: weight of a sample in the trackers of blocks, in (0, 1].
-        gamma: weight of the change in them.
-        beta: weight of a sample in the tracker of the weights' gradient, in (0, 1].
+        tau_v: step size of v in `v2`.
+        alpha: weight of the current batch in the blocks' trackers, in (0, 1].
+        gamma: weight of the variance-reduction term in the blocks' trackers.
+        beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
         ridge: lambda, the models' strong convexity; positive.
-        radius: of the ball of v.
+        radius: of the ball that v is projected onto.
         spread: temperatures are 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step, which is logged once.
-        tracking: whether the errors of the trackers are measured after each step, which takes all rows of all blocks.
+        iterations_per_step: iterations in a training step, which logs once.
+        tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if precision, strategy or rows do not fit.
@@ -76,3 +76,63 @@ class BSVRB(WeighingSteps, MethodModule):
 
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.blocks.move(self.problem, self.x, self.x_before, rows, batch, number, self.rates)
+
+
+JUDGED = 3
+"""Purpose of the second sample of blocks, for its random numbers."""
+
+
+class RSVRB(WeighingSteps, MethodModule):
+    """Baseline of `BSVRB`: learn sample weights with trackers of all blocks.
+
+    An iteration updates all blocks, and the trackers have m n (D + 1) numbers.
+
+    Args:
+        samples: n, at least the number of training samples that get weights.
+        features: number of features of a sample.
+        blocks: m, number of models, each with its own temperature.
+        sampled_blocks: I, blocks whose derivatives an iteration samples; a divisor of m.
+        batch_size: B, training samples and trusted samples per block and iteration, sampled with replacement.
+        eta: step size of the logits of the sample weights.
+        tau: step size of the models.
+        beta: weight of the current batch in all trackers, in (0, 1].
+        ridge: lambda, the models' strong convexity; positive.
+        spread: temperatures are 1 + spread U(0, 1).
+        iterations_per_step: iterations in a training step, which logs once.
+        tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if precision, strategy or rows do not fit.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        features: int,
+        blocks: int = 100,
+        sampled_blocks: int = 10,
+        batch_size: int = 32,
+        eta: float = 1e-3,
+        tau: float = 0.5,
+        beta: float = 0.9,
+        ridge: float = 1e-5,
+        spread: float = 10.0,
+        iterations_per_step: int = 50,
+        tracking: bool = False,
+    ) -> None:
+        super().__init__()
+        at_least(1, samples=samples, features=features, blocks=blocks)
+        positive(tau=tau)
+        own, length = AllBlocks(blocks, features + 1, samples), iterations_per_step
+        self.start(samples, own, sampled_blocks, batch_size, eta, beta, ridge, spread, length, tracking)
+        self.tau = tau
+        self.ridge = ridge
+
+    def _begin(self, batch: Batch) -> Tensor:
+        return self.blocks.begin(self.problem, self.x, batch, self.ridge)
+
+    def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        judged = sampled_blocks(run_seed(), number, 1, self.blocks.count, self.sampled, JUDGED)[0]
+        places, scale = self.blocks.hosted(judged)[1], self.blocks.count / self.sampled
+        settings = scale, self.beta, self.tau, self.ridge
+        return self.blocks.move(self.problem, self.x, self.x_before, rows, places, batch, *settings)

@@ -1,4 +1,7 @@
-"""The module that ranks items by NDCG, with a tracked lower level for each user and rated item."""
+"""The LightningModule that ranks items by NDCG, and NeuMF, the network that scores them.
+
+Source of NeuMF: He, Liao, Zhang, Nie, Hu and Chua, Neural Collaborative Filtering, WWW 2017, arXiv 1708.05031.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -10,43 +13,74 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import global_batch_size, loss_weight
-from datamodules.distributed.all_reduce_gradients import all_reduce_gradients
-from datamodules.distributed.world import rank, run_seed, world_size
+from datamodules.distributed.collectives import all_reduce_gradients, rank, run_seed, world_size
 from datamodules.randomness.generators import generator_of
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.output_losses import HALF
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
-from lightning_modules.optimization.mbbo.levels import LowerLevels
-from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
+from lightning_modules.optimization.mbbo.ranking import LowerLevels, best_dcg, hinges, listwise, ndcg, surrogate
 from lightning_modules.torch_internals import foreach_copy_, foreach_sub_
 from lightning_modules.training.logging import log_training
 
+
+class NeuMF(nn.Module):
+    """Score items for users by neural collaborative filtering: user IDs `[b]` and item IDs `[b, J]` to scores `[b, J]`.
+
+    Args:
+        users: number of users.
+        items: number of items.
+        width: dimension of each embedding.
+        hidden_features: widths of the MLP's layers.
+        dropout: dropout probability in the MLP.
+    """
+
+    def __init__(
+        self, users: int, items: int, width: int = 64, hidden_features: Sequence[int] = (64,), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.users, self.items = (nn.ModuleList([nn.Embedding(n, width) for _ in range(2)]) for n in (users, items))
+        layers: list[nn.Module] = []
+        for given, made in zip((2 * width, *hidden_features), hidden_features, strict=False):
+            layers += [nn.Linear(given, made), nn.ReLU(), nn.Dropout(dropout)]
+        self.perceptron = nn.Sequential(*layers)
+        self.last = nn.Linear((hidden_features[-1] if hidden_features else 2 * width) + width, 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, (nn.Embedding, nn.Linear)):
+                nn.init.normal_(module.weight, std=0.01)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        first, second = (vectors(user)[:, None].expand(-1, item.shape[1], -1) for vectors in self.users)
+        product = first * self.items[0](item)
+        joined = torch.cat([second, self.items[1](item)], dim=2)
+        return self.last(torch.cat([product, self.perceptron(joined)], dim=2))[..., 0]
+
+
 DRAWN = 4
-"""What the items of a batch are drawn for."""
+"""Purpose of a batch's sampled items, for their random numbers."""
 
 
 class NDCGRanking(MethodModule):
-    """Learn to rank items for users by NDCG, or by NDCG of the best items, with BSVRB's trackers.
+    """Learn to rank items by NDCG or NDCG@K with BSVRB's trackers.
 
-    A batch is of users, the blocks. The state is of two numbers for each user and item.
+    A batch holds users, which are the blocks. The state has two numbers per user and item.
 
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
-        optimizer: of the network; what it is given is the tracked gradient.
-        lr_scheduler: of the optimizer, by epochs.
-        positives: P, rated items of a user in a batch.
-        negatives: items of a batch that the user did not rate.
-        top: K of NDCG@K; None takes all items, as the authors' code does whatever it is given.
-        alpha: weight of a sample in the trackers of lower levels, in (0, 1].
-        gamma: weight of the change in them.
+        optimizer: gets the tracked gradient of the network.
+        lr_scheduler: stepped every epoch.
+        positives: P, rated items sampled per user and batch.
+        negatives: unrated items sampled per user and batch.
+        top: K of NDCG@K; None takes all items, as the authors' code always does.
+        alpha: weight of the current batch in the lower levels' trackers, in (0, 1].
+        gamma: weight of the variance-reduction term in the lower levels' trackers.
         tau: step size of the lower levels' variables.
         tau_threshold: step size of the thresholds.
-        gamma_gradient: part of the last iterate's gradient that is subtracted; with Adam's average it is the tracker.
-        plain_epochs: epochs before iterates are compared with the one before.
-        warmup_epochs: epochs of listwise cross-entropy before these.
-        evaluated: K of the NDCG that validation and test report.
+        gamma_gradient: weight of the previous iterate's gradient, which is subtracted; Adam's average is the tracker.
+        plain_epochs: epochs without variance reduction, after the warm-up.
+        warmup_epochs: first epochs, with listwise cross-entropy.
+        evaluated: values of K at which validation and test report NDCG@K.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision has too few digits.
@@ -99,7 +133,7 @@ class NDCGRanking(MethodModule):
         return self.network(user, item)
 
     def drawn(self, rating: Tensor, size: int) -> Tensor:
-        """Draw P rated items of each user, and others that are not, `[b, J]`, the same on any number of processes."""
+        """Sample P rated items and some unrated ones per user, `[b, J]`, independent of the world size."""
         random = generator_of(run_seed(), DRAWN, self.global_step)
         key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
             rating.device, non_blocking=True
@@ -140,7 +174,7 @@ class NDCGRanking(MethodModule):
     def _objectives(
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Move the lower levels of a batch, and give its shares of the surrogate at this iterate and the one before."""
+        """Update a batch's lower levels; return this rank's surrogate at this iterate and at the previous one."""
         user, rating, size = batch["index"], batch["ratings"].to(score), global_batch_size(batch)
         items, rated = rating.shape[1], item[:, : self.positives]
         gain = 2 ** rating.gather(1, rated) - 1

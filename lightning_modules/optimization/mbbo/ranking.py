@@ -1,33 +1,37 @@
-"""NDCG of rankings as a bilevel problem: for each user and rated item a lower level, and for each user a threshold.
+"""NDCG as a bilevel problem: a lower level per user and rated item, and a threshold per user.
 
-A user q has scores h of M items and n rated ones, with gains 2^rating - 1. A squared hinge stands for an item's rank:
+A user q has scores h of M items and n rated ones, with gains 2^rating - 1. A squared hinge approximates an item's rank:
 
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
 
-with Z_q the DCG of the best ranking. Of the K best items alone it is, by a threshold that about K items are above,
+with Z_q the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
 
     -NDCG_q@K ~ n / Z_q mean_i psi(h_i - l_q) f_i(u_i),       psi(t) = c sigmoid(a t)
     l_q = argmin_l K/M l + tau_2/2 l^2 + tau_1 mean_j softplus((h_j - l) / tau_1).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.optimization.mbbo.blocks import msvr
+
 MARGIN = 1.0
-"""What a rated item's score should be above another's by."""
+"""Margin by which a rated item's score should exceed another's."""
 TAU_1, TAU_2 = 1e-3, 1e-4
 """Temperature and curvature of the threshold's lower level; the authors'."""
 PSI, SLOPE = 2.0, 2.0
 """c and a; the authors'."""
 FLOOR = 1e-5
-"""Least 1/M + u."""
+"""Lower bound of 1/M + u."""
 
 
 def hinges(score: Tensor, chosen: int) -> Tensor:
-    """Compute g, `[b, P]`, for the first P of scores `[b, J]`, by a mean over all of them."""
+    """Compute g, `[b, P]`, of the first P of scores `[b, J]`, averaged over all J."""
     return torch.relu(score[:, None] - score[:, :chosen, None] + MARGIN).square().mean(2)
 
 
@@ -45,7 +49,7 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
 
 
 def floored(u: Tensor, items: int) -> Tensor:
-    """Keep u above -1/M."""
+    """Clamp u above -1/M."""
     return u.clamp(min=FLOOR - 1 / items)
 
 
@@ -59,7 +63,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
         items: M.
 
     Returns:
-        Its derivative in l and its second one, `[b]`, and minus J times its mixed derivatives in l and h, `[b, J]`.
+        First and second derivative in l, `[b]`, and minus J times the mixed derivatives in l and h, `[b, J]`.
     """
     above = torch.sigmoid((score - threshold[:, None]) / TAU_1)
     mixed = above * (1 - above) / TAU_1
@@ -67,7 +71,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """Users' thresholds, and how they move with the scores."""
+    """Users' thresholds, and their dependence on the scores."""
 
     value: Tensor
     """l, `[b]`."""
@@ -80,16 +84,16 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Make a number whose gradient is that of the mean over users of -NDCG: u and thresholds are constants in it.
+    """Surrogate with the gradient of the users' mean -NDCG; u and thresholds are constants in it.
 
     Args:
-        score: h, `[b, J]`, of which the first P are of rated items.
-        g: their hinges, `[b, P]`.
-        u: the tracked ones, `[b, P]`.
+        score: h, `[b, J]`, rated items in the first P columns.
+        g: hinges of the rated items, `[b, P]`.
+        u: tracked hinges, `[b, P]`.
         gain: 2^r - 1, `[b, P]`.
         weight: n / Z_q over the number of users, `[b]`.
         items: M.
-        threshold: of the K best items; None takes all.
+        threshold: of the top K items; None takes all items.
     """
     value, slope = rank_gain(u, gain, items)
     if threshold is None:
@@ -102,13 +106,13 @@ def surrogate(
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Sum over users minus the mean log probability of each of the first P of scores `[b, J]` among the rest and it."""
+    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining ones."""
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
 
 
 def discounts(count: int, like: Tensor) -> Tensor:
-    """Give 1 / log2(1 + rank) of the ranks 1, 2, ..., count."""
+    """Compute 1 / log2(1 + rank) for ranks 1 ... count."""
     return 1 / torch.log2(torch.arange(2, count + 2, dtype=like.dtype, device=like.device))
 
 
@@ -116,7 +120,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
     """Compute the DCG of the best ranking of each user's items up to rank K, `[b]`.
 
     Args:
-        rating: `[b, M]`, 0 for what was not rated.
+        rating: `[b, M]`, 0 for unrated items.
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
@@ -124,14 +128,110 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
 
 
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
-    """Compute NDCG@K of each user, `[b]`; that of a user with no rating is 0.
+    """Compute NDCG@K of each user, `[b]`; 0 for a user without ratings.
 
     Args:
         score: `[b, M]`.
-        rating: of what was held out, `[b, M]`, 0 for other items.
-        excluded: items that are no candidates, `[b, M]`.
+        rating: held-out ratings, `[b, M]`, 0 for other items.
+        excluded: items not to be ranked, `[b, M]`.
         top: K.
     """
     best = score.masked_fill(excluded, -torch.inf).topk(min(top, score.shape[1]), dim=1).indices
     gain = 2 ** rating.gather(1, best) - 1
     return (gain * discounts(gain.shape[1], gain)).sum(1) / best_dcg(rating, top).clamp(min=1e-12)
+
+
+class LowerLevels:
+    """Lower levels of users and rated items, sharded over ranks by user.
+
+    With s an estimate of a lower level's derivative at this iterate's scores and, marked ', at the previous one's,
+
+        v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
+
+    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds follow the same updates.
+
+    Args:
+        alpha: weight of the current batch, in (0, 1].
+        gamma: weight of the variance-reduction term.
+        tau: step size of u.
+        tau_threshold: step size of thresholds.
+    """
+
+    def __init__(self, alpha: float, gamma: float, tau: float, tau_threshold: float) -> None:
+        self.alpha, self.gamma, self.tau, self.tau_threshold = alpha, gamma, tau, tau_threshold
+        self.ranks = PerSample(0)
+        self.thresholds = PerSample(3)
+        """l, its tracked slope and its tracked curvature."""
+
+    def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Allocate the state for a training: restored from a checkpoint, or zeros."""
+        restored = self.ranks.gathered()
+        self.ranks = PerSample(2 * items)
+        self.ranks.restore(restored)
+        for state in self._states():
+            state.allocate(users, device, dtype)
+
+    def _states(self) -> Iterable[PerSample]:
+        return self.ranks, self.thresholds
+
+    def kept(self) -> list[Tensor]:
+        """Gather the state for a checkpoint; collective."""
+        return [state.gathered() for state in self._states()]
+
+    def restore(self, kept: list[Tensor]) -> None:
+        """Restore the state from a checkpoint."""
+        for state, rows in zip(self._states(), kept, strict=True):
+            state.restore(rows)
+
+    def move(
+        self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Update u of rated items from their hinges; return u at this iterate and at the previous one, `[b, P]`.
+
+        Args:
+            user: `[b]`.
+            rated: items, `[b, P]`.
+            g: hinges, `[b, P]`.
+            g_before: hinges at the previous iterate; None for a plain step.
+            items: M.
+            global_batch_size: users of the batch over all ranks.
+        """
+        own = read(self.ranks, user, g, global_batch_size)
+        u, v = own[:, :items].gather(1, rated), own[:, items:].gather(1, rated)
+        slope, before = u - g, u - (g if g_before is None else g_before)
+        v_new = msvr(v, slope, before, self.alpha, 0.0 if g_before is None else self.gamma)
+        u_new = floored(u - self.tau * v_new, items)
+        past = floored(u - self.tau * msvr(v, before, before, self.alpha, 0.0), items)
+
+        def written(old: Tensor, value: Tensor) -> Tensor:
+            place, u_new, v_new = value.chunk(3, dim=1)
+            place = place.long()
+            return old.scatter(1, place, u_new).scatter(1, place + items, v_new)
+
+        self.ranks.update(user, torch.cat([rated.to(g), u_new, v_new], dim=1), written, global_batch_size)
+        return u_new, past
+
+    def move_thresholds(
+        self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
+    ) -> tuple[Threshold, Threshold]:
+        """Update users' thresholds from scores `[b, J]`; return them at this iterate and at the previous one."""
+        value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
+        now = threshold_slope(value, score, top, items)
+        before = now if score_before is None else threshold_slope(value, score_before, top, items)
+        gamma, plain = 0.0 if score_before is None else self.gamma, (self.alpha, 0.0)
+        slope = msvr(tracked, now[0], before[0], self.alpha, gamma)
+        # start from the batch's curvature: from 0, the tracked one would be too small to divide by
+        curvature = torch.where(curvature > 0, curvature, now[1])
+        bend = msvr(curvature, now[1], before[1], self.alpha, gamma).clamp(min=TAU_2)
+        made = Threshold(value - self.tau_threshold * slope, bend, now[2])
+        past_value = value - self.tau_threshold * msvr(tracked, before[0], before[0], *plain)
+        past_bend = msvr(curvature, before[1], before[1], *plain).clamp(min=TAU_2)
+        self.thresholds.update(
+            user, torch.stack([made.value, slope, bend], dim=1), lambda old, value: value, global_batch_size
+        )
+        return made, Threshold(past_value, past_bend, before[2])
+
+
+def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
+    """Read the rows of a batch's users, `[b, K]`."""
+    return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
-from datamodules.distributed.world import all_reduce_sum, run_seed
+from datamodules.distributed.collectives import all_reduce_sum, run_seed
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import TableBatch
-from datamodules.distributed.world import all_reduce_sum, rank, world_size
+from datamodules.distributed.collectives import all_reduce_sum, rank, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import global_batch_size
-from datamodules.distributed.all_reduce_gradients import all_reduce_gradients
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_gradients, all_reduce_sum
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 from lightning_modules.method_module import MethodModule

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, positive, within
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
 from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from datamodules.distributed.world import world_size
+from datamodules.distributed.collectives import world_size
 
 LARGEST_LOG_WEIGHT = 20.0
 

@@ -1,14 +1,14 @@
-"""Networks of infinite width: layer by layer, the covariance of their outputs and their tangent kernel.
+"""Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
-Weights and biases are N(0, 1) and divided in the forward pass: a layer is w W h / sqrt(n) + b beta. Along the layers go
-the covariances K of pairs of inputs and, if it is asked for, the tangent kernel T, the inner product of the gradients:
+Weights and biases are N(0, 1) and divided in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer maps
+the covariances K of pairs of inputs and, optionally, the tangent kernel T, the inner product of the gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
     convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
     flattening:  K and T are averaged over pixels.
 
-Without pooling, convolutional networks need the covariances of equal pixels alone.
+Without pooling, convolutional networks need only covariances of equal pixels.
 """
 
 import math
@@ -27,7 +27,7 @@ MOMENTS = {"relu": relu_moments, "erf": erf_moments}
 
 
 class Pairs(NamedTuple):
-    """Covariances of what a layer gives for pairs of inputs; in convolutional layers of each pixel, `[..., H, W]`."""
+    """Covariances of a layer's outputs for pairs of inputs; per pixel in convolutional layers, `[..., H, W]`."""
 
     first: Tensor
     """Variances at the first inputs, `[N, 1, ...]`."""
@@ -46,14 +46,14 @@ class Pairs(NamedTuple):
 
 
 def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-    """Go through a dense layer with weights and biases of these standard deviations."""
+    """Apply a dense layer with these standard deviations of weights and biases."""
     first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
     tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
     return Pairs(first, second, covariance, tangent)
 
 
 def activated(pairs: Pairs, name: ActivationName) -> Pairs:
-    """Go through an activation; variances are exact, not those of a rounded angle."""
+    """Apply an activation; variances are computed exactly, not from a rounded angle."""
     moments = MOMENTS[name]
     covariance, derivative = moments(*pairs[:3])
     first, second = (moments(k, k, k)[0] for k in pairs[:2])
@@ -61,7 +61,7 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over windows of 3 x 3 pixels, padded so that the stride alone makes the image smaller."""
+    """Average over 3 x 3 windows, padded so that only the stride reduces the size."""
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
         missing = (math.ceil(size / stride) - 1) * stride + 3 - size
@@ -70,7 +70,7 @@ def window_mean(k: Tensor, stride: int) -> Tensor:
 
 
 def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> Pairs:
-    """Go through a convolution with kernels of 3 x 3 pixels."""
+    """Apply a 3 x 3 convolution."""
     means = Pairs(*(None if k is None else window_mean(k, stride) for k in pairs))  # type: ignore[arg-type]
     return dense(means, weight, bias)
 
@@ -93,11 +93,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-        """Go through all layers but the last one."""
+        """Apply all layers but the last."""
 
 
 class DenseNetwork(Architecture):
-    """Dense layers, each with an activation after it."""
+    """Dense layers, each followed by an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
@@ -116,7 +116,7 @@ class ResidualNetwork(Architecture):
 
 
 class ConvolutionalNetwork(Architecture):
-    """Convolutions, each with an activation after it."""
+    """Convolutions, each followed by an activation."""
 
     convolutional = True
 
@@ -127,7 +127,7 @@ class ConvolutionalNetwork(Architecture):
 
 
 class ConvolutionalResidualNetwork(Architecture):
-    """A convolution and four groups of pre-activation blocks, of which the last three groups halve the image.
+    """A convolution and four groups of pre-activation blocks; the last three groups halve the resolution.
 
     The first block of a group has a convolution on its shortcut. There is no activation before the last layer.
     """
@@ -146,16 +146,16 @@ class ConvolutionalResidualNetwork(Architecture):
 
 
 def raw_of(value: float) -> Tensor:
-    """Give the number whose softplus is a positive value."""
+    """Invert softplus at a positive value."""
     return torch.tensor(value, dtype=torch.float64).expm1().log() if value < 20 else torch.tensor(value).double()
 
 
 class Positive(nn.Module):
-    """A positive number, the softplus of a parameter.
+    """A positive scalar, the softplus of a parameter.
 
     Args:
-        value: the number to begin with.
-        trained: whether it is trained.
+        value: initial value.
+        trained: whether the parameter is trainable.
     """
 
     def __init__(self, value: float, trained: bool = True) -> None:
@@ -167,15 +167,15 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """The kernel of a network with one output, whose last layer has no bias; its standard deviations are trained.
+    """Kernel of a network with one output and no bias in its last layer; its standard deviations are trainable.
 
     Args:
         architecture: the network up to its last layer.
         weight_std: w of all layers but the last one.
         bias_std: b, positive.
         last_std: w of the last layer.
-        train_last: whether that is trained, too; where the scale is random and trained, they are the same.
-        tangent: whether the kernel is the tangent kernel of all layers, in place of the outputs' covariance.
+        train_last: whether `last_std` is trainable; redundant if the scale is random and trainable.
+        tangent: use the tangent kernel of all layers instead of the output covariance.
 
     Raises:
         ValueError: if a standard deviation is not positive.
@@ -201,7 +201,7 @@ class NetworkKernel(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Compute the kernel of all pairs of rows `[N, D]` and `[M, D]`, or images `[N, C, H, W]`: `[N, M]`.
 
-        Networks without convolutions take images as rows.
+        Dense networks flatten images.
         """
         x, y = self._taken(x), self._taken(y)
         product = x @ y.T if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y)

@@ -19,9 +19,11 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive, raw_of
-from lightning_modules.probabilistic.scale_mixture_nngp.posterior import factorised
-from lightning_modules.probabilistic.scale_mixture_nngp.scales import FixedScale, InverseGamma, Scale
-from lightning_modules.probabilistic.scale_mixture_nngp.variational import (
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
+    FixedScale,
+    InverseGamma,
+    Scale,
+    factorised,
     inducing_divergence,
     marginals,
     projection,
@@ -32,24 +34,24 @@ from lightning_modules.torch_internals import standard_gamma
 from lightning_modules.training.logging import log_training
 
 AT_ONCE = 500
-"""Draws that are evaluated at a time."""
+"""Number of samples evaluated at a time."""
 
 
 class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
-    """Classify images by processes of an infinitely wide network, one a class, that share one random scale.
+    """Classify images by infinite-width network processes, one per class, with a shared random scale.
 
     Args:
-        kernel: of the network; `train_last` is for a Gaussian process.
-        num_classes: C.
+        kernel: kernel of the network; use `train_last` with a Gaussian process.
+        num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: law of the scale, also the one to begin with: `InverseGamma` makes SVTP, `FixedScale` SVGP.
-        inducing: number of inducing inputs, which begin as the first training images, of each class in its proportion.
-        mean: what is taken from images in [0, 1], for all channels or for each.
-        std: what they are then divided by.
-        jitter: eps to begin with, added to the variance of inducing values.
-        draws: draws of scale and values in a training step.
-        evaluation_draws: draws for validation, test and prediction.
-        optimizer: built on all that is trained.
+        scale: prior of the scale, and its initial posterior: `InverseGamma` gives SVTP, `FixedScale` SVGP.
+        inducing: number of inducing inputs, initialised by the first training images, stratified by class.
+        mean: subtracted from images in [0, 1]; one value, or one per channel.
+        std: divisor after the mean is subtracted; one value, or one per channel.
+        jitter: initial eps, added to the variance of inducing values.
+        draws: samples of scale and values in a training step.
+        evaluation_draws: samples for validation, test and prediction.
+        optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
@@ -77,7 +79,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         at_least(1, num_classes=num_classes, inducing=inducing, draws=draws, evaluation_draws=evaluation_draws)
         positive(jitter=jitter)
         if not isinstance(scale, FixedScale | InverseGamma):
-            raise ValueError(f"scale must be InverseGamma or Fixed for classification, got {type(scale).__name__}")
+            raise ValueError(f"scale must be InverseGamma or FixedScale for classification, got {type(scale).__name__}")
         self.kernel = kernel
         self.num_classes = num_classes
         self.scale = scale
@@ -97,7 +99,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         require_double(self.trainer, type(self).__name__)
 
     def on_fit_start(self) -> None:
-        if bool(self.placed):  # a run that goes on
+        if bool(self.placed):  # resumed
             return
         labels, images = Collected(), Collected()
         for batch in self._training_images():
@@ -118,7 +120,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
             yield self.trainer.strategy.batch_to_device(on_host)
 
     def _projected(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give mean and variance at the scale 1, `[B, C]`, and the factor of K_ZZ."""
+        """Compute mean and variance at scale 1, `[B, C]`, and the Cholesky factor of K_ZZ."""
         x = self.normalized(image)
         factor = factorised(self.kernel(self.inducing, self.inducing), self.jitter())
         at = projection(factor, self.kernel(self.inducing, x), self.kernel.diagonal(x))
@@ -126,7 +128,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return mean, variance, factor
 
     def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
-        """Draw log-probabilities, `[B, draws, C]`; the scale of a draw is that of all classes and points."""
+        """Sample log-probabilities, `[B, draws, C]`; all classes and points of a sample share one scale."""
         normal = sample_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
         scale: Tensor | float = 1.0
         if isinstance(self.scale, InverseGamma):
@@ -137,7 +139,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 
     def divergence(self, factor: Tensor) -> Tensor:
-        """Compute the divergence of what is known of values and scale from their prior."""
+        """Compute the KL divergence of the posterior of values and scale from the prior."""
         spread = F.softplus(self.inducing_spread)
         if not isinstance(self.scale, InverseGamma):
             return inducing_divergence(factor, self.inducing_mean, spread, 1.0)
@@ -156,7 +158,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give the logarithm of the mean probability of each class, `[B, C]`, of images in [0, 1]."""
+        """Compute log mean class probabilities, `[B, C]`, of images in [0, 1]."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
@@ -170,16 +172,15 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
 
 
 def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
-    """Choose the first images of each class, in its proportion to all.
+    """Choose the first images of each class, stratified by class frequency.
 
     Args:
         label: `[N]`, int64.
-        num_classes: C.
-        count: number that is chosen in all, at most N.
+        num_classes: number of classes, C.
+        count: total number to choose, at most N.
 
     Returns:
-        Their positions, `[count]`, class by class; where proportions are no whole numbers the greatest parts left over
-        are rounded up.
+        Their positions, `[count]`, class by class; the largest fractional parts are rounded up.
 
     Raises:
         ValueError: if there are fewer images.

@@ -1,24 +1,109 @@
-"""The LightningModule of an ensemble of networks of finite width with random scales."""
+"""Ensembles of finite-width networks whose last layers have random scales.
 
+    h <- s(w W h / sqrt(n) + b beta),    f = sigma W h / sqrt(n),    sigma^2 ~ inverse gamma(alpha, beta)
+
+with weights from N(0, 1) and one sigma per network, sampled once. As the widths grow, an untrained network's f at one
+input is t distributed with 2 alpha degrees of freedom and squared scale (beta / alpha) K.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
+from lightning_modules.probabilistic.scale_mixture_nngp.architectures import MOMENTS, ActivationName
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
+from lightning_modules.torch_internals import standard_gamma
 from lightning_modules.training.logging import log_training
 
 
-class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train networks side by side, each by cross-entropy, and classify by the mean of their logits.
+class FiniteNetworks(nn.Module):
+    """Independent networks, evaluated in parallel: dense, or convolutional with 3 x 3 kernels and no pooling.
 
     Args:
-        network: `FiniteNetworks`, or these in `Normalized`: maps images to logits `[B, C, E]`.
-        num_classes: C.
+        members: number of networks, E.
+        input_shape: `[D]` for dense networks, or channels, height and width of images for convolutional ones.
+        outputs: outputs of each network, C.
+        width: units or channels of a hidden layer.
+        depth: number of hidden layers.
+        activation: `relu` or `erf`.
+        weight_std: w, standard deviation of the weights.
+        bias_std: b, standard deviation of the biases.
+        alpha: shape of the scales' inverse gamma distribution; None sets all scales to 1.
+        beta: scale parameter of the scales' inverse gamma distribution.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    sigma: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        input_shape: Sequence[int],
+        outputs: int,
+        width: int = 32,
+        depth: int = 4,
+        activation: ActivationName = "relu",
+        weight_std: float = 1.0,
+        bias_std: float = 0.0,
+        alpha: float | None = 2.0,
+        beta: float = 2.0,
+    ) -> None:
+        super().__init__()
+        at_least(1, members=members, outputs=outputs, width=width, depth=depth)
+        at_least(0, bias_std=bias_std)
+        positive(weight_std=weight_std, alpha=alpha, beta=beta)
+        one_of((1, 3), length_of_input_shape=len(input_shape))
+        one_of(MOMENTS, activation=activation)
+        self.members = members
+        self.convolutional = len(input_shape) == 3
+        self.activation = F.relu if activation == "relu" else torch.erf
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        widths = [input_shape[0], *[width] * depth]
+        kernel = (3, 3) if self.convolutional else ()
+        self.weights = nn.ParameterList(torch.randn(members, new, old, *kernel) for old, new in pairwise(widths))
+        self.biases = nn.ParameterList(torch.randn(members, width) for _ in widths[1:] if bias_std)
+        self.last = nn.Parameter(torch.randn(members, outputs, width * math.prod(input_shape[1:])))
+        gamma = torch.ones(members) if alpha is None else standard_gamma(torch.full((members,), alpha))
+        self.register_buffer("sigma", torch.ones(members) if alpha is None else (beta / gamma).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, D]` or `[B, C, H, W]` to the outputs of each network, `[B, C, E]`."""
+        h = x[:, None] if self.convolutional else x[:, None].expand(-1, self.members, -1)
+        for layer, weight in enumerate(self.weights):
+            factor = self.weight_std / math.sqrt(weight[0, 0].numel())
+            if self.convolutional:
+                groups = 1 if layer == 0 else self.members
+                image = F.conv2d(h.flatten(1, 2), weight.flatten(0, 1), padding=1, groups=groups)
+                h = factor * image.unflatten(1, weight.shape[:2])
+            else:
+                h = factor * torch.einsum("bei,eoi->beo", h, weight)
+            if self.bias_std:
+                bias = self.biases[layer]
+                h = h + self.bias_std * bias.view(*bias.shape, *[1] * (h.ndim - 3))
+            h = self.activation(h)
+        h = h.flatten(start_dim=2)
+        return torch.einsum("bei,eoi->boe", h, self.last) * (self.sigma / math.sqrt(h.shape[2]))
+
+
+class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
+    """Train an ensemble by cross-entropy, and classify by its mean logits.
+
+    Args:
+        network: `FiniteNetworks`, optionally in `Normalized`; maps images to logits `[B, C, E]`.
+        num_classes: number of classes, C.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
     """
@@ -38,7 +123,7 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give the mean logits, `[B, C]`, of images in [0, 1]."""
+        """Compute mean logits, `[B, C]`, of images in [0, 1]."""
         return self.network(image).mean(dim=2)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The LightningModule of regression with a process whose scale is random, and with a Gaussian process."""
+"""The LightningModule of regression with a t process or a Gaussian process."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -16,25 +16,24 @@ from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
-from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Seen, predicted, seen
-from lightning_modules.probabilistic.scale_mixture_nngp.scales import InverseGammaLaw, Scale
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import InverseGammaLaw, Scale, Seen, predicted, seen
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_all_rows, require_one_process
 
 RELEASED_JITTER = 1e-6
-"""What the authors' code adds to (b / a) K in the quadratic form of a prediction."""
+"""Jitter that the authors' code adds to (b / a) K in a prediction's quadratic form."""
 
 
 class ScaleMixtureRegression(MethodModule):
-    """Regress by a process of an infinitely wide network, whose scale may be random.
+    """Regression with the process of an infinitely wide network, optionally with a random scale.
 
     Args:
-        kernel: of the network.
-        scale: law of the scale: `InverseGamma` makes a t process, `Fixed` a Gaussian process.
-        noise_variance: eps to begin with, variance of the targets' noise where the scale is 1.
-        formulas: `clean`, or `released` for the predictions of the authors' code, which leave the noise out.
+        kernel: kernel of the network.
+        scale: distribution of the scale: `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
+        noise_variance: initial eps, noise variance of the targets at scale 1.
+        formulas: `clean`, or `released` for the authors' predictions, which omit the noise.
         shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
-        optimizer: built on all that is trained.
+        optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
@@ -82,7 +81,7 @@ class ScaleMixtureRegression(MethodModule):
     # prediction
 
     def condition(self, x: Tensor, y: Tensor) -> None:
-        """Take in the training rows: features `[n, D]` and standardised targets `[n]`."""
+        """Condition on training rows: features `[n, D]` and standardised targets `[n]`."""
         kernel = self.kernel(x, x)
         eps = self.noise_variance()
         if self.formulas == "clean":
@@ -96,7 +95,7 @@ class ScaleMixtureRegression(MethodModule):
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give mean and variance at the scale 1, both `[m]`, of standardised targets at `[m, D]`, after `condition`."""
+        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`; needs `condition` first."""
         assert self._known is not None
         seen_x, known, _ = self._known
         mean, variance = predicted(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
@@ -134,8 +133,8 @@ class ScaleMixtureRegression(MethodModule):
         self._log("test/mse", square.mean(), batch)
 
     def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Give the mean negative log density of targets, all of which were multiplied, and each one's probability of
-        less; the density is that of the target's own units, before they were multiplied."""
+        """Score targets that were all multiplied by `factor`: mean negative log density in the original units, and
+        each target's cumulative probability."""
         assert self._known is not None
         seen_x, _, quadratic = self._known
         law = self.scale.law().given(factor**2 * quadratic, len(seen_x))
@@ -162,8 +161,8 @@ class ScaleMixtureRegression(MethodModule):
         self.tables = {"calibration": Table(columns)}
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Give `index`, and mean and standard deviation of each target in its own units, all `[B]`; `predictions.csv`
-        of the run has them, too."""
+        """Predict `index`, and mean and standard deviation of targets in their original units, `[B]`; the run's
+        `predictions.csv` has them, too."""
         assert self._known is not None
         mean, variance = self(batch["features"])
         law = self.scale.law().given(self._known[2], len(self._known[0]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import TableBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import drawing, generator_of
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import TableBatch, global_batch_size, loss_weight
-from datamodules.distributed.world import all_reduce_sum, world_size
+from datamodules.distributed.collectives import all_reduce_sum, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import ClipBatch
-from lightning_modules.backbones.enlarged import enlarged
+from lightning_modules.backbones.resized import enlarged
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import WINDOW, ImageQuality

@@ -17,7 +17,7 @@ from datamodules.files.video_files import encoded
 from datamodules.files.whole_files import whole_file
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Files, digest_of
-from lightning_modules.backbones.enlarged import enlarged
+from lightning_modules.backbones.resized import enlarged
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.batches import SpeechPairBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.jobs.stores import Files, digest_of, recordings
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing

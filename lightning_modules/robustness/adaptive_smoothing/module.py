@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters

@@ -1,21 +1,22 @@
-"""DiffusionGuard: photographs that a diffusion model's editor fails to repaint around what it keeps.
+"""DiffusionGuard: adversarial noise that protects photographs from diffusion-based inpainting.
 
-For an image x whose kept region is K, and an editor's first step from pure noise z at t_0, protection seeks
+For an image x with kept region K, and an editor's first step from pure noise z at t_0, protection maximises
 
     max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
 
-with m the repainted part and y the encoding of the image with that part blanked. Each iteration draws z, the latent's
-own randomness and a deformed region K (`mask_augmentation.py`), and moves by the sign of the gradient inside K:
+with m the repainted part and y the encoding of the image with that part blanked. Each iteration samples z, the latent
+noise and a deformed region K (see `attack`), and follows the sign of the gradient inside K:
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 
-Budgets are in pixel units: the authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], which are half of
-that here (the paper says 16/255). The code maximises the norm of the whole batch of copies of one image; here the sum
-of the images' norms, which has the same signs. t_0 is the first of four steps, as in the code; the paper writes T.
+Budgets are in pixel units: the authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], which is half of
+that here (the paper says 16/255). The code maximises the norm of a batch of copies of one image; here it is the sum of
+the images' norms, whose gradient has the same signs. t_0 is the first of four steps, as in the code; the paper writes
+T.
 
-Other objectives through the same loop: `encoder` (PhotoGuard, Salman et al., ICML 2023: the blanked image's encoding
-is drawn to that of a grey image), `denoising_error` (AdvDM, Liang et al., ICML 2023: the training loss at random t is
-raised), and `random` signs without any gradient.
+Other objectives: `encoder` (PhotoGuard, Salman et al., ICML 2023: pull the blanked image's encoding towards a grey
+image's), `denoising_error` (AdvDM, Liang et al., ICML 2023: raise the training loss at random t), and `random` signs
+without gradient.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Equation 4 and Algorithm 1.

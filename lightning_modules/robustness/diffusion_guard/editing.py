@@ -1,27 +1,113 @@
-"""Comparison of an editor's results on protected and on given images.
+"""Metrics of edits: PSNR and SSIM between edits of protected and original images, and CLIP similarity to the prompt.
 
-Peak signal-to-noise ratio and structural similarity are of both edits, and similarities of each edit and its prompt
-(`clip_similarity.py`). The lower they are, the better is the protection.
+With E_I and E_T the CLIP embeddings of images and texts, of unit length, an edit of a source image is scored by
+
+    similarity              cos(E_I(edit), E_T(prompt)),
+    directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
+
+where the source text describes the source image. Lower is better for protection in all metrics.
+
+Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
+2103.00020; directional similarity from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators,
+SIGGRAPH 2022, arXiv 2108.00946. torchmetrics' CLIPScore has the first alone, for models that it knows by name.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP, directional_similarity
+from datamodules.files.limits import sentence
+from lightning_modules.backbones.diffusion.pipelines import need_transformers
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained
+from lightning_modules.full_precision import in_full_precision
+
+
+def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
+    """Compute cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
+
+    Args:
+        edit: embeddings of the edited images, `[B, D]`, of unit length.
+        source: embeddings of the source images, `[B, D]`, of unit length.
+        prompt: embeddings of the edits' prompts, `[B, D]`, of unit length.
+        source_text: embeddings of the source images' descriptions, `[B, D]`, of unit length.
+
+    Returns:
+        `[B]`, in [-1, 1]; 0 for an edit without change.
+    """
+    return F.cosine_similarity(edit - source, prompt - source_text, dim=1)
+
+
+class CLIP:
+    """Embeddings of a pretrained CLIP model; not a submodule of the module that uses it, nor in its checkpoints.
+
+    Args:
+        model: a local folder written by transformers' `save_pretrained`, with tokenizer and image processor, or a
+            model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+
+    Raises:
+        FileNotFoundError: if the model is neither on disk nor on the Hub, or lacks one of its parts.
+        ValueError: if a file of it is damaged, or its weights do not fit.
+        ImportError: if transformers is not installed.
+    """
+
+    def __init__(self, model: str) -> None:
+        need_transformers("CLIP similarity")
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        path = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+        options: dict[str, Any] = {"local_files_only": Path(path).is_dir()}
+        check_pretrained(path)
+        try:
+            with torch.device("cpu"):
+                read = from_pretrained(CLIPModel, path, "model.safetensors", dtype=torch.float32, **options)
+            self.model: Any = read.requires_grad_(False).eval()
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+            self.processor: Any = CLIPImageProcessor.from_pretrained(path, trust_remote_code=False, **options)
+        except ValueError:
+            raise
+        except Exception as error:  # damaged files raise almost anything
+            raise FileNotFoundError(
+                f"clip: {model} is no CLIP model: expected a folder that save_pretrained wrote, with model, tokenizer "
+                f"and image processor, or a name on the Hugging Face Hub ({sentence(error)})"
+            ) from error
+
+    @torch.no_grad()
+    def images(self, image: Tensor) -> Tensor:
+        """Compute E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
+        model = self.model.to(image.device)
+        pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
+        with in_full_precision(image.device):
+            features = model.vision_model(pixel_values=pixels.to(image.device)).pooler_output
+            return F.normalize(model.visual_projection(features), dim=1)
+
+    @torch.no_grad()
+    def texts(self, text: Sequence[str]) -> Tensor:
+        """Compute E_T of B texts, truncated to the model's context: `[B, D]`, of unit length, on its device."""
+        longest = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
+        with in_full_precision(self.model.device):
+            pooled = self.model.text_model(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
+            return F.normalize(self.model.text_projection(pooled), dim=1)
+
 
 UNSEEN = "_unseen"
-"""Ending of metrics for masks that protection did not know."""
+"""Suffix of metrics for masks unknown to the protection."""
 
 
 class EditMeans(nn.ModuleDict):
     """Means over images, masks and prompts, by name.
 
     Args:
-        clip: whether edits are compared with their prompts.
+        clip: whether to compare edits with their prompts.
     """
 
     def __init__(self, clip: bool) -> None:
@@ -32,13 +118,13 @@ class EditMeans(nn.ModuleDict):
         super().__init__({name: MeanMetric() for name in names})
 
     def mean(self, name: str) -> MeanMetric:
-        """Give one of the means by its name."""
+        """Return a mean by its name."""
         metric = self[name]
         assert isinstance(metric, MeanMetric)
         return metric
 
     def measure(self, edit_of_protected: Tensor, edit: Tensor, repainted: Tensor, ending: str) -> None:
-        """Add both edits of some images `[B, C, H, W]`, repainted where `repainted`, `[B, 1, H, W]`, is 1."""
+        """Add both edits of images `[B, C, H, W]`, repainted where `repainted`, `[B, 1, H, W]`, is 1."""
         psnr = peak_signal_noise_ratio(edit_of_protected, edit, 1.0, reduction="none", dim=(1, 2, 3))
         self.mean(f"edit_psnr{ending}").update(psnr)
         self.mean(f"edit_psnr_repainted{ending}").update(psnr_where(edit_of_protected, edit, repainted))
@@ -50,12 +136,12 @@ class EditMeans(nn.ModuleDict):
         """Add edited images and their prompts.
 
         Args:
-            clip: embeds both.
-            image: images before, `[B, C, H, W]` in [0, 1].
+            clip: CLIP model.
+            image: source images, `[B, C, H, W]` in [0, 1].
             edit: the edited images.
-            prompts: B of them.
-            sources: texts that say what the images showed before, which the direction needs.
-            ending: of the metrics' names.
+            prompts: B texts.
+            sources: descriptions of the source images; None skips directional similarity.
+            ending: suffix of the metrics' names.
         """
         edited, asked = clip.images(edit), clip.texts(prompts)
         self.mean(f"clip_similarity{ending}").update((edited * asked).sum(dim=1))
@@ -67,7 +153,7 @@ class EditMeans(nn.ModuleDict):
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
     """Compute the PSNR of images in [0, 1] over the pixels where `where`, `[B, 1, H, W]`, is 1: `[B]`, in dB.
 
-    It is infinite where the images are equal, and NaN where there is no such pixel.
+    Infinite for equal images, NaN without such pixels.
     """
     error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
@@ -81,7 +167,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """List, for the first, second, ... prompt of each image, the rows that have it, and the prompts."""
+    """List, for each prompt position, the images that have such a prompt, and the prompts."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

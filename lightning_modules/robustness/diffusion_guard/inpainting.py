@@ -1,11 +1,11 @@
-"""Diffusion models that repaint a part of an image: in pixel space, or in the latent space of Stable Diffusion.
+"""Diffusion inpainting models: in pixel space, and in the latent space of Stable Diffusion.
 
-Both predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
+They predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
 
     cat[z_t, m, y],
 
-with m = 1 where the image is repainted, in the resolution of z, and y what z would be of the image with the repainted
-part blanked. Images are in [0, 1] outside and in [-1, 1] inside.
+with m = 1 where the image is repainted, in the resolution of z, and y the encoding of the image with the repainted part
+blanked. Images are in [0, 1] outside and in [-1, 1] inside.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
 
 class Inpainter(nn.Module, ABC):
-    """A model that is attacked, trained and edited with through one interface. `scheduler` is one of diffusers."""
+    """Interface of an inpainting model for attacks, training and editing; `scheduler` is a diffusers scheduler."""
 
     scheduler: Any
 
@@ -41,7 +41,7 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             image: differentiable.
-            draw: standard normal, of the shape of z; for a latent that is random itself.
+            draw: standard normal, of the shape of z; samples a stochastic latent.
         """
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Inpainter(nn.Module, ABC):
         Args:
             image: `[B, C, H, W]` in [0, 1].
             keep: `[B, 1, H, W]`, 1 where the image is kept.
-            prompts: B of them; a model without text ignores them.
+            prompts: B texts; ignored by a model without text.
             noise: standard normal, of the shape of z.
 
         Returns:
@@ -70,28 +70,28 @@ class Inpainter(nn.Module, ABC):
         """
 
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
-        """Compute m for what is kept, `[B, 1, H, W]`: 1 where the image is repainted, by the nearest pixel."""
+        """Compute m from the kept region, `[B, 1, H, W]`: 1 where the image is repainted; nearest pixel."""
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise where z_t is `noise` itself, as the editor's first step does.
+        """Predict the noise for z_t = `noise`, as in the editor's first step.
 
         Args:
             image: `[B, C, H, W]` in [0, 1], differentiable.
             keep: `[B, 1, H, W]`, 1 where the image is kept.
             noise: z_t.
-            draw: standard normal, of the shape of z; for a latent that is random itself.
+            draw: standard normal, of the shape of z; samples a stochastic latent.
             timestep: t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
-        """Paint the repainted part grey, which is 0 in [-1, 1]."""
+        """Blank the repainted part with grey, which is 0 in [-1, 1]."""
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
-        """Find t at which an editor with so many steps begins."""
+        """Find the first timestep of an editor with `num_steps` steps."""
         self.scheduler.set_timesteps(num_steps)
         return int(self.scheduler.timesteps[0])
 
@@ -105,9 +105,9 @@ class Inpainter(nn.Module, ABC):
 
 
 class PixelInpainter(Inpainter):
-    """Repaints in pixel space, by deterministic DDIM steps.
+    """Inpaint in pixel space by deterministic DDIM steps.
 
-    The schedule is Stable Diffusion's, where sqrt(beta) grows linearly: the first of four steps has abar = .056.
+    The schedule is Stable Diffusion's, with linear sqrt(beta): the first of four steps has abar = .056.
 
     Args:
         network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
@@ -117,8 +117,7 @@ class PixelInpainter(Inpainter):
         num_inference_steps: steps of an edit.
 
     Raises:
-        ValueError: if the steps of an edit are more than T, or, when it is given images, if the network's channels are
-            not those that they need.
+        ValueError: if the steps of an edit exceed T, or the network's channels do not fit the images.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class PixelInpainter(Inpainter):
         if config is not None and (config.in_channels, config.out_channels) != (2 * C + 1, C):
             raise ValueError(
                 f"images of {C} channels need a network with in_channels {2 * C + 1} (noisy image, mask, blanked "
-                f"image) and out_channels {C}, and this one has {config.in_channels} and {config.out_channels}"
+                f"image) and out_channels {C}, but this one has {config.in_channels} and {config.out_channels}"
             )
         return self.network(torch.cat([noisy, repaint, blanked], dim=1), timestep).sample
 
@@ -172,12 +171,12 @@ class PixelInpainter(Inpainter):
 
 
 class StableDiffusionInpainter(Inpainter):
-    """The networks of a diffusers `StableDiffusionInpaintPipeline`, frozen; protected against with an empty prompt.
+    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacked with an empty prompt.
 
-    Edits run that pipeline itself, without a safety checker, whose black images would falsify every comparison.
+    Edits run that pipeline without its safety checker, whose black images would bias every comparison.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub
+        pipeline: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-inpainting`).
         num_inference_steps: steps of an edit.
         guidance_scale: weight of the classifier-free guidance in an edit.
@@ -206,7 +205,7 @@ class StableDiffusionInpainter(Inpainter):
         channels = self.pipeline.unet.config.in_channels
         if channels != 9:
             raise ValueError(
-                f"pipeline: the U-Net of {pipeline} takes {channels} channels, and that of an inpainting model takes 9"
+                f"pipeline: the U-Net of {pipeline} takes {channels} channels; an inpainting model's takes 9"
             )
         fixed = partial(adapted, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
         self.network = fixed(self.pipeline.unet)
@@ -219,7 +218,7 @@ class StableDiffusionInpainter(Inpainter):
         self._empty_prompt: Tensor | None = None
 
     def train(self, mode: bool = True) -> "StableDiffusionInpainter":
-        """Its networks stay in evaluation mode."""
+        """Keep the networks in evaluation mode."""
         return super().train(False)
 
     def extra_repr(self) -> str:
@@ -240,7 +239,7 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """Encode the empty text, once: `[1, tokens, D]`."""
+        """Encode the empty prompt, cached: `[1, tokens, D]`."""
         if self._empty_prompt is None:
             tokens = self.tokenizer(
                 "", padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
@@ -253,14 +252,14 @@ class StableDiffusionInpainter(Inpainter):
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
         return self.pipeline(
             prompt=list(prompts),
-            image=image,  # in [0, 1]: of what has no negative pixel, [-1, 1] would be taken for [0, 1]
+            image=image,  # in [0, 1]: the pipeline takes an image without negative pixels for one in [0, 1]
             mask_image=1 - keep,
             height=image.shape[2],
             width=image.shape[3],
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             latents=noise,
-            # Of the encoding, one for each image: what is drawn must not depend on its row in the batch.
+            # One per image, for the encoding: samples must not depend on the row in the batch.
             generator=[torch.Generator().manual_seed(0) for _ in prompts],
             output_type="pt",
         ).images.clamp(0, 1)

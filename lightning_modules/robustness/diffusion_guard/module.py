@@ -19,76 +19,75 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
+    Augmentation,
     ProtectionObjective,
     distance_to_grey,
+    draw_kept,
     first_step,
     noise_norm,
     protected,
 )
-from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP
-from lightning_modules.robustness.diffusion_guard.editing import UNSEEN, EditMeans, prompted
+from lightning_modules.robustness.diffusion_guard.editing import CLIP, UNSEEN, EditMeans, prompted
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
-from lightning_modules.robustness.diffusion_guard.mask_augmentation import Augmentation, draw_kept
 from lightning_modules.robustness.diffusion_guard.protected_files import ProtectionSteps
 from lightning_modules.training.logging import log_training
 
-PROTECTING, EDITING, MEASURING = 0, 1, 2  # what an image's random numbers are for
+PROTECTING, EDITING, MEASURING = 0, 1, 2  # purposes of an image's random numbers
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:
-    """Unite the regions of each image, `[B, 1, H, W]`, in the images' type."""
+    """Compute the union of each image's regions, `[B, 1, H, W]`, in the images' dtype."""
     return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
 
 
 def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw standard normal numbers, of the shape of z; each image's from its own generator."""
+    """Sample standard normal noise of the shape of z, from one generator per image."""
     shape = inpainter.noise_shape(image)[1:]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
 
 
 class DiffusionGuard(ProtectionSteps, MethodModule):
-    """Protects images against one inpainting model: `predict` writes them, `test` lets the model edit them.
+    """Protect images against an inpainting model: `predict` writes them, `test` evaluates edits of them.
 
-    `predict` writes `protected/<name>.png` into the run directory, in the size to which the data resize images. Images
-    that are there already are left alone, so an interrupted run continues when it is started again with the same
-    `--run_directory`. With other settings of the attack, another inpainter, image size or precision it is refused, and
-    so is another image of the same name, or one with other masks: each file has the hash of what it was made from.
+    `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. It skips
+    images that exist, so an interrupted run resumes with the same `--run_directory`. It rejects a directory with other
+    attack settings, inpainter, image size or precision, and files of the same name whose hash of image and masks
+    differs.
 
-    `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
-    logs means over images, masks and prompts. The lower they are, the better is the protection:
+    `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
+    and prompts. Lower is better:
 
     * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between both edits, and `test/edit_psnr_repainted`, the
-      PSNR where the editor repaints; elsewhere both differ by what protection itself changed;
-    * with `clip`, `test/clip_similarity` of the protected image's edit and its prompt, and, where the data say what the
-      images show, `test/clip_directional_similarity` of what changed in image and text; both also with the ending
-      `_unprotected`, of the given image's edit, which says how much protection takes away.
+      PSNR of the repainted part; elsewhere the edits differ by the protection itself;
+    * with `clip`, `test/clip_similarity` of the protected image's edit and its prompt and, with source prompts in the
+      data, `test/clip_directional_similarity`; both also for the original image's edit, with the suffix `_unprotected`.
 
-    These are for an editor who keeps the regions that protection knew, and with the ending `_unseen` for masks that it
-    did not know. `test/noise_norm` and `test/noise_norm_unprotected` are of the editor's first step.
+    These are for masks known to the protection; the suffix `_unseen` marks unknown masks. `test/noise_norm` and
+    `test/noise_norm_unprotected` are norms of the predicted noise in the editor's first step.
 
-    The paper trains nothing. `fit` trains the inpainting model by its own denoising error, where it has trainable
-    parameters: on the surrogate of the demo, or to fit a model to the images' domain.
+    The paper has no training. `fit` trains an inpainting model with trainable parameters by its denoising error: for
+    the demo's surrogate, or to adapt a model to the images' domain.
 
     Args:
-        inpainter: the model that edits, `PixelInpainter` or `StableDiffusionInpainter`.
-        objective: objective that protection raises, the paper's `noise_norm` or one to compare with.
-        epsilon: greatest change of a pixel, in pixel units.
-        step_size: a, in pixel units; None takes 0.5 / 255.
-        iterations: number of steps; None takes 800.
-        gradient_repeats: gradients whose mean is taken before the sign.
-        editor_steps: steps of the editor whose first one is attacked.
-        timestep: timestep that is attacked in place of the editor's first one, as in the paper's ablation.
-        augmentation: how K is drawn: `contour` (Algorithm 1), `single` (the union of the regions as it is), or
-            `global` (the whole image).
+        inpainter: model to protect against, `PixelInpainter` or `StableDiffusionInpainter`.
+        objective: what the attack maximises: the paper's `noise_norm`, or a baseline's objective.
+        epsilon: maximal change of a pixel, in pixel units.
+        step_size: a, in pixel units; None for 0.5 / 255.
+        iterations: number of attack steps; None for 800.
+        gradient_repeats: number of gradients averaged before the sign.
+        editor_steps: number of steps of the attacked editor; its first one is attacked.
+        timestep: attacked timestep, as in the paper's ablation; None for the editor's first one.
+        augmentation: how K is sampled: `contour` (Algorithm 1), `single` (the union of the regions), or `global` (the
+            whole image).
         seed: random seed of protection and editing.
-        clip: model that compares edits with their prompts in `test`, a local folder or a name on the Hugging Face Hub
-            (`openai/clip-vit-large-patch14`); None compares nothing.
+        clip: CLIP model for similarity metrics in `test`, a local folder or a name on the Hugging Face Hub
+            (`openai/clip-vit-large-patch14`); None for no such metrics.
         optimizer: built on the inpainter's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; in `fit`, if the inpainter has nothing to train; in `predict`, if
-            the run directory has images that were protected with other settings, or were others of the same names.
+        ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
+            `predict`, if the run directory has images protected with other settings, or other images of the same names.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         if stage == "test" and self.clip is not None:
             self._clip = CLIP(self.clip)
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.inpainter.parameters()):
-            raise ValueError("DiffusionGuard has nothing to train with this inpainter: protect with predict, or test")
+            raise ValueError("DiffusionGuard's inpainter has no trainable parameters: run predict or test, not fit")
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"].to(self._arithmetic(batch["image"]))
@@ -152,8 +151,8 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            regions: `[B, R, H, W]`, bool: what editors are expected to keep.
-            index: `[B]`: position of each image, for its random numbers.
+            regions: `[B, R, H, W]`, bool: regions that editors are expected to keep.
+            index: `[B]`: position of each image, which seeds its random numbers.
 
         Returns:
             `[B, C, H, W]`, in float32 or better.
@@ -184,19 +183,19 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
             return noise_norm(first_step(self.inpainter, adversarial, keep, noise, draw, self.timestep)).sum()
 
         with torch.inference_mode(False), torch.enable_grad():
-            # What inference mode made has no gradients: a clone does.
+            # inference tensors have no gradients, a clone does
             return protected(
                 image.clone(), raised, draw_keep, self.epsilon, self.step_size, self.iterations, self.gradient_repeats
             )
 
     def on_test_start(self) -> None:
-        for metric in map(self.metrics.mean, self.metrics):  # which half precision would leave two digits
+        for metric in map(self.metrics.mean, self.metrics):  # half precision has only three digits
             metric.set_dtype(torch.promote_types(metric.dtype, torch.float32))
 
     def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, index = batch["image"], batch["index"]
         if self._clip is not None and batch_idx == 0 and not any(map(any, batch["prompt"])):
-            raise ValueError("clip compares edits with their prompts, and the data have none")
+            raise ValueError("clip needs prompts to compare edits with, but the data have none")
         guarded = self.protect(image, batch["regions"], index)
         image, guarded = (each.to(self._arithmetic(image)) for each in (image, guarded))
         noise = normal(self.inpainter, image, [generator_of(self.seed, int(i), EDITING) for i in index])
@@ -222,7 +221,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         return shown
 
     def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
-        """Show images, what protection changes in them, and both edits for the first mask and prompt of each."""
+        """Show images, protected images, their difference, and both edits for the first mask and prompt."""
         image = batch["image"].float()
         protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
         return {
@@ -240,7 +239,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
             if self.metrics.mean(name).update_called:
                 self.log(f"test/{name}", self.metrics.mean(name))
 
-    def _arithmetic(self, image: Tensor) -> torch.dtype:  # only what the inpainter sees is cast to its type
+    def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inpainter's inputs are cast
         return next(self.inpainter.parameters(), image).dtype
 
     def configure_optimizers(self) -> Any:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.distributed.world import all_reduce_sum
+from datamodules.distributed.collectives import all_reduce_sum
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

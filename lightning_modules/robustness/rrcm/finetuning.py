@@ -1,7 +1,7 @@
-"""Tune a pre-trained encoder to classify images under noise of one level, in one pass through one network."""
+"""Fine-tune a pre-trained encoder to classify images at one noise level in a single forward pass."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.backbones.weights import load, read_weights
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, scheduled
@@ -21,21 +22,48 @@ from lightning_modules.robustness.smoothed_training.noisy_copies import Accuracy
 from lightning_modules.training.logging import log_training
 
 
-class RRCM(AccuracyUnderNoise, MethodModule):
-    """Tunes a noise-conditioned encoder, and a linear head on it, for randomised smoothing.
+def pretrained_encoder(
+    network: nn.Module, path: str, copy: Literal["average", "network", "target_network"] = "average"
+) -> nn.Module:
+    """Load an encoder's weights from a checkpoint of `RRCMPretraining`.
+
+    On the meta device, nothing is read.
 
     Args:
-        network: the encoder; maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`. See
-            `pretrained_encoder` for the weights of a run of `RRCMPretraining`.
+        network: the pre-trained encoder's architecture; its last norm may be `nn.Identity`, as for CIFAR-10.
+        path: checkpoint, or a folder with one.
+        copy: which copy to load: the slow average, the trained network, or its target.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint at `path`.
+        ValueError: if it is damaged, not from such a run, or from another network.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    weights = read_weights(path, f"{copy}.")
+    if isinstance(getattr(network, "norm", None), nn.Identity):
+        weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+    load(network, weights, path)
+    return network
+
+
+class RRCM(AccuracyUnderNoise, MethodModule):
+    """Fine-tune a noise-conditioned encoder and a linear head for randomised smoothing.
+
+    Args:
+        network: encoder; maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`.
+            `pretrained_encoder` loads the weights of a run of `RRCMPretraining`.
         num_features: number of the encoder's features, D.
         num_classes: number of classes, K.
-        sigma: noise level that will be certified, in pixel units.
+        sigma: noise level to certify, in pixel units.
         num_copies: noisy copies of each image in a step, m.
-        consistency_weight: lambda, weight of the divergence among copies.
+        consistency_weight: lambda, weight of the KL divergence among copies.
         entropy_weight: eta, weight of the entropy of their mean prediction.
-        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
-            callback sees the logits of training images.
-        layer_decay: d, in (0, 1]: factor of the learning rate from block to block, see `parameter_groups.py`.
+        soft_labels: mixup and label smoothing; None for neither. With mixed images, callbacks get no training logits.
+        layer_decay: d, in (0, 1]: factor of the learning rate from block to block, see `optim.parameter_groups`.
         optimizer: built on the trainable parameters of encoder and head.
         lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
@@ -96,7 +124,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Give logits `[1, B, K]` in one pass; the network is told the noise of the certification."""
+        """Compute logits `[1, B, K]` in one pass, conditioned on the certification's noise level."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network(noisy.to(next(self.network.parameters()).dtype), sigma)[None]
 

@@ -1,29 +1,97 @@
-"""Call networks that are told the noise of their image, and make a classifier of one."""
+"""Noise-conditioned networks: noise levels, the schedules of pre-training, and a classifier for one noise level.
 
+A noise trajectory is x_t = x + t e with images x in [-1, 1], so that noise of standard deviation sigma on images in
+[0, 1] is t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
+
+    t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
+
+In step k of K, with s_0 = 20 and s_1 = 80,
+
+    N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)),
+
+and the target network's decay, with e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), is
+
+    c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
+    mu(k) = .9999 c(k) + .99 (1 - c(k)).
+
+Networks get c_in(t) x_t with c_in = 1 / sqrt(t^2 + 1/4), of unit variance, and the time 250 ln t.
+
+The ceil in N(k) is that of the authors' code: 21 levels only at k = 0.
+
+Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
+the numbers of the authors' code; Karras, Aittala, Aila and Laine, Elucidating the Design Space of Diffusion-Based
+Generative Models, NeurIPS 2022, arXiv 2206.00364.
+"""
+
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.robustness.rrcm.noise_schedule import (
-    MOST_STEPS,
-    input_scale,
-    nearest_level,
-    network_time,
-    noise_level,
-)
+LARGEST, SMALLEST = 80.0, 0.002
+DATA_DEVIATION = 0.5
+FEWEST_STEPS, MOST_STEPS = 20, 80
+LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
+
+
+def noise_level(index: int, num_levels: int) -> float:
+    """Compute t_i of N levels, in the units of images in [-1, 1]."""
+    rho = 7
+    largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
+    return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
+
+
+def num_levels(step: int, num_steps: int) -> int:
+    """Compute N(k): 21, then 41, then 81 levels.
+
+    Args:
+        step: k, index of the step, from 0.
+        num_steps: K, total number of steps.
+    """
+    segment = math.ceil(num_steps / math.log2(math.ceil(MOST_STEPS / FEWEST_STEPS) + 1))
+    return min(FEWEST_STEPS * 2 ** math.ceil(step / segment), MOST_STEPS) + 1
+
+
+def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
+    """Compute mu(k), the target network's decay.
+
+    Args:
+        step: k, index of the step, from 0; capped at K.
+        num_steps: K, total number of steps.
+        steepness: A, how fast mu approaches its final value.
+    """
+    progress = min(step / num_steps, 1.0)
+    e = math.sqrt(progress * (MOST_KEPT**2 - LEAST_KEPT**2) + LEAST_KEPT**2)
+    c = 2 / (1 + math.exp(-steepness * (e - LEAST_KEPT) / (MOST_KEPT - LEAST_KEPT))) - 1
+    return c * MOST_KEPT + (1 - c) * LEAST_KEPT
+
+
+def nearest_level(t: float, num_levels: int) -> int:
+    """Find the index i whose t_i is nearest to `t`."""
+    return min(range(num_levels), key=lambda index: abs(noise_level(index, num_levels) - t))
+
+
+def input_scale(t: float) -> float:
+    """Compute c_in(t), the scale of the network's input."""
+    return 1 / math.sqrt(t**2 + DATA_DEVIATION**2)
+
+
+def network_time(t: float) -> float:
+    """Compute 250 ln t, the network's time input."""
+    return 250 * math.log(t)
 
 
 def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -> tuple[Tensor, ...]:
-    """Compute features of several batches in one pass: network(c_in(t) x_t, 250 ln t).
+    """Compute features of several noisy batches in one pass: network(c_in(t) x_t, 250 ln t).
 
     Args:
         network: maps images `[B, C, H, W]` and times `[B]` to `[B, D]`.
-        noisy: batches `[B, C, H, W]` of x_t, that is images in [-1, 1] plus noise.
+        noisy: batches `[B, C, H, W]` of x_t, images in [-1, 1] plus noise.
         t: standard deviation of each batch's noise.
 
     Returns:
-        `[B, D]` of each batch.
+        Features `[B, D]` of each batch.
     """
     dtype = torch.promote_types(noisy[0].dtype, torch.float32)
     image = torch.cat([input_scale(level) * x for level, x in zip(t, noisy, strict=True)])
@@ -32,10 +100,10 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Classifies images in [0, 1] under noise that is known beforehand, in one pass through the network.
+    """Classify images in [0, 1] under noise of a known level, in one forward pass.
 
-    Images are rescaled to [-1, 1] inside, where noise sigma becomes t = 2 sigma; the network is told the nearest of the
-    81 levels that it was pre-trained at.
+    Images are rescaled to [-1, 1] inside, where noise sigma becomes t = 2 sigma; the network is conditioned on the
+    nearest of the 81 pre-training levels.
 
     Args:
         encoder: maps images and times `[B]` to features `[B, num_features]`.
@@ -56,11 +124,11 @@ class NoiseConditionedClassifier(nn.Module):
         return f"sigma={self.sigma:g}"
 
     def forward(self, noisy: Tensor, sigma: float | None = None) -> Tensor:
-        """Give logits `[B, K]`.
+        """Compute logits `[B, K]`.
 
         Args:
             noisy: `[B, C, H, W]`: images in [0, 1] plus noise, not clipped.
-            sigma: standard deviation of that noise, in pixel units; None stands for the constructor's.
+            sigma: standard deviation of that noise, in pixel units; None for the constructor's.
         """
         num_levels = MOST_STEPS + 1
         t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)

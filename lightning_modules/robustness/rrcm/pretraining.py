@@ -1,4 +1,4 @@
-"""Pre-train representations of an image that agree along its trajectory of noise."""
+"""Contrastive pre-training on noisy images: the projector, the retrieval metric and the LightningModule."""
 
 import copy
 import math
@@ -7,44 +7,120 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_batch_size
-from datamodules.distributed.world import run_seed
+from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import move_average
 from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable_parameters
-from lightning_modules.robustness.rrcm.noise_conditioned import represent
-from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
-from lightning_modules.robustness.rrcm.retrieval import Retrieval
+from lightning_modules.robustness.rrcm.noise_conditioned import (
+    SMALLEST,
+    kept_by_target,
+    noise_level,
+    num_levels,
+    represent,
+)
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
 
 
-class RRCMPretraining(OwnLoaders, MethodModule):
-    """Pre-trains a noise-conditioned encoder on images without labels.
+class Projector(nn.Module):
+    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer, without biases.
 
-    Testing tells how often the nearest clean image to a noisy one is its own (`test/retrieval_<sigma>`). A step that a
-    gradient scaler skips moves neither averages nor schedules; this needs an optimizer that is not fused.
+    Args:
+        in_features: number of the encoder's features, D.
+        hidden_features: number of hidden features.
+        out_features: dimension of the contrasted representations.
+        batch_norm: whether to use batch normalisation; per rank, unless `trainer.sync_batchnorm` is on.
+    """
+
+    def __init__(
+        self, in_features: int, hidden_features: int = 2048, out_features: int = 256, batch_norm: bool = True
+    ) -> None:
+        super().__init__()
+
+        def normalized() -> nn.Module:
+            return nn.BatchNorm1d(hidden_features) if batch_norm else nn.Identity()
+
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden_features, bias=False),
+            normalized(),
+            nn.ReLU(),
+            nn.Linear(hidden_features, hidden_features, bias=False),
+            normalized(),
+            nn.ReLU(),
+            nn.Linear(hidden_features, out_features, bias=False),
+        )
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map `[B, D]` to `[B, out_features]`."""
+        return self.layers(feature)
+
+
+_ROWS_AT_ONCE = 1024
+
+
+def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
+    """Compute the fraction of noisy images whose nearest clean image, by cosine similarity of features, is their own.
+
+    Args:
+        noisy: `[N, D]`, features of noisy images.
+        clean: `[N, D]`, features of the same clean images, in the same order.
+    """
+    noisy, clean = F.normalize(noisy, dim=1), F.normalize(clean, dim=1)
+    nearest = torch.cat([(rows @ clean.T).argmax(dim=1) for rows in noisy.split(_ROWS_AT_ONCE)])
+    return (nearest == torch.arange(len(clean), device=clean.device)).float().mean()
+
+
+class Retrieval(Metric):
+    """Torchmetrics class of `retrieval`, over the images of all ranks."""
+
+    full_state_update = False
+    noisy: list[Tensor]
+    clean: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("noisy", default=[], dist_reduce_fx="cat")
+        self.add_state("clean", default=[], dist_reduce_fx="cat")
+
+    def update(self, noisy: Tensor, clean: Tensor) -> None:
+        """Add features `[B, D]` of a batch."""
+        self.noisy.append(noisy)
+        self.clean.append(clean)
+
+    def compute(self) -> Tensor:
+        return retrieval(dim_zero_cat(self.noisy), dim_zero_cat(self.clean))
+
+
+class RRCMPretraining(OwnLoaders, MethodModule):
+    """Pre-train a noise-conditioned encoder on unlabelled images.
+
+    Testing reports how often the clean image nearest to a noisy one is its own (`test/retrieval_<sigma>`). A step that
+    the gradient scaler skips updates neither averages nor schedules; fused optimizers are not supported.
 
     Args:
         network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
-        projector: maps features `[B, D]` to the representations by which views are compared.
-        first_view: maps images `[B, C, H, W]` in [0, 1] to views a, drawn anew in each step.
-        second_view: maps images `[B, C, H, W]` in [0, 1] to views b, drawn anew in each step.
-        num_steps: K, steps of the curriculum and of the target's schedule; None takes those of the whole training.
-        temperature: tau, temperature of the contrast.
-        consistency_weight: weight of L_k, 1 in the paper; 0 is contrastive learning alone.
-        steepness: A, which says how soon the target network slows down.
-        average_decay: weight that the average for fine-tuning keeps in a step, in [0, 1).
-        gradient_clip: greatest norm of the gradient.
-        clip_after: steps before gradients are clipped, those of the warm-up in the paper.
-        retrieval_sigmas: noise levels of testing, in pixel units.
+        projector: maps features `[B, D]` to the contrasted representations.
+        first_view: maps images `[B, C, H, W]` in [0, 1] to views a, random in each step.
+        second_view: maps images `[B, C, H, W]` in [0, 1] to views b, random in each step.
+        num_steps: K, steps of the curriculum and of the target's schedule; None for the total number of training steps.
+        temperature: tau, temperature of the contrastive losses.
+        consistency_weight: weight of L_k, 1 in the paper; 0 for contrastive learning alone.
+        steepness: A, how fast the target network's decay grows.
+        average_decay: decay of the moving average for fine-tuning, in [0, 1).
+        gradient_clip: maximal gradient norm.
+        clip_after: steps before gradient clipping starts; the warm-up in the paper.
+        retrieval_sigmas: noise levels of the retrieval test, in pixel units.
         optimizer: built on the trainable parameters of network and projector.
         lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
@@ -97,7 +173,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         self.retrieval = nn.ModuleList(Retrieval() for _ in retrieval_sigmas)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.steps_taken = 0
-        """k: `step`, where the host can read it without waiting."""
+        """k: host copy of `step`, read without a sync."""
         self._scheduled = 0
         self._total_steps = num_steps or 0
 
@@ -107,29 +183,29 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             return
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):
             raise ValueError(
-                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, where a share of "
-                f"{1 - self.average_decay:.2g} changes nothing: use bf16-mixed or 16-mixed"
+                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, too few for an "
+                f"update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
             )
         if self.num_steps is not None:
             return
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
-            raise ValueError(f"num_steps must be given, as the training has {steps} steps")
+            raise ValueError(f"num_steps must be given, as the number of training steps is {steps}")
         self._total_steps = int(steps)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
+        """Compute features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
         [feature] = represent(self.network, [2 * image - 1], [SMALLEST])
         return feature
 
     def levels(self) -> tuple[float, float]:
-        """Draw t_q and t_{q+1} of this step, the same on all processes and after an interruption."""
+        """Sample t_q and t_{q+1} of this step, the same on all ranks and after resuming."""
         count = num_levels(self.steps_taken, self._total_steps)
         index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
         return noise_level(index, count), noise_level(index + 1, count)
 
     def noise(self, batch: Any) -> Tensor:
-        """Draw e `[B, C, H, W]` for the images of a batch."""
+        """Sample e `[B, C, H, W]` for a batch."""
         return sample_rows_like(torch.randn, batch["image"])
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -185,7 +261,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        """Move the averages; a gradient scaler that skips a step skips this."""
+        """Update the averages; not called for steps that the gradient scaler skips."""
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (
             (self.target_network, self.network, kept),

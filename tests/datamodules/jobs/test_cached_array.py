@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from datamodules.distributed.world import rank
+from datamodules.distributed.collectives import rank
 from datamodules.jobs.cached_array import cached_array
 from datamodules.jobs.peers import PeerFailure
 from datamodules.jobs.settings import key_of

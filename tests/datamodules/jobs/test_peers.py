@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.distributed.world import rank
+from datamodules.distributed.collectives import rank
 from datamodules.jobs import peers
 from datamodules.jobs.peers import PeerFailure, Peers
 from tests.two_processes import in_two_processes

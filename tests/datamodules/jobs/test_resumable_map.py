@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch.distributed as dist
 
-from datamodules.distributed.world import rank
+from datamodules.distributed.collectives import rank
 from datamodules.jobs import resumable_map
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import csv_files, png_files

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.distributed.world import block
+from datamodules.distributed.collectives import block
 from datamodules.loading.node_shards import NodeBatches, NodeShards, dirichlet_shards
 
 LABEL = torch.arange(600) % 10

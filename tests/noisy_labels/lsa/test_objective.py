@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.losses.mixing import Mixing
-from lightning_modules.noisy_labels.lsa.batch_terms import MixedBatch
 from lightning_modules.noisy_labels.lsa.objective import (
+    MixedBatch,
     confident_same_class,
     contrast,
     same_class,

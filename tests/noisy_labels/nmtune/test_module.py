@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from callbacks.save_tables import SaveTables
 from datamodules.classification.digits import TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.backbones.features import without_head
+from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.nmtune import module as nmtune
 from lightning_modules.noisy_labels.nmtune.module import (

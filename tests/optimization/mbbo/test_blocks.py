@@ -1,4 +1,7 @@
-"""The iterations of blocks on quadratic lower levels, whose solution is known."""
+"""The iterations of blocks on quadratic lower levels, whose solution is known.
+
+RSVRB's trackers of all blocks on quadratic lower levels, whose solution is known.
+"""
 
 from typing import Any, Literal
 
@@ -6,16 +9,64 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.optimization.mbbo.blocks import BlockProblem, Blocks, Rates, solved
-from lightning_modules.optimization.mbbo.trackers import storm
-
-M, N, D = 6, 3, 4
-VARIANTS = pytest.mark.parametrize("variant", ["v1", "v2"])
-Variant = Literal["v1", "v2"]
+from lightning_modules.optimization.mbbo.blocks import (
+    AllBlocks,
+    BlockProblem,
+    Blocks,
+    Rates,
+    course_tables,
+    in_ball,
+    msvr,
+    solved,
+    storm,
+    tracking_errors,
+    with_eigenvalues_above,
+)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_tracker_of_blocks_has_plain_sampling_and_storm_as_limits() -> None:
+    e, now, before = numbers(3, 4), numbers(3, 4, seed=1), numbers(3, 4, seed=2)
+    assert torch.equal(msvr(e, now, before, 1.0, 0.0), now)
+    torch.testing.assert_close(msvr(now, now, now, 0.3, 1.7), now)  # a constant that is known is kept
+    torch.testing.assert_close(msvr(e, now, before, 0.3, 0.7), storm(e, now, before, 0.3))
+    torch.testing.assert_close(msvr(e, now, before, 0.9, 1.0), 0.1 * e + 0.9 * now + now - before)
+
+
+def test_without_a_move_storm_is_a_moving_average() -> None:
+    z, gradient = numbers(5), numbers(5, seed=1)
+    torch.testing.assert_close(storm(z, gradient, gradient, 0.2), 0.8 * z + 0.2 * gradient)
+
+
+def test_the_projection_of_matrices_is_the_nearest_one_of_its_set() -> None:
+    matrix = numbers(4, 5, 5)
+    projected = with_eigenvalues_above(matrix, 0.3)
+    torch.testing.assert_close(projected, projected.mT)
+    assert torch.linalg.eigvalsh(projected).min() >= 0.3 - 1e-12
+    torch.testing.assert_close(with_eigenvalues_above(projected, 0.3), projected)
+    for seed in range(20):  # no other of the set is nearer
+        other = numbers(4, 5, 5, seed=seed + 1)
+        other = other @ other.mT + 0.3 * torch.eye(5)
+        mixed = 0.9 * projected + 0.1 * other
+        assert torch.all((projected - matrix).norm(dim=(1, 2)) <= (mixed - matrix).norm(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("radius", [0.5, 100.0])
+def test_the_projection_onto_a_ball(radius: float) -> None:
+    vector = numbers(6, 3)
+    projected = in_ball(vector, radius)
+    assert projected.norm(dim=1).max() <= radius * (1 + 1e-15)
+    inside = vector.norm(dim=1) <= radius
+    assert torch.equal(projected[inside], vector[inside])
+    torch.testing.assert_close(torch.nn.functional.normalize(projected), torch.nn.functional.normalize(vector))
+
+
+M, N, D = 6, 3, 4
+VARIANTS = pytest.mark.parametrize("variant", ["v1", "v2"])
+Variant = Literal["v1", "v2"]
 
 
 class Quadratic(BlockProblem):
@@ -135,3 +186,94 @@ def test_v_is_the_solution_of_fixed_blocks_or_on_the_ball(radius: float) -> None
     solution = torch.linalg.solve(problem.q, -problem.b)  # y stays 0
     if radius == 100.0:
         torch.testing.assert_close(blocks.v, solution, rtol=0, atol=1e-6)
+
+
+EVERYONE = torch.arange(M)
+
+
+def started(problem: Quadratic, x: Tensor) -> AllBlocks:
+    blocks = AllBlocks(M, D, N)
+    blocks.begin(problem, x, EVERYONE, 0.5)
+    return blocks
+
+
+def test_with_all_blocks_sampled_the_known_solution_is_reached() -> None:
+    problem = Quadratic()
+    x = x_before = torch.zeros(N, dtype=torch.float64)
+    blocks = AllBlocks(M, D, N)
+    z = -blocks.begin(problem, x, EVERYONE, 0.5) / M
+    for _ in range(3000):
+        products = blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, 0.5, 0.3, 0.5)
+        now, before = (-each / M for each in products)
+        z = storm(z, now, before, 0.5)
+        x_before, x = x, x - 0.02 * z
+    torch.testing.assert_close(x, problem.solution, rtol=0, atol=1e-8)
+
+
+def test_what_is_tracked_of_the_gradient_is_that_of_the_trackers() -> None:
+    problem, x = Quadratic(), numbers(N, seed=4)
+    blocks = started(problem, x)
+    found = blocks.begin(problem, x, EVERYONE, 0.5)
+    v = torch.linalg.solve(problem.q, problem.upper_gradient(blocks.y, EVERYONE))
+    torch.testing.assert_close(found, problem.cross_product(x, blocks.y, v, EVERYONE), rtol=0, atol=1e-12)
+
+
+def test_a_sampled_block_counts_for_those_that_are_not_and_all_move() -> None:
+    problem, x, x_before = Quadratic(), numbers(N, seed=4), numbers(N, seed=5)
+    rows, others = torch.tensor([1, 4]), torch.tensor([0, 2, 3, 5])
+    blocks = started(problem, x)
+    blocks.y.copy_(numbers(M, D, seed=6))
+    s, y, y_before = blocks.s.clone(), blocks.y.clone(), blocks.y_before.clone()
+    blocks.move(problem, x, x_before, rows, rows, rows, 3.0, 0.4, 0.1, 1e-3)
+    now, before = problem.lower_gradient(x, y[rows], rows), problem.lower_gradient(x_before, y_before[rows], rows)
+    torch.testing.assert_close(blocks.s[rows], 0.6 * s[rows] + 3 * (now - 0.6 * before), rtol=0, atol=1e-14)
+    torch.testing.assert_close(blocks.s[others], 0.6 * s[others], rtol=0, atol=1e-14)
+    torch.testing.assert_close(blocks.y, y - 0.1 * blocks.s, rtol=0, atol=1e-14)
+    assert torch.equal(blocks.y_before, y)
+
+
+def test_a_sample_of_blocks_is_unbiased() -> None:
+    """The mean over all samples of two of six blocks is what all of them give."""
+    problem, x, x_before = Quadratic(), numbers(N, seed=4), numbers(N, seed=5)
+    total, pairs = torch.zeros(M, D, dtype=torch.float64), torch.combinations(EVERYONE)
+    for rows in pairs:
+        blocks = started(problem, x)
+        blocks.move(problem, x, x_before, rows, rows, rows, 3.0, 0.4, 0.1, 1e-3)
+        total += blocks.s / len(pairs)
+    blocks = started(problem, x)
+    blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, 0.4, 0.1, 1e-3)
+    torch.testing.assert_close(total, blocks.s, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("least", [0.5, 2.0])
+def test_hessians_that_decay_keep_their_least_eigenvalue(least: float) -> None:
+    problem, x = Quadratic(), numbers(N, seed=4)
+    blocks, rows = started(problem, x), torch.tensor([1, 4])
+    for _ in range(4):
+        blocks.move(problem, x, x, rows, rows, rows, 3.0, 0.9, 0.1, least)
+    assert torch.linalg.eigvalsh(blocks.hessian).min() >= least * (1 - 2e-6)
+
+
+def test_errors_are_distances_from_the_exact_derivatives() -> None:
+    problem, blocks, everyone = Quadratic(), Blocks(M, D, "v1"), torch.arange(M)
+    x, y = numbers(N, seed=4).requires_grad_(), numbers(M, D, seed=5)
+    blocks.y.copy_(y)
+    blocks.s.copy_(problem.lower_gradient(x.detach(), y, everyone) + 0.5)
+    # grad F at y = y_i(x) is that of the mean of f_i(A_i x); elsewhere y alone is another one
+    solution = problem.a @ x
+    blocks.y.copy_(solution.detach())
+    exact = torch.autograd.grad((solution - problem.b).square().sum() / 2 / M, x)[0]
+    found = tracking_errors(blocks, problem, x.detach(), exact + 0.25, everyone)
+    assert found["error of z"].item() == pytest.approx(0.25 * N**0.5)
+    shift = problem.lower_gradient(x.detach(), y, everyone) + 0.5  # the gradient is 0 at the solution
+    assert found["error of s"].item() == pytest.approx(shift.square().sum(1).mean().sqrt().item())
+
+
+def test_weights_are_a_table_where_labels_are_false() -> None:
+    row = {"iteration": 5, "objective": 0.5, "error of s": 0.1, "clean weight": 0.9, "flipped weight": 0.2}
+    history = [{name: torch.tensor(value) for name, value in row.items()}] * 2
+    made = course_tables(history, corrupted=True)
+    assert list(made["course"].columns) == ["iteration", "objective", "error of s"]
+    assert made["course"].logarithmic == ["error of s"]
+    assert made["weights"].columns["samples"] == ["clean", "clean", "flipped", "flipped"]
+    assert list(course_tables(history, corrupted=False)) == ["course"]

@@ -13,8 +13,7 @@ from torch.autograd.functional import hessian, jacobian
 
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.mbbo import BSVRB
-from lightning_modules.optimization.mbbo.reweighting import Batch
-from lightning_modules.optimization.mbbo.rows import WeightedRows
+from lightning_modules.optimization.mbbo.reweighting import Batch, WeightedRows
 from tests.optimization.mbbo.test_module import SMALL, table
 from tests.trainers import quiet
 

@@ -8,7 +8,7 @@ from datamodules.tables.svmlight import SVMLight
 from datamodules.tables.table_set import TableSet
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
-from lightning_modules.optimization.mbbo import BSVRB
+from lightning_modules.optimization.mbbo import BSVRB, RSVRB
 from lightning_modules.optimization.mbbo.blocks import sampled_blocks
 from tests.trainers import quiet
 
@@ -94,3 +94,27 @@ def test_real_rows_are_dealt_out_and_first_steps_lower_the_trusted_loss(
         module, found = fitted(4, table, **settings, variant=variant, eta=1e-3, ridge=1e-5, iterations_per_step=10)
         assert module.tables["course"].columns["objective"][-1] < 0.69
         assert found["test/accuracy"] > accuracy
+
+
+def test_flipped_samples_lose_their_weight() -> None:
+    module, data = RSVRB(**SMALL, tau=0.2, beta=0.3), Tables(table(), passes_per_epoch=12)
+    trainer = quiet(max_epochs=1, precision="64-true")
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert trainer.callback_metrics["test/flip_auroc"] > 0.8
+    course = module.tables["course"].columns["objective"]
+    assert course[-1] < course[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampled_blocks": 3}, "sampled_blocks must divide the 10 blocks, got 3"),
+        ({"ridge": 0.0}, "ridge must be positive"),
+        ({"beta": 0.0}, "beta must be in"),
+        ({"tau": 0.0}, "tau must be positive"),
+    ],
+)
+def test_what_is_out_of_range_is_named_by_rsvrb(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RSVRB(**{**SMALL, **arguments})

@@ -19,7 +19,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp import (
 )
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Architecture
 from lightning_modules.probabilistic.scale_mixture_nngp.classification import in_proportion
-from lightning_modules.probabilistic.scale_mixture_nngp.scales import Scale
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Scale
 from tests.trainers import quiet, standing
 
 
@@ -107,7 +107,7 @@ def test_proportions_are_those_of_the_classes() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="scale must be InverseGamma or Fixed for classification, got Burr"):
+    with pytest.raises(ValueError, match="scale must be InverseGamma or FixedScale for classification, got Burr"):
         classifier(Burr())
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         classifier(draws=0)

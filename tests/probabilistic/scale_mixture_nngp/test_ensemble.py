@@ -1,9 +1,60 @@
+import math
 from typing import Any
 
+import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.probabilistic.scale_mixture_nngp import FiniteNetworks, ScaleMixtureEnsemble
+from lightning_modules.probabilistic.scale_mixture_nngp import (
+    ConvolutionalNetwork,
+    DenseNetwork,
+    FiniteNetworks,
+    NetworkKernel,
+    ScaleMixtureEnsemble,
+)
+
+
+def test_untrained_networks_have_the_t_law_of_their_kernel_and_not_a_normal_one() -> None:
+    torch.manual_seed(0)
+    x = torch.tensor([[0.3, -1.2, 0.8]])
+    networks = FiniteNetworks(4000, [3], 1, width=128, depth=2, activation="erf", weight_std=1.5, bias_std=0.2)
+    with torch.no_grad():
+        output = networks(x)[0, 0].numpy()
+        variance = float(NetworkKernel(DenseNetwork(2, "erf"), 1.5, 0.2).diagonal(x.double()))
+    assert scipy.stats.kstest(output, scipy.stats.t(4, scale=math.sqrt(variance)).cdf).pvalue > 0.01
+    same_variance = scipy.stats.norm(scale=math.sqrt(2 * variance))
+    assert scipy.stats.kstest(output, same_variance.cdf).pvalue < 1e-6
+
+
+def test_each_member_is_a_network_of_its_own_and_its_variance_is_the_kernels() -> None:
+    torch.manual_seed(1)
+    networks = FiniteNetworks(300, [2, 4, 5], 3, width=8, depth=2, bias_std=0.3, alpha=None).double()
+    x = torch.randn(2, 2, 4, 5).double()
+    with torch.no_grad():
+        together = networks(x)
+        for member in (0, 7):
+            h = x
+            for weight, bias in zip(networks.weights, networks.biases, strict=True):
+                h = F.conv2d(h, weight[member], padding=1) / math.sqrt(9 * h.shape[1])
+                h = (h + 0.3 * bias[member][:, None, None]).relu()
+            alone = h.flatten(1) @ networks.last[member].T / math.sqrt(h[0].numel())
+            torch.testing.assert_close(together[..., member], alone, rtol=1e-10, atol=1e-12)
+        expected = NetworkKernel(ConvolutionalNetwork(2), 1.0, 0.3).diagonal(x)
+    torch.testing.assert_close(together.square().mean(dim=(1, 2)), expected, rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_shape": [4, 4]}, "length_of_input_shape must be one of 1, 3, got 2"),
+        ({"alpha": 0.0}, "alpha must be positive, got 0"),
+        ({"members": 0}, "members must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FiniteNetworks(**{"members": 2, "input_shape": [3], "outputs": 1, **arguments})
 
 
 def test_members_have_the_gradients_that_they_have_alone() -> None:

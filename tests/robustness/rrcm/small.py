@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.networks.time_conditioned_vit import TimeConditionedViT
-from lightning_modules.robustness.rrcm.pretraining import RRCMPretraining
-from lightning_modules.robustness.rrcm.projector import Projector
+from lightning_modules.robustness.rrcm.pretraining import Projector, RRCMPretraining
 
 
 def small_encoder(final_norm: bool = True, depth: int = 2) -> TimeConditionedViT:

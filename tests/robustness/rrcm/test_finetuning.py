@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,26 @@ from torch import nn
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
-from lightning_modules.robustness.rrcm.finetuning import RRCM
-from lightning_modules.robustness.rrcm.noise_schedule import noise_level
+from lightning_modules.robustness.rrcm.finetuning import RRCM, pretrained_encoder
+from lightning_modules.robustness.rrcm.noise_conditioned import noise_level
+from lightning_modules.robustness.rrcm.pretraining import Projector
 from tests.command import ROOT
-from tests.robustness.rrcm.small import digits_like, small_encoder
+from tests.robustness.rrcm.small import digits_like, pretraining, small_encoder
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients, loss_by_hand
+
+
+def test_the_last_norm_may_be_left_behind_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    module = pretraining(network=small_encoder(), projector=Projector(12, 10, 6))
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "run.ckpt")
+    encoder = pretrained_encoder(small_encoder(final_norm=False), str(tmp_path / "run.ckpt"))
+    assert torch.equal(encoder.get_parameter("pos_embed"), module.average.get_parameter("pos_embed"))
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*elsewhere\.ckpt"):
+        pretrained_encoder(small_encoder(), str(tmp_path / "elsewhere.ckpt"))
+    with pytest.raises(ValueError, match=r"missing: blocks\.2"):
+        pretrained_encoder(small_encoder(depth=3), str(tmp_path / "run.ckpt"))
+    torch.save({"state_dict": small_encoder().state_dict()}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="average"):
+        pretrained_encoder(small_encoder(), str(tmp_path / "other.ckpt"))
 
 
 def test_noise_on_pixels_is_twice_the_noise_on_the_trajectory() -> None:

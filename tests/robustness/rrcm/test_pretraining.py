@@ -16,14 +16,36 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.optim.schedules import WarmupCosine
-from lightning_modules.robustness.rrcm.noise_schedule import kept_by_target, noise_level, num_levels
-from lightning_modules.robustness.rrcm.pretrained import pretrained_encoder
-from lightning_modules.robustness.rrcm.pretraining import RRCMPretraining
-from lightning_modules.robustness.rrcm.retrieval import Retrieval
+from lightning_modules.robustness.rrcm.finetuning import pretrained_encoder
+from lightning_modules.robustness.rrcm.noise_conditioned import kept_by_target, noise_level, num_levels
+from lightning_modules.robustness.rrcm.pretraining import Projector, Retrieval, RRCMPretraining, retrieval
 from lightning_modules.views.byol import AffineJitter
 from tests.robustness.rrcm.small import digits_like, pretraining
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients
 from tests.trainers import quiet, standing
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_no_linear_layer_of_the_projector_has_a_bias(batch_norm: bool) -> None:
+    projector = Projector(3, 5, 2, batch_norm).double()
+    first, second, last = [layer.weight for layer in projector.layers if isinstance(layer, nn.Linear)]
+    feature = torch.randn(4, 3, dtype=torch.float64)
+
+    def rectified(x: Tensor) -> Tensor:
+        return F.relu((x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() if batch_norm else x)
+
+    torch.testing.assert_close(projector(feature), rectified(rectified(feature @ first.T) @ second.T) @ last.T)
+    assert sum(parameter.numel() for parameter in projector.parameters()) == 3 * 5 + 5 * 5 + 5 * 2 + 20 * batch_norm
+
+
+def test_images_are_found_again_by_the_cosine() -> None:
+    clean = torch.eye(4)
+    noisy = torch.tensor([[5.0, 1, 0, 0], [0, 0.2, 0.1, 0], [0, 0, 0.1, 0.2], [1, 0, 0, 0.9]])
+    assert retrieval(noisy, clean) == 0.5
+    metric = Retrieval()
+    for rows in (slice(0, 1), slice(1, 4)):
+        metric.update(noisy[rows], clean[rows])
+    assert metric.compute() == 0.5
 
 
 def test_levels_of_a_step_are_neighbours_and_the_same_for_everyone() -> None:

@@ -1,0 +1,105 @@
+"""Collectives over the ranks of a run, and the seed that the ranks share.
+
+Without a process group there is one rank.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Message = TypeVar("Message")
+
+
+def is_distributed() -> bool:
+    """Tell whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Give this process's rank, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Give the number of ranks."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def run_seed() -> int:
+    """Read the run's seed from where `seed_everything` stores it; 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def block(count: int, rank: int, world_size: int) -> range:
+    """Give the positions in a rank's contiguous shard of `count` items, with shards as even as possible."""
+    share, rest = divmod(count, world_size)
+    start = rank * share + min(rank, rest)
+    return range(start, start + share + (rank < rest))
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Sum a tensor over ranks, without gradient and not in place; collective."""
+    total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL refuses a transposed one
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def broadcast(message: Message) -> Message:
+    """Broadcast rank 0's message, any picklable object; collective."""
+    if world_size() == 1:
+        return message
+    messages: list[Any] = [message]
+    dist.broadcast_object_list(messages, src=0)
+    return messages[0]
+
+
+def all_gather(message: Message) -> list[Message]:
+    """Gather the messages of all ranks, in rank order; collective."""
+    if world_size() == 1:
+        return [message]
+    messages: list[Any] = [None] * world_size()
+    dist.all_gather_object(messages, message)
+    return messages
+
+
+def broadcast_buffers(network: nn.Module) -> None:
+    """Copy rank 0's floating-point buffers to all ranks, in place; collective.
+
+    DDP keeps parameters equal, but each rank updates buffers, such as BatchNorm's running mean and variance, with its
+    own share of a batch. DDP broadcasts rank 0's only in the next forward pass, and a checkpoint holds rank 0's alone.
+    Call this before the unwrapped network scores images after a step. Lightning's validation within `fit` goes through
+    DDP and needs no such call.
+    """
+    if world_size() == 1:
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.broadcast(buffer, src=0)
+
+
+def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Sum a function and its gradient over ranks, each with its own samples, in one all-reduce.
+
+    Args:
+        value: this rank's part of the function, a scalar.
+        parameters: tensors to differentiate by, the same on all ranks.
+
+    Returns:
+        The function, detached, and its gradient by each parameter; both are the same on all ranks.
+    """
+    gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
+    return sum_over_processes(value.detach(), list(gradient))
+
+
+def sum_over_processes(value: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Sum a scalar and tensors over ranks in one all-reduce; a single rank returns them as they are."""
+    if world_size() == 1:
+        return value, gradient
+    total = all_reduce_sum(torch.cat([value.reshape(1), *(each.flatten() for each in gradient)]))
+    parts = total[1:].split([each.numel() for each in gradient])
+    return total[0], [part.view_as(each) for part, each in zip(parts, gradient, strict=True)]
