@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, one_of
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import LabelledSet
 from datamodules.distributed.collectives import broadcast, rank, world_size
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
-from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import free_cores
 

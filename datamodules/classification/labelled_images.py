@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_folder import NewImages
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import (
@@ -26,7 +27,6 @@ from datamodules.classification.labelled_set import (
 )
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
-from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.node_shards import NodeBatches, NodeShards

@@ -12,8 +12,8 @@ from datamodules.batches import UNVERIFIED
 from datamodules.classification.image_sets import ImageSource
 from datamodules.files.number_tables import read_csv
 from datamodules.files.whole_files import whole_file
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
+from datamodules.randomness.counter import sample_uniform
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from datamodules.arguments import at_least
 from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImagesInMemory, ImageSource, OtherImages
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, Crop, image_names
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 
 
 class ImagesInFolder(OtherImages):

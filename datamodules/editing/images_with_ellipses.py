@@ -8,9 +8,9 @@ from torch import Tensor
 from datamodules.arguments import at_least, within
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.editing.protected_set import ProtectedSet
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet
+from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.ellipses import ellipse_masks
 
 

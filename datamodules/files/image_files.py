@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
+from datamodules.augmentation.boxes import NUM_UNIFORM, Box, box_of_random_area
 from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
@@ -63,15 +64,6 @@ def opened_image(
         raise UnreadableImage(f"{path} cannot be read as {kind} ({error}); replace or remove it") from error
 
 
-class Box(NamedTuple):
-    """Part of an image, in pixels of the source."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
     """Compute the part of the source that a square of the resized image covers.
 
@@ -91,38 +83,6 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
         left = math.floor(place[1] * (resized_width - size + 1))
     across, down = width / resized_width, height / resized_height
     return Box(left * across, top * down, min((left + size) * across, width), min((top + size) * down, height))
-
-
-def box_of_random_area(
-    width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
-    """A box of random area, aspect ratio and place.
-
-    The area is uniform and the aspect ratio log-uniform; a box that does not fit is drawn anew, up to ten times, before
-    the greatest centred one with an allowed ratio is taken.
-
-    Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's
-    RandomResizedCrop.
-
-    Args:
-        width: width of the source, in pixels.
-        height: height of the source, in pixels.
-        uniform: 22 numbers in [0, 1): row and column, then area and ratio of each attempt.
-        scale: least and greatest area, as parts of the image's.
-        ratio: least and greatest width over height.
-    """
-    row, column, *attempts = uniform
-    for area, shape in zip(attempts[::2], attempts[1::2], strict=True):
-        pixels = width * height * (scale[0] + area * (scale[1] - scale[0]))
-        aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
-        box_width, box_height = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left, top = math.floor(column * (width - box_width + 1)), math.floor(row * (height - box_height + 1))
-            return Box(left, top, left + box_width, top + box_height)
-    box_width = min(width, round(height * ratio[1]))
-    box_height = min(height, round(width / ratio[0]))
-    left, top = (width - box_width) // 2, (height - box_height) // 2
-    return Box(left, top, left + box_width, top + box_height)
 
 
 class Crop:
@@ -165,7 +125,7 @@ class ResizedCrop(Crop):
         ValueError: if an argument is out of range.
     """
 
-    num_uniform = 22
+    num_uniform = NUM_UNIFORM
 
     def __init__(self, size: int, resize: int | None, min_area: float = 0.08) -> None:
         super().__init__(size, resize)

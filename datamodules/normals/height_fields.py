@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.normals.normal_set import NormalSet, NormalsInMemory, Split
+from datamodules.randomness.counter import sample_uniform
 
 BUMPS = 4
 LIGHT = (-0.4, 0.5, 1.0)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.normals.normal_set import NormalSet, NormalSource, decoded
+from datamodules.randomness.counter import sample_uniform
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 

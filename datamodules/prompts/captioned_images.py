@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import within
-from datamodules.loading.augmentation import Augmentation
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, captions_of
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImageSource
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
+from datamodules.randomness.counter import sample_uniform
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Random numbers that noise is drawn from: by (seed, epoch, sample), or by one seed for every tested image."""
+"""Random numbers of a counter, which depend only on (seed, epoch, sample), and of one seed for every test image.
+
+A counter has no state: a sample gets the same numbers in whichever batch, rank or device, and resuming needs no
+generator state.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,43 +12,95 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading.augmentation import sample_words
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = (1 << 64) - 1
+
+
+def _mix(word: int) -> int:
+    """Apply the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014) to a 64-bit word."""
+    word = (word + _GOLDEN) & _WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _mix_tensor(word: Tensor) -> Tensor:
+    """Apply `_mix` to every element of an int64 tensor; its products wrap around like 64-bit words."""
+
+    def shifted(value: Tensor, bits: int) -> Tensor:
+        return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+    word = word + _signed(_GOLDEN)
+    word.bitwise_xor_(shifted(word, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
+    word.bitwise_xor_(shifted(word, 27)).mul_(_signed(0x94D049BB133111EB))
+    return word.bitwise_xor_(shifted(word, 31))
+
+
+def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Random 64-bit words of each sample in an epoch.
+
+    Args:
+        seed: random seed of the whole run.
+        epoch: index of the epoch; each has new words.
+        index: `[B]`, int64: positions of the samples in the dataset.
+        count: number of words per sample.
+        stream: number of the purpose (a second view, say); streams are independent.
+
+    Returns:
+        `[B, count]`, int64, on the device of `index`.
+    """
+    key = 0
+    for word in (seed, epoch, stream):
+        key = _mix(key ^ (word & _WORD))
+    sample = _mix_tensor(index + _signed(key))
+    offsets = torch.arange(1, count + 1, device=index.device) * _signed(_GOLDEN)
+    return _mix_tensor(sample[:, None] + offsets)
+
+
+def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Uniform numbers of each sample in an epoch, `[B, count]`, float32 in [0, 1); arguments as in `sample_words`."""
+    bits = sample_words(seed, epoch, index, count, stream)
+    return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
 class RNG(Protocol):
-    """A source of random numbers for a batch; each call gives new ones, and their order matters.
+    """Source of random numbers for a batch; each call returns new ones, so the order of calls matters.
 
-    Results have the shape of the argument, `[B, C, H, W]`, and its device.
+    Results have the argument's shape, `[B, C, H, W]`, and device.
     """
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Draw numbers in (0, 1)."""
+        """Sample uniformly from (0, 1)."""
         ...
 
     def normal(self, like: Tensor) -> Tensor:
-        """Draw standard normal numbers."""
+        """Sample from the standard normal distribution."""
         ...
 
     def poisson(self, rate: Tensor) -> Tensor:
-        """Draw whole numbers of Poisson's law, with the means `rate`, at least 0."""
+        """Sample from Poisson distributions with means `rate`, at least 0."""
         ...
 
     def gamma(self, shape: Tensor) -> Tensor:
-        """Draw numbers of the Gamma law with shapes of at least 1 and scale 1."""
+        """Sample from Gamma distributions with shapes of at least 1 and scale 1."""
         ...
 
 
 class CounterRNG:
-    """Numbers from a counter, which follow from (seed, epoch, sample) alone, on any device and without a state.
+    """Stateless counter-based RNG: numbers depend only on (seed, epoch, sample), on any device.
 
-    Uniform and normal numbers, in the type of the argument, are made of 24 random bits; a normal one is at most 5.8 in
-    size. Those of other laws are computed in float64, from 53 bits where they are the law's quantiles.
+    Uniform and normal numbers, in the argument's dtype, have 24 random bits; a normal one is at most 5.8 in magnitude.
+    Other distributions are sampled in float64, with 53 bits where they use the quantile function.
 
     Args:
         seed: random seed of the run.
-        epoch: pass through the set; it redraws all numbers.
-        index: `[B]`, int64: positions of the samples, on the device of the numbers.
-        stream: draws independent numbers for another purpose; those below 1000 are for augmentation.
+        epoch: index of the epoch; each has new numbers.
+        index: `[B]`, int64: positions of the samples, on the device of the results.
+        stream: number of the purpose; streams are independent, those below 1000 are for augmentation.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 1000) -> None:
@@ -58,7 +114,7 @@ class CounterRNG:
         return (((words >> 40) & 0xFFFFFF).to(like.dtype).add_(0.5).div_(1 << 24)).view_as(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        # Box and Muller: each half of a word gives 24 bits, of a radius and an angle, and they give two numbers.
+        # Box-Muller: the halves of a word give 24 bits each for radius and angle, which give two numbers.
         count = like[0].numel()
         halves = (self._words((count + 1) // 2).view(torch.int32) >> 8).bitwise_and_(0xFFFFFF).to(like.dtype)
         radius = (halves[:, 1::2] + 1).div_(1 << 24).log_().mul_(-2).sqrt_()
@@ -69,7 +125,7 @@ class CounterRNG:
         return poisson_quantile(self._fine(rate), rate.double()).to(rate.dtype)
 
     def gamma(self, shape: Tensor) -> Tensor:
-        # Marsaglia and Tsang (ACM TOMS 26, 2000), as many attempts as leave a probability of 1e-12 that all fail.
+        # Marsaglia and Tsang (ACM TOMS 26, 2000), with enough attempts that all fail with probability 1e-12.
         d = shape.double() - 1 / 3
         c = (9 * d).rsqrt()
         drawn, wanted = d.clone(), torch.ones_like(d, dtype=torch.bool)
@@ -82,7 +138,7 @@ class CounterRNG:
         return drawn.to(shape.dtype)
 
     def _fine(self, like: Tensor) -> Tensor:
-        """Uniform numbers in (0, 1) of 53 bits, in float64."""
+        """Sample uniformly from (0, 1) with 53 bits, in float64."""
         words = self._words(like[0].numel()) & ((1 << 53) - 1)
         return words.double().add_(0.5).div_(1 << 53).view_as(like)
 
@@ -93,14 +149,14 @@ class CounterRNG:
 
 ATTEMPTS = 10
 FEW = 8.0
-"""Means up to which Poisson's law is summed up from 0."""
+"""Largest mean for which Poisson probabilities are summed from 0."""
 
 
 def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
-    """Invert the distribution function of Poisson's law: the least k with P(X <= k) >= u.
+    """Quantile function of the Poisson distribution: the least k with P(X <= k) >= u.
 
-    Probabilities are summed up from 0 for small means; for larger ones the expansion of Cornish and Fisher is right to
-    two counts, which the exact distribution function there corrects.
+    For small means, probabilities are summed from 0. For larger ones the Cornish-Fisher expansion is off by at most two
+    counts, which the exact distribution function corrects.
 
     Args:
         uniform: u, in (0, 1), float64.
@@ -134,16 +190,16 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
 
 class SeededImageRNG:
-    """Numbers of NumPy's old generator, seeded anew for one image, as the tables of the field draw them.
+    """NumPy's legacy RNG, re-seeded for each image, as in the published tables.
 
-    This is the protocol of DnCNN, FFDNet and KAIR (`np.random.seed(0)` before each image), so images of one size share
-    the noise: a method's numbers on them are those of the published tables, and every method sees the same images.
-    Numbers are drawn in the order rows, columns, channels, in float64. What an image has one of, such as the level of
-    its noise or the gain of its camera, is drawn by seed and index (`CounterRNG`), so that images differ in it.
+    DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of one size share the noise: results
+    are comparable with published tables, and every method gets the same noisy images. Numbers are sampled in the order
+    rows, columns, channels, in float64. Scalars of an image, such as its noise level or camera gain, are sampled from
+    seed and index (`CounterRNG`), so that they differ between images.
 
     Args:
         seed: random seed.
-        index: position of the image in its set.
+        index: position of the image in its dataset.
     """
 
     def __init__(self, seed: int = 0, index: int = 0) -> None:

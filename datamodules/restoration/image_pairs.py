@@ -12,10 +12,9 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
-from datamodules.randomness.counter import CounterRNG, SeededImageRNG
+from datamodules.randomness.counter import CounterRNG, SeededImageRNG, sample_uniform
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.ellipses import Ellipses, ellipse_masks
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.mask_sets import AuxiliaryMasks
 
 

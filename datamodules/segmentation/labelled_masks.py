@@ -13,16 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.corruptions.seeded import seeded
 from datamodules.distributed.collectives import world_size
 from datamodules.files.whole_files import write_text
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
-from datamodules.segmentation.mask_augmentation import MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, MaskSource, refuse_unknown_categories
 
 _PIXEL_LABELS = ("label", "original_label", "clean_label")

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.augmentation.masks import FILL, MaskAugmentation
 from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.files.image_files import UnreadableImage, opened_image
-from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSource, refuse_unknown_categories
 
 

@@ -5,7 +5,7 @@ UnpairedMasks(MaskFolders("~/data/heads"), auxiliary_masks=Ellipses(2000), batch
 
 from typing import Any
 
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 

@@ -15,9 +15,9 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.seeded import seeded
 from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
 from datamodules.files.whole_files import write_text
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
+from datamodules.randomness.counter import sample_uniform
 from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Split
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from datamodules.distributed.collectives import run_seed
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality

@@ -8,9 +8,8 @@ is drawn here for each image has their distributions, with the differences that 
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
 from lightning_modules.views.noise import AddedNoise, RandomErasing
-from lightning_modules.views.rand_augment import RandAugment
+from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
 from lightning_modules.views.standard import ContrastiveView, StrongView, TimmView, WeakView
-from lightning_modules.views.timm_rand_augment import TimmRandAugment
 
 __all__ = [
     "AddedNoise",

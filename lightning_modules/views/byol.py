@@ -1,4 +1,4 @@
-"""Augment images as BYOL does, on the batch's own device, each image drawn by itself.
+"""BYOL's augmentation, on the batch's own device and independently for each image.
 
 Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the pair of views of photographs.
 """
@@ -16,12 +16,12 @@ from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolve each image with its own Gaussian, cut off and normalised; the border mirrors the image.
+    """Convolve each image with its own truncated, normalised Gaussian; reflection padding.
 
     Args:
         image: `[B, C, H, W]`.
         sigma: `[B]`, standard deviations of the Gaussians, in pixels.
-        radius: distance at which the Gaussians are cut off, in pixels; less than H and W.
+        radius: radius of truncation, in pixels; less than H and W.
     """
     batch, channels, height, _ = image.shape
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
@@ -33,10 +33,10 @@ def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 class GaussianBlur(nn.Module):
-    """Blurs some images.
+    """Blur some images.
 
     Args:
-        probability: probability that an image is blurred, in [0, 1].
+        probability: probability of the blur, in [0, 1].
         sigma: least and greatest standard deviation, in pixels.
     """
 
@@ -53,10 +53,10 @@ class GaussianBlur(nn.Module):
 
 
 class Solarize(nn.Module):
-    """Inverts the values from 1/2 on in some images.
+    """Invert values from 1/2 on in some images.
 
     Args:
-        probability: probability that an image is inverted, in [0, 1].
+        probability: probability of the solarisation, in [0, 1].
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -69,12 +69,12 @@ class Solarize(nn.Module):
 
 
 class BYOLView(nn.Sequential):
-    """Cuts out a box of random area, resizes and mirrors it, changes its colours, blurs and solarises it.
+    """Random resized crop, mirroring, colour jitter, blur and solarisation.
 
     Args:
         blur_probability: probability of the blur: 1 in the first view of the pair, .1 in the second.
         solarize_probability: probability of solarisation: 0 in the first view of the pair, .2 in the second.
-        min_area: least area of the box, as a share of the image's.
+        min_area: least area of the crop, as a fraction of the image's.
 
     Raises:
         ValueError: if a probability is not in [0, 1].
@@ -93,12 +93,12 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Turns, scales and shifts each image a little: views of small drawings, which colours and crops do not suit.
+    """Small random rotation, scaling and translation, for small drawings, which colour jitter and crops do not suit.
 
     Args:
-        degrees: greatest angle, either way.
-        scale: greatest departure of the size from 1, in [0, 1).
-        shift: greatest shift, either way and in both directions, in pixels.
+        degrees: maximal rotation in either direction, in degrees.
+        scale: maximal deviation of the scale from 1, in [0, 1).
+        shift: maximal translation along each axis, in pixels.
     """
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, shift: float = 1.0) -> None:

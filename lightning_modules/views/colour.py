@@ -1,11 +1,12 @@
-"""Colours of images in [0, 1], each image with a factor of its own.
+"""Random changes of colour, independently for each image in [0, 1].
 
-Images of one channel count as grey: what acts on saturation and hue leaves them alone.
+Single-channel images are grey: changes of saturation and hue leave them unchanged.
 """
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.augmentation.colours import hue_chroma_value, rgb_of
 from datamodules.randomness.shared_batches import sample_rows, shared_rng
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -13,13 +14,13 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    """factor * image + (1 - factor) * other, kept in [0, 1]; `[B, ...]` with a factor `[B]`."""
+    """Blend: factor * image + (1 - factor) * other, clipped to [0, 1]; `[B, ...]` with factors `[B]`."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return (f * image).add_((1 - f) * other).clamp_(0, 1)
 
 
 def grey(image: Tensor) -> Tensor:
-    """Luma, `[B, 1, H, W]`."""
+    """Compute luma, `[B, 1, H, W]`."""
     if image.shape[1] == 1:
         return image
     red, green, blue = (weight * image[:, channel, None] for channel, weight in enumerate(LUMA))
@@ -27,53 +28,41 @@ def grey(image: Tensor) -> Tensor:
 
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """Images `[B, C, H, W]` times their factors `[B]`; 0 is black, 1 the image."""
+    """Scale images `[B, C, H, W]` by factors `[B]`: 0 gives black, 1 the image."""
     return blended(image, 0.0, factor)
 
 
 def with_contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Away from the mean luma: 0 is that grey, 1 the image."""
+    """Change contrast by factors `[B]`: 0 gives the mean luma, 1 the image."""
     return blended(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Away from the luma: 0 is the grey image, 1 the image."""
+    """Change saturation by factors `[B]`: 0 gives the grey image, 1 the image."""
     return blended(image, grey(image), factor)
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue by a shift in [-1/2, 1/2], whose ends are opposite colours; saturation and value stay."""
+    """Shift the hue by `[B]` in [-1/2, 1/2], whose ends give opposite colours."""
     if image.shape[1] == 1:
         return image
-    red, green, blue = image.unbind(dim=1)
-    value, least = image.amax(dim=1), image.amin(dim=1)
-    chroma = value - least
-    c = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(
-        value == red,
-        (green - blue) / c,
-        torch.where(value == green, 2 + (blue - red) / c, 4 + (red - green) / c),
-    )
-    hue = (hue / 6 + shift.to(image.dtype)[:, None, None]) * 6
-    # Channel n of a colour of hue k is value - chroma * clamp(min(k', 4 - k'), 0, 1), with k' = (n + k) mod 6.
-    offset = torch.arange(5, 0, -2, device=image.device, dtype=image.dtype).view(3, 1, 1)
-    k = (offset + hue[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    hue, chroma, value = hue_chroma_value(image)
+    return rgb_of((hue / 6 + shift.to(image.dtype)[:, None, None]) * 6, chroma, value)
 
 
 class ColourJitter(nn.Module):
-    """Changes brightness, contrast, saturation and hue of some images, and takes the colours of others.
+    """Change brightness, contrast, saturation and hue of some images, and turn some grey.
 
-    As torchvision's ColorJitter within RandomApply, then RandomGrayscale. The order of the four is drawn once for a
-    batch, all else for each image.
+    As torchvision's ColorJitter within RandomApply, then RandomGrayscale. The order of the four changes is sampled per
+    batch, all else per image.
 
     Args:
-        brightness: greatest departure of its factor from 1, in [0, 1].
-        contrast: greatest departure of its factor from 1, in [0, 1].
-        saturation: greatest departure of its factor from 1, in [0, 1].
-        hue: greatest shift of the hue, in [0, 1/2].
-        probability: how likely the four are changed, in [0, 1].
-        grey_probability: how likely an image becomes grey, in [0, 1].
+        brightness: maximal deviation of the brightness factor from 1, in [0, 1].
+        contrast: maximal deviation of the contrast factor from 1, in [0, 1].
+        saturation: maximal deviation of the saturation factor from 1, in [0, 1].
+        hue: maximal hue shift, in [0, 1/2].
+        probability: probability of the four changes, in [0, 1].
+        grey_probability: probability that an image turns grey, in [0, 1].
 
     Raises:
         ValueError: if an argument is out of range.

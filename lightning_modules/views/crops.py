@@ -1,30 +1,29 @@
-"""Crops and mirror images, each image at a place of its own.
+"""Random crops and mirroring of images, independently for each image.
 
-Boxes of random area have the distribution of torchvision's RandomResizedCrop, except that their edges are not rounded
-to pixels. They are resampled bicubically, without antialiasing: a box is rarely larger than what it becomes.
+Boxes of random area are distributed as in torchvision's RandomResizedCrop, except that edges are not rounded to pixels.
+They are resized bicubically without antialiasing: a box is rarely larger than the result.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.augmentation.boxes import NUM_UNIFORM, first_fitting, random_sides
 from datamodules.randomness.shared_batches import sample_rows
 
-ATTEMPTS = 10
-"""Draws of area and ratio, of which the first that fits is taken."""
+RATIO = (3 / 4, 4 / 3)
+"""Least and greatest width over height of a box."""
 
 
 def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor) -> Tensor:
-    """Cuts squares out.
+    """Cut out squares.
 
     Args:
         image: `[B, C, H, W]`.
         top: `[B]`, int64.
         left: `[B]`, int64.
         size: side of the squares, at most H and W.
-        mirror: `[B]`, bool: which crops are mirrored.
+        mirror: `[B]`, bool: which crops to mirror.
 
     Returns:
         `[B, C, size, size]`.
@@ -37,38 +36,34 @@ def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor)
 
 
 def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: float) -> Tensor:
-    """Boxes whose area is uniform and whose aspect ratio is log-uniform in 3/4...4/3.
+    """Sample boxes with uniform area and log-uniform aspect ratio in 3/4...4/3.
 
     Args:
         uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        min_area: least area, as a part of the image's.
+        min_area: least area, as a fraction of the image's.
 
     Returns:
-        `[B, 4]`: top, left, height and width, in pixels; where no attempt fits the greatest centred box of an allowed
-        ratio.
+        `[B, 4]`: top, left, height and width, in pixels; the largest centred box of an allowed ratio if no attempt
+        fits.
     """
-    area = height * width * (min_area + uniform[:, 2::2] * (1 - min_area))
-    ratio = (math.log(3 / 4) + uniform[:, 3::2] * (math.log(4 / 3) - math.log(3 / 4))).exp()
-    wide, high = (area * ratio).sqrt(), (area / ratio).sqrt()
-    fits = (wide <= width) & (high <= height)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    found = fits.any(dim=1)
-    box_width = torch.where(found, wide.gather(1, first)[:, 0], min(width, height * 4 / 3))
-    box_height = torch.where(found, high.gather(1, first)[:, 0], min(height, width * 4 / 3))
+    tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
+    box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))
+    box_width = torch.where(found, box_width, min(width, height * RATIO[1]))
+    box_height = torch.where(found, box_height, min(height, width * RATIO[1]))
     row, column = torch.where(found[:, None], uniform[:, :2], 0.5).unbind(dim=1)
     return torch.stack([row * (height - box_height), column * (width - box_width), box_height, box_width], dim=1)
 
 
 def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
-    """Resamples boxes to squares.
+    """Resize boxes to squares.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
         box: `[B, 4]`: top, left, height and width, in pixels.
         size: side of the squares.
-        mirror: `[B]`, bool: which of them are mirrored.
+        mirror: `[B]`, bool: which squares to mirror.
 
     Returns:
         `[B, C, size, size]` in [0, 1].
@@ -85,11 +80,11 @@ def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
 
 
 class RandomCrop(nn.Module):
-    """Pads with zeros, cuts a square out at a random place, and mirrors half of the images.
+    """Pad with zeros, crop a square at a random place, and mirror half of the images.
 
     Args:
-        size: side of the square, in pixels; None takes that of the images.
-        padding: zeros on each side.
+        size: side of the square, in pixels; None for the images' size.
+        padding: zero padding on each side, in pixels.
         flip: whether to mirror.
 
     Raises:
@@ -115,12 +110,12 @@ class RandomCrop(nn.Module):
 
 
 class RandomResizedCrop(nn.Module):
-    """Resizes boxes of random area, aspect ratio and place.
+    """Crop a box of random area, aspect ratio and place, and resize it.
 
     Args:
-        size: height and width of what they become, in pixels; None takes the images' height.
-        min_area: least area of a box, as a part of the image's, in (0, 1].
-        flip: mirror half of them.
+        size: height and width of the result, in pixels; None for the images' height.
+        min_area: least area of a box, as a fraction of the image's, in (0, 1].
+        flip: whether to mirror half of the images.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -137,6 +132,6 @@ class RandomResizedCrop(nn.Module):
         self.flip = flip
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = sample_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
+        uniform = sample_rows(torch.rand, (len(image), 1 + NUM_UNIFORM), image.device)
         box = boxes_of_random_area(uniform[:, 1:], image.shape[2], image.shape[3], self.min_area)
         return resized(image, box, self.size or image.shape[2], (uniform[:, 0] < 0.5) & self.flip)

@@ -1,7 +1,7 @@
-"""Views that add noise to images, or put it in the place of a box of them.
+"""Noise as augmentation: added to images, or in place of a random box (random erasing).
 
-Source of erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv 1708.04896, as in
-timm.
+Source of random erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv
+1708.04896, as in timm.
 """
 
 import math
@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import within
+from datamodules.augmentation.boxes import NUM_UNIFORM, first_fitting
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 
 ERASED_AREA = (0.02, 1 / 3)
-"""Parts of an image that a box may have."""
-ATTEMPTS = 10
-"""Draws of area and ratio, of which the first that fits is taken."""
+"""Least and greatest area of a box, as fractions of the image's."""
 
 
 class AddedNoise(nn.Module):
-    """x + sigma n with n ~ N(0, 1), kept in [0, 1].
+    """Add Gaussian noise: x + sigma n with n ~ N(0, 1), clipped to [0, 1].
 
     Args:
-        sigma: standard deviation, at least 0, in units of the range.
+        sigma: standard deviation, at least 0, in pixel units.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -37,38 +36,38 @@ class AddedNoise(nn.Module):
 
 
 def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
-    """Draw boxes whose area is uniform in 1/50...1/3 of the image and whose aspect ratio is log-uniform in 0.3...1/0.3.
+    """Sample boxes with uniform area in 1/50...1/3 of the image and log-uniform aspect ratio in 0.3...1/0.3.
 
     Args:
         uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
 
     Returns:
-        `[B, H, W]`, bool: true in the box; nowhere if no attempt fits.
+        `[B, H, W]`, bool: the box; empty if no attempt fits.
     """
     low, high = ERASED_AREA
     area = height * width * (low + uniform[:, 2::2] * (high - low))
     root = (math.log(0.3) * (1 - 2 * uniform[:, 3::2]) / 2).exp()
     tall, wide = (area.sqrt() * root).round(), (area.sqrt() / root).round()
     fits = (tall < height) & (wide < width)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    sides = [side.gather(1, first) for side in (tall, wide)]
+    *sides, found = first_fitting(tall, wide, fits)
     inside = []
     for at, (side, length) in enumerate(zip(sides, (height, width), strict=True)):
+        side = side[:, None]
         start = (uniform[:, at : at + 1] * (length - side + 1)).floor()
         place = torch.arange(length, device=uniform.device)
         inside.append((place >= start) & (place < start + side))
-    return inside[0][:, :, None] & inside[1][:, None] & fits.any(dim=1)[:, None, None]
+    return inside[0][:, :, None] & inside[1][:, None] & found[:, None, None]
 
 
 class RandomErasing(nn.Module):
-    """Puts noise in the place of a box of some images: that of timm's mode `pixel`, kept in [0, 1].
+    """Replace a random box of some images by noise, as timm's mode `pixel`, clipped to [0, 1].
 
     Args:
-        probability: part of the images that have a box, in [0, 1].
-        mean: of the noise, for each channel or one for all, in units of the range; by default ImageNet's.
-        std: its deviation.
+        probability: fraction of images with a box, in [0, 1].
+        mean: mean of the noise, per channel or one for all, in pixel units; by default ImageNet's.
+        std: standard deviation of the noise, per channel or one for all, in pixel units.
     """
 
     mean: Tensor
@@ -87,7 +86,7 @@ class RandomErasing(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = sample_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
+        uniform = sample_rows(torch.rand, (len(image), 1 + NUM_UNIFORM), image.device)
         box = erased_boxes(uniform[:, 1:], *image.shape[-2:]) & (uniform[:, :1, None] < self.probability)
         noise = (self.mean + self.std * sample_rows_like(torch.randn, image)).clamp(0, 1)
         return torch.where(box[:, None], noise, image)

@@ -1,47 +1,71 @@
-"""RandAugment: one of fourteen operations for each image, at a fixed strength.
+"""RandAugment on a batch, an operation per image: one engine, with torchvision's and with timm's policy.
 
-Operations, ranges and signs are those of torchvision's RandAugment, drawn for each image instead of once for a batch.
-Colour operations act on values in [0, 1], not rounded to 1/255; equalisation alone counts 256 levels.
+Sharpness, colours, solarisation and the like act on values in [0, 1], not rounded to 1/255; only equalisation counts
+256 levels.
 
-Source: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
-2020, arXiv 1909.13719.
+torchvision's policy (`RandAugment`) takes one of fourteen operations at a fixed strength.
+
+timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. It samples one
+of fifteen operations per image with replacement, skips it or not, and samples a magnitude around m, clipped to
+[0, mmax], of which 10 is full strength:
+
+    shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
+    colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
+    posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
+
+So `m15` without `mmax` is m10, and without `inc1` posterize and solarize weaken as m rises. Differences from timm:
+moved images are interpolated bilinearly (timm: bilinearly or bicubically at random), and values are not rounded to
+1/255.
+
+Sources: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
+2020, arXiv 1909.13719; Wightman, Touvron and Jegou, ResNet strikes back: An improved training procedure in timm, 2021,
+arXiv 2110.00476, and timm's code.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import within
 from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
 
+GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 NUM_BINS = 31
-OPERATIONS = (
-    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color"),
+TORCHVISION_OPERATIONS = (
+    *("identity", *GEOMETRIC, "brightness", "color"),
     *("contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
-GEOMETRIC = OPERATIONS[1:6]
-
-
-def moved(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Shears about the top left corner, then shifts, and turns about the centre; zeros come in, the nearest pixel is
-    taken. At most one of the three is meant to differ from 0.
-
-    Args:
-        image: `[B, C, H, W]`.
-        shear: `[B, 2]`: what a pixel's source column gains with its row, and its source row with its column.
-        shift: `[B, 2]`: columns to the right and rows down, in pixels.
-        angle: `[B]`, in radians, counterclockwise.
-    """
-    grid = moved_grid(image, shear, shift, angle)
-    return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+FULL = 10.0
+"""timm's magnitude of full strength."""
+TIMM_OPERATIONS = (
+    *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"),
+    *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
+)
+NONE = -1
+"""Number of no operation, for images whose operation is skipped."""
+HOST = torch.device("cpu")
+DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0}
 
 
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Places that the pixels of a moved image come from, `[B, H, W, 2]`, for `grid_sample`; arguments as of `moved`."""
+    """Compute the sampling grid of a moved image, `[B, H, W, 2]`, for `grid_sample`.
+
+    The image is sheared about the top left corner, translated, or rotated about the centre; at most one of the three
+    should differ from 0.
+
+    Args:
+        image: `[B, C, H, W]`.
+        shear: `[B, 2]`: change of the source column per row, and of the source row per column.
+        shift: `[B, 2]`: columns to the right and rows down, in pixels.
+        angle: `[B]`, in radians, counterclockwise.
+    """
     height, width = image.shape[-2:]
     dtype = image.dtype
     shear, shift, angle = shear.to(dtype), shift.to(dtype), angle.to(dtype)
@@ -50,16 +74,16 @@ def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Te
     cosine, sine = (value[:, None, None] for value in (angle.cos(), angle.sin()))
     source_x = (cosine * x - sine * y).sub_(shift[:, 0, None, None]).add_(shear[:, 0, None, None] * (y + height / 2))
     source_y = (sine * x + cosine * y).sub_(shift[:, 1, None, None]).add_(shear[:, 1, None, None] * (x + width / 2))
-    # Stacked as planes, for `grid_sample` reads those as fast, and interleaving takes longer than nearest pixels do.
+    # Stacked as planes: `grid_sample` reads those as fast, and interleaving takes longer than the nearest pixels.
     return torch.stack([source_x.mul_(2).div_(width), source_y.mul_(2).div_(height)], dim=1).permute(0, 2, 3, 1)
 
 
 def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
-    """Away from a smoothed image, whose border is the image's own: 0 is smooth, 1 the image."""
+    """Change sharpness by factors `[B]`: 0 gives a smoothed image with the original border, 1 the image."""
     height, width = image.shape[2:]
     if height <= 2 or width <= 2:
         return image
-    # Added up place by place: in float32 to the bit what a convolution gives, which takes 16 times as long on a host.
+    # A sum over the nine shifts: bitwise equal to a float32 convolution, which is 16 times slower on a CPU.
     first, *others = (
         image[:, :, row : height - 2 + row, column : width - 2 + column] for row in range(3) for column in range(3)
     )
@@ -72,26 +96,26 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
-    """Values rounded down to 2^bits levels; 1 becomes the greatest level. Bits may be each image's, `[B, 1, 1, 1]`."""
+    """Round values down to 2^bits levels; 1 becomes the highest level. Bits may differ by image, `[B, 1, 1, 1]`."""
     levels = 2**bits
     return torch.minimum((image * levels).floor_(), image.new_ones(()) * (levels - 1)).div_(levels)
 
 
 def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
-    """Values from the threshold on are inverted; it may be each image's, `[B, 1, 1, 1]`."""
-    # `lerp` at 0 and 1 is `where` to the bit, and six times faster where the mask has no pattern.
+    """Invert values from the threshold on; it may differ by image, `[B, 1, 1, 1]`."""
+    # `lerp` at 0 and 1 is bitwise `where`, and six times faster for a mask without pattern.
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
 
 def stretched(image: Tensor) -> Tensor:
-    """Each channel rescaled to [0, 1]; constant ones stay."""
+    """Rescale each channel to [0, 1]; constant channels are unchanged."""
     least, greatest = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
     span = greatest - least
     return (image - torch.where(span > 0, least, 0)).div_(torch.where(span > 0, span, 1))
 
 
 def equalized(image: Tensor) -> Tensor:
-    """Each channel with a flat histogram of 256 levels, as Pillow computes it."""
+    """Equalise each channel's histogram of 256 levels, as Pillow does."""
     level = (image * 255).round_().long().flatten(start_dim=2)
     counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=image.device)
     counts.scatter_add_(2, level, torch.ones_like(level))
@@ -106,12 +130,12 @@ def equalized(image: Tensor) -> Tensor:
 def each_on_its_rows(
     image: Tensor, operation: Tensor, functions: Mapping[int, Callable[[Tensor, Tensor], Tensor]]
 ) -> Tensor:
-    """Apply one of several functions to each image, each function to its own images alone.
+    """Apply one of several functions to each image.
 
     Args:
         image: `[B, C, H, W]`.
-        operation: `[B]`, int64, on the host, so that no device is waited for: which function, if any.
-        functions: by number; each maps images `[b, C, H, W]` and their places in the batch `[b]` to images.
+        operation: `[B]`, int64, on the host to avoid a sync: number of each image's function; others are unchanged.
+        functions: by number; each maps images `[b, C, H, W]` and their rows in the batch `[b]` to images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -121,12 +145,77 @@ def each_on_its_rows(
     return result
 
 
-class RandAugment(nn.Module):
-    """Applies operations that are drawn for each image.
+@dataclass(frozen=True)
+class Strengths:
+    """Strengths of a batch's operations; tensors have a value per image."""
+
+    amount: Mapping[str, Tensor]
+    """Of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
+    factor: Tensor
+    """Of the colour operations, `[B]`: 1 leaves an image unchanged."""
+    bits: int | Tensor
+    """Of posterize; `[B, 1, 1, 1]`."""
+    threshold: float | Tensor
+    """Of solarize, in [0, 1]; `[B, 1, 1, 1]`."""
+    added: float | Tensor = 0.0
+    """Of solarize_add, in [0, 1]; `[B, 1, 1, 1]`."""
+
+
+def apply_operations(
+    image: Tensor,
+    operation: Tensor,
+    names: Sequence[str],
+    strengths: Strengths,
+    resample: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Apply to each image its operation.
 
     Args:
-        num_ops: operations one after the other, at least 1.
-        magnitude: their strength, in 0...30.
+        image: `[B, C, H, W]` in [0, 1].
+        operation: `[B]`, int64, on the host: position in `names`, or `NONE`.
+        names: the policy's operations.
+        strengths: strengths of the operations.
+        resample: maps images and a grid of source positions, `[B, H, W, 2]`, to moved images.
+    """
+
+    def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
+        amount = strengths.amount[name][rows]
+        step = dict.fromkeys(GEOMETRIC, torch.zeros_like(amount)) | {name: amount}
+        shear, shift = (
+            torch.stack([step[f"{kind}_{axis}"] for axis in "xy"], dim=1) for kind in ("shear", "translate")
+        )
+        return resample(image, moved_grid(image, shear, shift, step["rotate"]))
+
+    def of(strength: float | Tensor, rows: Tensor) -> float | Tensor:
+        return strength[rows] if isinstance(strength, Tensor) else strength
+
+    factor = strengths.factor
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        **{name: partial(move, name) for name in GEOMETRIC},
+        "brightness": lambda image, rows: with_brightness(image, factor[rows]),
+        "color": lambda image, rows: with_saturation(image, factor[rows]),
+        "contrast": lambda image, rows: with_contrast(image, factor[rows]),
+        "sharpness": lambda image, rows: with_sharpness(image, factor[rows]),
+        "posterize": lambda image, rows: posterized(image, of(strengths.bits, rows)),
+        "solarize": lambda image, rows: solarized(image, of(strengths.threshold, rows)),
+        "solarize_add": lambda image, rows: image.lerp(
+            (image + of(strengths.added, rows)).clamp_(max=1), image.detach().clone().lt_(128 / 255)
+        ),
+        "invert": lambda image, _: 1 - image,
+        "autocontrast": lambda image, _: stretched(image),
+        "equalize": lambda image, _: equalized(image),
+    }
+    return each_on_its_rows(
+        image, operation, {number: functions[name] for number, name in enumerate(names) if name in functions}
+    )
+
+
+class RandAugment(nn.Module):
+    """RandAugment with torchvision's operations, ranges and signs, sampled per image instead of per batch.
+
+    Args:
+        num_ops: number of operations in sequence, at least 1.
+        magnitude: strength of the operations, in 0...30.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -143,22 +232,21 @@ class RandAugment(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
-            operation = sample_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), torch.device("cpu"))
+            operation = sample_rows(partial(torch.randint, len(TORCHVISION_OPERATIONS)), (len(image),), HOST)
             sign = 2 * sample_rows(partial(torch.randint, 2), (len(image),), image.device) - 1
             image = self.apply_operations(image, operation, sign)
         return image
 
     def apply_operations(self, image: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """Applies to each image its operation.
+        """Apply to each image its operation.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: `[B]`, int64, on the host: position in `OPERATIONS`.
-            sign: `[B]`: 1 or -1, of what goes either way.
+            operation: `[B]`, int64, on the host: position in `TORCHVISION_OPERATIONS`.
+            sign: `[B]`: 1 or -1, direction of the operations that have one.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
-        factor, nothing = 1 + 0.9 * strength * sign, torch.zeros_like(sign, dtype=torch.get_default_dtype())
         amount = {
             "shear_x": 0.3 * strength,
             "shear_y": 0.3 * strength,
@@ -166,23 +254,112 @@ class RandAugment(nn.Module):
             "translate_y": float(int(150 / 331 * height * strength)),
             "rotate": math.radians(30 * strength),
         }
+        strengths = Strengths(
+            {name: sign * each for name, each in amount.items()},
+            factor=1 + 0.9 * strength * sign,
+            bits=8 - round(self.magnitude / ((NUM_BINS - 1) / 4)),
+            threshold=1 - strength,
+        )
 
-        def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
-            step = dict.fromkeys(GEOMETRIC, nothing[rows]) | {name: sign[rows] * amount[name]}
-            shear, shift = (
-                torch.stack([step[f"{kind}_{axis}"] for axis in "xy"], dim=1) for kind in ("shear", "translate")
-            )
-            return moved(image, shear, shift, step["rotate"])
+        def nearest(image: Tensor, grid: Tensor) -> Tensor:
+            return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
-        functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            **{name: partial(move, name) for name in GEOMETRIC},
-            "brightness": lambda image, rows: with_brightness(image, factor[rows]),
-            "color": lambda image, rows: with_saturation(image, factor[rows]),
-            "contrast": lambda image, rows: with_contrast(image, factor[rows]),
-            "sharpness": lambda image, rows: with_sharpness(image, factor[rows]),
-            "posterize": lambda image, _: posterized(image, 8 - round(self.magnitude / ((NUM_BINS - 1) / 4))),
-            "solarize": lambda image, _: solarized(image, 1 - strength),
-            "autocontrast": lambda image, _: stretched(image),
-            "equalize": lambda image, _: equalized(image),
+        return apply_operations(image, operation, TORCHVISION_OPERATIONS, strengths, nearest)
+
+
+def parts_of(recipe: str) -> dict[str, float]:
+    """Parse timm's RandAugment string: magnitude m, operations n, probability p, deviation mstd, bound mmax, inc.
+
+    Raises:
+        ValueError: if a part is unknown.
+    """
+    first, *parts = recipe.split("-")
+    found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]
+    if first != "rand" or not all(found):
+        raise ValueError(f"recipe must be rand-<part>-<part>..., of m, n, p, mstd, mmax and inc, got {recipe!r}")
+    return DEFAULTS | {match[1]: float(match[2]) for match in found if match}
+
+
+def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
+    """Sample moved pixels by bilinear interpolation, with a grey value outside the image.
+
+    Args:
+        image: `[B, C, H, W]`.
+        grid: `[B, H, W, 2]`, source positions.
+        fill: grey value outside the image.
+    """
+    x, y = grid[:, None].unbind(dim=4)
+    inside = (x >= -1) & (x < 1) & (y >= -1) & (y < 1)
+    return torch.where(inside, F.grid_sample(image, grid, padding_mode="border", align_corners=False), fill)
+
+
+class TimmRandAugment(nn.Module):
+    """RandAugment with timm's operations and random magnitudes, sampled per image.
+
+    Args:
+        recipe: timm's string: `rand`, then m (0...10 or mmax), n, p, mstd (above 100: uniform in [0, m]), mmax and inc,
+            in any order.
+        fill: grey value outside a moved image, in [0, 1].
+
+    Raises:
+        ValueError: if the recipe has another part, or an argument is out of range.
+    """
+
+    def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", fill: float = 0.5) -> None:
+        super().__init__()
+        parts = parts_of(recipe)
+        within(0, 1, fill=fill, p=parts["p"])
+        self.recipe = recipe
+        self.fill = fill
+        self.magnitude, self.deviation, self.bound = parts["m"], parts["mstd"], parts["mmax"]
+        self.num_ops, self.probability, self.increasing = int(parts["n"]), parts["p"], bool(parts["inc"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        for _ in range(self.num_ops):
+            shape, device = (len(image),), image.device
+            operation = sample_rows(partial(torch.randint, len(TIMM_OPERATIONS)), shape, HOST)
+            sign = 2 * sample_rows(partial(torch.randint, 2), shape, device) - 1
+            magnitude = self._magnitudes(shape, device)
+            operation[sample_rows(torch.rand, shape, HOST) >= self.probability] = NONE
+            image = self.apply_operations(image, operation, magnitude, sign)
+        return image
+
+    def _magnitudes(self, shape: tuple[int], device: torch.device) -> Tensor:
+        if self.deviation > 100:
+            drawn = self.magnitude * sample_rows(torch.rand, shape, device)
+        elif self.deviation:
+            drawn = self.magnitude + self.deviation * sample_rows(torch.randn, shape, device)
+        else:
+            drawn = torch.full(shape, self.magnitude, device=device)
+        return drawn.clamp(0, self.bound)
+
+    def apply_operations(self, image: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
+        """Apply to each image its operation.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1].
+            operation: `[B]`, int64, on the host: position in `TIMM_OPERATIONS`, or `NONE`.
+            magnitude: `[B]`, 0 to `mmax`.
+            sign: `[B]`: 1 or -1, direction of the operations that have one.
+        """
+        level = (magnitude / FULL).to(image.dtype)
+        signed, height, width = sign * level, image.shape[-2], image.shape[-1]
+        amount = {
+            "rotate": math.radians(30),
+            "shear_x": 0.3,
+            "shear_y": 0.3,
+            "translate_x": -0.45 * width,
+            "translate_y": -0.45 * height,
         }
-        return each_on_its_rows(image, operation, {OPERATIONS.index(name): each for name, each in functions.items()})
+        bits, threshold, added = (
+            (number * magnitude / FULL).floor().to(image.dtype).view(-1, 1, 1, 1) for number in (4, 256, 110)
+        )
+        bits, threshold = (4 - bits, 256 - threshold) if self.increasing else (bits, threshold)
+        strengths = Strengths(
+            {name: each * signed for name, each in amount.items()},
+            factor=(1 + 0.9 * signed).clamp(min=0.1) if self.increasing else 0.1 + 1.8 * level,
+            bits=bits,
+            threshold=threshold / 255,
+            added=added.clamp(max=128) / 255,
+        )
+        return apply_operations(image, operation, TIMM_OPERATIONS, strengths, partial(moved_over, fill=self.fill))

@@ -1,26 +1,25 @@
-"""The weak, the strong and the contrastive view of the semi-supervised literature, and that of timm's recipes."""
+"""Standard augmentations: weak and strong (semi-supervised learning), SimCLR's, and that of timm's recipes."""
 
 from torch import nn
 
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
 from lightning_modules.views.noise import RandomErasing
-from lightning_modules.views.rand_augment import RandAugment
-from lightning_modules.views.timm_rand_augment import TimmRandAugment
+from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
 
 
 class WeakView(RandomCrop):
-    """A random crop of the padded image, mirrored half of the time."""
+    """Weak augmentation: random crop of the padded image, mirrored with probability 1/2."""
 
 
 class StrongView(nn.Sequential):
-    """A box of random area, resized, then RandAugment.
+    """Strong augmentation: random resized crop, then RandAugment.
 
     Args:
-        size: height and width, in pixels; None takes that of the images.
-        num_ops: operations of RandAugment.
-        magnitude: their strength, in 0...30.
-        min_area: least area of the box, as a part of the image's.
+        size: height and width, in pixels; None for the images' size.
+        num_ops: number of RandAugment's operations.
+        magnitude: strength of RandAugment's operations, in 0...30.
+        min_area: least area of the crop, as a fraction of the image's.
     """
 
     def __init__(self, size: int | None = None, num_ops: int = 1, magnitude: int = 6, min_area: float = 0.08) -> None:
@@ -28,16 +27,16 @@ class StrongView(nn.Sequential):
 
 
 class ContrastiveView(nn.Sequential):
-    """SimCLR's view: a box of random area, resized and mirrored, with other colours or none.
+    """SimCLR's augmentation: random resized crop, mirroring, colour jitter and random grey.
 
     Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
-        size: height and width, in pixels; None takes that of the images.
-        brightness: strength of the change of brightness, contrast and saturation.
-        hue: greatest shift of the hue.
-        min_area: least area of the box, as a part of the image's.
+        size: height and width, in pixels; None for the images' size.
+        brightness: strength of the jitter of brightness, contrast and saturation.
+        hue: maximal hue shift.
+        min_area: least area of the crop, as a fraction of the image's.
     """
 
     def __init__(
@@ -49,11 +48,11 @@ class ContrastiveView(nn.Sequential):
 
 
 class TimmView(nn.Sequential):
-    """RandAugment by timm's string, then a box of noise in some images: what timm's recipes for ImageNet do.
+    """Augmentation of timm's recipes for ImageNet: RandAugment by timm's string, then random erasing.
 
     Args:
         recipe: timm's string of RandAugment.
-        erased: part of the images that have a box, timm's `reprob`, in [0, 1].
+        erased: fraction of images with random erasing, timm's `reprob`, in [0, 1].
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:

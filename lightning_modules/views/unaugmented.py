@@ -1,22 +1,22 @@
-"""Modules that draw their own views need images that the DataModule has not augmented before."""
+"""Check that the DataModule of a module with its own augmentation does not augment."""
 
 from typing import Any
 
 
 def check_unaugmented(data: Any, name: str) -> None:
-    """Refuses a DataModule that augments training images.
+    """Reject a DataModule that augments training images.
 
     Args:
         data: the DataModule, set up or not.
-        name: of the module that draws its views, for the message.
+        name: name of the module, for the message.
 
     Raises:
-        ValueError: if it cuts out parts of random sizes, pads or mirrors; names the argument and what it must be.
+        ValueError: if it crops, pads or mirrors at random; names the argument and the value that it must have.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):
         if value := getattr(getattr(data, "augmentation", None), key, off):
             raise ValueError(
-                f"{name} draws its own views: data.augmentation.{key} must be {str(off).lower()}, got {value}"
+                f"{name} augments images itself: data.augmentation.{key} must be {str(off).lower()}, got {value}"
             )
     if (area := getattr(getattr(getattr(data, "images", None), "crop", None), "min_area", None)) is not None:
-        raise ValueError(f"{name} draws its own views: data.images.min_area must be null, got {area}")
+        raise ValueError(f"{name} augments images itself: data.images.min_area must be null, got {area}")

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.files.image_files import Crop, ResizedCrop
-from datamodules.loading.augmentation import Augmentation
 from lightning_modules.backbones.layer_features import classifier_layer
 from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.losses.contrastive import nt_xent

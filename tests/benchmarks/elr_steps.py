@@ -9,10 +9,10 @@ from torch import nn
 
 from callbacks.guards.finite_loss import FiniteLoss
 from callbacks.guards.seeding import SeedEveryBatch
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.loading.augmentation import Augmentation
 from lightning_modules.noisy_labels.elr import ELR
 
 SETTINGS = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.loading.augmentation import Augmentation
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.test_image_pairs_speed import Trainer
 

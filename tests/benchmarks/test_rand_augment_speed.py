@@ -11,8 +11,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from lightning_modules.views.rand_augment import RandAugment
-from lightning_modules.views.timm_rand_augment import TimmRandAugment
+from lightning_modules.views.rand_augment import RandAugment, TimmRandAugment
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark

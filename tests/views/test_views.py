@@ -26,7 +26,7 @@ from lightning_modules.views.colour import (
     with_saturation,
 )
 from lightning_modules.views.crops import boxes_of_random_area, crop_at, resized
-from lightning_modules.views.rand_augment import OPERATIONS, solarized, with_sharpness
+from lightning_modules.views.rand_augment import TORCHVISION_OPERATIONS, solarized, with_sharpness
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
@@ -146,7 +146,7 @@ def test_resampling_the_whole_image_at_its_size_gives_it_back_and_half_of_it_its
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("magnitude", [6, 17, 30])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", TORCHVISION_OPERATIONS)
 def test_an_operation_is_that_of_torchvision(operation: str, magnitude: int, sign: int) -> None:
     image = images(2, size=18)
     image[1, 0] = 0.4
@@ -161,7 +161,7 @@ def test_an_operation_is_that_of_torchvision(operation: str, magnitude: int, sig
     expected = theirs._apply_image_or_video_transform(
         image, name, value, interpolation=v2.InterpolationMode.NEAREST, fill={Tensor: None}
     )
-    drawn = torch.full((2,), OPERATIONS.index(operation)), torch.full((2,), sign)
+    drawn = torch.full((2,), TORCHVISION_OPERATIONS.index(operation)), torch.full((2,), sign)
     found = RandAugment(1, magnitude).apply_operations(image, *drawn)
     assert ((found - expected).abs() > 2e-5).float().mean() < 0.01  # nearest pixels may differ where two are as near
 
@@ -173,7 +173,7 @@ def test_each_image_of_a_batch_has_an_operation_of_its_own() -> None:
     for number in range(14):
         alone = augment.apply_operations(image[number : number + 1], torch.tensor([number]), sign[:1])
         torch.testing.assert_close(together[number], alone[0])
-        assert torch.equal(together[number], image[number]) == (OPERATIONS[number] == "identity")
+        assert torch.equal(together[number], image[number]) == (TORCHVISION_OPERATIONS[number] == "identity")
 
 
 @pytest.mark.parametrize("threshold", [0.7, torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1, 1)])

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 
 _MASKS_AT_ONCE = 64
 """Counting a pixel takes 40 bytes and more: of all masks of a set at once, tens of gigabytes."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.loading.augmentation import sample_words
+from datamodules.randomness.counter import sample_words
 
 
 class PatchPoints(NamedTuple):

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from datamodules.distributed.collectives import rank, world_size
-from datamodules.loading.augmentation import sample_words
+from datamodules.randomness.counter import sample_words
 from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.loading.augmentation import Augmentation
+from datamodules.augmentation.crop_and_flip import Augmentation
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.diffusion.finetuning.models import captioned

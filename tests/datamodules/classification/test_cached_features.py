@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from callbacks.labels.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
+from datamodules.augmentation.crop_and_flip import Augmentation, crop_and_flip
 from datamodules.classification.cached_features import CachedFeatures, FeatureSource, source_fingerprint
 from datamodules.classification.digits import Digits, TuningDigits
 from datamodules.classification.image_sets import ImageFiles
@@ -21,8 +22,8 @@ from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.files.image_files import Crop
-from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.global_batches import Request
+from datamodules.randomness.counter import sample_uniform
 from lightning_modules.backbones.resized import Resized
 from lightning_modules.noisy_labels.nmtune.module import NMTune
 from tests.trainers import quiet

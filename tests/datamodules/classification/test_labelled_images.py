@@ -8,6 +8,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from datamodules.augmentation.crop_and_flip import Augmentation, crop_and_flip
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
@@ -22,8 +23,8 @@ from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
-from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.seeded_batches import free_cores
+from datamodules.randomness.counter import sample_uniform
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, on_process, patterns, ready
 from tests.datamodules.recorder import joined, trained
 

@@ -18,7 +18,7 @@ from datamodules.corruptions.mask_noise import (
     mask_noise_statistics,
 )
 from datamodules.corruptions.mask_noise.interface import uniform_of_each
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from tests.largest_tensor import LargestTensor
 
 SQUARE = np.ones((3, 3), dtype=bool)

@@ -8,10 +8,10 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.loading.augmentation import sample_uniform
 from datamodules.normals.height_fields import HeightFields
 from datamodules.normals.normal_maps import NormalMaps
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split
+from datamodules.randomness.counter import sample_uniform
 from tests.trainers import quiet
 
 RANDOM = np.random.default_rng(0)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.digits import Digits
-from datamodules.loading.augmentation import Augmentation
 from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from datamodules.corruptions.image_noise import CounterRNG, SeededImageRNG
-from datamodules.randomness.counter import poisson_quantile
+from datamodules.randomness.counter import poisson_quantile, sample_uniform
 
 LIKE = torch.empty(7, 3, 41, 41, dtype=torch.float64)
 
@@ -68,3 +70,67 @@ def test_poisson_and_gamma_numbers_of_one_image_are_numpys() -> None:
         random.seed(0)
         drawn = getattr(SeededImageRNG(0), kind.removeprefix("standard_"))(rate)
         np.testing.assert_array_equal(drawn[0].permute(1, 2, 0).numpy(), expected)
+
+
+WORD = 1 << 64
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def splitmix64(state: int) -> int:
+    """Output of the generator in a state, in Python's integers (Steele, Lea and Flood, OOPSLA 2014)."""
+    z = (state + GOLDEN) % WORD
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % WORD
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % WORD
+    return z ^ (z >> 31)
+
+
+def reference_uniform(seed: int, epoch: int, index: int, count: int, stream: int) -> list[float]:
+    """The definition without tensors: key from (seed, epoch, stream), state from the sample, then a sequence."""
+    key = 0
+    for word in (seed, epoch, stream):
+        key = splitmix64(key ^ (word % WORD))
+    state = splitmix64((index + key) % WORD)
+    return [(splitmix64((state + k * GOLDEN) % WORD) >> 40) / 2**24 for k in range(1, count + 1)]
+
+
+def test_the_generator_gives_the_published_sequence() -> None:
+    """The first outputs of splitmix64 from state 1234567, which implementations of it are checked against."""
+    outputs = [splitmix64((1234567 + k * GOLDEN) % WORD) for k in range(5)]
+    assert outputs == [
+        *(6457827717110365317, 3203168211198807973, 9817491932198370423),
+        *(4593380528125082431, 16408922859458223821),
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 10**6),
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_uniform_numbers_are_those_of_big_integers(
+    seed: int, epoch: int, index: list[int], count: int, stream: int
+) -> None:
+    found = sample_uniform(seed, epoch, torch.tensor(index), count, stream)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [reference_uniform(seed, epoch, each, count, stream) for each in index]
+
+
+def test_uniform_numbers_are_uniform_and_independent() -> None:
+    """Over samples, over visits of one sample, over the numbers of a sample, over seeds and over streams."""
+    samples = sample_uniform(0, 0, torch.arange(20_000), count=3)
+    one = torch.tensor([17])
+    visits = torch.cat([sample_uniform(0, epoch, one, count=3) for epoch in range(3000)])
+    seeds = torch.cat([sample_uniform(seed, 0, one, count=3) for seed in range(3000)])
+    for numbers in (samples, visits, seeds):
+        assert stats.kstest(numbers.flatten().numpy(), "uniform").pvalue > 0.01
+        correlation = torch.corrcoef(numbers.T)[~torch.eye(3, dtype=torch.bool)]
+        assert correlation.abs().max() < 4 / len(numbers) ** 0.5
+    other_stream = sample_uniform(0, 0, torch.arange(20_000), count=3, stream=1)
+    next_visit = sample_uniform(0, 1, torch.arange(20_000), count=3)
+    pairs = torch.stack([each[:, 0] for each in (samples, other_stream, next_visit, samples.roll(1, dims=0))])
+    assert torch.corrcoef(pairs)[~torch.eye(4, dtype=torch.bool)].abs().max() < 4 / 20_000**0.5
+    assert samples.min() >= 0
+    assert samples.max() < 1

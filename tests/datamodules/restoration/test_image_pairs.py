@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import CounterRNG, Gaussian
-from datamodules.loading.augmentation import sample_uniform
+from datamodules.randomness.counter import sample_uniform
 from datamodules.restoration.image_pairs import ImagePairs, Patches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
 from tests.trainers import quiet

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation import labelled_masks
 from datamodules.segmentation.corrected_masks import CorrectedMasks
 from datamodules.segmentation.labelled_masks import LabelledMasks
-from datamodules.segmentation.mask_augmentation import MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 from datamodules.segmentation.shapes import Shapes
 from experiments.saving.metrics_table import MetricsTable

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.augmentation.masks import FILL, MaskAugmentation
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.labelled_masks import LabelledMasks
-from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
 from datamodules.segmentation.mask_files import MaskFiles, read_mask
 from datamodules.segmentation.voc import VOCSegmentation, listed_names
 from tests.datamodules.recorder import Recorder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from callbacks.guards.seeding import SeedEveryBatch
-from datamodules.loading.augmentation import Augmentation
+from datamodules.augmentation.crop_and_flip import Augmentation
 from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pooled
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier

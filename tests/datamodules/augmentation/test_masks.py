@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.segmentation.mask_augmentation import MaskAugmentation
+from datamodules.augmentation.masks import MaskAugmentation
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""Random scale, crop, colours and mirror of photographs with their masks."""
+"""Random scale, crop, colours and mirroring of photographs with their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,43 +10,43 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive, within
+from datamodules.augmentation.colours import jittered
 from datamodules.batches import IGNORED
-from datamodules.loading.augmentation import sample_uniform
-from datamodules.loading.colours import jittered
+from datamodules.randomness.counter import sample_uniform
 
 FILL = (124, 116, 104)
-"""The colour around an image that does not fill its place: the mean of ImageNet, which normalises to 0."""
+"""Padding colour: ImageNet's mean, which normalises to 0."""
 
 
 class Placed(NamedTuple):
-    """A square cut out of a scaled image, which lies in it or around it."""
+    """A square crop of a scaled image, which may reach beyond it."""
 
     height: int
     """Height of the scaled image, in pixels."""
     width: int
     """Width of the scaled image, in pixels."""
     top: int
-    """First row of the square in the scaled image; below 0 where it reaches beyond."""
+    """First row of the square in the scaled image; negative if it reaches beyond."""
     left: int
-    """First column of the square in the scaled image; below 0 where it reaches beyond."""
+    """First column of the square in the scaled image; negative if it reaches beyond."""
 
 
 @dataclass(frozen=True)
 class MaskAugmentation:
-    """Scale an image at random, cut out a square or place the whole in it, change its colours, and mirror it.
+    """Randomly scale, crop or pad to a square, change colours, and mirror.
 
-    Where the square reaches beyond the image it has ImageNet's mean colour and is ignored. As the ADELE authors' code
-    for PASCAL VOC, except that lengths are scaled with antialiasing, the nearest pixel of a mask is that of pixel
-    centres, changes of colour are no whole numbers, and also the surroundings change colour.
+    Padding has ImageNet's mean colour and ignored labels. As the ADELE authors' code for PASCAL VOC, except that images
+    are resized with antialiasing, masks use the nearest pixel centre, colour changes are not rounded to integers, and
+    the padding changes colour, too.
 
     Args:
-        crop_size: side of the square that a training image is cut to, in pixels.
-        min_scale: least factor of an image's lengths.
-        max_scale: greatest factor of an image's lengths.
-        hue: greatest change of hue, in degrees; the authors' 10 steps of OpenCV's 180 are 20.
-        saturation: greatest change of saturation, in [0, 1]; the authors' is 10/255.
-        value: greatest change of value, in [0, 1]; the authors' is 10/255.
-        flip: whether half of the images are mirrored.
+        crop_size: side of a training image, in pixels.
+        min_scale: least scale factor.
+        max_scale: greatest scale factor.
+        hue: maximal hue shift, in degrees; the authors' 10 steps of OpenCV's 180 are 20.
+        saturation: maximal change of saturation, in [0, 1]; the authors' is 10/255.
+        value: maximal change of value, in [0, 1]; the authors' is 10/255.
+        flip: whether to mirror half of the images.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -73,7 +73,7 @@ class MaskAugmentation:
         return self.crop_size, self.crop_size
 
     def place(self, height: int, width: int, uniform: Sequence[float]) -> Placed:
-        """Choose scale, row and column of the square in an image, by three numbers in [0, 1)."""
+        """Place the square by three uniform numbers in [0, 1): scale, row and column."""
         scale = self.min_scale + uniform[0] * (self.max_scale - self.min_scale)
         scaled = [max(round(side * scale), 1) for side in (height, width)]
         begin = [
@@ -83,7 +83,7 @@ class MaskAugmentation:
         return Placed(*scaled, *begin)
 
     def image(self, image: Image.Image, placed: Placed) -> np.ndarray:
-        """Cut the square out of an image, `[crop_size, crop_size, 3]`, uint8; cubic, with antialiasing."""
+        """Crop an image, `[crop_size, crop_size, 3]`, uint8; bicubic, with antialiasing."""
         square = np.full((*self.shape, 3), FILL, dtype=np.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         across, down = image.width / placed.width, image.height / placed.height
@@ -98,7 +98,7 @@ class MaskAugmentation:
         return square
 
     def mask(self, mask: Tensor, placed: Placed) -> Tensor:
-        """Cut the same square out of a mask `[H, W]`, by the nearest pixel of the source; 255 around it."""
+        """Crop a mask `[H, W]` by the nearest source pixel; 255 in the padding."""
         square = torch.full(self.shape, IGNORED, dtype=torch.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         row = (torch.arange(rows.start, rows.stop) + placed.top + 0.5) * (mask.shape[0] / placed.height)
@@ -108,11 +108,11 @@ class MaskAugmentation:
         return square
 
     def _overlap(self, begin: int, length: int) -> slice:
-        """Find where in the square the scaled image lies, along one side."""
+        """Find the scaled image's part of the square, along one side."""
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
-        """Change colours and mirror the images of a batch, drawn from (seed, epoch, index), with their masks."""
+        """Change colours and mirror a batch's images and masks, with random numbers of (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)

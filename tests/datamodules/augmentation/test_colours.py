@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.loading.colours import hue_saturation_value, jittered, red_green_blue
+from datamodules.augmentation.colours import hue_saturation_value, jittered, red_green_blue
 
 
 def colours(seed: int) -> torch.Tensor:

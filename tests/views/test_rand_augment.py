@@ -11,7 +11,7 @@ from timm.data import auto_augment as timms
 from torch import Tensor
 
 from lightning_modules.views import TimmRandAugment
-from lightning_modules.views.timm_rand_augment import GEOMETRIC, OPERATIONS, parts_of
+from lightning_modules.views.rand_augment import GEOMETRIC, TIMM_OPERATIONS, parts_of
 
 NAMES = {name.lower(): name for name in timms._RAND_TRANSFORMS}
 
@@ -41,12 +41,12 @@ def by_timm(image: Tensor, operation: str, magnitude: float, sign: int, increasi
 
 @pytest.mark.parametrize("increasing", [False, True])
 @pytest.mark.parametrize(("magnitude", "sign"), [(9, 1), (15, 1), (3.7, -1), (0, 1)])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", TIMM_OPERATIONS)
 def test_an_operation_is_timms(operation: str, magnitude: float, sign: int, increasing: bool, monkeypatch: Any) -> None:
     image = images(3)
     view = TimmRandAugment("rand-m9-inc1" if increasing else "rand-m9", fill=128 / 255)
     drawn = (
-        torch.full((3,), OPERATIONS.index(operation)),
+        torch.full((3,), TIMM_OPERATIONS.index(operation)),
         torch.full((3,), min(magnitude, 10.0)),
         torch.full((3,), sign),
     )
@@ -61,7 +61,7 @@ def test_an_operation_is_timms(operation: str, magnitude: float, sign: int, incr
 def test_magnitudes_are_each_images_own() -> None:
     view, image = TimmRandAugment(), images(4)
     magnitude, sign = torch.tensor([1.0, 4.0, 7.0, 10.0]), torch.tensor([1, -1, 1, -1])
-    for number in range(len(OPERATIONS)):
+    for number in range(len(TIMM_OPERATIONS)):
         operation = torch.full((4,), number)
         whole = view.apply_operations(image, operation, magnitude, sign)
         for row in range(4):

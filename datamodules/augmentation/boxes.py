@@ -1,0 +1,80 @@
+"""Boxes of random area, aspect ratio and place: the first of ten attempts that fits into the image.
+
+Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's RandomResizedCrop.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ATTEMPTS = 10
+"""Samples of area and aspect ratio, of which the first that fits is taken."""
+NUM_UNIFORM = 2 + 2 * ATTEMPTS
+"""Uniform numbers of a box: row, column, then area and aspect ratio of each attempt."""
+
+
+class Box(NamedTuple):
+    """Part of an image, in pixels of the source."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def random_sides(
+    uniform: Tensor, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Sample heights and widths with uniform area and log-uniform aspect ratio, `[B, ATTEMPTS]` in pixels.
+
+    Args:
+        uniform: `[B, NUM_UNIFORM]` in [0, 1).
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
+        area: least and greatest area, as fractions of the image's.
+        ratio: least and greatest width over height.
+    """
+    least, greatest = map(math.log, ratio)
+    pixels = height * width * (area[0] + uniform[:, 2::2] * (area[1] - area[0]))
+    aspect = (least + uniform[:, 3::2] * (greatest - least)).exp()
+    return (pixels / aspect).sqrt(), (pixels * aspect).sqrt()
+
+
+def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the first attempt that fits: its height and width, and whether there is one, all `[B]`.
+
+    Args:
+        tall: heights, `[B, ATTEMPTS]`.
+        wide: widths, `[B, ATTEMPTS]`.
+        fits: whether an attempt fits, `[B, ATTEMPTS]`.
+    """
+    first = fits.int().argmax(dim=1, keepdim=True)
+    return tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0], fits.any(dim=1)
+
+
+def box_of_random_area(
+    width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Sample a box of whole pixels in one image; the largest centred box of an allowed ratio if no attempt fits.
+
+    Args:
+        width: width of the source, in pixels.
+        height: height of the source, in pixels.
+        uniform: `NUM_UNIFORM` numbers in [0, 1).
+        scale: least and greatest area, as fractions of the image's.
+        ratio: least and greatest width over height.
+    """
+    numbers = torch.tensor([uniform], dtype=torch.float64)
+    tall, wide = (side.round() for side in random_sides(numbers, height, width, scale, ratio))
+    fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+    box_height, box_width, found = (int(each) for each in first_fitting(tall, wide, fits))
+    if found:
+        row, column = uniform[:2]
+        left, top = math.floor(column * (width - box_width + 1)), math.floor(row * (height - box_height + 1))
+    else:
+        box_width, box_height = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+        left, top = (width - box_width) // 2, (height - box_height) // 2
+    return Box(left, top, left + box_width, top + box_height)

@@ -1,0 +1,62 @@
+"""Random crop and mirroring of a batch on its own device, with random numbers of (seed, epoch, sample)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.randomness.counter import sample_uniform
+
+
+def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = True) -> Tensor:
+    """Pad with zeros, crop back to size at a random place, and mirror half of the images.
+
+    Args:
+        image: `[B, C, H, W]`, of any dtype.
+        uniform: `[B, 3]` in [0, 1): row, column and mirroring of each image.
+        padding: pixels on each side; 0 for no crop.
+        flip: whether to mirror.
+
+    Returns:
+        `[B, C, H, W]`, of the same dtype.
+    """
+    batch, channels, height, width = image.shape
+    top, left = (uniform[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
+    padded = F.pad(image, [padding] * 4).flatten()
+    # Every run of `width` pixels is a row of one overlapping view, so that a crop is an index_select of whole rows.
+    runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+    padded_height, padded_width = height + 2 * padding, width + 2 * padding
+    plane = torch.arange(batch * channels, device=image.device).view(batch, channels, 1) * padded_height
+    row = plane + top[:, None, None] + torch.arange(height, device=image.device)
+    cropped = runs.index_select(0, (row * padded_width + left[:, None, None]).flatten()).view_as(image)
+    if not flip:
+        return cropped
+    mirrored = torch.arange(batch, device=image.device) + batch * (uniform[:, 2] < 0.5)
+    return torch.cat([cropped, cropped.flip(3)]).index_select(0, mirrored)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop and mirroring of training images.
+
+    Args:
+        crop_padding: zero padding before the random crop back to size, in pixels; 0 for no crop.
+        flip: whether to mirror half of the images.
+
+    Raises:
+        ValueError: if `crop_padding` is negative.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, crop_padding=self.crop_padding)
+
+    def apply(self, image: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """Augment images `[B, C, H, W]` of any dtype, with random numbers of (seed, epoch, index)."""
+        if not (self.crop_padding or self.flip):
+            return image
+        return crop_and_flip(image, sample_uniform(seed, epoch, index, count=3), self.crop_padding, self.flip)
