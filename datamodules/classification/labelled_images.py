@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
 from datamodules.augmentation.crop_and_flip import Augmentation
-from datamodules.classification.image_folder import NewImages
+from datamodules.classification.folder_sets import NewImages
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import (
     SECOND,

@@ -7,7 +7,7 @@ import yaml
 
 from datamodules.files.data_directory import data_directory
 from datamodules.files.file_pairs import stem_of
-from datamodules.restoration.image_folders import read_images
+from datamodules.restoration.folder_sets import read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 LIST = Path(__file__).with_name("aid.yaml")

@@ -9,7 +9,7 @@ from datamodules.files.file_pairs import paired, stem_of
 from datamodules.files.image_files import image_names
 from datamodules.files.limits import whole_numbers
 from datamodules.files.mat_files import read_cells, read_mat
-from datamodules.restoration.image_folders import image_files, read_images
+from datamodules.restoration.folder_sets import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 

@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet
+
 Split = Literal["training", "validation", "test"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -119,3 +122,118 @@ class PatchStore:
         # Every run of `size` pixels as a row of one overlapping view: a square is then a selection of rows.
         runs = self.values.as_strided((self.values.numel() - size + 1, size), (1, 1))
         return runs.index_select(0, first.flatten()).view(len(image), self.channels, size, size)
+
+
+class Together(PairSet):
+    """Several sets as one, such as DIV2K and BSD400 to train on.
+
+    Args:
+        sets: the sets: all with clean images, or all with noisy ones, and with the same number of channels.
+
+    Raises:
+        ValueError: if there is none, or they differ in their channels, in what they have or in white's stored value.
+    """
+
+    def __init__(self, sets: list[PairSet]) -> None:
+        if len(channels := {one.channels for one in sets}) != 1:
+            raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
+        if len(scales := {one.scale for one in sets}) != 1:
+            raise ValueError(f"Together needs sets whose small images have the same factor, got {sorted(scales)}")
+        self.sets = sets
+        (self.channels,) = channels
+        (self.scale,) = scales
+
+    def images(self, split: Split) -> Images:
+        parts = [one.images(split) for one in self.sets]
+        names = [name for part in parts for name in part.names]
+        if len(data_range := {part.data_range for part in parts}) > 1:
+            raise ValueError(f"the sets have {' and '.join(map(str, sorted(data_range)))} for white; use one")
+
+        def joined(kind: str) -> list[np.ndarray] | None:
+            lists = [getattr(part, kind) for part in parts]
+            return None if None in lists else [image for one in lists for image in one]
+
+        clean, noisy = joined("clean"), joined("noisy")
+        if clean is None and noisy is None:
+            raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
+        if noisy is None and any(part.noisy is not None for part in parts):
+            raise ValueError("some of the sets have noisy images of their own, and others none")
+        return Images(names, clean, noisy, data_range.pop(), self.scale)
+
+
+class ItsTestImages(PairSet):
+    """The test images of a set, to train on too, as methods may that need no clean images.
+
+    Args:
+        images: the set.
+    """
+
+    def __init__(self, images: PairSet) -> None:
+        self.of = images
+        self.channels = images.channels
+        self.scale = images.scale
+
+    def images(self, split: Split) -> Images:
+        return self.of.images("test")
+
+
+class Crops(PairSet):
+    """The centres of some images of a set, evenly spaced over it, for methods that take minutes an image.
+
+    Args:
+        images: the set.
+        crop_size: side of the squares, in pixels.
+        count: number of images.
+
+    Raises:
+        ValueError: if an argument is below 1, the set has fewer images, or one is smaller than a square.
+    """
+
+    def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
+        at_least(1, crop_size=crop_size, count=count)
+        self.of = images
+        self.channels = images.channels
+        self.crop_size = crop_size
+        self.count = count
+
+    def images(self, split: Split) -> Images:
+        images = self.of.images(split)
+        if len(images.names) < self.count:
+            raise ValueError(f"{type(self.of).__name__} has {len(images.names)} images, and count is {self.count}")
+        places = [number * len(images.names) // self.count for number in range(self.count)]
+
+        def centres(of: Sequence[Pixels]) -> list[Pixels]:
+            return [self._centre(images.names[place], of[place]) for place in places]
+
+        return Images(
+            [images.names[place] for place in places],
+            None if images.clean is None else centres(images.clean),
+            None if images.noisy is None else centres(images.noisy),
+            images.data_range,
+        )
+
+    def _centre(self, name: str, image: Pixels) -> Pixels:
+        top, left = ((side - self.crop_size) // 2 for side in image.shape[1:])
+        if min(top, left) < 0:
+            raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; crop_size is {self.crop_size}")
+        cut: Pixels = image[:, top : top + self.crop_size, left : left + self.crop_size]
+        return cut.copy()
+
+
+class ClassifiedImages(PairSet):
+    """The images of any classification set without their labels; validation has the test images.
+
+    Args:
+        images: the set, such as `Digits` or `CIFAR10`, which is read into memory.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self.source = images
+        self.channels = images.image_shape[0]
+
+    def images(self, split: Split) -> Images:
+        self.source.fetch_missing()
+        read = self.source.training() if split == "training" else self.source.test()
+        rows = torch.arange(len(read.label))
+        stored = [image.numpy() for part in rows.split(1000) for image in read.fetch(part, None)]
+        return Images([f"{row:06d}" for row in rows.tolist()], stored, data_range=read.data_range)

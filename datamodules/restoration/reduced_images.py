@@ -1,7 +1,6 @@
 """Images with smaller copies of themselves, from which super-resolution is to find them again."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from datamodules.arguments import at_least
-from datamodules.files.file_pairs import paired, stem_of
-from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 
@@ -63,38 +60,3 @@ class ReducedImages(PairSet):
         if images.clean is None:
             raise ValueError(f"{type(self.of).__name__} has noisy images alone, and clean ones are reduced")
         return with_reduced(images.names, images.clean, self.scale, images.data_range)
-
-
-class ScaledFolders(PairSet):
-    """Your own large images and small ones in two folders with the same names, or large ones that are reduced here.
-
-    Args:
-        large_dir: folder of large images, with any subfolders.
-        small_dir: folder of small ones; None makes them by MATLAB's bicubic reduction.
-        factor: pixels of a large image for one of a small one, along each axis.
-        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
-
-    Raises:
-        ValueError: if `factor` is below 2, names do not match, or a small image has not 1 / factor of the sides.
-        FileNotFoundError: if a folder does not exist or holds no image.
-    """
-
-    def __init__(self, large_dir: str, small_dir: str | None = None, factor: int = 4, colour: bool = True) -> None:
-        at_least(2, factor=factor)
-        self.large_dir = Path(large_dir).expanduser()
-        self.small_dir = None if small_dir is None else Path(small_dir).expanduser()
-        self.scale = factor
-        self.channels = 3 if colour else 1
-
-    def images(self, split: Split) -> Images:
-        large = image_files(self.large_dir, "large_dir")
-        if self.small_dir is None:
-            images = read_images(self.large_dir, large, self.channels)
-            return with_reduced([stem_of(name) for name in large], images, self.scale, 255)
-        pairs = paired(image_files(self.small_dir, "small_dir"), large, self.small_dir, kinds=("small", "large"))
-        return Images(
-            [stem_of(name) for _, name in pairs],
-            read_images(self.large_dir, [name for _, name in pairs], self.channels),
-            read_images(self.small_dir, [name for name, _ in pairs], self.channels),
-            scale=self.scale,
-        )

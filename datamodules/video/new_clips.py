@@ -5,7 +5,7 @@ from pathlib import Path
 from datamodules.files.image_files import UnreadableImage
 from datamodules.files.video_files import UnreadableVideo
 from datamodules.video.clips import Clips
-from datamodules.video.frame_folders import VideoFrames, named_clips, opened
+from datamodules.video.folder_sets import VideoFrames, named_clips, opened
 from datamodules.video.whole_clips import WholeClips
 
 AT_ONCE = 32

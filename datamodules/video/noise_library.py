@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.video.frame_folders import named_clips, opened
+from datamodules.video.folder_sets import named_clips, opened
 from datamodules.video.noise_source import NoiseSource
 
 

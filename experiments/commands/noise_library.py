@@ -60,7 +60,7 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from datamodules.arguments import at_least
-    from datamodules.video.frame_folders import named_clips, opened
+    from datamodules.video.folder_sets import named_clips, opened
     from datamodules.video.noise_windows import WindowTest, collected
 
     at_least(1, frames=options.frames)

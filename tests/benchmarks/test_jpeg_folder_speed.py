@@ -15,7 +15,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from datamodules.augmentation.crop_and_flip import Augmentation
-from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.test_image_pairs_speed import Trainer

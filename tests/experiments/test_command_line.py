@@ -57,7 +57,7 @@ model:
 data:
   class_path: datamodules.classification.labelled_images.LabelledImages
   init_args:
-    images: {class_path: datamodules.classification.image_folder.ImageFolder, init_args: {image_size: 8, resize: 8}}
+    images: {class_path: datamodules.classification.folder_sets.ImageFolder, init_args: {image_size: 8, resize: 8}}
     batch_size: 2
     num_workers: 0
 checkpoint: {tested: last}
@@ -271,7 +271,7 @@ def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
 def test_null_is_none_for_a_class_within_a_class() -> None:
     parser = Parser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    folder = "datamodules.classification.image_folder.ImageFolder"
+    folder = "datamodules.classification.folder_sets.ImageFolder"
     options = {"": "datamodules.classification.labelled_images.LabelledImages", ".images": folder}
     options |= {".images.data_dir": "folder", ".images.min_area": "null", ".batch_size": "2"}
     data = parser.parse_args([f"--data{name}={value}" for name, value in options.items()]).data

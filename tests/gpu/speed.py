@@ -15,7 +15,7 @@ from torch import nn
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.image_lists import ArrayImages
 from callbacks.generation.measurement import described
-from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
 from experiments.run_request import cores
 from lightning_modules.networks.cifar_resnet import CIFARResNet

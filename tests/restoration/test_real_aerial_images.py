@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
 from callbacks.sharpness import Sharpness
+from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.reduced_images import ScaledFolders
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import EANet

@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.generation.image_lists import ArrayImages, FolderImages, images_of_set, in_bytes
 from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_set import CaptionedClasses
-from datamodules.restoration.image_folders import PairFolders
+from datamodules.restoration.folder_sets import PairFolders
 
 HOST = torch.device("cpu")
 

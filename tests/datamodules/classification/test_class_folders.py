@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.classification.image_folder import ClassFolders
+from datamodules.classification.folder_sets import ClassFolders
 from tests.datamodules.image_folders import photograph, save
 
 

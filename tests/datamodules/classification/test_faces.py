@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.classification.image_folder import Faces
+from datamodules.classification.folder_sets import Faces
 
 
 def test_the_last_images_of_any_subfolder_test(tmp_path: Path) -> None:

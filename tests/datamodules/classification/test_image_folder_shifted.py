@@ -7,7 +7,7 @@ from torch import Tensor
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
 from tests.datamodules.classification.shifted import SMALL, Known, Unused, paint, reds
 from tests.trainers import quiet

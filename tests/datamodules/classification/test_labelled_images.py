@@ -14,7 +14,7 @@ from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
-from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.classification.clothing1m import Clothing1M
-from datamodules.classification.image_folder import ImageFolder, UnlabelledFolder
+from datamodules.classification.folder_sets import ImageFolder, UnlabelledFolder
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import FromCSV, Symmetric

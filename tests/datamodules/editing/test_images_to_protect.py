@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules.editing.folder_sets import MaskedPhotographs
 from datamodules.editing.images_to_protect import ImagesToProtect
-from datamodules.editing.masked_photographs import MaskedPhotographs
 from tests.datamodules.editing.photographs import photographs
 
 

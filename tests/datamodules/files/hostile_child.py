@@ -30,7 +30,7 @@ from datamodules.files.mat_files import read_cells, read_mat
 from datamodules.files.number_tables import read_numbers, read_svmlight, read_unnamed_numbers
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import decoded, facts_of
-from datamodules.normals.normal_folders import read_normals
+from datamodules.normals.folder_sets import read_normals
 from datamodules.prompts.noise_pair_files import caption_in, read_pair
 from datamodules.prompts.prompt_sets import PromptFile
 from datamodules.segmentation import mask_files, mask_folders

@@ -16,7 +16,7 @@ from PIL import Image
 
 from datamodules.classification.cifar import decode_parquet
 from datamodules.corruptions.operators.inpainting import MaskFolder
-from datamodules.editing.masked_photographs import MaskedPhotographs
+from datamodules.editing.folder_sets import MaskedPhotographs
 from datamodules.files import limits
 from datamodules.files.array_pickle import read_pickled_arrays, read_torch_arrays
 from datamodules.files.audio_files import UnreadableRecording, read_recording
@@ -25,16 +25,16 @@ from datamodules.files.image_files import Crop, UnreadableImage, read_crop
 from datamodules.files.mat_files import read_mat
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import UnreadableVideo, facts_of
-from datamodules.normals.normal_folders import read_normals, size_of
+from datamodules.normals.folder_sets import read_normals, size_of
 from datamodules.prompts.noise_pair_files import read_pair
 from datamodules.prompts.text_tables import entries
 from datamodules.restoration.noisy_folder import RawFolder
+from datamodules.segmentation.folder_sets import read_image
+from datamodules.segmentation.folder_sets import read_mask as read_resized_mask
 from datamodules.segmentation.mask_files import read_mask
-from datamodules.segmentation.mask_folders import read_image
-from datamodules.segmentation.mask_folders import read_mask as read_resized_mask
 from datamodules.segmentation.segthor import read_slice
 from datamodules.speech.speech_pairs import SpeechPairs
-from datamodules.video.frame_folders import numbered_frames
+from datamodules.video.folder_sets import numbered_frames
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

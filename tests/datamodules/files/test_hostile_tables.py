@@ -18,7 +18,7 @@ from datamodules.corruptions.image_noise.camera import camera
 from datamodules.corruptions.label_noise import FromCSV
 from datamodules.files import limits
 from datamodules.files.number_tables import read_numbers, read_svmlight, read_unnamed_numbers
-from datamodules.interpolation.pairs_in_folder import PairsInFolder
+from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.prompts.noise_pair_files import kept_pairs
 from datamodules.prompts.prompt_sets import PromptFile
 from datamodules.restoration.raw_pairs import light_ratio, listed_pairs

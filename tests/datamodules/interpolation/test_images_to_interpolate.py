@@ -4,8 +4,8 @@ import torch
 from datamodules.classification.digits import Digits
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.interpolation.end_points import PairsOfOneClass
+from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
-from datamodules.interpolation.pairs_in_folder import PairsInFolder
 from tests.trainers import standing
 
 

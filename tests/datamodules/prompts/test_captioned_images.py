@@ -7,9 +7,9 @@ import torch
 
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.digits import Digits
-from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
+from datamodules.prompts.folder_sets import CaptionedFolder
 from tests.datamodules.image_folders import photograph, save
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.restoration.images import Images, PatchStore
+from datamodules.classification.digits import Digits
+from datamodules.restoration.images import ClassifiedImages, Images, PatchStore
 
 
 def test_every_place_of_an_image_is_cut_equally_often() -> None:
@@ -21,3 +22,13 @@ def test_every_place_of_an_image_is_cut_equally_often() -> None:
 def test_an_empty_set_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         Images([], [])
+
+
+def test_images_are_those_of_the_classification_set() -> None:
+    digits = Digits()
+    for split, source in (("training", digits.training()), ("validation", digits.test()), ("test", digits.test())):
+        images = ClassifiedImages(digits).images(split)  # type: ignore[arg-type]
+        assert images.data_range == 16
+        assert images.clean is not None
+        assert np.array_equal(np.stack(images.clean), source.image.numpy())
+        assert len(set(images.names)) == len(source.label)

@@ -9,7 +9,7 @@ import torch
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.loading.one_size_batches import OneSizeBatches
 from datamodules.restoration.camera_pairs import CC, SIDD, PolyU
-from datamodules.restoration.image_folders import BSD68, CBSD68, Kodak24, Set12, Train400
+from datamodules.restoration.folder_sets import BSD68, CBSD68, Kodak24, Set12, Train400
 from datamodules.restoration.image_pairs import ImagePairs
 
 pytestmark = pytest.mark.data

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from datamodules.loading.global_batches import Request
-from datamodules.restoration.image_folders import ItsTestImages, Together
+from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.images import Images, ItsTestImages, PairSet, Split, Together
 from datamodules.restoration.photographs import Photographs
-from datamodules.restoration.reduced_images import ReducedImages, ScaledFolders, reduced
+from datamodules.restoration.reduced_images import ReducedImages, reduced
 from tests.trainers import quiet
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.video.clips import ArrayFrames
-from datamodules.video.frame_folders import FolderFrames
+from datamodules.video.folder_sets import FolderFrames
 from datamodules.video.noise_windows import WindowTest, collected, grey_levels, noise_windows, places
 
 SIZE = 8

@@ -13,7 +13,7 @@ from datamodules.files.video_files import decoded
 from datamodules.loading.global_batches import Request
 from datamodules.video.clip_pairs import ClipPairs
 from datamodules.video.clips import ArrayFrames
-from datamodules.video.frame_folders import FrameFolders, VideoFrames
+from datamodules.video.folder_sets import FrameFolders, VideoFrames
 from datamodules.video.noise_library import NoiseLibrary
 from datamodules.video.noise_windows import WindowTest, collected, noise_windows
 from tests.command import ROOT

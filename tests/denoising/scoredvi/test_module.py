@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from datamodules.files.data_directory import data_directory
 from datamodules.restoration.camera_pairs import SIDD
-from datamodules.restoration.image_folders import Crops
+from datamodules.restoration.images import Crops
 from lightning_modules.backbones import with_weights
 from lightning_modules.denoising.scoredvi import ScoreDVI
 from lightning_modules.denoising.scoredvi.module import Posterior

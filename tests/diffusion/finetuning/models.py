@@ -9,9 +9,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD
 
 from datamodules.classification.digits import Digits
-from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
+from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning

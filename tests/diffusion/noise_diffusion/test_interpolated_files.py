@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from datamodules.interpolation.end_points import PairsOfOneClass
+from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
-from datamodules.interpolation.pairs_in_folder import PairsInFolder
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion

@@ -15,7 +15,7 @@ from torch.multiprocessing import ProcessRaisedException
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.ellipses import Ellipses
-from datamodules.segmentation.mask_folders import MaskFolders
+from datamodules.segmentation.folder_sets import MaskFolders
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.unet import UNet
 from lightning_modules.noisy_labels.annotation_efficient import AnnotationEfficient

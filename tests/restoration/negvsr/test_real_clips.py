@@ -14,7 +14,7 @@ from PIL import Image
 import train
 from datamodules.corruptions.clip_degradation import Chain, RandomJpeg, RandomNoise, ResizeToEnd
 from datamodules.video.clip_pairs import ClipPairs
-from datamodules.video.frame_folders import FrameFolders, opened
+from datamodules.video.folder_sets import FrameFolders, opened
 from datamodules.video.noise_library import NoiseLibrary
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.spynet import ZeroFlow

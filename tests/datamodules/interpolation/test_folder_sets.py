@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.interpolation.pairs_in_folder import PairsInFolder
+from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.loading.global_batches import Request
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks.predictions import WritePredictions
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
-from datamodules.classification.image_folder import ImageFolder, NewImages, UnlabelledFolder
+from datamodules.classification.folder_sets import ImageFolder, NewImages, UnlabelledFolder
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import FromCSV, Symmetric

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datamodules.arguments import at_least
 from datamodules.files.data_directory import data_directory
 from datamodules.files.file_pairs import paired, stem_of
 from datamodules.files.image_files import SUFFIXES, image_names
 from datamodules.files.pixels import read_pixels
-from datamodules.restoration.images import Images, PairSet, Pixels, Split
+from datamodules.files.text_files import read_text
+from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
@@ -82,100 +85,87 @@ class PairFolders(PairSet):
         return Images([stem_of(name) for name in names], read["clean"], read["noisy"], self.data_range or 255)
 
 
-class Together(PairSet):
-    """Several sets as one, such as DIV2K and BSD400 to train on.
+def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Reduce an image `[C, H, W]` until its short side is `size`, and cut out its centre.
+
+    It is halved by means of blocks while the short side is at least twice the size, then reduced bicubically, as the
+    data of guided diffusion (Dhariwal and Nichol 2021) are.
+    """
+    image = Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0), 2) if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    cut = np.atleast_3d(np.asarray(image))[top : top + size, left : left + size]
+    return np.ascontiguousarray(cut.transpose(2, 0, 1))
+
+
+class CentreCrops(PairSet):
+    """Clean images of a folder and its subfolders, reduced to squares of their centres.
 
     Args:
-        sets: the sets: all with clean images, or all with noisy ones, and with the same number of channels.
+        clean_dir: the folder.
+        image_size: height and width of an image, in pixels.
+        listing: text file whose lines begin with the name of an image in the folder; only these are read, in its order.
+        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
 
     Raises:
-        ValueError: if there is none, or they differ in their channels, in what they have or in white's stored value.
+        FileNotFoundError: if the folder or the listing does not exist, or the folder holds no image.
+        ValueError: if a file is damaged or not there.
     """
 
-    def __init__(self, sets: list[PairSet]) -> None:
-        if len(channels := {one.channels for one in sets}) != 1:
-            raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
-        if len(scales := {one.scale for one in sets}) != 1:
-            raise ValueError(f"Together needs sets whose small images have the same factor, got {sorted(scales)}")
-        self.sets = sets
-        (self.channels,) = channels
-        (self.scale,) = scales
+    def __init__(self, clean_dir: str, image_size: int = 256, listing: str | None = None, colour: bool = True) -> None:
+        at_least(1, image_size=image_size)
+        self.clean_dir = clean_dir
+        self.image_size = image_size
+        self.listing = listing
+        self.channels = 3 if colour else 1
 
     def images(self, split: Split) -> Images:
-        parts = [one.images(split) for one in self.sets]
-        names = [name for part in parts for name in part.names]
-        if len(data_range := {part.data_range for part in parts}) > 1:
-            raise ValueError(f"the sets have {' and '.join(map(str, sorted(data_range)))} for white; use one")
-
-        def joined(kind: str) -> list[np.ndarray] | None:
-            lists = [getattr(part, kind) for part in parts]
-            return None if None in lists else [image for one in lists for image in one]
-
-        clean, noisy = joined("clean"), joined("noisy")
-        if clean is None and noisy is None:
-            raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
-        if noisy is None and any(part.noisy is not None for part in parts):
-            raise ValueError("some of the sets have noisy images of their own, and others none")
-        return Images(names, clean, noisy, data_range.pop(), self.scale)
+        folder = Path(self.clean_dir).expanduser()
+        names = image_files(folder, "clean_dir")
+        if self.listing is not None:
+            if not (path := Path(self.listing).expanduser()).is_file():
+                raise FileNotFoundError(f"listing {path} does not exist; expected a text file with a name in each line")
+            names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+        crops = [centre_crop(read_images(folder, [name], self.channels)[0], self.image_size) for name in names]
+        return Images([stem_of(name) for name in names], crops)
 
 
-class ItsTestImages(PairSet):
-    """The test images of a set, to train on too, as methods may that need no clean images.
+class ScaledFolders(PairSet):
+    """Your own large images and small ones in two folders with the same names, or large ones that are reduced here.
 
     Args:
-        images: the set.
-    """
-
-    def __init__(self, images: PairSet) -> None:
-        self.of = images
-        self.channels = images.channels
-        self.scale = images.scale
-
-    def images(self, split: Split) -> Images:
-        return self.of.images("test")
-
-
-class Crops(PairSet):
-    """The centres of some images of a set, evenly spaced over it, for methods that take minutes an image.
-
-    Args:
-        images: the set.
-        crop_size: side of the squares, in pixels.
-        count: number of images.
+        large_dir: folder of large images, with any subfolders.
+        small_dir: folder of small ones; None makes them by MATLAB's bicubic reduction.
+        factor: pixels of a large image for one of a small one, along each axis.
+        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
 
     Raises:
-        ValueError: if an argument is below 1, the set has fewer images, or one is smaller than a square.
+        ValueError: if `factor` is below 2, names do not match, or a small image has not 1 / factor of the sides.
+        FileNotFoundError: if a folder does not exist or holds no image.
     """
 
-    def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
-        at_least(1, crop_size=crop_size, count=count)
-        self.of = images
-        self.channels = images.channels
-        self.crop_size = crop_size
-        self.count = count
+    def __init__(self, large_dir: str, small_dir: str | None = None, factor: int = 4, colour: bool = True) -> None:
+        at_least(2, factor=factor)
+        self.large_dir = Path(large_dir).expanduser()
+        self.small_dir = None if small_dir is None else Path(small_dir).expanduser()
+        self.scale = factor
+        self.channels = 3 if colour else 1
 
     def images(self, split: Split) -> Images:
-        images = self.of.images(split)
-        if len(images.names) < self.count:
-            raise ValueError(f"{type(self.of).__name__} has {len(images.names)} images, and count is {self.count}")
-        places = [number * len(images.names) // self.count for number in range(self.count)]
-
-        def centres(of: Sequence[Pixels]) -> list[Pixels]:
-            return [self._centre(images.names[place], of[place]) for place in places]
-
+        large = image_files(self.large_dir, "large_dir")
+        if self.small_dir is None:
+            images = read_images(self.large_dir, large, self.channels)
+            return with_reduced([stem_of(name) for name in large], images, self.scale, 255)
+        pairs = paired(image_files(self.small_dir, "small_dir"), large, self.small_dir, kinds=("small", "large"))
         return Images(
-            [images.names[place] for place in places],
-            None if images.clean is None else centres(images.clean),
-            None if images.noisy is None else centres(images.noisy),
-            images.data_range,
+            [stem_of(name) for _, name in pairs],
+            read_images(self.large_dir, [name for _, name in pairs], self.channels),
+            read_images(self.small_dir, [name for name, _ in pairs], self.channels),
+            scale=self.scale,
         )
-
-    def _centre(self, name: str, image: Pixels) -> Pixels:
-        top, left = ((side - self.crop_size) // 2 for side in image.shape[1:])
-        if min(top, left) < 0:
-            raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; crop_size is {self.crop_size}")
-        cut: Pixels = image[:, top : top + self.crop_size, left : left + self.crop_size]
-        return cut.copy()
 
 
 class KnownImages(PairSet):

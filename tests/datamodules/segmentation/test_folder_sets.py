@@ -7,9 +7,9 @@ import torch
 
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.segmentation.folder_sets import MaskFolders, read_image, read_mask
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_files import read_mask as category_mask
-from datamodules.segmentation.mask_folders import MaskFolders, read_image, read_mask
 from datamodules.segmentation.shapes import Shapes
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.baselines import SegmentationCrossEntropy

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.editing.masked_photographs import MaskedPhotographs
+from datamodules.editing.folder_sets import MaskedPhotographs
 from datamodules.files.image_files import UnreadableImage
 from datamodules.loading.global_batches import Request
 from tests.datamodules.editing.photographs import photographs as written_photographs

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prompts.captioned_folder import CaptionedFolder
+from datamodules.prompts.folder_sets import CaptionedFolder
 from tests.datamodules.image_folders import grey
 
 NAMES = ["a.png", "more/b.png", "c.png"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.files.image_files import UnreadableImage
-from datamodules.video.frame_folders import REDS, FolderFrames, FrameFolders, VideoFrames, named_clips, numbered_frames
+from datamodules.video.folder_sets import REDS, FolderFrames, FrameFolders, VideoFrames, named_clips, numbered_frames
 from tests.datamodules.video.folders import frames, write_frames, write_video
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datamodules.files.image_files import UnreadableImage
-from datamodules.normals.normal_folders import DIODE, IBims, NormalFolder, NYUv2, ScanNet
+from datamodules.normals.folder_sets import DIODE, IBims, NormalFolder, NYUv2, ScanNet
 
 RANDOM = np.random.default_rng(0)
 
