@@ -146,7 +146,7 @@ ROWS: dict[str, Watched] = {
     "restored": Watched("restorer", "predict", files=("restored/*.png",)),
     "image_quality": Watched(
         *("restorer", "test"),
-        uneven={"trainer.callbacks+": listed("sharpness.Sharpness")},
+        uneven={"trainer.callbacks+": listed("image_quality.Sharpness")},
         files=("image_quality.csv", "spectrum.csv", "figures/spectrum.png", "figures/images.png"),
         first_only=("figures/images.png",),
         nightly=False,

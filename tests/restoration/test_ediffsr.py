@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from callbacks.image_metrics_table import ImageMetricsTable
+from callbacks.image_quality import ImageMetricsTable
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages

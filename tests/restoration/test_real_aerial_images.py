@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
-from callbacks.sharpness import Sharpness
+from callbacks.image_quality.sharpness import Sharpness
 from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
 from lightning_modules.backbones.tiled import TiledInference

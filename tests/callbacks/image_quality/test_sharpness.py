@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
-from callbacks.sharpness import RINGS, Sharpness, average_gradient, radial_power
+from callbacks.image_quality.sharpness import RINGS, Sharpness, average_gradient, radial_power
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages

@@ -5,12 +5,22 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import save_file
 from skimage.data import astronaut
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import total_variation, universal_image_quality_index
+from torchmetrics.image import (
+    MultiScaleStructuralSimilarityIndexMeasure,
+    PeakSignalNoiseRatio,
+    TotalVariation,
+    UniversalImageQualityIndex,
+)
 
-from callbacks.image_metrics_table import LPIPS, ImageMetricsTable
+from callbacks.image_quality import ImageMetricsTable
+from callbacks.image_quality.measures import LPIPS, measures_of
 from datamodules.files.data_directory import data_directory
 from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
 from lightning_modules.metrics.image_quality import psnr
@@ -116,7 +126,7 @@ def test_the_table_has_each_image_and_the_mean(tmp_path: Path) -> None:
 
 
 def test_with_weights_the_perceptual_distance_is_a_measure(tmp_path: Path, weights: Path) -> None:
-    found = measures_of_a_run(tmp_path, ImageMetricsTable(str(weights)))
+    found = measures_of_a_run(tmp_path, ImageMetricsTable(lpips_weights=str(weights)))
     table = pd.read_csv(tmp_path / "image_quality.csv")
     assert table["lpips"][2] == pytest.approx(found["test/lpips"], abs=1e-6)
     assert found["test/noisy_lpips"] > 0
@@ -124,9 +134,93 @@ def test_with_weights_the_perceptual_distance_is_a_measure(tmp_path: Path, weigh
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"lpips_weights .*none\.safetensors does not exist"):
-        ImageMetricsTable(str(tmp_path / "none.safetensors"))
+        ImageMetricsTable(lpips_weights=str(tmp_path / "none.safetensors"))
     save_file({"features.0.bias": torch.zeros(64)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors holds other weights than those of LPIPS"):
-        ImageMetricsTable(str(tmp_path / "other.safetensors"))
+        ImageMetricsTable(lpips_weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(TypeError, match="ImageMetricsTable needs a ImageMeasurer, and LightningModule lacks quality"):
         ImageMetricsTable().setup(Trainer(logger=False), LightningModule(), "test")
+
+
+def test_any_image_metric_of_torchmetrics_is_a_column(tmp_path: Path) -> None:
+    """With a reference and without one, named by class and by the user, each image by itself, and nothing synced."""
+
+    def synced(*args: Any) -> Any:
+        raise AssertionError("ranks have different numbers of images, so that this would wait for ever")
+
+    quality = UniversalImageQualityIndex(distributed_available_fn=lambda: True, dist_sync_fn=synced)
+    variation = TotalVariation(reduction="mean")
+    found = measures_of_a_run(tmp_path, ImageMetricsTable({"uqi": quality, "total_variation": variation}))
+    table = pd.read_csv(tmp_path / "image_quality.csv")
+    for row in range(2):
+        clean = torch.rand(1, 1, 40, 48, generator=torch.Generator().manual_seed(row))
+        noisy = ((clean + 0.1).clamp(0, 1) * 255).round() / 255
+        expected = universal_image_quality_index(noisy, (clean * 255).round() / 255)
+        assert table["uqi"][row] == pytest.approx(float(expected), abs=1e-5)
+        assert table["total_variation"][row] == pytest.approx(float(total_variation(noisy)), rel=1e-5)
+    assert table["uqi"][2] == pytest.approx(found["test/uqi"], abs=1e-6)
+    assert found["test/noisy_total_variation"] > 0
+    assert [*measures_of([UniversalImageQualityIndex(), TotalVariation()], ["psnr"])] == [
+        "universal_image_quality_index",
+        "total_variation",
+    ]
+
+
+def test_a_metric_is_named_in_a_configuration(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(ImageMetricsTable, "table", instantiate=True)
+    path = "torchmetrics.image.UniversalImageQualityIndex"
+    for given in ([{"class_path": path}], {"uqi": {"class_path": path, "init_args": {"kernel_size": [7, 7]}}}):
+        table = {"class_path": "callbacks.image_quality.ImageMetricsTable", "init_args": {"metrics": given}}
+        [(name, measure)] = parser.instantiate_classes(parser.parse_object({"table": table})).table.measures.items()
+        assert isinstance(measure.metric, UniversalImageQualityIndex)
+        assert name == ("uqi" if isinstance(given, dict) else "universal_image_quality_index")
+
+
+class DistributionDistance(Metric):
+    """Has the signature of torchmetrics' FID and KID."""
+
+    def update(self, imgs: Tensor, real: bool) -> None: ...
+
+    def compute(self) -> Tensor:
+        return torch.zeros(())
+
+
+class Pairs(Metric):
+    """Gives a number for each of two parts of an image."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.found = (preds - target).flatten()[:2]
+
+    def compute(self) -> Tensor:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([PeakSignalNoiseRatio(1.0), PeakSignalNoiseRatio(1.0)], "two are called peak_signal_noise_ratio; name them"),
+        ({"psnr": PeakSignalNoiseRatio(1.0)}, "two are called psnr; name them"),
+        ({"a/b": PeakSignalNoiseRatio(1.0)}, "names have letters, digits and underscores, got 'a/b'"),
+        ([DistributionDistance()], "DistributionDistance does not measure single images"),
+    ],
+)
+def test_what_is_no_image_metric_is_named(metrics: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageMetricsTable(metrics)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (
+            MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0),
+            r"m \(Multi.* cannot measure an image of shape \[3, 16",
+        ),
+        (Pairs(), r"m \(Pairs\) must give one number per image"),
+    ],
+)
+def test_an_image_that_a_metric_cannot_measure_is_named(metric: Metric, message: str) -> None:
+    measure = measures_of({"m": metric}, [])["m"]
+    with pytest.raises(ValueError, match=message):
+        measure(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), "clipped")

@@ -1,4 +1,4 @@
-"""The sharpness of restored images: their gradients, and their power over frequency."""
+"""Sharpness of restored images: gradients and power spectra."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lightning_modules.metrics.image_quality import as_measured
 from lightning_modules.training.logging import log_same
 
 RINGS = 32
-"""Equal parts of the frequencies from 0 to half a cycle per pixel."""
+"""Number of equal bins of frequencies between 0 and half a cycle per pixel."""
 KINDS = ("noisy", "estimate", "clean")
 
 
@@ -29,7 +29,7 @@ def average_gradient(grey: Tensor) -> Tensor:
 
 
 def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the power of images `[B, H, W]` without their means over rings of frequencies, and count what was summed.
+    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies, and count the summands.
 
     Returns:
         Both `[RINGS]`, over all images; power is |F|^2 / (H W).
@@ -49,13 +49,13 @@ def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Sharpness(Callback):
-    """Compares gradients and power spectra of restored images with those of the clean and the degraded ones in a test.
+    """Compare gradients and power spectra of restored, clean and degraded test images.
 
-    Logs, of grey values rounded to 256 levels, `test/average_gradient`, the mean of the restored images', with
-    `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, how far the first is
-    from the second; and `test/spectrum_error`, the root mean square over frequencies of the difference between the
-    logarithms of mean power of restored and clean images, and `test/noisy_spectrum_error`. The spectra go into
-    `spectrum.csv` and `figures/spectrum.png` of the run directory.
+    Images are converted to grey with 256 levels. Logs the mean gradients `test/average_gradient` (restored images),
+    `test/clean_average_gradient` and `test/noisy_average_gradient`, and `test/gradient_error`, the difference between
+    the first two. Logs `test/spectrum_error`, the RMS over frequencies of the difference in log mean power between
+    restored and clean images, and `test/noisy_spectrum_error`. Writes the spectra to `spectrum.csv` and
+    `figures/spectrum.png` of the run directory.
 
     Raises:
         TypeError: at setup, if the module measures no images.
@@ -68,7 +68,7 @@ class Sharpness(Callback):
         require(pl_module, ImageMeasurer, "Sharpness")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Of each kind: power and count of each ring, the gradients' sum, the images.
+        # per kind: power and count of each ring, sum of gradients, number of images
         self.sums = {kind: torch.zeros(2 * RINGS + 2, dtype=torch.float64) for kind in KINDS}
 
     def on_test_batch_end(
@@ -97,7 +97,7 @@ class Sharpness(Callback):
             if kind != "clean":
                 error = (power[kind].log() - power["clean"].log()).square().mean().sqrt()
                 log_same(pl_module, f"test/{prefix}spectrum_error", error)
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so on every rank
         if directory is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         frequency = ((torch.arange(RINGS) + 0.5) / (2 * RINGS))[filled].tolist()

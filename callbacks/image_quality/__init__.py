@@ -1,0 +1,13 @@
+"""Quality of restored images: tables of any torchmetrics image metric, gradients and power spectra."""
+
+from typing import TYPE_CHECKING
+
+from callbacks.late_imports import imported_late
+
+if TYPE_CHECKING:
+    from callbacks.image_quality.sharpness import Sharpness as Sharpness
+    from callbacks.image_quality.table import ImageMetricsTable as ImageMetricsTable
+
+__all__ = ["ImageMetricsTable", "Sharpness"]
+
+__getattr__ = imported_late(__name__, {"ImageMetricsTable": "table", "Sharpness": "sharpness"})

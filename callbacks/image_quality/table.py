@@ -1,0 +1,68 @@
+"""Table of the metrics of every restored image."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric
+
+from callbacks.image_quality.measures import LPIPS, measures_of
+from datamodules.files.whole_files import write_text
+from lightning_modules.interfaces import ImageMeasurer, require
+from lightning_modules.metrics.image_quality import BUILT_IN, Measure
+
+
+class ImageMetricsTable(Callback):
+    """Write `image_quality.csv`, the metrics of every test image, into the run directory.
+
+    A row has an image's set, index and name, PSNR in dB and SSIM, and those of the degraded image (`noisy_psnr`,
+    `noisy_ssim`); the last row of a set has the means. In a run with two tests (`checkpoint.also_test_best`) the table
+    is that of the first one, of the configured checkpoint.
+
+    Args:
+        metrics: further torchmetrics image metrics, such as `{class_path:
+            torchmetrics.image.UniversalImageQualityIndex}`, as a list, or by name; each is logged as `test/<name>` and
+            is a column of the table. They get one image at a time, float32 in [0, 1].
+        lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips` without a download; None for no
+            such metric.
+
+    Raises:
+        TypeError: at setup, if the module is no `ImageMeasurer`.
+        FileNotFoundError: if the weights do not exist.
+        ValueError: if the weights are of another network, or a metric does not measure single images.
+    """
+
+    def __init__(
+        self, metrics: list[Metric] | dict[str, Metric] | None = None, lpips_weights: str | None = None
+    ) -> None:
+        self.measures: dict[str, Measure] = {} if lpips_weights is None else {"lpips": LPIPS(lpips_weights)}
+        self.measures |= measures_of(metrics or [], [*BUILT_IN, *self.measures])
+        self.tested = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        quality = require(pl_module, ImageMeasurer, "ImageMetricsTable").quality
+        if stage == "test":
+            quality.measures |= self.measures
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        measures = require(pl_module, ImageMeasurer, "ImageMetricsTable").quality.measures
+        for name in self.measures:
+            measures.pop(name, None)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # a broadcast, so on every rank
+        first, self.tested = not self.tested, True
+        if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        rows: list[dict[str, Any]] = require(pl_module, ImageMeasurer, "ImageMetricsTable").quality.table
+        write_text(Path(directory, "image_quality.csv"), with_means(pd.DataFrame(rows)).to_csv(index=False))
+
+
+def with_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Append a row with the means, named `mean`, to the rows of each set."""
+    parts = []
+    for name, rows in table.groupby("set", sort=False):
+        mean = rows.drop(columns=["set", "index", "name"]).mean()
+        parts += [rows, pd.DataFrame([{"set": name, "name": "mean", **mean}])]
+    return pd.concat(parts).astype({"index": "Int64"}) if parts else table
