@@ -1,4 +1,4 @@
-"""Folders of images: clean ones that get their noise here, noisy ones, pairs of both, and the sets of the field."""
+"""Datasets that are folders of images: your own clean images, noisy images or pairs, and published ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
-    """Read images of a folder, `[C, H, W]` each; sizes may differ.
+    """Read images of a folder, `[C, H, W]` each, of any sizes.
 
     Raises:
         UnreadableImage: names the first file that cannot be read.
@@ -26,11 +26,11 @@ def read_images(folder: Path, names: Sequence[str], channels: int, data_range: i
 
 
 def image_files(folder: Path, what: str) -> list[str]:
-    """List the images of a folder and its subfolders, which is not empty.
+    """List the images of a folder and its subfolders.
 
     Args:
         folder: the folder.
-        what: the argument or the set, for messages.
+        what: the argument or dataset, for messages.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no image.
@@ -43,15 +43,15 @@ def image_files(folder: Path, what: str) -> list[str]:
 
 
 class PairFolders(PairSet):
-    """Your own images: noisy ones, clean ones, or both in two folders with the same names.
+    """Your own images: noisy, clean, or both in two folders with equal names.
 
-    Clean images alone get their noise from `data.noise`. Noisy images alone are for methods that need no clean ones.
+    Clean images alone get noise from `data.noise`. Noisy images alone suit methods without clean targets.
 
     Args:
-        clean_dir: folder of clean images, with any subfolders.
+        clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
-        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
-        data_range: the stored value of white, which images of 16 bits need; those of 8 bits have 255.
+        colour: read images in colour; False for grey, Rec. 601 luma.
+        data_range: stored value of white, required for 16-bit images; 255 for 8-bit images.
 
     Raises:
         ValueError: if neither folder is given, or their names or sizes do not match.
@@ -86,10 +86,10 @@ class PairFolders(PairSet):
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Reduce an image `[C, H, W]` until its short side is `size`, and cut out its centre.
+    """Downsample an image `[C, H, W]` until its short side is `size`, and crop its centre.
 
-    It is halved by means of blocks while the short side is at least twice the size, then reduced bicubically, as the
-    data of guided diffusion (Dhariwal and Nichol 2021) are.
+    As in guided diffusion (Dhariwal and Nichol 2021): halve by block averages while the short side is at least twice
+    the size, then resize bicubically.
     """
     image = Image.fromarray(np.squeeze(pixels.transpose(1, 2, 0), 2) if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     while min(image.size) >= 2 * size:
@@ -102,17 +102,17 @@ def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 class CentreCrops(PairSet):
-    """Clean images of a folder and its subfolders, reduced to squares of their centres.
+    """Clean images of a folder and its subfolders, downsampled and cropped to central squares.
 
     Args:
-        clean_dir: the folder.
+        clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file whose lines begin with the name of an image in the folder; only these are read, in its order.
-        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
+        listing: text file with an image name at the start of each line; only these are read, in this order.
+        colour: read images in colour; False for grey, Rec. 601 luma.
 
     Raises:
         FileNotFoundError: if the folder or the listing does not exist, or the folder holds no image.
-        ValueError: if a file is damaged or not there.
+        ValueError: if a file is damaged or missing.
     """
 
     def __init__(self, clean_dir: str, image_size: int = 256, listing: str | None = None, colour: bool = True) -> None:
@@ -127,23 +127,23 @@ class CentreCrops(PairSet):
         names = image_files(folder, "clean_dir")
         if self.listing is not None:
             if not (path := Path(self.listing).expanduser()).is_file():
-                raise FileNotFoundError(f"listing {path} does not exist; expected a text file with a name in each line")
+                raise FileNotFoundError(f"listing {path} does not exist; expected a text file with a name per line")
             names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
         crops = [centre_crop(read_images(folder, [name], self.channels)[0], self.image_size) for name in names]
         return Images([stem_of(name) for name in names], crops)
 
 
 class ScaledFolders(PairSet):
-    """Your own large images and small ones in two folders with the same names, or large ones that are reduced here.
+    """Your own pairs of large and small images with equal names, or large images to be downsampled.
 
     Args:
-        large_dir: folder of large images, with any subfolders.
-        small_dir: folder of small ones; None makes them by MATLAB's bicubic reduction.
-        factor: pixels of a large image for one of a small one, along each axis.
-        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
+        large_dir: folder of large images, including subfolders.
+        small_dir: folder of small images; None for MATLAB's bicubic downsampling.
+        factor: ratio of large to small sides.
+        colour: read images in colour; False for grey, Rec. 601 luma.
 
     Raises:
-        ValueError: if `factor` is below 2, names do not match, or a small image has not 1 / factor of the sides.
+        ValueError: if `factor` is below 2, names do not match, or a small image's sides are not 1 / factor.
         FileNotFoundError: if a folder does not exist or holds no image.
     """
 
@@ -169,24 +169,24 @@ class ScaledFolders(PairSet):
 
 
 class KnownImages(PairSet):
-    """Clean images of a set that the field tests or trains on; use one of the classes that name it.
+    """Base of published datasets of clean images.
 
     Args:
-        data_dir: folder that holds the set's folder, or the images themselves; None looks where NOISEWORKS_DATA points.
-        colour: whether a set in colour is read in colour; otherwise in grey, as luma of Rec. 601.
+        data_dir: folder of the dataset's folder, or of the images themselves; None for NOISEWORKS_DATA.
+        colour: read images in colour; False for grey, Rec. 601 luma.
 
     Raises:
-        FileNotFoundError: if the set is missing, saying what was expected where.
-        ValueError: if the number of its images or their sizes are others.
+        FileNotFoundError: if the dataset is missing.
+        ValueError: if the number of images or a size is wrong.
     """
 
     folders: tuple[str, ...]
-    """Where its images lie, under `data_dir`."""
+    """Candidate folders of its images, relative to `data_dir`."""
     count: int
     source: str
-    """Where it comes from, for the message if it is missing."""
+    """Where to get it, for the message if it is missing."""
     sizes: tuple[tuple[int, int], ...] = ()
-    """Heights and widths that it has; none for sets of any sizes."""
+    """Allowed heights and widths; empty for any."""
 
     def __init__(self, data_dir: str | None = None, colour: bool = True) -> None:
         self.data_dir = data_dir
@@ -196,7 +196,7 @@ class KnownImages(PairSet):
         folder = self._folder(split)
         names = image_files(folder, type(self).__name__)
         if len(names) != self.count:
-            raise ValueError(f"{folder} holds {len(names)} images, and {type(self).__name__} has {self.count}")
+            raise ValueError(f"{folder} holds {len(names)} images, but {type(self).__name__} has {self.count}")
         images = Images([stem_of(name) for name in names], read_images(folder, names, self.channels))
         for name, image in zip(names, images.stored, strict=True):
             if self.sizes and image.shape[1:] not in self.sizes:
@@ -220,10 +220,10 @@ class KnownImages(PairSet):
 
 
 class GreyImages(KnownImages):
-    """Clean images of a set that is grey; use one of the classes that name it.
+    """Base of published datasets of clean grey images.
 
     Args:
-        data_dir: folder that holds the set's folder, or the images themselves; None looks where NOISEWORKS_DATA points.
+        data_dir: folder of the dataset's folder, or of the images themselves; None for NOISEWORKS_DATA.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:
@@ -231,7 +231,7 @@ class GreyImages(KnownImages):
 
 
 class BSD68(GreyImages):
-    """The 68 grey Berkeley test images, `BSD68/test001.png` to `test068.png`, 321 x 481 pixels or upright."""
+    """The 68 grey Berkeley test images, `BSD68/test001.png` to `test068.png`, 321 x 481 pixels or transposed."""
 
     folders, count, sizes = ("BSD68", "Set68"), 68, ((321, 481), (481, 321))
     source = "The images are testsets/BSD68 of DnCNN's repository, github.com/cszn/DnCNN."
@@ -252,16 +252,16 @@ class Train400(GreyImages):
 
 
 class CBSD68(KnownImages):
-    """The 68 Berkeley test images in colour, 321 x 481 pixels or upright; in grey, those of BSD68 but for rounding."""
+    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed; in grey, BSD68 up to rounding."""
 
     folders, count, sizes = ("CBSD68",), 68, ((321, 481), (481, 321))
     source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour, of either version, which give different numbers.
+    """The 24 Kodak images in colour; the two versions give different results.
 
-    These are the whole photographs, 512 x 768 pixels or upright, or FFDNet's crops, 500 x 500 pixels.
+    Either the whole photographs, 512 x 768 pixels or transposed, or FFDNet's crops of 500 x 500 pixels.
     """
 
     folders, count, sizes = ("Kodak24", "kodak", "Kodak"), 24, ((500, 500), (512, 768), (768, 512))
@@ -276,7 +276,7 @@ class Urban100(KnownImages):
 
 
 class DIV2K(KnownImages):
-    """The 800 training and 100 validation photographs of about 2,000 pixels, which take 7 GB of memory in colour."""
+    """The 800 training and 100 validation photographs, about 2,000 pixels wide; 7 GB of memory in colour."""
 
     source = "The set is at data.vision.ee.ethz.ch/cvl/DIV2K."
 

@@ -1,4 +1,4 @@
-"""Images of one split, held in memory as they are stored, and patches cut out of them."""
+"""Interface of datasets of images to restore, wrappers that make datasets from others, and random patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -125,20 +125,20 @@ class PatchStore:
 
 
 class Together(PairSet):
-    """Several sets as one, such as DIV2K and BSD400 to train on.
+    """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: the sets: all with clean images, or all with noisy ones, and with the same number of channels.
+        sets: datasets that all have clean images, or all noisy ones, and the same number of channels.
 
     Raises:
-        ValueError: if there is none, or they differ in their channels, in what they have or in white's stored value.
+        ValueError: if there is none, or they differ in channels, kinds of images or the stored value of white.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
         if len(channels := {one.channels for one in sets}) != 1:
             raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
         if len(scales := {one.scale for one in sets}) != 1:
-            raise ValueError(f"Together needs sets whose small images have the same factor, got {sorted(scales)}")
+            raise ValueError(f"Together needs sets with the same downsampling factor, got {sorted(scales)}")
         self.sets = sets
         (self.channels,) = channels
         (self.scale,) = scales
@@ -147,7 +147,7 @@ class Together(PairSet):
         parts = [one.images(split) for one in self.sets]
         names = [name for part in parts for name in part.names]
         if len(data_range := {part.data_range for part in parts}) > 1:
-            raise ValueError(f"the sets have {' and '.join(map(str, sorted(data_range)))} for white; use one")
+            raise ValueError(f"the sets store white as {' and '.join(map(str, sorted(data_range)))}; they must agree")
 
         def joined(kind: str) -> list[np.ndarray] | None:
             lists = [getattr(part, kind) for part in parts]
@@ -155,17 +155,17 @@ class Together(PairSet):
 
         clean, noisy = joined("clean"), joined("noisy")
         if clean is None and noisy is None:
-            raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
+            raise ValueError("some of the sets have only clean images, and others only noisy ones")
         if noisy is None and any(part.noisy is not None for part in parts):
-            raise ValueError("some of the sets have noisy images of their own, and others none")
+            raise ValueError("some of the sets have noisy images, and others none")
         return Images(names, clean, noisy, data_range.pop(), self.scale)
 
 
 class ItsTestImages(PairSet):
-    """The test images of a set, to train on too, as methods may that need no clean images.
+    """A dataset's test images for all splits, for methods that train on the noisy test images.
 
     Args:
-        images: the set.
+        images: the dataset.
     """
 
     def __init__(self, images: PairSet) -> None:
@@ -178,15 +178,15 @@ class ItsTestImages(PairSet):
 
 
 class Crops(PairSet):
-    """The centres of some images of a set, evenly spaced over it, for methods that take minutes an image.
+    """Central crops of evenly spaced images of a dataset, for methods that take minutes per image.
 
     Args:
-        images: the set.
+        images: the dataset.
         crop_size: side of the squares, in pixels.
         count: number of images.
 
     Raises:
-        ValueError: if an argument is below 1, the set has fewer images, or one is smaller than a square.
+        ValueError: if an argument is below 1, the dataset has fewer images, or an image is smaller than a crop.
     """
 
     def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
@@ -199,7 +199,7 @@ class Crops(PairSet):
     def images(self, split: Split) -> Images:
         images = self.of.images(split)
         if len(images.names) < self.count:
-            raise ValueError(f"{type(self.of).__name__} has {len(images.names)} images, and count is {self.count}")
+            raise ValueError(f"{type(self.of).__name__} has {len(images.names)} images, but count is {self.count}")
         places = [number * len(images.names) // self.count for number in range(self.count)]
 
         def centres(of: Sequence[Pixels]) -> list[Pixels]:
@@ -221,10 +221,10 @@ class Crops(PairSet):
 
 
 class ClassifiedImages(PairSet):
-    """The images of any classification set without their labels; validation has the test images.
+    """Images of a classification dataset, without labels; validation uses the test images.
 
     Args:
-        images: the set, such as `Digits` or `CIFAR10`, which is read into memory.
+        images: the dataset, such as `Digits` or `CIFAR10`; it is read into memory.
     """
 
     def __init__(self, images: ImageSet) -> None:

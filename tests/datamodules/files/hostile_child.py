@@ -33,7 +33,7 @@ from datamodules.files.video_files import decoded, facts_of
 from datamodules.normals.folder_sets import read_normals
 from datamodules.prompts.noise_pair_files import caption_in, read_pair
 from datamodules.prompts.prompt_sets import PromptFile
-from datamodules.segmentation import mask_files, mask_folders
+from datamodules.segmentation import folder_sets, mask_files
 from datamodules.segmentation.segthor import read_slice, slices_of_pickle
 from datamodules.text.glue import read_table
 
@@ -48,7 +48,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "crop": ("jpg", lambda path: read_crop(path, Crop(8, 8), None)),
     "pixels": ("png", read_pixels),
     "mask": ("png", mask_files.read_mask),
-    "resized_mask": ("png", lambda path: mask_folders.read_mask(path, 8)),
+    "resized_mask": ("png", lambda path: folder_sets.read_mask(path, 8)),
     "slice": ("npy", read_slice),
     "slices": ("pkl", lambda path: list(slices_of_pickle(path))),
     "normals": ("npy", read_normals),

@@ -87,7 +87,7 @@ def test_sets_of_both_sizes_are_joined_and_sets_of_other_factors_refused() -> No
     assert joined.scale == images.scale == 4
     assert images.noisy is not None
     assert len(images.noisy) == len(images.names) == 13
-    with pytest.raises(ValueError, match=r"the same factor, got \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"the same downsampling factor, got \[2, 4\]"):
         Together([photographs, ReducedImages(Photographs(32), 2)])
 
 
