@@ -154,7 +154,7 @@ def test_known_sets_are_missing_miscounted_or_of_another_size_by_name(kind: Any,
         kind(str(tmp_path)).images("test")
     names = [f"{number}.png" for number in range(kind.count - 1)]
     written(tmp_path / kind.folders[0], names)
-    with pytest.raises(ValueError, match=f"holds {kind.count - 1} images, and {kind.__name__} has {kind.count}"):
+    with pytest.raises(ValueError, match=f"holds {kind.count - 1} images, but {kind.__name__} has {kind.count}"):
         kind(str(tmp_path)).images("test")
     written(tmp_path / kind.folders[0], ["last.png"])
     if kind.sizes:
