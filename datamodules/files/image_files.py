@@ -1,7 +1,7 @@
-"""Images in files: what is cut out of them, how they are decoded, where they lie.
+"""Image files: crops, decoding, and listing of folders.
 
-A crop is a box in the source image that is resampled to a square, in one pass: of a JPEG, only as much resolution is
-decoded as the crop can use.
+A crop is a box of the source image, resized to a square in one pass. JPEGs are decoded at the lowest resolution that
+the crop needs.
 """
 
 import io
@@ -23,16 +23,15 @@ from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Ends of the names of image files, in any case; in folders of images, files that end otherwise are left out."""
+"""Suffixes of image files, case-insensitive; other files in folders are ignored."""
 Interpolation = Literal["bilinear", "bicubic"]
-"""Ways to resample pixels, both with antialiasing."""
+"""Resampling methods, both with antialiasing."""
 
 
 class UnreadableImage(ValueError):
-    """A file that is not there, damaged or no image.
+    """A missing or damaged file, or one that is no image.
 
-    A loader's worker hands its errors on with its traceback as their message; of that, only the sentence itself is
-    shown.
+    A dataloader worker re-raises errors with its traceback as the message; only the sentence itself is shown.
     """
 
     def __str__(self) -> str:
@@ -43,12 +42,12 @@ class UnreadableImage(ValueError):
 def opened_image(
     path: Path | str, kind: str = "an image", content: bytes | None = None
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, and reject it in one sentence whatever goes wrong with it inside the `with` statement.
+    """Open an image; any error within the `with` statement becomes one sentence.
 
     Args:
-        path: the file. A pipe or a device, whose reader would wait for somebody to write, is rejected.
-        kind: what it is read as, for the message.
-        content: the encoded image of one that is no file of its own; `path` is then its name in the message.
+        path: the file; pipes and devices are rejected, as reading them may block.
+        kind: what to read it as, for the message.
+        content: the encoded image if it has no file of its own; `path` is then its name in the message.
 
     Raises:
         UnreadableImage: names the file.
@@ -72,7 +71,7 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
         height: height of the source, in pixels.
         resize: length to which the short side is resized; the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: row and column in [0, 1), uniform over all places; None takes the centre.
+        place: row and column in [0, 1), uniform over all places; None for the centre.
     """
     short = min(width, height)
     resized_width, resized_height = width * resize // short, height * resize // short
@@ -86,12 +85,12 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
 
 
 class Crop:
-    """Resizes the short side and cuts out a square: at a random place in training, in the centre otherwise.
+    """Resize the short side and crop a square: random in training, central otherwise.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side, at least `size`; None takes 256/224 of `size`.
-        interpolation: between pixels.
+        resize: length of the short side, at least `size`; None for 256/224 of `size`.
+        interpolation: resampling method.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -114,12 +113,12 @@ class Crop:
 
 
 class ResizedCrop(Crop):
-    """Resizes a box of random area, aspect ratio and place to a square in training; otherwise like `Crop`.
+    """Random resized crop in training; otherwise like `Crop`.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side outside training, at least `size`; None takes 256/224 of `size`.
-        min_area: least area of a box, as a part of the image's, in (0, 1]. Its aspect ratio is in 3/4...4/3.
+        resize: length of the short side outside training, at least `size`; None for 256/224 of `size`.
+        min_area: least area of a crop, as a fraction of the image's, in (0, 1]. Aspect ratios are in 3/4...4/3.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -139,15 +138,15 @@ class ResizedCrop(Crop):
 
 
 def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
-    """A `ResizedCrop` where a least area is given, otherwise a `Crop`."""
+    """Make a `ResizedCrop` if a least area is given, otherwise a `Crop`."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The image itself, or if its values are grey in 16 bits, one of 8 bits.
+    """Convert 16-bit grey images to 8 bits; other images are returned unchanged.
 
     Raises:
-        ValueError: if its values are floating-point numbers, as nothing says which of them is white.
+        ValueError: if its values are floating-point numbers, whose value of white is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
@@ -159,13 +158,13 @@ def eight_bits(image: Image.Image) -> Image.Image:
 def read_crop(
     path: Path | str, crop: Crop, uniform: Sequence[float] | None, content: bytes | None = None
 ) -> np.ndarray:
-    """Decodes an image, cuts out its crop and resizes it.
+    """Decode an image, crop and resize it.
 
     Args:
         path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
-        crop: what is cut out.
-        uniform: numbers in [0, 1) that place the crop; None takes the centre.
-        content: the encoded image of one that is no file of its own; `path` is then its name in messages.
+        crop: the crop.
+        uniform: numbers in [0, 1) for a random crop; None for the central one.
+        content: the encoded image if it has no file of its own; `path` is then its name in messages.
 
     Returns:
         `[size, size, 3]`, uint8, RGB.
@@ -176,8 +175,8 @@ def read_crop(
     with opened_image(path, content=content) as image:
         width, height = image.size
         box = crop.box(width, height, uniform)
-        # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at less cost. Twice what the crop needs leaves no visible
-        # difference.
+        # JPEGs decode to 1/2, 1/4 or 1/8 of their size at less cost; at twice the crop's resolution the difference is
+        # invisible.
         wanted = (
             math.ceil(2 * crop.size * width / (box.right - box.left)),
             math.ceil(2 * crop.size * height / (box.bottom - box.top)),
@@ -194,18 +193,18 @@ class ImagesFound(NamedTuple):
     """Images of a folder and its subfolders."""
 
     names: list[str]
-    """Sorted, relative to the folder."""
+    """Sorted names, relative to the folder."""
     folders: list[str]
-    """Real paths of the folders that hold them."""
+    """Real paths of their folders."""
     linked: dict[str, str]
-    """Real paths of images that a link stands for, with the link's name."""
+    """Names of links by the real paths of their images."""
 
 
 def images_in(folder: Path) -> ImagesFound:
-    """Find the image files in a folder and its subfolders. Hidden files, pipes and devices are left out.
+    """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
 
-    Links are followed, and each real folder and file counts once, by a name without a link if it has one. A link to a
-    folder that the link itself lies in is a loop, and left out.
+    Links are followed. Each real folder and file counts once, under a name without a link if possible. Links to a
+    parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -241,24 +240,24 @@ def images_in(folder: Path) -> ImagesFound:
 
 
 def _waits(path: str) -> bool:
-    """Tell whether a path is a pipe or a device, whose reader would wait for somebody to write."""
+    """Whether a path is a pipe or a device, which may block a reader."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
 def image_names(folder: Path) -> list[str]:
-    """List the image files in a folder and its subfolders, sorted, relative to it, as `images_in` finds them."""
+    """List the image files in a folder and its subfolders, as sorted relative names; see `images_in`."""
     return images_in(folder).names
 
 
 def required_folder(folder: Path, key: str) -> None:
-    """Refuse a folder without images.
+    """Reject a folder without images.
 
     Args:
-        folder: where images are looked for, in subfolders too.
+        folder: folder to search, including subfolders.
         key: the argument that names it, for messages.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no image in it.
+        FileNotFoundError: if the folder does not exist or has no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{key}: {folder} is no folder; it holds images, in any subfolders")
@@ -267,10 +266,10 @@ def required_folder(folder: Path, key: str) -> None:
 
 
 def class_folders(split: Path) -> list[str]:
-    """The subfolders of a split, sorted: one class each.
+    """List the subfolders of a split, sorted; each is a class.
 
     Raises:
-        FileNotFoundError: if there is none, saying what was expected.
+        FileNotFoundError: if there is none.
         NotADirectoryError: if the split is a file.
     """
     expected = f"expected {split / '<class>' / '<image>'}, one folder for each class"
@@ -288,7 +287,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
-    """Refuse images that links bring into a second class, where they would have a second label."""
+    """Reject images that a link puts into a second class."""
     class_of: dict[str, str] = {}
     of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
     of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]
@@ -300,7 +299,7 @@ def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
 
 
 def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The images of a split that has one folder for each class, class by class and sorted by name.
+    """List the images of a split with a folder per class, by class and name.
 
     Returns:
         File names relative to `split`, and labels `[N]`, int64: positions in `classes`.
