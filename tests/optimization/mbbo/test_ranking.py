@@ -119,7 +119,7 @@ def test_listwise_cross_entropy_is_of_each_rated_item_among_the_others() -> None
     assert listwise(score, RATED).item() == pytest.approx(expected)
 
 
-USERS, ITEMS, RATED = 3, 12, 2
+TABLE_USERS, TABLE_ITEMS, TABLE_RATED = 3, 12, 2
 ITEM = torch.tensor([[0, 3, 5, 7, 9, 11], [1, 2, 4, 6, 8, 10], [5, 0, 3, 1, 2, 7]])
 RATING = torch.tensor([[5.0, 3.0], [4.0, 1.0], [2.0, 5.0]]).double()
 GRADIENTS = [
@@ -137,51 +137,55 @@ last, and its values; their best DCG is in single precision."""
 
 
 def scores(time: int) -> Tensor:
-    return torch.sin(1.7 * torch.arange(USERS * 6, dtype=torch.float64).view(USERS, 6) + 0.3 * time).requires_grad_()
+    return torch.sin(
+        1.7 * torch.arange(TABLE_USERS * 6, dtype=torch.float64).view(TABLE_USERS, 6) + 0.3 * time
+    ).requires_grad_()
 
 
 def levels() -> LowerLevels:
     made = LowerLevels(0.9, 0.005, 0.4, 0.01)
-    made.allocate(USERS, ITEMS, torch.device("cpu"), torch.float64)
+    made.allocate(TABLE_USERS, TABLE_ITEMS, torch.device("cpu"), torch.float64)
     return made
 
 
 def test_u_and_the_gradients_are_the_authors() -> None:
-    own, user = levels(), torch.arange(USERS)
-    weight = RATED / best_dcg(RATING, ITEMS) / USERS
+    own, user = levels(), torch.arange(TABLE_USERS)
+    weight = TABLE_RATED / best_dcg(RATING, TABLE_ITEMS) / TABLE_USERS
     for time in range(3):
         score, past = scores(time), scores(time - 1)
-        g, g_past = hinges(score, RATED), hinges(past, RATED)
+        g, g_past = hinges(score, TABLE_RATED), hinges(past, TABLE_RATED)
         still = g_past.detach() if time else None
-        u, u_past = own.move(user, ITEM[:, :RATED], g.detach(), still, ITEMS, USERS)
-        value = surrogate(score, g, u, 2**RATING - 1, weight, ITEMS)
+        u, u_past = own.move(user, ITEM[:, :TABLE_RATED], g.detach(), still, TABLE_ITEMS, TABLE_USERS)
+        value = surrogate(score, g, u, 2**RATING - 1, weight, TABLE_ITEMS)
         (gradient,) = torch.autograd.grad(value, score)
         assert value.item() == pytest.approx(LOSSES[time], rel=1e-7)
         assert gradient[:, :3].flatten()[:5].tolist() == pytest.approx(GRADIENTS[time], rel=1e-7)
         if time:
-            value = surrogate(past, g_past, u_past, 2**RATING - 1, weight, ITEMS)
+            value = surrogate(past, g_past, u_past, 2**RATING - 1, weight, TABLE_ITEMS)
             (gradient,) = torch.autograd.grad(value, past)
             assert gradient[:, :3].flatten()[:5].tolist() == pytest.approx(BEFORE[time - 1], rel=1e-7)
     ranks = own.kept()[0]
     assert ranks[0, [0, 3]].tolist() == pytest.approx([0.9045344266565245, 0.3524145802016373])
-    assert ranks[2, [ITEMS + 5, ITEMS]].tolist() == pytest.approx([-0.19344612141001727, -1.754544910955755])
+    assert ranks[2, [TABLE_ITEMS + 5, TABLE_ITEMS]].tolist() == pytest.approx(
+        [-0.19344612141001727, -1.754544910955755]
+    )
 
 
 def test_items_and_users_that_are_not_in_a_batch_stay() -> None:
     own, user = levels(), torch.tensor([2])
-    own.move(user, ITEM[2:, :RATED], torch.ones(1, RATED).double(), None, ITEMS, 1)
+    own.move(user, ITEM[2:, :TABLE_RATED], torch.ones(1, TABLE_RATED).double(), None, TABLE_ITEMS, 1)
     ranks = own.kept()[0]
-    assert ranks.nonzero().tolist() == [[2, 0], [2, 5], [2, ITEMS], [2, ITEMS + 5]]
+    assert ranks.nonzero().tolist() == [[2, 0], [2, 5], [2, TABLE_ITEMS], [2, TABLE_ITEMS + 5]]
     other = LowerLevels(0.9, 0.005, 0.4, 0.01)
     other.restore(own.kept())
-    other.allocate(USERS, ITEMS, torch.device("cpu"), torch.float64)
+    other.allocate(TABLE_USERS, TABLE_ITEMS, torch.device("cpu"), torch.float64)
     assert torch.equal(other.kept()[0], ranks)
 
 
 def test_thresholds_go_to_where_k_items_are_above() -> None:
-    own, score = levels(), torch.linspace(-1, 1, ITEMS).double().expand(USERS, -1)
+    own, score = levels(), torch.linspace(-1, 1, TABLE_ITEMS).double().expand(TABLE_USERS, -1)
     for _ in range(400):
-        now, past = own.move_thresholds(torch.arange(USERS), score, score, 3, ITEMS, USERS)
+        now, past = own.move_thresholds(torch.arange(TABLE_USERS), score, score, 3, TABLE_ITEMS, TABLE_USERS)
     assert ((score > now.value[:, None]).sum(1) - 3).abs().max() <= 1
     torch.testing.assert_close(past.value, now.value, rtol=0, atol=1e-3)
     assert now.curvature.min() >= 1e-4

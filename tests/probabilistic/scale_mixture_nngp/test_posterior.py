@@ -166,7 +166,7 @@ def test_arguments_out_of_range_are_named(build: Callable[[], object], message: 
         build()
 
 
-A, B, ALPHA, BETA = 2.7, 1.3, 2.0, 3.1
+SHAPE, RATE, ALPHA, BETA = 2.7, 1.3, 2.0, 3.1
 
 
 def inducing_problem() -> tuple[Tensor, Tensor, Tensor]:
@@ -202,18 +202,18 @@ def test_the_divergence_of_values_is_that_of_normal_laws_averaged_over_the_scale
         return float(sum(kl_divergence(q, MultivariateNormal(torch.zeros(4).double(), s * kzz)) for q in ours))
 
     assert float(inducing_divergence(factor, mean, spread, 1.0)) == pytest.approx(at_scale(1.0), rel=1e-10)
-    inverse_gamma = scipy.stats.invgamma(A, scale=B)
+    inverse_gamma = scipy.stats.invgamma(SHAPE, scale=RATE)
     averaged = quad(lambda s: at_scale(s) * inverse_gamma.pdf(s), 1e-3, 60, limit=200)[0]
-    assert float(inducing_divergence(factor, mean, spread, A / B)) == pytest.approx(averaged, rel=1e-3)
-    nothing = inducing_divergence(torch.diag(spread[0].sqrt()), 0 * mean[:1], spread[:1], A / B)
+    assert float(inducing_divergence(factor, mean, spread, SHAPE / RATE)) == pytest.approx(averaged, rel=1e-3)
+    nothing = inducing_divergence(torch.diag(spread[0].sqrt()), 0 * mean[:1], spread[:1], SHAPE / RATE)
     assert float(nothing) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_divergence_of_scales_is_its_integral_and_zero_for_the_prior() -> None:
-    q, p = scipy.stats.invgamma(A, scale=B), scipy.stats.invgamma(ALPHA, scale=BETA)
+    q, p = scipy.stats.invgamma(SHAPE, scale=RATE), scipy.stats.invgamma(ALPHA, scale=BETA)
     integral = quad(lambda s: q.pdf(s) * (q.logpdf(s) - p.logpdf(s)), 0, np.inf)[0]
-    assert float(scale_divergence(inverse_gamma(A, B), ALPHA, BETA)) == pytest.approx(integral, abs=1e-7)
-    assert float(scale_divergence(inverse_gamma(A, B), A, B)) == pytest.approx(0, abs=1e-14)
+    assert float(scale_divergence(inverse_gamma(SHAPE, RATE), ALPHA, BETA)) == pytest.approx(integral, abs=1e-7)
+    assert float(scale_divergence(inverse_gamma(SHAPE, RATE), SHAPE, RATE)) == pytest.approx(0, abs=1e-14)
     assert integral > 0
 
 
@@ -228,5 +228,10 @@ def test_gradients_are_those_of_finite_differences() -> None:
         bound = inducing_divergence(factor, mean, spread, a / b) + scale_divergence(InverseGammaLaw(a, b), 2.0, 3.0)
         return bound + centre.sum() + variance.log().sum()
 
-    inputs = [torch.linalg.cholesky(kernel), mean, spread, *(torch.tensor(v, dtype=torch.float64) for v in (A, B))]
+    inputs = [
+        torch.linalg.cholesky(kernel),
+        mean,
+        spread,
+        *(torch.tensor(v, dtype=torch.float64) for v in (SHAPE, RATE)),
+    ]
     assert torch.autograd.gradcheck(value, tuple(each.requires_grad_() for each in inputs))
