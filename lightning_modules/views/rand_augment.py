@@ -27,6 +27,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -186,7 +187,7 @@ def apply_operations(
         )
         return resample(image, moved_grid(image, shear, shift, step["rotate"]))
 
-    def of(strength: float | Tensor, rows: Tensor) -> float | Tensor:
+    def of(strength: Any, rows: Tensor) -> Any:
         return strength[rows] if isinstance(strength, Tensor) else strength
 
     factor = strengths.factor
