@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks.guards import SeedEveryBatch
 from datamodules.classification.cached_features import source_fingerprint
 from datamodules.classification.cifar import CIFAR10
-from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.image_shards.images import ImagesByOffset, ImagesInParquet
