@@ -3,8 +3,7 @@
     python -m tests.conformance.settings_matrix                          all cells, into the table of docs/runs.md
     python -m tests.conformance.settings_matrix ELR LSA --columns ddp    some alone; what else is there stays
 
-Each cell is two optimizer steps of a demo in processes of their own, on the CPU; several processes begin without the
-pre-training that runs in one.
+Each cell is two optimizer steps of a demo in processes of their own, on the CPU.
 """
 
 import argparse
@@ -131,9 +130,8 @@ def two_steps(command: Sequence[str], directory: Path) -> tuple[int, str]:
 
 def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
     """Train a method's demo for two steps under a setting."""
-    method, several = methods()[name], setting.processes > 1
-    strategy, left_out = (yaml.safe_load(method.strategy), method.pretrained) if several else ("auto", {})
-    path = written(name, directory, {**STEPS, **left_out, "trainer.strategy": strategy, **setting.changes})
+    strategy = yaml.safe_load(methods()[name].strategy) if setting.processes > 1 else "auto"
+    path = written(name, directory, {**STEPS, "trainer.strategy": strategy, **setting.changes})
     if setting.callback is not None:
         settings = yaml.safe_load(path.read_text())
         settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), dict(setting.callback)]
