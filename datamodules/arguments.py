@@ -1,4 +1,4 @@
-"""Range checks of arguments, with one wording: the argument's name, what is allowed and what was given."""
+"""Range checks of arguments, with uniform messages: argument, allowed values and given value."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 
 def at_least(least: float, **arguments: float | None) -> None:
-    """Refuse arguments that are below a bound; None passes.
+    """Reject arguments below a bound; None passes.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     for key, value in arguments.items():
         if value is not None and not value >= least:
@@ -17,10 +17,10 @@ def at_least(least: float, **arguments: float | None) -> None:
 
 
 def positive(**arguments: float | None) -> None:
-    """Refuse arguments that are not above zero; None passes.
+    """Reject arguments that are not above zero; None passes.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     for key, value in arguments.items():
         if value is not None and not value > 0:
@@ -30,16 +30,16 @@ def positive(**arguments: float | None) -> None:
 def within(
     low: float, high: float, bounds: Literal["[]", "[)", "(]", "()"] = "[]", /, **arguments: float | None
 ) -> None:
-    """Refuse arguments outside an interval; None passes.
+    """Reject arguments outside an interval; None passes.
 
     Args:
         low: lower end.
         high: upper end.
-        bounds: whether each end belongs to the interval: `[` and `]` if it does, `(` and `)` if not.
-        arguments: values by the names that the message gives them.
+        bounds: whether the ends are included: `[` and `]` if they are, `(` and `)` if not.
+        arguments: values by argument name.
 
     Raises:
-        ValueError: names the argument and the interval.
+        ValueError: if an argument is outside; names it and the interval.
     """
     for key, value in arguments.items():
         if value is None:
@@ -51,10 +51,10 @@ def within(
 
 
 def one_of(allowed: Collection[Any], **arguments: Any) -> None:
-    """Refuse arguments that are not among some values.
+    """Reject arguments that are not among the allowed values.
 
     Raises:
-        ValueError: names the argument and the values.
+        ValueError: if an argument is not allowed; names it and the allowed values.
     """
     for key, value in arguments.items():
         if value not in allowed:
@@ -62,19 +62,19 @@ def one_of(allowed: Collection[Any], **arguments: Any) -> None:
 
 
 def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments: Any) -> None:
-    """Reject arguments that are away from their defaults where nothing reads them.
+    """Reject arguments that differ from their defaults where nothing reads them.
 
     Args:
-        mode: what reads them, as the message names it: an argument and its value.
-        chosen: whether that is chosen; then everything passes.
-        owner: class or function whose defaults count.
-        arguments: values by the names that `owner` gives them.
+        mode: argument and value that make them effective, for the error message.
+        chosen: whether this mode is active; then every value passes.
+        owner: class or function that defines the defaults.
+        arguments: values by argument name.
 
     Raises:
-        ValueError: names the argument, its value and the mode.
+        ValueError: if an argument has no effect; names it, its value and the mode.
     """
     defaults = inspect.signature(owner).parameters
     for key, value in () if chosen else arguments.items():
         default = defaults[key].default
-        if value != default and not (isinstance(default, tuple) and value == list(default)):  # as a YAML gives it
-            raise ValueError(f"{key} is read with {mode} alone: leave it at {default}, got {value}")
+        if value != default and not (isinstance(default, tuple) and value == list(default)):  # a YAML gives lists
+            raise ValueError(f"{key} is used only with {mode}: leave it at {default}, got {value}")

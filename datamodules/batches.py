@@ -1,4 +1,4 @@
-"""Batches that a DataModule gives to a LightningModule: the keys of each kind of batch, their shapes and ranges."""
+"""Batches that DataModules yield: keys, shapes, ranges and units of each kind."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -7,9 +7,9 @@ from torch import Tensor
 from datamodules.distributed.collectives import world_size
 
 IGNORED = 255
-"""The label of a pixel that has none."""
+"""Label of a pixel that no loss or metric counts."""
 UNVERIFIED = -2
-"""The true label of an image that nobody has verified; that of an image of no class is -1."""
+"""`clean_label` of an image whose true label nobody has verified; out-of-distribution images have -1."""
 
 
 class LabelledImageBatch(TypedDict):
@@ -18,351 +18,349 @@ class LabelledImageBatch(TypedDict):
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     label: Tensor
-    """`[B]`, int64: the current label, which may be wrong in training, and maybe corrected there."""
+    """`[B]`, int64: the current label. It may be wrong in training, and may be corrected during training."""
     index: Tensor
-    """`[B]`, int64: position in the set the batch was drawn from (for training, the training set)."""
+    """`[B]`, int64: position in the split's dataset (in training, the training set)."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
-    """`[B]`, int64: of training images, once labels have been corrected, those that were given."""
+    """`[B]`, int64, in training after labels were corrected: the given labels, before any correction."""
     clean_label: NotRequired[Tensor]
-    """`[B]`, int64: ground truth where it is known, -1 for an image of no class; in a set that is verified in part
-    `UNVERIFIED` for the others. For metrics only, never for a loss."""
+    """`[B]`, int64: true label where known, -1 for an out-of-distribution image. In a partly verified dataset the
+    others have `UNVERIFIED`. For metrics only, never for a loss."""
     second_view: NotRequired[Tensor]
-    """As `image`, in training: another random view of the same images, drawn in the same way."""
+    """As `image`, in training: a second random augmentation of the same images."""
     classes: NotRequired[Tensor]
-    """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
+    """`[k]`, int64, in a shifted test set that lacks some classes: the classes it contains."""
     origin: NotRequired[Tensor]
-    """`[B]`, int64, 0 for the data set's own images, else which out-of-distribution set; their label is -1."""
+    """`[B]`, int64: 0 for the dataset's own images, otherwise the number of the out-of-distribution set (label -1)."""
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: of files that cannot be read, and are black in `image`, the `index`, and a sentence that says why.
-    """
+    """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
 
 
 class LabelledTextBatch(TypedDict):
-    """Texts, or pairs of texts, with one label each."""
+    """Texts, or text pairs, with one label each."""
 
     text: dict[str, Tensor]
-    """As a tokenizer of transformers gives them, each `[B, L]`, int64: `input_ids`, `attention_mask`, and where the
-    tokenizer has them `token_type_ids`. All batches have one L."""
+    """Tokenizer outputs (transformers), each `[B, L]`, int64: `input_ids`, `attention_mask` and, if the tokenizer
+    returns them, `token_type_ids`. L is the same in all batches."""
     label: Tensor
     """`[B]`, int64."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class LabelledMaskBatch(TypedDict):
-    """Images with one label for each pixel."""
+    """Images with one label per pixel."""
 
     image: Tensor
-    """`[B, C, H, W]`, float32 in [0, 1] (medical slices: standardised, as their DataModule states)."""
+    """`[B, C, H, W]`, float32 in [0, 1] (medical slices are standardised, as their DataModule documents)."""
     label: Tensor
-    """`[B, H, W]`, int64: the current category of each pixel, maybe corrected in training; 255 is ignored."""
+    """`[B, H, W]`, int64: current class of each pixel, maybe corrected during training; 255 is ignored."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: of training images, the labels that were given, before any correction; 255 is ignored."""
+    """`[B, H, W]`, int64, in training: the given labels, before any correction; 255 is ignored."""
     clean_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: ground truth where it is known; 255 is ignored. For metrics only, never for a loss."""
+    """`[B, H, W]`, int64: ground truth where known; 255 is ignored. For metrics only, never for a loss."""
     unreadable: NotRequired[dict[int, str]]
-    """In prediction: of files that cannot be read, and are black in `image`, the `index`, and a sentence that says why.
-    """
+    """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
 
 
 class UnpairedMaskBatch(TypedDict):
-    """Images, masks of the same structure that belong to none of them, and labels that are made while training."""
+    """Images, unpaired masks of the same structure, and pseudo labels that training updates."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     auxiliary_mask: Tensor
-    """`[B, 1, H, W]`, of the images' type, 0 and 1: the mask of a structure in no image of the set."""
+    """`[B, 1, H, W]`, same dtype as the images, 0 or 1: mask of a structure that appears in no image of the dataset."""
     label: Tensor
-    """`[B, H, W]`, int64, 0 and 1: the current pseudo label; 0 before there is one."""
+    """`[B, H, W]`, int64, 0 or 1: the current pseudo label; all 0 before the first one."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: the labels as the data set gives them."""
+    """`[B, H, W]`, int64: the dataset's own labels."""
     clean_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+    """`[B, H, W]`, int64: ground truth where known. For metrics only, never for a loss."""
 
 
 class ProtectedImageBatch(TypedDict):
-    """Images with regions that an editor keeps while it repaints the rest."""
+    """Images with regions that an inpainting editor keeps while it repaints the rest."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     regions: Tensor
-    """`[B, R, H, W]`, bool: the regions to protect; an image with fewer than R has empty ones."""
+    """`[B, R, H, W]`, bool: regions to protect; images with fewer than R regions are padded with empty ones."""
     editor_keeps: Tensor
-    """`[B, M, H, W]`, bool: what editors keep: first the regions' union, then masks that protection does not know."""
+    """`[B, M, H, W]`, bool: masks that editors keep: first the union of the regions, then masks unknown to the
+    protection."""
     prompt: list[list[str]]
-    """Of each image, the texts that editors give."""
+    """Per image: the editors' prompts."""
     source_prompt: NotRequired[list[str]]
-    """Of each image, what it shows; where that is known."""
+    """Per image: its caption, where known."""
     name: list[str]
-    """Of each image, the name of its file without suffix."""
+    """Per image: file name without suffix."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class ImagePairBatch(TypedDict):
-    """Noisy images, of which the clean ones are known or not."""
+    """Noisy images, with or without their clean counterparts."""
 
     noisy: Tensor
-    """`[B, C, H, W]`, float32 in the units of clean images, but not clipped to [0, 1]."""
+    """`[B, C, H, W]`, float32 in the units of clean images, not clipped to [0, 1]."""
     clean: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]: ground truth, where it is known. For supervised training and for metrics only.
-    """
+    """`[B, C, H, W]`, float32 in [0, 1]: ground truth where known. For supervised training and metrics only."""
     second_noisy: NotRequired[Tensor]
-    """As `noisy`, in training, where it is asked for: another draw of the noise on the same clean images."""
+    """As `noisy`, in training, if requested: an independent noise sample on the same clean images."""
     noise_level: NotRequired[Tensor]
-    """`[B, 1, 1, 1]`, in training on fresh noise whose strength is a range: each image's, in the units of its argument.
-    """
+    """`[B, 1, 1, 1]`, in training on noise levels sampled from a range: each image's level, in the noise argument's
+    units."""
     index: Tensor
-    """`[B]`, int64: position in the set; of a patch in training, among the patches of an epoch."""
+    """`[B]`, int64: position in the dataset; for training patches, position among the patches of an epoch."""
     global_batch_size: int
-    """Samples of this batch over all processes; in evaluation, where these may have different numbers of batches, those
-    of all processes' batches of this number."""
+    """Samples of this batch, summed over all ranks. In evaluation, where ranks may have different numbers of batches:
+    samples of all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
-    """Of each image, in testing and prediction: the name of its file without suffix."""
+    """Per image, in testing and prediction: file name without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
+    """In testing and prediction: the stored value that corresponds to 1; 255 for 8-bit images."""
 
 
 class MeasuredImageBatch(TypedDict):
-    """Images of which something was measured, as their visible part, a small image or the magnitudes of frequencies."""
+    """Images observed through an operator: their visible part, a low-resolution version or Fourier magnitudes."""
 
     clean: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]: in training, and ground truth where it is known, for metrics only."""
+    """`[B, C, H, W]`, float32 in [0, 1]: given in training, and in evaluation where known, for metrics only."""
     measured: NotRequired[Tensor]
-    """`[B, ...]`, float32, in testing and prediction: H x + noise, for the clean images x in [-1, 1]."""
+    """`[B, ...]`, float32, in testing and prediction: H x + noise, for clean images x in [-1, 1]."""
     noisy: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32, in testing and prediction: the operator's pseudo-inverse of `measured`, in the units of
-    clean images."""
+    """`[B, C, H, W]`, float32, in testing and prediction: the operator's pseudo-inverse applied to `measured`, in the
+    units of clean images."""
     index: Tensor
-    """`[B]`, int64: position in the set, from which the operator knows each image's mask, where it has one."""
+    """`[B]`, int64: position in the dataset; operators with a mask per image look it up by this."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
     name: NotRequired[list[str]]
-    """Of each image, in testing and prediction: the name of its file without suffix."""
+    """Per image, in testing and prediction: file name without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
+    """In testing and prediction: the stored value that corresponds to 1; 255 for 8-bit images."""
 
 
 class SpeechPairBatch(TypedDict):
-    """Noisy recordings, of which the clean ones are known or not."""
+    """Noisy recordings, with or without their clean counterparts."""
 
     noisy: Tensor
     """`[B, samples]`, float32 in [-1, 1]."""
     clean: NotRequired[Tensor]
-    """`[B, samples]`, float32 in [-1, 1]: ground truth, where it is known. For supervised training and metrics only."""
+    """`[B, samples]`, float32 in [-1, 1]: ground truth where known. For supervised training and metrics only."""
     length: NotRequired[Tensor]
-    """`[B]`, int64: samples of each recording, outside training; zeros come after them."""
+    """`[B]`, int64, outside training: length of each recording in audio samples; the rest is zero padding."""
     rate: int
-    """Samples a second."""
+    """Sample rate in Hz."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    """Recordings of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
-    """Of each recording, outside training: the name of its file without suffix."""
+    """Per recording, outside training: file name without suffix."""
 
 
 class ClipBatch(TypedDict):
-    """Clips of videos, of which the clean ones are known or not; all of a batch have one length and one size."""
+    """Video clips, with or without their clean counterparts; all clips of a batch have the same length and size."""
 
     noisy: Tensor
-    """`[B, T, C, h, w]`, float32 in [0, 1], in levels of 8 bits; C is 3 in colour, 1 in grey."""
+    """`[B, T, C, h, w]`, float32 in [0, 1], quantised to 8 bits; C is 3 for colour, 1 for grey."""
     clean: NotRequired[Tensor]
-    """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth, where it is known, s times as large. For supervised
-    training and for metrics only."""
+    """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth where known, at s times the resolution. For supervised
+    training and metrics only."""
     noise: NotRequired[Tensor]
-    """As `noisy`: a sequence of noise alone on nearly constant content, where the data have such; in testing of a
-    source that training does not know."""
+    """As `noisy`, where available: noise on nearly constant content, without the clip. In testing it comes from noise
+    recordings that training has not seen."""
     index: Tensor
-    """`[B]`, int64: position in the set; of a window in training, among the windows of an epoch."""
+    """`[B]`, int64: position in the dataset; for training windows, position among the windows of an epoch."""
     global_batch_size: int
-    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    """Clips of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
-    """Of each clip, outside training: the name of its folder, or of its file without suffix."""
+    """Per clip, outside training: the name of its folder, or of its file without suffix."""
     first: NotRequired[list[int]]
-    """Of each clip, outside training: the number of its first frame, where long clips come in several parts."""
+    """Per clip, outside training: index of its first frame, where long clips are split into parts."""
     rate: NotRequired[list[float]]
-    """Of each clip, in prediction of video files: frames a second."""
+    """Per clip, in prediction of video files: frames per second."""
 
 
 class NormalMapBatch(TypedDict):
-    """Images with the normals of the surfaces that they show."""
+    """Images with the normal maps of the surfaces they show."""
 
     image: Tensor
     """`[B, 3, H, W]`, float32 in [0, 1]."""
     normal: NotRequired[Tensor]
-    """`[B, 3, H, W]`, float32: unit vectors x to the right, y up and z to the viewer, up to rounding; the zero vector
-    where the normal is unknown. Left out of photographs that are predicted."""
+    """`[B, 3, H, W]`, float32: unit vectors up to rounding, x to the right, y up, z towards the viewer; zero where the
+    normal is unknown. Absent when photographs are predicted."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    """Samples of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
-    """Of each image, outside training: the name of its file without suffix."""
+    """Per image, outside training: file name without suffix."""
 
 
 class CaptionedImageBatch(TypedDict):
-    """Images with texts that say what they show."""
+    """Images with captions."""
 
     image: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]; left out where `moments` stands for it."""
+    """`[B, C, H, W]`, float32 in [0, 1]; absent where `moments` replaces it."""
     caption: NotRequired[list[str]]
-    """Of each image, what it shows; where that is known."""
+    """Per image: its caption, where known."""
     moments: NotRequired[Tensor]
-    """`[B, 2, c, h, w]`: mean and standard deviation of an autoencoder's distribution of the image's latent, unscaled.
-    """
+    """`[B, 2, c, h, w]`: mean and standard deviation of an autoencoder's latent distribution, unscaled."""
     embedding: NotRequired[Tensor]
-    """`[B, L, D]`: the caption as a text encoder gives it, with `moments`."""
+    """`[B, L, D]`, with `moments`: the text encoder's embedding of the caption."""
     pooled: NotRequired[Tensor]
-    """`[B, P]`: the caption's pooled embedding, of SDXL, with `moments`."""
+    """`[B, P]`, with `moments`: the pooled caption embedding of SDXL."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class PromptBatch(TypedDict):
-    """Texts alone, of which images are made."""
+    """Prompts from which images are generated."""
 
     caption: list[str]
     """`B` texts."""
     seed: Tensor
-    """`[B]`, int64: random seed of each one's noise."""
+    """`[B]`, int64: seed of each image's initial noise."""
     index: Tensor
-    """`[B]`, int64: number of each text, which may differ from its position in the set."""
+    """`[B]`, int64: number of each prompt, which may differ from its position in the dataset."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class NoisePairBatch(TypedDict):
-    """Noise with better noise for the same text."""
+    """Initial noise paired with better noise for the same prompt."""
 
     source: Tensor
     """`[B, c, h, w]`: standard normal noise."""
     target: Tensor
-    """As `source`: the better noise."""
+    """As `source`: the better noise of the pair."""
     caption: list[str]
     """`B` texts."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class InterpolationBatch(TypedDict):
-    """Pairs of images, between which others are made."""
+    """Image pairs to interpolate between."""
 
     first: Tensor
-    """`[B, C, H, W]`, float32 in [0, 1]; with noise, where the data add some, not clipped."""
+    """`[B, C, H, W]`, float32 in [0, 1]; not clipped where the data add noise."""
     second: Tensor
     """As `first`: the other image of each pair."""
     prompt: list[str]
-    """Of each pair, a text of what both show; empty where there is none."""
+    """Per pair: a prompt that describes both images; empty where there is none."""
     name: list[str]
-    """Of each pair, what its results are called."""
+    """Per pair: the name of its results."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class TableBatch(TypedDict):
-    """Rows of a table: samples, rounds of a stream, measurements or points, in numbers of their own units.
+    """Rows of a table: samples, rounds of a stream, measurements or points, in their own units.
 
-    Floating-point columns come in the module's type, at least single precision. A set has the keys that it needs.
+    Floating-point columns are converted to the module's dtype, at least single precision. A dataset provides only the
+    keys it needs.
     """
 
     features: NotRequired[Tensor]
-    """`[B, ...]`, floating point: what is known of each sample."""
+    """`[B, ...]`, floating point: features of each sample."""
     target: NotRequired[Tensor]
-    """`[B]` or `[B, K]`: what was observed: floating point, or int64 for classes; -1 and 1 for halfspaces."""
+    """`[B]` or `[B, K]`: observed target: floating point, int64 for classes, or -1 and 1 for halfspaces."""
     clean_target: NotRequired[Tensor]
-    """As `target`: without its noise, where that is known. For metrics only, never for a loss."""
+    """As `target`, without its noise, where known. For metrics only, never for a loss."""
     corrupted: NotRequired[Tensor]
-    """`[B]`, bool: whether `target` has a gross error or a false sign. For metrics only."""
+    """`[B]`, bool: whether `target` has a gross error or a flipped sign. For metrics only."""
     target_mean: NotRequired[Tensor]
     target_std: NotRequired[Tensor]
-    """`[]`: mean and deviation, over the training rows, of a target that was standardised, in its own units. For
-    metrics only."""
+    """`[]`: mean and standard deviation of a standardised target over the training rows, in its own units. For metrics
+    only."""
     w_true: NotRequired[Tensor]
     """`[D]`: the parameter that generated all rows. For metrics only."""
     x_star: NotRequired[Tensor]
-    """`[D, D]`: the matrix that all rows measure. For metrics only."""
+    """`[D, D]`: the matrix observed by all measurements. For metrics only."""
     ratings: NotRequired[Tensor]
-    """`[B, M]`: a user's ratings of all items, positive, and 0 for those that were not rated or are held out."""
+    """`[B, M]`: each user's ratings of all items, positive; 0 if unrated or held out."""
     held_out: NotRequired[Tensor]
-    """As `ratings`: those that are to be ranked first, in a validation or test."""
+    """As `ratings`, in validation or testing: held-out ratings whose items should be ranked first."""
     excluded: NotRequired[Tensor]
-    """As `ratings`: others that are held out, which are no candidates there."""
+    """As `ratings`: the other held-out ratings, whose items are not ranked."""
     mean_gradient: NotRequired[Tensor]
-    """`[B, D]`, of a stream: the gradient at 0 of each round's expected loss. For metrics only."""
+    """`[B, D]`, of a stream: gradient of each round's expected loss at 0. For metrics only."""
     gradient_noise: NotRequired[Tensor]
-    """`[B]`, of a stream: the greatest variance of each round's gradient over its domain. For metrics only."""
+    """`[B]`, of a stream: largest gradient variance of each round over its domain. For metrics only."""
     curvature: NotRequired[Tensor]
-    """A number, of a stream: the expected losses' second derivative in every direction. For metrics only."""
+    """Scalar, of a stream: curvature of the expected losses, equal in all directions. For metrics only."""
     index: Tensor
-    """`[B]`, int64: position in the set; of a stream its round."""
+    """`[B]`, int64: position in the dataset; for a stream, the round."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class SequenceBatch(TypedDict):
-    """Sequences of observations at equal distances in time: paths, or the frames of videos."""
+    """Sequences of observations at equal time intervals: paths or video frames."""
 
     observed: Tensor
-    """`[B, F, D]`: points of paths, in units of their own; or `[B, F, C, H, W]`, float32 in [0, 1]: frames."""
+    """`[B, F, D]`: points of paths, in their own units; or `[B, F, C, H, W]`, float32 in [0, 1]: frames."""
     interval: float
-    """Time between two observations, the first of which is at 0."""
+    """Time between two observations; the first one is at time 0."""
     sigma: NotRequired[Tensor]
-    """`[F]`, of paths: standard deviation of each observation's Gaussian error; infinite for one that tells nothing."""
+    """`[F]`, for paths: standard deviation of each observation's Gaussian error; infinite if nothing was observed."""
     exact_std: NotRequired[Tensor]
-    """`[F]`, in testing bridges: the standard deviation of the path given what was observed. For metrics only."""
+    """`[F]`, in testing bridges: standard deviation of the path given the observations. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 class GraphBatch(TypedDict):
     """Observations of the nodes of one directed graph."""
 
     features: Tensor
-    """`[B, D]`, floating point: a sample of each of the D nodes in a row."""
+    """`[B, D]`, floating point: one sample of all D nodes per row."""
     w_true: NotRequired[Tensor]
-    """`[D, D]`, floating point: the weight of the edge from row to column, 0 where there is none; 1 for an edge of a
-    graph that has no weights. For metrics only, never for a loss."""
+    """`[D, D]`, floating point: weight of the edge from row to column, 0 for no edge; 1 for every edge of an unweighted
+    graph. For metrics only, never for a loss."""
     noise_std: NotRequired[Tensor]
-    """`[D]`: the standard deviation of each node's own noise. For metrics only."""
+    """`[D]`: standard deviation of each node's own noise. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
-    """Samples of this batch over all processes."""
+    """Global batch size: samples of this batch over all ranks."""
 
 
 def network_input(batch: Any) -> Any:
-    """Give what a classifier's network takes of a batch: images, or texts as their tokenizer gives them."""
+    """Return the network input of a batch: its images, or its tokenized texts."""
     return batch["text"] if "text" in batch else batch["image"]
 
 
 def local_size(batch: Any) -> int:
-    """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
+    """Count the samples of a batch on this rank, by `index` if there is one, otherwise by the first tensor.
 
     Raises:
-        ValueError: if the batch holds no tensor.
+        ValueError: if the batch has no tensor.
     """
     for value in (batch.get("index"), *batch.values()):
         if isinstance(value, Tensor) and value.ndim:
@@ -371,19 +369,18 @@ def local_size(batch: Any) -> int:
 
 
 def global_batch_size(batch: Any) -> int:
-    """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
+    """Count the samples of a batch over all ranks. Without the key `global_batch_size`, ranks count as equally
+    loaded."""
     if "global_batch_size" in batch:
         return batch["global_batch_size"]
     return local_size(batch) * world_size()
 
 
 def loss_weight(batch: Any) -> float:
-    """Weight of this process's mean loss, so that the average over processes is the mean over the global batch.
+    """Weight this rank's mean loss so that averaging over ranks gives the mean over the global batch.
 
-    DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local
-    means is not the global mean; world size times local count over global count puts it right. It is 1 in a single
-    process.
-
-    A weighted loss is logged with `batch_size=global_batch_size(batch)`: the mean over the epoch is then exact, too.
+    DDP averages gradients over ranks. The last batch of an epoch may be split unevenly, and then the mean of the local
+    means is not the global mean; the factor world size * local count / global count corrects this. It is 1 on a single
+    rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the epoch's mean is exact as well.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

@@ -1,4 +1,4 @@
-"""The interface of data sets that are read split by split, of labelled images and of images with masks."""
+"""Interface of datasets that are read split by split: labelled images, images with masks, texts and tables."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,32 +6,32 @@ from typing import Generic, TypeVar
 
 
 class Source:
-    """The samples of one split, wherever they are kept."""
+    """The samples of one split, wherever they are stored."""
 
     in_memory = False
-    """Whether a sample is fetched so quickly that loader processes would not help."""
+    """Whether fetching a sample is so fast that DataLoader workers would not help."""
     unreadable: dict[int, str] | None = None
-    """Rows of files that could not be read, each with a sentence that says why; None where one of them ends the run."""
+    """Rows of unreadable files, each with a sentence that gives the reason; None if an unreadable file ends the run."""
 
 
 OneSource = TypeVar("OneSource", bound=Source)
 
 
 class SplitSet(ABC, Generic[OneSource]):
-    """A data set: a plain object that reads its splits, and knows nothing of batches."""
+    """A dataset: a plain object that reads its splits, independent of batching."""
 
     num_classes: int
-    class_names: Sequence[str] | None = None  # of which a set whose files tell them may know only after reading
+    class_names: Sequence[str] | None = None  # may be known only after reading, if it comes from files
 
     def fetch_missing(self) -> None:
-        """Download what is missing, if that was asked for. One process of a machine calls it."""
+        """Download missing files, if requested. One rank of each machine calls it."""
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read the training samples, before any is held out; an error says what is missing or damaged, and where."""
+        """Read all training samples, before any split; an error names what is missing or damaged, and where."""
 
     def validation(self) -> OneSource | None:
-        """Read the validation samples of a set that has its own."""
+        """Read the validation samples; None if the dataset has none of its own."""
         return None
 
     @abstractmethod

@@ -103,5 +103,5 @@ def guard(**options: Any) -> DiffusionGuard:
 def test_an_argument_that_nothing_reads_is_rejected(make: Any, mode: Any, unread: Any, needed: str) -> None:
     make(**mode)
     [(key, value)] = unread.items()
-    with pytest.raises(ValueError, match=rf"^{key} is read with {needed}.* alone: .*, got {value}".replace("[", r"\[")):
+    with pytest.raises(ValueError, match=rf"^{key} is used only with {needed}.*: .*, got {value}".replace("[", r"\[")):
         make(**mode, **unread)

@@ -16,7 +16,7 @@ from datamodules.files.limits import check_is_file, check_unpacked
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
-    """Read the Hugging Face image layout: rows of an encoded image and a label.
+    """Read image-classification parquet files in the Hugging Face layout: one encoded image and one label per row.
 
     Args:
         files: the shards of one split, in order.
@@ -27,7 +27,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
 
     Raises:
-        ValueError: names the file that is damaged or lacks a column, or the folder whose images differ in size.
+        ValueError: if a file is damaged or lacks a column, or images differ in size; names the file or folder.
     """
     import pyarrow.parquet
 
@@ -46,26 +46,22 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
             encoded = table[image_key].combine_chunks().field("bytes").to_pylist()
             images += [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in encoded]
             labels += [int(one) for one in table[label_key].cast("int64").to_pylist()]
-        except Exception as error:  # of pyarrow's and Pillow's many
+        except Exception as error:  # pyarrow and Pillow raise many types
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
                 f"{file} is damaged or lacks the columns {image_key}, {label_key} ({reason}); fetch it again"
             ) from error
     if len(sizes := {image.shape for image in images}) != 1:
-        raise ValueError(f"{files[0].parent} holds images of {len(sizes)} sizes and not of one; fetch the set again")
+        raise ValueError(f"{files[0].parent} has images of {len(sizes)} sizes, expected one; fetch the set again")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
 class CIFAR(ImageSet):
-    """Read CIFAR-10 or CIFAR-100; use one of these.
+    """Base of CIFAR-10 and CIFAR-100; use one of these.
 
     Args:
-        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
-        download: fetch the set (torchvision's layout) where it is missing.
-
-    Raises:
-        FileNotFoundError: if the set is not there and `download` is false.
-        ValueError: if a file is damaged.
+        data_dir: folder that contains the set in either layout; None means the NOISEWORKS_DATA directory.
+        download: download the set (torchvision's layout) if it is missing.
     """
 
     image_shape = (3, 32, 32)
@@ -98,9 +94,9 @@ class CIFAR(ImageSet):
             images: Any = self.torchvision_class(directory, train=split == "train")
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
-                f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) "
-                f"nor {split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
-                f"set data_dir, or download to true to fetch it"
+                f"{self.name}: found neither {directory / self.archive} (torchvision's layout, complete and undamaged) "
+                f"nor {split}-*.parquet (Hugging Face's layout) in {directory} or a subfolder named after the set; "
+                f"set data_dir, or set download to true"
             ) from error
         image = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
         return ImagesInMemory(image, torch.tensor(images.targets))

@@ -1,5 +1,5 @@
-"""Clothing1M: a million photographs of clothes whose labels come from the text around them, 14 classes, about 38 %
-wrong.
+"""Clothing1M: a million photographs of clothes in 14 classes, labelled from the surrounding text; about 38 % of the
+labels are wrong.
 
 Source: Xiao, Xia, Yang, Huang and Wang, Learning from Massive Noisy Labeled Data for Image Classification, CVPR 2015.
 """
@@ -16,20 +16,15 @@ from datamodules.files.text_files import read_text
 
 
 class Clothing1M(ImageSet):
-    """Clothing1M in its authors' layout: `images/`, and in `annotations/` or beside it the lists and labels.
+    """Clothing1M in its authors' layout: `images/`, with the lists and labels in `annotations/` or beside it.
 
-    Trains on the images with noisy labels (`noisy_train_key_list.txt`), validates and tests on those with clean ones
-    (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized and cut at a random place.
+    Trains on the images with noisy labels (`noisy_train_key_list.txt`); validates and tests on those with clean labels
+    (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that holds `images`; None looks where NOISEWORKS_DATA points.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels; None takes 256/224 of
-            `image_size`.
-
-    Raises:
-        FileNotFoundError: if a list or the images are missing.
-        ValueError: if a list is damaged or an argument out of range.
+        data_dir: folder that contains `images`; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side is resized to before the crop, in pixels; None means 256/224 of `image_size`.
     """
 
     num_classes = 14
@@ -64,12 +59,11 @@ class Clothing1M(ImageSet):
             )
         except (KeyError, ValueError) as error:
             raise ValueError(f"Clothing1M: {labels_file} has no label for an image of {split}: {error}") from error
-        if keys and not (root / keys[0]).is_file():  # `images` itself may have been given
+        if keys and not (root / keys[0]).is_file():  # data_dir may be `images` itself
             stripped = [key.removeprefix("images/") for key in keys]
             if not (root / stripped[0]).is_file():
                 raise FileNotFoundError(
-                    f"Clothing1M: {root / keys[0]} does not exist; extract the archives of images into "
-                    f"{root / 'images'}"
+                    f"Clothing1M: {root / keys[0]} does not exist; extract the image archives into {root / 'images'}"
                 )
             keys = stripped
         return ImageFiles(root, keys, label, self.crop)
@@ -80,6 +74,6 @@ class Clothing1M(ImageSet):
             if (file := folder / name).is_file():
                 return file
         raise FileNotFoundError(
-            f"Clothing1M: {root / 'annotations' / name} does not exist; ask the authors for the set as "
-            f"https://github.com/Cysu/noisy_label says, and set data_dir to its folder"
+            f"Clothing1M: {root / 'annotations' / name} does not exist; request the set as described at "
+            f"https://github.com/Cysu/noisy_label, and set data_dir to its folder"
         )

@@ -1,17 +1,17 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
-Each class is a common cluster and a rare one, whose centre lies towards the out-of-distribution side; the samples of no
-class form clusters of their own there and bear random labels. A hyperplane can cut them off, and then cuts the rare
-clusters least where these lie on its near side; a detector that goes by the loss takes the samples of rare clusters for
-noise until they are learned.
+Each class has a common cluster and a rare one, whose centre lies towards the out-of-distribution side.
+Out-of-distribution samples form clusters of their own there and have random labels. A hyperplane can separate them, at
+the lowest cost in rare samples when the rare clusters lie on its near side; a detector based on the loss mistakes rare
+samples for noise until they are learned.
 
-With e a unit vector, centres m that are orthogonal to it and to each other, as long as a vector of N(0, 1) is on
-average, and both of them randomly oriented,
+Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from
+N(0, 1), and are randomly rotated together with e. With
 
     common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e,
 
-samples are N(centre, 1), rescaled to [0, 1] and rounded to 255 levels. They come as images of one row. No two centres
-are nearer to each other for one seed than for another, so that seeds are equally hard.
+samples are N(centre, 1), rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row. The
+distances between centres are the same for all seeds, so all seeds are equally hard.
 """
 
 from typing import NamedTuple, Self
@@ -25,31 +25,31 @@ from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMem
 
 NUM_FEATURES, NUM_CLASSES = 24, 6
 RANGE = 8.0
-"""Values in -RANGE...RANGE are mapped to [0, 1]; those beyond are cut off."""
+"""Values in -RANGE...RANGE are mapped to [0, 1]; values outside are clipped."""
 
 
 class ClusteredSamples(NamedTuple):
-    """Drawn samples."""
+    """Generated samples."""
 
     value: np.ndarray
     """`[N, D]`."""
     label: np.ndarray
-    """`[N]`: the class, or of a sample of no class a random one."""
+    """`[N]`: the class; random for out-of-distribution samples."""
     rare: np.ndarray
-    """`[N]`: whether it is of a rare cluster."""
+    """`[N]`: whether the sample belongs to a rare cluster."""
     foreign: np.ndarray
-    """`[N]`: whether it is of no class."""
+    """`[N]`: whether the sample is out of distribution."""
 
 
 class Clusters:
-    """Centres of all clusters, drawn once for a seed.
+    """Centres of all clusters, a function of the seed.
 
     Args:
-        offset: distance of common clusters and of those of no class from the plane between them.
-        rare_offset: position of the rare clusters along the same direction; the nearer to -offset, the more they look
-            like samples of no class.
-        scale: length of the centres within the plane, in units of that of a normal vector.
-        seed: random seed of the centres.
+        offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
+        rare_offset: position of the rare clusters along the same direction; closer to -offset means more similar to
+            out-of-distribution samples.
+        scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
+        seed: seed of the centres.
     """
 
     def __init__(self, offset: float, rare_offset: float, scale: float, seed: int) -> None:
@@ -63,13 +63,13 @@ class Clusters:
     def draw(
         self, num_clean: int, num_foreign: int, rare_share: float, random: np.random.Generator
     ) -> ClusteredSamples:
-        """Samples of the classes, equally many of each, and samples of no class with random labels.
+        """Sample all classes equally often, and out-of-distribution samples with random labels.
 
         Args:
-            num_clean: samples of the classes.
-            num_foreign: samples of no class.
-            rare_share: part of each class that is of its rare cluster.
-            random: generator of all random numbers.
+            num_clean: number of in-distribution samples.
+            num_foreign: number of out-of-distribution samples.
+            rare_share: fraction of each class that comes from its rare cluster.
+            random: random number generator.
         """
         label = np.arange(num_clean) % NUM_CLASSES
         rare = random.random(num_clean) < rare_share
@@ -85,19 +85,16 @@ class Clusters:
 
 
 class Clustered(ImageSet):
-    """Six classes in 24 dimensions, with samples of no class among the training samples. No download.
+    """Six classes in 24 dimensions, with out-of-distribution samples among the training samples. No download.
 
     Args:
-        num_clean: training samples of the classes.
-        num_foreign: training samples of no class, with random labels.
-        num_test: test samples, all of the classes.
-        rare_share: part of each class that is of its rare cluster, in (0, 1).
-        offset: distance of common clusters and of those of no class from the plane between them.
-        rare_offset: position of the rare clusters in the same direction.
-        scale: length of the centres within the plane, in units of that of a normal vector.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        num_clean: number of in-distribution training samples.
+        num_foreign: number of out-of-distribution training samples, which have random labels.
+        num_test: number of test samples, all in distribution.
+        rare_share: fraction of each class that comes from its rare cluster, in (0, 1).
+        offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
+        rare_offset: position of the rare clusters along the same direction.
+        scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
     """
 
     num_classes = NUM_CLASSES
@@ -130,7 +127,7 @@ class Clustered(ImageSet):
         return self
 
     def drawn(self, split: str) -> ClusteredSamples:
-        """Draw the samples of `train` or `test`."""
+        """Sample the split `train` or `test`."""
         clusters = Clusters(self.offset, self.rare_offset, self.scale, self.seed)
         train = split == "train"
         counts = (self.num_clean, self.num_foreign) if train else (self.num_test, 0)

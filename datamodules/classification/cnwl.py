@@ -1,7 +1,7 @@
-"""Controlled noisy web labels (CNWL): mini-ImageNet with web images in place of a stated share of its own.
+"""Controlled noisy web labels (CNWL): mini-ImageNet with a chosen fraction of its images replaced by web images.
 
 Source: Jiang, Huang, Liu and Yang, Beyond Synthetic Noise: Deep Learning on Controlled Noisy Labels, ICML 2020, arXiv
-1911.09781; the split files are those that distributions for 32 x 32 pixels use.
+1911.09781; the split files are those of the 32 x 32 pixel versions in circulation.
 """
 
 from pathlib import Path
@@ -18,22 +18,18 @@ Rate = Literal["0.0", "0.2", "0.4", "0.6", "0.8"]
 
 
 class CNWL(ImageSet):
-    """Mini-ImageNet of 100 classes with red noise: 50,000 images to train on, 5,000 to test on.
+    """Mini-ImageNet with 100 classes and red noise: 50,000 training and 5,000 test images.
 
-    Reads `split/red_noise_nl_RATE` and `split/validation`, lines of a file and a label, with the images in
-    `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are ImageNet's own; the
-    web images among the others, nearly all, do not show their class, so their true label is -1. There are no validation
-    images apart from those that test, so what chooses an epoch by them chooses by the test set.
+    Reads `split/red_noise_nl_RATE` and `split/validation` (one file name and label per line), with the images in
+    `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are ImageNet's own. The
+    others are from the web and nearly all show another class, so their true label is set to -1. The validation images
+    are the test images: selecting an epoch on them is selecting on the test set.
 
     Args:
-        data_dir: folder that holds `split`; None looks where NOISEWORKS_DATA points.
-        noise_rate: share of the training images that are from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
-        image_size: height and width of the images that the network gets, in pixels.
-        interpolation: between pixels when images are resized, with antialiasing: bilinear or bicubic.
-
-    Raises:
-        FileNotFoundError: if a list or the images are missing.
-        ValueError: if a list is damaged or an argument out of range.
+        data_dir: folder that contains `split`; None means the NOISEWORKS_DATA directory.
+        noise_rate: fraction of training images from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
+        image_size: height and width of the network's input images, in pixels.
+        interpolation: used with antialiasing to resize images: bilinear or bicubic.
     """
 
     num_classes = 100
@@ -68,7 +64,7 @@ class CNWL(ImageSet):
         file = root / "split" / split
         if not file.is_file():
             raise FileNotFoundError(
-                f"CNWL: {file} does not exist; fetch images and splits from "
+                f"CNWL: {file} does not exist; download images and splits from "
                 f"https://google.github.io/controlled-noisy-web-labels/download.html and set data_dir to their folder"
             )
         names, labels = read_list(file, self.num_classes)
@@ -77,5 +73,5 @@ class CNWL(ImageSet):
         else:
             names = [f"all_images_resampled_84/{name}" for name in names]
         if not (root / names[0]).is_file():
-            raise FileNotFoundError(f"CNWL: {root / names[0]} does not exist; {file} names it")
+            raise FileNotFoundError(f"CNWL: {root / names[0]}, listed in {file}, does not exist")
         return ImageFiles(root, names, torch.tensor(labels), self.crop)

@@ -16,7 +16,7 @@ DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 @functools.cache
 def bundled_digits() -> Any:
-    """Read scikit-learn's digits, once a process; nobody changes them."""
+    """Read scikit-learn's digits, cached per process; callers must not modify them."""
     from sklearn.datasets import load_digits
 
     return load_digits()
@@ -26,12 +26,9 @@ class Digits(ImageSet):
     """scikit-learn's digits: the first `train_size` for training, the rest for testing. No download.
 
     Args:
-        train_size: images for training and validation, in 1...1796; the other ones test.
-        image_size: height and width in pixels; other than 8, images are enlarged bilinearly.
-        num_classes: classes, in 1...10; only images of the digits below are kept.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        train_size: number of training and validation images, in 1...1796; the rest are for testing.
+        image_size: height and width in pixels; if not 8, images are resized bilinearly.
+        num_classes: number of classes, in 1...10; only digits below it are kept.
     """
 
     def __init__(self, train_size: int = 1300, image_size: int = 8, num_classes: int = 10) -> None:
@@ -61,17 +58,17 @@ class Digits(ImageSet):
 
 
 class PretrainingDigits(Digits):
-    """The digits 0 to 5 among the first 600 of scikit-learn's 1,797; those among the rest test."""
+    """The digits 0 to 5: training on the first 600 of scikit-learn's 1,797 images, testing on the rest."""
 
     def __init__(self) -> None:
         super().__init__(train_size=600, num_classes=6)
 
 
 class TuningDigits(Digits):
-    """All digits: the 400 after the pre-training images for training, the last 797 for testing.
+    """All digits: the 400 images after those of `PretrainingDigits` for training, the last 797 for testing.
 
-    The shifted test set, `moved_noisy`, has each test image moved by one pixel up, down, left or right, and Gaussian
-    noise of standard deviation 0.2 (clipped to [0, 1]); it is the same for all seeds.
+    The shifted test set, `moved_noisy`, moves each test image by one pixel up, down, left or right and adds Gaussian
+    noise of standard deviation 0.2, clipped to [0, 1]; it is the same for all seeds.
     """
 
     def __init__(self) -> None:

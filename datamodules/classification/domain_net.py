@@ -1,4 +1,4 @@
-"""DomainNet: 345 classes of objects in six styles, to train on one and test on the others.
+"""DomainNet: 345 object classes in six styles, for training on one style and testing on the others.
 
 Source: Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019, arXiv 1812.01754.
 """
@@ -14,25 +14,21 @@ Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketc
 
 
 class DomainNet(ImageSet):
-    """One domain of DomainNet for training and testing; the other domains' test images are shifted test sets.
+    """One domain of DomainNet for training and testing; test images of the other domains are shifted test sets.
 
-    Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, whose lines are
+    Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines
     `<domain>/<class>/<image>.jpg <label>`, and the images beside them.
 
     Args:
-        data_dir: folder that holds lists and images, itself or in `domain_net` or `DomainNet`; None looks where
-            NOISEWORKS_DATA points.
-        train_domain: domain to train on, and to test on by its test images.
-        test_domains: domains of the shifted test sets; None takes all others.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
-            None takes 256/224 of `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
-            for testing, but at a random place.
-
-    Raises:
-        FileNotFoundError: if a list or the images are missing.
-        ValueError: if a list is damaged or contradicts another one, or an argument is out of range.
+        data_dir: folder that contains lists and images, directly or in `domain_net` or `DomainNet`; None means the
+            NOISEWORKS_DATA directory.
+        train_domain: domain for training and in-distribution testing.
+        test_domains: domains of the shifted test sets; None means all others.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side of validation and test images is resized to before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
+            resizing as in testing, then a crop at a random position.
     """
 
     num_classes = 345
@@ -48,10 +44,10 @@ class DomainNet(ImageSet):
     ) -> None:
         others = [domain for domain in get_args(Domain) if domain != train_domain]
         if unknown := [name for name in (train_domain, *(test_domains or ())) if name not in get_args(Domain)]:
-            raise ValueError(f"there is no domain {unknown[0]}; DomainNet has {', '.join(get_args(Domain))}")
+            raise ValueError(f"unknown domain {unknown[0]}; DomainNet has {', '.join(get_args(Domain))}")
         if test_domains is not None and (train_domain in test_domains or len(set(test_domains)) < len(test_domains)):
             raise ValueError(
-                f"test_domains must be different ones of {', '.join(others)}, got {', '.join(test_domains)}"
+                f"test_domains must be distinct domains out of {', '.join(others)}, got {', '.join(test_domains)}"
             )
         self.data_dir = data_dir
         self.train_domain = train_domain
@@ -76,7 +72,7 @@ class DomainNet(ImageSet):
         for name, label in zip(source.names, source.label.tolist(), strict=True):
             known = self._class_names.setdefault(label, Path(name).parent.name)
             if known != Path(name).parent.name:
-                raise ValueError(f"{path}: {name} has label {label}, which was {known} in what was read before")
+                raise ValueError(f"{path}: {name} has label {label}, which is {known} elsewhere")
         if sorted(self._class_names) == list(range(self.num_classes)):
             self.class_names = [self._class_names[label] for label in range(self.num_classes)]
         return source
@@ -87,6 +83,6 @@ class DomainNet(ImageSet):
             if (folder / name).is_file():
                 return folder
         raise FileNotFoundError(
-            f"DomainNet: found no {name} in {directory} or its subfolders domain_net or DomainNet; fetch the lists and "
-            f"the cleaned version of the images from https://ai.bu.edu/M3SDA/, and extract the images beside the lists"
+            f"DomainNet: found no {name} in {directory} or its subfolders domain_net or DomainNet; download the lists "
+            f"and the cleaned images from https://ai.bu.edu/M3SDA/, and extract the images beside the lists"
         )

@@ -1,4 +1,4 @@
-"""A user's own images: a folder for each class, a folder without classes, and new ones to predict."""
+"""The user's own images: a folder per class, a folder without classes, or new images to predict."""
 
 from pathlib import Path
 
@@ -19,34 +19,31 @@ from datamodules.files.image_files import (
 
 
 class ImageFolder(ImageSet):
-    """Images in `train/<class>/` and `test/<class>/` of a folder: AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF
-    and WebP. Files of other formats are left out.
+    """Images in `train/<class>/` and `test/<class>/` of a folder.
 
-    Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
-    `val/<class>/` validates where there is `test` too and no image is held out (`data.validation_fraction`), and tests
-    where there is no `test`; its labels stay as they are. Without both, `data.test_fraction` tests on a part of
-    `train`.
+    Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP; ignores other files.
 
-    Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. It goes by the files' names relative
-    to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
-    `labels.csv` of a run with any label noise lists both.
+    Classes are numbered in alphabetical order; the model's `num_classes` must equal their number. If there is a `test`
+    folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If there is no
+    `test`, `val` is the test set; its labels are never corrupted. If there is neither, `data.test_fraction` tests on a
+    part of `train`.
 
-    Test sets of other distributions, such as sketches of the same things, are folders with a folder for each class too.
-    Of a set that has only some of the classes, predictions are among these.
+    To use labels from elsewhere, set `label_noise` to `FromCSV`. It identifies images by file name relative to `train`,
+    or by index: the position among all training images, ordered by class and then file name. Runs with label noise list
+    both in `labels.csv`.
+
+    Shifted test sets, such as sketches of the same objects, are folders with one folder per class as well. If a set has
+    only some of the classes, predictions are restricted to these.
 
     Args:
-        data_dir: folder that holds `train`, and mostly `test` or `val`.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
-            None takes 256/224 of `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
-            for testing, but at a random place.
-        shifted: folder that holds `<class>/`, of each shifted test set by the name that metrics give it, relative to
-            `data_dir`; None has no such sets.
-
-    Raises:
-        FileNotFoundError: if a folder is missing or empty.
-        ValueError: if an argument is out of range, or a folder belongs to no class.
+        data_dir: folder that contains `train`, and usually `test` or `val`.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side of validation and test images is resized to before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
+            resizing as in testing, then a crop at a random position.
+        shifted: shifted test sets: maps the name used in metrics to the folder of `<class>/` folders, relative to
+            `data_dir`; None means none.
     """
 
     class_names: list[str]
@@ -82,8 +79,8 @@ class ImageFolder(ImageSet):
         found = [name for name in splits if (self.root / name).is_dir()]
         if not found:
             raise FileNotFoundError(
-                f"ImageFolder: {self.root} holds neither test/<class>/<image> nor val/<class>/<image>; "
-                f"data.test_fraction 0.2 tests on a share of train that is not trained on"
+                f"ImageFolder: {self.root} has neither test/<class>/<image> nor val/<class>/<image>; "
+                f"data.test_fraction 0.2 holds out a part of train for testing"
             )
         return self._read(found[0])
 
@@ -102,31 +99,27 @@ class ImageFolder(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
 
     def _checked_classes(self, folder: Path) -> list[str]:
-        """The classes in a folder, which are those of the training images or some of them."""
+        """List the classes in a folder, which must all be training classes."""
         found = class_folders(folder)
         if unknown := sorted(set(found) - set(self.class_names)):
-            raise ValueError(f"{folder} holds folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
+            raise ValueError(f"{folder} has folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
         return found
 
 
 class ClassFolders(ImageSet):
-    """Images in `<data_dir>/<folder>/train/<class>/`, and `test` or `val` beside it, of a known number of classes.
+    """Images in `<data_dir>/<folder>/train/<class>/`, and `test` or `val` beside it, with a fixed number of classes.
 
-    It is an `ImageFolder` whose configuration can be read where the files are not.
+    Unlike `ImageFolder`, its configuration can be parsed on machines without the files.
 
     Args:
         folder: name of the folder.
-        num_classes: classes, which the folder must have.
-        data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
-            None takes 256/224 of `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
-            for testing, but at a random place.
-
-    Raises:
-        FileNotFoundError: if a folder is missing or empty.
-        ValueError: if an argument is out of range, or the folder has another number of classes.
+        num_classes: number of classes that the folder must have.
+        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side of validation and test images is resized to before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
+            resizing as in testing, then a crop at a random position.
     """
 
     def __init__(
@@ -169,19 +162,15 @@ class ClassFolders(ImageSet):
 
 
 class UnlabelledFolder(ImageSet):
-    """The images of a folder and its subfolders, in the formats of `ImageFolder`, all of one class that says nothing.
+    """Images of a folder and its subfolders, in the formats of `ImageFolder`, all with the same dummy class.
 
     Args:
-        data_dir: folder that holds the images.
-        image_size: height and width of the images that the module gets, in pixels.
-        resize: short side that images are resized to before a square is cut out, in pixels; None takes 256/224 of
+        data_dir: folder that contains the images.
+        image_size: height and width of the module's input images, in pixels.
+        resize: length that the short side is resized to before the square crop, in pixels; None means 256/224 of
             `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts a square at a random
-            place, as methods need that draw their own views.
-
-    Raises:
-        FileNotFoundError: if the folder is missing or holds no image.
-        ValueError: if an argument is out of range.
+        min_area: smallest fraction of an image's area that a random resized crop covers, in (0, 1]; None means a crop
+            at a random position, for methods that augment images themselves.
     """
 
     num_classes = 1
@@ -203,19 +192,15 @@ class UnlabelledFolder(ImageSet):
 
 
 class Faces(ImageSet):
-    """Photographs of faces in `<data_dir>/<folder>`, in any subfolders, as CelebA-HQ and FFHQ come; the last ones test.
+    """Face photographs in `<data_dir>/<folder>` and its subfolders, as CelebA-HQ and FFHQ are distributed.
 
-    Images are resized, and cut at their centre where they are not square; all are of one class that says nothing.
+    Images are resized and centre-cropped to squares; all have the same dummy class. The last images are for testing.
 
     Args:
         folder: name of the folder, such as celebahq or ffhq.
-        data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
-        image_size: height and width of the images that the module gets, in pixels.
-        num_test: images that test, the last by name; they are not trained on.
-
-    Raises:
-        FileNotFoundError: if the folder is missing or holds no image.
-        ValueError: if there are no more images than `num_test`.
+        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the module's input images, in pixels.
+        num_test: number of test images, the last by name; the others are for training.
     """
 
     num_classes = 1
@@ -244,16 +229,17 @@ class Faces(ImageSet):
 
 
 class NewImages(ImageFiles):
-    """The images of a folder and its subfolders, cut out as those of a data set; the classes are known where folders
-    have the classes' names. Files that are damaged are noted and do not end a run.
+    """Images of a folder and its subfolders, cropped as in a given dataset, for prediction.
+
+    Folders named after classes give the classes. Unreadable files are recorded and do not stop a run.
 
     Args:
-        folder: the images, in the formats of `ImageFolder`.
-        images: the data set; of one that reads no files, images get its height and width.
+        folder: folder of images, in the formats of `ImageFolder`.
+        images: dataset whose crop is used; a dataset without image files gives only height and width.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
-        ValueError: if the data set holds no square images in grey or colour.
+        ValueError: if the dataset's images are not square, or neither grey nor colour.
     """
 
     def __init__(self, folder: str, images: ImageSet) -> None:
@@ -262,7 +248,7 @@ class NewImages(ImageFiles):
         shape = images.image_shape
         if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise ValueError(
-                f"predict_dir gives square images in grey or colour, and those of {type(images).__name__} are "
+                f"predict_dir reads square images in grey or colour, but those of {type(images).__name__} are "
                 f"{list(shape)}"
             )
         names = image_names(root)
@@ -276,5 +262,5 @@ class NewImages(ImageFiles):
         image = super().fetch(row, uniform)
         if not self.grey:
             return image
-        weight = torch.tensor([299, 587, 114]).view(1, 3, 1, 1)  # as Pillow's conversion to grey
+        weight = torch.tensor([299, 587, 114]).view(1, 3, 1, 1)  # as Pillow converts to grey
         return ((image.long() * weight).sum(dim=1, keepdim=True) + 500).div(1000, rounding_mode="floor").byte()

@@ -1,4 +1,4 @@
-"""The DataModule of images with one label each: label noise, validation split, batches, augmentation, for any data set.
+"""DataModule for images with one label each: label noise, validation split, batches and augmentation for any dataset.
 
 LabelledImages(CIFAR10("~/data"), batch_size=128, augmentation=Augmentation(crop_padding=4, flip=True))
 """
@@ -34,44 +34,40 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class LabelledImages(SeededBatches):
-    """Batches of a data set's images with their labels.
+    """Batches of a dataset's images with their labels.
 
-    `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
-    samples depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside
-    an epoch.
+    `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
+    training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
+    that epoch.
 
-    Training labels can be corrected (`correct_labels`). Batches then carry the corrected label as `label`, and the one
-    that was given as `original_label`. Corrections are part of the checkpoint.
+    `correct_labels` changes training labels. Batches then contain the corrected label as `label` and the given one as
+    `original_label`. Corrections are saved in the checkpoint.
 
     Args:
-        images: data set.
-        batch_size: training images of a step over all processes.
-        label_noise: makes training and validation labels wrong; None leaves them.
-        validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy. None
-            holds out a tenth where the set has no validation images of its own.
-        test_fraction: part of each class that is held out of training to test on, in [0, 1), where the set has no test
-            images. Its labels count as true unless the truth is known, and are as wrong as those of training.
-        folds: number of parts that the training images are divided into, of which one is held out of training to judge
-            its labels by (`callbacks.labels.LabelReport`) and validates; None divides nothing.
-        fold: the part that is held out, 0 ... folds - 1.
-        augmentation: random crop and mirror of training images, on the device; None leaves them.
-        second_view: whether training batches also hold `second_view`, another random view of each image.
-        predict_dir: folder of images, in any subfolders, that `predict` takes in place of the test set; a first folder
-            with the name of a class says the class.
-        ood_test_sets: further data sets whose test images are tested as other distributions of the same classes.
-        batches_per_epoch: batches of an epoch's pass, drawn anew each time with the same number of images of each given
-            label; a class with fewer images gives all of them. None takes all images.
-        evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes
-            `batch_size`.
-        shards: deals the training images out to nodes that learn together, in batches that hold equally many of each
-            node; None gives all samples to all.
-        passes_per_epoch: times that an epoch visits the training set; methods that train two networks in turn take 2.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
-        prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of split, noise, order and augmentation; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or the data do not fit it.
+        images: dataset.
+        batch_size: global training batch size, over all ranks.
+        label_noise: corrupts training and validation labels; None leaves them unchanged.
+        validation_fraction: fraction of each class held out of training for validation, in [0, 1); its labels are
+            corrupted, too. None holds out a tenth if the dataset has no validation images of its own.
+        test_fraction: fraction of each class held out of training for testing, in [0, 1), if the dataset has no test
+            images. Its labels count as true unless the true ones are known, and are as noisy as the training labels.
+        folds: number of folds of the training images; one of them is held out for validation and for judging its labels
+            (`callbacks.labels.LabelReport`). None means no folds.
+        fold: the held-out fold, 0 ... folds - 1.
+        augmentation: random crop and flip of training images, on the device; None means no augmentation.
+        second_view: add `second_view` to training batches, a second random augmentation of each image.
+        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; a top-level
+            folder named after a class gives the class.
+        ood_test_sets: further datasets, whose test images are shifted test sets of the same classes.
+        batches_per_epoch: number of batches per epoch, sampled anew each epoch with equally many images of each given
+            label; a class with fewer images contributes all of them. None means all images.
+        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
+        shards: splits the training images among the nodes of decentralised training; each batch has equally many images
+            of each node. None means no split.
+        passes_per_epoch: passes over the training set per epoch; methods that train two networks in turn use 2.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        prefetch_factor: batches that each worker prefetches.
+        seed: seed of split, noise, order and augmentation; None means the value of `seed_everything`.
     """
 
     train_set: LabelledSet | None
@@ -104,21 +100,21 @@ class LabelledImages(SeededBatches):
         at_least(1, batches_per_epoch=batches_per_epoch)
         at_least(2, folds=folds)
         if not 0 <= fold < (folds or 1):
-            raise ValueError(f"fold must be in 0 ... folds - 1, and folds is {folds}: got {fold}")
+            raise ValueError(f"fold must be in 0 ... folds - 1 (folds is {folds}), got {fold}")
         if folds is not None and validation_fraction:
             raise ValueError(
-                f"validation_fraction must be 0 with folds {folds}, whose fold validates; got {validation_fraction}"
+                f"validation_fraction must be 0 with folds {folds}, as a fold is held out; got {validation_fraction}"
             )
         if shards is not None:
             shards.check(batch_size)
             if batches_per_epoch is not None or passes_per_epoch > 1:
                 raise ValueError(
-                    "batches_per_epoch and passes_per_epoch must be left out with shards, which say theirs"
+                    "batches_per_epoch and passes_per_epoch must be left out with shards, which determine them"
                 )
         if second_view and images.num_views == 1:
-            raise ValueError(f"second_view needs images with at least 2 views, and {type(images).__name__} has 1")
+            raise ValueError(f"second_view needs images with at least 2 views, but {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
-            raise ValueError(f"augmentation is for images, and {type(images).__name__} has none: leave it out")
+            raise ValueError(f"augmentation needs images, but {type(images).__name__} has none: leave it out")
         self.images = images
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
@@ -139,7 +135,7 @@ class LabelledImages(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """C, H, W of the images, as a network gets them."""
+        """Shape C, H, W of the network's input images."""
         return self.images.image_shape
 
     @property
@@ -174,7 +170,7 @@ class LabelledImages(SeededBatches):
             self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepared(self.images)))
 
     def _training_labels(self, images: ImageSet) -> tuple[ImageSource, Tensor, Tensor | None]:
-        """Read the training images, before any is held out, with the given labels and the true ones if known."""
+        """Read the training images before any split, with their given labels and, if known, their true ones."""
         source = self._checked(images.training(), "training")
         clean = source.label
         given, known = clean, source.clean_label
@@ -188,7 +184,7 @@ class LabelledImages(SeededBatches):
         return source, given, known
 
     def _split(self, images: ImageSet, source: ImageSource, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose the rows that are trained on, held out, and tested on, by the seed and the labels alone."""
+        """Choose the training, validation and test rows, by seed and labels alone."""
         rest, tested = torch.arange(len(given)), torch.arange(0)
         if self.test_fraction and not images.has_test:
             rest, tested = stratified_split(source.label, self.test_fraction, self.seed, stream=4)
@@ -209,8 +205,8 @@ class LabelledImages(SeededBatches):
         kept, held_out, tested = self._split(images, source, given)
         if len(tested):
             rank_zero_info(
-                f"There are no test images: {len(tested)} of the {len(given)} training images, data.test_fraction "
-                f"{self.test_fraction} of each class, are tested on and not trained on; their labels may be wrong, too"
+                f"There are no test images: {len(tested)} of the {len(given)} training images (data.test_fraction "
+                f"{self.test_fraction} of each class) are held out for testing; their labels may be wrong, too"
             )
 
         def part(row: Tensor, seed: int | None = None, second_view: bool = False) -> LabelledSet:
@@ -234,22 +230,22 @@ class LabelledImages(SeededBatches):
         lowest, highest = int(label.min()), int(label.max())
         if lowest < 0 or highest >= self.num_classes:
             raise ValueError(
-                f"labels of the {split} set lie in {lowest}...{highest}, and num_classes {self.num_classes} allows "
+                f"labels of the {split} set lie in {lowest}...{highest}, but num_classes {self.num_classes} allows "
                 f"0...{self.num_classes - 1}"
             )
 
     def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor) -> None:
-        """Keep the labels that were drawn beside the run's other results, as `labels.csv`.
+        """Save the run's given labels as `labels.csv` in its directory.
 
-        A table that is there, of a run that goes on or is tested, stays as it is.
+        An existing table, of a resumed or tested run, is left as it is.
 
         Raises:
-            ValueError: if it holds other labels, or another split or files.
+            ValueError: if the existing table has other labels, files or another split.
         """
         trainer = self.trainer
         if trainer is None or not trainer.loggers:
             return
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
         if directory is None or self.label_noise is None or self.train_set is None:
             return
         path = Path(directory, "labels.csv")
@@ -258,27 +254,27 @@ class LabelledImages(SeededBatches):
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:
-        """Read lists, folders and labels of all shifted test sets, so that what is missing is told before training.
+        """Read lists, folders and labels of all shifted test sets, so that missing data are reported before training.
 
         Raises:
-            FileNotFoundError: if a set is missing, saying what was expected where.
-            ValueError: if there is none, or one is damaged, naming it, or has labels or images that do not fit.
+            FileNotFoundError: if a set is missing; names the expected path.
+            ValueError: if there are no shifted test sets, or one is damaged or has labels or images of the wrong shape.
         """
         labels = self._prepared(self.images).shifted_labels()
         labels |= {name: self._prepared(images).test().label for name, images in self.ood_test_sets.items()}
         if not labels:
-            raise ValueError(f"{type(self.images).__name__} is given no shifted test set")
+            raise ValueError(f"{type(self.images).__name__} has no shifted test set")
         for name, label in labels.items():
             self._check_labels(label, name)
         for name, images in self.ood_test_sets.items():
             if tuple(images.image_shape) != tuple(self.image_shape):
                 raise ValueError(
-                    f"ood_test_sets.{name} has images {list(images.image_shape)}, and those in training are "
+                    f"ood_test_sets.{name} has images {list(images.image_shape)}, but training images are "
                     f"{list(self.image_shape)}"
                 )
 
     def shifted_test_loaders(self) -> dict[str, DataLoader]:
-        """Give a loader of each shifted test set; batches hold `classes` where the set has only some of them."""
+        """Return a DataLoader per shifted test set; batches contain `classes` if the set has only some of them."""
         sources = self._prepared(self.images).ood_test_sets()
         sources |= {name: self._prepared(images).test() for name, images in self.ood_test_sets.items()}
         return {
@@ -287,7 +283,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Give the training images in their own order and without augmentation, to judge their labels by."""
+        """Return the training images in dataset order, without augmentation, for judging their labels."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None
@@ -296,7 +292,7 @@ class LabelledImages(SeededBatches):
         return self.evaluation_loader(plain.sharing_labels(train))
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Give the fold that is held out, in its own order and without augmentation; None without `folds`."""
+        """Return the held-out fold in dataset order, without augmentation; None without `folds`."""
         if self.folds is None:
             return None
         if self.validation_set is None:
@@ -307,7 +303,7 @@ class LabelledImages(SeededBatches):
     # batches
 
     def _images_per_class(self) -> np.ndarray:
-        """Count the images of each class that an epoch's pass takes, `[num_classes]`."""
+        """Count the images of each class in one pass of an epoch, `[num_classes]`."""
         assert self.train_set is not None
         available = np.bincount(self.train_set.given.numpy(), minlength=self.num_classes)
         if self.batches_per_epoch is None:
@@ -338,14 +334,14 @@ class LabelledImages(SeededBatches):
         return random.permutation(np.concatenate(chosen))
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Crop and mirror training images."""
+        """Crop and flip training images."""
         for key, number in (("image", epoch), ("second_view", epoch + SECOND)):
             if key in batch:
                 batch[key] = self.augmentation.apply(batch[key], self.seed, number, batch["index"])
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Give all images in the module's type, in [0, 1]."""
+        """Convert all images to the module's dtype, in [0, 1]."""
         data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:
@@ -355,17 +351,17 @@ class LabelledImages(SeededBatches):
     # corrected labels
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Give training samples other labels, which all processes and their loader workers see in the next epoch.
+        """Change labels of training samples; all ranks and their workers see them from the next epoch on.
 
-        Where there are several processes, all of them call this equally often, each with samples of its own, or with
-        none (as by the shares of `training_images_dataloader`). They exchange them here.
+        This is a collective: every rank calls it equally often, with its own samples or with none (for example its
+        shard of `training_images_dataloader`), and ranks exchange their corrections.
 
         Args:
             index: positions in the training set, `[n]`, int64.
             label: new labels, `[n]`, int64.
 
         Raises:
-            ValueError: if a label is no class.
+            ValueError: if a label is out of range.
         """
         assert self.train_set is not None
         if len(label) and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
@@ -383,7 +379,7 @@ class LabelledImages(SeededBatches):
             self.train_set.correct(torch.arange(len(self.train_set)), self._corrected)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the corrected labels, and how far into its epoch the training is."""
+        """Save the corrected labels and the position within the epoch."""
         state = super().state_dict()
         if self._corrected is not None:
             state["label"] = self._corrected.clone()

@@ -1,4 +1,4 @@
-"""Some images of a source with the labels they are given, fetched a batch at a time."""
+"""Selected rows of an image source with their given labels, fetched one batch at a time."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECOND = 1 << 40
-"""Added to the number of a epoch: the second view is that of another epoch, which never comes."""
+"""Added to the epoch's number: the second view is the augmentation of an epoch that is never reached."""
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
-    """Some rows of a source, with the labels they are given. Once one is corrected, batches have `original_label`.
+    """Selected rows of a source with their given labels. After a correction, batches contain `original_label`.
 
     Args:
         source: the images.
-        row: positions in the source, `[n]`; None takes all.
-        label: given labels, `[n]`; None takes those of the source.
-        clean_label: true labels, `[n]`; None where they are unknown.
-        seed: random seed of the augmentation, which training images have; their batches carry the number of the epoch
-            that it is drawn for until they are on the device. None reads images as they are.
-        second_view: whether batches also hold another random view of each image.
-        origin: which set the images are from, for batches that say so.
+        row: positions in the source, `[n]`; None means all.
+        label: given labels, `[n]`; None means the source's labels.
+        clean_label: true labels, `[n]`; None if they are unknown.
+        seed: seed of the training augmentation; batches then contain the epoch it is sampled for until they are on the
+            device. None means no augmentation.
+        second_view: whether batches contain a second random augmentation of each image.
+        origin: number of the set that the images are from, added to batches as `origin`; None adds no key.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         self.source = source
         self.row = torch.arange(len(source.label)) if row is None else row
         self.given = source.label if label is None else label
-        self.label = self.given.clone().share_memory_()  # corrections reach the loader's workers
+        self.label = self.given.clone().share_memory_()  # so that DataLoader workers see corrections
         self.corrected = torch.zeros((), dtype=torch.bool).share_memory_()
         self.clean_label = clean_label
         self.seed = seed
@@ -64,12 +64,12 @@ class LabelledSet(Dataset[dict[str, Any]]):
         return len(self.row)
 
     def correct(self, index: Tensor, label: Tensor) -> None:
-        """Give the samples `index` other labels."""
+        """Change the labels of the samples `index`."""
         self.label[index] = label
         self.corrected.fill_(True)
 
     def sharing_labels(self, other: "LabelledSet") -> Self:
-        """Take over the labels and corrections of another set of the same samples, also future ones."""
+        """Share labels, and all later corrections, with another set of the same samples."""
         self.given, self.label, self.corrected = other.given, other.label, other.corrected
         return self
 
@@ -113,12 +113,12 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
 
     Args:
         label: `[N]`, int64.
-        fraction: part of each class that is held out, in [0, 1).
-        seed: random seed of the choice.
-        stream: chooses independently for another purpose.
+        fraction: fraction of each class to hold out, in [0, 1).
+        seed: seed of the choice.
+        stream: number of the random stream; different streams give independent splits.
 
     Returns:
-        Rows that are kept and rows that are held out, each in ascending order.
+        Kept rows and held-out rows, each in ascending order.
     """
     random = np.random.default_rng([seed, stream])
     held_out = np.zeros(len(label), dtype=bool)
@@ -129,20 +129,20 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
 
 
 def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out one of several parts that together are the whole set, each with its share of every class.
+    """Hold out one of several stratified folds that partition the set.
 
     Args:
         label: `[N]`, int64.
-        folds: number of parts.
-        fold: the part that is held out, from 0.
-        seed: random seed of the parts.
+        folds: number of folds.
+        fold: the held-out fold, counted from 0.
+        seed: seed of the folds.
 
     Returns:
-        Rows that are kept and rows that are held out, each in ascending order.
+        Kept rows and held-out rows, each in ascending order.
     """
     random = np.random.default_rng([seed, 3])
     part = np.empty(len(label), dtype=np.int64)
-    begin = 0  # parts of classes of uneven size begin with another fold each, so that all folds are about as large
+    begin = 0  # each class starts at another fold, so that remainders spread and all folds have about the same size
     for category in np.unique(label.numpy()):
         rows = random.permutation(np.flatnonzero(label.numpy() == category))
         part[rows] = (begin + np.arange(len(rows))) % folds
@@ -153,14 +153,14 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
 def label_table(
     source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor
 ) -> "pd.DataFrame":
-    """Tabulate the labels of a whole set as it was read, so that `FromCSV` gives any other run the same ones.
+    """Tabulate the labels of a whole dataset as it was read, so that `FromCSV` reproduces them in other runs.
 
     Args:
-        source: the images, `[N]`, which may have names.
+        source: the images, `[N]`, which may have file names.
         given: given labels, `[N]`.
         truth: true labels, `[N]`, or None.
-        training: rows that were not held out.
-        tested: rows that were held out to test on.
+        training: rows for training.
+        tested: rows held out for testing.
     """
     import pandas as pd
 
@@ -177,27 +177,27 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write the run's table of labels, or reject labels that differ from the table it already has.
+    """Write the run's label table, or reject labels that differ from the table it already has.
 
     Args:
         path: `labels.csv` of the run.
-        drawn: `label_table` of the labels that are drawn now.
-        table: file that they come from, if they come from one.
-        write: whether this process writes the file where it is missing.
+        drawn: `label_table` of the current labels.
+        table: file that the current labels were read from, if any.
+        write: whether this rank writes the file if it is missing.
 
     Raises:
-        ValueError: if the file holds other labels, or another split or files; names the first row that differs.
+        ValueError: if the file has other labels, files or another split; names the first row that differs.
     """
-    if not path.is_file():  # every process that sees it refuses, so that none waits for another
+    if not path.is_file():  # every rank that sees the file raises, so none waits for another
         if write:
             with whole_file(path) as partial:
                 drawn.to_csv(partial, index=False)
         return
     kept = read_csv(path, "labels of the run", dtype=str, keep_default_na=False)
-    source = "the labels that are drawn now" if table is None else f"those of {table}"
-    advice = "a run keeps the labels it began with, and others are for a run in another directory"
+    source = "the labels generated now" if table is None else f"the labels in {table}"
+    advice = "a run keeps its first labels; use another run directory for other labels"
     if len(kept) != len(drawn):
-        raise ValueError(f"{path} holds {len(kept)} labels, and {source} are {len(drawn)}: {advice}")
+        raise ValueError(f"{path} has {len(kept)} labels, but {source} are {len(drawn)}: {advice}")
     for column in ("name", "split", "label"):
         if column in kept and column in drawn:
             now = drawn[column].astype(str)
@@ -206,5 +206,5 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
                 row = differs[0]
                 raise ValueError(
                     f"{path} and {source} differ in {column} at {len(differs)} of {len(kept)} samples, first at index "
-                    f"{row}, which has {kept[column][row]} there and {now[row]} now: {advice}"
+                    f"{row}: {kept[column][row]} there and {now[row]} now; {advice}"
                 )

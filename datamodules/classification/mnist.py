@@ -1,4 +1,4 @@
-"""MNIST, 60,000 + 10,000 grey images of handwritten digits of 28 x 28 pixels, and MedMNIST's sets of medical images."""
+"""MNIST (60,000 + 10,000 grey images of handwritten digits, 28 x 28 pixels) and the MedMNIST medical image sets."""
 
 from pathlib import Path
 
@@ -18,12 +18,8 @@ class MNIST(ImageSet):
     """MNIST from torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
 
     Args:
-        data_dir: folder that holds `MNIST`; None looks where NOISEWORKS_DATA points.
-        download: fetch missing files.
-
-    Raises:
-        FileNotFoundError: if a file is missing and `download` is false.
-        ValueError: if a file is damaged.
+        data_dir: folder that contains `MNIST`; None means the NOISEWORKS_DATA directory.
+        download: download missing files.
     """
 
     num_classes = 10
@@ -49,37 +45,33 @@ class MNIST(ImageSet):
         for file in files:
             if not file.is_file():
                 raise FileNotFoundError(
-                    f"MNIST: {file} does not exist; set data_dir to the folder that holds MNIST/raw, or download to "
-                    f"true to fetch it"
+                    f"MNIST: {file} does not exist; set data_dir to the folder that contains MNIST/raw, or set "
+                    f"download to true"
                 )
         try:
             image, label = read_image_file(str(files[0])), read_label_file(str(files[1]))
-        except Exception as error:  # a damaged file raises almost anything
-            raise ValueError(f"MNIST: {files[0].parent} holds a damaged file ({error}); fetch it again") from error
+        except Exception as error:  # a damaged file may raise almost anything
+            raise ValueError(f"MNIST: {files[0].parent} contains a damaged file ({error}); fetch it again") from error
         if image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.image_shape[1:]:
-            raise ValueError(f"MNIST: {files[0]} holds {list(image.shape)} of {image.dtype}, not [N, 28, 28] of uint8")
+            raise ValueError(f"MNIST: {files[0]} has {list(image.shape)} {image.dtype}, expected [N, 28, 28] uint8")
         label = torch.from_numpy(whole_numbers(label.numpy(), 0, self.num_classes - 1, files[1], "label"))
         if len(image) != len(label):
-            raise ValueError(f"MNIST: {files[0]} holds {len(image)} images and {files[1]} {len(label)} labels")
+            raise ValueError(f"MNIST: {files[0]} has {len(image)} images, but {files[1]} has {len(label)} labels")
         return ImagesInMemory(image[:, None].to(torch.uint8), label)
 
 
 class MedMNIST(ImageSet):
-    """A set of MedMNIST with one label an image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
+    """A MedMNIST set with one label per image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
 
-    The file, or `<data_dir>/<name>.npz`, holds `{train,val,test}_images`, `[N, H, W]` or `[N, H, W, 3]` of 8 bits, and
-    `{train,val,test}_labels`, `[N, 1]`. Its order may be that of the classes; batches are shuffled.
+    The file, there or at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H, W, 3]`, 8
+    bit, and `{train,val,test}_labels`, `[N, 1]`. It may be sorted by class, because batches are shuffled.
 
     Args:
-        name: of the set, such as pneumoniamnist.
+        name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
-        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
-        image_size: side of the images in pixels, and 28 in the sets' first edition.
-        channels: of an image, 1 for grey and 3 for colour.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if the file is damaged, or its images or labels are others.
+        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the images in pixels; 28 in the sets' first edition.
+        channels: image channels: 1 for grey, 3 for colour.
     """
 
     def __init__(
@@ -108,8 +100,8 @@ class MedMNIST(ImageSet):
         file = next((place for place in places if place.is_file()), None)
         if file is None:
             raise FileNotFoundError(
-                f"MedMNIST: {places[0]} does not exist; put the set's file there, as medmnist.com has it, or set "
-                f"data_dir to the folder that holds it"
+                f"MedMNIST: {places[0]} does not exist; download the set's file from medmnist.com to this path, or set "
+                f"data_dir to the folder that contains it"
             )
         keys = f"{split}_images", f"{split}_labels"
         try:
@@ -118,17 +110,17 @@ class MedMNIST(ImageSet):
             raise ValueError(f"MedMNIST: {file} is damaged or lacks {keys[0]} or {keys[1]} ({error})") from error
         if arrays[keys[0]].dtype != np.uint8 or arrays[keys[0]].ndim not in (3, 4):
             image_is = f"{list(arrays[keys[0]].shape)} of {arrays[keys[0]].dtype}"
-            raise ValueError(f"MedMNIST: {file} holds images {image_is}, expected [N, H, W] or [N, H, W, 3] of uint8")
+            raise ValueError(f"MedMNIST: {file} has images {image_is}, expected [N, H, W] or [N, H, W, 3] of uint8")
         image = torch.from_numpy(arrays[keys[0]])
         label = torch.from_numpy(whole_numbers(arrays[keys[1]], 0, self.num_classes - 1, file, "label"))
         image = image[:, None] if image.ndim == 3 else image.movedim(-1, 1)
         if image.shape[1:] != self.image_shape:
             raise ValueError(
-                f"MedMNIST: {file} holds images {list(image.shape[1:])} of {image.dtype}, expected "
+                f"MedMNIST: {file} has images {list(image.shape[1:])} of {image.dtype}, expected "
                 f"{list(self.image_shape)} of torch.uint8"
             )
         if label.shape != (len(image), 1):
             raise ValueError(
-                f"MedMNIST: {file} holds {list(label.shape)} labels, expected {[len(image), 1]}: one an image"
+                f"MedMNIST: {file} has labels {list(label.shape)}, expected {[len(image), 1]}: one per image"
             )
         return ImagesInMemory(image.contiguous(), label[:, 0])

@@ -1,12 +1,12 @@
-"""Images that a classifier was not trained on, to be told from its own test images or to replace training images.
+"""Out-of-distribution images, for detection at test time or as label noise in training.
 
-Any data set can serve too, by its test images: SVHN for CIFAR-10, CIFAR-10 for SVHN.
+Any dataset can serve as well, by its test images: SVHN for CIFAR-10, CIFAR-10 for SVHN.
 
-The sets of the literature are resized or cropped to 32 x 32 pixels and lie in folders, `Imagenet_resize`,
+The sets of the literature are resized or cropped to 32 x 32 pixels and stored in the folders `Imagenet_resize`,
 `LSUN_resize`, `iSUN` and so on, as the authors of ODIN distribute them.
 
-Source: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image Detection in Neural Networks, ICLR
-2018, arXiv 1706.02690, for those sets and the noise.
+Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
+Detection in Neural Networks, ICLR 2018, arXiv 1706.02690.
 """
 
 from pathlib import Path
@@ -22,12 +22,12 @@ from datamodules.randomness.counter import sample_uniform
 
 
 class ImagesInFolder(OtherImages):
-    """The images in a folder and its subfolders, in the formats of `ImageFolder`, sorted by name, as RGB.
+    """Images in a folder and its subfolders, in the formats of `ImageFolder`, sorted by name, as RGB.
 
     Args:
-        folder: name of the folder, as `LSUN_resize`.
-        data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
-        num_images: number of images, the first ones; None takes all.
+        folder: name of the folder, such as `LSUN_resize`.
+        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        num_images: use only the first `num_images`; None means all.
     """
 
     def __init__(self, folder: str, data_dir: str | None = None, num_images: int | None = None) -> None:
@@ -40,30 +40,30 @@ class ImagesInFolder(OtherImages):
         channels, height, width = image_shape
         if channels != 3 or height != width:
             raise ValueError(
-                f"{self.folder}: images in folders are read as colour squares, and those in distribution are "
+                f"{self.folder}: images in folders are read as square RGB images, but the in-distribution images are "
                 f"{list(image_shape)}"
             )
         root = Path(data_directory(self.data_dir, self.folder), self.folder)
         if not root.is_dir():
             raise FileNotFoundError(
                 f"{self.folder}: {root} does not exist; expected {root / '<image>'} or {root / '<any>' / '<image>'}, "
-                f"as the authors of ODIN distribute these sets; set data_dir to the folder that holds {self.folder}"
+                f"as the authors of ODIN distribute these sets; set data_dir to the folder that contains {self.folder}"
             )
         names = image_names(root)[: self.num_images]
         if not names:
             raise FileNotFoundError(
-                f"{self.folder}: {root} holds no image; expected files that end with {', '.join(SUFFIXES)}"
+                f"{self.folder}: {root} has no image; expected files that end with {', '.join(SUFFIXES)}"
             )
         return ImageFiles(root, names, torch.full((len(names),), UNKNOWN), Crop(height, height))
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels, drawn when they are asked for: each depends on seed and position alone.
+    """Images of independent uniform pixels, generated on access as a function of seed and position.
 
     Args:
         num_images: number of images.
         image_shape: C, H, W.
-        seed: random seed of the pixels.
+        seed: seed of the pixels.
     """
 
     in_memory = True
@@ -80,7 +80,7 @@ class DrawnImages(ImageSource):
 
 
 class UniformNoise(OtherImages):
-    """Independent pixels, uniform in [0, 1].
+    """Images of independent pixels, uniform in [0, 1].
 
     Args:
         num_images: number of images.
@@ -95,10 +95,10 @@ class UniformNoise(OtherImages):
 
 
 class OtherDigits(OtherImages):
-    """scikit-learn's digits of some classes, from the whole set, 8 x 8 pixels. No download.
+    """scikit-learn's digits of selected classes, 8 x 8 pixels, training and test images alike. No download.
 
     Args:
-        digits: classes that are taken.
+        digits: selected classes.
     """
 
     def __init__(self, digits: list[int]) -> None:
@@ -110,7 +110,7 @@ class OtherDigits(OtherImages):
         from sklearn.datasets import load_digits
 
         if tuple(image_shape) != (1, 8, 8):
-            raise ValueError(f"the bundled digits are [1, 8, 8], and those in distribution are {list(image_shape)}")
+            raise ValueError(f"the bundled digits are [1, 8, 8], but in-distribution images are {list(image_shape)}")
         digits = load_digits()
         kept = torch.isin(torch.from_numpy(digits.target), torch.tensor(self.digits))
         image = torch.from_numpy(digits.images)[kept][:, None].to(torch.uint8)
@@ -118,10 +118,10 @@ class OtherDigits(OtherImages):
 
 
 class PhotographPatches(OtherImages):
-    """Grey squares of scikit-image's photograph of a cameraman, 512 x 512 pixels, side by side. No download.
+    """Adjacent grey patches of scikit-image's 512 x 512 photograph of a cameraman. No download.
 
     Args:
-        num_images: number of images, in random order; None takes all.
+        num_images: number of patches, in random order; None means all.
     """
 
     def __init__(self, num_images: int | None = None) -> None:
@@ -135,8 +135,8 @@ class PhotographPatches(OtherImages):
         photograph = torch.from_numpy(skimage.data.camera())
         if max(height, width) > min(photograph.shape):
             raise ValueError(
-                f"the photograph is {list(photograph.shape)}, and has no patch of the in-distribution images' "
-                f"{list(image_shape)}"
+                f"the photograph is {list(photograph.shape)}, too small for a patch of the in-distribution images' "
+                f"shape {list(image_shape)}"
             )
         patches = photograph.unfold(0, height, height).unfold(1, width, width).flatten(0, 1)
         order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))[: self.num_images]

@@ -1,4 +1,5 @@
-"""A data set together with sets of other images, which a detector is to tell from its test images."""
+"""DataModule for out-of-distribution detection: a dataset and sets of other images to distinguish from its test
+images."""
 
 import re
 from typing import Any
@@ -13,17 +14,14 @@ IN_DISTRIBUTION = "in_distribution"
 
 
 class OutOfDistribution(LabelledImages):
-    """Labelled images that are tested together with sets of out-of-distribution images, a loader each.
+    """Labelled images, tested together with out-of-distribution sets, one DataLoader per set.
 
-    Test batches have the key `origin`: 0 for the set's own images, and otherwise the position of an out-of-distribution
-    set, counted from 1; `origin_names` names them. Out-of-distribution images have the label -1. Training, validation
-    and prediction are those of `LabelledImages`, which takes the other arguments.
+    Test batches have the key `origin`: 0 for the dataset's own images, otherwise the number of the out-of-distribution
+    set, counted from 1; `origin_names` lists their names. Out-of-distribution images have label -1. Training,
+    validation and prediction, and all other arguments, are those of `LabelledImages`.
 
     Args:
-        ood: sets of out-of-distribution images of the same shape, by the names that metrics give them.
-
-    Raises:
-        ValueError: if there is no other set, or a name has other characters than letters, digits, `_`, `.` and `-`.
+        ood: out-of-distribution sets with images of the same shape, by the names used in metrics.
     """
 
     def __init__(self, ood: dict[str, OtherImages], **arguments: Any) -> None:
@@ -40,7 +38,7 @@ class OutOfDistribution(LabelledImages):
 
     @property
     def origin_names(self) -> list[str]:
-        """Name what each value of `origin` stands for."""
+        """List the names for the values of `origin`."""
         return [IN_DISTRIBUTION, *self.ood]
 
     def prepare_data(self) -> None:

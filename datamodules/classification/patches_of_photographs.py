@@ -1,4 +1,4 @@
-"""Patches of the photographs that scikit-image and scikit-learn bring along, each labelled by its photograph."""
+"""Patches of the photographs bundled with scikit-image and scikit-learn, labelled by photograph."""
 
 from typing import Self
 
@@ -10,22 +10,19 @@ from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.restoration.photographs import Photographs
 
 SIDE = 256
-"""Height and width that photographs are reduced to, in pixels."""
+"""Height and width that photographs are resized to, in pixels."""
 NUM_PHOTOGRAPHS = 13
 
 
 class PatchesOfPhotographs(ImageSet):
-    """Squares side by side of thirteen photographs, in colour, of unequal contrast; the class is the photograph.
+    """Adjacent colour patches of thirteen photographs, with varying contrast; the class is the photograph.
 
-    Half of each photograph's patches, at random, are for training, the rest for testing. Each is multiplied by its own
-    contrast, uniform in [lowest_contrast, 1]. Both follow from the seed.
+    A random half of each photograph's patches is for training, the rest for testing. Each patch is multiplied by its
+    own contrast, uniform in [lowest_contrast, 1]. Both are functions of the seed.
 
     Args:
         patch_size: height and width of a patch, in pixels, in 1...128.
-        lowest_contrast: in (0, 1]; 1 leaves patches as they are.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        lowest_contrast: smallest contrast, in (0, 1]; 1 leaves patches unchanged.
     """
 
     def __init__(self, patch_size: int = 16, lowest_contrast: float = 1.0) -> None:

@@ -17,17 +17,13 @@ from datamodules.files.mat_files import read_mat
 
 
 class SVHN(ImageSet):
-    """SVHN from torchvision's layout: `train_32x32.mat` and `test_32x32.mat`, in `data_dir` or its folder `svhn`.
+    """SVHN in torchvision's layout: `train_32x32.mat` and `test_32x32.mat`, in `data_dir` or its folder `svhn`.
 
-    The files call the digit 0 class 10; here it is 0.
+    The files label the digit 0 as 10; here its label is 0.
 
     Args:
-        data_dir: folder that holds the files; None looks where NOISEWORKS_DATA points.
-        download: fetch missing files (64 and 182 MB).
-
-    Raises:
-        FileNotFoundError: if a file is missing and `download` is false.
-        ValueError: if a file is damaged, or a label is none in 1 ... 10.
+        data_dir: folder that contains the files; None means the NOISEWORKS_DATA directory.
+        download: download missing files (64 and 182 MB).
     """
 
     num_classes = 10
@@ -57,17 +53,17 @@ class SVHN(ImageSet):
         if file is None:
             raise FileNotFoundError(
                 f"SVHN: found {name} neither in {directory} nor in its folder svhn; set data_dir to the folder that "
-                f"holds it, or download to true to fetch it"
+                f"contains it, or set download to true"
             )
         try:
             stored, given = (read_mat(file, key) for key in ("X", "y"))
             image = torch.from_numpy(np.ascontiguousarray(stored.transpose(3, 2, 0, 1)))
         except ValueError as error:
-            raise ValueError(f"SVHN: {file} is damaged or no SVHN file ({error}); fetch it again") from error
+            raise ValueError(f"SVHN: {file} is damaged or not an SVHN file ({error}); fetch it again") from error
         label = torch.from_numpy(whole_numbers(given, 1, self.num_classes, file, "label").reshape(-1)) % 10
         if len(image) != len(label) or tuple(image.shape[1:]) != self.image_shape or image.dtype != torch.uint8:
             raise ValueError(
-                f"SVHN: {file} holds {image.dtype} images {list(image.shape)} and {len(label)} labels, and not one "
-                f"label for each image [3, 32, 32] of uint8; fetch it again"
+                f"SVHN: {file} has {image.dtype} images {list(image.shape)} and {len(label)} labels, expected one "
+                f"label per image [3, 32, 32] of uint8; fetch it again"
             )
         return ImagesInMemory(image, label)

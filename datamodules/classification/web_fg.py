@@ -1,4 +1,4 @@
-"""Web-bird, web-car and web-aircraft: fine-grained classes whose training images a web search found.
+"""Web-bird, web-car and web-aircraft: fine-grained classes with training images from web search.
 
 Source: Sun, Yao, Wei, Zhang, Shen, Wu, Zhang and Tang, Webly Supervised Fine-Grained Recognition: Benchmark Datasets
 and An Approach, ICCV 2021, arXiv 2108.02399.
@@ -16,23 +16,18 @@ NUM_CLASSES: dict[Subject, int] = {"bird": 200, "car": 196, "aircraft": 100}
 
 
 class WebFG(ImageSet):
-    """One of the three sets, from lists of lines `file:label`: `train-list.txt` to train on, `val-list.txt` to test on.
+    """One of the three sets, from lists with lines `file:label`: `train-list.txt` to train, `val-list.txt` to test.
 
-    There are no validation images apart from those that test, so what chooses an epoch by them chooses by the test set.
-    Images are resized and cut at a random place.
+    The validation images are the test images: selecting an epoch on them is selecting on the test set. Images are
+    resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that holds the lists, or `web-bird` and so on with them; None looks where NOISEWORKS_DATA
-            points.
+        data_dir: folder that contains the lists, directly or in `web-bird` and so on; None means the NOISEWORKS_DATA
+            directory.
         subject: bird (200 classes), car (196) or aircraft (100).
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels; None takes 256/224 of
-            `image_size`.
-        interpolation: between pixels when images are resized, with antialiasing: bilinear or bicubic.
-
-    Raises:
-        FileNotFoundError: if a list or the images are missing.
-        ValueError: if a list is damaged or an argument out of range.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side is resized to before the crop, in pixels; None means 256/224 of `image_size`.
+        interpolation: used with antialiasing to resize images: bilinear or bicubic.
     """
 
     def __init__(
@@ -65,8 +60,8 @@ class WebFG(ImageSet):
         folder = next((each for each in folders if (each / name).is_file()), None)
         if folder is None:
             raise FileNotFoundError(
-                f"web-{self.subject}: {folders[1] / name} does not exist; fetch the set from "
-                f"https://github.com/NUST-Machine-Intelligence-Laboratory/weblyFG-dataset and write lists of lines "
+                f"web-{self.subject}: {folders[1] / name} does not exist; download the set from "
+                f"https://github.com/NUST-Machine-Intelligence-Laboratory/weblyFG-dataset and write lists with lines "
                 f"file:label"
             )
         return listed_files(folder / name, folder, self.crop, f"web-{self.subject}", self.num_classes, separator=":")

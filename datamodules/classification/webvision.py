@@ -1,5 +1,4 @@
-"""WebVision 1.0: photographs that image search found for ImageNet's 1,000 classes, and mini-WebVision, the first 50 of
-them.
+"""WebVision 1.0, photographs from image search for ImageNet's 1,000 classes, and mini-WebVision, its first 50 classes.
 
 Source: Li, Wang, Li, Agustsson and Van Gool, WebVision Database: Visual Learning and Understanding from Web Data, arXiv
 1708.02862.
@@ -16,30 +15,25 @@ from datamodules.files.image_files import Crop, Interpolation, class_folders, fi
 from datamodules.files.text_files import read_text
 
 LISTED = 1000
-"""Classes in the set's lists, of which the first ones are kept."""
+"""Number of classes in the set's lists; the first ones are kept."""
 
 
 class WebVision(ImageSet):
-    """The images that Google found, with the query's class for a label: 66,000 of 50 classes are mini-WebVision.
+    """Images from Google search, labelled by query; mini-WebVision is the 66,000 images of the first 50 classes.
 
     Reads `info/train_filelist_google.txt` with the images in `google/`, and `info/val_filelist.txt` with the images in
-    `val_images_256/`. Validates on WebVision's validation images, as its test labels are not public. So `test_on:
-    webvision` tests on the images that chose the epoch, as papers do, and `imagenet` on other ones. Images are resized
-    and cut at a random place.
+    `val_images_256/`. Validates on WebVision's validation images, since its test labels are not public. With `test_on:
+    webvision`, testing uses the images that also selected the epoch, as papers do; `imagenet` uses other images. Images
+    are resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that holds `info`, `google` and `val_images_256`; None looks where NOISEWORKS_DATA points.
-        num_classes: classes that are kept, the first ones, in 1...1000.
-        test_on: validation images of `webvision`, or of `imagenet` for the same classes.
-        imagenet_dir: folder that holds ImageNet's `val/<wnid>`; None looks in `data_dir`.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels; None takes
-            256/227 of `image_size`.
-        interpolation: between pixels when images are resized, with antialiasing: bilinear or bicubic.
-
-    Raises:
-        FileNotFoundError: if a list or the images are missing.
-        ValueError: if a list is damaged or an argument out of range.
+        data_dir: folder that contains `info`, `google` and `val_images_256`; None means the NOISEWORKS_DATA directory.
+        num_classes: keep the first `num_classes` classes, in 1...1000.
+        test_on: test on the validation images of `webvision`, or of `imagenet` for the same classes.
+        imagenet_dir: folder that contains ImageNet's `val/<wnid>`; None means `data_dir`.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side is resized to before the crop, in pixels; None means 256/227 of `image_size`.
+        interpolation: used with antialiasing to resize images: bilinear or bicubic.
     """
 
     def __init__(
@@ -77,13 +71,13 @@ class WebVision(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self._wnids(root, folder)), self.crop)
 
     def _wnids(self, root: Path, folder: Path) -> list[str]:
-        """List ImageNet's names of the classes. `info/synsets.txt` lists them in their order, which is alphabetical."""
+        """List the classes' WordNet IDs. `info/synsets.txt` lists them in class order, which is alphabetical."""
         synsets = root / "info" / "synsets.txt"
         if not synsets.is_file():
             return class_folders(folder)[: self.num_classes]
         listed = [line.split()[0] for line in read_text(synsets).splitlines() if line.strip()]
         if len(listed) < self.num_classes:
-            raise ValueError(f"WebVision: {synsets} lists {len(listed)} classes, and num_classes is {self.num_classes}")
+            raise ValueError(f"WebVision: {synsets} lists {len(listed)} classes, but num_classes is {self.num_classes}")
         return listed[: self.num_classes]
 
     def _read(self, name: str, images: str) -> ImageFiles:
@@ -91,7 +85,7 @@ class WebVision(ImageSet):
         file = root / "info" / name
         if not file.is_file():
             raise FileNotFoundError(
-                f"WebVision: {file} does not exist; fetch labels and images resized to 256 pixels from "
+                f"WebVision: {file} does not exist; download labels and images resized to 256 pixels from "
                 f"https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html and set data_dir to their folder"
             )
         return listed_files(file, root / images, self.crop, "WebVision", LISTED, num_classes=self.num_classes)

@@ -1,11 +1,11 @@
-"""Noise without a seed of its own, whose draw is that of the data that it is given to."""
+"""Give a noise model the DataModule's seed if it has none of its own."""
 
 import copy
 from typing import Protocol, TypeVar
 
 
 class Seeded(Protocol):
-    """An object with a seed, which is None until it gets one."""
+    """An object with a seed, which is None until it is set."""
 
     seed: int | None
 
@@ -14,7 +14,7 @@ Noise = TypeVar("Noise", bound=Seeded)
 
 
 def seeded(noise: Noise, seed: int) -> Noise:
-    """Copy a noise, with its own seed or else with `seed`; the caller's stays as it is, for other data sets."""
+    """Copy a noise model, setting `seed` if it has none; the original is unchanged, so other datasets can use it."""
     drawn = copy.copy(noise)
     if drawn.seed is None:
         drawn.seed = seed

@@ -1,1 +1,1 @@
-"""Images that are edited, with the regions that an editor keeps."""
+"""Images for editing, with the regions that an editor keeps."""

@@ -25,27 +25,20 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 class MaskedPhotographs(ProtectedSet):
     """A folder of photographs, each with masks that are white where an editor keeps the image.
 
-    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, and for each image either
-    `masks/<name>.png` or a folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any
-    number of `unseen*.png`, masks of editors that protection does not know; all images need the same number of these.
-    Images are turned as their cameras say and resized to a square.
+    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, with one of these for each image:
+    `masks/<name>.png`, or a folder `masks/<name>` with one or several `seen*.png`, a mask per region, and any number of
+    `unseen*.png`, masks of editors that are unknown to the protection. All images need equally many unseen masks.
+    Images are rotated according to their metadata and resized to a square.
 
-    `prompts.json`, which testing reads where there is one, has for each name a list of the texts that editors give, or
-    in addition what the image shows, for measures of the change:
+    If there is a `prompts.json`, testing reads from it a list of editing prompts per image, optionally with a caption
+    of the image, for measures of the change:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
 
     Args:
-        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
+        data_dir: folder of the photographs; None means the NOISEWORKS_DATA directory.
         image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
-
-    Raises:
-        FileNotFoundError: if images or masks are missing, naming the first.
-        UnreadableImage: if a file is none of an image, before any is protected; all of them are named.
-        ValueError: if `image_size` is no multiple of 8, two images have the same name, images differ in their number
-            of unseen masks, or `prompts.json` is not of that form, has a name that is no image or, in testing, lacks
-            one.
     """
 
     def __init__(self, data_dir: str | None = None, image_size: int = 512) -> None:
@@ -65,7 +58,7 @@ class MaskedPhotographs(ProtectedSet):
 
 
 class _Photographs:
-    """The photographs and masks of the folder, read when they are asked for."""
+    """The photographs and masks of the folder, read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
@@ -78,26 +71,26 @@ class _Photographs:
             raise ValueError(f"{root / 'masks'}: every image needs the same number of unseen*.png, got {counts}")
         name, count = Counter(image.stem for image in self.images).most_common(1)[0]
         if count > 1:
-            raise ValueError(f"{root / 'images'} has several images of the name {name}; rename all but one")
+            raise ValueError(f"{root / 'images'} has several images named {name}; rename all but one")
         _check_readable([*self.images, *(path for paths in self.seen + self.unseen for path in paths)])
         self.prompts_file = root / "prompts.json"
         self.prompts: dict[str, list[str]] = {}
         self.source_prompts: dict[str, str] = {}
 
     def read_prompts(self) -> None:
-        """Take the texts from `prompts.json`, where there is one."""
+        """Read the prompts from `prompts.json`, if it exists."""
         file = self.prompts_file
         if not file.is_file():
             return
         try:
             read = json.loads(read_text(file))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is no JSON: {error}") from error
+            raise ValueError(f"{file} is not JSON: {error}") from error
         if not isinstance(read, dict):
             raise ValueError(f"{file} is not of the form {PROMPTS}")
         names = [image.stem for image in self.images]
         if unknown := sorted(set(read) - set(names)):
-            raise ValueError(f"{file} has prompts for {unknown[0]}, which is no image of {file.parent / 'images'}")
+            raise ValueError(f"{file} has prompts for {unknown[0]}, which is not an image in {file.parent / 'images'}")
         for name in names:
             if name not in read:
                 raise ValueError(f"{file} has no prompts for the image {name}")
@@ -110,7 +103,7 @@ class _Photographs:
             if "source" in given:
                 self.source_prompts[name] = source
         if self.source_prompts and (missing := [name for name in names if name not in self.source_prompts]):
-            raise ValueError(f"{file}: some images have a source, and {missing[0]} has none; give all of them one")
+            raise ValueError(f"{file}: some images have a source, but {missing[0]} has none; give all of them one")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -139,7 +132,7 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read masks, `[n, S, S]`, bool: true where they are brighter than one half."""
+        """Read masks, `[n, S, S]`, bool: true where brighter than one half."""
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
@@ -148,18 +141,18 @@ class _Photographs:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Decode an image, and turn it as its camera says."""
+    """Decode an image, and rotate it according to its metadata."""
     try:
         check_is_file(path)
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
             return eight_bits(file).copy()
-    except Exception as error:  # decoders raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost anything for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Refuse a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
+    """Reject damaged files before hours are spent on the others; decoding is cheap compared with protecting."""
     damaged = []
     for path in paths:
         try:
@@ -179,7 +172,7 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Find the masks of an image that protection knows, and those that it does not."""
+    """Find the masks of an image that are known to the protection, and those that are not."""
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:

@@ -1,4 +1,4 @@
-"""Batches of images with the regions that an editor keeps."""
+"""DataModule for images with the regions that an editor keeps."""
 
 from typing import Any
 
@@ -9,17 +9,14 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class ImagesToProtect(SeededBatches):
-    """Loaders of images with regions to protect, and of what editors keep and are told.
+    """Images with regions to protect, with the masks and prompts of editors.
 
     Args:
-        images: the set: `MaskedPhotographs`, or `ImagesWithEllipses` around a set that has no masks.
-        batch_size: images of a training step over all processes, where a model is fitted to them.
-        evaluation_batch_size: images that are protected at once over all processes; None takes `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8.
-        seed: random seed of order and drawn regions; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        images: dataset: `MaskedPhotographs`, or `ImagesWithEllipses` around a dataset without masks.
+        batch_size: global training batch size, over all ranks, for training an editing model.
+        evaluation_batch_size: number of images protected at once, over all ranks; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8.
+        seed: seed of order and random regions; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class ImagesToProtect(SeededBatches):
         super().setup(stage)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        # Never in half precision, which does not give the 256 levels of a file back.
+        # Never in half precision, which cannot represent all 256 levels exactly.
         assert self.trainer is not None
         dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
         batch["image"] = batch["image"].to(dtype) / batch.pop("data_range")

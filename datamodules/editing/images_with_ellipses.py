@@ -1,4 +1,4 @@
-"""Images of any classification set, with elliptic regions that an editor keeps."""
+"""Images of any classification dataset, with elliptic regions that an editor keeps."""
 
 from typing import Any
 
@@ -15,26 +15,23 @@ from datamodules.segmentation.ellipses import ellipse_masks
 
 
 class ImagesWithEllipses(ProtectedSet):
-    """Square images, each with one elliptic region to protect, and a second ellipse near it.
+    """Square images, each with one elliptic region to protect and a second ellipse near it.
 
-    Training batches, which a model that repaints is trained on, draw their regions anew in every epoch. In testing the
-    editor keeps the region itself first, and then the second ellipse, which protection does not know.
+    Training batches, for an inpainting model, have new regions in every epoch. In testing the editor keeps first the
+    region itself, then the second ellipse, which is unknown to the protection.
 
     Args:
-        images: any set of labelled images, whose labels are left out; `Digits(image_size=16)`, for example.
-        unseen_change: greatest distance of the second ellipse's place, size and angle from the first one's, as a part
-            of their range, in [0, 1].
-        num_test_images: number of test images, the first ones, for methods that spend long on each; None takes all.
-
-    Raises:
-        ValueError: if an argument is out of range, or the images are not square.
+        images: any dataset of labelled images, such as `Digits(image_size=16)`; labels are ignored.
+        unseen_change: largest difference of the second ellipse's position, size and angle from the first one's, as a
+            fraction of their range, in [0, 1].
+        num_test_images: test only on the first `num_test_images` images, for slow methods; None means all.
     """
 
     def __init__(self, images: ImageSet, unseen_change: float = 0.3, num_test_images: int | None = None) -> None:
         within(0, 1, unseen_change=unseen_change)
         at_least(1, num_test_images=num_test_images)
         if images.image_shape[-2] != images.image_shape[-1]:
-            raise ValueError(f"images must be square, and those of {type(images).__name__} are {images.image_shape}")
+            raise ValueError(f"images must be square, but those of {type(images).__name__} are {images.image_shape}")
         self.images = images
         self.image_shape = tuple(images.image_shape)
         self.unseen_change = unseen_change
@@ -48,7 +45,7 @@ class ImagesWithEllipses(ProtectedSet):
 
 
 class _WithEllipses:
-    """A split of the images; their names are their positions."""
+    """A split of the images; their positions are their names."""
 
     in_memory = True
 

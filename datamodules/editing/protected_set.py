@@ -1,4 +1,4 @@
-"""The interface of data sets of images to protect: plain objects that read splits, and know nothing of batches."""
+"""Interface of datasets of images to protect: plain objects that read their splits, independent of batching."""
 
 from abc import ABC, abstractmethod
 
@@ -6,9 +6,9 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class ProtectedSet(ABC):
-    """Images with the regions that an editor keeps; batches are `ProtectedImageBatch`es whose images are as stored.
+    """Images with the regions that an editor keeps; batches are `ProtectedImageBatch`es of images as stored.
 
-    They have the stored value that stands for 1 as `data_range`.
+    Batches also have `data_range`, the stored value that corresponds to 1.
     """
 
     image_shape: tuple[int, ...]
@@ -16,10 +16,10 @@ class ProtectedSet(ABC):
 
     @abstractmethod
     def training(self, seed: int) -> RequestedSet:
-        """Read the images that a model may be fitted to.
+        """Read the images for training a model.
 
         Args:
-            seed: random seed of regions that are drawn.
+            seed: seed of random regions.
         """
 
     @abstractmethod
@@ -27,6 +27,6 @@ class ProtectedSet(ABC):
         """Read the images to protect.
 
         Args:
-            seed: random seed of regions that are drawn.
-            with_prompts: read what editors are told, too, which protecting an image does not need.
+            seed: seed of random regions.
+            with_prompts: read the editors' prompts as well, which protection does not need.
         """

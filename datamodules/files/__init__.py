@@ -1,1 +1,1 @@
-"""Readers and writers of files: images, arrays, whole-file writing, where data lie."""
+"""Readers and writers of files: images, arrays, audio, video, tables and weights."""

@@ -1,7 +1,7 @@
-"""Arrays from `.npy` and `.npz` files, without unpickling, and without believing what a file says of memory.
+"""Arrays from `.npy` and `.npz` files, without unpickling, and with bounded memory whatever a header declares.
 
-NumPy allocates what a header declares before it reads. So a header is compared first with the bytes that are there, and
-those of a compressed array with a budget: 100 bytes for each of the file, or 1 GiB.
+NumPy allocates what a header declares before it reads. Headers are therefore checked first: against the bytes in the
+file, or, for a compressed array, against a budget of 100 times the file's size, or 1 GiB if larger.
 """
 
 import math
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_is_file, check_unpacked, sentence
 
 PLAIN_KINDS = "biufcSU"
-"""Types of numbers and text; none of Python objects, of fields or of dates."""
+"""Kinds of numeric and text dtypes; Python objects, structured dtypes and dates are excluded."""
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
-    """Compare an array's header with the bytes that there are.
+    """Check an array's header against the number of bytes in the file.
 
     Args:
-        stream: at the file's beginning.
-        size: bytes of header and array.
+        stream: file, at its beginning.
+        size: size of header and array, in bytes.
     """
     version = npy_format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"its format is {version[0]}.{version[1]}, and 1.0 and 2.0 hold numbers and text")
+        raise ValueError(f"its format is {version[0]}.{version[1]}; only 1.0 and 2.0, of numbers and text, are read")
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
@@ -43,7 +43,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or holds anything else, naming the file.
+        ValueError: if it is damaged or contains anything else; names the file.
     """
     check_is_file(path)
     try:
@@ -51,25 +51,25 @@ def read_npy(path: Path) -> NDArray[Any]:
             _check_header(stream, path.stat().st_size)
             stream.seek(0)
             return npy_format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} is damaged or no .npy file of numbers or text: {sentence(error)}") from error
+    except Exception as error:  # a damaged file may raise almost anything
+        raise ValueError(f"{path} is damaged or not an .npy file of numbers or text: {sentence(error)}") from error
 
 
 def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read named arrays of numbers or text from an `.npz` file, and nothing else in it.
+    """Read named arrays of numbers or text from an `.npz` file; other members are ignored.
 
     Args:
-        path: the file.
-        needed: names of arrays that it has to hold.
-        optional: names of arrays that are read where it holds them.
+        path: `.npz` file.
+        needed: names of required arrays.
+        optional: names of arrays to read if present.
 
     Returns:
-        The arrays by their names, those that are optional only where they are there.
+        Arrays by name; optional ones only if present.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, encrypted, no `.npz` file, lacks an array, or one is of anything else, declares
-            another size than it has or is larger than the budget, naming the file.
+        ValueError: if the file is damaged, encrypted, no `.npz` file or lacks an array, or an array has another type,
+            declares a wrong size or exceeds the budget; names the file.
     """
     check_is_file(path)
     try:
@@ -79,10 +79,10 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
                 kept = {name: members[name] for name in (*needed, *optional) if name in members}
                 _check_budget(path, kept)
                 return {name: _array(archive, name, member) for name, member in kept.items()}
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} is damaged or no .npz file of numbers or text: {sentence(error)}") from error
+    except Exception as error:  # a damaged file may raise almost anything
+        raise ValueError(f"{path} is damaged or not an .npz file of numbers or text: {sentence(error)}") from error
     held = ", ".join(map(repr, list(members)[:10])) or "nothing"
-    raise ValueError(f"{path} lacks {', '.join(lacking)}; it holds {held}{' and more' if len(members) > 10 else ''}")
+    raise ValueError(f"{path} lacks {', '.join(lacking)}; it has {held}{' and more' if len(members) > 10 else ''}")
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -90,13 +90,13 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name in members:
-            raise ValueError(f"it holds {name!r} twice")
+            raise ValueError(f"it contains {name!r} twice")
         members[name] = member
     return members
 
 
 def _check_budget(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
-    """Reject sizes that cannot be, or that a small file should not take."""
+    """Reject impossible sizes, and sizes above the budget."""
     size = path.stat().st_size
     for name, member in members.items():
         limit = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(member.compress_type)

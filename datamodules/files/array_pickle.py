@@ -1,8 +1,8 @@
-"""NumPy arrays from pickles, without running code that is in them and without believing what it says of memory.
+"""NumPy arrays from pickles, without running their code, and with bounded memory whatever they declare.
 
-NumPy's own functions for unpickling trust their arguments: a type of Python objects makes pointers of any bytes. So
-nothing of NumPy is called while a file is read. The names in it are those of stand-ins that keep plain values, and
-arrays are made of these where type, shape and number of bytes agree.
+NumPy's own unpickling functions trust their arguments: an object dtype turns arbitrary bytes into pointers. Therefore
+no NumPy function is called while a file is read. Names in it resolve to stand-ins that record plain values; arrays are
+built from these if dtype, shape and number of bytes agree.
 """
 
 import io
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdg]|[biufcSU][0-9]+)")
-"""Names of types of numbers and text; none of Python objects, of fields or of dates."""
+"""Names of numeric and text dtypes; Python objects, structured dtypes and dates are excluded."""
 
 
 class _Type:
-    """Stands for a `numpy.dtype`."""
+    """Stand-in for a `numpy.dtype`."""
 
     def __init__(self, name: str, align: Any = False, copy: Any = True) -> None:
         if not isinstance(name, str) or not PLAIN.fullmatch(name):
@@ -33,7 +33,7 @@ class _Type:
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order, which is all that a plain type says of itself."""
+        """Record the byte order, the only state of a plain dtype."""
         version, order, subtype, names, fields, *_ = state
         if version not in (3, 4) or order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None,) * 3:
             raise pickle.UnpicklingError(f"it has a type with the state {state!r}")
@@ -41,7 +41,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for an array until the file is read."""
+    """Stand-in for an array while the file is read."""
 
     def __init__(self, content: Any = b"", kind: Any = None, shape: Any = (0,), order: Any = "C") -> None:
         if kind is not None:
@@ -53,10 +53,10 @@ class _Array:
 
 
 class _Named:
-    """Stands for a function or class that a file names, which it may call or hand on, and not change.
+    """Stand-in for a named function or class, which a file may call or pass on but not modify.
 
     Args:
-        function: called in its place; None for what may not be called.
+        function: called instead; None if calls are not allowed.
     """
 
     __slots__ = ("_function",)
@@ -75,11 +75,11 @@ class _Named:
 
 
 ARRAY_CLASS = _Named(None)
-"""Stands for the class `numpy.ndarray`, which a file may only hand to `_reconstruct`."""
+"""Stand-in for the class `numpy.ndarray`, which a file may only pass to `_reconstruct`."""
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Make an array of bytes, if they are as many as type and shape say."""
+    """Build an array from bytes, if their number agrees with dtype and shape."""
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it has an array of something else than numbers or text")
     sizes = (shape,) if isinstance(shape, int) else shape
@@ -116,7 +116,7 @@ STAND_INS = {
     ("numpy", "ndarray"): ARRAY_CLASS,
     ("numpy", "dtype"): _Named(_Type),
     ("__builtin__", "bytes"): _Named(_no_bytes),
-    ("_codecs", "encode"): _Named(_encode),  # how old protocols write bytes
+    ("_codecs", "encode"): _Named(_encode),  # how old protocols store bytes
     **{
         (f"numpy.{core}.{module}", name): _Named(function)
         for core in ("core", "_core")
@@ -127,11 +127,11 @@ STAND_INS = {
         )
     },
 }
-"""Everything that a pickle of arrays, numbers, text, lists, tuples and dicts may name."""
+"""All names that a pickle of arrays, numbers, text, lists, tuples and dicts may use."""
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Looks up nothing but stand-ins for what rebuilds arrays."""
+    """Resolve names only to the stand-ins from which arrays are rebuilt."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
@@ -140,15 +140,15 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 MARK = -1
-"""Stands for a mark on the stack of a pickle's machine."""
+"""A mark on the stack of the pickle machine."""
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Refuse a pickle that would take gigabytes or hours to be read, before it is.
+    """Reject a pickle that would take gigabytes or hours to read, before reading it.
 
-    An object's number may not be greater than the file: room would be made for as many before it. And a tuple may not
-    hold more values than the file has bytes: tuples that hold one tuple twice, which holds one twice and so on, are
-    short, and each of them takes twice as long as the one before where it is the key of a dict.
+    A memo index may not exceed the file's size, because the memo is allocated up to it. A tuple may not contain more
+    values than the file has bytes: nested tuples that each contain the previous one twice are short, but hashing one as
+    a dict key takes time exponential in the depth.
     """
     start = file.tell()
     stack: list[int] = []
@@ -174,7 +174,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
 
 
 def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Take off the stack what an operation takes, and give the numbers of values in it."""
+    """Pop what an operation takes from the stack, and return the value counts of the popped items."""
     before = list(operation.stack_before)
     values: list[int] = []
     if pickletools.markobject in before:
@@ -189,7 +189,7 @@ class _Plain:
     """Replace placeholders by arrays, in plain containers.
 
     Args:
-        size: bytes of the file. It holds no more values, unless lists share parts, whose number grows with each level.
+        size: size of the file in bytes. More values than this are possible only if lists share parts at every level.
     """
 
     def __init__(self, size: int) -> None:
@@ -198,7 +198,7 @@ class _Plain:
     def __call__(self, value: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise pickle.UnpicklingError("its parts occur in each other more often than it has bytes")
+            raise pickle.UnpicklingError("its parts are nested in each other more often than it has bytes")
         if isinstance(value, _Array):
             return value.value
         if isinstance(value, dict):
@@ -207,40 +207,40 @@ class _Plain:
             return type(value)(map(self, value))
         if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
             return value
-        raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+        raise pickle.UnpicklingError(f"it contains a {type(value).__name__}")
 
 
 def _load(file: BinaryIO, size: int) -> Any:
-    """Read the pickle at the place where a file of `size` bytes is."""
+    """Read the pickle at the current position of a file of `size` bytes."""
     check_operations(file, size)
     return _Plain(size)(ArrayUnpickler(file).load())
 
 
 def read_pickled_arrays(path: Path) -> Any:
-    """Read a pickle that holds arrays of numbers or text in plain containers.
+    """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if it is damaged or holds anything else, naming the file.
+        ValueError: if it is damaged or contains anything else; names the file.
     """
     try:
         check_is_file(path)
         with path.open("rb") as file:
             return _load(file, path.stat().st_size)
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{path} is no undamaged pickle of NumPy arrays alone: {error}") from error
+    except Exception as error:  # a damaged pickle may raise almost anything
+        raise ValueError(f"{path} is damaged or not a pickle of NumPy arrays only: {error}") from error
 
 
 LEGACY_HEAD = 3
-"""Pickles before the object in PyTorch's old container: a magic number, a version and the machine."""
+"""Pickles that precede the object in PyTorch's old file format: magic number, protocol version and system info."""
 
 
 def read_torch_arrays(path: Path) -> Any:
     """Read NumPy arrays from a file written by `torch.save`.
 
-    PyTorch's own `weights_only` calls NumPy's functions for unpickling, which trust what a file says.
+    PyTorch's own `weights_only` calls NumPy's unpickling functions, which trust the file.
 
     Raises:
-        ValueError: if it is damaged or holds anything else, tensors too; the message does not name the file.
+        ValueError: if it is damaged or contains anything else, including tensors; the message does not name the file.
     """
     check_is_file(path)
     try:
@@ -248,12 +248,12 @@ def read_torch_arrays(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 found = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
                 if len(found) != 1:
-                    raise ValueError(f"it holds {len(found)} files data.pkl")
+                    raise ValueError(f"it contains {len(found)} files data.pkl")
                 check_unpacked(path, found[0].file_size)
                 content = archive.read(found[0])
             return _load(io.BytesIO(content), len(content))
         with path.open("rb") as file:
             size = path.stat().st_size
             return [_load(file, size) for _ in range(LEGACY_HEAD + 1)][-1]
-    except Exception as error:  # a damaged file raises almost anything
+    except Exception as error:  # a damaged file may raise almost anything
         raise ValueError(sentence(error)) from error

@@ -1,4 +1,4 @@
-"""Audio files: what can be read, as one channel of a sample rate; the extra `audio` reads them."""
+"""Audio files, read as mono signals of a given sample rate; needs the extra `audio`."""
 
 import struct
 from math import gcd
@@ -13,22 +13,22 @@ from datamodules.files.whole_files import DamagedFile, whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 LOUDEST = 32_768
-"""Stored value that stands for 1."""
+"""Stored value that corresponds to 1."""
 
 
 MOST_RESAMPLED = 1_000_000
-"""Greatest factor in the ratio of two rates: the filter between them is 20 times as long."""
+"""Largest number in the reduced ratio of two sample rates: the resampling filter is 20 times as long."""
 
 
 class UnreadableRecording(ValueError):
-    """A file that holds no sound that was asked for; the message names it."""
+    """A file that cannot be read as a recording of the requested kind; the message names it."""
 
 
 def soundfile() -> Any:
-    """Import the package that reads and writes audio files.
+    """Import soundfile, which reads and writes audio files.
 
     Raises:
-        ModuleNotFoundError: says how to get it.
+        ModuleNotFoundError: if it is not installed; tells how to install it.
     """
     try:
         import soundfile
@@ -40,12 +40,12 @@ def soundfile() -> Any:
 
 
 def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
-    """List the recordings of a folder and its subfolders, relative to it, sorted.
+    """List the recordings of a folder and its subfolders, as sorted relative paths.
 
     Args:
-        folder: the folder.
-        what: the argument or the set, for messages.
-        pattern: of the files' names.
+        folder: folder to search.
+        what: name of the argument or dataset, for error messages.
+        pattern: file name pattern.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no recording.
@@ -54,9 +54,9 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with recordings")
     found = [path for path in folder.rglob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
-        named = "" if pattern == "*" else f" of the name {pattern}"
+        named = "" if pattern == "*" else f" named {pattern}"
         raise FileNotFoundError(
-            f"{what}: {folder} holds no recording{named}; expected files that end with {', '.join(SUFFIXES)}"
+            f"{what}: {folder} has no recording{named}; expected files that end with {', '.join(SUFFIXES)}"
         )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
@@ -65,13 +65,13 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
     """Read a recording as `[samples]`, in [-1, 1].
 
     Args:
-        path: the file.
-        rate: samples a second.
-        resample: whether another rate is brought to this one; otherwise it is an error.
-        mix_channels: whether several channels are averaged; otherwise they are an error.
+        path: audio file.
+        rate: sample rate in Hz.
+        resample: resample from another sample rate instead of raising an error.
+        mix_channels: average multiple channels instead of raising an error.
 
     Raises:
-        UnreadableRecording: if the file is damaged, silent throughout, or has another rate or several channels.
+        UnreadableRecording: if the file is damaged or all zeros, or has another sample rate or several channels.
     """
     library = soundfile()
     try:
@@ -80,38 +80,36 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
             check_unpacked(path, file.frames * file.channels * 4)
             signal, own_rate = file.read(dtype="float32", always_2d=True), file.samplerate
         if own_rate < 1:
-            raise ValueError(f"it has {own_rate} samples a second")
-    except Exception as error:  # of the library, and of memory that a file asks for
+            raise ValueError(f"its sample rate is {own_rate}")
+    except Exception as error:  # from the library, or for lack of memory
         raise UnreadableRecording(f"{path} cannot be read: {error}") from None
     if signal.shape[1] > 1 and not mix_channels:
         raise UnreadableRecording(f"{path} has {signal.shape[1]} channels; set mix_channels to average them")
     if own_rate != rate and not resample:
-        raise UnreadableRecording(
-            f"{path} has {own_rate} samples a second, expected {rate}; set resample to change that"
-        )
+        raise UnreadableRecording(f"{path} has sample rate {own_rate}, expected {rate}; set resample to resample it")
     mono = signal.mean(axis=1)
     if own_rate != rate:
         from scipy.signal import resample_poly
 
         up, down = rate // gcd(rate, own_rate), own_rate // gcd(rate, own_rate)
         if max(up, down) > MOST_RESAMPLED:
-            raise UnreadableRecording(f"{path} has {own_rate} samples a second, which are not brought to {rate}")
+            raise UnreadableRecording(f"{path} has sample rate {own_rate}, which cannot be resampled to {rate}")
         mono = resample_poly(mono, up, down).astype(np.float32)
     if not (finite := np.isfinite(mono)).all():
         place = int(finite.argmin())
         raise UnreadableRecording(f"{path} has the value {mono[place]} at sample {place}; write it in finite numbers")
     if not np.abs(mono).max(initial=0) > 0:
-        raise UnreadableRecording(f"{path} is silent: its level is divided by")
+        raise UnreadableRecording(f"{path} is silent, so it cannot be normalised by its level")
     return mono
 
 
 def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
-    """Round a signal in [-1, 1] to 16 bits."""
+    """Quantise a signal in [-1, 1] to 16 bits."""
     return np.clip(np.round(signal * LOUDEST), -LOUDEST, LOUDEST - 1).astype(np.int16)
 
 
 def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
-    """Write a signal in [-1, 1] with 16 bits, with the digest of what it was made from as its comment."""
+    """Write a signal in [-1, 1] with 16 bits, with the digest of its inputs as the comment."""
     library = soundfile()
     with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=rate, channels=1) as file:
         file.comment = digest
@@ -119,7 +117,7 @@ def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest that a recording was written with; None where it has none.
+    """Read the digest written with a recording; None if it has none.
 
     Raises:
         DamagedFile: if it cannot be read, or is not as long as its header says.

@@ -1,4 +1,4 @@
-"""Raw images of Bayer sensors: one number a pixel, under a filter of red, green or blue."""
+"""Raw images of Bayer sensors: one value per pixel, behind a red, green or blue filter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,21 @@ from datamodules.files.limits import check_is_file, whole_numbers
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
-"""Ends of the names of raw images: NumPy's with `bayer`, `black`, `white` and `pattern`, and those of cameras."""
+"""Suffixes of raw images: NumPy files with `bayer`, `black`, `white` and `pattern`, and camera formats."""
 MOST = 65_535
-"""The greatest number of 16 bits."""
+"""Largest 16-bit number."""
 PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""Rows and columns of the channels R, G, B, G in a cell that begins with red."""
+"""Row and column of the channels R, G, B, G in a cell that begins with red."""
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
-    """Split a Bayer image into its colours R, G, B, G: the first two of one row of the sensor, the others of the next.
+    """Pack a Bayer image into channels R, G, B, G: the first two from one sensor row, the others from the next.
 
-    Of a pattern that does not begin with red, incomplete cells at the border are left out, as a cell begins with red.
+    If the pattern does not begin with red, the image is cropped so that it does; incomplete cells are left out.
 
     Args:
         bayer: `[H, W]`.
-        pattern: colours of the cell in the upper left corner, row by row.
+        pattern: colours of the top left cell, row by row.
 
     Returns:
         `[4, H / 2, W / 2]`, rounded down.
@@ -40,7 +40,7 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
 
 
 def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
-    """Join the colours R, G, B, G, `[4, H, W]`, to a Bayer image that begins with red, `[2 H, 2 W]`."""
+    """Unpack the channels R, G, B, G, `[4, H, W]`, to a Bayer image that begins with red, `[2 H, 2 W]`."""
     _, height, width = planes.shape
     bayer = np.empty((2 * height, 2 * width), dtype=planes.dtype)
     for plane, (row, column) in zip(planes, PLACES, strict=True):
@@ -50,13 +50,13 @@ def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class RawImage:
-    """A raw image with what its numbers mean.
+    """A raw image with its levels and colour pattern.
 
     Args:
         bayer: `[H, W]`, uint16.
-        black: number of no light.
-        white: number of saturation.
-        pattern: colours of the cell in the upper left corner, row by row.
+        black: black level.
+        white: white level (saturation).
+        pattern: colours of the top left cell, row by row.
     """
 
     bayer: NDArray[np.uint16]
@@ -65,21 +65,22 @@ class RawImage:
     pattern: str = "RGGB"
 
     def packed(self) -> NDArray[np.uint16]:
-        """The colours R, G, B, G, `[4, H / 2, W / 2]`, with black at 0 and all that is darker or saturated clipped."""
+        """Return channels R, G, B, G, `[4, H / 2, W / 2]`, minus the black level, clipped below black and above
+        white."""
         planes = packed(self.bayer, self.pattern).clip(self.black, self.white)
         return (planes - np.uint16(self.black)).astype(np.uint16)
 
 
 def checked(raw: RawImage, path: Path) -> RawImage:
-    """Refuse levels and patterns that a file cannot have.
+    """Reject impossible levels and patterns.
 
     Raises:
-        ValueError: names the file.
+        ValueError: if they are invalid; names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
         raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
     if not raw.bayer.size:
-        raise ValueError(f"{path} holds no pixel")
+        raise ValueError(f"{path} has no pixel")
     if raw.pattern not in PATTERNS:
         raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
     if (data_range := int(raw.bayer.max())) > raw.white:
@@ -88,18 +89,18 @@ def checked(raw: RawImage, path: Path) -> RawImage:
 
 
 def read_headerless(path: Path, height: int, width: int, black: int, white: int, pattern: str = "RGGB") -> RawImage:
-    """Read a file of 16-bit numbers alone, the low byte first.
+    """Read a file of 16-bit little-endian numbers without a header.
 
     Args:
-        path: the file.
+        path: raw file.
         height: rows of the sensor.
         width: columns of the sensor.
-        black: number of no light.
-        white: number of saturation.
-        pattern: colours of the cell in the upper left corner, row by row.
+        black: black level.
+        white: white level (saturation).
+        pattern: colours of the top left cell, row by row.
 
     Raises:
-        ValueError: names the file, if it has another size or greater numbers than stated.
+        ValueError: if its size or values do not agree with the arguments; names the file.
     """
     size = path.stat().st_size
     if size != 2 * height * width:
@@ -108,21 +109,21 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 
 
 def read_raw(path: Path) -> RawImage:
-    """Read a raw image of a camera, through the package `rawpy`, or of NumPy.
+    """Read a raw image, in a camera format through the package `rawpy`, or from NumPy's `.npz`.
 
-    A file of NumPy, `.npz`, holds `bayer` `[H, W]` uint16 and `black`, `white` and `pattern`.
+    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`.
 
     Raises:
-        ModuleNotFoundError: if a camera's file is read without `rawpy`.
-        ValueError: names the file, if it is damaged, its filter is not Bayer's (Fujifilm's X-Trans), or it has levels
-            or a pattern that cannot be.
+        ModuleNotFoundError: if a camera format is read without `rawpy`.
+        ValueError: if the file is damaged, its filter is not a Bayer pattern (Fujifilm's X-Trans), or its levels or
+            pattern are impossible; names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
             held = read_npz(path, ("bayer", "black", "white", "pattern"))
             black, white = (int(whole_numbers(held[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} holds no bayer, black, white and pattern ({error})") from error
+            raise ValueError(f"{path} lacks bayer, black, white or pattern ({error})") from error
         raw = RawImage(held["bayer"], black, white, str(held["pattern"]))
         if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
             raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
@@ -131,7 +132,7 @@ def read_raw(path: Path) -> RawImage:
         import rawpy
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{path}: raw images of cameras are read by rawpy; pip install 'noiseworks[raw]'"
+            f"{path}: camera raw formats are read by rawpy; pip install 'noiseworks[raw]'"
         ) from error
     try:
         check_is_file(path)
@@ -139,22 +140,22 @@ def read_raw(path: Path) -> RawImage:
             cell = file.raw_pattern
             if cell is None or cell.shape != (2, 2):
                 kind = "X-Trans, 6 x 6" if cell is not None else "none"
-                raise ValueError(f"its colour filter is {kind}; Bayer's 2 x 2 are read alone")
+                raise ValueError(f"its colour filter is {kind}; only Bayer patterns, 2 x 2, are supported")
             colours = [chr(file.color_desc[colour]) for colour in cell.ravel()]
             black = round(float(np.mean(file.black_level_per_channel)))
             bayer = np.array(file.raw_image_visible, dtype=np.uint16)
             white = int(file.white_level)
-    except Exception as error:  # of a damaged file
+    except Exception as error:  # for a damaged file
         raise ValueError(f"{path} cannot be read as a raw image: {error}") from error
-    # Hot pixels of a camera may be above its white level.
+    # Hot pixels may be above the white level.
     return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours)), path)
 
 
 def find_raw(folder: Path, name: str) -> Path:
-    """Find the raw image of a name, whatever its suffix.
+    """Find the raw image of a name, with any suffix.
 
     Raises:
-        FileNotFoundError: says what was looked for.
+        FileNotFoundError: if there is none; names the expected files.
     """
     for path in sorted(folder.glob(f"{name}.*")):
         if path.suffix.lower() in SUFFIXES:

@@ -1,4 +1,4 @@
-"""Files of two folders that belong together by their names."""
+"""Match files of noisy and clean images by name."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ def paired(
     """Match noisy and clean files by name.
 
     Args:
-        noisy: files with noisy images.
-        clean: files with clean images.
-        folder: where they are, for messages.
-        stem: what a noisy and a clean name have in common.
-        kinds: how they differ, for messages.
-        what: what they hold, for messages.
+        noisy: file names of the noisy images.
+        clean: file names of the clean images.
+        folder: their folder, for error messages.
+        stem: returns the common part of a noisy and a clean name.
+        kinds: names of the two kinds, for error messages.
+        what: what the files contain, for error messages.
 
     Raises:
-        ValueError: names a file that has no other.
+        ValueError: if a file has no counterpart; names the file.
     """
 
     def by_stem(names: Sequence[str]) -> dict[str, str]:

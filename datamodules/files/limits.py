@@ -1,4 +1,4 @@
-"""Checks of every reader of files of others: regular files, the memory that one may take, the range of its numbers."""
+"""Checks for readers of untrusted files: regular files, memory budget, range of numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,39 +7,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUDGET, BUDGET_RATIO = 1 << 30, 100
-"""Bytes that a file may take in memory, and how many for each of its own; the larger one counts."""
+"""Memory budget of a file in bytes, and per byte of the file; the larger one applies."""
 DEFLATE_LIMIT = 1040
-"""Bytes that one byte of a deflated file can become, at most."""
+"""Largest expansion factor of a deflated file."""
 
 
 def sentence(error: BaseException) -> str:
-    """Put what a library says into one line, of at most 400 letters."""
+    """Format a library's error message as one line of at most 400 characters."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
 def check_is_file(path: Path) -> None:
-    """Reject what opening would wait for or fail on.
+    """Reject a path that is not a regular file.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
+        FileNotFoundError: if nothing exists at `path`.
         ValueError: if it is a folder, a pipe or a device.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Reject a file that unpacks to more than a budget: 100 bytes for each of the file, or 1 GiB.
+    """Reject a file that unpacks to more than its budget: 100 times the file's size, or 1 GiB if larger.
 
     Args:
-        path: the file.
-        size: bytes that its content takes in memory.
+        path: packed file.
+        size: size of its content in memory, in bytes.
 
     Raises:
-        ValueError: says both sizes; the caller names the file.
+        ValueError: if it exceeds the budget; states both sizes, the caller names the file.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -47,17 +47,17 @@ def check_unpacked(path: Path, size: int) -> None:
 
 
 def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
-    """Give numbers as int64, or reject the first that is not whole or lies outside its range.
+    """Convert numbers to int64, or reject the first that is not whole or out of range.
 
     Args:
         values: any array or sequence of numbers.
-        least: smallest number that is allowed.
-        most: largest one.
-        path: the file that they come from.
-        what: what one of them is, as `label`.
+        least: smallest allowed number.
+        most: largest allowed number.
+        path: file of the numbers.
+        what: name of one number, such as `label`.
 
     Raises:
-        ValueError: names the file, the value and its position, from 0.
+        ValueError: if a number is invalid; names the file, the value and its position, from 0.
     """
     found = np.asarray(values)
     if found.dtype.kind == "b" or (found.dtype.kind not in "iuf" and found.size):

@@ -1,7 +1,7 @@
-"""Arrays of numbers in `.mat` files of MATLAB 5 to 7.2.
+"""Numeric arrays in `.mat` files of MATLAB 5 to 7.2.
 
-SciPy reads them too, but takes the type of an element for a position in a table of pointers without looking whether it
-is one: a file of 200 bytes ends the process. Of the format, read here is what arrays of numbers need, and nothing else.
+SciPy reads these files too, but uses an element's type as an index into a pointer table without a bounds check: a file
+of 200 bytes can crash the process. This reader supports only the part of the format that numeric arrays need.
 """
 
 import math
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_unpacked
 
 HEADER = 128
-"""Bytes before the first element: text, then the version and the order of bytes."""
+"""Size of the file header in bytes: text, version and byte order."""
 MATRIX, COMPRESSED = 14, 15
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Types of the numbers in an element."""
+"""Data types of the numbers in an element."""
 NUMBERS = range(6, 16)
-"""MATLAB's classes of arrays of numbers: double, single and eight of whole numbers."""
+"""MATLAB's numeric array classes: double, single and eight integer types."""
 OTHERS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 16: "function", 17: "opaque"}
 COMPLEX = 0x800
 HEAD = 4096
-"""Bytes of a packed array that are unpacked to learn its name and shape."""
+"""Bytes of a packed array to unpack for its name and shape."""
 
 
 class _Matrix(NamedTuple):
@@ -37,15 +37,15 @@ class _Matrix(NamedTuple):
     is_complex: bool
     shape: tuple[int, ...]
     start: int
-    """Where its numbers begin, in bytes from the beginning of the element's content."""
+    """Offset of the numbers, in bytes from the beginning of the element's content."""
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
-    """Give type, beginning and length of the element at a place, and where the next one begins."""
+    """Return type, start and length of the element at a position, and the start of the next one."""
     if place + 8 > len(content):
         raise ValueError("an element breaks off")
     (tag,) = struct.unpack_from(f"{order}I", content, place)
-    if tag >> 16:  # a small one, of up to 4 bytes beside its type
+    if tag >> 16:  # small element: up to 4 bytes beside its type
         return tag & 0xFFFF, place + 4, min(tag >> 16, 4), place + 8
     kind, length = struct.unpack_from(f"{order}2I", content, place)
     return kind, place + 8, length, place + 8 + (length + 7) // 8 * 8
@@ -70,14 +70,14 @@ def _head(content: bytes, order: str) -> _Matrix:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
-    """Give the arrays of a file: whether one is packed, and its bytes."""
+    """Iterate over the arrays of a file: whether each is packed, and its bytes."""
     place = HEADER
     while place < len(content):
-        if not any(content[place : place + 8]):  # of a file that is padded
+        if not any(content[place : place + 8]):  # padding of the file
             return
         kind, start, length, following = _element(content, place, order)
         if kind not in (MATRIX, COMPRESSED) or start + length > len(content):
-            raise ValueError("an element is no array, or breaks off")
+            raise ValueError("an element is not an array, or breaks off")
         yield kind == COMPRESSED, content[start : start + length]
         place = start + length if kind == COMPRESSED else following
 
@@ -92,15 +92,14 @@ def _numbers(content: bytes, matrix: _Matrix, order: str) -> NDArray:
 
 
 def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
-    """Read an array of numbers from a file of MATLAB 5 to 7.2.
+    """Read a numeric array from a file of MATLAB 5 to 7.2.
 
     Returns:
-        The array in the type it is stored in, or None; and the names of what the file holds.
+        The array with its stored dtype, or None, and the names of all arrays in the file.
 
     Raises:
-        NotImplementedError: if the file is one of MATLAB 7.3.
-        ValueError: if it is damaged, or what has the name is no array of real numbers; the message does not name the
-            file.
+        NotImplementedError: if the file is of MATLAB 7.3.
+        ValueError: if it is damaged, or the named array is not of real numbers; the message does not name the file.
     """
     content = path.read_bytes()
     orders = {b"IM": "<", b"MI": ">"}
@@ -115,7 +114,7 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     names = []
     for is_packed, stored in _elements(content, order):
         inner = zlib.decompressobj().decompress(stored, HEAD) if is_packed else stored
-        skipped = 8 if is_packed else 0  # the tag of the array that is packed
+        skipped = 8 if is_packed else 0  # tag of the packed array
         matrix = _head(inner[skipped:], order)
         names.append(matrix.name)
         if matrix.name != key:
@@ -123,7 +122,7 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
         if matrix.kind not in NUMBERS or matrix.is_complex:
             kind = "complex" if matrix.is_complex else OTHERS.get(matrix.kind, str(matrix.kind))
             raise ValueError(f"{key} is of class {kind}, not numbers")
-        size = math.prod(matrix.shape) * 8  # at most: numbers may be stored in fewer bytes
+        size = math.prod(matrix.shape) * 8  # upper bound: numbers may be stored in fewer bytes
         if is_packed:
             check_unpacked(path, min(size, len(stored) * DEFLATE_LIMIT))
             inner = zlib.decompressobj().decompress(stored, skipped + matrix.start + size + 16)

@@ -1,4 +1,4 @@
-"""Arrays of numbers in MATLAB's files, and nothing else of these: no objects, no functions and no other files."""
+"""Numeric arrays in MATLAB files; objects, functions and links to other files are not read."""
 
 import math
 from collections.abc import Callable
@@ -11,31 +11,31 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.mat5 import read_mat5
 
 KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
-"""Filters that HDF5 and h5py have built in; for others it would look for a library."""
+"""Filters built into HDF5 and h5py; for others it would load a library."""
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """Read one array from a `.mat` file: of MATLAB 5 to 7.2, or of 7.3, which is HDF5, through `h5py`.
+    """Read one array from a `.mat` file, of MATLAB 5 to 7.2, or of 7.3 (HDF5, needs `h5py`).
 
     Args:
-        path: the file.
+        path: `.mat` file.
         key: name of the array.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: names the file, if it is damaged or without that array, the array is of anything else than numbers,
-            lies in another file or unpacks to more than 1 GiB and 100 times the file's size.
+        ValueError: if the file is damaged or lacks the array, or the array is not numeric, is stored in another file or
+            unpacks to more than 1 GiB and 100 times the file's size; names the file.
     """
     check_is_file(path)
     try:
         array, found = read_mat5(path, key)
     except NotImplementedError:
         return _of_hdf5(path, key, lambda file, stored: _array(path, stored, key).T)
-    except Exception as error:  # a damaged file raises almost anything
+    except Exception as error:  # a damaged file may raise almost anything
         raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
     if array is None:
-        raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
+        raise ValueError(f"{path} has no array {key}; it has {', '.join(found) or 'nothing'}")
     return array
 
 
@@ -43,20 +43,20 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     """Read a cell array of arrays from a `.mat` file of MATLAB 7.3.
 
     Args:
-        path: the file.
+        path: `.mat` file.
         key: name of the cell array, `<struct>/<field>` for a field.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
-        ValueError: names the file, if it is damaged or without that array, or a cell is none of numbers in this file.
+        ValueError: if the file is damaged or lacks the array, or a cell is not a numeric array in it; names the file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))
 
 
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
-    """Read an array of HDF5 whose numbers lie in this file, and are no more than it can hold."""
+    """Read an HDF5 array that is stored in this file and fits the budget."""
     _check_stored(path, stored, key)
     if stored.dtype.kind not in "biuf":
         raise ValueError(f"{key} is of type {stored.dtype}, not numbers")
@@ -71,7 +71,7 @@ def _check_stored(path: Path, stored: Any, key: str) -> None:
     if stored.shape is None:
         raise ValueError(f"{key} is empty")
     if stored.is_virtual or stored.external:
-        raise ValueError(f"{key} lies in another file, which is not read")
+        raise ValueError(f"{key} is stored in another file, which is not read")
     filters = stored.id.get_create_plist()
     for number in range(filters.get_nfilters()):
         if (code := filters.get_filter(number)[0]) not in KNOWN_FILTERS:
@@ -89,14 +89,14 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
     for number, cell in enumerate(np.asarray(stored).T.flat):
         array = file[cell]
         if isinstance(array, h5py.Dataset) and array.shape is not None:
-            size += math.prod(array.shape) * array.dtype.itemsize  # all may refer to one
+            size += math.prod(array.shape) * array.dtype.itemsize  # cells may all refer to the same array
         check_unpacked(path, size)
         cells.append(_array(path, array, f"cell {number} of {key}").T)
     return cells
 
 
 def _held(file: Any, key: str) -> bool:
-    """Tell whether a file has the key, and refuse a link on the way to it: it may lead to any file."""
+    """Tell whether a file has the key, and reject links on the path to it, which may lead to any file."""
     import h5py
 
     group = file
@@ -112,7 +112,7 @@ def _held(file: Any, key: str) -> bool:
 
 
 def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
-    """Read from an array of a file of HDF5, in which MATLAB's axes are in reverse order."""
+    """Read from an array of an HDF5 file, where MATLAB's axes are reversed."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -124,6 +124,6 @@ def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
             if _held(file, key):
                 return read(file, file[key])
             found = ", ".join(name for name in file if not name.startswith("#")) or "nothing"
-    except Exception as error:  # a damaged file raises almost anything
+    except Exception as error:  # a damaged file may raise almost anything
         raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
-    raise ValueError(f"{path} holds no array {key}; it holds {found}")
+    raise ValueError(f"{path} has no array {key}; it has {found}")

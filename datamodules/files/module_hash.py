@@ -1,4 +1,4 @@
-"""A hash by which results that were computed with one network are not taken for another's."""
+"""A hash of a network, so that cached results of one network are not used for another."""
 
 import hashlib
 import re
@@ -11,24 +11,24 @@ PYTORCHS_OWN = vars(nn.Module())
 
 
 def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
-    """Hash all parameters and buffers, saved or not, and each submodule's kind and `extra_repr`.
+    """Hash all parameters and buffers, saved or not, and each submodule's class and `extra_repr`.
 
-    A module whose results depend on an argument that is in none of its tensors has to name it in `extra_repr`.
+    A module whose results depend on an argument outside its tensors must include it in `extra_repr`.
 
     Args:
-        module: any module; its mode, hooks and functions do not count.
-        attributes: also hash attributes that are numbers, texts, collections of them or configurations as Hugging
-            Face's, for networks of other packages that do not name all of their arguments.
+        module: any module; its mode, hooks and functions are ignored.
+        attributes: also hash attributes that are numbers, text, collections of these or Hugging Face configurations,
+            for networks of other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):
-        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses, which every process has others of
+        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses differ between processes
         digest.update(f"{name} {type(part).__name__} {said}\n".encode())
         own = sorted(vars(part).items()) if attributes else []
         described = [(key, _described(value)) for key, value in own if key not in PYTORCHS_OWN]
         digest.update(f"{type(part).__module__} {described}\n".encode() if attributes else b"")
     tensors = {
-        **module.state_dict(),  # has extra states
+        **module.state_dict(),  # includes extra states
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
@@ -40,7 +40,7 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
 
 def _described(value: Any) -> Any:
-    """An attribute, in a form that every process prints alike: of objects, only the name or that of their type."""
+    """Represent an attribute equally in every process; objects are represented by their name or class only."""
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):

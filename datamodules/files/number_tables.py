@@ -1,4 +1,4 @@
-"""Tables of numbers in files, whose columns are checked by name."""
+"""Numeric tables in files, checked column by column."""
 
 import bz2
 import gzip
@@ -16,56 +16,56 @@ if TYPE_CHECKING:
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFrame":
-    """Read a CSV file with a header, all of whose columns are numbers.
+    """Read a CSV file with a header, whose columns are all numeric.
 
     Args:
-        path: the file.
-        name: name of the data set, for messages.
-        named_rows: whether the first column holds names of the rows.
+        path: CSV file.
+        name: name of the dataset, for error messages.
+        named_rows: whether the first column contains row names.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: names a column that holds text or lacks values, or says that there are no rows.
+        ValueError: if there are no rows, or a column has text or missing values; names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
 
 
 def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
-    """Read a table of text as pandas does.
+    """Read a table with pandas.
 
     Args:
-        path: the file.
-        name: name of the data set, for messages.
-        options: of `pandas.read_csv`.
+        path: table file.
+        name: name of the dataset, for error messages.
+        options: further arguments of `pandas.read_csv`.
 
     Raises:
-        ValueError: names the file, whatever pandas raises of it.
+        ValueError: for any error of pandas; names the file.
     """
     import pandas as pd
 
     try:
         check_is_file(path)
         return pd.read_csv(path, **options)
-    except Exception as error:  # of pandas' many, of text in another encoding and of memory
-        raise ValueError(f"{name}: {path} is no table ({sentence(error)})") from error
+    except Exception as error:  # pandas raises many types, also for other encodings and lack of memory
+        raise ValueError(f"{name}: {path} is not a readable table ({sentence(error)})") from error
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
     """Read a file in the format of SVMlight and LIBSVM, whose columns count from 1; bz2 and gz are unpacked.
 
     Args:
-        path: the file.
-        name: name of the data set, for messages.
-        num_features: columns of the table; those that no row of the file has are 0.
+        path: text or packed file.
+        name: name of the dataset, for error messages.
+        num_features: number of columns; those missing from the file are 0.
 
     Returns:
         Features `[N, num_features]`, sparse, and labels `[N]`, both in float64.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line cannot be read or the file is damaged, it holds no rows, a row has more columns, or a
-            number is not finite.
+        ValueError: if a line is invalid, the file is damaged or has no rows, a row has too many columns, or a number is
+            not finite.
     """
     import pandas as pd
     from sklearn.datasets import load_svmlight_file
@@ -74,11 +74,11 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
     try:
         _check_packed(path)
         features, label = load_svmlight_file(str(path), zero_based=False)
-    except Exception as error:  # of columns that no number holds, of damaged archives and of memory
-        raise ValueError(f"{name}: {path} is no svmlight file, or a damaged one: {error}") from error
+    except Exception as error:  # column numbers out of range, damaged archives, lack of memory
+        raise ValueError(f"{name}: {path} is damaged or not an svmlight file: {error}") from error
     checked_numbers(pd.DataFrame({"label": label}), name, path)
     if features.shape[1] > num_features:
-        raise ValueError(f"{name}: num_features is {num_features}, and {path} has a column {features.shape[1]}")
+        raise ValueError(f"{name}: num_features is {num_features}, but {path} has a column {features.shape[1]}")
     if not (finite := np.isfinite(features.data)).all():
         raise ValueError(f"{name}: column {features.indices[~finite][0] + 1} of {path} has a value that is not finite")
     return csr_array((features.data, features.indices, features.indptr), (len(label), num_features)), label
@@ -88,7 +88,7 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def _check_packed(path: Path) -> None:
-    """Unpack a file once without keeping it, and stop where it grows above the budget."""
+    """Unpack a file once, discarding the result, and stop when it exceeds the budget."""
     if (unpack := PACKED.get(path.suffix)) is None:
         return
     size = 0
@@ -98,52 +98,52 @@ def _check_packed(path: Path) -> None:
 
 
 def require_file(path: Path, name: str) -> None:
-    """Refuse the path of a table where there is no file.
+    """Reject a table path without a file.
 
     Raises:
-        FileNotFoundError: names the data set and the path.
+        FileNotFoundError: if the file does not exist; names the dataset and the path.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
+        raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that contains it")
 
 
 def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
-    """Read a file without a header, whose numbers have white space between them; its columns' names are 0, 1, ...
+    """Read a file of whitespace-separated numbers without a header; columns are named 0, 1, ...
 
     Args:
-        path: the file.
-        name: name of the data set, for messages.
+        path: text file.
+        name: name of the dataset, for error messages.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: names a column that holds text or lacks values, or says that there are no rows.
+        ValueError: if there are no rows, or a column has text or missing values; names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
 
 
 def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":
-    """Give a table in float64, or refuse its first column that holds text, lacks values or has one that is infinite.
+    """Convert a table to float64, or reject its first column with text, missing or infinite values.
 
     Args:
-        table: with named columns.
-        name: name of the data set, for messages.
-        path: where the table comes from.
+        table: table with named columns.
+        name: name of the dataset, for error messages.
+        path: file of the table.
 
     Raises:
-        ValueError: names the column, and says that there are no rows if there are none.
+        ValueError: if there are no rows, or a column is invalid; names the column.
     """
     import pandas as pd
 
     if table.empty:
-        raise ValueError(f"{name}: {path} holds no rows")
+        raise ValueError(f"{name}: {path} has no rows")
     for column in table:
         try:
             values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-        except (OverflowError, TypeError, ValueError) as error:  # of whole numbers of hundreds of digits
-            raise ValueError(f"{name}: column {column} of {path} holds no numbers of 64 bits ({error})") from error
+        except (OverflowError, TypeError, ValueError) as error:  # for integers of hundreds of digits
+            raise ValueError(f"{name}: column {column} of {path} has numbers beyond 64 bits ({error})") from error
         if (text := values.isna() & table[column].notna()).any():
-            raise ValueError(f"{name}: column {column} of {path} holds text: {table[column][text].iloc[0]!r}")
+            raise ValueError(f"{name}: column {column} of {path} contains text: {table[column][text].iloc[0]!r}")
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(f"{name}: column {column} of {path} lacks a value in row {row + 1}")
@@ -151,10 +151,10 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
 
 
 def refuse_constant(table: "pd.DataFrame", name: str) -> None:
-    """Refuse a table with a column that always holds the same number, which cannot be standardised.
+    """Reject a table with a constant column, which cannot be standardised.
 
     Raises:
-        ValueError: names the column.
+        ValueError: if there is one; names the column.
     """
     for column in table:
         if table[column].nunique() == 1:

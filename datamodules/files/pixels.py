@@ -1,4 +1,4 @@
-"""Whole images in files, in the bits that they are stored in."""
+"""Whole images in files, with their stored bit depth."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from datamodules.files.image_files import UnreadableImage, opened_image
 
 
 def read_pixels(path: Path, channels: int | None = None, data_range: int | None = None) -> np.ndarray:
-    """Read an image whole, in the bits that it is stored in, and turned as its camera says.
+    """Read a whole image with its stored bit depth, rotated according to its metadata.
 
     Args:
-        path: the file: grey or colour, of 8 or 16 bits.
-        channels: 1 for grey (colours are weighed as luma, Rec. 601), 3 for colour; None leaves them.
-        data_range: stored value of white; 255 for images of 8 bits. Images of 16 bits need it, since cameras and tools
-            store 10 to 16 bits in them.
+        path: image file, grey or colour, 8 or 16 bits.
+        channels: 1 for grey (colours are converted to luma, Rec. 601), 3 for colour; None leaves them unchanged.
+        data_range: stored value of white; 255 for 8-bit images. Required for 16-bit images, which may contain 10 to 16
+            significant bits.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.
 
     Raises:
-        UnreadableImage: names the file, if it is damaged or no image, or nothing says which of its values is white, or
-            parts of it are transparent.
+        UnreadableImage: if the file is damaged, no image or partly transparent, or its white value is unknown; names
+            the file.
     """
     with opened_image(path) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
@@ -36,16 +36,16 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
             pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
     greatest = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint8 and data_range not in (None, 255):
-        raise UnreadableImage(f"{path} has 8 bits, and data_range is {data_range}: leave that out or remove the file")
+        raise UnreadableImage(f"{path} has 8 bits, but data_range is {data_range}: leave it out or remove the file")
     if pixels.dtype != np.uint8 and data_range is None:
-        raise UnreadableImage(f"{path} has 16 bits, and nothing says which value is white: set data_range, up to 65535")
+        raise UnreadableImage(f"{path} has 16 bits, so its white value is unknown: set data_range, up to 65535")
     if data_range is not None and pixels.max() > data_range:
         raise UnreadableImage(f"{path} has the value {pixels.max()} of {greatest}, above data_range {data_range}")
     return np.array(pixels.transpose(2, 0, 1), order="C")
 
 
 def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
-    """Decode grey values or colours of 16 bits, `[H, W, C]`; of colours, Pillow keeps 8 bits alone."""
+    """Decode 16-bit grey or colour values, `[H, W, C]`; Pillow would reduce colours to 8 bits."""
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)[..., None]
     else:
@@ -62,14 +62,14 @@ def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.nd
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Leave out an alpha channel that hides nothing.
+    """Drop a fully opaque alpha channel.
 
     Raises:
-        ValueError: if it hides something.
+        ValueError: if it is not fully opaque.
     """
     if not image.has_transparency_data:
         return image
     opaque = image.convert("RGBA")
     if np.asarray(opaque)[..., 3].min() < 255:
-        raise ValueError("parts of it are transparent, and nothing says which colour they have; write it without alpha")
+        raise ValueError("parts of it are transparent, so their colour is undefined; write it without alpha")
     return opaque.convert("L" if image.mode == "LA" else "RGB")

@@ -1,4 +1,4 @@
-"""PNG files of images of 8 or 16 bits, each with a digest of what it was made from."""
+"""PNG files of 8 or 16 bits, each with a digest of its inputs."""
 
 import struct
 import zlib
@@ -11,27 +11,27 @@ from datamodules.files.whole_files import DamagedFile, whole_file
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DIGEST = "hash_of_given"
-"""The key of the digest in a file's metadata."""
+"""Key of the digest in the file's metadata."""
 UP = 2
-"""The filter, at the start of each row, that stores differences from the row above."""
+"""PNG filter type, at the start of each row: differences from the row above."""
 
 
 def write_png(path: Path, pixels: NDArray, digest: str) -> None:
-    """Write an image whole or not at all, with a digest.
+    """Write an image atomically, with a digest.
 
-    It is encoded here, as Pillow writes no colours of 16 bits.
+    It is encoded here, since Pillow does not write 16-bit colour images.
 
     Args:
-        path: the file, whose folder is made if it is missing.
-        pixels: `[C, H, W]`, uint8 or uint16, of one channel or three.
-        digest: what the image was made from, in Latin letters and digits.
+        path: file to write; its folder is created if missing.
+        pixels: `[C, H, W]`, uint8 or uint16, with one or three channels.
+        digest: digest of the image's inputs, ASCII letters and digits.
 
     Raises:
-        ValueError: if there are other than one or three channels.
+        ValueError: if the number of channels is not one or three.
     """
     channels, height, width = pixels.shape
     if channels not in (1, 3):
-        raise ValueError(f"{path}: a PNG file has one channel or three here, got {channels}")
+        raise ValueError(f"{path}: a PNG file must have one channel or three here, got {channels}")
     big_endian = np.ascontiguousarray(pixels.transpose(1, 2, 0)).astype(pixels.dtype.newbyteorder(">"))
     rows = np.full((height, 1 + width * channels * pixels.itemsize), UP, dtype=np.uint8)
     rows[:, 1:] = np.diff(big_endian.view(np.uint8).reshape(height, -1), axis=0, prepend=np.uint8(0))
@@ -49,10 +49,10 @@ def write_png(path: Path, pixels: NDArray, digest: str) -> None:
 
 
 def digest_in_png(path: Path) -> str | None:
-    """Read the digest that a file was written with; None where it has none.
+    """Read the digest written with a file; None if it has none.
 
     Raises:
-        DamagedFile: if the file is cut off, or its checksums say that it was changed.
+        DamagedFile: if the file is truncated, or a checksum does not match.
     """
     content = memoryview(path.read_bytes())
     found, position = None, len(SIGNATURE)

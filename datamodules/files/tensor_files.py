@@ -1,4 +1,4 @@
-"""Tensors from files of safetensors and of `torch.save`; no code in them is run."""
+"""Tensors from safetensors files and files of `torch.save`, without running code in them."""
 
 import zipfile
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from torch import Tensor
 from datamodules.files.limits import check_is_file, sentence
 
 EXPANDED = 1 << 26
-"""Bytes that a tensor may have without as many in the file, such as a buffer of equal rows."""
+"""Bytes that a tensor may have beyond its storage in the file, such as an expanded buffer of equal rows."""
 
 
 def read_tensors(file: Path) -> Any:
-    """Read what a file of weights holds on the CPU: tensors, numbers and text, in plain containers.
+    """Read the content of a weights file to the CPU: tensors, numbers and text, in plain containers.
 
     Args:
-        file: of safetensors, by its suffix, or as `torch.save` writes it.
+        file: safetensors file (by suffix), or file of `torch.save`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, compressed, or holds anything else, naming the file.
+        ValueError: if it is damaged, compressed, or contains anything else; names the file.
     """
     check_is_file(file)
     try:
@@ -36,9 +36,9 @@ def read_tensors(file: Path) -> Any:
         content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content
-    except Exception as error:  # a damaged file raises almost anything
+    except Exception as error:  # a damaged file may raise almost anything
         reason = sentence(RuntimeError(str(error).strip().split("\n")[0]))
-        raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
+        raise ValueError(f"{file} is not a readable weights file (or contains more than tensors): {reason}") from error
 
 
 def _check_plain(content: Any) -> None:
@@ -52,7 +52,7 @@ def _check_plain(content: Any) -> None:
             waiting += each
         elif isinstance(each, Tensor):
             if each.layout != torch.strided or each.is_meta or each.is_quantized or each.is_nested:
-                raise ValueError("it holds a tensor that is sparse, quantized, nested or without values")
+                raise ValueError("it has a tensor that is sparse, quantized, nested or without values")
             if each.nbytes > max(EXPANDED, each.untyped_storage().nbytes()):
                 raise ValueError(
                     f"it declares {list(each.shape)} of {each.dtype} in {each.untyped_storage().nbytes()} bytes"

@@ -1,4 +1,4 @@
-"""Text files of others: lists of names and labels, and JSON files that hold one object."""
+"""Text files: lists of names and labels, and JSON files of one object."""
 
 import json
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.files.limits import check_is_file
 
 LARGEST = 1 << 26
-"""Bytes; lists of a tokenizer's tokens have a tenth."""
+"""Maximum size in bytes; token lists of tokenizers have a tenth of it."""
 
 PRETRAINED = (
     "config",
@@ -21,15 +21,15 @@ PRETRAINED = (
     "added_tokens",
     "vocab",
 )
-"""Files in JSON of a pretrained folder that transformers reads; each is an object."""
+"""JSON files in a pretrained folder that transformers reads; each is an object."""
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte-order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: names a file in another encoding, or a pipe.
+        ValueError: if the file has another encoding or is a pipe; names the file.
     """
     check_is_file(path)
     try:
@@ -39,35 +39,35 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read the object that a JSON file holds.
+    """Read the object in a JSON file.
 
     Args:
-        path: the file.
-        needed: keys that it has to have.
+        path: JSON file.
+        needed: required keys.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no JSON, too large, holds something else or lacks a key, naming the file.
+        ValueError: if it is not JSON, too large, no object or lacks a key; names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
-        raise ValueError(f"{path} has {size} bytes; a configuration in JSON has at most {LARGEST}")
+        raise ValueError(f"{path} has {size} bytes; a JSON configuration has at most {LARGEST}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
+        raise ValueError(f"{path} must contain a JSON object, got a {type(found).__name__}")
     if missing := [key for key in needed if key not in found]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return found
 
 
 def check_pretrained_json(folder: Path) -> None:
-    """Check that what transformers reads of a local folder are JSON objects; without a folder there is nothing.
+    """Check that the files of a local folder that transformers reads are JSON objects; does nothing without a folder.
 
     Raises:
-        ValueError: names the first file that is none.
+        ValueError: if a file is not; names the first one.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

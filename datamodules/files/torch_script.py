@@ -1,4 +1,4 @@
-"""Tensors of a TorchScript file, without running it, as PyTorch's own reader does with what restores a module."""
+"""Tensors of a TorchScript file, without running it; PyTorch's own reader runs what restores a module."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongSt
 
 
 class _Module:
-    """Stands for a module of TorchScript: what it holds, by name."""
+    """Stand-in for a TorchScript module: its attributes by name."""
 
     def __init__(self) -> None:
         self.state: Any = {}
@@ -38,7 +38,7 @@ def _plain_list(values: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Looks up nothing but stand-ins; tensors' values are in files of their own beside the pickle."""
+    """Resolve names only to stand-ins; tensor values are in separate files of the archive."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         content = io.BytesIO(archive.read(f"{root}/data.pkl"))
@@ -66,14 +66,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
-    """Read the tensors of each module of a TorchScript file, in the order of the modules, parents first.
+    """Read the tensors of each module of a TorchScript file, in module order, parents first.
 
     Returns:
-        None where the file is of another kind.
+        None if the file is of another kind.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or holds more than modules and tensors, naming the file.
+        ValueError: if it is damaged or contains more than modules and tensors; names the file.
     """
     check_is_file(file)
     if not zipfile.is_zipfile(file):
@@ -91,10 +91,8 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
             ):
                 raise ValueError("it is compressed, as PyTorch does not write it")
             return [*_tensors(_Unpickler(archive, roots[0]).load())]
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(
-            f"{file} is damaged or holds more than the modules of TorchScript: {sentence(error)}"
-        ) from error
+    except Exception as error:  # a damaged file may raise almost anything
+        raise ValueError(f"{file} is damaged or contains more than TorchScript modules: {sentence(error)}") from error
 
 
 def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:
@@ -102,7 +100,7 @@ def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:
     while waiting:
         each = waiting.pop()
         if not isinstance(each, _Module) or not isinstance(each.state, dict) or id(each) in seen:
-            raise ValueError("it holds something else than a tree of modules")
+            raise ValueError("it contains something else than a tree of modules")
         seen.add(id(each))
         yield {name: value for name, value in each.state.items() if isinstance(value, Tensor)}
         waiting += reversed([value for value in each.state.values() if isinstance(value, _Module)])

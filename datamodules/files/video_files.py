@@ -1,4 +1,4 @@
-"""Video files, read and written by PyAV, the extra `video`."""
+"""Video files, read and written with PyAV, the extra `video`."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from datamodules.files.limits import check_is_file
 
 SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
-"""Options of encoders whose bits would otherwise depend on what lies beside their frames in memory."""
+"""Encoder options that make the output independent of memory layout."""
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-"""Ends of the names of video files, in any case."""
+"""Suffixes of video files, case-insensitive."""
 
 
 class UnreadableVideo(ValueError):
-    """A file that holds no video, or is damaged; the message names it."""
+    """A file that is damaged or not a video; the message names it."""
 
 
 class VideoFacts(NamedTuple):
-    """Say of a video what is known before its frames are decoded."""
+    """Properties of a video that are known without decoding frames."""
 
     height: int
     width: int
     rate: float
-    """Frames a second."""
+    """Frames per second."""
     times: tuple[int, ...]
-    """When each frame is shown, in the file's own units, by which it is found again."""
+    """Presentation time of each frame in the file's own units, used for seeking."""
 
 
 def pyav() -> Any:
-    """Import the package that reads and writes videos.
+    """Import PyAV, which reads and writes videos.
 
     Raises:
-        ModuleNotFoundError: says how to get it.
+        ModuleNotFoundError: if it is not installed; tells how to install it.
     """
     try:
         import av
@@ -44,40 +44,40 @@ def pyav() -> Any:
 
 
 def require_encoder(codec: str) -> str:
-    """Give the encoder's own name of a codec.
+    """Return the encoder name of a codec.
 
     Raises:
-        ValueError: names the codec.
+        ValueError: if this PyAV cannot write the codec; names it.
     """
     av = pyav()
     try:
         return av.codec.Codec(codec, "w").name
     except (ValueError, LookupError):
-        raise ValueError(f"the codec {codec} is none that this PyAV {av.__version__} can write") from None
+        raise ValueError(f"the codec {codec} is not one that this PyAV {av.__version__} can write") from None
 
 
 def facts_of(path: Path) -> VideoFacts:
-    """Read the size, the rate and the times of the frames of a video, without decoding it.
+    """Read size, frame rate and frame times of a video, without decoding it.
 
     Raises:
-        UnreadableVideo: names the file.
+        UnreadableVideo: if it cannot be read; names the file.
     """
     av = pyav()
     try:
         check_is_file(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise UnreadableVideo(f"{path} holds no video")
+                raise UnreadableVideo(f"{path} has no video")
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
             facts = VideoFacts(stream.height, stream.width, rate, tuple(times))
     except UnreadableVideo:
         raise
-    except Exception as error:  # decoders raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost anything for a damaged file
         raise UnreadableVideo(f"{path} cannot be read as a video ({error}); replace or remove it") from error
     if not facts.times:
-        raise UnreadableVideo(f"{path} holds no frame")
+        raise UnreadableVideo(f"{path} has no frame")
     return facts
 
 
@@ -87,14 +87,14 @@ def decoded(
     """Decode consecutive frames of a video, `[T, H, W, C]`.
 
     Args:
-        file: a path, or a file that is open for reading.
-        name: of the file, for messages.
-        start: the time of the first frame, of `facts_of`; None begins at the beginning.
-        count: frames, fewer where the video ends before; None takes all.
-        grey: whether frames have one channel, their brightness, in place of red, green and blue.
+        file: path, or file opened for reading.
+        name: name of the file, for error messages.
+        start: time of the first frame, from `facts_of`; None means the beginning.
+        count: number of frames, fewer if the video ends before; None means all.
+        grey: return one luma channel instead of red, green and blue.
 
     Raises:
-        UnreadableVideo: names the file.
+        UnreadableVideo: if it cannot be decoded; names the file.
     """
     av, frames = pyav(), []
     try:
@@ -107,7 +107,7 @@ def decoded(
                     frames.append(frame.to_ndarray(format="gray" if grey else "rgb24"))
                 if count is not None and len(frames) == count:
                     break
-    except Exception as error:  # decoders raise almost anything for a damaged file
+    except Exception as error:  # decoders may raise almost anything for a damaged file
         raise UnreadableVideo(f"{name} cannot be read as a video ({error}); replace or remove it") from error
     if not frames:
         raise UnreadableVideo(f"{name} has no frame that can be decoded")
@@ -123,18 +123,18 @@ def encoded(
     bit_rate: int | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
-    """Encode frames as an MP4, with colours in half resolution (`yuv420p`).
+    """Encode frames as an MP4, with chroma subsampling (`yuv420p`).
 
     Args:
-        file: a path, or a file that is open for writing.
-        frames: arrays `[H, W, 3]`, uint8, all of one size, with even sides.
-        rate: frames a second.
+        file: path, or file opened for writing.
+        frames: arrays `[H, W, 3]`, uint8, all of one size, with even height and width.
+        rate: frames per second.
         codec: name of the encoder.
-        bit_rate: bits a second; None leaves that to the codec.
-        options: of the encoder, as FFmpeg names them.
+        bit_rate: bits per second; None leaves it to the codec.
+        options: FFmpeg options of the encoder.
 
     Raises:
-        ValueError: if this PyAV lacks the codec, or sides are odd.
+        ValueError: if this PyAV lacks the codec, or height or width is odd.
     """
     options = {**SAME_EVERYWHERE.get(require_encoder(codec), {}), **(options or {})}
     av, stream = pyav(), None
@@ -143,10 +143,10 @@ def encoded(
             if stream is None:
                 height, width = frame.shape[:2]
                 if height % 2 or width % 2:
-                    raise ValueError(f"the codec {codec} takes frames of even sides, got {height} x {width}")
+                    raise ValueError(f"the codec {codec} needs frames of even height and width, got {height} x {width}")
                 stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
                 stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-                stream.codec_context.thread_count = 1  # the same bits on any machine
+                stream.codec_context.thread_count = 1  # gives the same bits on every machine
                 if bit_rate is not None:
                     stream.bit_rate = bit_rate
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

@@ -1,4 +1,4 @@
-"""Observations of linear structural equation models, whose graph, weights and noise are known."""
+"""Observations of linear structural equation models with known graph, weights and noise."""
 
 from collections.abc import Mapping
 
@@ -12,21 +12,19 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LinearSEM(TableSet):
-    """Samples x = W^T x + z of the nodes of a random graph, as CoLiDE's experiments draw them.
+    """Samples x = W^T x + z of the nodes of a random graph, as in CoLiDE's experiments.
 
-    Weights are uniform in [-2, -0.5] or [0.5, 2]. What is tested is the graph, so the test rows are the training rows.
+    Weights are uniform in [-2, -0.5] or [0.5, 2]. The test rows are the training rows, since testing evaluates the
+    graph.
 
     Args:
-        nodes: d, nodes of the graph.
-        edges: edges that are expected; ER4 with 100 nodes has 400.
-        graph: law of the graph.
-        noise: law of each node's noise, of any scale: it is rescaled to the variance.
-        variance: of the noise of all nodes, or two ends, between which each node's is drawn uniformly.
-        samples: n, rows.
-        seed: random seed of graph, weights and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or the noise has no variance.
+        nodes: number of nodes, d.
+        edges: expected number of edges; ER4 with 100 nodes has 400.
+        graph: distribution of the graph.
+        noise: distribution of each node's noise; its scale does not matter, since it is rescaled to `variance`.
+        variance: noise variance of all nodes, or two ends, between which each node's is uniform.
+        samples: number of rows, n.
+        seed: seed of graph, weights and noise; None means the DataModule's seed.
     """
 
     def __init__(

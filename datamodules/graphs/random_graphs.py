@@ -1,4 +1,4 @@
-"""Random directed acyclic graphs and their weights, as functions of a random generator."""
+"""Random directed acyclic graphs and edge weights, as functions of a random generator."""
 
 from typing import Literal
 
@@ -10,17 +10,17 @@ GraphKind = Literal["erdos_renyi", "scale_free"]
 
 
 def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Draw a directed acyclic graph, `[d, d]`, in which row points to column.
+    """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
 
-    An Erdos-Renyi graph keeps each pair of nodes with the same probability, so that `edges` are expected, and its
-    arrows follow a random order of the nodes. A scale-free one is Barabasi and Albert's, in which each new node
-    points to round(edges / nodes) of the earlier ones.
+    An Erdos-Renyi graph keeps each pair of nodes with the same probability, such that `edges` are expected, and directs
+    edges along a random order of the nodes. A scale-free graph is Barabasi and Albert's: each new node points to
+    round(edges / nodes) earlier ones.
 
     Args:
-        kind: law of the graph.
-        nodes: d, number of nodes.
+        kind: distribution of the graph.
+        nodes: number of nodes, d.
         edges: expected number of edges.
-        random: generator of all that is drawn.
+        random: random number generator.
     """
     seed = int(random.integers(2**32))
     if kind == "scale_free":
@@ -33,13 +33,13 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
 
 
 def edge_weights(graph: NDArray[np.bool_], low: float, high: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Give each edge of a graph `[d, d]` a weight, uniform in [low, high] and of either sign with probability 1/2."""
+    """Sample edge weights of a graph `[d, d]`, uniform in [low, high], with random signs of probability 1/2."""
     sign = np.where(random.random(graph.shape) < 0.5, -1.0, 1.0)
     return graph * sign * random.uniform(low, high, graph.shape)
 
 
 def observations(weight: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Let a linear structural equation model act on noise: X = X W + Z, node after node in a topological order.
+    """Solve a linear structural equation model for given noise: X = X W + Z, node by node in topological order.
 
     Args:
         weight: W, `[d, d]`, of an acyclic graph.

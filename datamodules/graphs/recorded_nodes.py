@@ -1,4 +1,4 @@
-"""Observations of nodes in CSV files, a column each, with the graph that is believed to be true or without one."""
+"""Observations of nodes in CSV files, one column each, with or without a graph that is believed to be true."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations as they are, a row each, and the graph's edges or weights, from row to column.
+    """Read observations without standardisation, one per row, and the graph's edges or weights, from row to column.
 
     Args:
-        file: CSV with a header that names the nodes.
-        graph: CSV with the same header, whose first column holds the same names; None where no graph is known.
-        name: name of the data set, for messages.
+        file: CSV with node names in the header.
+        graph: CSV with the same names in header and first column; None if no graph is known.
+        name: name of the dataset, for error messages.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a column holds text, lacks values or is constant, or the files name other nodes.
+        ValueError: if a column has text, missing values or is constant, or node names differ.
     """
     observed = read_numbers(file, name)
     refuse_constant(observed, name)
@@ -34,16 +34,13 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
 
 
 class RecordedNodes(TableSet):
-    """Your own observations in a CSV file; what is tested is the graph, so the test rows are the training rows.
+    """The user's own observations in a CSV file; the test rows are the training rows, since testing evaluates the
+    graph.
 
     Args:
-        file: CSV with a column for each node, named in its first line.
-        graph: CSV of the true graph, from row to column, whose first line and first column name the nodes; None where
-            it is not known.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a column holds text, lacks values or is constant, or the files name other nodes.
+        file: CSV with one column per node, named in the header.
+        graph: CSV of the true graph, with edges from row to column and node names in header and first column; None if
+            it is unknown.
     """
 
     def __init__(self, file: str, graph: str | None = None) -> None:

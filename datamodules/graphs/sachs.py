@@ -1,4 +1,4 @@
-"""Proteins and phospholipids in single human cells, and the graph of their interactions that biologists agree on."""
+"""Proteins and phospholipids in single human cells, with the biologists' consensus graph of their interactions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,11 @@ NODES = 11
 class Sachs(TableSet):
     """Sachs's 853 observed cells with 11 nodes: `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
-    Values are as measured, without logarithm or standardisation, as methods of linear equations take them. The true
-    graph has 17 edges without weights. What is tested is the graph, so the test rows are the training rows.
+    Values are as measured, without logarithm or standardisation, as usual for linear methods. The true graph has 17
+    unweighted edges. The test rows are the training rows, since testing evaluates the graph.
 
     Args:
-        data_dir: folder that holds `sachs`; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged.
+        data_dir: folder that contains `sachs`; None means the NOISEWORKS_DATA directory.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:

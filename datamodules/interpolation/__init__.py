@@ -1,1 +1,1 @@
-"""Pairs of images between which others are made."""
+"""Image pairs to interpolate between."""

@@ -1,4 +1,4 @@
-"""The interface of sets of image pairs, and pairs that are drawn from a set of labelled images."""
+"""Interface of datasets of image pairs, and random pairs of labelled images."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -13,16 +13,16 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class EndPoints(ABC):
-    """Pairs of images; batches are `InterpolationBatch`es whose images are as stored.
+    """Image pairs; batches are `InterpolationBatch`es of images as stored.
 
-    They have the stored value that stands for 1 as `data_range`.
+    Batches also have `data_range`, the stored value that corresponds to 1.
     """
 
     image_shape: tuple[int, ...]
     """C, H, W."""
 
     def training(self) -> ImageSource | None:
-        """Read the images that a model may be trained on; None of a set that has pairs alone."""
+        """Read the images for training a model; None if the dataset has only pairs."""
         return None
 
     @abstractmethod
@@ -30,19 +30,16 @@ class EndPoints(ABC):
         """Read the pairs.
 
         Args:
-            seed: random seed of pairs that are drawn.
+            seed: seed of random pairs.
         """
 
 
 class PairsOfOneClass(EndPoints):
-    """Pairs of two test images of one class, drawn at random; a model is trained on the training images.
+    """Random pairs of test images of the same class; a model is trained on the training images.
 
     Args:
-        images: set of labelled images, such as `Digits` or `MNIST`.
+        images: dataset of labelled images, such as `Digits` or `MNIST`.
         num_pairs: number of pairs.
-
-    Raises:
-        ValueError: if `num_pairs` is less than 1 or no class has two test images.
     """
 
     def __init__(self, images: ImageSet, num_pairs: int = 64) -> None:
@@ -59,7 +56,7 @@ class PairsOfOneClass(EndPoints):
 
 
 class _DrawnPairs:
-    """Two test images of one class for each position; classes are drawn with equal probability."""
+    """Pairs of test images of one class; classes are sampled with equal probability."""
 
     in_memory = True
 

@@ -1,4 +1,4 @@
-"""A user's own photographs, and a list of those between which others are made."""
+"""The user's own photographs, with a list of pairs to interpolate between."""
 
 from collections import Counter
 from itertools import pairwise
@@ -32,21 +32,15 @@ class _Pair(NamedTuple):
 
 
 class PairsInFolder(EndPoints):
-    """The images of a folder, in pairs that its `pairs.csv` lists: columns a and b and, for a text of both, prompt.
+    """Images of a folder, in the pairs listed in `pairs.csv`: columns a, b and, for a prompt that fits both, prompt.
 
-    a and b are files' names relative to the folder. Without the list each image makes a pair with the next one by name,
-    so a folder of two images is one pair, and there are no prompts. Images are turned as their cameras say and
-    resized to a square, whatever their shape, as the authors do.
+    a and b are file names relative to the folder. Without the list, each image forms a pair with the next one by name,
+    so a folder of two images is one pair, and there are no prompts. Images are rotated according to their metadata and
+    resized to a square, whatever their aspect ratio, as the authors do.
 
     Args:
-        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
+        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
         image_size: height and width that images are resized to, in pixels; a multiple of 8.
-
-    Raises:
-        FileNotFoundError: if the folder has no image, or the list names one that is not there.
-        UnreadableImage: names a file that is no image.
-        ValueError: if `image_size` is no multiple of 8, the list has other columns or no line, two pairs have one name,
-            or there is one image alone.
     """
 
     def __init__(self, data_dir: str | None = None, image_size: int = 768) -> None:
@@ -60,7 +54,7 @@ class PairsInFolder(EndPoints):
 
 
 class _FilePairs:
-    """The pairs, whose images are read when they are asked for."""
+    """The pairs, whose images are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         required_folder(root, "data_dir")
@@ -69,28 +63,26 @@ class _FilePairs:
         self.listed = self._listed() if (root / LIST).is_file() else self._neighbours()
         name, count = Counter(pair.name for pair in self.listed).most_common(1)[0]
         if count > 1:
-            raise ValueError(
-                f"{root} has several pairs of the name {name}; leave all but one out or rename their files"
-            )
+            raise ValueError(f"{root} has several pairs named {name}; leave all but one out or rename their files")
 
     def _neighbours(self) -> list[_Pair]:
         names = image_names(self.root)
         if len(names) < 2:
-            raise ValueError(f"{self.root} holds one image, {names[0]}, and a pair needs two")
+            raise ValueError(f"{self.root} has only one image, {names[0]}, but a pair needs two")
         return [_Pair(*both, "") for both in pairwise(names)]
 
     def _listed(self) -> list[_Pair]:
         file = self.root / LIST
         rows = [row for _, row in entries(file)]
         if not rows:
-            raise ValueError(f"{file} is empty; expected the columns {', '.join(COLUMNS)} and a line for each pair")
+            raise ValueError(f"{file} is empty; expected the columns {', '.join(COLUMNS)} and one line per pair")
         if set(rows[0]) not in (set(COLUMNS), set(COLUMNS[:2])):
             raise ValueError(f"{file} must have the columns {', '.join(COLUMNS)}, got {', '.join(map(str, rows[0]))}")
         pairs = [_Pair(row["a"], row["b"], row.get("prompt") or "") for row in rows]
         for number, pair in enumerate(pairs, start=2):
             for name in (pair.first, pair.second):
                 if not name or not (self.root / name).is_file():
-                    raise FileNotFoundError(f"{file}, line {number}: there is no image {self.root / (name or '?')}")
+                    raise FileNotFoundError(f"{file}, line {number}: {self.root / (name or '?')} does not exist")
         return pairs
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Batches of image pairs, and of the images that a model of them is trained on."""
+"""DataModule for image pairs, and for images to train a model of them."""
 
 from typing import Any
 
@@ -13,18 +13,16 @@ from datamodules.randomness.counter import CounterRNG
 
 
 class ImagesToInterpolate(SeededBatches):
-    """Loaders of image pairs to test and predict, and of single images to train on, where the set has these.
+    """Image pairs for testing and prediction, and single images for training, if the dataset has them.
 
     Args:
-        images: the set: `PairsOfOneClass` of a set of labelled images, or `PairsInFolder`.
-        noise: added to both images of a pair, which are not clipped; images of training stay clean. None adds none.
-        batch_size: images of a training step over all processes.
-        evaluation_batch_size: pairs of a test or prediction batch over all processes; None takes `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
-        seed: random seed of order, pairs and noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range; in `fit`, if the set has pairs alone.
+        images: dataset: `PairsOfOneClass` of labelled images, or `PairsInFolder`.
+        noise: noise added to both images of a pair, which are not clipped; training images stay clean. None means no
+            noise.
+        batch_size: global training batch size, over all ranks.
+        evaluation_batch_size: global batch size of pairs in testing and prediction; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        seed: seed of order, pairs and noise; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class ImagesToInterpolate(SeededBatches):
         source = self.images.training()
         if source is None:
             raise ValueError(
-                f"{type(self.images).__name__} has pairs alone, and nothing to train on: use predict or test"
+                f"{type(self.images).__name__} has only pairs, and nothing to train on: use predict or test"
             )
         self.train_set = LabelledSet(source)
 
@@ -53,7 +51,7 @@ class ImagesToInterpolate(SeededBatches):
         self.test_set = self.images.pairs(self.seed)
 
     def training_images(self) -> tuple[Tensor, int] | None:
-        """Give all training images, `[N, C, H, W]` as stored, and the stored value for 1; None of a set without any."""
+        """Return all training images, `[N, C, H, W]` as stored, and the stored value for 1; None if there are none."""
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 
@@ -63,7 +61,7 @@ class ImagesToInterpolate(SeededBatches):
             if key in batch:
                 batch[key] = self.in_unit_interval(batch[key], data_range)
         if self.noise is not None and "first" in batch:
-            numbers = CounterRNG(self.seed, 0, batch["index"])  # of the second image they go on
+            numbers = CounterRNG(self.seed, 0, batch["index"])  # the second image continues the sequence
             for key in ("first", "second"):
                 batch[key] = self.noise.sample(batch[key], numbers)
         return batch

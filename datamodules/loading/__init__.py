@@ -1,1 +1,1 @@
-"""Batches in an order that depends on (seed, epoch) alone, and their augmentation on the device."""
+"""Batches in an order that is a function of (seed, epoch), and their augmentation on the device."""

@@ -1,4 +1,4 @@
-"""Labels that processes have corrected, exchanged between them."""
+"""Exchange corrected labels between ranks."""
 
 import torch
 import torch.distributed as dist
@@ -8,15 +8,15 @@ from datamodules.distributed.collectives import world_size
 
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The labels of all processes. Every process calls it, with any number of labels, also with none.
+    """Gather the corrected labels of all ranks; a collective. Each rank contributes any number, or none.
 
     Args:
         index: `[n]`, int64: samples.
-        label: `[n]` classes or `[n, H, W]` masks, of one type; sizes may differ from process to process.
-        device: where the processes exchange tensors.
+        label: `[n]` classes or `[n, H, W]` masks, of one dtype; mask sizes may differ between ranks.
+        device: device on which the ranks exchange tensors.
 
     Returns:
-        Samples and labels of all processes, on the CPU; smaller masks are padded with 255 below and on the right.
+        Samples and labels of all ranks, on the CPU; smaller masks are padded with 255 at the bottom and right.
     """
     if world_size() == 1:
         return index.cpu(), label.cpu()

@@ -1,4 +1,4 @@
-"""The order in which samples are visited: a pure function of (seed, epoch), the same for any number of processes."""
+"""Sampling order: a pure function of (seed, epoch), the same for any number of ranks."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,42 +10,41 @@ from torch.utils.data import Sampler
 
 
 class Request(NamedTuple):
-    """The samples that one process fetches for one batch."""
+    """The samples that one rank fetches for one batch."""
 
     indices: Tensor
-    """`[local batch]`, int64: positions in the set, this process's share of the global batch."""
+    """`[local batch]`, int64: positions in the dataset, this rank's shard of the global batch."""
     epoch: int
-    """Number of the pass through the set, counted from 0 over all epochs; it seeds the augmentation."""
+    """Number of the pass over the dataset, counted from 0 over all epochs; it seeds the augmentation."""
     global_batch_size: int
-    """Samples of the batch over all processes."""
+    """Global batch size: samples of the batch over all ranks."""
 
 
 class GlobalBatches(Sampler[Request]):
-    """Splits each global batch over the processes, without padding and without duplicates.
+    """Shard each global batch over ranks, without padding or duplicates.
 
-    Used as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` gets a whole
-    request. Process r takes the samples r, r + world_size, ... of each global batch, so all processes have the same
-    number of batches and at least one sample of each. A short last batch is kept, except
+    Use it as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` receives a
+    whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the same number of
+    batches, with at least one sample each. A short last batch is kept, except
 
-    * in training, where it would leave a process with fewer than two samples (BatchNorm needs two): it is left out;
-    * in evaluation, where it would leave a process with none: it joins the batch before it.
+    * in training, if a rank would have fewer than two samples (BatchNorm needs two): it is dropped;
+    * in evaluation, if a rank would have none: it is merged into the previous batch.
 
     Args:
-        num_samples: samples of an epoch.
-        batch_size: samples of a batch over all processes.
-        rank: this process.
-        world_size: number of processes.
-        shuffle: visit the samples in a new order each epoch (training); otherwise in their own order (evaluation).
-        seed: random seed of the order.
-        epoch: the epoch to begin with; Lightning sets the later ones.
-        resumed: an epoch, and its batches that are left out, as they were trained on before an interruption.
-        passes: times that an epoch visits the set, each in its own order (two-network methods train one network a
+        num_samples: samples per pass.
+        batch_size: global batch size, over all ranks.
+        rank: rank of this process.
+        world_size: number of ranks.
+        shuffle: visit the samples in a new order each epoch (training) instead of dataset order (evaluation).
+        seed: seed of the order.
+        epoch: first epoch; Lightning sets the later ones.
+        resumed: an epoch and the number of its batches to skip, because they were trained on before an interruption.
+        passes: passes over the dataset per epoch, each in its own order (two-network methods train one network per
             pass).
-        draw: draws an epoch's `num_samples` positions in place of a permutation, for class-balanced subsets.
+        draw: samples an epoch's `num_samples` positions instead of a permutation, for class-balanced subsets.
 
     Raises:
-        ValueError: if the set or the batch is too small for the processes, or the batch larger than the set in
-        training.
+        ValueError: if the dataset or batch has fewer samples than ranks, or the training batch exceeds the dataset.
     """
 
     def __init__(
@@ -62,10 +61,10 @@ class GlobalBatches(Sampler[Request]):
         draw: Callable[[np.random.Generator], np.ndarray] | None = None,
     ) -> None:
         if batch_size < world_size:
-            raise ValueError(f"batch_size is {batch_size} over all processes, fewer than the {world_size} processes")
+            raise ValueError(f"batch_size {batch_size} (over all ranks) is below the number of ranks, {world_size}")
         if num_samples < world_size:
             raise ValueError(
-                f"{num_samples} samples cannot be shared by {world_size} processes: use at most {num_samples}"
+                f"{num_samples} samples cannot be split over {world_size} ranks: use at most {num_samples}"
             )
         if shuffle and batch_size > num_samples:
             raise ValueError(f"batch_size is {batch_size}, more than the {num_samples} samples of the training set")
@@ -82,13 +81,13 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def num_left_out(self) -> int:
-        """Samples of a pass that no batch holds."""
+        """Samples of a pass that are in no batch."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
 
     @property
     def boundaries(self) -> list[int]:
-        """List the positions at which the batches of one pass begin, and the one at which the last ends."""
+        """List the positions where the batches of a pass begin, and where the last one ends."""
         remainder = self.num_samples % self.batch_size
         starts = list(range(0, self.num_samples, self.batch_size))
         if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size)):

@@ -1,4 +1,4 @@
-"""Whole images of any sizes, dealt out to processes in batches of one size."""
+"""Whole images of any sizes, sharded over ranks in batches of one image size."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,25 +9,23 @@ from datamodules.loading.global_batches import Request
 
 
 class OneSizeBatches(Sampler[Request]):
-    """Deals whole images out to processes, in batches of images of one size, without duplicates.
+    """Shard whole images over ranks, in batches of one image size, without duplicates.
 
-    Processes may have different numbers of batches, but none has none.
+    Ranks may have different numbers of batches, but each has at least one.
 
     Args:
         sizes: height and width of each image.
-        batch_size: most images of a batch over all processes; each process takes at least one image at a time.
-        rank: this process.
-        world_size: number of processes.
+        batch_size: maximum number of images in a batch over all ranks; each rank gets at least one image at a time.
+        rank: rank of this process.
+        world_size: number of ranks.
 
     Raises:
-        ValueError: if there are fewer images than processes.
+        ValueError: if there are fewer images than ranks.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if len(sizes) < world_size:
-            raise ValueError(
-                f"{len(sizes)} images cannot be shared by {world_size} processes: use at most {len(sizes)}"
-            )
+            raise ValueError(f"{len(sizes)} images cannot be split over {world_size} ranks: use at most {len(sizes)}")
         at_once = max(1, min(batch_size, len(sizes)) // world_size)
         of_size: dict[tuple[int, ...], list[int]] = {}
         for position, size in enumerate(sizes):

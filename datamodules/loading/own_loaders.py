@@ -1,7 +1,7 @@
-"""DataLoaders of a user's own, whose batches are made those of `datamodules.batches`.
+"""Adapt the user's own DataLoaders to the batches of `datamodules.batches`.
 
-A method may remember something of each training sample, and then needs to know which samples a batch holds. A loader
-that shuffles tells nobody; so its set is made to give each sample with its position.
+A method with state per training sample needs to know which samples a batch contains. A shuffling loader does not tell,
+so its dataset is wrapped to return each sample with its position.
 """
 
 import copy
@@ -17,7 +17,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def as_batch(batch: Any) -> Any:
-    """Give `(image, label)`, or images alone, as a dict; other batches stay as they are, and dicts too."""
+    """Convert `(image, label)`, or images alone, to a dict; dicts and other batches are returned unchanged."""
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
@@ -26,11 +26,11 @@ def as_batch(batch: Any) -> Any:
 
 
 class WithPositions(Dataset[Any]):
-    """A set that gives each sample with its position, and for a `Request` a whole batch.
+    """A dataset that returns each sample with its position, and a whole batch for a `Request`.
 
     Args:
-        samples: a set of samples by position.
-        collate: makes a batch of a list of samples, in their order.
+        samples: map-style dataset.
+        collate: collates a list of samples into a batch, preserving order.
     """
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
@@ -52,32 +52,32 @@ class WithPositions(Dataset[Any]):
         return list(zip(positions, samples, strict=True))
 
     def collate(self, numbered: list[tuple[Any, Any]]) -> Any:
-        """Make a batch of samples with their positions, which it has as `index` unless its own say otherwise.
+        """Collate samples with positions into a batch; its `index` is their positions unless it has its own.
 
         Raises:
             TypeError: if the batch is neither a dict with `image` nor `(image, label)`.
-            ValueError: if it holds more images than there are samples, or fewer.
+            ValueError: if the numbers of images and samples differ.
         """
         batch = as_batch(self.own_collate([sample for _, sample in numbered]))
         if not (isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor)):
             raise TypeError(
-                f"batches must be dicts with `image` and `label`, or pairs of the two, and those of "
+                f"batches must be dicts with `image` and `label`, or pairs of the two, but those of "
                 f"{type(self.samples).__name__} are {type(batch).__name__}"
             )
         if len(batch["image"]) != len(numbered):
             raise ValueError(
-                f"the loader's collate_fn makes {len(batch['image'])} images of {len(numbered)} samples, so that "
-                f"nobody knows which sample an image is"
+                f"the loader's collate_fn returns {len(batch['image'])} images for {len(numbered)} samples, so images "
+                f"cannot be matched to samples"
             )
         return {"index": torch.tensor([int(at) for at, _ in numbered]), **batch}
 
 
 class SeveralPasses(Sampler[list[int]]):
-    """Visits a set several times in an epoch, each time as its own sampler of batches does.
+    """Iterate over a dataset several times per epoch, each time with its own batch sampler.
 
     Args:
-        batches: the loader's sampler of batches.
-        passes: times that an epoch visits the set.
+        batches: the loader's batch sampler.
+        passes: passes over the dataset per epoch.
     """
 
     def __init__(self, batches: Any, passes: int) -> None:
@@ -93,13 +93,13 @@ class SeveralPasses(Sampler[list[int]]):
 
 
 def gives_positions(data: Any) -> bool:
-    """Tell whether a DataModule knows its training samples, and gives their positions in its batches itself."""
+    """Tell whether a DataModule knows its training samples and puts their positions into its batches."""
     name = "num_train_samples"
     return hasattr(type(data), name) or name in getattr(data, "__dict__", {})
 
 
 def has_positions(loader: Any) -> bool:
-    """Tell whether a loader makes batches of samples of a set that has positions."""
+    """Tell whether a loader's samples have positions (map-style dataset)."""
     return (
         isinstance(loader, DataLoader)
         and loader.batch_sampler is not None
@@ -108,27 +108,27 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Give a loader of the same samples in the same order, whose batches are dicts that hold `index`.
+    """Return a loader of the same samples in the same order, whose batches are dicts with `index`.
 
     Args:
-        loader: the user's, which stays as it is; one that has no positions is returned itself.
-        passes: times that an epoch visits the set.
+        loader: the user's loader, which is not modified; a loader without positions is returned itself.
+        passes: passes over the dataset per epoch.
 
     Raises:
-        ValueError: if there are several passes, and no positions or several processes.
+        ValueError: if there are several passes, and no positions or several ranks.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(
-            f"an epoch needs {passes} passes through the training set, which a loader of your own gives in one process "
-            f"and from a set of samples by position: use datamodules.classification.labelled_images.LabelledImages "
+            f"an epoch needs {passes} passes over the training set, which your own loader supports only on one rank "
+            f"and with a map-style dataset: use datamodules.classification.labelled_images.LabelledImages "
             f"with passes_per_epoch {passes}"
         )
     if not has_positions(loader) or isinstance(loader.dataset, WithPositions):
         return loader
     samples = WithPositions(loader.dataset, loader.collate_fn)
-    # A copy, as DataLoader refuses another set, and a new one would need the arguments of whatever subclass this is.
+    # A copy: DataLoader does not allow replacing its dataset, and a new one would need the subclass's arguments.
     numbered = copy.copy(loader)
-    kept = {name: value for name, value in vars(loader).items() if not name.startswith("__")}  # none of Lightning's
+    kept = {name: value for name, value in vars(loader).items() if not name.startswith("__")}  # not Lightning's
     vars(numbered).clear()
     vars(numbered).update(kept, dataset=samples, collate_fn=samples.collate)
     if passes > 1:
@@ -137,7 +137,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
 
 
 class OwnTrainingSet:
-    """Stands in for a DataModule where a module is trained from a loader of the user's own.
+    """Stand-in for a DataModule when a module is trained with the user's own loader.
 
     Args:
         loader: the training loader.
@@ -148,22 +148,22 @@ class OwnTrainingSet:
 
     @property
     def num_train_samples(self) -> int:
-        """Samples of the training set, of which a sampler may leave out some.
+        """Size of the training set; a sampler may skip some samples.
 
         Raises:
-            ValueError: if the loader has no set of samples by position.
+            ValueError: if the loader has no map-style dataset.
         """
         if not has_positions(self.loader):
             what = type(getattr(self.loader, "dataset", self.loader)).__name__
             raise ValueError(
-                f"the method remembers something of each training sample, and {what} has no positions to know one "
-                f"again by: use a DataLoader over a set with __getitem__ and __len__, or a DataModule with "
-                f"num_train_samples whose batches hold index"
+                f"the method keeps state per training sample, but {what} has no positions to identify samples by: "
+                f"use a DataLoader over a dataset with __getitem__ and __len__, or a DataModule with "
+                f"num_train_samples whose batches contain index"
             )
         return len(self.loader.dataset)
 
     def training_images_dataloader(self) -> DataLoader:
-        """Give the training images in their own order, as the set gives them; each process gets its share."""
+        """Return the training images in dataset order, sharded over ranks."""
         size, samples = self.num_train_samples, self.loader.dataset
         if not isinstance(samples, WithPositions):
             samples = WithPositions(samples, self.loader.collate_fn)

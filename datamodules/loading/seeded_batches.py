@@ -1,7 +1,7 @@
-"""Batches in an order that depends on (seed, epoch) alone: shared out over processes, resumed within an epoch, and
-augmented on the device.
+"""Batches in an order that is a function of (seed, epoch): sharded over ranks, resumable within an epoch, augmented on
+the device.
 
-What every DataModule that trains from a fixed set has in common, whatever the set holds.
+Base of all DataModules with a fixed training set, whatever it contains.
 """
 
 import os
@@ -22,54 +22,50 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 class RequestedSet(Protocol):
-    """A set that is fetched a request at a time."""
+    """A dataset that is fetched one request at a time."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        """A batch with `index`, `global_batch_size`, and whatever the set holds.
+        """Return a batch with `index`, `global_batch_size`, and the dataset's own keys.
 
-        A set that is augmented on the device gives the request's `epoch`, too, which goes no further than there.
+        A dataset that is augmented on the device adds the request's `epoch`, which is removed there.
         """
         ...
 
 
 def free_cores(processes: int) -> int:
-    """Count the loader processes of a training process: its share of the cores that may be used, 1 to 8.
+    """Return the number of DataLoader workers per rank: its share of the available cores, 1 to 8.
 
     Args:
-        processes: training processes of this machine.
+        processes: number of ranks on this machine.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(usable // processes, 1), 8)
 
 
 class SeededBatches(LightningDataModule, ABC):
-    """Seeded loaders for training, validation and test; subclasses set up the datasets.
+    """Seeded DataLoaders for training, validation and testing; subclasses set up the datasets.
 
-    `num_train_samples` is known after `setup("fit")`. The order of training samples depends on (seed, epoch) alone,
-    whatever the number of processes, and continues after an interruption inside an epoch.
+    `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
+    not on the number of ranks; a run resumed within an epoch continues that epoch.
 
     Args:
-        batch_size: training samples of a step over all processes.
-        evaluation_batch_size: samples of a validation, test or prediction batch over all processes; None takes
-            `batch_size`.
-        passes_per_epoch: times that an epoch visits the training set.
-        num_workers: loader processes, at most 64 or 4 for each core; None takes one for each free core, up to 8.
-        prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of everything that is drawn; None takes `seed_everything`, or 0 without it.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        batch_size: global training batch size, over all ranks.
+        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
+        passes_per_epoch: passes over the training set per epoch.
+        num_workers: DataLoader workers, at most 64 or 4 per core; None means one per free core, at most 8.
+        prefetch_factor: batches that each worker prefetches.
+        seed: seed of all randomness; None means the value of `seed_everything`, or 0 without it.
     """
 
     train_set: RequestedSet | None
     validation_set: RequestedSet | None
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
-    """What is predicted where that is not the test set."""
+    """Dataset to predict, if it is not the test set."""
     shuffle: bool = True
-    """Whether an epoch visits the training samples in a new order; rounds of a stream keep their own."""
+    """Whether an epoch shuffles the training samples; rounds of a stream keep their order."""
 
     def __init__(
         self,
@@ -100,39 +96,39 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or that of `seed_everything` when data are first read: at setup, not before."""
+        """The given seed, or that of `seed_everything` when data are first read (at setup, not before)."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
     def set_up_training(self) -> None:
-        """Reads `train_set` and, where there is one, `validation_set`."""
+        """Read `train_set` and, if there is one, `validation_set`."""
 
     @abstractmethod
     def set_up_test(self) -> None:
-        """Reads `test_set`."""
+        """Read `test_set`."""
 
     def set_up_prediction(self) -> None:
-        """Reads `predict_set`, or by default the test set."""
+        """Read `predict_set`; by default the test set."""
         if self.test_set is None:
             self.set_up_test()
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """A training batch that is on its device, augmented by numbers drawn from (`seed`, `epoch`, `index`)."""
+        """Augment a training batch on its device, with random numbers given by (`seed`, `epoch`, `index`)."""
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch that is on its device, as the module gets it: float images, in the module's type."""
+        """Convert a batch on its device to what the module receives: float images, in the module's dtype."""
         return batch
 
     @property
     def num_train_samples(self) -> int:
-        """Samples of the training set, without those held out."""
+        """Number of training samples, without those held out."""
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)
 
     def setup(self, stage: str) -> None:
-        _ = self.seed  # which stays, whatever `seed_everything` is called with from here on
+        _ = self.seed  # fixed here, whatever `seed_everything` is called with later
         if stage in ("fit", "validate") and self.train_set is None:
             self.set_up_training()
         if stage == "test" and self.test_set is None:
@@ -148,13 +144,13 @@ class SeededBatches(LightningDataModule, ABC):
         self._training_batches = batches
         if batches.num_left_out:
             rank_zero_info(
-                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
-                f"they would leave a process with fewer than two"
+                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are dropped: "
+                f"a rank would have fewer than two of them"
             )
         return self._loader(self.train_set, batches)
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
-        """Say which samples a training batch of this process has."""
+        """Return the sampler of this rank's training batches."""
         return GlobalBatches(
             self.samples_per_epoch(),
             self.batch_size,
@@ -163,17 +159,17 @@ class SeededBatches(LightningDataModule, ABC):
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
-            resumed=self._resumed,  # which may be of a later epoch: loaders are built early where steps are counted
+            resumed=self._resumed,  # maybe of a later epoch: loaders are built early when steps are counted
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )
 
     def samples_per_epoch(self) -> int:
-        """Samples of a pass through the training set."""
+        """Number of samples in a pass over the training set."""
         return self.num_train_samples
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        """The order of a pass through the training set: `[samples_per_epoch]` positions."""
+        """Sample the order of a pass over the training set: `[samples_per_epoch]` positions."""
         return random.permutation(self.num_train_samples)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -187,18 +183,18 @@ class SeededBatches(LightningDataModule, ABC):
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Give the loader of a dataset in its own order, sharded over ranks without duplicates."""
+        """Return the DataLoader of a dataset in its own order, sharded over ranks without duplicates."""
         rank, world_size = self.processes()
         if self.evaluation_batch_size < world_size:
             raise ValueError(
-                f"evaluation_batch_size is {self.evaluation_batch_size} over all processes, fewer than the "
-                f"{world_size} processes"
+                f"evaluation_batch_size {self.evaluation_batch_size} (over all ranks) is below the "
+                f"number of ranks, {world_size}"
             )
         batch_size = min(self.evaluation_batch_size, len(samples))
         return self._loader(samples, GlobalBatches(len(samples), batch_size, rank, world_size))
 
     def processes(self) -> tuple[int, int]:
-        """This process and the number of processes."""
+        """Return rank and world size."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
@@ -218,14 +214,14 @@ class SeededBatches(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments training batches where they are, and finishes all of them."""
+        """Augment training batches on the device, then finish every batch."""
         epoch = batch.pop("epoch", None)
         if epoch is not None:
             batch = self.augmented(batch, epoch)
         return self.finished(batch)
 
     def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
-        """Images in the module's type, with the stored value `data_range` for 1."""
+        """Scale images to [0, 1] in the module's dtype; the stored value `data_range` becomes 1."""
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
@@ -233,14 +229,14 @@ class SeededBatches(LightningDataModule, ABC):
         return precise.div_(data_range).to(dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep how far into its epoch the training is."""
+        """Save the position within the epoch."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one
+        if batches >= self.trainer.num_training_batches:  # the epoch has ended: current_epoch is the next one
             batches = 0
         return {"epoch": self.trainer.current_epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = (state_dict["epoch"], state_dict["batches"])
-        if self._training_batches is not None:  # the number of steps was asked for before the checkpoint was read
+        if self._training_batches is not None:  # built before the checkpoint was read, to count steps
             self._training_batches.resumed = self._resumed

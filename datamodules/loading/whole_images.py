@@ -1,4 +1,4 @@
-"""Batches of DataModules that train on parts of images, and evaluate whole images of any sizes, of several sets."""
+"""Base of DataModules that train on patches and evaluate whole images of any sizes, from several datasets."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 
 
 class SizedSet(RequestedSet, Protocol):
-    """A set of whole images that is fetched a request at a time, all of one size."""
+    """A dataset of whole images, fetched one request at a time; all images of a request have one size."""
 
     @property
     def sizes(self) -> Sequence[tuple[int, ...]]:
@@ -21,13 +21,13 @@ class SizedSet(RequestedSet, Protocol):
 
 
 class WholeImageSets(SeededBatches):
-    """Loaders of validation, test sets and prediction whose batches are whole images of one size.
+    """Validation, test and prediction DataLoaders whose batches are whole images of one size.
 
     Args:
-        training: data set to train on; None for a run that only tests or predicts.
-        test: data set to test on, or several by name.
-        validation: data set of validation images; None leaves validation out.
-        predict_dir: folder of images to predict; None predicts the test images.
+        training: training dataset; None for a run that only tests or predicts.
+        test: test dataset, or several by name.
+        validation: validation dataset; None means no validation.
+        predict_dir: folder of images to predict; None means the test images.
         batching: arguments of `SeededBatches`.
     """
 
@@ -43,19 +43,19 @@ class WholeImageSets(SeededBatches):
 
     @abstractmethod
     def whole(self, one: Any, split: Any) -> SizedSet:
-        """Read the whole images of a data set."""
+        """Read the whole images of a dataset."""
 
     @abstractmethod
     def new_images(self, folder: str) -> SizedSet:
-        """Find the images of a folder that are to be predicted."""
+        """Find the images of a folder to predict."""
 
     @property
     def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of the loaders."""
+        """Names of the test sets, in the order of their DataLoaders."""
         return list(self.tests)
 
     def setup(self, stage: str) -> None:
-        _ = self.seed  # which stays, whatever `seed_everything` is called with from here on
+        _ = self.seed  # fixed here, whatever `seed_everything` is called with later
         if stage == "predict" and self.predict_dir is not None:
             self.predict_set = self.predict_set or self.new_images(self.predict_dir)
         elif stage in ("test", "predict"):
@@ -84,7 +84,7 @@ class WholeImageSets(SeededBatches):
 
     @property
     def pixel_type(self) -> torch.dtype:
-        """The module's type, but never half precision, which does not give the 256 levels back."""
+        """The module's dtype, but never half precision, which cannot represent all 256 levels exactly."""
         assert self.trainer is not None
         dtype: Any = self.trainer.lightning_module.dtype
         return torch.promote_types(dtype, torch.float32)

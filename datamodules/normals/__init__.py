@@ -1,1 +1,1 @@
-"""Images with their surface normals: sets, and the DataModule that makes batches of any."""
+"""Images with surface normals: datasets, and their DataModule."""

@@ -1,4 +1,4 @@
-"""Folders of images with a file of normals beside each, and the sets that the field tests on."""
+"""Folders of images with a file of normals beside each, and the usual test sets of the field."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +14,18 @@ from datamodules.files.pixels import read_pixels
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
 
 LEFT_UP_VIEWER = (-1, 1, 1)
-"""Axes of the sets as DSINE's authors give them out: checked on their example, depth against normals."""
+"""Axes of the sets as distributed by DSINE's authors, verified on their example by comparing depth and normals."""
 RIGHT_UP_VIEWER = (1, 1, 1)
 
 
 def read_normals(path: Path) -> NDArray:
-    """Read a map of normals: bytes of a PNG file, or floating-point numbers `[H, W, 3]` of an `.npy` file.
+    """Read a normal map: 8-bit values of a PNG file, or floating-point numbers `[H, W, 3]` of an `.npy` file.
 
     Returns:
         `[3, H, W]`, uint8 or float32.
 
     Raises:
-        UnreadableImage: names the file, if it is damaged or holds something else.
+        UnreadableImage: if the file is damaged or contains something else; names the file.
     """
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
@@ -34,18 +34,18 @@ def read_normals(path: Path) -> NDArray:
     except (OSError, ValueError) as error:
         raise UnreadableImage(f"{path} cannot be read as an array ({error}); replace or remove it") from error
     if values.ndim != 3 or values.shape[2] != 3 or values.dtype.kind != "f":
-        raise UnreadableImage(f"{path} holds {values.dtype} {list(values.shape)}; expected numbers [height, width, 3]")
+        raise UnreadableImage(f"{path} has {values.dtype} {list(values.shape)}; expected numbers [height, width, 3]")
     return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
 
 
 class NormalFiles(NormalSource):
-    """Images and normals in files, decoded when they are asked for.
+    """Images and normals in files, decoded on access.
 
     Args:
-        images: files of the images, `[N]`.
+        images: image files, `[N]`.
         normals: files of their normals, `[N]`.
         names: names of the images, `[N]`.
-        axes: signs that turn the stored x, y and z to the right, up and to the viewer.
+        axes: signs that map the stored x, y and z to right, up and towards the viewer.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class NormalFiles(NormalSource):
         image, normal = read_pixels(self.images[position], 3), read_normals(self.normals[position])
         if image.shape != normal.shape:
             raise ValueError(
-                f"{self.images[position]} has {image.shape[1]} x {image.shape[2]} pixels, and {self.normals[position]} "
-                f"{normal.shape[1]} x {normal.shape[2]}"
+                f"{self.images[position]} has {image.shape[1]} x {image.shape[2]} pixels, but {self.normals[position]} "
+                f"has {normal.shape[1]} x {normal.shape[2]}"
             )
         return image, turned(normal, self.axes)
 
@@ -71,32 +71,28 @@ def size_of(path: Path) -> tuple[int, int]:
     """Read height and width of an image from its header.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if it is damaged; names the file.
     """
     with opened_image(path) as image:
         return image.height, image.width
 
 
 class NormalFolder(NormalSet):
-    """Your own images, each with its normals in a file of the same name but for its end, in any subfolders.
+    """The user's own images, each with a file of normals that differs only in the end of its name, in any subfolders.
 
     Args:
-        data_dir: folder of the files; None looks where NOISEWORKS_DATA points.
-        image_end: end of the names of images, such as `_rgb.png`.
-        normal_end: end of the names of normals, such as `_normal.png` (bytes v for 2 v / 255 - 1) or `_normal.npy`
+        data_dir: folder of the files; None means the NOISEWORKS_DATA directory.
+        image_end: end of the image file names, such as `_rgb.png`.
+        normal_end: end of the normal file names, such as `_normal.png` (value v means 2 v / 255 - 1) or `_normal.npy`
             (floating-point numbers, `[height, width, 3]`); black pixels and zero vectors have no normal.
-        axes: signs that turn the stored x, y and z to the right of the image, up and to the viewer.
-        folder: folder below `data_dir` that is read.
-
-    Raises:
-        FileNotFoundError: if there is no image, or one without normals.
-        ValueError: if a sign is none.
+        axes: signs that map the stored x, y and z to the right of the image, up and towards the viewer.
+        folder: subfolder of `data_dir` to read.
     """
 
     counts: tuple[int, int] | None = None
-    """Images that a known set has to train and to test on."""
+    """Number of training and of test images of a known dataset."""
     origin: str = ""
-    """Where a known set comes from, for the message if it is missing."""
+    """Origin of a known dataset, for the error message if it is missing."""
 
     def __init__(
         self,
@@ -132,7 +128,7 @@ class NormalFolder(NormalSet):
                 f"missing. {self.origin}".rstrip()
             )
         if self.counts is not None and len(images) != (expected := self.counts[split != "training"]):
-            raise ValueError(f"{folder} holds {len(images)} images, and {name} has {expected}")
+            raise ValueError(f"{folder} has {len(images)} images, but {name} has {expected}")
         names = [Path(stem).relative_to(folder).as_posix() for stem in stems]
         return NormalFiles(images, normals, names, self.axes)
 
@@ -147,7 +143,7 @@ class NYUv2(NormalFolder):
     """The 654 test and 795 training images of NYUv2, `dsine_eval/nyuv2/{test,train}/<number>_{img,normal}.png`.
 
     Args:
-        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
     """
 
     counts, origin = (795, 654), DSINE
@@ -163,7 +159,7 @@ class ScanNet(NormalFolder):
     """The 300 test images of ScanNet, `dsine_eval/scannet/<scene>/<number>_{img,normal}.png`.
 
     Args:
-        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
     """
 
     counts, origin = (300, 300), DSINE
@@ -173,10 +169,10 @@ class ScanNet(NormalFolder):
 
 
 class IBims(NormalFolder):
-    """The 100 images of iBims-1, `dsine_eval/ibims/ibims/<name>_img.png` and `_normal.npy`, made of the set's OpenEXR.
+    """The 100 images of iBims-1, `dsine_eval/ibims/ibims/<name>_img.png` and `_normal.npy`, converted from OpenEXR.
 
     Args:
-        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
     """
 
     counts = (100, 100)
@@ -191,12 +187,13 @@ class IBims(NormalFolder):
 
 
 class DIODE(NormalFolder):
-    """DIODE's indoor images, `train/indoors` and `val/indoors`, whose normals `*_normal.npy` lie beside `*.png`.
+    """DIODE's indoor images, `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
 
-    Their axes are taken to be x right, y up and z to the viewer, as a published reader has them: no file was at hand.
+    Axes are assumed to be x right, y up and z towards the viewer, as in a published reader; this was not verified on a
+    file.
 
     Args:
-        data_dir: folder that holds `train` and `val`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
     """
 
     origin = "Images and normals are two archives each at diode-dataset.org; unpack both into one folder."

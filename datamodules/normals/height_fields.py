@@ -1,10 +1,10 @@
-"""Height fields that are drawn, with their normals in closed form, lit from a direction that the image does not tell.
+"""Synthetic height fields with closed-form normals, under a light direction unknown from the image.
 
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = max(0, n l) + noise
 
-with four bumps, one sharp crease, and p = (x, y) in [-1, 1]^2, x to the right and y up. The light l is a unit vector
-around the upper left, another for each image, so that one image has many surfaces.
+with four bumps, one sharp crease, and p = (x, y) in [-1, 1]^2, x to the right and y up. The light l is a random unit
+vector around the upper left, one per image, so that many surfaces explain the same image.
 """
 
 import math
@@ -26,7 +26,7 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
     """Compute the normals of height fields.
 
     Args:
-        uniform: `[B, 19]` in [0, 1): four numbers of each bump, three of the crease.
+        uniform: `[B, 19]` in [0, 1): four numbers per bump, three for the crease.
         size: S, height and width in pixels.
 
     Returns:
@@ -48,19 +48,16 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 class HeightFields(NormalSet):
-    """Small drawn surfaces under an unknown light, with exact normals. Nothing is downloaded.
+    """Small synthetic surfaces under unknown light, with exact normals. No download.
 
     Args:
-        num_training: images to train on.
-        num_validation: images to validate on.
-        num_test: images to test on.
+        num_training: number of training images.
+        num_validation: number of validation images.
+        num_test: number of test images.
         image_size: height and width, in pixels.
-        light_spread: standard deviation of the light's direction before it is brought to unit length.
+        light_spread: standard deviation of the light's direction before normalisation.
         noise: standard deviation of the images' noise, in [0, 1] units.
-        seed: random seed of surfaces, lights and noise.
-
-    Raises:
-        ValueError: if a number is out of range.
+        seed: seed of surfaces, lights and noise.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The DataModule of images with surface normals: training crops, whole test images, for any sets.
+"""DataModule for images with surface normals: training crops and whole test images, for any dataset.
 
 NormalMaps(HeightFields(), test={"NYUv2": NYUv2("~/data")}, crop_size=16)
 """
@@ -22,24 +22,21 @@ from datamodules.restoration.noisy_folder import NoisyFolder
 class NormalMaps(WholeImageSets):
     """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
 
-    Training batches are random squares of images, mirrored at random, by (seed, epoch, sample) alone, whatever the
-    number of processes. Validation, test and prediction batches are whole images of one size.
+    Training batches are random square crops, randomly flipped, a function of (seed, epoch, index) for any number of
+    ranks. Validation, test and prediction batches are whole images of one size.
 
     Args:
-        training: data set to train on; None for a run that only tests or predicts.
-        test: data set to test on, or several by name, each with its own metrics.
-        validation: data set of validation images; None leaves validation out.
-        batch_size: training images of a step over all processes.
-        crop_size: height and width of the squares that training images are cut to, in pixels.
-        flip: whether half of the training images are mirrored, which negates x of their normals.
-        evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
-            takes at least one; images of a batch have one size.
-        predict_dir: folder of photographs to predict; None predicts the test images.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
-        seed: random seed of order, crops and mirrors; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or images are smaller than a crop.
+        training: training dataset; None for a run that only tests or predicts.
+        test: test dataset, or several by name, each with its own metrics.
+        validation: validation dataset; None means no validation.
+        batch_size: global training batch size, over all ranks.
+        crop_size: height and width of training crops, in pixels.
+        flip: flip half of the training images horizontally, negating x of their normals.
+        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks, each
+            with at least one; all images of a batch have the same size.
+        predict_dir: folder of photographs to predict; None means the test images.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        seed: seed of order, crops and flips; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -71,7 +68,7 @@ class NormalMaps(WholeImageSets):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """C, H, W of a training image."""
+        """Shape C, H, W of a training image."""
         return 3, self.crop_size, self.crop_size
 
     def set_up_training(self) -> None:
@@ -94,7 +91,7 @@ class NormalMaps(WholeImageSets):
         return PhotographFolder(folder, channels=3)
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Mirror half of the images: their normals then point to the other side."""
+        """Flip half of the images horizontally, with their normals."""
         batch = self.finished(batch)
         if self.flip:
             mirrored = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=1) < 0.5
@@ -103,7 +100,7 @@ class NormalMaps(WholeImageSets):
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype = self.pixel_type
-        if not batch["image"].is_floating_point():  # else it was augmented, and is finished
+        if not batch["image"].is_floating_point():  # otherwise it was augmented, and converted there
             batch["image"] = batch["image"].to(dtype) / 255
             if "normal" in batch:
                 batch["normal"] = decoded(batch["normal"], dtype)
@@ -111,7 +108,7 @@ class NormalMaps(WholeImageSets):
 
 
 def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror some images with their normals, left to right.
+    """Flip selected images horizontally, with their normals.
 
     Args:
         image: `[B, C, H, W]`.
@@ -124,12 +121,12 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
 
 class Normals:
-    """Images of a source with their normals, fetched a request at a time: squares of them in training, or whole ones.
+    """Images of a source with their normals, fetched one request at a time: square crops in training, or whole images.
 
     Args:
         source: the images.
-        crop_size: height and width of the squares; None gives whole images.
-        seed: random seed of the squares' places.
+        crop_size: height and width of the crops; None means whole images.
+        seed: seed of the crop positions.
     """
 
     def __init__(self, source: NormalSource, crop_size: int | None = None, seed: int = 0) -> None:
@@ -157,14 +154,14 @@ class Normals:
 
 
 def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
-    """Cut the same square out of arrays `[3, H, W]`, at a row and column that two numbers in [0, 1) say."""
+    """Crop the same square from arrays `[3, H, W]`, at a row and column given by two numbers in [0, 1)."""
     height, width = pair[0].shape[1:]
     top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))
     return tuple(array[:, top : top + size, left : left + size] for array in pair)
 
 
 class PhotographFolder(NoisyFolder):
-    """A user's own photographs, which need no normals; see `NoisyFolder`."""
+    """The user's own photographs, without normals; see `NoisyFolder`."""
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)

@@ -1,7 +1,7 @@
-"""The interface of sets of images with surface normals: a plain object that reads its splits, and knows no batches.
+"""Interface of datasets of images with surface normals: plain objects that read their splits, independent of batching.
 
 A normal is a unit vector (x, y, z) in the camera's frame: x to the right of the image, y up, z towards the viewer. A
-surface that faces the camera is (0, 0, 1), a floor (0, 1, 0). Sets that are stored in other axes are turned into these.
+surface that faces the camera has (0, 0, 1), a floor (0, 1, 0). Normals stored in other axes are converted to these.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,14 @@ Split = Literal["training", "validation", "test"]
 
 
 class NormalSource(ABC):
-    """The images and normals of one split, wherever they are kept."""
+    """The images and normals of one split, wherever they are stored."""
 
     names: Sequence[str]
     """Names of the images, `[N]`, without suffix."""
     sizes: Sequence[tuple[int, int]]
     """Height and width of each image, `[N]`."""
     in_memory: bool = False
-    """Whether an image is fetched so quickly that loader processes would not help."""
+    """Whether fetching an image is so fast that DataLoader workers would not help."""
 
     @abstractmethod
     def read(self, position: int) -> tuple[NDArray, NDArray]:
@@ -32,20 +32,20 @@ class NormalSource(ABC):
 
 
 class NormalSet(ABC):
-    """A data set of images with surface normals."""
+    """A dataset of images with surface normals."""
 
     @abstractmethod
     def source(self, split: Split) -> NormalSource:
-        """Find a split; a set without splits gives all its images for any.
+        """Return a split; a dataset without splits returns all its images for each.
 
         Raises:
-            FileNotFoundError: if the images are missing, saying what was expected where.
+            FileNotFoundError: if the images are missing; names the expected path.
             ValueError: if an image has no normals.
         """
 
 
 class NormalsInMemory(NormalSource):
-    """Images and normals of one size, held as arrays.
+    """Images and normals of one size, in memory.
 
     Args:
         image: `[N, 3, H, W]`, uint8.
@@ -67,20 +67,20 @@ class NormalsInMemory(NormalSource):
 
 
 def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
-    """Negate axes of stored normals `[3, H, W]`: of bytes v, which stand for 2 v / 255 - 1, they become 255 - v."""
+    """Negate axes of stored normals `[3, H, W]`; 8-bit values v, which mean 2 v / 255 - 1, become 255 - v."""
     negated = np.asarray(axes)[:, None, None] < 0
     return np.where(negated, 255 - normal if normal.dtype == np.uint8 else -normal, normal)
 
 
 def decoded(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give normals of bytes or numbers, and the zero vector where there are none.
+    """Decode stored normals to vectors, with the zero vector where there is no normal.
 
-    A pixel has a normal where the stored vector's length is between 0.5 and 1.5, as in the method's authors' measure:
-    black, (-1, -1, -1), has none, nor has the zero vector. Lengths are left as they are.
+    A pixel has a normal if the stored vector's norm is between 0.5 and 1.5, as in the authors' evaluation: black,
+    (-1, -1, -1), and the zero vector are no normals. Vectors are not normalised.
 
     Args:
         stored: `[B, 3, H, W]`, uint8 v for 2 v / 255 - 1, or floating-point numbers.
-        dtype: of the result.
+        dtype: dtype of the result.
     """
     normal = stored.to(dtype)
     if not stored.is_floating_point():

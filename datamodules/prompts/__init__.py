@@ -1,1 +1,1 @@
-"""Images with captions, for models that make images of texts, and of images alone."""
+"""Images with captions, for text-to-image models and unconditional ones."""

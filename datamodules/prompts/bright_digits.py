@@ -1,4 +1,4 @@
-"""The digits bundled with scikit-learn on backgrounds of five shades, with the shade's name for a caption."""
+"""scikit-learn's digits on backgrounds of five shades, captioned by the shade."""
 
 import numpy as np
 import torch
@@ -8,16 +8,16 @@ from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.prompts.captioned_set import Captioned, CaptionedSet
 
 SHADES = {"black": 0.1, "dark": 0.3, "grey": 0.5, "light": 0.7, "bright": 0.9}
-"""Brightness of the background by its name, in pixel units."""
+"""Brightness of the background by name, in pixel units."""
 
 
 class BrightDigits(CaptionedSet):
-    """All 1,797 digits of scikit-learn, white on a background whose shade the caption names and nothing else tells.
+    """All 1,797 digits of scikit-learn, white on a background whose shade is known from the caption alone.
 
-    The shades are drawn once, with equal probability, and are the same for all seeds.
+    The shades are sampled once, with equal probability, and are the same for all seeds.
 
     Args:
-        image_size: height and width in pixels, of which digits are enlarged to bilinearly.
+        image_size: height and width in pixels, to which digits are resized bilinearly.
     """
 
     def __init__(self, image_size: int = 16) -> None:

@@ -1,4 +1,4 @@
-"""The DataModule of images with captions.
+"""DataModule for images with captions.
 
 CaptionedImages(CaptionedFolder("my_images", image_size=512), batch_size=4)
 """
@@ -18,19 +18,16 @@ from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, capti
 class CaptionedImages(SeededBatches):
     """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
 
-    Order, crops and mirrors follow from (seed, epoch, sample) alone, whatever the number of processes.
+    Order, crops and flips are a function of (seed, epoch, index), for any number of ranks.
 
     Args:
-        images: data set.
-        batch_size: training images of a step over all processes.
-        validation_fraction: part of the images that is held out of training, in [0, 1).
-        augmentation: crop after padding and mirror of training images; None leaves them as they are.
-        evaluation_batch_size: images of a validation or test batch over all processes; None takes `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
-        seed: random seed of split, order and augmentation; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or nothing is left to train on.
+        images: dataset.
+        batch_size: global training batch size, over all ranks.
+        validation_fraction: fraction of the images held out of training, in [0, 1).
+        augmentation: crop after padding and flip of training images; None means no augmentation.
+        evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        seed: seed of split, order and augmentation; None means the value of `seed_everything`.
     """
 
     train_set: CaptionedRows | None
@@ -54,20 +51,20 @@ class CaptionedImages(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """C, H, W of an image."""
+        """Shape C, H, W of an image."""
         return self.images.image_shape
 
     def require_captions(self, needed_by: str) -> None:
-        """Check, without reading an image, that the images have captions.
+        """Check that the images have captions, without reading an image.
 
         Args:
-            needed_by: what needs them, for the message.
+            needed_by: what needs the captions, for the error message.
 
         Raises:
-            ValueError: if they have none.
+            ValueError: if there are no captions.
         """
         sets: list[Any] = [each for each in (self.train_set, self.validation_set, self.test_set) if each is not None]
-        has = sets[0].captioned.captions is not None if sets else self.images.has_captions()  # read once where set up
+        has = sets[0].captioned.captions is not None if sets else self.images.has_captions()  # read once, if set up
         if not has:
             captions_of({}, needed_by)
 
@@ -83,7 +80,7 @@ class CaptionedImages(SeededBatches):
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None
 
     def set_up_test(self) -> None:
-        """The held-out images are tested, too."""
+        """Test on the held-out images, as validation does."""
         if self.train_set is None and self.validation_set is None:
             self.set_up_training()
         if self.validation_set is None:
@@ -91,7 +88,7 @@ class CaptionedImages(SeededBatches):
         self.test_set = self.validation_set
 
     def training_images_dataloader(self) -> DataLoader:
-        """Give the training images in their own order, cut out of the centre and not mirrored."""
+        """Return the training images in dataset order, centre-cropped and not flipped."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None

@@ -1,4 +1,4 @@
-"""The interface of data sets of images with captions: a plain object that reads, and knows nothing of batches."""
+"""Interface of datasets of images with captions: plain objects that read, independent of batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from datamodules.randomness.counter import sample_uniform
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images of one split with what they show.
+    """Images of one split with their captions.
 
     Args:
-        source: the images; their labels are not looked at.
-        captions: a text for each, `[N]`; None where there are none.
+        source: the images; their labels are ignored.
+        captions: one caption per image, `[N]`; None if there are none.
     """
 
     source: ImageSource
@@ -29,17 +29,17 @@ class Captioned:
 
 
 class CaptionedSet(ABC):
-    """A data set of images with captions."""
+    """A dataset of images with captions."""
 
     image_shape: tuple[int, int, int]
-    """C, H, W of the images that a network gets."""
+    """Shape C, H, W of the network's input images."""
 
     def has_captions(self) -> bool:
         """Tell whether the images have captions, without reading an image.
 
         Raises:
-            FileNotFoundError: if the images or a file that the captions name are missing.
-            ValueError: if captions do not fit.
+            FileNotFoundError: if the images, or a file named by the captions, are missing.
+            ValueError: if captions and images do not match.
         """
         return True
 
@@ -48,17 +48,17 @@ class CaptionedSet(ABC):
         """Read the images.
 
         Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if a file is damaged or captions do not fit.
+            FileNotFoundError: if they are missing; names the expected path.
+            ValueError: if a file is damaged, or captions and images do not match.
         """
 
 
 class CaptionedClasses(CaptionedSet):
-    """The training images of a labelled set, with the names of their classes for captions.
+    """Training images of a labelled dataset, captioned by class name.
 
     Args:
-        images: the set; a class without a name has its number.
-        caption: text in which `{}` is the class, such as `a photo of a {}`.
+        images: dataset; a class without a name is captioned by its number.
+        caption: template in which `{}` stands for the class, such as `a photo of a {}`.
     """
 
     def __init__(self, images: ImageSet, caption: str = "{}") -> None:
@@ -74,12 +74,12 @@ class CaptionedClasses(CaptionedSet):
 
 
 class CaptionedRows:
-    """Some images of a split, fetched a batch at a time.
+    """Selected images of a split, fetched one batch at a time.
 
     Args:
         captioned: the split.
-        row: positions in it, `[n]`.
-        seed: random seed of the place of a crop; None cuts out the centre.
+        row: positions in the split, `[n]`.
+        seed: seed of random crops; None means centre crops.
     """
 
     def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None) -> None:
@@ -94,15 +94,15 @@ class CaptionedRows:
 
     @property
     def captions(self) -> list[str] | None:
-        """The captions of these images, `[n]`."""
+        """Captions of these images, `[n]`."""
         every = self.captioned.captions
         return None if every is None else [every[row] for row in self.row.tolist()]
 
     def give_instead(self, arrays: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
-        """Give rows of arrays in place of images, which are not read any more.
+        """Return rows of arrays instead of images, which are no longer read.
 
         Args:
-            arrays: by the key that the batch has, an array and its row for each image, `[n]`.
+            arrays: by batch key: an array, and its row for each image, `[n]`.
         """
         self.instead = arrays
 
@@ -129,14 +129,14 @@ class CaptionedRows:
 
 
 def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:
-    """Give the captions of a batch.
+    """Return the captions of a batch.
 
     Raises:
         ValueError: if there are none.
     """
     if "caption" not in batch:
         raise ValueError(
-            f"{needed_by} needs captions, and the data have none: give the folder metadata.jsonl or a text file beside "
-            f"each image, or one caption for all images by data.images.prompt"
+            f"{needed_by} needs captions, but the data have none: add metadata.jsonl or a text file beside each image "
+            f"to the folder, or set one caption for all images by data.images.prompt"
         )
     return batch["caption"]

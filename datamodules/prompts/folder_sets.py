@@ -1,4 +1,4 @@
-"""A folder of images with captions, in the layout of diffusers' training scripts and of Hugging Face's imagefolder."""
+"""A folder of images with captions, in the layout of diffusers' training scripts and Hugging Face's imagefolder."""
 
 from pathlib import Path
 
@@ -13,22 +13,18 @@ from datamodules.prompts.text_tables import entries
 
 
 class CaptionedFolder(CaptionedSet):
-    """Your own images, in any subfolders, with captions where there are some.
+    """The user's own images, in any subfolders, with captions if available.
 
-    Captions stand in `metadata.jsonl`, a line `{"file_name": "one.png", "text": "a cat"}` for each image, in
-    `metadata.csv` with these columns, or for each image in a text file beside it, `one.txt` for `one.png`. A folder
-    with neither has no captions, which is enough for a model without prompts.
+    Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
+    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. A folder with
+    none of these has no captions, which suffices for an unconditional model.
 
     Args:
-        data_dir: folder of the images; None takes where the environment variable NOISEWORKS_DATA points.
-        image_size: height and width of the images that a network gets, in pixels.
-        resize: short side before the square is cut out, in pixels; None takes `image_size`.
+        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length of the short side before the square crop, in pixels; None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
-        prompt: one caption for all images, such as `a photo of sks`; captions in the folder are not read.
-
-    Raises:
-        FileNotFoundError: if there are no images, or a file that the captions name is missing.
-        ValueError: if an image has no caption and others have one, or a line is none of a file's caption.
+        prompt: one caption for all images, such as `a photo of sks`; captions in the folder are ignored.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class CaptionedFolder(CaptionedSet):
         return Captioned(source, None if captions is None else [captions[name] for name in names])
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions by file name; None if there are none at all."""
+        """Read the captions by file name; None if there are none."""
         files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
         found: dict[str, str] = {}
         for file in files:
@@ -88,6 +84,6 @@ class CaptionedFolder(CaptionedSet):
         if missing:
             where = files[0] if files else (root / missing[0]).with_suffix(".txt")
             raise ValueError(
-                f"{root / missing[0]} has no caption, as {len(missing)} of {len(names)} images; expected it in {where}"
+                f"{root / missing[0]} has no caption ({len(missing)} of {len(names)} images); expected it in {where}"
             )
         return found

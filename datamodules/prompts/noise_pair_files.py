@@ -1,9 +1,9 @@
-"""Pairs of noise on disk, in the layout of Golden Noise's authors.
+"""Noise pairs on disk, in the layout of Golden Noise's authors.
 
-A pair is `<index>_<seed>.npz` with `arr_0`, the noise, `arr_1`, the better noise, both `[1, c, h, w]`, and `arr_2`, the
-index. A file of JSON lines has for each index `caption`, `seed`, `original_score_list` and `optimized_score_list`:
-scores of the images of both, of which the first ones are compared. Pairs that this project writes hold these values,
-too, and the lines are put together from them.
+A pair is a file `<index>_<seed>.npz` with `arr_0`, the noise, `arr_1`, the better noise, both `[1, c, h, w]`, and
+`arr_2`, the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list` per index:
+scores of the images generated from both, of which the first entries are compared. Pairs written by this project contain
+these values as well, and the JSON-lines file is assembled from them.
 """
 
 import json
@@ -25,29 +25,29 @@ SCORE_LISTS = ("original_score_list", "optimized_score_list")
 
 
 class StoredPair(NamedTuple):
-    """A pair of noise, in its file."""
+    """A noise pair and its file."""
 
     path: Path
     caption: str
 
 
 def pair_file(folder: Path, index: int, seed: int) -> Path:
-    """Give the file of a pair."""
+    """Return the file of a pair."""
     return folder / f"{index}_{seed}.npz"
 
 
 def write_pair(
     path: Path, source: Tensor, target: Tensor, caption: str, before: list[float], after: list[float]
 ) -> None:
-    """Write a pair as a whole file.
+    """Write a pair atomically.
 
     Args:
         path: see `pair_file`.
         source: noise, `[c, h, w]`.
         target: better noise.
-        caption: text that it is better for.
-        before: scores of the image of `source`.
-        after: those of the image of `target`.
+        caption: prompt for which `target` is better.
+        before: scores of the image generated from `source`.
+        after: scores of the image generated from `target`.
     """
     index, seed = map(int, path.stem.split("_"))
     lists: dict[str, Any] = {"original_score_list": before, "optimized_score_list": after}
@@ -57,7 +57,7 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the text that a pair was written for; None of a file that has none.
+    """Read the prompt that a pair was written for; None if the file has none.
 
     Raises:
         DamagedFile: if the file is damaged.
@@ -70,7 +70,7 @@ def caption_in(path: Path) -> str | None:
 
 
 def write_scores(folder: Path) -> None:
-    """Put the JSON lines together from the pairs of a folder, in the order of their indices."""
+    """Assemble the JSON lines from the pairs of a folder, in the order of their indices."""
     lines = []
     for path in sorted(folder.glob("*.npz"), key=_index_of):
         arrays = read_npz(path, ("arr_2", "seed", "caption", *SCORE_LISTS))
@@ -82,16 +82,16 @@ def write_scores(folder: Path) -> None:
 
 
 def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredPair]:
-    """Choose the pairs whose better noise scores more: s' > s + margin.
+    """Select the pairs whose better noise scores higher: s' > s + margin.
 
     Args:
-        folder: of the pairs, which may lie in folders inside it.
-        scores: file of JSON lines.
-        margin: None keeps all of them.
+        folder: folder of the pairs, also in subfolders.
+        scores: JSON-lines file.
+        margin: minimum gain in score; None keeps all pairs.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a line is none of a pair's or a pair has none, a score is missing, or no pair is kept.
+        ValueError: if lines and pairs do not match, a score is missing, or no pair is kept.
     """
     if not scores.is_file():
         raise FileNotFoundError(f"no scores of the pairs at {scores}: expected JSON lines with index and caption")
@@ -102,7 +102,7 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
         known[entry["index"]] = place, entry
     paths = sorted(folder.rglob("*.npz"), key=_index_of)
     if not paths:
-        raise FileNotFoundError(f"no pairs of noise in {folder}: expected <index>.npz or <index>_<seed>.npz")
+        raise FileNotFoundError(f"no noise pairs in {folder}: expected <index>.npz or <index>_<seed>.npz")
     kept = []
     for path in paths:
         if _index_of(path) not in known:
@@ -118,7 +118,7 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
 def _index_of(path: Path) -> int:
     index = path.stem.split("_")[0]
     if not index.isdecimal():
-        raise ValueError(f"{path} is no pair of noise: expected <index>.npz or <index>_<seed>.npz")
+        raise ValueError(f"{path} is not a noise pair: expected <index>.npz or <index>_<seed>.npz")
     return int(index)
 
 
@@ -138,14 +138,14 @@ def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read noise and better noise, `[c, h, w]` each.
 
     Raises:
-        ValueError: names a file that is damaged or lacks an array.
+        ValueError: if a file is damaged or lacks an array; names the file.
     """
     arrays = read_npz(path, optional=("arr_0", "arr_1"))
     if len(arrays) < 2:
-        raise ValueError(f"{path} is no pair of noise: it lacks arr_0 or arr_1")
+        raise ValueError(f"{path} is not a noise pair: it lacks arr_0 or arr_1")
     source, target = arrays["arr_0"], arrays["arr_1"]
     if any(array.dtype.kind != "f" or not np.isfinite(array).all() for array in (source, target)):
-        raise ValueError(f"{path} is no pair of noise: arr_0 or arr_1 has a value that is no finite number")
+        raise ValueError(f"{path} is not a noise pair: arr_0 or arr_1 has a value that is not finite")
     if source.shape != target.shape or source.ndim not in (3, 4) or (source.ndim == 4 and len(source) != 1):
         raise ValueError(f"{path} must hold two arrays [c, h, w], got {list(source.shape)} and {list(target.shape)}")
     return source.reshape(source.shape[-3:]), target.reshape(source.shape[-3:])

@@ -1,4 +1,4 @@
-"""The DataModule of pairs of noise, and of the prompts that they are collected for."""
+"""DataModule for noise pairs, and for the prompts they are collected for."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from datamodules.prompts.noise_pair_files import SCORES, StoredPair, kept_pairs,
 from datamodules.prompts.prompt_sets import PromptRows, PromptSet
 
 IN_MEMORY = 2**30
-"""Bytes of pairs that are read at once."""
+"""Maximum size in bytes of the pairs that are kept in memory."""
 
 
 class PairRows:
-    """Pairs of noise, fetched a batch at a time (`datamodules.batches.NoisePairBatch`).
+    """Noise pairs, fetched one batch at a time (`datamodules.batches.NoisePairBatch`).
 
     Raises:
         ValueError: if pairs differ in shape.
@@ -40,7 +40,7 @@ class PairRows:
             source, target = read_pair(self.pairs[row].path)
             if source.shape != self.latent_shape:
                 raise ValueError(
-                    f"{self.pairs[row].path} holds noise {list(source.shape)}, and {self.pairs[0].path} "
+                    f"{self.pairs[row].path} has noise {list(source.shape)}, but {self.pairs[0].path} has "
                     f"{list(self.latent_shape)}: all pairs must be of one model and size"
                 )
             found.append(np.stack([source, target]))
@@ -62,24 +62,20 @@ class PairRows:
 
 
 class NoisePairs(SeededBatches):
-    """Loaders of pairs of noise to train on, and of prompts to collect them for (`predict`) and to test with.
+    """Noise pairs for training, prompts to collect pairs for (`predict`), and prompts for testing.
 
     Args:
-        data_dir: folder of collected pairs, as `predict` leaves it in its run directory as `noise_pairs`, or as the
-            authors' scripts write it; None lets a method collect pairs for `prompts` before it trains on them.
-        scores: file of JSON lines with the pairs' captions and scores; None takes scores.jsonl in `data_dir`.
-        prompts: texts to collect pairs for.
-        test_prompts: texts to test with.
-        margin: pairs are trained on whose better noise has a score that is larger by more than this; None takes all.
-        validation_fraction: part of the pairs that is held out of training, in [0, 1).
-        batch_size: pairs of a training step over all processes.
-        evaluation_batch_size: pairs of validation, or prompts, over all processes; None takes `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for pairs in memory.
-        seed: random seed of split and order; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or what a stage needs is not given.
-        FileNotFoundError: if pairs or prompts are missing.
+        data_dir: folder of collected pairs, from `noise_pairs` in the run directory of `predict`, or from the authors'
+            scripts; None lets a method collect pairs for `prompts` before training.
+        scores: JSON-lines file with the captions and scores of the pairs; None means scores.jsonl in `data_dir`.
+        prompts: prompts to collect pairs for.
+        test_prompts: prompts for testing.
+        margin: train only on pairs whose better noise improves the score by more than this; None means all pairs.
+        validation_fraction: fraction of the pairs held out of training, in [0, 1).
+        batch_size: global training batch size in pairs, over all ranks.
+        evaluation_batch_size: global batch size of validation pairs and of prompts; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
+        seed: seed of split and order; None means the value of `seed_everything`.
     """
 
     train_set: PairRows | None
@@ -118,9 +114,9 @@ class NoisePairs(SeededBatches):
         """Read the pairs of a folder, and hold some out.
 
         Args:
-            folder: of the pairs.
-            scores: file of JSON lines; None takes the one in the folder.
-            every: take those that score no better, too.
+            folder: folder of the pairs.
+            scores: JSON-lines file; None means the one in the folder.
+            every: whether to include pairs without an improved score.
         """
         listed = folder / SCORES if scores is None else Path(scores).expanduser()
         pairs = kept_pairs(folder, listed, None if every else self.margin)
@@ -132,20 +128,20 @@ class NoisePairs(SeededBatches):
         self.train_set, self.validation_set = (PairRows(part) if part else None for part in parts)
 
     def prompt_loader(self) -> DataLoader:
-        """Give the prompts that pairs are collected for; each process gets its share."""
+        """Return the prompts to collect pairs for, sharded over ranks."""
         if self.prompts is None:
-            raise ValueError("pairs are collected for data.prompts, which is not given: name a PromptFile")
+            raise ValueError("pairs are collected for data.prompts, which is not given: set a PromptFile")
         return self.evaluation_loader(PromptRows(self.prompts.prompts()))
 
     def set_up_prediction(self) -> None:
-        """The prompts are read when their loader is made."""
+        """Do nothing: the prompts are read when their DataLoader is built."""
 
     def predict_dataloader(self) -> DataLoader:
         return self.prompt_loader()
 
     def set_up_test(self) -> None:
         if self.test_prompts is None:
-            raise ValueError("test draws images for data.test_prompts, which is not given: name a PromptFile")
+            raise ValueError("test generates images for data.test_prompts, which is not given: set a PromptFile")
         self.test_set = PromptRows(self.test_prompts.prompts())
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

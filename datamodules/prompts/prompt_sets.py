@@ -1,4 +1,4 @@
-"""Texts alone, each with a number and the seed of its noise: of a file, or the names of classes.
+"""Prompts from a file or from class names, each with a number and a seed for its noise.
 
 PromptFile("prompts.txt").prompts()[0]
 """
@@ -20,7 +20,7 @@ from datamodules.loading.global_batches import Request
 from datamodules.prompts.text_tables import entries
 
 MOST_NUMBER = 2**63 - 1
-"""Greatest index or seed, as batches hold them in 64 bits."""
+"""Largest index or seed, as batches store them in 64 bits."""
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
@@ -29,37 +29,34 @@ class Prompt:
     """A text."""
 
     index: int
-    """Its number, which no other text of the set has."""
+    """Number of the prompt, unique in the set."""
     seed: int
-    """Random seed of its noise."""
+    """Seed of its initial noise."""
     caption: str
 
 
 class PromptSet(ABC):
-    """A set of texts."""
+    """A set of prompts."""
 
     @abstractmethod
     def prompts(self) -> list[Prompt]:
-        """Read the texts.
+        """Read the prompts.
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if there is no text, or an entry is none.
+            ValueError: if there is no prompt, or an entry is invalid.
         """
 
 
 class PromptFile(PromptSet):
-    """The texts of a file: a text file with one in each line, JSON lines, or CSV with a line of names.
+    """Prompts from a file: one per line of a text file, JSON lines, or CSV with a header.
 
-    Entries of JSON lines and CSV may have an `index` and a `seed`. A text without the one has its position, from 0, and
-    one without the other a seed that is drawn from its number.
+    Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, a prompt's number is its position,
+    from 0; without a seed, its seed is derived from its number.
 
     Args:
-        path: the file, ending in .txt, .jsonl, .json (of JSON lines) or .csv.
-        column: key or column of the text in JSON lines and CSV.
-
-    Raises:
-        ValueError: if the file ends otherwise.
+        path: file that ends in .txt, .jsonl, .json (JSON lines) or .csv.
+        column: key or column of the prompt in JSON lines and CSV.
     """
 
     def __init__(self, path: str, column: str = "caption") -> None:
@@ -70,7 +67,7 @@ class PromptFile(PromptSet):
 
     def prompts(self) -> list[Prompt]:
         if not self.path.is_file():
-            raise FileNotFoundError(f"no prompts at {self.path}: expected a file with a text in each line")
+            raise FileNotFoundError(f"no prompts at {self.path}: expected a file with one prompt per line")
         if self.path.suffix == ".txt":
             texts = map(str.strip, read_text(self.path).splitlines())
             found = [_prompt(position, {"caption": text}) for position, text in enumerate(filter(None, texts))]
@@ -86,7 +83,7 @@ class PromptFile(PromptSet):
                         f"{place}: index and seed must be whole numbers, 0 ... {MOST_NUMBER}: {error}"
                     ) from error
         if not found:
-            raise ValueError(f"{self.path} holds no prompt")
+            raise ValueError(f"{self.path} has no prompt")
         index, count = Counter(prompt.index for prompt in found).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{self.path} has {count} prompts with the index {index}")
@@ -94,7 +91,7 @@ class PromptFile(PromptSet):
 
 
 def _whole(value: Any) -> int:
-    """Read a whole number from text or JSON; a fraction and a truth value are none."""
+    """Convert text or a JSON value to an integer; reject fractions and booleans."""
     number = int(value)
     if isinstance(value, bool) or (isinstance(value, float) and number != value):
         raise ValueError(f"got {value}")
@@ -111,15 +108,12 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
 
 
 class ClassPrompts(PromptSet):
-    """The names of a labelled set's classes in turn, each time with another seed.
+    """Class names of a labelled dataset as prompts, cyclically, each with another seed.
 
     Args:
-        images: the set; a class without a name has its number.
-        num_prompts: number of texts.
-        first_seed: seed of the first one; each further one has the next.
-
-    Raises:
-        ValueError: if `num_prompts` is less than 1 or `first_seed` less than 0.
+        images: dataset; a class without a name is named by its number.
+        num_prompts: number of prompts.
+        first_seed: seed of the first prompt, increasing by one per prompt.
     """
 
     def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0) -> None:
@@ -135,7 +129,7 @@ class ClassPrompts(PromptSet):
 
 
 class PromptRows:
-    """Texts, fetched a batch at a time (`datamodules.batches.PromptBatch`)."""
+    """Prompts, fetched one batch at a time (`datamodules.batches.PromptBatch`)."""
 
     in_memory = True
 

@@ -1,4 +1,4 @@
-"""Tables of texts: JSON lines, or CSV with a line of names."""
+"""Text tables: JSON lines, or CSV with a header."""
 
 import csv
 import json
@@ -10,15 +10,16 @@ from datamodules.files.limits import check_is_file
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the lines of a table, with what messages call each; a line that is JSON and no object is empty.
+    """Read the rows of a table, each with its place for error messages; a JSON line that is not an object gives an
+    empty row.
 
     Raises:
-        ValueError: names a line that is not JSON, or the file if it is no table.
+        ValueError: if a line is not JSON (names the line), or the file cannot be parsed.
     """
     check_is_file(file)
     try:
         yield from _entries(file)
-    except (csv.Error, UnicodeDecodeError) as error:  # of fields of more than 131,072 letters, and of another encoding
+    except (csv.Error, UnicodeDecodeError) as error:  # for fields above 131,072 characters, and other encodings
         raise ValueError(f"{file} cannot be read as a table of texts: {error}") from error
 
 
@@ -26,7 +27,7 @@ def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with file.open(encoding="utf-8-sig", newline="") as content:
         if file.suffix == ".csv":
             for number, row in enumerate(csv.DictReader(content), start=2):
-                row.pop(None, None)  # values that no name stands for
+                row.pop(None, None)  # values without a column name
                 yield f"{file}, line {number}", row
             return
         for number, line in enumerate(content, start=1):

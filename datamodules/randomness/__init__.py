@@ -1,1 +1,1 @@
-"""Random numbers that follow from (seed, epoch, sample), the same on any number of ranks."""
+"""Random numbers as a function of (seed, epoch, sample), the same for any number of ranks."""

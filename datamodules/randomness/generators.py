@@ -1,4 +1,4 @@
-"""Random numbers that follow from what they are for, so that they are the same in whatever batch and process."""
+"""Random numbers as a function of their purpose, so that they do not depend on batch or rank."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,43 +8,43 @@ from torch import Tensor
 
 
 def bits_of(*words: int) -> int:
-    """Draw 64 bits that follow from all of some numbers, such as seed, index of the image and purpose.
+    """Hash integers, such as seed, image index and purpose, to 64 random bits.
 
     Args:
-        words: at least 0 each.
+        words: integers, at least 0 each.
     """
-    # NumPy takes integers apart into words of 32 bits, which these mostly are: an array of them is taken as it is.
+    # NumPy splits integers into 32-bit words; an array of words is used unchanged.
     whole = np.array(words, np.uint32) if max(words, default=0) < 2**32 else words
     return int(np.random.SeedSequence(whole).generate_state(1, np.uint64)[0])
 
 
 def seed_of(*words: int) -> int:
-    """Draw a seed for torch, which takes 63 bits, from some numbers, see `bits_of`."""
+    """Hash integers to a torch seed of 63 bits, see `bits_of`."""
     return bits_of(*words) >> 1
 
 
 def generator_of(*words: int) -> torch.Generator:
-    """Make a generator, on the host, with the `seed_of` some numbers."""
+    """Return a CPU generator seeded with `seed_of` the given integers."""
     return torch.Generator().manual_seed(seed_of(*words))
 
 
 def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw numbers of the shape, type and device of images, of each image from its own generator.
+    """Sample numbers with the shape, dtype and device of images, each image from its own generator.
 
     Args:
         image: `[B, ...]`.
         draw: `torch.rand` or `torch.randn`.
-        generators: B of them.
+        generators: B generators.
     """
     drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]
     return torch.stack(drawn).to(image.device)
 
 
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """Make a function that draws standard normal numbers of a tensor's shape, type and device, real or complex.
+    """Return a function that samples standard normal numbers like a tensor (shape, dtype, device), real or complex.
 
     Args:
-        generator: source of the numbers, on whichever device that is; None is torch's own of the tensor's device.
+        generator: random number generator, on any device; None means torch's default one of the tensor's device.
     """
 
     def draw(like: Tensor) -> Tensor:

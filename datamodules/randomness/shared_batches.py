@@ -1,16 +1,16 @@
-"""Random numbers of a step that are the same on any number of processes.
+"""Random numbers of a training step that are the same for any number of ranks.
 
-Each process draws the numbers of the whole batch, from generators that all have seeded alike, and keeps the rows of its
-own samples, as `GlobalBatches` deals them. So the noise of a sample follows from (seed, stage, epoch, batch, place in
-the batch), and a single process draws from torch's own generators, as any code does.
+Each rank samples the numbers of the whole global batch, from generators seeded alike, and keeps the rows of its own
+samples, following the sharding of `GlobalBatches`. The noise of a sample is thus a function of (seed, stage, epoch,
+batch, position in the batch). A single rank uses torch's own generators, like any code.
 
-The batch size is that of all processes, so a process draws as much as a single one would, however many there are, and
-holds the batch's numbers for a moment. A counter for each sample (`sample_uniform`) would draw a process's own rows
-alone, at some twenty operations on integers for a number and with other numbers than torch's: on a CPU, 128 images of
-CIFAR-10 take 1.1 ms whole, and half of them 8 ms by counters.
+Since the batch size is global, a rank samples as much as a single one would, and holds the numbers of the whole batch
+for a moment. A counter per sample (`sample_uniform`) would sample only the rank's own rows, but costs some twenty
+integer operations per number and gives other numbers than torch: on a CPU, 128 images of CIFAR-10 take 1.1 ms whole,
+and half of them 8 ms by counters.
 
-What a network draws inside, as dropout and stochastic depth do, comes from torch's own generators, which differ from
-process to process: it has the same distribution on any number of processes, not the same values.
+Randomness inside a network, such as dropout and stochastic depth, comes from torch's own generators, which differ
+between ranks: it has the same distribution for any number of ranks, but not the same values.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from datamodules.distributed import collectives
 
 
 class _Batch(NamedTuple):
-    """The batch that several processes are at."""
+    """The current global batch of several ranks."""
 
     seed: int
     size: int
@@ -40,26 +40,26 @@ _batch: _Batch | None = None
 
 
 def begin_batch(seed: int, size: int | None) -> None:
-    """Let several processes draw alike until `end_batch`; a single one draws from torch's generators anyway.
+    """Make ranks sample alike until `end_batch`; a single rank uses torch's generators anyway.
 
     Args:
-        seed: the same on all processes.
-        size: samples of the batch over all processes; None lets each process draw by itself.
+        seed: seed, the same on all ranks.
+        size: global batch size; None lets each rank sample independently.
     """
     global _batch
     _batch = _Batch(seed, size, {}) if size and collectives.world_size() > 1 else None
 
 
 def end_batch() -> None:
-    """Let each process draw from torch's own generators."""
+    """Make each rank sample from torch's own generators."""
     global _batch
     _batch = None
 
 
 def rows_of_batch(share: int) -> int:
-    """Count the rows of all processes where they draw alike and `share` is what this one has of the batch.
+    """Return the number of rows over all ranks, if ranks sample alike and `share` is this rank's part of the batch.
 
-    Otherwise, as for some of the samples alone, it is `share` itself.
+    Otherwise, as for a subset of the samples, return `share`.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 
@@ -67,16 +67,16 @@ def rows_of_batch(share: int) -> int:
 def sample_rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str, rows: int = 0, **options: Any
 ) -> Tensor:
-    """Draw numbers for this process's samples out of those for the samples of all processes.
+    """Sample random numbers for the global batch, and return the rows of this rank's samples.
 
-    Where the rows are not the batch's, once or several times over, each process draws by itself.
+    If the rows are not those of the batch, once or several times over, each rank samples independently.
 
     Args:
         draw: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
-        shape: shape of this process's numbers.
-        device: where they are drawn.
-        rows: the dimension that counts samples; it may hold the batch several times, one after the other.
-        options: more for `draw`, such as `dtype`.
+        shape: shape of this rank's numbers.
+        device: device to sample on.
+        rows: dimension that counts samples; it may contain the batch several times in succession.
+        options: further arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)
     share = 0 if _batch is None else len(_own(_batch.size))
@@ -97,18 +97,18 @@ def sample_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
 
 
 def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
-    """Draw numbers that belong to no sample, on a device, the same on all processes.
+    """Sample numbers that belong to no sample, the same on all ranks.
 
     Args:
-        draw: draws from a generator, or from torch's own for None.
-        device: of the generator.
+        draw: samples from a generator, or from torch's own for None.
+        device: device of the generator.
     """
     return draw(None if _batch is None else _batch.generator(device))
 
 
 @contextmanager
 def shared_rng() -> Iterator[None]:
-    """Draw the same on all processes from torch's generator of the host, within a `with`."""
+    """Context manager: torch's CPU generator samples the same numbers on all ranks."""
     if _batch is None:
         yield
         return
@@ -122,5 +122,5 @@ def shared_rng() -> Iterator[None]:
 
 
 def _own(size: int) -> range:
-    """Places of this process's samples in a batch."""
+    """Return the positions of this rank's samples in a batch."""
     return range(collectives.rank(), size, collectives.world_size())

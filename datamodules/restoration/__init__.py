@@ -1,1 +1,1 @@
-"""Images to restore: noisy ones with or without their clean ones, whole or in patches."""
+"""Image restoration: noisy images with or without clean ones, whole or in patches."""

@@ -1,4 +1,4 @@
-"""Aerial images of the set AID, as super-resolution trains and tests on them."""
+"""AID aerial images, for training and testing super-resolution."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ LIST = Path(__file__).with_name("aid.yaml")
 
 
 def selection() -> dict[str, list[str]]:
-    """Read which images are trained on and tested on, `<Kind>/<kind>_<number>.jpg`."""
+    """Read the lists of training and test images, `<Kind>/<kind>_<number>.jpg`."""
     chosen: dict[str, dict[str, list[int]]] = yaml.safe_load(LIST.read_text())
     return {
         split: [f"{kind}/{kind.lower()}_{number}.jpg" for kind, numbers in kinds.items() for number in numbers]
@@ -23,17 +23,13 @@ def selection() -> dict[str, list[str]]:
 
 
 class AID(PairSet):
-    """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, their centres of 512 x 512 pixels.
+    """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, centre-cropped to 512 x 512 pixels.
 
-    Of each kind 100 are trained on and 30 tested on (AID900), as listed in `aid.yaml` beside this file. The authors
-    chose at random and published no list: this one was drawn once.
+    100 images of each kind are for training and 30 for testing (AID900), as listed in `aid.yaml` beside this file. The
+    authors' random selection is unpublished; this one was sampled once.
 
     Args:
-        data_dir: folder that holds `AID`; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if a listed image is missing, saying what was expected where.
-        ValueError: if an image is smaller than 512 x 512.
+        data_dir: folder that contains `AID`; None means the NOISEWORKS_DATA directory.
 
     Source: Xia et al., AID: A Benchmark Data Set for Performance Evaluation of Aerial Scene Classification, IEEE TGRS
     2017.
@@ -51,7 +47,7 @@ class AID(PairSet):
         if missing := [name for name in chosen if not (folder / name).is_file()]:
             raise FileNotFoundError(
                 f"AID: {folder / missing[0]} does not exist, and {len(missing)} of {len(chosen)} images are missing; "
-                f"extract AID to {folder}, one folder for each of its 30 kinds"
+                f"extract AID to {folder}, with one folder for each of its 30 kinds"
             )
         images = []
         for name, image in zip(chosen, read_images(folder, chosen, self.channels), strict=True):

@@ -1,4 +1,4 @@
-"""Images without content, to train methods that make their own."""
+"""Images without content, for training methods that generate their own data."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """One black image, as often as `data.patches_per_image` says: it gives an epoch its length and images their size.
+    """One black image, `data.patches_per_image` times per epoch: it defines the epoch's length and the image size.
 
     Args:
         image_size: height and width, in pixels.
-        colour: whether images have three channels.
+        colour: whether images have three channels instead of one.
     """
 
     def __init__(self, image_size: int, colour: bool = True) -> None:

@@ -14,14 +14,10 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class RealPairs(PairSet):
-    """Pairs of a folder `<name>_real.<suffix>`, noisy, and `<name>_mean.<suffix>`, the mean of many; use CC or PolyU.
+    """Pairs of `<name>_real.<suffix>`, noisy, and `<name>_mean.<suffix>`, the mean of many shots; use CC or PolyU.
 
     Args:
-        data_dir: folder that holds the set's folder; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if the set is missing, saying what was expected where.
-        ValueError: if a file has no other, or the number of pairs is another.
+        data_dir: folder that contains the set's folder; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -42,12 +38,12 @@ class RealPairs(PairSet):
         noisy, clean = ([file for file in files if stem_of(file).endswith(end)] for end in ("_real", "_mean"))
         pairs = paired(noisy, clean, folder, lambda stem: stem[: -len("_real")])
         if len(pairs) != self.count:
-            raise ValueError(f"{folder} holds {len(pairs)} pairs, and {name} has {self.count}")
+            raise ValueError(f"{folder} has {len(pairs)} pairs, but {name} has {self.count}")
         return read_pairs(folder, pairs, [stem_of(noisy)[: -len("_real")] for noisy, _ in pairs])
 
 
 def read_pairs(folder: Path, pairs: list[tuple[str, str]], names: list[str], channels: int = 3) -> Images:
-    """Read the pairs of a folder: the noisy and the clean file of each."""
+    """Read pairs from a folder, given the noisy and the clean file of each."""
     noisy, clean = (read_images(folder, files, channels) for files in zip(*pairs, strict=True))
     return Images(names, clean, noisy)
 
@@ -67,20 +63,16 @@ class PolyU(RealPairs):
 
 
 class SIDD(PairSet):
-    """Pairs of five telephones (Abdelhamed et al., CVPR 2018): SIDD-Medium to train on, validation blocks to test on.
+    """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
 
-    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, which
-    take 15 GB of memory, and twice that with ground truth. Validation and test images are the validation blocks of
-    256 x 256 pixels, from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat` or as images in
-    `SIDD_Val/noisy` and `SIDD_Val/GT`, all 1,280 or some of them.
+    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into 15
+    GB of memory, 30 GB with ground truth. Validation and test images are the validation blocks of 256 x 256 pixels,
+    from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or from images in `SIDD_Val/noisy` and
+    `SIDD_Val/GT`, all 1,280 or some of them.
 
     Args:
-        data_dir: folder that holds these; None looks where NOISEWORKS_DATA points.
-        ground_truth: whether training images are read with their clean ones; methods that need none do without.
-
-    Raises:
-        FileNotFoundError: if a part is missing, saying what was expected where.
-        ValueError: if a file is damaged or has no other.
+        data_dir: folder that contains these; None means the NOISEWORKS_DATA directory.
+        ground_truth: whether to read the clean training images as well; unsupervised methods do not need them.
     """
 
     channels = 3
@@ -128,7 +120,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
     """Read SIDD's blocks, `[40, 32, 256, 256, 3]` uint8 in a `.mat` file, as images `[3, 256, 256]`.
 
     Raises:
-        ValueError: if the array is of another shape or type.
+        ValueError: if the array has another shape or dtype.
     """
     blocks = read_mat(path, key)
     if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != np.uint8:
@@ -138,7 +130,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Name blocks by photograph and number, both from 0: `0_0` ... `39_31`."""
+    """Name blocks by photograph and number, both counted from 0: `0_0` ... `39_31`."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
@@ -146,10 +138,7 @@ class SIDDBenchmark(PairSet):
     """The 1,280 noisy blocks of SIDD's benchmark, `BenchmarkNoisyBlocksSrgb.mat`; only its server has ground truth.
 
     Args:
-        data_dir: folder of the file; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
+        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -167,20 +156,15 @@ class SIDDBenchmark(PairSet):
 
 
 class DND(PairSet):
-    """The 1,000 noisy crops of 512 x 512 pixels of the Darmstadt set; only its server has ground truth.
+    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels; only its server has ground truth.
 
-    They are cut out of the set's own files, `DND/images_srgb/0001.mat` to `0050.mat`, where `DND/info.mat` says,
-    through `h5py` as float32, 3 GB of memory; or read as images that somebody else has cut, in `DND/png_srgb`. The
-    set's folder may be `DND/dnd_2017`, too. Crops are named by photograph and number, both from 1: `0001_01` ...
-    `0050_20`.
+    Crops are cut from the set's own files, `DND/images_srgb/0001.mat` to `0050.mat`, at the boxes in `DND/info.mat`,
+    with `h5py`, as float32, 3 GB of memory. Alternatively they are read as images cut by other tools, in
+    `DND/png_srgb`. The set's folder may also be `DND/dnd_2017`. Crops are named by photograph and number, both counted
+    from 1: `0001_01` ... `0050_20`.
 
     Args:
-        data_dir: folder that holds `DND`; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if they are missing, saying what was expected where.
-        ModuleNotFoundError: if the set's own files are read without `h5py`.
-        ValueError: if a file is damaged or has another number of boxes.
+        data_dir: folder that contains `DND`; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -198,7 +182,7 @@ class DND(PairSet):
                 return self._cut_out(folder)
         raise FileNotFoundError(
             f"DND: {directory / 'DND' / 'images_srgb'} does not exist; expected 0001.mat to 0050.mat in it, info.mat "
-            f"beside it, or noisy crops as images in {directory / 'DND' / 'png_srgb'}. The set is at "
+            f"beside it, or noisy crops as images in {directory / 'DND' / 'png_srgb'}. Download the set from "
             f"noise.visinf.tu-darmstadt.de"
         )
 
@@ -212,7 +196,7 @@ class DND(PairSet):
             if photograph.ndim != 3 or photograph.shape[2] != 3 or not np.isfinite(photograph).all():
                 raise ValueError(f"{path}: InoisySRGB is {list(photograph.shape)}; expected finite numbers [H, W, 3]")
             places = whole_numbers(boxes, 1, max(photograph.shape), folder / "info.mat", "edge of a box")
-            for crop, (top, left, bottom, right) in enumerate(places, 1):  # from 1, the last one included
+            for crop, (top, left, bottom, right) in enumerate(places, 1):  # coordinates count from 1, ends included
                 if not (top <= bottom <= photograph.shape[0] and left <= right <= photograph.shape[1]):
                     raise ValueError(f"{folder / 'info.mat'}: box {crop} of photograph {number} lies outside {path}")
                 names.append(f"{number:04d}_{crop:02d}")
@@ -223,16 +207,13 @@ class DND(PairSet):
 class FMD(PairSet):
     """Fluorescence microscopy, grey, 512 x 512 pixels (Zhang et al., CVPR 2019).
 
-    Test images are `FMD/test_mix/raw` with the same names in `FMD/test_mix/gt`. Training images are the captures
-    `FMD/<type>/raw/<field of view>/*.png`, of all fields of view but the 19th, with `gt/<field of view>/avg50.png`.
+    Test images are `FMD/test_mix/raw`, with ground truth of the same names in `FMD/test_mix/gt`. Training images are
+    the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th; their ground truth is
+    `gt/<field of view>/avg50.png`.
 
     Args:
-        data_dir: folder that holds `FMD`; None looks where NOISEWORKS_DATA points.
-        captures: noisy captures of each field of view to train on, the first ones by name, of 50.
-
-    Raises:
-        FileNotFoundError: if the set is missing, saying what was expected where.
-        ValueError: if a noisy image has no clean one.
+        data_dir: folder that contains `FMD`; None means the NOISEWORKS_DATA directory.
+        captures: number of noisy captures per field of view to train on, the first by name, at most 50.
     """
 
     channels = 1

@@ -1,4 +1,4 @@
-"""Bundled photographs that are made dark."""
+"""Bundled photographs with artificially darkened versions."""
 
 import numpy as np
 from PIL import Image
@@ -10,17 +10,14 @@ WHITE = 65535
 
 
 class DarkPhotographs(PairSet):
-    """Four photographs of scikit-image in colour, 200 x 300 pixels, and dark versions of them: 0.12 I^1.5 + noise.
+    """Four colour photographs of scikit-image, 200 x 300 pixels, with dark versions: 0.12 I^1.5 + noise.
 
-    The fourth, a rocket at night, is dark by nature. Training, validation and test images are the same.
+    The fourth, a rocket at night, is dark itself. Training, validation and test images are the same.
 
     Args:
-        exposure: brightness that white keeps, in (0, 1].
-        exponent: of the photograph, which darkens shadows more than lights.
-        noise: deviation of white Gaussian noise that is added before clipping to [0, 1].
-
-    Raises:
-        ValueError: if an argument is out of range.
+        exposure: brightness of white in the dark version, in (0, 1].
+        exponent: exponent of the intensity; above 1 darkens shadows more than highlights.
+        noise: standard deviation of white Gaussian noise, added before clipping to [0, 1].
     """
 
     channels = 3

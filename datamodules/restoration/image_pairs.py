@@ -1,4 +1,4 @@
-"""The DataModule of images to restore: training patches, whole test images, noise, for any sets.
+"""DataModule for image restoration: training patches, whole test images and synthetic noise, for any dataset.
 
 ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
 """
@@ -19,41 +19,38 @@ from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
 SECOND = 1500
-"""Stream of the random numbers of second noisy images."""
+"""Random stream of the second noisy images."""
 
 
 class ImagePairs(WholeImageSets):
-    """Batches of noisy images, with the clean ones where these are known (`datamodules.batches.ImagePairBatch`).
+    """Batches of noisy images, with the clean ones where known (`datamodules.batches.ImagePairBatch`).
 
-    Training batches are random patches of images that are held in memory, cut, flipped and made noisy on the device;
-    images that take more than a quarter of a GPU's memory stay on the host and are cut there. Patches follow from
-    (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction batches are whole
-    images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every method sees the same
-    images, and those of the published tables; a level out of a range is each image's own (`SeededImageRNG`).
+    Training batches are random patches of images in memory, cropped, flipped and corrupted on the device. Images larger
+    than a quarter of the GPU's memory stay on the host and are cropped there. Patches are a function of (seed, epoch,
+    index), for any number of ranks. Validation, test and prediction batches are whole images of one size. Their noise
+    is sampled from the same fixed seed for each image, as in published tables, so every method sees the same images. A
+    level from a range is sampled per image (`SeededImageRNG`).
 
     Args:
-        training: data set to train on; None for methods that only test or predict.
-        test: data set to test on, or several by name, each with its own metrics.
-        validation: data set of validation images; None leaves validation out.
-        noise: makes images noisy of sets that have clean ones alone; None for sets of real pairs.
-        test_noise: makes images of validation and test noisy, where that is another noise; None takes `noise`.
-        batch_size: training patches of a step over all processes.
+        training: training dataset; None for methods that only test or predict.
+        test: test dataset, or several by name, each with its own metrics.
+        validation: validation dataset; None means no validation.
+        noise: corrupts the images of datasets that have only clean ones; None for datasets of real pairs.
+        test_noise: corrupts validation and test images, if different from `noise`; None means `noise`.
+        batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
-        patches_per_image: patches that an epoch takes of each training image.
-        augmentation: whether training patches are flipped and transposed at random, in 8 ways equally often.
-        fixed_noise: whether a training image keeps the noise that it is given once; it is then held in memory as
-            float32. Otherwise each patch gets fresh noise.
-        second_noisy: whether a training patch has a second noisy image, with noise of its own, as Noise2Noise needs.
-        evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
-            takes at least one; images of a batch have one size.
-        predict_dir: folder of noisy images to predict; None predicts the test images.
-        data_range: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
-        predict_ratio: factor that raw images in `predict_dir` are brightened by, as a longer exposure would.
-        num_workers: loader processes of test images; images in memory need none.
-        seed: random seed of order, patches, augmentation and training noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, images are smaller than a patch, or noise and sets do not fit.
+        patches_per_image: patches per training image and epoch.
+        augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
+        fixed_noise: sample the noise of each training image once and keep the noisy images in memory, as float32.
+            Otherwise each patch has fresh noise.
+        second_noisy: add a second noisy image with independent noise to each training patch, as Noise2Noise needs.
+        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks, each
+            with at least one; all images of a batch have the same size.
+        predict_dir: folder of noisy images to predict; None means the test images.
+        data_range: stored value of white in `predict_dir`, required for 16-bit images; 8-bit images have 255.
+        predict_ratio: factor that brightens raw images in `predict_dir`, like a longer exposure.
+        num_workers: DataLoader workers for test images; images in memory need none.
+        seed: seed of order, patches, augmentation and training noise; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -94,28 +91,28 @@ class ImagePairs(WholeImageSets):
         self.scale = 1 if training is None else training.scale
         if patch_size % self.scale:
             raise ValueError(
-                f"data.patch_size must be a multiple of {self.scale}, the pixels of a large image for one of a small "
-                f"one, got {patch_size}"
+                f"data.patch_size must be a multiple of {self.scale}, the ratio of high to low resolution, "
+                f"got {patch_size}"
             )
         self.augmentation = augmentation
         self.fixed_noise = fixed_noise
         self.second_noisy = second_noisy
         if second_noisy and (noise is None or fixed_noise):
-            raise ValueError("data.second_noisy draws noise anew: it needs data.noise, and data.fixed_noise false")
+            raise ValueError("data.second_noisy needs fresh noise: set data.noise, and data.fixed_noise to false")
         self.data_range = data_range
         positive(predict_ratio=predict_ratio)
         self.predict_ratio = predict_ratio
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
             counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
-            raise ValueError(f"the sets differ in their channels: {counts}")
+            raise ValueError(f"the datasets differ in their channels: {counts}")
         self.channels = channels.pop() if channels else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """C, H, W of a training patch."""
+        """Shape C, H, W of a training patch."""
         if self.channels is None:
-            raise ValueError("without a data set the shape of images is not known")
+            raise ValueError("the shape of images is unknown without a dataset")
         return self.channels, self.patch_size, self.patch_size
 
     # reading
@@ -134,16 +131,16 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Refuse noise for images that have theirs, and none for those that have not."""
+        """Reject synthetic noise for images with real noise, and missing noise for clean images."""
         if images.noisy is not None and self.noise is not None:
             raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
         if images.noisy is None and self.noise is None:
-            raise ValueError(f"{name} has clean images alone: set data.noise")
+            raise ValueError(f"{name} has only clean images: set data.noise")
 
     def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
         if images.noisy is None and self.test_noise is None:
-            raise ValueError(f"{type(one).__name__} has clean images alone: set data.noise or data.test_noise")
+            raise ValueError(f"{type(one).__name__} has only clean images: set data.noise or data.test_noise")
         return WholeImages(images, self.test_noise)
 
     def new_images(self, folder: str) -> SizedSet:
@@ -180,13 +177,13 @@ class ImagePairs(WholeImageSets):
 
 
 def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
-    """Mirror images across, upside down and along the diagonal, each with the probability 1/2.
+    """Flip images horizontally, vertically and along the diagonal, each with probability 1/2.
 
     Args:
         image: `[B, C, P, P]`.
         uniform: `[B, 3]` in [0, 1).
     """
-    if image.dtype == torch.uint16:  # which PyTorch stores, and does little else with
+    if image.dtype == torch.uint16:  # for which PyTorch implements few operations
         return flipped_and_transposed(image.view(torch.int16), uniform).view(torch.uint16)
     own = torch.arange(len(image), device=image.device)
     for axis, turned in enumerate((uniform < 0.5).unbind(dim=1)):
@@ -196,14 +193,14 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Patches:
-    """The training images, out of which patches are cut on the device.
+    """Training images, from which patches are cropped on the device.
 
     Args:
         images: the images.
-        patch_size: side of a patch, in pixels.
-        patches_per_image: samples of an epoch for each image.
-        name: data set, for messages.
-        seed: random seed of places and of noise that is kept.
+        patch_size: height and width of a patch, in pixels.
+        patches_per_image: patches per image and epoch.
+        name: name of the dataset, for error messages.
+        seed: seed of the patch positions and of fixed noise.
     """
 
     in_memory = True
@@ -226,7 +223,7 @@ class Patches:
         self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
 
     def keep_noise(self, noise: ImageNoise) -> None:
-        """Give every image its noise, once and for all, by (seed, position of the image)."""
+        """Corrupt every image once, as a function of (seed, position of the image)."""
         noisy = []
         for position in range(self.count):
             clean = self.stores["clean"].image(position)[None].float() / self.data_range
@@ -247,11 +244,11 @@ class Patches:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the images take."""
+        """Memory size of the images, in bytes."""
         return sum(store.values.nbytes for store in self.stores.values())
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
-        """Cut the patches of some samples, as they are stored, where `index` is."""
+        """Crop the patches of some samples, with stored values, on the device of `index`."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
@@ -263,16 +260,17 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Bytes of images that a device takes in: a quarter of a GPU's memory. More are cut on the host."""
+    """Return how many bytes of images to keep on a device, a quarter of a GPU's memory; more are cropped on the
+    host."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Whole images, with the noise of the field's protocol where they have none of their own.
+    """Whole images; clean ones are corrupted by the usual protocol of denoising tables.
 
     Args:
         images: the images.
-        noise: makes clean images noisy.
+        noise: corrupts clean images.
     """
 
     in_memory = True

@@ -19,18 +19,18 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split, which may differ in size.
+    """Images of one split; sizes may differ.
 
     Args:
-        names: names of the images, `[N]`, without suffix.
-        clean: ground truth, N arrays `[C, H, W]`; None where there is none.
-        noisy: noisy measurements of the same sizes, if they were taken by a camera or stored, or images that are
-            smaller by `scale`; None for images that get their noise here.
-        data_range: the stored value that stands for 1; 1 for floating-point numbers.
-        scale: pixels of a clean image for one of the noisy one, along each axis.
+        names: image names without suffix, `[N]`.
+        clean: ground truth, N arrays `[C, H, W]`; None if there is none.
+        noisy: noisy images of the same sizes, measured or stored, or images that are smaller by `scale`; None if noise
+            is added here.
+        data_range: stored value that corresponds to 1; 1 for floating-point images.
+        scale: clean pixels per noisy pixel, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a clean image and its noisy one do not fit in size, naming it.
+        ValueError: if there is no image, or a noisy image does not match its clean one in size; names the image.
     """
 
     names: Sequence[str]
@@ -52,33 +52,33 @@ class Images:
 
     @property
     def stored(self) -> Sequence[Pixels]:
-        """The images that are there for certain: the clean ones, or the noisy ones without them."""
+        """The images that always exist: the clean ones, or else the noisy ones."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
 class PairSet(ABC):
-    """A data set of images to restore: a plain object that reads its splits, and knows nothing of batches."""
+    """A dataset of images to restore: a plain object that reads its splits, independent of batching."""
 
     channels: int
-    """Channels of an image: 1 of grey, 3 of colour, 4 of packed raw images."""
+    """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
     scale: int = 1
-    """Pixels of a clean image for one of its noisy one, along each axis."""
+    """Clean pixels per noisy pixel, along each axis."""
 
     @abstractmethod
     def images(self, split: Split) -> Images:
-        """Read a split; a set without splits gives all its images for any.
+        """Read a split; a dataset without splits returns all its images for each.
 
         Raises:
-            FileNotFoundError: if the images are missing, saying what was expected where.
-            ValueError: if a file is damaged or the set has no such split.
+            FileNotFoundError: if the images are missing; names the expected path.
+            ValueError: if a file is damaged, or the dataset has no such split.
         """
 
 
 class PatchStore:
-    """Images of any sizes in one block of memory, out of which squares are cut, all of a batch at once.
+    """Images of any sizes in one block of memory, from which square patches are cropped for a whole batch at once.
 
     Args:
-        images: N arrays `[C, H, W]` of one type.
+        images: N arrays `[C, H, W]` of one dtype.
     """
 
     def __init__(self, images: Sequence[NDArray]) -> None:
@@ -90,7 +90,7 @@ class PatchStore:
         self.start = sizes.cumsum(0) - sizes
 
     def image(self, position: int) -> Tensor:
-        """One whole image, `[C, H, W]`, without a copy."""
+        """Return one whole image, `[C, H, W]`, without a copy."""
         height, width, start = (int(each[position]) for each in (self.height, self.width, self.start))
         return self.values[start : start + self.channels * height * width].view(self.channels, height, width)
 
@@ -102,16 +102,16 @@ class PatchStore:
         return self
 
     def cut(self, image: Tensor, uniform: Tensor, size: int, grid: int = 1) -> Tensor:
-        """Cut a square out of each of some images.
+        """Crop one square from each of the given images.
 
         Args:
             image: `[B]`, int64: positions of the images.
-            uniform: `[B, 2]` in [0, 1): row and column of each square, uniform over all places.
-            size: side of a square, in pixels, at most that of the images.
-            grid: rows and columns where squares begin are multiples of it.
+            uniform: `[B, 2]` in [0, 1): row and column of each square, mapped uniformly to all positions.
+            size: side of a square in pixels, at most that of the images.
+            grid: squares start at rows and columns that are multiples of this.
 
         Returns:
-            `[B, C, size, size]`, of the images' type.
+            `[B, C, size, size]`, of the images' dtype.
         """
         height, width = self.height[image], self.width[image]
         top = (uniform[:, 0] * ((height - size) // grid + 1)).long() * grid
@@ -119,7 +119,7 @@ class PatchStore:
         plane = torch.arange(self.channels, device=image.device)[:, None] * height[:, None, None]
         row = plane + top[:, None, None] + torch.arange(size, device=image.device)
         first = self.start[image, None, None] + row * width[:, None, None] + left[:, None, None]
-        # Every run of `size` pixels as a row of one overlapping view: a square is then a selection of rows.
+        # Every run of `size` pixels is a row of one overlapping view, so a square is a selection of rows.
         runs = self.values.as_strided((self.values.numel() - size + 1, size), (1, 1))
         return runs.index_select(0, first.flatten()).view(len(image), self.channels, size, size)
 

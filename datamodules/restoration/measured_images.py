@@ -1,4 +1,4 @@
-"""The DataModule of images of which something was measured, from which they are to be found again.
+"""DataModule for inverse problems: images measured through an operator, to be reconstructed.
 
 MeasuredImages(AverageDownsampling(4), test=CentreCrops("~/photographs"), sigma=0.1)
 """
@@ -18,34 +18,30 @@ from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 NOISE_SEED = 0
-"""Of the noise of measurements: every method sees the same ones, in every run."""
+"""Seed of the measurement noise: the same for every method and run."""
 
 
 class MeasuredImages(ImagePairs):
-    """Batches of measurements y = H x + noise, with the clean images where these are known (`MeasuredImageBatch`).
+    """Batches of measurements y = H x + noise, with the clean images where known (`MeasuredImageBatch`).
 
-    Each image's mask and noise follow from a fixed seed and its position. Training batches are clean patches, as a
-    model of images alone is trained.
+    Each image's mask and noise are a function of a fixed seed and its position. Training batches are clean patches, for
+    training an unconditional image model.
 
     Args:
         operator: H, an operator on images in [-1, 1].
-        test: data set of clean images to measure, or several by name, each with its own metrics.
-        training: data set to train a model of images on; None for one that is trained already.
-        sigma: standard deviation of the measurement's noise for images in [0, 1]; it is twice that in [-1, 1].
-        batch_size: training patches of a step over all processes.
+        test: dataset of clean images to measure, or several by name, each with its own metrics.
+        training: dataset to train an image model on; None for a pretrained one.
+        sigma: standard deviation of the measurement noise for images in [0, 1]; it is twice that for images in [-1, 1].
+        batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
-        patches_per_image: patches that an epoch takes of each training image.
-        augmentation: whether training patches are flipped and transposed at random, in 8 ways equally often.
-        evaluation_batch_size: most images of a test or prediction batch over all processes, each of which takes at
-            least one; images of a batch have one size.
-        predict_dir: folder of measured images to predict, such as small ones; None predicts the test images.
-        data_range: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
-        num_workers: loader processes of test images; images in memory need none.
-        seed: random seed of order, patches and augmentation; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, images are smaller than a patch, or `predict_dir` is given and the
-            operator measures no images.
+        patches_per_image: patches per training image and epoch.
+        augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
+        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks, each with at least
+            one; all images of a batch have the same size.
+        predict_dir: folder of measurements to predict from, such as low-resolution images; None means the test images.
+        data_range: stored value of white in `predict_dir`, required for 16-bit images; 8-bit images have 255.
+        num_workers: DataLoader workers for test images; images in memory need none.
+        seed: seed of order, patches and augmentation; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -79,12 +75,12 @@ class MeasuredImages(ImagePairs):
             seed=seed,
         )
         if predict_dir is not None and not operator.measures_images:
-            raise ValueError(f"predict_dir holds images, and {type(operator).__name__} measures none")
+            raise ValueError(f"predict_dir reads images, but measurements of {type(operator).__name__} are not images")
         self.operator = operator
         self.sigma = sigma
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Take clean images as they are."""
+        """Accept clean images without noise."""
 
     def new_images(self, folder: str) -> SizedSet:
         channels = None if self.channels is None else self.operator.measured_channels(self.channels)
@@ -93,7 +89,7 @@ class MeasuredImages(ImagePairs):
     def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
         if images.clean is None:
-            raise ValueError(f"{type(one).__name__} has noisy images alone, and clean ones are measured")
+            raise ValueError(f"{type(one).__name__} has only noisy images, but clean ones are needed to measure")
         return MeasuredTestImages(images, self.operator, self.sigma)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -103,17 +99,17 @@ class MeasuredImages(ImagePairs):
 
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
-    """Give a measurement, and its pseudo-inverse in the units of images in [0, 1], in float32."""
+    """Return a measurement, and its pseudo-inverse in the units of images in [0, 1], both float32."""
     return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
 
 
 class MeasuredTestImages(WholeImages):
-    """Whole clean images that are measured.
+    """Whole clean images, measured through an operator.
 
     Args:
         images: the images, all with clean ones.
         operator: H.
-        sigma: standard deviation of the noise, of images in [0, 1].
+        sigma: standard deviation of the noise for images in [0, 1].
     """
 
     def __init__(self, images: Images, operator: Operator, sigma: float) -> None:
@@ -123,7 +119,7 @@ class MeasuredTestImages(WholeImages):
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
-        # In double precision, in which an image's measurement is the same whatever batch it is in.
+        # In double precision, so that an image's measurement does not depend on its batch.
         image = batch["clean"].double() / batch["data_range"] * 2 - 1
         operator = self.operator.of(request.indices, image.shape[2:])
         measured = operator.forward(image)
@@ -133,13 +129,13 @@ class MeasuredTestImages(WholeImages):
 
 
 class MeasuredFolder(NoisyFolder):
-    """A user's own folder of measured images; see `NoisyFolder`.
+    """The user's own folder of measurements; see `NoisyFolder`.
 
     Args:
         operator: H.
-        folder: the folder.
-        channels: 1 or 3, which measurements are read with; None leaves channels as they are.
-        data_range: the stored value that stands for white, which images of 16 bits need.
+        folder: folder of measurements.
+        channels: channels to read measurements with, 1 or 3; None leaves them unchanged.
+        data_range: stored value of white, required for 16-bit images.
     """
 
     def __init__(self, operator: Operator, folder: str, channels: int | None, data_range: int | None) -> None:

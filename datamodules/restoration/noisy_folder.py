@@ -1,4 +1,4 @@
-"""A user's own folder of noisy images, which need no clean ones."""
+"""The user's own folder of noisy images, without clean ones."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,16 +15,16 @@ from datamodules.loading.global_batches import Request
 
 
 class NoisyFolder:
-    """The images of a folder and its subfolders, decoded when they are asked for.
+    """Images of a folder and its subfolders, decoded on access.
 
-    All are decoded once before, which costs little beside their restoration: files that are damaged are left out, and
-    `unreadable` says of each which and why.
+    All are decoded once beforehand, which is cheap compared with restoring them. Damaged files are skipped, and
+    `unreadable` lists them with reasons.
 
     Args:
-        folder: the folder.
-        channels: 1 or 3, which the images are read with; grey ones get three equal channels. Colours are not thrown
-            away: with 1, a colour image counts as unreadable. None leaves channels as they are.
-        data_range: the stored value that stands for white, which images of 16 bits need.
+        folder: folder of images.
+        channels: channels to read images with, 1 or 3; grey images are repeated to three channels. Colour is never
+            discarded: with 1, a colour image counts as unreadable. None leaves channels unchanged.
+        data_range: stored value of white, required for 16-bit images.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no image.
@@ -42,8 +42,7 @@ class NoisyFolder:
         found = self._found()
         if not found:
             raise FileNotFoundError(
-                f"data.predict_dir {self.folder} holds no image; expected files that end with "
-                f"{', '.join(self.suffixes)}"
+                f"data.predict_dir {self.folder} has no image; expected files that end with {', '.join(self.suffixes)}"
             )
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
@@ -61,9 +60,7 @@ class NoisyFolder:
         self.names = [Path(file).with_suffix("").as_posix() for file in self.files]
         name, count = Counter(self.names).most_common(1)[0]
         if count > 1:
-            raise ValueError(
-                f"data.predict_dir {self.folder} has several images of the name {name}; rename all but one"
-            )
+            raise ValueError(f"data.predict_dir {self.folder} has several images named {name}; rename all but one")
 
     def _found(self) -> list[str]:
         return image_names(self.folder)
@@ -72,7 +69,7 @@ class NoisyFolder:
         path = self.folder / file
         pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range)
         if self.channels == 1 and len(pixels) != 1:
-            raise UnreadableImage(f"{path} is a colour image, and data.training or data.test are grey; make it grey")
+            raise UnreadableImage(f"{path} is a colour image, but data.training or data.test are grey; make it grey")
         return pixels
 
     def __len__(self) -> int:
@@ -91,11 +88,11 @@ class NoisyFolder:
 
 
 class RawFolder(NoisyFolder):
-    """The raw Bayer images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
+    """Raw Bayer images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
 
     Args:
-        folder: the folder.
-        ratio: factor that images are brightened by, as a longer exposure would.
+        folder: folder of raw images.
+        ratio: factor that brightens the images, like a longer exposure.
     """
 
     suffixes = RAW_SUFFIXES

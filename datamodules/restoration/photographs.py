@@ -1,4 +1,4 @@
-"""The photographs that scikit-image and scikit-learn bring along."""
+"""Photographs bundled with scikit-image and scikit-learn."""
 
 import functools
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ NAMES = [
 
 @functools.cache
 def bundled_photograph(name: str) -> np.ndarray:
-    """Decode a photograph, once a process; nobody changes it."""
+    """Decode a photograph, cached per process; callers must not modify it."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
@@ -29,17 +29,14 @@ def bundled_photograph(name: str) -> np.ndarray:
 
 
 class Photographs(PairSet):
-    """Photographs bundled with scikit-image and scikit-learn: by default ten to train on and three others.
+    """Photographs bundled with scikit-image and scikit-learn: by default ten for training and three for testing.
 
-    Nothing is downloaded. Validation and test images are the same, as there are few.
+    No download. Validation and test images are the same, since there are few.
 
     Args:
-        image_size: height and width, to which the greatest square in the centre is reduced, in pixels.
-        colour: whether images keep their colours; those that are grey have three equal channels then.
-        tested: names of the photographs to validate and test on; all others are trained on.
-
-    Raises:
-        ValueError: if `image_size` is below 1 or there is no photograph of a name.
+        image_size: height and width of the largest centre square after resizing, in pixels.
+        colour: keep colours; grey photographs are repeated to three channels.
+        tested: names of the photographs for validation and testing; all others are for training.
     """
 
     def __init__(self, image_size: int = 256, colour: bool = False, tested: Sequence[str] = TESTED) -> None:

@@ -1,4 +1,4 @@
-"""Raw images of the dark: long exposures, and short ones of the same scene, brightened by the ratio of their light."""
+"""Raw low-light images: long exposures, and short exposures of the same scene, brightened by the exposure ratio."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ from datamodules.files.text_files import read_text
 from datamodules.restoration.images import Images, PairSet, Split
 
 EXPOSURE = re.compile(r"_([\d.]+)s$")
-"""The end of SID's names, the exposure in seconds."""
+"""End of SID's file names, the exposure time in seconds."""
 
 
 def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a pair, packed, in [0, 1] but for the brightening of the short exposure, which is not clipped.
+    """Read a pair, packed, in [0, 1]; the brightened short exposure may exceed 1.
 
     Args:
         short: file of the short exposure.
-        long: file of the long one.
-        ratio: light of the long exposure as a multiple of the short one's.
-        crop: side of the square in the centre that is kept, in packed pixels; None keeps all.
+        long: file of the long exposure.
+        ratio: exposure ratio, long to short.
+        crop: side of the centre crop, in packed pixels; None means no crop.
 
     Returns:
         Noisy and clean image, `[4, H, W]`, float32.
@@ -34,7 +34,7 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
     noisy, clean = ((raw := read_raw(path)).packed().astype(np.float32) / (raw.white - raw.black)
                     for path in (short, long))  # fmt: skip
     if noisy.shape != clean.shape:
-        raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, and {long} {list(clean.shape)}")
+        raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, but {long} has {list(clean.shape)}")
     if crop is not None:
         top, left = ((extent - crop) // 2 for extent in clean.shape[1:])
         noisy, clean = (each[:, top : top + crop, left : left + crop] for each in (noisy, clean))
@@ -42,23 +42,20 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
 
 
 class SID(PairSet):
-    """See-in-the-dark, Sony: training on long exposures alone, testing on short ones (Chen et al., CVPR 2018).
+    """See-in-the-dark, Sony: trained on long exposures only, tested on short ones (Chen et al., CVPR 2018).
 
     The layout is the authors': `SID/Sony/short` and `SID/Sony/long` with `<number>_00_<seconds>s.ARW`, and
-    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with a short and a long file in each line.
-    A file `.npz` with `bayer`, `black`, `white` and `pattern` may stand for each `.ARW`, which `rawpy` reads.
+    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with one short and one long file per line.
+    `rawpy` reads the `.ARW` files; a `.npz` file with `bayer`, `black`, `white` and `pattern` may replace each.
 
-    Training images are the long exposures of the list, each once, whole, 4 GB of memory; patches are drawn from any
-    place, where ELD cuts them once along a grid. Test images are brightened by the ratio of the exposures, at most 300.
+    Training images are the long exposures of the list, each once, whole, 4 GB of memory. Patches are cropped at any
+    position, unlike ELD, which cuts them once along a grid. Test images are brightened by the exposure ratio, at most
+    300.
 
     Args:
-        data_dir: folder that holds `SID`; None looks where NOISEWORKS_DATA points.
-        ratio: 100, 250 or 300 tests on the pairs of that ratio alone; None on all.
-        crop: side of the square in the centre of packed test images, 512 in ELD's tables; None takes whole ones.
-
-    Raises:
-        FileNotFoundError: if a list or an image is missing, saying what was expected where.
-        ValueError: if a file is damaged, or no pair has the ratio.
+        data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
+        ratio: test only on pairs with exposure ratio 100, 250 or 300; None means all.
+        crop: side of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
     """
 
     channels = 4
@@ -76,8 +73,8 @@ class SID(PairSet):
         root = data_directory(self.data_dir, "SID") / "SID"
         file = root / f"Sony_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
         if not file.is_file():
-            raise FileNotFoundError(f"SID: {file} does not exist. The set is at github.com/cchen156/Learning-to-See-in-"
-                                    f"the-Dark")  # fmt: skip
+            raise FileNotFoundError(f"SID: {file} does not exist. Download the set from github.com/cchen156/"
+                                    f"Learning-to-See-in-the-Dark")  # fmt: skip
         pairs = listed_pairs(file)
         if split == "training":
             names = sorted({long for _, long in pairs})
@@ -89,7 +86,7 @@ class SID(PairSet):
         chosen = [each for each in rated if self.ratio in (None, round(each[2]))]
         if not chosen:
             found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
-            raise ValueError(f"SID: no pair of {file} has the ratio {self.ratio}, but {found}")
+            raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}, but {found}")
         folders = root / "Sony" / "short", root / "Sony" / "long"
         read = [
             amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, self.crop)
@@ -99,10 +96,10 @@ class SID(PairSet):
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
-    """Read the names of short and long exposures, without suffixes, of a list of SID's.
+    """Read the names of short and long exposures, without suffixes, from a list of SID.
 
     Raises:
-        ValueError: names a line that has less than two names, or the list if it is empty.
+        ValueError: if a line has fewer than two names (names the line), or the list is empty.
     """
     pairs = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -117,15 +114,15 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """The ratio of the exposures that two of SID's names say, at most 300.
+    """Return the exposure ratio given by two of SID's file names, at most 300.
 
     Raises:
-        ValueError: names the file that says none.
+        ValueError: if a name has no exposure time; names the file.
     """
     seconds = []
     for name in (short, long):
         if not (found := EXPOSURE.search(name)):
-            raise ValueError(f"SID: {name} does not end with its exposure, as _0.1s")
+            raise ValueError(f"SID: {name} does not end with its exposure, such as _0.1s")
         seconds.append(float(found[1]))
     if not min(seconds) > 0:
         raise ValueError(f"SID: {short} or {long} ends with an exposure of 0 seconds")
@@ -133,21 +130,17 @@ def light_ratio(short: str, long: str) -> float:
 
 
 class ELDPairs(PairSet):
-    """Ten scenes of one camera in the dark, to test on (Wei et al., TPAMI 2022).
+    """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
 
-    The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images that `rawpy` reads or as
-    `.npz`, see `SID`. Of the 16 images, 1, 6, 11 and 16 are references of ISO 100; between them stand ISO 800, 1600 and
-    3200, each with its light reduced by 1, 10, 100 and 200. The ratio is that nominal factor, where the authors' code
-    computes it from the exposures that the files say.
+    The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images read by `rawpy` or as
+    `.npz`, see `SID`. Of the 16 images, 1, 6, 11 and 16 are references at ISO 100. Between them are ISO 800, 1600 and
+    3200, each with light reduced by 1, 10, 100 and 200. The ratio is this nominal factor; the authors' code computes it
+    from the exposures in the files.
 
     Args:
-        data_dir: folder that holds `ELDPairs`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.
         camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
-        factor: 1, 10, 100 or 200.
-
-    Raises:
-        FileNotFoundError: if a scene is missing, saying what was expected where.
-        ValueError: if an argument is out of range, or a file is damaged.
+        factor: light reduction: 1, 10, 100 or 200.
     """
 
     channels = 4

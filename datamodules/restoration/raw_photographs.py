@@ -1,4 +1,4 @@
-"""Bundled photographs as a camera's sensor would have seen them, without noise."""
+"""Bundled photographs converted to noise-free raw images."""
 
 import numpy as np
 
@@ -9,20 +9,17 @@ from datamodules.restoration.photographs import Photographs
 
 WHITE = 65535
 CHANNELS = (0, 1, 2, 1)
-"""Colours R, G, B of the packed channels R, G, B, G."""
+"""Colour channels R, G, B that the packed channels R, G, B, G come from."""
 
 
 class RawPhotographs(PairSet):
-    """`Photographs` turned back into raw images: without gamma, with the unequal colours of a sensor, in Bayer's cells.
+    """`Photographs` converted back to raw images: linear, with a sensor's colour imbalance, in a Bayer pattern.
 
-    They only resemble raw images: their noise and processing are those of photographs, and 1 is white in each.
+    They only resemble raw images: their noise and processing are those of photographs. White is 1 in each channel.
 
     Args:
-        image_size: height and width of the sensor, in pixels; packed images have half as many.
-        white_balance: factors that red and blue would need to be as bright as green, at least 1.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        image_size: height and width of the sensor in pixels; packed images are half as large.
+        white_balance: gains, at least 1, that would make red and blue as bright as green.
     """
 
     channels = 4
@@ -30,7 +27,7 @@ class RawPhotographs(PairSet):
     def __init__(self, image_size: int = 512, white_balance: tuple[float, float] = (2.0, 1.5)) -> None:
         positive(red=white_balance[0], blue=white_balance[1])
         if image_size % 2:
-            raise ValueError(f"image_size must be even, two pixels a cell, got {image_size}")
+            raise ValueError(f"image_size must be even, two pixels per Bayer cell, got {image_size}")
         self.image_size = image_size
         self.white_balance = white_balance
 

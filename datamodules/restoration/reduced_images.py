@@ -1,4 +1,4 @@
-"""Images with smaller copies of themselves, from which super-resolution is to find them again."""
+"""Images with low-resolution copies, for super-resolution."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Reduce an image as MATLAB's `imresize` does: by an antialiased bicubic kernel, with mirrored borders.
+    """Downsample an image as MATLAB's `imresize` does: antialiased bicubic kernel, mirrored borders.
 
     Args:
-        image: `[C, H, W]`, of whole numbers; sides are multiples of the factor.
-        factor: pixels of the image for one of the reduced one, along each axis.
+        image: `[C, H, W]`, integers; height and width are multiples of the factor.
+        factor: image pixels per downsampled pixel, along each axis.
 
     Returns:
-        `[C, H / factor, W / factor]`, rounded to the image's type.
+        `[C, H / factor, W / factor]`, rounded to the image's dtype.
     """
-    reach = 2 * factor  # of the kernel; PyTorch would weigh what lies within the image alone
+    reach = 2 * factor  # of the kernel; PyTorch would renormalise at the borders instead of mirroring
     mirrored = np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
     wide = torch.from_numpy(mirrored.astype(np.float64))[None]
     small = F.interpolate(wide, scale_factor=1 / factor, mode="bicubic", antialias=True)[0, :, 2:-2, 2:-2]
@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Give images the reduced ones; rows and columns beyond multiples of the factor are left out."""
+    """Pair images with downsampled ones; rows and columns beyond multiples of the factor are cropped."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]
@@ -39,14 +39,11 @@ def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: i
 
 
 class ReducedImages(PairSet):
-    """Clean images of a set, and what MATLAB's bicubic reduction makes of them.
+    """Clean images of a dataset, with copies downsampled like MATLAB's bicubic `imresize`.
 
     Args:
-        images: the set, of which the clean images are taken.
-        factor: pixels of an image for one of the reduced one, along each axis.
-
-    Raises:
-        ValueError: if `factor` is below 2, or the set has no clean images.
+        images: dataset that provides the clean images.
+        factor: image pixels per downsampled pixel, along each axis.
     """
 
     def __init__(self, images: PairSet, factor: int = 4) -> None:
@@ -58,5 +55,5 @@ class ReducedImages(PairSet):
     def images(self, split: Split) -> Images:
         images = self.of.images(split)
         if images.clean is None:
-            raise ValueError(f"{type(self.of).__name__} has noisy images alone, and clean ones are reduced")
+            raise ValueError(f"{type(self.of).__name__} has only noisy images, but clean ones are needed to downsample")
         return with_reduced(images.names, images.clean, self.scale, images.data_range)

@@ -1,1 +1,1 @@
-"""States that a policy visits in a simulated environment, with what an expert would do there."""
+"""States visited by a policy in a simulated environment, with an expert's actions in them."""

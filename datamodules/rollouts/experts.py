@@ -1,4 +1,4 @@
-"""Policies that are imitated: what an expert does in states of an environment."""
+"""Expert policies for imitation learning."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -15,26 +15,26 @@ Numbers = NDArray[np.float64]
 
 
 class Expert(ABC):
-    """Say what is done in states; a plain object, which is shown the environment once."""
+    """An expert policy; a plain object that is given the environment once."""
 
     @abstractmethod
     def meet(self, environment: Any) -> None:
-        """Look at an environment of gymnasium before the first state."""
+        """Inspect a gymnasium environment before the first state."""
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Give the actions `[E, A]` in states `[E, S]`, in the environment's units; of two actions a number, positive
-        for the second."""
+        """Return the actions `[E, A]` in states `[E, S]`, in the environment's units; with two discrete actions one
+        number, positive for the second."""
 
 
 class CartPoleLQR(Expert):
-    """Balance CartPole by the linear-quadratic regulator of its equations at rest, with unit costs.
+    """Balance CartPole with the linear-quadratic regulator of its linearized dynamics, with unit costs.
 
-    The action is the force over the greatest one, clipped to [-1, 1]: -K s with
+    The action is the force divided by its maximum, clipped to [-1, 1]: -K s with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is the environment's own step, linearized.
+    where s' = A s + B u is the environment's own step, linearized at rest.
     """
 
     gain: Numbers
@@ -43,13 +43,13 @@ class CartPoleLQR(Expert):
         """Linearize an environment and solve for K.
 
         Raises:
-            ValueError: if it is no CartPole.
+            ValueError: if it is not CartPole.
         """
         from scipy.linalg import solve_discrete_are
 
         pole = environment.unwrapped
         if not hasattr(pole, "polemass_length"):
-            raise ValueError(f"CartPoleLQR balances CartPole alone, got the environment {environment.spec.id}")
+            raise ValueError(f"CartPoleLQR balances only CartPole, got the environment {environment.spec.id}")
         turning = pole.length * (4 / 3 - pole.masspole / pole.total_mass)
         a, b = np.zeros((4, 4)), np.zeros((4, 1))
         a[0, 1] = a[2, 3] = 1
@@ -65,18 +65,14 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Act by the mean of a soft actor-critic's policy, from a file of its weights.
+    """Act by the mean of a soft actor-critic policy, from a weights file.
 
-    The file holds a dictionary of tensors as `torch.save` writes it, with a perceptron's `linear1`, `linear2` and
-    `mean_linear`; the action is the tangent hyperbolic of its output, on the scale of the environment's bounds.
+    The file contains a dictionary of tensors saved by `torch.save`, with an MLP's `linear1`, `linear2` and
+    `mean_linear`; the action is the tanh of its output, scaled to the environment's bounds.
 
     Args:
-        file: below the data directory, as `sac_actor_Hopper_v2_expert`.
-        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is damaged, lacks a tensor, or is of another environment.
+        file: path in the data directory, such as `sac_actor_Hopper_v2_expert`.
+        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
     """
 
     def __init__(self, file: str, data_dir: str | None = None) -> None:
@@ -94,7 +90,7 @@ class SACExpert(Expert):
             )
         tensors = read_tensors(path)
         if not isinstance(tensors, dict):
-            raise ValueError(f"SACExpert: {path} must hold a dictionary of tensors, got a {type(tensors).__name__}")
+            raise ValueError(f"SACExpert: {path} must contain a dictionary of tensors, got a {type(tensors).__name__}")
         self.layers: list[list[Numbers]] = []
         inputs = None
         for name in ("linear1", "linear2", "mean_linear"):
@@ -102,17 +98,17 @@ class SACExpert(Expert):
                 raise ValueError(f"SACExpert: {path} lacks {', '.join(sorted(missing))}")
             pair = [tensors[f"{name}.{part}"] for part in ("weight", "bias")]
             if not all(isinstance(each, Tensor) and each.is_floating_point() for each in pair):
-                raise ValueError(f"SACExpert: {path} must hold floating-point tensors {name}.weight and {name}.bias")
+                raise ValueError(f"SACExpert: {path} must contain floating-point tensors {name}.weight and {name}.bias")
             outputs, before = pair[0].shape if pair[0].ndim == 2 else (None, None)
             if pair[1].shape != (outputs,) or inputs not in (None, before):
                 shapes = " and ".join(str(list(each.shape)) for each in pair)
-                raise ValueError(f"SACExpert: {path} holds {name} of {shapes}, which do not fit what is before them")
+                raise ValueError(f"SACExpert: {path} has {name} of {shapes}, which does not fit the previous layer")
             inputs = outputs
             self.layers.append([tensors[f"{name}.{part}"].double().numpy() for part in ("weight", "bias")])
         wanted = environment.observation_space.shape[0], environment.action_space.shape[0]
         if (found := (self.layers[0][0].shape[1], len(self.layers[2][1]))) != wanted:
             raise ValueError(
-                f"SACExpert: {path} maps {found[0]} numbers to {found[1]}, and {environment.spec.id} has {wanted[0]} "
+                f"SACExpert: {path} maps {found[0]} numbers to {found[1]}, but {environment.spec.id} has {wanted[0]} "
                 f"and {wanted[1]}"
             )
         space = environment.action_space

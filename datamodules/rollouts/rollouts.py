@@ -1,4 +1,4 @@
-"""The DataModule of on-line imitation: a batch is a round of states that the policy visits as it is then.
+"""DataModule for online imitation learning: a batch is a round of states visited by the current policy.
 
 Rollouts("CartPole-v1", CartPoleLQR(), rounds=20, samples_per_round=100)
 """
@@ -20,19 +20,19 @@ from datamodules.rollouts.experts import Expert
 
 Policy = Callable[[Tensor], Tensor]
 TRAINING, MEASURED, TESTED, PLAYED = range(4)
-"""What environments are reset for."""
+"""What environments are reset for, to seed them differently."""
 
 
 class RolloutSet:
-    """Rounds of states, simulated when they are asked for.
+    """Rounds of states, simulated on access.
 
-    Sample j of a round is step j // E of its environment j % E. All environments begin a round anew.
+    Sample j of a round is step j // E of environment j % E. All environments are reset at the start of a round.
 
     Args:
-        data: simulates.
-        samples: of all rounds.
-        round_size: samples of a round.
-        purpose: of the environments' seeds.
+        data: the DataModule, which simulates.
+        samples: number of samples in all rounds.
+        round_size: samples per round.
+        purpose: part of the environments' seeds.
     """
 
     in_memory = True
@@ -59,26 +59,22 @@ class RolloutSet:
 
 
 class Rollouts(SeededBatches):
-    """Batches of states and what an expert does in them (`datamodules.batches.TableBatch`), in an environment.
+    """Batches of states with an expert's actions (`datamodules.batches.TableBatch`), from a simulated environment.
 
-    The module's `forward` is the policy, whose output of states `[E, S]` is an action `[E, A]` in the environment's
-    units, which is clipped to its bounds; in an environment with two actions one number, whose sign chooses. Rounds
-    depend on the seed and the policy alone, and environments begin each anew.
+    The module's `forward` is the policy: it maps states `[E, S]` to actions `[E, A]` in the environment's units, which
+    are clipped to its bounds; in an environment with two actions it returns one number, whose sign selects the action.
+    Rounds are a function of the seed and the policy, and environments are reset before each.
 
     Args:
-        environment: name in gymnasium, as `CartPole-v1`.
-        expert: imitated.
-        rounds: of an epoch, a batch each.
-        samples_per_round: states of a round over all processes.
-        environments: that are simulated beside each other, shared by the processes.
-        expert_share: probability that a step is the expert's; 1 imitates what the expert visits.
-        measured_samples: states on which training is measured, in one round of the policy's own.
-        episodes: that are played for a mean return.
-        seed: random seed of the environments; None takes `seed_everything`.
-
-    Raises:
-        ImportError: if gymnasium or what simulates the environment is missing.
-        ValueError: if an argument is out of range, or processes do not divide the environments.
+        environment: name in gymnasium, such as `CartPole-v1`.
+        expert: policy to imitate.
+        rounds: rounds per epoch, one batch each.
+        samples_per_round: states per round, over all ranks.
+        environments: number of environments simulated in parallel, sharded over ranks.
+        expert_share: probability that a step is the expert's; 1 imitates states visited by the expert.
+        measured_samples: number of states on which training is evaluated, in one round of the policy alone.
+        episodes: episodes played to estimate the mean return.
+        seed: seed of the environments; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -110,7 +106,7 @@ class Rollouts(SeededBatches):
         self._environment(0)
 
     def _environment(self, number: int) -> Any:
-        """Give an environment, made at the first request."""
+        """Return an environment, created at the first request."""
         if not self.made:
             self.expert.meet(self._made())
         if number not in self.made:
@@ -143,10 +139,10 @@ class Rollouts(SeededBatches):
 
     def _check_processes(self) -> None:
         if self.environments % (processes := self.processes()[1]):
-            raise ValueError(f"data.environments is {self.environments}, which {processes} processes do not divide")
+            raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Give a loader; in place of all training rounds it is of the states on which training is measured."""
+        """Return a DataLoader; for the training rounds, it contains the states on which training is evaluated."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -163,20 +159,20 @@ class Rollouts(SeededBatches):
 
     @torch.no_grad()
     def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the policy's outputs in states."""
+        """Return the policy's outputs in states."""
         outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
         return outputs.double().cpu().numpy()
 
     def simulated(
         self, environments: Sequence[int], steps: int, *words: int, episode: bool = False
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Let the policy act in environments, whose steps wait for each other.
+        """Run the policy in parallel environments, in lockstep.
 
         Args:
-            environments: by number.
-            steps: of each; an episode that ends is followed by the next.
-            words: with the seed and the number they seed an environment.
-            episode: whether rewards count until the first end alone.
+            environments: numbers of the environments.
+            steps: steps per environment; a finished episode is followed by the next.
+            words: seed the environments, together with the seed and the environment's number.
+            episode: whether rewards count only until the end of the first episode.
 
         Returns:
             States `[T, E, S]`, the expert's actions in them `[T, E, A]`, and rewards `[T, E]`.
@@ -216,7 +212,7 @@ class Rollouts(SeededBatches):
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
     def mean_return(self) -> float:
-        """Play episodes by the policy alone, each process its part, and average their sums of rewards."""
+        """Play episodes with the policy alone, sharded over ranks, and average their returns."""
         rank, processes = self.processes()
         own = range(rank, self.episodes, processes)
         total = 0.0

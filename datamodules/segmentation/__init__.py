@@ -1,1 +1,1 @@
-"""Images with a label for each pixel."""
+"""Images with one label per pixel."""

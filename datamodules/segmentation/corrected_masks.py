@@ -1,4 +1,4 @@
-"""Corrections of training masks, kept once for a process and its loader workers, and saved with the checkpoint."""
+"""Corrected training masks, shared between a rank and its DataLoader workers, and saved in the checkpoint."""
 
 import zlib
 from pathlib import Path
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 1 << 25
-"""Bytes of masks that go into shared memory, of which containers have little; more are mapped onto a file."""
+"""Maximum size in bytes for shared memory, which containers limit; larger sets use a memory-mapped file."""
 
 
 class CorrectedMasks:
-    """The masks that were corrected, uint8, each of its own size.
+    """Corrected masks, uint8, each of its own size.
 
-    Memory is shared with the loader's workers: they see a correction when they next fetch the sample. Large sets are
-    mapped onto a file, which only what has been corrected takes room in.
+    Memory is shared with the DataLoader workers: they see a correction when they next fetch the sample. Large sets are
+    memory-mapped from a sparse file, which takes disk space only for corrected masks.
 
     Args:
         size: `[N, 2]`, int64: height and width of each mask.
-        path: the file; None keeps the set in shared memory.
-        writes: whether this process writes the masks; where processes map the same file, one of them is enough.
+        path: memory-mapped file; None means shared memory.
+        writes: whether this rank writes the masks; one of the ranks that map the same file is enough.
     """
 
     def __init__(self, size: Tensor, path: Path | None = None, writes: bool = True) -> None:
@@ -28,7 +28,7 @@ class CorrectedMasks:
         self.start = torch.cat([torch.zeros(1, dtype=torch.int64), size.prod(dim=1).cumsum(0)])
         self.one_size = bool((size == size[0]).all())
         self.changed = torch.zeros(len(size), dtype=torch.bool).share_memory_()
-        """`[N]`: which masks were corrected."""
+        """`[N]`: which masks have been corrected."""
         self.path = path
         self.writes = writes
         if path is None:
@@ -48,11 +48,11 @@ class CorrectedMasks:
             self._pixels = self._mapped()
 
     def mask(self, sample: int) -> Tensor:
-        """The corrected mask of a sample, `[H, W]`; meaningless where `changed` is false."""
+        """Return the corrected mask of a sample, `[H, W]`; undefined where `changed` is false."""
         return self._pixels[self.start[sample] : self.start[sample + 1]].view(*self.size[sample].tolist())
 
     def current(self, index: Tensor, given: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """Masks with their corrections, where there are any.
+        """Replace masks by their corrections, where there are any.
 
         Args:
             index: `[B]`, int64: samples.
@@ -68,11 +68,11 @@ class CorrectedMasks:
         return [self.mask(i) if new else mask for i, new, mask in zip(samples, changed, given, strict=True)]
 
     def write(self, index: Tensor, label: Tensor) -> None:
-        """Replaces masks.
+        """Write corrected masks.
 
         Args:
             index: `[n]`, int64.
-            label: `[n, H, W]`, uint8; of a larger array than a sample's mask, the upper left part counts.
+            label: `[n, H, W]`, uint8; if larger than a sample's mask, its top left part is used.
         """
         if self.writes:
             if self.one_size and len(index):
@@ -85,7 +85,7 @@ class CorrectedMasks:
         self.changed[index] = True
 
     def saved(self) -> dict[str, Tensor]:
-        """Pack the changed samples, and their masks compressed one after another, for a checkpoint."""
+        """Pack the corrected samples and their compressed masks for a checkpoint."""
         index = self.changed.nonzero().flatten()
         packed = [zlib.compress(self.mask(sample).numpy().tobytes(), level=1) for sample in index.tolist()]
         length = torch.tensor([len(mask) for mask in packed], dtype=torch.int64)
@@ -93,10 +93,10 @@ class CorrectedMasks:
         return {"index": index, "length": length, "masks": joined}
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Takes the corrections of a checkpoint in place of all others.
+        """Replace all corrections by those of a checkpoint.
 
         Raises:
-            ValueError: if they are those of other masks.
+            ValueError: if they belong to other masks.
         """
         self.changed.fill_(False)
         start = 0

@@ -1,4 +1,4 @@
-"""Bright ellipses on a textured background: a bundled set for segmentation without annotated images."""
+"""Bright ellipses on a textured background: a bundled dataset for segmentation without annotated images."""
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 
 
 def textured_images(mask: Tensor, seed: int) -> Tensor:
-    """Draw grey images of the masked structure on a ground of the same texture, brighter by 0.2 to 0.4.
+    """Render grey images: the masked structure on a background of the same texture, brighter by 0.2 to 0.4.
 
     Args:
         mask: `[N, S, S]`, 0 and 1.
-        seed: random seed of texture, brightness and noise.
+        seed: seed of texture, brightness and noise.
 
     Returns:
         `[N, 1, S, S]`, uint8.
@@ -36,19 +36,16 @@ def textured_images(mask: Tensor, seed: int) -> Tensor:
 
 
 class EllipseImages(MaskSet):
-    """Images of one bright ellipse each, without labels to train on, and ellipses that belong to none of them.
+    """Images of one bright ellipse each, unlabelled for training, and unpaired ellipse masks.
 
-    The training images' true masks are known, as `clean_label`, for metrics only. Everything is drawn from the seed.
+    True masks of training images are known, as `clean_label`, for metrics only. Everything is a function of the seed.
 
     Args:
-        image_size: height and width in pixels.
-        num_training: training images.
-        num_validation: images with true masks, to watch training by.
-        num_test: images with true masks.
+        num_training: number of training images.
+        num_validation: number of validation images, with true masks.
+        num_test: number of test images, with true masks.
+        shapes: distribution of the structures and auxiliary masks, and number of the latter.
         shapes: shapes of the structures and of the auxiliary masks, of which there are as many as it says.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     num_classes = 2
@@ -86,7 +83,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Draw images and their masks; no image shows an auxiliary mask, which are drawn from another stream."""
+        """Sample images with their masks; auxiliary masks use another random stream, so they appear in no image."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

@@ -1,4 +1,4 @@
-"""Ellipses as the shapes of a structure: optic discs, heads of fetuses."""
+"""Ellipses as a shape model of a structure, such as optic discs or fetal heads."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks
 def ellipse_masks(
     uniform: Tensor, size: int, semi_axis: Sequence[float], ratio: Sequence[float], centre: float = 0.5
 ) -> Tensor:
-    """Draw filled ellipses.
+    """Rasterise filled ellipses.
 
     Args:
-        uniform: `[B, 5]` in [0, 1): row and column of the centre, longer semi-axis, ratio, angle.
+        uniform: `[B, 5]` in [0, 1): row and column of the centre, semi-major axis, axis ratio, angle.
         size: height and width of the masks, S, in pixels.
-        semi_axis: least and greatest longer semi-axis, as parts of S.
-        ratio: least and greatest shorter semi-axis over the longer one, in (0, 1].
-        centre: part of the image's height and width, in its middle, in which the centre lies.
+        semi_axis: smallest and largest semi-major axis, relative to S.
+        ratio: smallest and largest ratio of minor to major axis, in (0, 1].
+        centre: fraction of the image's height and width, around its middle, that contains the centre.
 
     Returns:
-        `[B, S, S]`, uint8, 1 within; a pixel counts by its centre.
+        `[B, S, S]`, uint8, 1 inside; a pixel is inside if its centre is.
     """
     row, column, long, round_, angle = uniform.to(torch.float32)[:, :, None, None].unbind(dim=1)
     pixels = (torch.arange(size, device=uniform.device) + 0.5) / size
@@ -38,19 +38,16 @@ def ellipse_masks(
 
 
 class Ellipses(AuxiliaryMasks):
-    """Ellipses that belong to no image: auxiliary masks by a model of the structure's shape.
+    """Auxiliary masks sampled from an elliptical shape model, unpaired with any image.
 
-    The centre is uniform in the middle part of the image that `centre` says, the angle uniform, semi-axis and ratio
+    The centre is uniform in the middle part of the image given by `centre`, the angle uniform, semi-axis and ratio
     uniform in ranges that fit the structure.
 
     Args:
-        number: number of masks; they are drawn again whenever they are needed, and take no memory.
-        semi_axis: least and greatest longer semi-axis, as parts of the image's size.
-        ratio: least and greatest shorter semi-axis over the longer one.
-        centre: part of the image's height and width, in its middle, in which the centre lies.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        number: number of masks; they are generated on access and take no memory.
+        semi_axis: smallest and largest semi-major axis, relative to the image size.
+        ratio: smallest and largest ratio of minor to major axis.
+        centre: fraction of the image's height and width, around its middle, that contains the centre.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class Ellipses(AuxiliaryMasks):
         at_least(1, number=number)
         for key, (least, greatest) in (("semi_axis", semi_axis), ("ratio", ratio)):
             if not 0 < least <= greatest <= 1:
-                raise ValueError(f"{key} must be two rising numbers in (0, 1], got {[least, greatest]}")
+                raise ValueError(f"{key} must be two ascending numbers in (0, 1], got {[least, greatest]}")
         within(0, 1, centre=centre)
         self.number = number
         self.semi_axis = tuple(semi_axis)

@@ -1,4 +1,4 @@
-"""Folders of a user's own images and masks of one structure, annotated or not."""
+"""The user's own folders of images and masks of one structure, annotated or not."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSour
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read an image, resized to a square whatever its shape.
+    """Read an image, resized to a square of any aspect ratio.
 
     Args:
-        path: the file; 16-bit grey values are scaled to 8 bits.
-        size: height and width, in pixels; bilinear, with antialiasing.
-        channels: 1 for grey, 3 for colours.
+        path: image file; 16-bit grey values are scaled to 8 bits.
+        size: height and width in pixels; resized bilinearly with antialiasing.
+        channels: 1 for grey, 3 for colour.
 
     Returns:
         `[channels, size, size]`, uint8.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if it is damaged; names the file.
     """
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
@@ -44,13 +44,13 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 
 def read_mask(path: Path, size: int) -> Tensor:
-    """Read a mask, resized to a square; pixels above half of the file's greatest value are the structure.
+    """Read a mask, resized to a square; pixels above half of the file's maximum are the structure.
 
     Returns:
         `[size, size]`, uint8, 0 and 1.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if it is damaged; names the file.
     """
     with opened_image(path, "a mask") as image:
         values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
@@ -65,55 +65,55 @@ def required_files(folder: Path, holds: str) -> list[str]:
     """List the image files of a folder, relative to it and sorted.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no image in it; says what it `holds`.
+        FileNotFoundError: if the folder is missing or has no image; states what it `holds`.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it holds {holds}")
+        raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
     found = image_names(folder)
     if not found:
         raise FileNotFoundError(
-            f"MaskFolders: {folder} holds no file that ends with {', '.join(SUFFIXES)}; it holds {holds}"
+            f"MaskFolders: {folder} has no file that ends with {', '.join(SUFFIXES)}; it must contain {holds}"
         )
     return found
 
 
 def stems(names: Sequence[str], folder: Path) -> list[str]:
-    """Take the suffix off file names.
+    """Strip the suffix from file names.
 
     Raises:
-        ValueError: if two of them are the same.
+        ValueError: if two names become equal.
     """
     plain = [name.rsplit(".", 1)[0] for name in names]
     if len(set(plain)) != len(plain):
         twice = next(name for name in plain if plain.count(name) > 1)
-        raise ValueError(f"MaskFolders: {folder} holds two files {twice} that differ in their suffix alone")
+        raise ValueError(f"MaskFolders: {folder} has two files {twice} that differ only in their suffix")
     return plain
 
 
 def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
-    """Find the mask of each image: the file of the same name, whatever its suffix.
+    """Find the mask of each image: the file of the same name with any suffix.
 
     Raises:
-        FileNotFoundError: names the first image without a mask.
+        FileNotFoundError: if an image has no mask; names the first one.
     """
     of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
     plain = stems(names, images)
     if lacking := [name for name in plain if name not in of_stem]:
         raise FileNotFoundError(
-            f"MaskFolders: {masks} holds no mask for {len(lacking)} of the {len(plain)} images of {images}: "
+            f"MaskFolders: {masks} has no mask for {len(lacking)} of the {len(plain)} images of {images}: "
             f"{lacking[0]} is the first"
         )
     return [of_stem[name] for name in plain]
 
 
 class ResizedFiles(MaskSource):
-    """Image files, and one mask file for each where there are any, all resized to squares of one size.
+    """Image files, optionally with one mask file each, all resized to squares of one size.
 
     Args:
-        image: files of the images, `[N]`.
-        mask: files of the masks, `[N]`, or None for masks of nothing.
-        size: height and width, in pixels.
-        channels: channels of the images, 1 or 3.
+        image: image files, `[N]`.
+        mask: mask files, `[N]`; None means empty masks.
+        size: height and width in pixels.
+        channels: image channels, 1 or 3.
     """
 
     def __init__(self, image: Sequence[Path], mask: Sequence[Path] | None, size: int, channels: int) -> None:
@@ -147,10 +147,10 @@ class ResizedFiles(MaskSource):
 
 
 class MasksOfFolder(AuxiliaryMasks):
-    """Masks in the files of a folder, kept on the device that first asks for them.
+    """Auxiliary masks from a folder, cached on the device that first uses them.
 
     Args:
-        folder: the folder.
+        folder: folder of masks.
     """
 
     def __init__(self, folder: str) -> None:
@@ -169,25 +169,21 @@ class MasksOfFolder(AuxiliaryMasks):
 
 
 class MaskFolders(MaskSet):
-    """Folders of one's own images and masks of one structure, of any size, in the formats of `ImageFolder`.
+    """The user's own folders of images and masks of one structure, of any size, in the formats of `ImageFolder`.
 
-        images/                         to train on, without annotation unless `training_masks` names a folder
-        aux_masks/                      masks of the structure, of other images or of none, for `UnpairedMasks`
-        val_images/, val_masks/         to validate on, with their masks of the same names (optional)
-        test_images/, test_masks/       to test on, with their masks of the same names
+        images/                         training images, unlabelled unless `training_masks` names a folder
+        aux_masks/                      masks of the structure, from other images or none, for `UnpairedMasks`
+        val_images/, val_masks/         validation images, with masks of the same names (optional)
+        test_images/, test_masks/       test images, with masks of the same names
 
-    All are resized to squares. Of a mask file, pixels above half of its greatest value are the structure.
+    All are resized to squares. In a mask file, pixels above half of its maximum are the structure.
 
     Args:
-        data_dir: folder that holds these; None takes NOISEWORKS_DATA.
-        image_size: height and width of the images that the networks get, in pixels.
+        data_dir: folder that contains these; None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input images, in pixels.
         channels: 1 for grey images, 3 for colour.
-        training_masks: folder of masks with the training images' names, such as the pseudo labels that a run writes,
-            relative to `data_dir`; None begins without labels.
-
-    Raises:
-        FileNotFoundError: if a folder or a mask is missing.
-        ValueError: if an argument is out of range, or a file is damaged.
+        training_masks: folder of masks with the training images' names, such as pseudo labels written by a run,
+            relative to `data_dir`; None means no labels at first.
     """
 
     num_classes = 2

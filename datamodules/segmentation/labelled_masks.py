@@ -1,4 +1,4 @@
-"""The DataModule of images with one label for each pixel: mask noise, batches, augmentation, corrections, for any set.
+"""DataModule for images with one label per pixel: mask noise, batches, augmentation and corrections, for any dataset.
 
 LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegmentation())
 """
@@ -29,16 +29,16 @@ _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
 def wait_for_all_processes() -> None:
-    """Wait until all processes are here: one process of a machine writes the file that the others then read."""
+    """Wait for all ranks (barrier): one rank of a machine writes the file that the others then read."""
     if world_size() > 1:
         dist.barrier()
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A source with the corrections of its masks, fetched a request at a time; masks are uint8 until on the device.
+    """A source with corrections of its masks, fetched one request at a time; masks are uint8 until on the device.
 
-    Batches of a training set, which has a `seed`, carry the number of the epoch that seeds augmentation, until they are
-    on the device.
+    Batches of a training set, which has a `seed`, contain the epoch that seeds augmentation until they are on the
+    device.
     """
 
     def __init__(
@@ -84,32 +84,28 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
 
 
 class LabelledMasks(SeededBatches):
-    """Batches of a data set's images with their masks.
+    """Batches of a dataset's images with their masks.
 
-    `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
-    samples depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside
-    an epoch.
+    `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
+    training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
+    that epoch.
 
-    Training masks can be corrected (`correct_labels`). Batches then carry the corrected mask as `label`, and always the
-    mask that was given as `original_label`. Corrections are part of the checkpoint.
+    `correct_labels` changes training masks. Training batches contain the current mask as `label` and the given one as
+    `original_label`. Corrections are saved in the checkpoint.
 
     Args:
-        images: data set.
-        batch_size: training images of a step over all processes.
-        mask_noise: makes training masks wrong; None leaves them.
-        augmentation: random scale, crop, colours and mirror of training images in files; None leaves them.
-        predict_dir: folder of images, in any subfolders, that `predict` takes in place of the test set; needs a set
-            that reads files of one size, as `MaskFolders` does.
-        evaluation_batch_size: images of a validation, test or prediction batch over all processes. Smaller ones are
-            filled up to the largest of their batch, which a network may see; None takes `batch_size`, or one image for
-            each process where images are of several sizes.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
-        prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of noise, order, augmentation and of images that are drawn; None takes
-            `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or the data do not fit it.
+        images: dataset.
+        batch_size: global training batch size, over all ranks.
+        mask_noise: corrupts training masks; None leaves them unchanged.
+        augmentation: random scale, crop, colours and flip of training images in files; None means no augmentation.
+        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; needs a dataset
+            of files resized to one size, such as `MaskFolders`.
+        evaluation_batch_size: global batch size in validation, testing and prediction. Smaller images are padded to the
+            largest of their batch, which can affect a network; None means `batch_size`, or one image per rank if image
+            sizes differ.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        prefetch_factor: batches that each worker prefetches.
+        seed: seed of noise, order, augmentation and generated images; None means the value of `seed_everything`.
     """
 
     train_set: LabelledMaskSet | None
@@ -153,13 +149,13 @@ class LabelledMasks(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """C, H, W of the training images, as a network gets them."""
+        """Shape C, H, W of the network's training images."""
         channels, height, width = self.images.image_shape
         return (channels, height, width) if self.augmentation is None else (channels, *self.augmentation.shape)
 
     @property
     def training_names(self) -> list[str] | None:
-        """Names of the training images without suffix, where they are files."""
+        """Names of the training images without suffix, if they are files."""
         assert self.train_set is not None
         names = self.train_set.source.names
         return None if names is None else list(names)
@@ -168,7 +164,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Validation has images of its own, so that `validate` reads no training image and makes no mask wrong."""
+        """Set up validation separately, so that `validate` neither reads nor corrupts training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -178,11 +174,11 @@ class LabelledMasks(SeededBatches):
             self._write_noise()
 
     def _write_noise(self) -> None:
-        """Keep how wrong `mask_noise` made the masks of a set in memory as `mask_noise.csv`, a row a category."""
+        """Save how `mask_noise` corrupted an in-memory dataset as `mask_noise.csv`, one row per class."""
         trainer = self.trainer
         if trainer is None or not trainer.loggers or self.train_set is None:
             return
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
         source = self.train_set.source
         if directory is None or not trainer.is_global_zero or self.mask_noise is None:
             return
@@ -197,7 +193,7 @@ class LabelledMasks(SeededBatches):
     def set_up_training(self) -> None:
         source = self.images.prepared(self.seed).training()
         if self.augmentation is not None and not hasattr(source, "cropped"):
-            raise ValueError(f"augmentation needs images in files, and {type(self.images).__name__} has none")
+            raise ValueError(f"augmentation needs images in files, but {type(self.images).__name__} has none")
         if self.mask_noise is not None:
             source.make_wrong(seeded(self.mask_noise, self.seed), self.num_classes)
         path, writes = None, True
@@ -223,7 +219,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Choose a file in the run directory, which one process of each machine writes; else one for each process."""
+        """Choose a file in the run directory, written by one rank per machine, or else one file per rank."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -241,10 +237,9 @@ class LabelledMasks(SeededBatches):
             corrections.path.unlink(missing_ok=True)
 
     def training_images_dataloader(self) -> DataLoader:
-        """Give the training images in their own order and without augmentation, to judge their masks by.
+        """Return the training images in dataset order, without augmentation, for judging their masks.
 
-        Of images that are smaller than another of their batch, the upper left part counts; the rest is filled up, by
-        255 in the masks.
+        Images smaller than the largest of their batch are padded at the bottom and right, masks with 255.
         """
         if self.train_set is None:
             self.set_up_training()
@@ -258,11 +253,11 @@ class LabelledMasks(SeededBatches):
         return super().evaluation_loader(samples)
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Change colours and mirror images with their masks."""
+        """Jitter colours, and flip images with their masks."""
         return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, epoch)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Give images as the network takes them, and masks in int64."""
+        """Convert images to network inputs, and masks to int64."""
         images = self.train_set or self.validation_set or self.test_set or self.predict_set
         assert images is not None
         data_range = images.source.data_range
@@ -271,18 +266,18 @@ class LabelledMasks(SeededBatches):
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Give training images other masks, which all processes and their loader workers see in the next epoch.
+        """Change masks of training images; all ranks and their workers see them from the next epoch on.
 
-        Where there are several processes, all of them call this equally often, each with samples of its own, or with
-        none (as by the shares of `training_images_dataloader`). They exchange them here.
+        This is a collective: every rank calls it equally often, with its own samples or with none (for example its
+        shard of `training_images_dataloader`), and ranks exchange their corrections.
 
         Args:
             index: `[n]`, int64: positions in the training set.
-            label: `[n, H, W]`, integers: their new masks, in the pixels of the image before any augmentation; 255 is
-                ignored. Of a larger array than the image, the upper left part counts.
+            label: `[n, H, W]`, integers: new masks, in pixels of the images before augmentation; 255 is ignored. If
+                larger than an image, the top left part is used.
 
         Raises:
-            ValueError: if a pixel is neither a category nor 255, or the masks are smaller than their images.
+            ValueError: if a pixel is neither a class nor 255, or masks are smaller than their images.
         """
         assert self.train_set is not None
         corrections = self.train_set.corrections
@@ -296,7 +291,7 @@ class LabelledMasks(SeededBatches):
         wait_for_all_processes()
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the corrected masks, and how far into its epoch the training is."""
+        """Save the corrected masks and the position within the epoch."""
         state = super().state_dict()
         corrections = self.train_set.corrections if self.train_set is not None else None
         assert self.trainer is not None
@@ -318,6 +313,6 @@ class LabelledMasks(SeededBatches):
 
 
 def standardised(image: Tensor) -> Tensor:
-    """Give images `[B, C, H, W]` mean 0 and standard deviation 1, each over its own pixels."""
+    """Standardise images `[B, C, H, W]` to mean 0 and standard deviation 1, each over its own pixels."""
     mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
     return (image - mean) / torch.where(deviation > 0, deviation, 1)

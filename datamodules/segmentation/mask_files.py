@@ -1,4 +1,4 @@
-"""Images with masks in files, decoded when they are asked for, each of its own size."""
+"""Images with masks in files, decoded on access, each of its own size."""
 
 import os
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from datamodules.segmentation.mask_sets import MaskSource, refuse_unknown_catego
 
 
 class MaskFiles(MaskSource):
-    """Images and masks in files, one of each for a name.
+    """Images and masks in files, matched by name.
 
     Args:
-        images: folder of the images, `<name>.jpg`.
-        given: folder of the masks that are given, `<name>.png`: one channel or a palette, with the category for value.
+        images: image folder, `<name>.jpg`.
+        given: folder of the given masks, `<name>.png`: one channel or a palette, with class numbers as values.
         names: names of the images without suffix, `[N]`.
-        num_classes: number of categories, K.
-        clean: folders that may hold the true masks; the first that has one counts, and where none has, all is 255. With
-            None the given masks are the true ones.
+        num_classes: number of classes, K.
+        clean: folders that may contain the true masks; the first that has one is used, and a mask found nowhere is all
+            255. With None the given masks are the true ones.
 
     Raises:
         FileNotFoundError: if an image or a given mask is missing, naming the first.
@@ -53,7 +53,7 @@ class MaskFiles(MaskSource):
         self.images = images
         self.given = given
         self.clean = clean
-        # One block of memory, which loader processes share.
+        # One block of memory, shared with DataLoader workers.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self.num_classes = num_classes
         self.noise: MaskNoise | None = None
@@ -69,7 +69,7 @@ class MaskFiles(MaskSource):
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         if self.clean is not None:
-            raise ValueError("mask_noise makes true masks wrong, and the given ones are not: give one of the two")
+            raise ValueError("mask_noise corrupts true masks, but the given ones are noisy: set only one of them")
         self.noise = noise
 
     def masks(self, index: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -90,7 +90,7 @@ class MaskFiles(MaskSource):
             if (path := folder / f"{self.name(sample)}.png").is_file():
                 mask = self._read(path)
                 if list(mask.shape) != size:
-                    raise UnreadableImage(f"{path} is {list(mask.shape)}, and the mask that is given {size}")
+                    raise UnreadableImage(f"{path} is {list(mask.shape)}, but the given mask is {size}")
                 return mask
         return torch.full(size, IGNORED, dtype=torch.uint8)
 
@@ -105,7 +105,8 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read images as `whole` does, and cut them and their masks at places drawn by numbers `[B, 3]` in [0, 1)."""
+        """Read images as `whole` does, and crop them with their masks at positions given by numbers `[B, 3]` in [0,
+        1)."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)
@@ -133,7 +134,7 @@ class MaskFiles(MaskSource):
             rgb = image.convert("RGB")
         if rgb.size != (width, height):
             raise UnreadableImage(
-                f"{path} is {[rgb.height, rgb.width]} (height, width), and its mask {[height, width]}"
+                f"{path} is {[rgb.height, rgb.width]} (height, width), but its mask is {[height, width]}"
             )
         return rgb
 
@@ -143,16 +144,16 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a mask `[H, W]`, uint8, from an image of one channel or of a palette, whose numbers are the categories.
+    """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
 
     Raises:
-        UnreadableImage: if it is damaged or holds colours, naming the file.
+        UnreadableImage: if it is damaged or a colour image; names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise UnreadableImage(
-            f"{path} is no mask: expected one channel of 8 bits, or a palette, with the category of each pixel, got "
+            f"{path} is not a mask: expected one channel of 8 bits, or a palette, with the class of each pixel, got "
             f"{mask.dtype} of shape {list(mask.shape)}"
         )
     return torch.from_numpy(mask)

@@ -1,4 +1,4 @@
-"""SegTHOR: slices of computed tomographies of the thorax, with oesophagus, heart, trachea and aorta."""
+"""SegTHOR: CT slices of the thorax, with oesophagus, heart, trachea and aorta."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -26,31 +26,27 @@ SUFFIXES = (".npy", ".png")
 
 
 class SegTHOR(MaskSet):
-    """Two-dimensional slices of SegTHOR that show an organ at least in part, in 5 categories.
+    """Two-dimensional slices of SegTHOR that show at least part of an organ, in 5 classes.
 
     Read from one of
 
-    * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), a slice each, `[H, W]`, whose name has the
-      number of the patient for its first number, as `Patient_07_0123`. `img` and `label` are found, too;
-    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each a pair of dicts from a slice's name to its array: the
-      images, and the masks. No code in the pickles is run; their patients are not looked at.
+    * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice each, `[H, W]`. The first number in
+      the name is the patient's, as in `Patient_07_0123`. Folders `img` and `label` are found as well;
+    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each a pair of dicts from slice name to array: images and
+      masks. No code in the pickles is run; the patient arguments do not apply to them.
 
-    Slices of another size are resized, images bilinearly. The network gets each slice standardised, (x - mean) / std
-    over its own pixels, in place of an image in [0, 1]. Volumes (NIfTI) have to be cut into slices first, along their
+    Slices of another size are resized, images bilinearly. The network's inputs are standardised slices, (x - mean) /
+    std over the slice's pixels, instead of images in [0, 1]. Volumes (NIfTI) must first be cut into slices along their
     last axis.
 
-    The default patients are those of the authors' split, which tests patient 27 although it validates, too.
+    The default patients are those of the authors' split, which uses patient 27 both for testing and for validation.
 
     Args:
-        data_dir: folder that holds the slices; None looks in `segthor` where NOISEWORKS_DATA points.
-        image_size: height and width of the slices that the network gets, in pixels.
-        train_patients: numbers of the patients whose slices train, in a folder of slices.
-        val_patients: numbers of the patients whose slices validate.
-        test_patients: numbers of the patients whose slices test.
-
-    Raises:
-        FileNotFoundError: if slices or masks are missing, saying what was expected where.
-        ValueError: if a file is damaged, naming it, or an argument is out of range.
+        data_dir: folder that contains the slices; None means `segthor` in the NOISEWORKS_DATA directory.
+        image_size: height and width of the network's input slices, in pixels.
+        train_patients: numbers of the training patients, in a folder of slices.
+        val_patients: numbers of the validation patients.
+        test_patients: numbers of the test patients.
     """
 
     num_classes = 5
@@ -68,7 +64,7 @@ class SegTHOR(MaskSet):
         if not train_patients or not test_patients:
             raise ValueError("train_patients and test_patients must each name at least one patient")
         if both := sorted(set(train_patients) & {*val_patients, *test_patients}):
-            raise ValueError(f"train_patients must be others than those who validate and test, got {both} in both")
+            raise ValueError(f"train_patients must not include validation or test patients, got {both} in both")
         self.data_dir = data_dir
         self.patients = {"training": train_patients, "validation": val_patients, "test": test_patients}
         self.image_shape = (1, image_size, image_size)
@@ -87,7 +83,7 @@ class SegTHOR(MaskSet):
         return directory / "segthor" if self.data_dir is None else directory
 
     def _read(self, split: str) -> MasksInMemory:
-        """Read the slices that show an organ, as they are stored."""
+        """Read the slices that show an organ, unmodified."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
         if folders is not None:
@@ -96,8 +92,8 @@ class SegTHOR(MaskSet):
             slices = slices_of_pickle(root / PICKLES[split])
         else:
             raise FileNotFoundError(
-                f"SegTHOR: found neither {root / 'images'} with a slice in each file nor {root / PICKLES[split]}; ask "
-                "for the data at https://competitions.codalab.org/competitions/21145, cut the volumes into slices "
+                f"SegTHOR: found neither {root / 'images'} with a slice in each file nor {root / PICKLES[split]}; "
+                "request the data at https://competitions.codalab.org/competitions/21145, cut the volumes into slices "
                 "Patient_<number>_<slice>.npy and put them into images and masks"
             )
         images, masks = [], []
@@ -108,18 +104,18 @@ class SegTHOR(MaskSet):
                 images.append(_resized_image(image, size))
                 masks.append(_resized_mask(name, mask, size))
         if not images:
-            raise FileNotFoundError(f"SegTHOR: no {split} slice in {root} shows an organ; expected some")
+            raise FileNotFoundError(f"SegTHOR: no {split} slice in {root} shows an organ; expected at least one")
         return MasksInMemory(torch.stack(images)[:, None], torch.stack(masks), self.num_classes, data_range=None)
 
 
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read path, image and mask of the slices of some patients, by name.
+    """Read path, image and mask of some patients' slices, sorted by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice no mask.
-        UnreadableImage: if a file is damaged, naming it.
+        UnreadableImage: if a file is damaged; names the file.
     """
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
     for path in sorted(images.iterdir()):
@@ -128,7 +124,7 @@ def slices_of_folders(
             of_patient[int(number[0])].append(path)
     if missing := [patient for patient, paths in of_patient.items() if not paths]:
         raise FileNotFoundError(
-            f"{images} holds no slice of patient {missing[0]} ({len(missing)} of {len(of_patient)} patients are "
+            f"{images} has no slice of patient {missing[0]} ({len(missing)} of {len(of_patient)} patients are "
             f"missing); expected Patient_{missing[0]:02}_<slice>.npy or .png"
         )
     for path in (path for paths in of_patient.values() for path in paths):
@@ -139,32 +135,32 @@ def slices_of_folders(
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read name, image and mask of the slices in one of the authors' pickles, by name.
+    """Read name, image and mask of the slices in one of the authors' pickles, sorted by name.
 
     Raises:
-        ValueError: if it is not a pair of dicts of arrays with the same names.
+        ValueError: if it is not a pair of dicts of arrays with equal keys.
     """
     content = read_pickled_arrays(path)
-    expected = f"{path} must hold two dicts from names to arrays, the images' and the masks'"
+    expected = f"{path} must contain two dicts from names to arrays, of images and of masks"
     if not (
         isinstance(content, tuple | list) and len(content) == 2 and all(isinstance(part, dict) for part in content)
     ):
         raise ValueError(f"{expected}, got {type(content).__name__}")
     images, masks = content
     if images.keys() != masks.keys():
-        raise ValueError(f"{expected}, of the same names; {len(images.keys() ^ masks.keys())} names are in one alone")
+        raise ValueError(f"{expected}, with the same names; {len(images.keys() ^ masks.keys())} names are in only one")
     for name in sorted(images):
         pair = images[name], masks[name]
         if not all(isinstance(array, np.ndarray) and array.dtype != object for array in pair):
-            raise ValueError(f"{expected}; {name} is no array of numbers")
+            raise ValueError(f"{expected}; {name} is not an array of numbers")
         yield f"{path}: {name}", *pair
 
 
 def read_slice(path: Path) -> np.ndarray:
-    """Read a slice from a `.npy` file or an image file of one channel, `[H, W]`.
+    """Read a slice from a `.npy` file or a one-channel image file, `[H, W]`.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if it is damaged; names the file.
     """
     try:
         if path.suffix == ".npy":
@@ -176,13 +172,13 @@ def read_slice(path: Path) -> np.ndarray:
         raise UnreadableImage(f"{path} cannot be read as a slice ({error}); replace it") from error
     if read.dtype.kind not in "biuf" or not np.isfinite(read).all():
         raise UnreadableImage(
-            f"{path} cannot be read as a slice (a {read.dtype} in it is no finite number); replace it"
+            f"{path} cannot be read as a slice (it has a {read.dtype} value that is not finite); replace it"
         )
     return read
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
-    """Resize to `[size, size]`: bytes stay bytes, other whole numbers become int16 if they fit, the rest float32."""
+    """Resize to `[size, size]`: uint8 stays uint8, other integers become int16 if they fit, the rest float32."""
     whole = np.issubdtype(image.dtype, np.integer)
     held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
     stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32
@@ -193,9 +189,9 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 
 
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
-    """Resize to `[size, size]`, uint8, by the nearest pixel."""
+    """Resize to `[size, size]`, uint8, by nearest neighbour."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
-        raise ValueError(f"the mask of {name} must hold categories, whole numbers in 0...{IGNORED}")
+        raise ValueError(f"the mask of {name} must contain classes, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))
     if mask.shape != (size, size):
         values = F.interpolate(values[None, None], size=(size, size), mode="nearest-exact")[0, 0]

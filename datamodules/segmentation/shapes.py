@@ -1,4 +1,4 @@
-"""A bright disc and a dark square on photographs: a synthetic set for segmentation, 3 categories, no download."""
+"""A bright disc and a dark square on photographs: a synthetic segmentation dataset, 3 classes, no download."""
 
 import math
 
@@ -9,28 +9,24 @@ from datamodules.arguments import at_least, within
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 
 LARGEST_IMAGE = 191
-"""No photograph is lower or narrower, in pixels."""
+"""Smallest height and width of the photographs, in pixels."""
 
 
 class Shapes(MaskSet):
-    """Grey images with a disc (category 1) that is brighter and a square (category 2) that is darker than what is
-    behind: a piece of a photograph bundled with scikit-image and scikit-learn, and Gaussian noise.
+    """Grey images with a bright disc (class 1) and a dark square (class 2) on a crop of a bundled photograph, with
+    Gaussian noise.
 
-    Radius, half side and place of the two are random, and so are how much brighter and darker they are; the photograph
-    shows through. The square covers the disc where they meet. An image is a function of (seed, its number), and no two
-    images of training, validation and test are the same.
+    Size, position and contrast of both shapes are random; the photograph shows through. The square covers the disc
+    where they overlap. An image is a function of (seed, its number), and no image is in two splits.
 
     Args:
-        num_train: images for training.
-        num_val: images for validation, with true masks; 0 leaves it out.
-        num_test: images for testing, with true masks.
-        image_size: height and width in pixels, 16 to 191; shapes grow with it.
-        contrast: greatest difference of a shape from the photograph behind, in (0, 1]; each image's is between half of
-            it and this.
+        num_train: number of training images.
+        num_val: number of validation images, with true masks; 0 means no validation.
+        num_test: number of test images, with true masks.
+        image_size: height and width in pixels, 16 to 191; shapes scale with it.
+        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; each image's is between half
+            of this and this.
         noise_level: standard deviation of the Gaussian noise, in pixel units.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     num_classes = 3
@@ -79,7 +75,7 @@ class Shapes(MaskSet):
         image = behind
         row, column = np.mgrid[:size, :size]
         mask = np.zeros((size, size), dtype=np.uint8)
-        # Half of a shape's side is a tenth to a fifth of the image's; all of it is inside.
+        # Half of a shape's side is a tenth to a fifth of the image's; shapes lie fully inside.
         for category, sign in ((1, 1), (2, -1)):
             reach = random.uniform(0.1, 0.2) * size
             centre = random.uniform(math.ceil(reach), size - 1 - math.ceil(reach), size=2)
@@ -92,7 +88,7 @@ class Shapes(MaskSet):
 
 
 def grey_photographs() -> list[np.ndarray]:
-    """Read the photographs that come with scikit-image and scikit-learn, `[H, W]` each, uint8."""
+    """Read the photographs bundled with scikit-image and scikit-learn, `[H, W]` each, uint8."""
     import skimage.data
     from skimage.color import rgb2gray
     from sklearn.datasets import load_sample_images

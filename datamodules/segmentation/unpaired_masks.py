@@ -1,4 +1,4 @@
-"""The DataModule of images without annotation beside masks of the same structure that belong to none of them.
+"""DataModule for unlabelled images with unpaired masks of the same structure.
 
 UnpairedMasks(MaskFolders("~/data/heads"), auxiliary_masks=Ellipses(2000), batch_size=8)
 """
@@ -11,23 +11,19 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 
 
 class UnpairedMasks(LabelledMasks):
-    """Batches of images whose labels are yet to be made, each with an auxiliary mask.
+    """Batches of images without labels at first, each with an unpaired auxiliary mask.
 
-    A training image's auxiliary mask is drawn anew in each epoch, as a function of (seed, epoch, image) alone. Training
-    labels are 0 until `correct_labels` gives others, unless the data set has some.
+    A training image's auxiliary mask is sampled anew each epoch, as a function of (seed, epoch, index). Training labels
+    are 0 until `correct_labels` changes them, unless the dataset has labels.
 
     Args:
-        images: data set.
-        auxiliary_masks: masks of the structure that belong to none of the images; None takes those of the data set.
-        batch_size: training images of a step over all processes.
-        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
-        prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of order, auxiliary masks and of images that are drawn; None takes
-            `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, the data do not fit it, or there are no auxiliary masks.
+        images: dataset.
+        auxiliary_masks: unpaired masks of the structure; None means those of the dataset.
+        batch_size: global training batch size, over all ranks.
+        evaluation_batch_size: global batch size in evaluation; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        prefetch_factor: batches that each worker prefetches.
+        seed: seed of order, auxiliary masks and generated images; None means the value of `seed_everything`.
     """
 
     has_auxiliary_masks = True
@@ -60,11 +56,11 @@ class UnpairedMasks(LabelledMasks):
         super().set_up_training()
         self.auxiliary_masks = self.auxiliary_masks or self.images.auxiliary_masks()
         if self.auxiliary_masks is None:
-            raise ValueError(f"{type(self.images).__name__} brings no auxiliary masks: set auxiliary_masks")
+            raise ValueError(f"{type(self.images).__name__} has no auxiliary masks: set auxiliary_masks")
         self.auxiliary_masks.read(self.image_shape[1])
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Draw an auxiliary mask for each image."""
+        """Sample an auxiliary mask for each image."""
         assert self.auxiliary_masks is not None
         u = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=3)[:, 0]
         chosen = (u.double() * len(self.auxiliary_masks)).long()

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 for segmentation: photographs with objects of 20 categories, and the masks of a weaker method."""
+"""PASCAL VOC 2012 segmentation: photographs with objects of 20 classes, with true masks or another method's."""
 
 from pathlib import Path
 
@@ -13,23 +13,21 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`. The 1,449 images of `val` validate and test, whole.
+    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`; validates and tests on whole images of `val`
+    (1,449).
 
     Args:
-        data_dir: folder that holds `VOCdevkit`, or that itself; None looks where NOISEWORKS_DATA points.
-        pseudo_label_dir: folder of the masks to train on, `<image>.png`, as an image-level method (AffinityNet, SEAM)
-            writes them: one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks, of
-            `SegmentationClassAug` or else `SegmentationClass`, go along for metrics.
-        train_list: text file with the training images, a name or path in each line, such as the 10,582 of
-            `trainaug.txt`; None takes the 1,464 of `ImageSets/Segmentation/train.txt`.
-        download: fetch the images and masks (2 GB), not the augmented list.
-
-    Raises:
-        FileNotFoundError: if a folder, a list or a file is missing, saying what was expected where.
+        data_dir: folder that contains `VOCdevkit`, or that folder itself; None means the NOISEWORKS_DATA directory.
+        pseudo_label_dir: folder of the training masks, `<image>.png`, as written by an image-level method (AffinityNet,
+            SEAM): one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks, from
+            `SegmentationClassAug` or else `SegmentationClass`, are added for metrics.
+        train_list: text file of the training images, one name or path per line, such as the 10,582 of `trainaug.txt`;
+            None means the 1,464 of `ImageSets/Segmentation/train.txt`.
+        download: download the images and masks (2 GB), but not the augmented list.
     """
 
     num_classes = 21
-    image_shape = (3, 500, 500)  # of the largest photographs
+    image_shape = (3, 500, 500)  # size of the largest photographs
     class_names = (
         *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
         *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -62,7 +60,7 @@ class VOCSegmentation(MaskSet):
         if root is None:
             raise FileNotFoundError(
                 f"PASCAL VOC 2012: found no {directory / 'VOCdevkit' / 'VOC2012' / 'JPEGImages'}; extract the archive "
-                f"of {ORIGIN} there, or set data.images.download to true to fetch it"
+                f"{ORIGIN} there, or set data.images.download to true"
             )
         return root
 
@@ -74,8 +72,8 @@ class VOCSegmentation(MaskSet):
             given = Path(self.pseudo_label_dir).expanduser()
             if not given.is_dir():
                 raise FileNotFoundError(
-                    f"pseudo_label_dir {given} does not exist; expected the folder with <image>.png for each training "
-                    "image, as the method that made them writes it"
+                    f"pseudo_label_dir {given} does not exist; expected a folder with <image>.png for each training "
+                    "image, as written by the method that generated them"
                 )
             return MaskFiles(root / "JPEGImages", given, names, self.num_classes, truth)
         folder = truth[0] if truth[0].is_dir() and self.train_list is not None else truth[1]
@@ -91,20 +89,20 @@ class VOCSegmentation(MaskSet):
 
 
 def split_file(root: Path, split: str) -> Path:
-    """Find the list of a split's images."""
+    """Return the list file of a split."""
     return root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
 def listed_names(path: Path) -> list[str]:
-    """Read the names of images from a list: the first word of each line, without folder and suffix.
+    """Read image names from a list: the first word of each line, without folder and suffix.
 
     Raises:
         FileNotFoundError: if there is no list.
         ValueError: if it is empty.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a text file with one image's name in each line")
+        raise FileNotFoundError(f"{path} does not exist; expected a text file with one image name per line")
     names = [Path(words[0]).stem for line in read_text(path).splitlines() if (words := line.split())]
     if not names:
-        raise ValueError(f"{path} names no image; expected one name in each line")
+        raise ValueError(f"{path} lists no image; expected one name per line")
     return names

@@ -1,1 +1,1 @@
-"""Sequences: observations at equal distances in time, of paths that are drawn with their truth, or frames of videos."""
+"""Sequences of observations at equal time intervals: synthetic paths with known truth, or video frames."""

@@ -1,4 +1,4 @@
-"""Bridges of fractional motion: all that is seen of a path is that it ends near 0."""
+"""Bridges of fractional motion: the only observation of a path is that it ends near 0."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class UnseenPaths(SequenceSource):
-    """Paths of which nothing is known but that the last value was seen as 0."""
+    """Unobserved paths, except that the last value was observed to be 0."""
 
     in_memory = True
 
@@ -29,23 +29,20 @@ class UnseenPaths(SequenceSource):
 
 
 class BridgePaths(SequenceSet):
-    """Paths of dX = -theta X dt + dB from X(0) = 0, seen once: at the end, as 0 with a Gaussian error.
+    """Paths of dX = -theta X dt + dB from X(0) = 0, observed once: 0 at the end, with a Gaussian error.
 
-    B is fractional Brownian motion itself, and batches say the standard deviation that the path then has at each time,
-    as `exact_std`.
+    B is exact fractional Brownian motion. Batches contain the path's standard deviation at each time given the
+    observation, as `exact_std`.
 
     Args:
         hurst: H of B, in (0, 1).
-        kind: `I`, whose increments are stationary, or `II`, which begins without a past.
-        theta: pull to 0, at least 0.
+        kind: `I`, with stationary increments, or `II`, which starts without a past.
+        theta: mean reversion rate towards 0, at least 0.
         end: time of the observation.
-        sigma: standard deviation of its error.
-        num_times: times at which paths are given, from 0 to `end`.
-        num_training: paths of an epoch of training.
-        num_test: paths to test with.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        sigma: standard deviation of the observation's error.
+        num_times: number of times of a path, from 0 to `end`.
+        num_training: number of training paths per epoch.
+        num_test: number of test paths.
     """
 
     shape = (1,)

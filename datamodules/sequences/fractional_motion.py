@@ -1,12 +1,12 @@
-"""Fractional Brownian motion as it is, without any approximation: covariances, and paths drawn from them.
+"""Exact fractional Brownian motion: covariances, and paths sampled from them.
 
 With alpha = H + 1/2, and for s <= t,
 
     I:  E B(s) B(t) = V_H (s^(2H) + t^(2H) - (t - s)^(2H)) / 2,   V_H = 1 / (Gamma(2H + 1) sin(pi H));
     II: E B(s) B(t) = s^alpha t^(alpha - 1) F(1, 1 - alpha; alpha + 1; s / t) / (Gamma(alpha) Gamma(alpha + 1)).
 
-Type I is Mandelbrot and Van Ness's, whose increments are stationary. Type II is Riemann and Liouville's, the integral
-of (t - v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on; the same factor gives type I its V_H.
+Type I is Mandelbrot and Van Ness's, with stationary increments. Type II is Riemann and Liouville's, the integral of
+(t - v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on; the same normalisation gives type I its V_H.
 
 Source: Marinucci and Robinson, Alternative Forms of Fractional Brownian Motion, Journal of Statistical Planning and
 Inference 1999.
@@ -23,11 +23,11 @@ from torch import Tensor
 Kind = Literal["I", "II"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FINE = 1000
-"""Least number of steps in which the integral of a pull is taken."""
+"""Minimum number of steps for the integral of the mean reversion."""
 
 
 def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
-    """Compute the covariance of fractional Brownian motion at some times.
+    """Compute the covariance of fractional Brownian motion at the given times.
 
     Args:
         time: `[F]`, at least 0, float64.
@@ -48,16 +48,16 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
 
 
 def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind, theta: float) -> Tensor:
-    """Compute the covariance of X at equally distant times, where dX = -theta X dt + dB and X(0) = 0.
+    """Compute the covariance of X at equally spaced times, where dX = -theta X dt + dB and X(0) = 0.
 
-    Between the points of a fine grid B is taken as straight; without a pull nothing is approximated.
+    B is interpolated linearly on a fine grid; with theta = 0 nothing is approximated.
 
     Args:
         interval: time between two of the times.
-        num_times: F, of which the first one is 0.
+        num_times: number of times, F; the first is 0.
         hurst: H in (0, 1).
         kind: type of the motion.
-        theta: pull to 0, at least 0.
+        theta: mean reversion rate towards 0, at least 0.
 
     Returns:
         `[F, F]`, float64.
@@ -75,12 +75,12 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
 
 
 def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the standard deviation of a Gaussian path, `[F]`, given observations of it.
+    """Compute the standard deviation of a Gaussian path given observations, `[F]`.
 
     Args:
         covariance: `[F, F]`, float64.
-        sigma: standard deviation of the error of the observation at each time, `[F]`, float64; infinite where there is
-            none.
+        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite where nothing is
+            observed.
     """
     seen = sigma.isfinite()
     across = covariance[:, seen]
@@ -90,7 +90,7 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
 
 def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
-    """Draw Gaussian paths that begin at 0.
+    """Sample Gaussian paths that start at 0.
 
     Args:
         covariance: `[F, F]`, float64, whose first row is 0.

@@ -1,4 +1,4 @@
-"""Paths of fractional Ornstein-Uhlenbeck processes of known H, as points or as videos of a ball."""
+"""Paths of fractional Ornstein-Uhlenbeck processes with known H, as points or as videos of a ball."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class DrawnPaths(SequenceSource):
-    """Paths that are drawn when they are asked for, from (seed, split, epoch, position) alone.
+    """Paths generated on access, a function of (seed, split, epoch, position).
 
     Args:
-        law: what they are drawn from.
-        count: paths of the split.
+        law: dataset that defines their distribution.
+        count: number of paths in the split.
         stream: number of the split.
     """
 
@@ -38,24 +38,21 @@ class DrawnPaths(SequenceSource):
 
 
 class FractionalPaths(SequenceSet):
-    """Points of dX = -theta X dt + scale dB from X(0) = 0, seen with Gaussian errors; B has stationary increments.
+    """Points of dX = -theta X dt + scale dB from X(0) = 0, observed with Gaussian errors; B has stationary increments.
 
-    Training has new paths in every pass.
+    Training has new paths in each pass.
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: pull to 0, at least 0.
-        scale: of the noise.
+        theta: mean reversion rate towards 0, at least 0.
+        scale: scale of the noise B.
         sigma: standard deviation of the errors.
-        dim: D, independent coordinates of a point.
-        num_times: points of a path.
-        interval: time between two of them.
-        num_training: paths of an epoch of training.
-        num_test: paths to test with.
-        seed: random seed of paths and errors; None takes that of the data.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        dim: number of independent coordinates, D.
+        num_times: number of points of a path.
+        interval: time between two points.
+        num_training: number of training paths per epoch.
+        num_test: number of test paths.
+        seed: seed of paths and errors; None means the DataModule's seed.
     """
 
     def __init__(
@@ -95,31 +92,28 @@ class FractionalPaths(SequenceSet):
         return DrawnPaths(self, self.num_test, 2000)
 
     def truth(self) -> dict[str, Tensor]:
-        """Give what batches say of all paths."""
+        """Return ground truth about all paths, for batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
     def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
-        """Observe paths, `[B, F, D]`, with errors from further numbers."""
+        """Observe paths, `[B, F, D]`, with errors from the next random numbers."""
         return path + self.sigma * numbers.normal(path)
 
 
 class FractionalBalls(FractionalPaths):
-    """Videos of a ball, exp(-|p - X|^2 / (2 radius^2)) at the points p of [-1, 1]^2, whose place is such a path.
+    """Videos of a ball, exp(-|p - X|^2 / (2 radius^2)) at points p of [-1, 1]^2, whose position X follows such a path.
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: pull to the middle, at least 0.
-        scale: of the noise, where half a frame is 1.
-        radius: of the ball.
+        theta: mean reversion rate towards the centre, at least 0.
+        scale: scale of the noise B, where half a frame is 1.
+        radius: radius of the ball, where half a frame is 1.
         image_size: height and width of a frame, in pixels.
-        num_times: frames of a video.
-        interval: time between two of them.
-        num_training: videos of an epoch of training, all new.
-        num_test: videos to test with.
-        seed: random seed of the paths; None takes that of the data.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        num_times: number of frames of a video.
+        interval: time between two frames.
+        num_training: number of training videos per epoch, all new.
+        num_test: number of test videos.
+        seed: seed of the paths; None means the DataModule's seed.
     """
 
     def __init__(

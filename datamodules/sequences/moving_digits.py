@@ -1,4 +1,4 @@
-"""Videos of digits that move over a frame, and leave its walls in random directions (stochastic moving MNIST).
+"""Videos of digits that move over a frame and bounce off its walls in random directions (stochastic moving MNIST).
 
 Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
 """
@@ -15,16 +15,16 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
-    """Move things from random places and with random velocities, which are redrawn at the walls.
+    """Move objects from random positions with random velocities, which are sampled again at the walls.
 
-    A thing that has left [0, room) on one axis is put back to its end, its velocity on that axis is drawn anew among
-    those that lead away from the wall, 1 ... max_speed in size, and that on the other axis among -max_speed ...
-    max_speed. Rows come first, columns second.
+    When an object leaves [0, room) along one axis, it is moved back to the wall. Its velocity along that axis is
+    sampled away from the wall, with magnitude 1 ... max_speed, and along the other axis from -max_speed ... max_speed.
+    Rows come first, columns second.
 
     Args:
-        uniform: `[N, F, 4]`, in [0, 1): of the first time for place and velocity, of later ones for the walls.
-        room: places on each axis.
-        max_speed: greatest velocity on an axis, a whole number for each time.
+        uniform: `[N, F, 4]`, in [0, 1): at the first time for position and velocity, later for the walls.
+        room: number of positions along each axis.
+        max_speed: largest velocity along an axis, in whole pixels per frame.
 
     Returns:
         Row and column, `[N, F, 2]`, int64.
@@ -47,11 +47,11 @@ def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
 
 
 def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
-    """Paste digits into black frames, where their sums are clipped to 255.
+    """Paste digits into black frames; overlapping values are added and clipped to 255.
 
     Args:
         digit: `[B, n, S, S]`, uint8.
-        place: row and column of each one's corner, `[B, n, F, 2]`.
+        place: row and column of each digit's top left corner, `[B, n, F, 2]`.
         image_size: height and width of a frame.
 
     Returns:
@@ -68,11 +68,11 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
 
 
 class DrawnVideos(SequenceSource):
-    """Videos that are drawn when they are asked for, from (seed, split, epoch, position) alone.
+    """Videos generated on access, a function of (seed, split, epoch, position).
 
     Args:
-        law: what they are drawn from.
-        images: digits to draw from.
+        law: dataset that defines their distribution.
+        images: digits to sample from.
         stream: number of the split.
     """
 
@@ -89,7 +89,7 @@ class DrawnVideos(SequenceSource):
         law = self.law
         numbers = CounterRNG(law.seed or 0, epoch, index, self.stream)
         count = law.num_digits * (1 + 4 * law.num_times)
-        uniform = numbers.uniform(torch.empty(len(index), count, dtype=torch.float64))  # in float32 it may be 1
+        uniform = numbers.uniform(torch.empty(len(index), count, dtype=torch.float64))  # float32 may round to 1
         uniform = uniform.unflatten(1, (law.num_digits, -1)).flatten(0, 1)
         chosen = (uniform[:, 0] * len(self.images.label)).long()
         digit = (self.images.fetch(chosen, None).int() * 255 // self.images.data_range).to(torch.uint8)
@@ -100,24 +100,21 @@ class DrawnVideos(SequenceSource):
 
 
 class MovingDigits(SequenceSet):
-    """Digits that move straight ahead until they meet a wall, each frame the sum of theirs.
+    """Digits that move straight until they hit a wall; each frame is the sum of its digits.
 
-    Training draws from the training images, all videos anew in every pass, and testing from the test images.
+    Training uses the training images, with new videos in each pass, and testing the test images.
 
     Args:
-        images: set of grey images of digits.
-        num_digits: digits of a video.
+        images: dataset of grey images of digits.
+        num_digits: digits per video.
         image_size: height and width of a frame, in pixels.
-        digit_size: height and width that digits are brought to.
-        max_speed: greatest velocity on each axis, in pixels a frame.
-        num_times: frames of a video.
-        interval: time between two of them.
-        num_training: videos of an epoch of training; None takes as many as there are training images.
-        num_test: videos to test with; None takes as many as there are test images.
-        seed: random seed of the videos; None takes that of the data.
-
-    Raises:
-        ValueError: if an argument is out of range, or images are not grey.
+        digit_size: height and width to which digits are resized.
+        max_speed: largest velocity along each axis, in pixels per frame.
+        num_times: number of frames of a video.
+        interval: time between two frames.
+        num_training: number of training videos per epoch; None means the number of training images.
+        num_test: number of test videos; None means the number of test images.
+        seed: seed of the videos; None means the DataModule's seed.
     """
 
     def __init__(
@@ -139,7 +136,7 @@ class MovingDigits(SequenceSet):
         at_least(digit_size + 1, image_size=image_size)
         if images.image_shape[0] != 1:
             raise ValueError(
-                f"images must be grey, and those of {type(images).__name__} have {images.image_shape[0]} channels"
+                f"images must be grey, but those of {type(images).__name__} have {images.image_shape[0]} channels"
             )
         self.images = images
         self.num_digits = num_digits

@@ -1,4 +1,4 @@
-"""The interface of sets of sequences: a plain object that draws or reads its splits, and knows nothing of batches."""
+"""Interface of datasets of sequences: plain objects that generate or read their splits, independent of batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,27 +12,28 @@ class SequenceSource(Source, ABC):
     """The sequences of one split."""
 
     truth: Mapping[str, Tensor] = {}
-    """Tensors `[F]` by the keys that batches have, the same for all sequences."""
+    """Tensors `[F]` by batch key, the same for all sequences."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int) -> Tensor:
-        """Draw or read the sequences at positions `[B]`: `[B, F, ...]`, floating point, or uint8 for frames in 0...255.
+        """Generate or read the sequences at positions `[B]`: `[B, F, ...]`, floating point, or uint8 for frames in
+        0...255.
 
-        A set that is drawn may have new ones in each epoch, a pass through the split.
+        A generated dataset may have new sequences in each epoch, a pass over the split.
         """
 
 
 class SequenceSet(SplitSet[SequenceSource], ABC):
-    """A set of sequences of one length and one distance in time."""
+    """A dataset of sequences of equal length and time interval."""
 
     num_times: int
-    """F, observations of a sequence."""
+    """F, the number of observations per sequence."""
     interval: float
-    """Time between two of them."""
+    """Time between two observations."""
     shape: tuple[int, ...]
-    """Of one observation: `[D]`, or `[C, H, W]` for frames."""
+    """Shape of one observation: `[D]`, or `[C, H, W]` for frames."""
     seed: int | None = None
-    """Random seed of what is drawn; None until the DataModule gives its own."""
+    """Seed of generated data; None until the DataModule sets its own."""

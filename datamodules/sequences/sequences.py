@@ -1,4 +1,4 @@
-"""The DataModule of sequences, of paths and of videos, for any sets.
+"""DataModule for sequences, paths or videos, for any dataset.
 
 Sequences(BridgePaths(hurst=0.7), batch_size=32)
 """
@@ -16,7 +16,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class RequestedSequences:
-    """Sequences of a split that are fetched a request at a time."""
+    """Sequences of a split, fetched one request at a time."""
 
     def __init__(self, source: SequenceSource, interval: float) -> None:
         self.source = source
@@ -37,20 +37,16 @@ class RequestedSequences:
 
 
 class Sequences(SeededBatches):
-    """Batches of sequences (`datamodules.batches.SequenceBatch`), a function of (seed, split, pass, position) alone.
+    """Batches of sequences (`datamodules.batches.SequenceBatch`), a function of (seed, split, pass, position).
 
     Args:
-        sequences: set to draw or read.
-        batch_size: training sequences of a step over all processes.
-        passes_per_epoch: times that an epoch visits the training sequences.
-        evaluation_batch_size: sequences of a validation, test or prediction batch over all processes; None takes
-            `batch_size`.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
-        seed: random seed of the sequences, unless the set has its own, and of their order; None takes
+        sequences: dataset to generate or read.
+        batch_size: global training batch size, over all ranks.
+        passes_per_epoch: passes over the training sequences per epoch.
+        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        seed: seed of the order, and of the sequences if the dataset has none; None means the value of
             `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -69,7 +65,7 @@ class Sequences(SeededBatches):
 
     @cached_property
     def sequences(self) -> SequenceSet:
-        """The set, with the seed of the data unless it has its own."""
+        """The dataset, with the DataModule's seed if it has none of its own."""
         return seeded(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:

@@ -1,1 +1,1 @@
-"""Recordings of speech, noisy and clean."""
+"""Speech recordings, noisy and clean."""

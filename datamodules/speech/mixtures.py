@@ -15,30 +15,25 @@ from datamodules.speech.tones import at_snr
 
 
 class Mixtures(SpeechSet):
-    """Clean recordings of a folder with noise of another folder at a random level, each utterance with its own.
+    """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
 
-    Level and excerpt of the noise follow from (seed, index) alone. No recording or subfolder, as of a speaker, is in
-    two splits: of both folders the last parts, in the order of their names, are validated and tested on. Utterances
-    that are longer than their noise go through it again. Mean squares are those of whole utterances, as in the recipe
-    of WSJ0-CHiME3, which mixes all splits with the same noises. `mixtures_<split>.csv` of the run says what each is
-    made from.
+    Noise level and excerpt are a function of (seed, index). Each recording, and each subfolder (such as a speaker), is
+    in one split only: in both folders, the last parts by name are for validation and testing. Noise shorter than an
+    utterance is looped. The signal-to-noise ratio is that of whole utterances, as in the recipe of WSJ0-CHiME3, which
+    mixes all splits with the same noises. The run's `mixtures_<split>.csv` lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
-        noise_dir: folder of recordings of noise, with any subfolders; at least one for each split that is read.
-        snr: least and greatest ratio of speech to noise, in decibels; uniform between them.
-        held_out: part of the speech for validation, and as much for tests, of its subfolders and of recordings outside
-            any; 0 gives all of the folder, whatever the split, for splits that have folders of their own.
-        noise_held_out: part of the noise for validation, and as much for tests; None takes `held_out`.
-        noise_files: pattern of the names of the recordings of noise, as `*.CH1.wav` for one microphone of several.
-        rate: samples a second.
-        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
-        mix_channels: whether several channels are averaged; otherwise they are refused.
-        seed: random seed; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range; when read, if a split has no speech or no noise.
-        FileNotFoundError: when read, if a folder does not exist or holds no recording.
+        noise_dir: folder of noise recordings, with any subfolders; at least one for each split that is used.
+        snr: lowest and highest signal-to-noise ratio in decibels; uniform between them.
+        held_out: fraction of the speech (subfolders, and recordings outside any) for validation, and the same fraction
+            for testing; 0 returns the whole folder for every split, for splits with folders of their own.
+        noise_held_out: fraction of the noise for validation, and the same fraction for testing; None means `held_out`.
+        noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
+        rate: sample rate in Hz.
+        resample: resample recordings with another sample rate instead of rejecting them.
+        mix_channels: average multiple channels instead of rejecting them.
+        seed: seed of the mixtures; None means the DataModule's seed.
     """
 
     def __init__(
@@ -57,7 +52,7 @@ class Mixtures(SpeechSet):
         positive(rate=rate)
         within(0, 0.5, "[)", held_out=held_out, noise_held_out=noise_held_out)
         if len(snr) != 2 or snr[0] > snr[1]:
-            raise ValueError(f"snr must be the least and the greatest ratio in decibels, got {list(snr)}")
+            raise ValueError(f"snr must be the lowest and the highest ratio in decibels, got {list(snr)}")
         self.speech_dir = Path(speech_dir).expanduser()
         self.noise_dir = Path(noise_dir).expanduser()
         self.snr = (float(snr[0]), float(snr[1]))
@@ -88,7 +83,7 @@ class Mixtures(SpeechSet):
                     f"{self.noise_dir / noises[chosen]} is silent for {len(voice)} samples from {start} on"
                 )
             mixture = voice + at_snr(voice, excerpt, level)
-            loudest = max(1.0, float(np.abs(mixture).max()) / 0.999)  # both are made quieter where 16 bits overflow
+            loudest = max(1.0, float(np.abs(mixture).max()) / 0.999)  # scales both down where 16 bits would overflow
             noisy.append(as_int16(mixture / loudest))
             clean.append(as_int16(voice / loudest))
             row = {"split": split, "speech": name, "noise": noises[chosen], "start": start, "snr": level}

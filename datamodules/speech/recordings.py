@@ -1,4 +1,4 @@
-"""Noisy recordings of one split with the clean ones, held in memory, and crops cut out of them."""
+"""Noisy recordings of one split with the clean ones, in memory, and crops of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ Split = Literal["training", "validation", "test"]
 
 @dataclass(frozen=True)
 class Recordings:
-    """The noisy and clean recordings of one split, which may differ in length.
+    """Noisy and clean recordings of one split; lengths may differ.
 
     Args:
-        names: names of the recordings, `[N]`, without suffix.
+        names: names of the recordings without suffix, `[N]`.
         noisy: N arrays `[samples]`, int16.
-        clean: N arrays of the same lengths and type.
-        rate: samples a second.
-        table: what each was made from, a row each, where they are drawn.
-        table_name: of the file in the run directory that the table is written to.
+        clean: N arrays of the same lengths and dtype.
+        rate: sample rate in Hz.
+        table: sources of each recording, one row each, if recordings are generated.
+        table_name: file name of the table in the run directory.
 
     Raises:
-        ValueError: if there is no recording, or a noisy one and its clean one differ in length, naming it.
+        ValueError: if there is no recording, or a noisy recording and its clean one differ in length; names it.
     """
 
     names: Sequence[str]
@@ -45,35 +45,35 @@ class Recordings:
                 raise ValueError(f"{name}: the noisy recording has {len(noisy)} samples, the clean one {len(clean)}")
 
     def first(self, count: int | None) -> "Recordings":
-        """Take the first recordings; None takes all."""
+        """Return the first `count` recordings; None means all."""
         lists = {key: getattr(self, key)[:count] for key in ("names", "noisy", "clean")}
         return replace(self, **lists, table=None if self.table is None else self.table[:count])
 
 
 class SpeechSet(ABC):
-    """A set of noisy and clean recordings: a plain object that reads its splits, and knows nothing of batches."""
+    """A dataset of noisy and clean recordings: a plain object that reads its splits, independent of batching."""
 
     rate: int
-    """Samples a second."""
+    """Sample rate in Hz."""
     seed: int | None = None
-    """Random seed of what is drawn; None takes that of the DataModule."""
+    """Seed of generated data; None means the DataModule's seed."""
 
     @abstractmethod
     def recordings(self, split: Split) -> Recordings:
         """Read a split.
 
         Raises:
-            FileNotFoundError: if recordings are missing, saying what was expected where.
-            ValueError: if a file is damaged or the set has no such split.
+            FileNotFoundError: if recordings are missing; names the expected path.
+            ValueError: if a file is damaged, or the dataset has no such split.
         """
 
 
 class CropStore:
-    """Recordings in one block of memory, out of which crops are cut, all of a batch at once.
+    """Recordings in one block of memory, from which crops are cut for a whole batch at once.
 
     Args:
-        recordings: N arrays `[samples]`; one that is shorter than a crop has zeros around it.
-        length: of a crop, in samples.
+        recordings: N arrays `[samples]`; recordings shorter than a crop are zero-padded on both sides.
+        length: length of a crop, in audio samples.
     """
 
     def __init__(self, recordings: Sequence[NDArray[np.int16]], length: int) -> None:
@@ -92,11 +92,11 @@ class CropStore:
         return self
 
     def cut(self, index: Tensor, uniform: Tensor) -> Tensor:
-        """Cut a crop out of each of some recordings.
+        """Cut one crop from each of the given recordings.
 
         Args:
             index: `[B]`, int64: positions of the recordings.
-            uniform: `[B]` in [0, 1): places, uniform over all.
+            uniform: `[B]` in [0, 1), mapped uniformly to all positions.
 
         Returns:
             `[B, length]`, int16.

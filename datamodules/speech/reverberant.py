@@ -25,24 +25,24 @@ from datamodules.speech.splits import of_split
 from datamodules.speech.voice_bank_demand import FOLDERS
 
 LEAST, GREATEST = (5.0, 5.0, 2.0), (15.0, 15.0, 6.0)
-"""Sides of rooms, in metres."""
+"""Side lengths of rooms, in metres."""
 FROM_WALLS = 1.0
-"""Least distance of speaker and microphone from walls, in metres."""
+"""Smallest distance of speaker and microphone from walls, in metres."""
 ORDER = 3
-"""Most reflections of an image source; later ones are those of rays."""
+"""Highest order of image sources; later reflections are ray-traced."""
 ABSORPTION = 0.99
-"""Part of the energy that the walls of an anechoic room take."""
+"""Energy absorption of the walls of an anechoic room."""
 SILENCE = 0.5
-"""Seconds after the anechoic recording, most of which reverberation fades in."""
+"""Silence in seconds after the anechoic recording, in which most of the reverberation decays."""
 LEVEL = 0.9
-"""The loudest sample of a reverberant recording."""
+"""Peak amplitude of a reverberant recording."""
 
 
 def pyroomacoustics() -> Any:
-    """Import the package that simulates rooms.
+    """Import pyroomacoustics, which simulates rooms.
 
     Raises:
-        ModuleNotFoundError: says how to get it.
+        ModuleNotFoundError: if it is not installed; tells how to install it.
     """
     try:
         import pyroomacoustics
@@ -54,7 +54,7 @@ def pyroomacoustics() -> Any:
 
 
 def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) -> dict[str, Any]:
-    """Draw the time of reverberation, in seconds, the sides, and the places of speaker and microphone, in metres."""
+    """Sample reverberation time in seconds, side lengths, and positions of speaker and microphone in metres."""
     sides = random.uniform(LEAST, GREATEST)
     source, microphone = random.uniform(FROM_WALLS, sides - FROM_WALLS, (2, 3))
     return {
@@ -67,9 +67,9 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Compute how a voice `[samples]` sounds in a room, and how without its walls, both of one length.
+    """Simulate a voice `[samples]` in a room, and in the same room without walls; both results have the same length.
 
-    The random numbers of rays are those that `room` names, whatever was simulated before.
+    Ray tracing uses the seed in `room`, whatever was simulated before.
     """
     library = pyroomacoustics()
     absorption, order = library.inverse_sabine(room["reverberation"], room["sides"])
@@ -89,33 +89,29 @@ def in_room(voice: NDArray[np.floating], rate: int, room: Mapping[str, Any]) -> 
 
 
 class Reverberant(SpeechSet):
-    """Clean recordings of a folder in simulated rooms, each in its own, beside the same without walls.
+    """Clean recordings in simulated rooms, each in its own, paired with the same recording without walls.
 
-    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres with speaker and microphone anywhere, one metre off walls:
-    image sources up to the third order, and rays. Everything follows from (seed, index) alone. Without walls the sound
-    still takes its way from speaker to microphone; half a second of silence follows. `rooms.csv` of the run says what
-    each is made from. As in the recipe of WSJ0-REVERB, but that the loudest sample of either sign is .9, so that 16
-    bits hold all, and that the microphone is at the place that is drawn and not 16 centimetres beside it.
+    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres, with speaker and microphone anywhere at least one metre from
+    the walls: image sources up to the third order, and ray tracing. Everything is a function of (seed, index). The
+    recording without walls keeps the delay from speaker to microphone; half a second of silence follows. The run's
+    `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with two differences: the
+    peak amplitude of either sign is .9, so that 16 bits suffice, and the microphone is at the sampled position, not 16
+    centimetres beside it.
 
-    A recording takes about a second to make. With `written_to` that is done once, and continued after a kill; several
-    processes begin at different recordings and take what others have made.
+    A recording takes about a second to simulate. With `written_to` this happens only once, and continues after an
+    interruption; several ranks start at different recordings and skip those that others have finished.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders, of which each stays in one split.
-        reverberation: least and greatest time in which sound fades by 60 decibels, in seconds; uniform between them.
-        held_out: part of subfolders and recordings for validation, and as much for tests; 0 gives all of the folder,
-            whatever the split.
-        written_to: folder that recordings are kept in, in the layout of `VoiceBankDemand(reverberant=True)`; None
-            makes them in each run.
-        rate: samples a second.
-        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
-        mix_channels: whether several channels are averaged; otherwise they are refused.
-        seed: random seed; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range; when read, if a split has no speech.
-        FileNotFoundError: when read, if the folder does not exist or holds no recording.
-        ModuleNotFoundError: when read, without the package pyroomacoustics, the extra `rooms`.
+        speech_dir: folder of clean recordings, with any subfolders; each subfolder is in one split only.
+        reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; uniform between them.
+        held_out: fraction of subfolders and recordings for validation, and the same fraction for testing; 0 returns the
+            whole folder for every split.
+        written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
+            simulation in each run.
+        rate: sample rate in Hz.
+        resample: resample recordings with another sample rate instead of rejecting them.
+        mix_channels: average multiple channels instead of rejecting them.
+        seed: seed of the rooms; None means the DataModule's seed.
     """
 
     def __init__(
@@ -132,7 +128,7 @@ class Reverberant(SpeechSet):
         positive(rate=rate)
         within(0, 0.5, "[)", held_out=held_out)
         if len(reverberation) != 2 or not 0 < reverberation[0] <= reverberation[1]:
-            raise ValueError(f"reverberation must be the least and the greatest time, got {list(reverberation)}")
+            raise ValueError(f"reverberation must be the shortest and the longest time, got {list(reverberation)}")
         self.speech_dir = Path(speech_dir).expanduser()
         self.reverberation = (float(reverberation[0]), float(reverberation[1]))
         self.held_out = held_out
@@ -153,7 +149,7 @@ class Reverberant(SpeechSet):
         return Recordings(names, list(reverberant), list(anechoic), self.rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """Make a recording, or read what was made: reverberant, anechoic, both int16, and its row of the table."""
+        """Simulate a recording, or read the stored one: reverberant, anechoic, both int16, and its row of the table."""
         number = ("training", "validation", "test").index(split)
         room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)
         row: dict[str, Any] = {"reverberation": room["reverberation"]}

@@ -1,4 +1,4 @@
-"""The DataModule of recordings to enhance: training crops, whole recordings to test on, for any sets.
+"""DataModule for speech enhancement: training crops and whole test recordings, for any dataset.
 
 SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
 """
@@ -22,31 +22,28 @@ from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Spli
 
 
 class SpeechPairs(WholeImageSets):
-    """Batches of noisy recordings, with the clean ones where these are known (`datamodules.batches.SpeechPairBatch`).
+    """Batches of noisy recordings, with the clean ones where known (`datamodules.batches.SpeechPairBatch`).
 
-    Training batches are crops of recordings that are held in memory, cut on the device at places that follow from
-    (seed, epoch, sample) alone; shorter recordings have zeros around them. Validation, test and prediction batches are
-    whole recordings of about one length, with zeros after the shorter ones.
+    Training batches are crops of recordings in memory, cut on the device at positions that are a function of (seed,
+    epoch, index); shorter recordings are zero-padded on both sides. Validation, test and prediction batches are whole
+    recordings of about the same length, zero-padded at the end.
 
     Args:
-        training: set to train on; None for a run that only tests or predicts.
-        test: set to test on, or several by name, each with its own metrics.
-        validation: set of validation recordings; None leaves validation out.
-        validation_recordings: how many of its recordings are validated on, the first ones; None takes all.
-        batch_size: training crops of a step over all processes.
-        crop_length: length of a training crop, in samples.
-        evaluation_batch_size: most recordings of a validation, test or prediction batch over all processes, each of
-            which takes at least one.
-        length_step: recordings with lengths between the same two multiples of it, in samples, may share a batch, with
-            zeros after the shorter ones.
-        predict_dir: folder of noisy recordings to predict; None predicts the test recordings.
-        resample: whether recordings in `predict_dir` of another rate are brought to the sets'; otherwise refused.
-        mix_channels: whether several channels in `predict_dir` are averaged; otherwise they are refused.
-        num_workers: loader processes of recordings that are predicted; those in memory need none.
-        seed: random seed of order, places and of what sets draw; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or sets differ in their rate.
+        training: training dataset; None for a run that only tests or predicts.
+        test: test dataset, or several by name, each with its own metrics.
+        validation: validation dataset; None means no validation.
+        validation_recordings: validate only on the first `validation_recordings` recordings; None means all.
+        batch_size: global training batch size in crops, over all ranks.
+        crop_length: length of a training crop, in audio samples.
+        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks,
+            each with at least one.
+        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch,
+            zero-padded at the end.
+        predict_dir: folder of noisy recordings to predict; None means the test recordings.
+        resample: resample recordings in `predict_dir` with another sample rate instead of rejecting them.
+        mix_channels: average multiple channels in `predict_dir` instead of rejecting them.
+        num_workers: DataLoader workers for predicted recordings; recordings in memory need none.
+        seed: seed of order, crop positions and generated data; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -84,7 +81,7 @@ class SpeechPairs(WholeImageSets):
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len({one.rate for one in sets}) > 1:
             rates = ", ".join(f"{type(one).__name__} {one.rate}" for one in sets)
-            raise ValueError(f"the sets differ in their samples a second: {rates}")
+            raise ValueError(f"the datasets differ in their sample rates: {rates}")
         self.rate = sets[0].rate if sets else 16_000
 
     def set_up_training(self) -> None:
@@ -100,7 +97,7 @@ class SpeechPairs(WholeImageSets):
         recordings = seeded(one, self.seed).recordings(split)
         if split == "validation":
             recordings = recordings.first(self.validation_recordings)
-        directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
+        directory = self.trainer.log_dir if self.trainer is not None else None  # on every rank: a collective
         if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
             several = [name for name, test in self.tests.items() if test is one and len(self.tests) > 1]
             stem = "_".join([recordings.table_name, split, *several])
@@ -125,11 +122,11 @@ class SpeechPairs(WholeImageSets):
 
 
 class SpeechCrops:
-    """The training recordings, out of which crops are cut on the device.
+    """Training recordings, from which crops are cut on the device.
 
     Args:
         recordings: the recordings.
-        length: of a crop, in samples.
+        length: length of a crop, in audio samples.
     """
 
     in_memory = True
@@ -145,12 +142,12 @@ class SpeechCrops:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Cut the crops of some recordings, int16 `[B, length]`, where `index` is."""
+        """Cut the crops of some recordings, int16 `[B, length]`, on the device of `index`."""
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 
 def stacked(signals: Sequence[np.ndarray]) -> Tensor:
-    """Stack signals, with zeros after the shorter ones, `[B, samples]`."""
+    """Stack signals `[B, samples]`, zero-padded at the end."""
     longest = max(map(len, signals))
     return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
 
@@ -160,7 +157,7 @@ class WholeRecordings:
 
     Args:
         recordings: the recordings.
-        length_step: recordings whose lengths lie between the same two multiples of it may be in one batch.
+        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch.
     """
 
     in_memory = True
@@ -185,17 +182,17 @@ class WholeRecordings:
 
 
 class RecordingFolder:
-    """A user's own folder of noisy recordings, decoded when they are asked for.
+    """The user's own folder of noisy recordings, decoded on access.
 
-    All are decoded once before, which costs little beside their enhancement: files that are damaged, silent or of
-    another kind are left out, and `unreadable` says of each which and why.
+    All are decoded once beforehand, which is cheap compared with enhancing them. Damaged, silent or unsupported files
+    are skipped, and `unreadable` lists them with reasons.
 
     Args:
-        folder: the folder, with any subfolders.
-        rate: samples a second.
-        length_step: recordings whose lengths lie between the same two multiples of it may be in one batch.
-        resample: whether recordings of another rate are brought to this one.
-        mix_channels: whether several channels are averaged.
+        folder: folder of recordings, with any subfolders.
+        rate: sample rate in Hz.
+        length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch.
+        resample: resample recordings with another sample rate.
+        mix_channels: average multiple channels.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no recording.

@@ -1,4 +1,4 @@
-"""Recordings of a folder, dealt out to training, validation and test."""
+"""Splits of a folder of recordings into training, validation and test sets."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from datamodules.speech.recordings import Split
 
 
 def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> list[str]:
-    """Take a split's part of the recordings, in the order of their names.
+    """Select a split's part of the recordings, in the order of their names.
 
-    What lies in one subfolder, as the recordings of one speaker do, stays in one split.
+    Recordings in one subfolder, such as those of one speaker, stay in one split.
 
     Args:
         names: paths of the recordings, relative to their folder, sorted.
-        split: the part that is asked for.
-        held_out: part of the subfolders (or recordings outside any) for validation, and as much for tests, the last
-            ones; 0 gives all of them, whatever the split.
-        what: the argument that named the folder, for messages.
+        split: split to select.
+        held_out: fraction of the subfolders (and of recordings outside any) for validation, and the same fraction for
+            testing, taken from the end; 0 returns all recordings for every split.
+        what: name of the folder's argument, for error messages.
 
     Raises:
-        ValueError: if the splits cannot have one each.
+        ValueError: if there are too few recordings or subfolders for all splits.
     """
     if held_out == 0:
         return list(names)

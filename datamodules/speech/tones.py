@@ -1,4 +1,4 @@
-"""Drawn tones in coloured noise, where no speech is at hand."""
+"""Synthetic tones in coloured noise, as a substitute for speech."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,22 @@ HARMONICS = 5
 
 
 def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
-    """Scale noise so that mean squares of the clean signal are `decibels` above its own."""
+    """Scale noise so that the signal-to-noise ratio is `decibels`."""
     return noise * np.sqrt(np.mean(clean**2) / np.mean(noise**2) * 10 ** (-decibels / 10))
 
 
 class Tones(SpeechSet):
-    """Sums of five harmonics with a slow envelope, in noise that is coloured by a recursion x_t = .9 x_{t-1} + e_t.
+    """Sums of five harmonics with a slow envelope, in coloured noise x_t = .9 x_{t-1} + e_t.
 
-    The fundamental is uniform in 80 to 200 hertz, the ratio of signal to noise in 0 to 15 decibels. It is no speech.
+    The fundamental is uniform in 80 to 200 hertz, the signal-to-noise ratio in 0 to 15 decibels. It does not sound like
+    speech.
 
     Args:
-        samples: training recordings.
-        test_samples: test recordings, and validation recordings.
-        length: of a recording, in samples.
-        rate: samples a second.
-        seed: random seed; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        samples: number of training recordings.
+        test_samples: number of test recordings, and of validation recordings.
+        length: length of a recording, in audio samples.
+        rate: sample rate in Hz.
+        seed: seed of the signals; None means the DataModule's seed.
     """
 
     def __init__(

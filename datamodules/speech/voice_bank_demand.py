@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND and sets of its layout: folders with the noisy and the clean recording of each utterance."""
+"""VoiceBank-DEMAND and datasets in its layout: folders with the noisy and the clean recording of each utterance."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,17 @@ FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test":
 class VoiceBankDemand(SpeechSet):
     """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav`, with the splits train, valid and test.
 
-    Where there is no folder `valid`, the training recordings of some speakers, whose names files begin with, are
-    validated on and not trained on.
+    If there is no folder `valid`, the training recordings of `held_out_speakers` are for validation and not for
+    training; the speaker is the beginning of the file name.
 
     Args:
-        data_dir: folder that holds the splits, or `voicebank_demand` with them; None looks where NOISEWORKS_DATA
-            points.
-        held_out_speakers: speakers to validate on where there is no folder `valid`.
-        reverberant: whether the folders are `reverb` and `anechoic` in place of `noisy` and `clean`.
-        rate: samples a second.
-        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
-        mix_channels: whether several channels are averaged; otherwise they are refused.
-
-    Raises:
-        ValueError: if `rate` is not positive; when read, if names or lengths do not match.
-        FileNotFoundError: when read, if recordings are missing, saying what was expected where.
+        data_dir: folder that contains the splits, directly or in `voicebank_demand`; None means the NOISEWORKS_DATA
+            directory.
+        held_out_speakers: validation speakers, if there is no folder `valid`.
+        reverberant: read the folders `reverb` and `anechoic` instead of `noisy` and `clean`.
+        rate: sample rate in Hz.
+        resample: resample recordings with another sample rate instead of rejecting them.
+        mix_channels: average multiple channels instead of rejecting them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tables that come with scikit-learn. No download."""
+"""Tables bundled with scikit-learn. No download."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from datamodules.tables.split_table import SplitTable
 
 
 def in_float64(bunch: Any) -> tuple[pd.DataFrame, pd.Series]:
-    """Give features and target of a table of scikit-learn."""
+    """Return features and target of a scikit-learn table, in float64."""
     return pd.DataFrame(bunch.data, columns=bunch.feature_names, dtype=np.float64), pd.Series(bunch.target)
 
 
 class Diabetes(SplitTable):
-    """442 patients with ten measurements, and how far their disease had progressed a year later."""
+    """442 patients with ten measurements; the target is the progression of their disease after a year."""
 
     num_features = 10
 
@@ -24,7 +24,7 @@ class Diabetes(SplitTable):
 
 
 class BreastCancer(SplitTable):
-    """569 tumours with 30 measurements of their cells; the target is 1 for benign ones and -1 for malignant ones."""
+    """569 tumours with 30 cell measurements; the target is 1 for benign and -1 for malignant."""
 
     num_features = 30
     classes = True

@@ -1,4 +1,4 @@
-"""Points of two classes with few of them near the boundary: the data of the perceptron whose exponents are known.
+"""Two classes of points with low density near the boundary: perceptron data with known scaling exponents.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 
@@ -18,19 +18,16 @@ TRAINING, TEST = 0, 1
 
 
 class DepletedSign(TableSet):
-    """Points in d dimensions with the sign of their first coordinate, as rows of `features` and `target` (-1 or 1).
+    """Points in d dimensions as `features`, with the sign of their first coordinate as `target` (-1 or 1).
 
     The test points are the same for all seeds. `w_true` is the direction of the first coordinate.
 
     Args:
-        num_points: training points, P.
-        dim: coordinates of a point, d.
+        num_points: number of training points, P.
+        dim: dimension of a point, d.
         depletion: exponent chi of the density at the boundary, at least 0; 0 is a Gaussian.
-        num_test: test points.
-        seed: random seed of the training points; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        num_test: number of test points.
+        seed: seed of the training points; None means the DataModule's seed.
     """
 
     num_classes = 2

@@ -1,4 +1,4 @@
-"""Points of three patches: a strong feature that some lack, a weak one that all have, and noise.
+"""Points of three patches: a strong feature that some points lack, a weak one that all have, and noise.
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
@@ -21,26 +21,23 @@ TRAINING, VALIDATION, TEST = range(3)
 
 
 class FeatureNoise(TableSet):
-    """Several training sets of strong and weak points, drawn alike, and points to test on that all of them share.
+    """Several training sets of strong and weak points from the same distribution, with shared test points.
 
-    Row i has the i-th point of each set: `features` `[replicas, 3, dim]`, the patches, and `target` `[replicas]`, -1 or
-    1. In validation and test there is one point a row. The first points are the weak ones. u and v lie along the first
-    two axes, which loses nothing where initial weights are isotropic.
+    Row i has the i-th point of each training set: `features` `[replicas, 3, dim]`, the patches, and `target`
+    `[replicas]`, -1 or 1. Validation and test rows have one point. Weak points come first. u and v lie along the first
+    two axes, without loss of generality for isotropic initial weights.
 
     Args:
-        num_points: training points of a set, n.
-        num_weak: those without the strong feature.
-        num_test: points to validate on, and as many to test on.
-        num_weak_test: those without the strong feature.
-        dim: numbers in a patch, d.
-        strong_norm: length of u.
-        weak_norm: length of v.
+        num_points: number of points per training set, n.
+        num_weak: number of training points without the strong feature.
+        num_test: number of validation points, and of test points.
+        num_weak_test: number of those without the strong feature.
+        dim: dimension of a patch, d.
+        strong_norm: norm of u.
+        weak_norm: norm of v.
         noise_std: standard deviation sigma_p of the noise.
         replicas: number of training sets.
-        seed: random seed of all points; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        seed: seed of all points; None means the DataModule's seed.
     """
 
     num_classes = 2

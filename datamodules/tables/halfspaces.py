@@ -1,4 +1,4 @@
-"""Points of several laws with the labels of a halfspace, some of them flipped: what a tester-learner accepts or not."""
+"""Points from several distributions, labelled by a halfspace with label noise, for tester-learners."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from datamodules.tables.table_set import Rows, TableSet
 Array = NDArray[np.float64]
 
 GAP = 0.4
-"""Distance by which the law `gap` moves points off x_1 = 0, before it is scaled."""
+"""Distance by which the distribution `gap` moves points away from x_1 = 0, before scaling."""
 
 
 def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
@@ -27,7 +27,7 @@ def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
 
 def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
     normal = random.standard_normal(shape)
-    return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's law of 3 degrees has the covariance 3 I
+    return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's t with 3 degrees has covariance 3 I
 
 
 LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
@@ -37,25 +37,23 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
     "mixture": lambda shape, random: random.choice([0.2, 1.4], (shape[0], 1)) * random.standard_normal(shape),
     "uniform": lambda shape, random: random.uniform(-math.sqrt(3), math.sqrt(3), shape),
 }
-"""Draw points `[N, D]` of a law; the covariance of each is I."""
+"""Samples points `[N, D]` from a distribution with covariance I."""
 
 
 class Halfspaces(TableSet):
-    """Rows with `features` x, `clean_target` sign<w*, x> and `target`, the same with flips; w* is a random direction.
+    """Rows of `features` x, `clean_target` sign<w*, x> and `target`, its noisy version; w* is a random direction.
 
-    Half of the samples train, the other half validates, and as many as are asked for test.
+    Half of `samples` is for training, the other half for validation; `test_samples` more are for testing.
 
     Args:
         flips: Massart noise of the labels.
-        dim: D.
-        samples: of training and validation together.
-        marginal: law of x: `gaussian`; `gap`, without mass near x_1 = 0 and with w* = e_2; `heavy`, Student's of 3
-            degrees; `mixture`, of normals with deviations 0.2 and 1.4; or `uniform`, on a cube. The covariance is I.
-        test_samples: test rows.
-        seed: random seed of w*, points and flips; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        dim: dimension of x, D.
+        samples: number of training and validation rows together.
+        marginal: distribution of x: `gaussian`; `gap`, without mass near x_1 = 0 and with w* = e_2; `heavy`, Student's
+            t with 3 degrees of freedom; `mixture`, of normals with standard deviations 0.2 and 1.4; or `uniform`, on a
+            cube. The covariance is I.
+        test_samples: number of test rows.
+        seed: seed of w*, points and flips; None means the DataModule's seed.
     """
 
     def __init__(

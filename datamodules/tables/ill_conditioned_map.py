@@ -1,4 +1,4 @@
-"""Points and their images by an ill-conditioned linear map: the regression of shallow linear networks.
+"""Points and their images under an ill-conditioned linear map: regression for shallow linear networks.
 
     y = A x,   A = diag(1 ... c) U,   U uniform on [0, 1]^(K x D),   x standard normal.
 
@@ -16,17 +16,14 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class IllConditionedMap(TableSet):
-    """Rows of `features`, x, and `target`, A x without noise. What is studied is the training loss, which is tested.
+    """Rows of `features` x and `target` A x without noise; the test rows are the training rows.
 
     Args:
-        dim: D, entries of x.
-        outputs: K, entries of A x, at least 2.
-        samples: rows.
-        least: c, the smallest of K evenly spaced factors of the rows of A, the first of which is 1; in (0, 1].
-        seed: random seed of A and x; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        dim: dimension of x, D.
+        outputs: dimension of A x, K, at least 2.
+        samples: number of rows.
+        least: c, the last of K evenly spaced factors of the rows of A, the first of which is 1; in (0, 1].
+        seed: seed of A and x; None means the DataModule's seed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Random linear measurements of a positive semidefinite matrix of low rank, some of them grossly wrong."""
+"""Random linear measurements of a low-rank positive semidefinite matrix, some with gross errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,17 +13,14 @@ from datamodules.tables.table_set import Rows, TableSet
 class LowRankMeasurements(TableSet):
     """Measurements y_i = <A_i, X*> + s_i with A_i of independent normal entries and X* = V diag(eigenvalues) V^T.
 
-    What is tested is the matrix, so the test rows are the training rows.
+    The test rows are the training rows, since testing evaluates the matrix.
 
     Args:
         dim: d; X* is `[d, d]`.
-        eigenvalues: those of X* that are not 0, positive; their number is its rank.
-        measurements: m, rows.
-        noise: law of s_i; None measures exactly.
-        seed: random seed of X*, A_i and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        eigenvalues: nonzero eigenvalues of X*, positive; their number is its rank.
+        measurements: number of rows, m.
+        noise: distribution of s_i; None means exact measurements.
+        seed: seed of X*, A_i and noise; None means the DataModule's seed.
     """
 
     def __init__(

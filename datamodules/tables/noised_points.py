@@ -1,4 +1,4 @@
-"""Points of known laws after a diffusion for a random time: what a score is learned from, one noise draw a point."""
+"""Points from known distributions, diffused for a random time: training data for score functions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,21 +20,21 @@ Array = NDArray[np.float64]
 
 
 class PointDistribution(ABC):
-    """A law of points in a ball, of which E[X_0 | a X_0 + sqrt(h) n = x] may be known."""
+    """A distribution of points in a ball; E[X_0 | a X_0 + sqrt(h) n = x] may be known."""
 
     dim: int
 
     @abstractmethod
     def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
-        """Draw points `[count, dim]` for training or for a test."""
+        """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x] `[N, dim]`, with a and h `[N, 1]`; None where it is not known."""
+        """Compute E[X_0 | X_t = x] `[N, dim]`, with a and h `[N, 1]`; None if it is unknown."""
         return None
 
 
 class Atoms(PointDistribution):
-    """Equally likely points at equal distances on the unit circle.
+    """Equally likely points, equally spaced on the unit circle.
 
     Args:
         count: number of points.
@@ -57,10 +57,10 @@ class Atoms(PointDistribution):
 
 
 class UniformCube(PointDistribution):
-    """Uniform points of the cube [-side / 2, side / 2]^dim.
+    """Uniform distribution on the cube [-side / 2, side / 2]^dim.
 
     Args:
-        dim: dimensions.
+        dim: number of dimensions.
         side: length of an edge.
     """
 
@@ -76,7 +76,7 @@ class UniformCube(PointDistribution):
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array:
         mean, std = x / a, np.sqrt(h) / a
         low, high = (-self.half - mean) / std, (self.half - mean) / std
-        # Of two tails the one on the side of 0 is computed from the other's mirror image, where digits are.
+        # Intervals in the upper tail are mirrored to the lower one, which avoids cancellation.
         flipped = low > 0
         low, high = np.where(flipped, -high, low), np.where(flipped, -low, high)
         log_mass = log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
@@ -86,7 +86,7 @@ class UniformCube(PointDistribution):
 
 
 class UnitCircle(PointDistribution):
-    """Uniform points of the unit circle in the plane."""
+    """Uniform distribution on the unit circle in the plane."""
 
     dim = 2
 
@@ -101,10 +101,10 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Rows of a table, standardised by the training rows and drawn into a ball; a third of them tests.
+    """Rows of a table, standardised by the training rows and projected to a ball; a third of them is for testing.
 
     Args:
-        radius: of the ball, in standard deviations; points outside are moved onto it.
+        radius: radius of the ball, in standard deviations; points outside are projected to its surface.
     """
 
     def __init__(self, radius: float = 6.0) -> None:
@@ -136,11 +136,11 @@ class StandardisedWine(StandardisedRows):
 
 
 class CreditDefault(StandardisedRows):
-    """UCI's default of credit card clients, 30,000 rows of 23 columns: `<data_dir>/UCI_Credit_Card.csv`.
+    """UCI's default of credit card clients, 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
 
     Args:
-        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
-        radius: of the ball, in standard deviations; points outside are moved onto it.
+        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
+        radius: radius of the ball, in standard deviations; points outside are projected to its surface.
     """
 
     dim = 23
@@ -161,22 +161,19 @@ class CreditDefault(StandardisedRows):
 
 
 class NoisedPoints(TableSet):
-    """Points X_0 of a law and what they are at a time t: X_t = a X_0 + sqrt(h) n, a = exp(-g t / 2), h = 1 - a^2.
+    """Points X_0 of a distribution, diffused to a time t: X_t = a X_0 + sqrt(h) n, a = exp(-g t / 2), h = 1 - a^2.
 
-    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, where it is known, `clean_target` E[X_0 | X_t]. Each
-    has one t, uniform on [start, end], and one n.
+    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if known, `clean_target` E[X_0 | X_t]. Each row has
+    one t, uniform on [start, end], and one n.
 
     Args:
-        law: of X_0.
-        samples: N, training rows.
-        test_samples: test rows.
+        law: distribution of X_0.
+        samples: number of training rows, N.
+        test_samples: number of test rows.
         g: rate of the diffusion.
         start: T_0, positive.
         end: T, at most 1.
-        seed: random seed of points, times and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        seed: seed of points, times and noise; None means the DataModule's seed.
     """
 
     def __init__(

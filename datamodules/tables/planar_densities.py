@@ -1,4 +1,4 @@
-"""Samples of laws with known densities, on the line and in the plane."""
+"""Samples from distributions with known densities, on the line and in the plane."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,15 +12,12 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class DrawnPoints(TableSet):
-    """Independent points of a law.
+    """Independent points from one distribution.
 
     Args:
-        samples: training points.
-        test_samples: test points.
-        seed: random seed of the points; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if a number is below 1.
+        samples: number of training points.
+        test_samples: number of test points.
+        seed: seed of the points; None means the DataModule's seed.
     """
 
     dim = 2
@@ -33,14 +30,14 @@ class DrawnPoints(TableSet):
 
     @abstractmethod
     def points(self, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-        """Draw `[count, dim]`."""
+        """Sample points, `[count, dim]`."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {"features": (self.dim,)}
 
     def truth(self) -> dict[str, torch.Tensor]:
-        """Give what batches know of the law, for metrics."""
+        """Return ground truth about the distribution, for metrics."""
         return {}
 
     def training(self) -> Rows:
@@ -55,16 +52,13 @@ class DrawnPoints(TableSet):
 
 
 class NormalNumbers(DrawnPoints):
-    """Numbers N(mean, 1); the mean is what is to be found.
+    """Numbers N(mean, 1), whose mean is to be estimated.
 
     Args:
         mean: R, the true mean.
-        samples: training points.
-        test_samples: test points.
-        seed: random seed of the points; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if a number of points is below 1.
+        samples: number of training points.
+        test_samples: number of test points.
+        seed: seed of the points; None means the DataModule's seed.
     """
 
     dim = 1
@@ -83,7 +77,7 @@ class NormalNumbers(DrawnPoints):
 
 
 class TwoMoons(DrawnPoints):
-    """Two half circles that interlock, of radius 1.5, with Gaussian noise of .12."""
+    """Two interlocking half circles of radius 1.5, with Gaussian noise of standard deviation .12."""
 
     def points(self, count: int, random: np.random.Generator) -> NDArray[np.float64]:
         angle = np.pi * random.random(count)
@@ -94,7 +88,7 @@ class TwoMoons(DrawnPoints):
 
 
 class EightGaussians(DrawnPoints):
-    """Eight Gaussians with standard deviation .2 at equal distances on a circle of radius 2."""
+    """Eight Gaussians with standard deviation .2, equally spaced on a circle of radius 2."""
 
     def points(self, count: int, random: np.random.Generator) -> NDArray[np.float64]:
         angle = 2 * np.pi * random.integers(8, size=count) / 8

@@ -1,4 +1,4 @@
-"""Users' ratings of items: files in MovieLens' layouts, and synthetic ones from a few tastes."""
+"""Users' ratings of items: MovieLens files, and synthetic ratings of low rank."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,30 +19,27 @@ from datamodules.tables.table_set import Rows, TableSet
 
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "u.data": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
-    "ratings.dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # of "::"
+    "ratings.dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # separated by "::"
     "ratings.csv": {"usecols": [0, 1, 2]},
 }
-"""How the files of MovieLens' 100k, of 1M and 10M, and of 20M and later ones are read."""
+"""How to read the files of MovieLens 100k, of 1M and 10M, and of 20M and later."""
 
 
 MOST_NUMBER = 2**53
-"""Greatest number of a user or an item: those above are not told apart once they were floating-point numbers."""
+"""Largest user or item number; larger floating-point numbers are not exact."""
 
 
 class RatingSet(TableSet):
-    """A row for each user: `ratings` of all items, 0 for those that the user did not rate, and `held_out` ones.
+    """One row per user: `ratings` of all items, 0 if unrated, and `held_out` ratings.
 
-    Of each user's ratings `num_held_out` test and as many validate, drawn at random; the rest trains, and is `ratings`
-    in all three splits. `held_out` of the test is of its own, and `excluded` of the validation's, which are no
-    candidates there.
+    Of each user's ratings, `num_held_out` random ones are for testing and as many for validation. The rest is for
+    training and is `ratings` in all three splits. `held_out` contains the ratings of the current split, `excluded` the
+    validation ratings during testing, whose items are then not ranked.
 
     Args:
-        num_held_out: ratings of each user in the test and in the validation.
-        min_ratings: ratings that a user must have to be kept; at least twice `num_held_out` and one.
-        seed: random seed of the split; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or no user has as many ratings.
+        num_held_out: test ratings per user, and validation ratings per user.
+        min_ratings: leave out users with fewer ratings; at least 2 `num_held_out` + 1.
+        seed: seed of the split; None means the DataModule's seed.
     """
 
     def __init__(self, num_held_out: int = 5, min_ratings: int = 20, seed: int | None = None) -> None:
@@ -54,7 +51,7 @@ class RatingSet(TableSet):
 
     @abstractmethod
     def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Give the user, the item and the rating, positive, of each one, with users and items by any numbers."""
+        """Return user, item and positive rating of each entry; users and items may have any numbers."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -73,9 +70,9 @@ class RatingSet(TableSet):
 
     @cached_property
     def _parts(self) -> list[csr_array]:
-        """Ratings that train, validate and test, each `[users, items]`."""
+        """Return training, validation and test ratings, `[users, items]` each."""
         user, item, rating = self.rated()
-        user = np.unique(user, return_inverse=True)[1]  # their numbers may be any
+        user = np.unique(user, return_inverse=True)[1]  # user numbers are arbitrary
         kept = np.bincount(user)[user] >= self.min_ratings
         if not kept.any():
             raise ValueError(f"{type(self).__name__}: no user has min_ratings = {self.min_ratings} ratings")
@@ -86,24 +83,20 @@ class RatingSet(TableSet):
         order = np.lexsort((random.random(len(user)), user))
         starts = np.concatenate([[0], np.cumsum(np.bincount(user))[:-1]])
         place = np.arange(len(user)) - starts[user[order]]
-        part = np.minimum(place // self.num_held_out, 2)  # 0 tests, 1 validates
+        part = np.minimum(place // self.num_held_out, 2)  # 0 is test, 1 validation, 2 training
         chosen = [order[part == number] for number in (2, 1, 0)]
         return [csr_array((rating[rows], (user[rows], item[rows])), shape, np.float32) for rows in chosen]
 
 
 class MovieLens(RatingSet):
-    """Ratings in MovieLens' layouts: `u.data`, `ratings.dat` or `ratings.csv`, from a half to five stars.
+    """Ratings in MovieLens' layouts: `u.data`, `ratings.dat` or `ratings.csv`, from half a star to five.
 
     Args:
-        folder: below the data directory, as `ml-1m`, which holds one of these files.
-        num_held_out: ratings of each user in the test and in the validation.
-        min_ratings: ratings that a user must have to be kept.
-        data_dir: folder that holds `folder`; None looks where NOISEWORKS_DATA points.
-        seed: random seed of the split; None takes that of the DataModule.
-
-    Raises:
-        FileNotFoundError: if there is none of the files.
-        ValueError: if a rating is no positive number, or no user has enough of them.
+        folder: folder in the data directory that contains one of these files, such as `ml-1m`.
+        num_held_out: test ratings per user, and validation ratings per user.
+        min_ratings: leave out users with fewer ratings.
+        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        seed: seed of the split; None means the DataModule's seed.
     """
 
     def __init__(
@@ -123,7 +116,7 @@ class MovieLens(RatingSet):
         found = [name for name in LAYOUTS if (folder / name).is_file()]
         if not found:
             raise FileNotFoundError(
-                f"MovieLens: {folder} holds none of {', '.join(LAYOUTS)}: get ml-1m.zip or another set of "
+                f"MovieLens: {folder} has none of {', '.join(LAYOUTS)}: download ml-1m.zip or another set from "
                 f"https://grouplens.org/datasets/movielens and unpack it there"
             )
         path = folder / found[0]
@@ -137,21 +130,19 @@ class MovieLens(RatingSet):
 
 
 class SyntheticRatings(RatingSet):
-    """Synthetic ratings, one to five stars: users and items have tastes, and what users like they rate more often.
+    """Synthetic ratings, one to five stars: users and items have latent factors, and users rate what they like more
+    often.
 
-    A user's affinity for an item is the product of their normal vectors, and they rate the items whose affinity plus
-    Gumbel noise is greatest. Stars are fifths of the user's affinities, with noise of a half star.
+    A user's affinity for an item is the inner product of their normal factors. Users rate the items with the largest
+    affinity plus Gumbel noise. Stars are quintiles of the user's affinities, with noise of half a star.
 
     Args:
-        num_users: users.
-        num_items: items.
-        num_rated: ratings of each user.
-        rank: numbers in a taste.
-        num_held_out: ratings of each user in the test and in the validation.
-        seed: random seed of tastes, ratings and split; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        num_users: number of users.
+        num_items: number of items.
+        num_rated: ratings per user.
+        rank: dimension of the factors.
+        num_held_out: test ratings per user, and validation ratings per user.
+        seed: seed of factors, ratings and split; None means the DataModule's seed.
     """
 
     def __init__(

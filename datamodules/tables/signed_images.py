@@ -1,7 +1,7 @@
-"""Images of two groups of classes, as even and odd digits, in memory as rows: so many for training, the rest not used.
+"""Images of two groups of classes, such as even and odd digits, as table rows, with a fixed number for training.
 
-Training and test images are pooled and shuffled by a seed of their own, which gives the test set; the others are
-shuffled by the run's seed, which gives the training set.
+Training and test images are pooled. The test set is sampled with a fixed seed, the training set from the remaining
+images with the run's seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,11 @@ class SignedImages(TableSet):
     """Images as rows of `features` `[C, H, W]` in [0, 1] and `target`, 1 for some classes and -1 for the others.
 
     Args:
-        images: set of images in memory, whose training and test images are pooled.
-        positive: classes whose target is 1, some but not all.
-        num_points: training images, P.
-        num_test: test images, the same for all seeds.
-        seed: random seed of the choice of training images; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or the set has too few images.
+        images: dataset in memory, whose training and test images are pooled.
+        positive: classes with target 1, some but not all.
+        num_points: number of training images, P.
+        num_test: number of test images, the same for all seeds.
+        seed: seed of the training set; None means the DataModule's seed.
     """
 
     num_classes = 2

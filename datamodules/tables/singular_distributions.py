@@ -1,4 +1,4 @@
-"""Samples of laws without a density: points of a curve, a surface or a smooth map, which have no volume in space."""
+"""Samples from distributions without a density: points on a curve, a surface or the image of a smooth map."""
 
 import math
 from abc import abstractmethod
@@ -14,22 +14,19 @@ from datamodules.arguments import at_least, within
 from datamodules.tables.table_set import Rows, TableSet
 
 MOST_MATCHED = 1_500
-"""Points of a test set at most: they are matched with generated ones, at a cost that grows with the cube."""
+"""Maximum size of a test set, since matching it to generated points has cubic cost."""
 
 
 class SingularLaw(TableSet):
-    """Points f*(u) of latent numbers u, uniform on the unit cube, with Gaussian noise around them.
+    """Points f*(u) of latent vectors u, uniform on the unit cube, with Gaussian noise.
 
-    Test points are without noise, of latent numbers that fill the cube evenly (Sobol's sequence, scrambled).
+    Test points have no noise; their latent vectors fill the cube evenly (scrambled Sobol sequence).
 
     Args:
-        samples: n, training points.
+        samples: number of training points, n.
         noise_std: sigma*, standard deviation of the noise of training and validation points, in the points' units.
-        test_samples: test points and validation points, at most 1,500.
-        seed: random seed of latent numbers and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        test_samples: number of test points, and of validation points, at most 1,500.
+        seed: seed of latent vectors and noise; None means the DataModule's seed.
     """
 
     latent_dim: int
@@ -48,7 +45,7 @@ class SingularLaw(TableSet):
 
     @abstractmethod
     def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map latent numbers `[N, latent_dim]` in [0, 1] to points `[N, dim]`."""
+        """Map latent vectors `[N, latent_dim]` in [0, 1] to points `[N, dim]`."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -105,30 +102,27 @@ class SwissRoll(SingularLaw):
 
 
 class SmoothMap(SingularLaw):
-    """Points of a random smooth map from two normal numbers into ten dimensions: B tanh(A z + b), drawn once.
+    """Points of a fixed random smooth map from two normal numbers to ten dimensions: B tanh(A z + b).
 
-    A, b and B are standard normal, with 16 features, and B is divided by their root.
+    A, b and B are standard normal, with 16 features; B is divided by sqrt(16).
     """
 
     latent_dim = 2
     dim = 10
 
     def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
-        random = np.random.default_rng(0)  # the map is part of the law, whatever the sample
+        random = np.random.default_rng(0)  # the map is part of the distribution, the same for all seeds
         inner, shift, outer = (random.standard_normal(shape) for shape in ((2, 16), (16,), (16, 10)))
         normal = ndtri(np.clip(latent, 1e-9, 1 - 1e-9))
         return np.tanh(normal @ inner + shift) @ outer / 4
 
 
 class DigitVectors(TableSet):
-    """The bundled digits as points in 64 dimensions, gray values in [0, 1].
+    """The bundled digits as points in 64 dimensions, grey values in [0, 1].
 
     Args:
-        test_samples: digits that are held out, at most 1,500.
-        seed: random seed of the split; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        test_samples: number of held-out digits, at most 1,500.
+        seed: seed of the split; None means the DataModule's seed.
     """
 
     def __init__(self, test_samples: int = 500, seed: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Tables of samples with a target, dealt out by a seed and standardised by their training rows."""
+"""Tables of samples with a target, split randomly and standardised by their training rows."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,24 +14,21 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SplitTable(TableSet):
-    """Rows in a random order, of which first ones test, the next ones validate and the rest train.
+    """Rows in random order: the first ones are for testing, the next ones for validation, the rest for training.
 
-    Features have mean 0 and variance 1 over the training rows, and so has a target of real numbers. Its mean and
-    standard deviation in its own units are with every batch as `target_mean` and `target_std`.
+    Features have mean 0 and variance 1 over the training rows, and so do real-valued targets. A target's original mean
+    and standard deviation are in every batch as `target_mean` and `target_std`.
 
     Args:
-        train_size: training rows; None takes all that neither validate nor test.
-        validation_fraction: part of all rows that validates; 0 has no validation.
-        test_fraction: part of all rows that tests.
-        seed: random seed of the split; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or a column of the training rows is constant.
+        train_size: number of training rows; None means all that are not for validation or testing.
+        validation_fraction: fraction of all rows for validation; 0 means none.
+        test_fraction: fraction of all rows for testing.
+        seed: seed of the split; None means the DataModule's seed.
     """
 
     num_features: int
     classes = False
-    """Whether the target is one of a few numbers, which are not standardised."""
+    """Whether the target is a class, which is not standardised."""
 
     def __init__(
         self,
@@ -51,7 +48,7 @@ class SplitTable(TableSet):
 
     @abstractmethod
     def read(self) -> tuple[pd.DataFrame, pd.Series]:
-        """Read all features, `[N, num_features]` in float64, and the targets, `[N]`."""
+        """Read features `[N, num_features]` in float64, and targets `[N]`."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -96,6 +93,6 @@ class SplitTable(TableSet):
 
 
 def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring numbers `[N, ...]` to mean 0 and variance 1 over some rows, and give the mean and deviation of these."""
+    """Scale numbers `[N, ...]` to mean 0 and variance 1 over some rows; also return their mean and deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

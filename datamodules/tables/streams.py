@@ -1,6 +1,6 @@
-"""Streams of rounds whose distributions drift: random losses with known means, and digits whose classes come and go.
+"""Streams of rounds whose distribution drifts: random losses with known means, and digits with drifting classes.
 
-A row is a round. Where the expected loss is known it is F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
+A row is a round. If the expected loss is known, it is F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
 """
 
 import math
@@ -19,27 +19,24 @@ Array = NDArray[np.float64]
 
 
 def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
-    """Make rows with their truth of arrays."""
+    """Build rows with their ground truth from arrays."""
     truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
     return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
 
 
 class LinearLosses(TableSet):
-    """Losses <z_t, x> whose z_t = mu_t + noise are the `features`, with ||mu_t|| = 1 and N(0, sigma^2 / d I) noise.
+    """Losses <z_t, x> with z_t = mu_t + noise as `features`, ||mu_t|| = 1 and N(0, sigma^2 / d I) noise.
 
-    The noise is shortened to a norm of at most 3 sigma, so that G = 1 + 3 sigma bounds all gradients. mu_t turns in a
-    plane, jumps to new directions, or is at random one direction or its opposite.
+    The noise is clipped to norm 3 sigma, so that G = 1 + 3 sigma bounds all gradients. mu_t rotates in a plane, jumps
+    to new directions, or is randomly one direction or its opposite.
 
     Args:
-        rounds: T.
-        dim: d.
-        sigma: root of the noise's mean squared norm.
-        drift: `turns`, `jumps` or `signs`.
-        changes: turns, or directions that mu_t jumps between, over the whole stream; 0 is a fixed mu_t.
-        seed: random seed of drift and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        rounds: number of rounds, T.
+        dim: dimension, d.
+        sigma: root mean square norm of the noise before clipping.
+        drift: drift of mu_t: `turns`, `jumps` or `signs`.
+        changes: rotations, or directions that mu_t jumps between, over the whole stream; 0 keeps mu_t fixed.
+        seed: seed of drift and noise; None means the DataModule's seed.
     """
 
     def __init__(
@@ -94,22 +91,19 @@ class LinearLosses(TableSet):
 
 
 class StagedRegression(TableSet):
-    """Linear regression whose true parameter stays for a stage and then is another: rows of `features` and `target`.
+    """Linear regression with a piecewise constant true parameter: rows of `features` and `target`.
 
-    Features are uniform in a ball of radius `length`, the parameter of a stage has a random direction and a length
-    uniform in [0, radius], and targets have Gaussian noise.
+    Features are uniform in a ball of radius `length`. The parameter of a stage has a random direction and a norm
+    uniform in [0, radius]. Targets have Gaussian noise.
 
     Args:
-        rounds: T.
-        dim: d.
-        stages: values of the true parameter, each for as many rounds.
-        radius: of the ball of parameters.
-        length: of the longest features.
+        rounds: number of rounds, T.
+        dim: dimension, d.
+        stages: number of values of the true parameter, each for equally many rounds.
+        radius: radius of the parameter ball.
+        length: maximum norm of the features.
         noise: standard deviation of the targets' noise.
-        seed: random seed of all that is drawn; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        seed: seed of all random numbers; None means the DataModule's seed.
     """
 
     def __init__(
@@ -159,20 +153,17 @@ def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
 
 
 class DriftingClasses(TableSet):
-    """Images whose classes come and go: rows of flat `features` in [0, 1] and `target`, the class.
+    """Images with drifting class frequencies: rows of flat `features` in [0, 1] and `target`, the class.
 
-    In round t class k has a probability in proportion to exp(concentration cos(2 pi (turns t / rounds - k / K))), and
-    the image is any of its class.
+    In round t class k has probability proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))); the
+    image is a random one of its class.
 
     Args:
-        images: set of images in memory, whose training images are drawn.
-        rounds: T.
-        turns: times that all classes have had their time.
-        concentration: the larger, the fewer classes there are at a time; 0 is a stream without drift.
-        seed: random seed of classes and images; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        images: dataset in memory, whose training images are sampled.
+        rounds: number of rounds, T.
+        turns: number of cycles through all classes.
+        concentration: larger means fewer classes at a time; 0 is a stream without drift.
+        seed: seed of classes and images; None means the DataModule's seed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tables of two classes in the text format of SVMlight and LIBSVM, which is how most of their sets are distributed."""
+"""Two-class tables in the text format of SVMlight and LIBSVM, in which most of their datasets are distributed."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,19 +14,15 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SVMLight(TableSet):
-    """Rows of `features` as the file has them and `target`, -1 for the lower of its two labels and 1 for the higher.
+    """Rows of `features` as stored, and `target`, -1 for the smaller of the file's two labels and 1 for the larger.
 
-    So 1 and 2 become -1 and 1 as 0 and 1 do. The rows keep the file's order and are sparse until a batch is made. What
-    is studied is the training loss or the regret, so the test rows are the training rows.
+    Labels 1 and 2, for example, become -1 and 1. The rows keep the file's order and are sparse until batching. The test
+    rows are the training rows, since the training loss or the regret is studied.
 
     Args:
-        file: of `<data_dir>/libsvm`, as `a8a.bz2`; what ends in bz2 or gz is unpacked.
-        num_features: columns of the table; those that the file lacks are 0.
-        data_dir: folder that holds `libsvm`; None looks where NOISEWORKS_DATA points.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is no svmlight file, has more columns or other than two labels, or a number is not finite.
+        file: file in `<data_dir>/libsvm`, such as `a8a.bz2`; files that end in bz2 or gz are unpacked.
+        num_features: number of columns; those missing from the file are 0.
+        data_dir: folder that contains `libsvm`; None means the NOISEWORKS_DATA directory.
     """
 
     num_classes = 2

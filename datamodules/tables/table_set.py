@@ -1,4 +1,4 @@
-"""The interface of sets of rows: a plain object that draws or reads its splits, and knows nothing of batches."""
+"""Interface of datasets of rows: plain objects that generate or read their splits, independent of batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from datamodules.sets import Source, SplitSet
 
 @dataclass(frozen=True)
 class Rows(Source):
-    """The rows of one split, with what is true of all of them.
+    """The rows of one split, with ground truth about all of them.
 
     Args:
-        columns: tensors `[N, ...]` by the keys that batches have.
-        truth: tensors of any shape by key, which every batch has whole; for metrics only.
-        sparse: arrays `[N, D]` by the keys that batches have, most of whose entries are 0; batches have them dense.
+        columns: tensors `[N, ...]` by batch key.
+        truth: tensors of any shape by key, added unchanged to every batch; for metrics only.
+        sparse: sparse arrays `[N, D]` by batch key; dense in batches.
 
     Raises:
         ValueError: if there is no column, or columns differ in length.
@@ -39,22 +39,22 @@ class Rows(Source):
         return next(iter([*self.columns.values(), *self.sparse.values()])).shape[0]
 
     def chosen(self, index: Tensor) -> dict[str, Tensor]:
-        """Give some rows of all columns, `[n, ...]`, by their positions `[n]`."""
+        """Return some rows of all columns, `[n, ...]`, by their positions `[n]`."""
         given = {name: column[index] for name, column in self.columns.items()}
         return given | {name: torch.from_numpy(array[index.numpy()].toarray()) for name, array in self.sparse.items()}
 
     def dense(self) -> dict[str, Tensor]:
-        """Give all rows of all columns."""
+        """Return all rows of all columns."""
         return {**self.columns, **{name: torch.from_numpy(array.toarray()) for name, array in self.sparse.items()}}
 
 
 class TableSet(SplitSet[Rows], ABC):
-    """A set of rows, which are a function of its arguments and its seed."""
+    """A dataset of rows, a function of its arguments and its seed."""
 
     seed: int | None = None
-    """Random seed of what is drawn; None until the DataModule gives its own."""
+    """Seed of generated data; None until the DataModule sets its own."""
 
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of a training row's value in each column, known without drawing or reading."""
+        """Shape of each column's value in a training row, known without generating or reading data."""

@@ -1,4 +1,4 @@
-"""The DataModule of tables: mini-batches of rows, or all rows in each batch.
+"""DataModule for tables: mini-batches of rows, or full batches.
 
 Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), passes_per_epoch=10)
 """
@@ -23,7 +23,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class RowSet:
-    """Rows that are fetched a request at a time."""
+    """Rows that are fetched one request at a time."""
 
     in_memory = True
 
@@ -39,8 +39,8 @@ class RowSet:
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
-    """Write tensors by name as `rows.npz` of a run, by its first process; nothing where the run has no directory."""
-    directory = trainer.log_dir  # on every process: it is broadcast
+    """Write named tensors as `rows.npz` to the run directory, on rank 0; does nothing if there is no run directory."""
+    directory = trainer.log_dir  # on every rank: it is a collective (broadcast)
     if directory is not None and trainer.is_global_zero:
         arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
         with whole_file(Path(directory, "rows.npz")) as partial:
@@ -48,11 +48,11 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 class KeptBatch:
-    """Give one batch that holds all rows of a process: made at the first request, and then the same one.
+    """Return the same full batch of this rank for every request; it is built at the first one.
 
     Args:
-        samples: a set whose requests are all alike.
-        made: puts a batch where steps find it.
+        samples: dataset whose requests are all equal.
+        made: function that moves a batch to where steps use it.
     """
 
     def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -72,22 +72,19 @@ class KeptBatch:
 class Tables(SeededBatches):
     """Batches of rows (`datamodules.batches.TableBatch` and `GraphBatch`).
 
-    Without a batch size all rows are in every batch, in their own order, each process with its share; they are put on
-    the device once, and a step copies nothing. Mini-batches come in an order that depends on (seed, epoch) alone.
+    Without a batch size every batch contains all rows in their own order, sharded over ranks; they are moved to the
+    device once, so steps copy nothing. Mini-batches come in an order that is a function of (seed, epoch).
 
     Args:
-        table: set to draw or read.
-        batch_size: training rows of a step over all processes; None takes all of them in every step.
-        passes_per_epoch: times that an epoch visits the training rows: the steps of an epoch, where a batch is all.
-        shuffle: whether mini-batches have a new order in each epoch; rounds of a stream keep their own.
-        evaluation_batch_size: rows of a validation, test or prediction batch over all processes; None takes all.
-        rows_on_device: whether rows are put on the device; otherwise they stay on the host, for modules that take some
-            of a batch at a time.
-        write_rows: whether the run's directory gets the training rows and what is true of them, as `rows.npz`.
-        seed: random seed of the table, unless it has its own, and of the order; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        table: dataset to generate or read.
+        batch_size: global training batch size, over all ranks; None means all rows.
+        passes_per_epoch: passes over the training rows per epoch; with full batches, steps per epoch.
+        shuffle: shuffle mini-batches in each epoch; rounds of a stream keep their order.
+        evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
+        rows_on_device: move rows to the device; otherwise they stay on the host, for modules that use parts of a batch
+            at a time.
+        write_rows: write the training rows and their ground truth to the run directory, as `rows.npz`.
+        seed: seed of the order, and of the table if it has none; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -116,17 +113,17 @@ class Tables(SeededBatches):
 
     @cached_property
     def table(self) -> TableSet:
-        """The set, with the seed of the data unless it has its own."""
+        """The table, with the DataModule's seed if it has none of its own."""
         return seeded(self._given_table, self.seed)
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of a training row's value in each column."""
+        """Shape of each column's value in a training row."""
         return dict(self._given_table.row_shapes)
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
-        """All training rows by column, each `[N, ...]`, as the table draws or reads them."""
+        """All training rows by column, each `[N, ...]`, as generated or read."""
         return self.table.training().dense()
 
     def prepare_data(self) -> None:
@@ -169,6 +166,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Put a batch on a device; where rows stay on the host, its truth and index alone."""
+        """Move a batch to a device; if rows stay on the host, only its truth and index."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

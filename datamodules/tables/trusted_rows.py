@@ -1,4 +1,4 @@
-"""Rows of two classes of which some are trusted, while others have lost positives and have false labels."""
+"""Two-class rows, of which some are trusted, while others are missing positives and have false labels."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,17 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class TrustedRows(TableSet):
-    """Training rows of another table, dealt out: the first `train_size` get false labels, others are trusted or test.
+    """Training rows of another table, split: the first `train_size` get label noise, others are trusted or for testing.
 
-    All rows that train or are trusted are training rows, those that train first; `trusted` tells them apart.
+    Untrusted and trusted rows are both training rows, in this order; the column `trusted` distinguishes them.
 
     Args:
-        table: set whose training rows have `features` and a `target` of -1 and 1.
-        train_size: rows that train before positives are removed.
-        trusted_size: rows with true labels; the rest tests.
-        flipped: part of the rows that train whose label is false.
-        kept_positives: part of the positives among them that stay, before labels are flipped.
-        seed: random seed of split and noise; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or the table has too few rows.
+        table: table whose training rows have `features` and a `target` of -1 or 1.
+        train_size: number of untrusted rows before positives are removed.
+        trusted_size: number of rows with true labels; the rest is for testing.
+        flipped: fraction of the untrusted rows with flipped labels.
+        kept_positives: fraction of positives kept among the untrusted rows, before labels are flipped.
+        seed: seed of split and noise; None means the DataModule's seed.
     """
 
     def __init__(

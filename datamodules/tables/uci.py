@@ -1,4 +1,4 @@
-"""Tables of the UCI repository in the layout in which Bayesian methods are compared on them."""
+"""Tables of the UCI repository, in the layout used to compare Bayesian methods."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ NUM_FEATURES = {
     "wine-quality-red": 11,
     "yacht": 6,
 }
-"""Of the usual sets, so that their shapes are known before they are read."""
+"""Numbers of features of the usual tables, so that shapes are known before reading."""
 
 
 MOST_COLUMN = 1_000_000
@@ -30,20 +30,16 @@ MOST_COLUMN = 1_000_000
 class UCI(SplitTable):
     """A table with one target: `<data_dir>/uci/<name>/data.txt`, `index_features.txt` and `index_target.txt`.
 
-    The table has white space between its numbers and no header; the other files hold the places of its columns, from 0.
-    Constant columns are left out by leaving their places out.
+    Numbers are separated by white space, without a header. The other files contain the positions of feature and target
+    columns, from 0. To leave out constant columns, leave out their positions.
 
     Args:
-        name: folder of the set, as `yacht`.
-        data_dir: folder that holds `uci`; None looks where NOISEWORKS_DATA points.
-        train_size: training rows; None takes all that neither validate nor test.
-        validation_fraction: part of all rows that validates; 0 has no validation.
-        test_fraction: part of all rows that tests.
-        seed: random seed of the split; None takes that of the DataModule.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a column holds text, lacks values or is constant, or the places do not fit the table.
+        name: folder of the table, such as `yacht`.
+        data_dir: folder that contains `uci`; None means the NOISEWORKS_DATA directory.
+        train_size: number of training rows; None means all that are not for validation or testing.
+        validation_fraction: fraction of all rows for validation; 0 means none.
+        test_fraction: fraction of all rows for testing.
+        seed: seed of the split; None means the DataModule's seed.
 
     Source: the layout is that of the data of Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016.
     """
@@ -81,6 +77,6 @@ class UCI(SplitTable):
         if len(target) != 1 or set(features) & set(target) or not {*features, *target} <= set(table):
             raise ValueError(
                 f"UCI: {self.folder} must have one target column beside its features, and {len(table.columns)} columns "
-                f"in all; got features {features} and target {target}"
+                f"in total; got features {features} and target {target}"
             )
         return table[features], table[target[0]]

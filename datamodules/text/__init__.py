@@ -1,1 +1,1 @@
-"""Texts with labels, alone or in pairs, as a tokenizer of transformers gives them (`LabelledTextBatch`)."""
+"""Labelled texts, alone or in pairs, tokenized for transformers networks (`LabelledTextBatch`)."""

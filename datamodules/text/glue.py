@@ -1,4 +1,4 @@
-"""Tasks of GLUE with classes, from GLUE's own files of tab-separated values.
+"""GLUE classification tasks, read from GLUE's own tab-separated files.
 
 Source: Wang, Singh, Michael, Hill, Levy and Bowman, GLUE: A Multi-Task Benchmark and Analysis Platform for Natural
 Language Understanding, ICLR 2019, arXiv 1804.07461.
@@ -19,13 +19,13 @@ class GlueTask:
     """One task of GLUE.
 
     Args:
-        folder: name of its folder.
-        texts: columns of the text, or of the pair.
+        folder: name of the task's folder.
+        texts: columns of the text, or of the text pair.
         label: column of the label.
-        classes: labels as the files write them, in the order of the classes.
-        names: of all columns, where the files begin without them.
-        dev: file with the labelled texts that are tested.
-        incomplete: whether GLUE's own files have lines that break off, which are left out as the library datasets does.
+        classes: labels as written in the files, in class order.
+        names: names of all columns, if the files have no header.
+        dev: file of the labelled test texts.
+        incomplete: whether GLUE's own files have truncated lines, which are skipped as in the datasets library.
     """
 
     folder: str
@@ -38,7 +38,7 @@ class GlueTask:
 
 
 LINE = "\t"
-"""The key of the numbers of lines, which no column can have."""
+"""Key of the line numbers, which no column can have."""
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
     "cola": GlueTask("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
@@ -58,21 +58,16 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A task of GLUE: trained on `train.tsv` and tested on `dev.tsv`, whose labels are public (MNLI: the matched ones).
+    """A GLUE task: trained on `train.tsv`, tested on `dev.tsv`, whose labels are public (MNLI: the matched ones).
 
-    STS-B, whose labels are numbers, is not among them. A file is `<data_dir>/<Task>/train.tsv`, as GLUE distributes it:
-    `RTE/train.tsv`, `SST-2/dev.tsv`.
+    STS-B is not included, because its labels are real numbers. A file is `<data_dir>/<Task>/train.tsv`, as distributed
+    by GLUE: `RTE/train.tsv`, `SST-2/dev.tsv`.
 
     Args:
-        task: cola, sst2, mrpc, qqp, mnli, qnli or rte.
-        data_dir: folder that holds a folder for each task; None looks in `glue` where NOISEWORKS_DATA points.
-        prefixed: make one text of the task's name and the texts with their columns' names, as for T5: `rte sentence1:
-            ... sentence2: ...`.
-        training_file: name of the file of training texts.
-
-    Raises:
-        ValueError: if the task is unknown, or a file is damaged, naming its line.
-        FileNotFoundError: if a file is missing, saying what was expected where.
+        task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
+        data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
+        prefixed: join task name, column names and texts to one text, as for T5: `rte sentence1: ... sentence2: ...`.
+        training_file: file name of the training texts.
     """
 
     def __init__(
@@ -121,18 +116,18 @@ class Glue(TextSet):
 
 
 def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
-    """Read tab-separated values, whose quotation marks are characters like others, by column.
+    """Read tab-separated values by column; quotation marks have no special meaning.
 
     Args:
-        path: a file in UTF-8.
-        names: of the columns; None takes the first line.
-        leave_out: pass over lines with too few values, in place of refusing the file.
+        path: file in UTF-8.
+        names: column names; None means the first line.
+        leave_out: skip lines with too few values instead of rejecting the file.
 
     Returns:
-        The columns, and under `LINE` the number of each row's line in the file.
+        The columns, with the line number of each row under `LINE`.
 
     Raises:
-        ValueError: if the file is damaged, naming its line.
+        ValueError: if the file is damaged; names the line.
     """
     columns: dict[str, list[str]] = {}
     try:

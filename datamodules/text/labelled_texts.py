@@ -1,4 +1,4 @@
-"""The DataModule of texts with one label each, for networks of transformers.
+"""DataModule for texts with one label each, for transformers networks.
 
 LabelledTexts(Glue("rte", "~/data/glue"), tokenizer="bert-base-uncased", batch_size=32)
 """
@@ -17,12 +17,12 @@ from datamodules.text.text_set import Texts, TextSet
 
 
 class TokenizedSet:
-    """Texts that are tokenized a request at a time, all to one length.
+    """Texts that are tokenized one request at a time, all to the same length.
 
     Args:
         source: the texts.
-        tokenizer: of transformers.
-        max_length: tokens of each text or pair, which is cut off or filled up.
+        tokenizer: transformers tokenizer.
+        max_length: length of each text or pair in tokens, by truncation or padding.
     """
 
     in_memory = True
@@ -52,23 +52,18 @@ class TokenizedSet:
 
 
 class LabelledTexts(SeededBatches):
-    """Batches of a set's texts, tokenized, with their labels (`datamodules.batches.LabelledTextBatch`).
+    """Batches of a dataset's texts, tokenized, with their labels (`datamodules.batches.LabelledTextBatch`).
 
-    All texts have one length, so that what a method remembers of each token of a sample stays in its place. The order
-    of training samples depends on (seed, epoch) alone, whatever the number of processes.
+    All texts have the same length, so state that a method keeps per token of a sample stays aligned. The order of
+    training samples depends only on (seed, epoch), not on the number of ranks.
 
     Args:
-        texts: data set.
-        tokenizer: a local folder with a tokenizer as `save_pretrained` writes it, or a name on the Hugging Face Hub.
-        max_length: tokens of a text or pair: longer ones are cut off, shorter ones filled up.
-        batch_size: training texts of a step over all processes.
-        evaluation_batch_size: texts of a test or prediction batch over all processes; None takes `batch_size`.
-        seed: random seed of the order; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or the tokenizer's network takes fewer tokens.
-        FileNotFoundError: if the tokenizer is neither on disk nor on the Hub.
-        ImportError: if transformers is not installed.
+        texts: dataset.
+        tokenizer: local folder of a tokenizer, as written by `save_pretrained`, or a name on the Hugging Face Hub.
+        max_length: length of a text or pair in tokens, by truncation or padding.
+        batch_size: global training batch size, over all ranks.
+        evaluation_batch_size: global batch size in testing and prediction; None means `batch_size`.
+        seed: seed of the order; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -96,7 +91,7 @@ class LabelledTexts(SeededBatches):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer of transformers, read when it is first needed."""
+        """The transformers tokenizer, loaded on first access."""
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
@@ -108,10 +103,10 @@ class LabelledTexts(SeededBatches):
             found: Any = AutoTokenizer.from_pretrained(where, local_files_only=folder.is_dir(), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"tokenizer: none at {self.tokenizer_name}; expected a folder with tokenizer.json, as save_pretrained "
-                f"writes it, or a name on the Hugging Face Hub"
+                f"tokenizer: none at {self.tokenizer_name}; expected a folder with tokenizer.json, as written by "
+                f"save_pretrained, or a name on the Hugging Face Hub"
             ) from error
-        except Exception as error:  # damaged files raise almost anything
+        except Exception as error:  # a damaged file may raise almost anything
             raise ValueError(f"tokenizer: {self.tokenizer_name} cannot be read: {sentence(error)}") from error
         if type(found.model_max_length) not in (int, float):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The interface of sets of labelled texts: a plain object that reads its splits, and knows of no tokens."""
+"""Interface of labelled text datasets: plain objects that read their splits, independent of tokenizers."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ class Texts(Source):
     """The texts of one split, in memory.
 
     Args:
-        first: texts, `[N]`, or the first of each pair.
-        second: the second of each pair, `[N]`, or None.
+        first: texts, `[N]`, or the first text of each pair.
+        second: the second text of each pair, `[N]`, or None.
         label: `[N]`, int64.
 
     Raises:
-        ValueError: if there is no text, or their numbers differ.
+        ValueError: if there is no text, or texts and labels differ in number.
     """
 
     first: Sequence[str]
@@ -34,4 +34,4 @@ class Texts(Source):
 
 
 class TextSet(SplitSet[Texts], ABC):
-    """A set of texts, or of pairs of texts, with one label each."""
+    """A dataset of texts, or text pairs, with one label each."""

@@ -1,1 +1,1 @@
-"""Clips of videos: frames in folders, video files, moving photographs, and the noise that is cut out of them."""
+"""Video clips: frame folders, video files, moving photographs, and noise extracted from them."""

@@ -1,4 +1,4 @@
-"""The DataModule of clips to restore: windows to train on, whole clips to test on, for any sets.
+"""DataModule for video restoration: training windows and whole test clips, for any dataset.
 
 ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
 """
@@ -20,37 +20,33 @@ from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips,
 
 
 class ClipPairs(WholeImageSets):
-    """Batches of degraded clips, with the clean ones where these are known (`datamodules.batches.ClipBatch`).
+    """Batches of degraded clips, with the clean ones where known (`datamodules.batches.ClipBatch`).
 
-    Training clips are windows of the sets' clips, at places, flipped, degraded and given noise as drawn from (seed,
-    epoch, sample) alone, whatever the number of processes: that is done where they are read, in loader processes, as
-    JPEG and video codecs are no matter of a GPU. Validation, test and prediction batches are whole clips of one length
-    and size, or their parts; those of sets that have clean clips alone are degraded by one fixed seed, so that every
-    method sees the same.
+    Training clips are windows of the dataset's clips. Their position, flip, degradation and noise are a function of
+    (seed, epoch, index), for any number of ranks. They are computed in the DataLoader workers, because JPEG and video
+    codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or parts
+    of them. Clean clips among them are degraded with one fixed seed, so every method sees the same clips.
 
     Args:
-        training: set to train on; None for a run that only tests or predicts.
-        test: set to test on, or several by name, each with its own metrics.
-        validation: set of validation clips; None leaves validation out.
-        degradation: makes small degraded clips of sets that have clean ones alone; None for sets of both.
-        noise: gives training clips sequences of noise, as `noise` of the batch.
-        test_noise: gives clips of validation and test sequences of noise.
-        batch_size: training clips of a step over all processes.
-        num_frames: frames of a training clip that are read.
-        mirrored: whether a training clip goes on backwards, to twice as many frames.
+        training: training dataset; None for a run that only tests or predicts.
+        test: test dataset, or several by name, each with its own metrics.
+        validation: validation dataset; None means no validation.
+        degradation: degrades and downsamples the clips of datasets that have only clean ones; None for datasets of
+            pairs.
+        noise: source of noise sequences for training clips, in the batch as `noise`.
+        test_noise: source of noise sequences for validation and test clips.
+        batch_size: global training batch size in clips, over all ranks.
+        num_frames: frames read per training clip.
+        mirrored: append the reversed clip to a training clip, which doubles its frames.
         patch_size: height and width of a clean training clip, in pixels.
-        windows_per_clip: training clips that an epoch takes of each of the set's.
-        augmentation: whether training clips are flipped and transposed at random, in 8 ways equally often.
-        evaluation_batch_size: most clips of a validation, test or prediction batch over all processes, each of which
-            takes at least one; clips of a batch have one length and one size.
-        evaluation_frames: most frames of a clip that are evaluated at once; longer clips come in several parts.
-        predict_dir: folder of degraded clips to predict, as folders of frames, or as video files; None predicts the
-            test clips.
-        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
-        seed: random seed of order, windows, degradation and what sets draw; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if an argument is out of range, or sets and degradations do not fit.
+        windows_per_clip: training windows per clip and epoch.
+        augmentation: randomly flip and transpose training clips, in 8 ways with equal probability.
+        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks, each
+            with at least one; all clips of a batch have the same length and size.
+        evaluation_frames: maximum number of frames evaluated at once; longer clips are split into parts.
+        predict_dir: folder of degraded clips to predict, as frame folders or video files; None means the test clips.
+        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        seed: seed of order, windows, degradation and generated data; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -97,7 +93,7 @@ class ClipPairs(WholeImageSets):
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
             counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
-            raise ValueError(f"the sets differ in their channels: {counts}")
+            raise ValueError(f"the datasets differ in their channels: {counts}")
         self.channels = channels.pop() if channels else 3
         self.scale = degradation.scale if degradation is not None else 1 if training is None else training.scale
         if patch_size % self.scale:
@@ -105,7 +101,7 @@ class ClipPairs(WholeImageSets):
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """T, C, h and w of a degraded training clip."""
+        """Shape T, C, h, w of a degraded training clip."""
         side = self.patch_size // self.scale
         return self.num_frames * (2 if self.mirrored else 1), self.channels, side, side
 
@@ -127,12 +123,12 @@ class ClipPairs(WholeImageSets):
     def _read(self, one: ClipSet, split: Any) -> Clips:
         clips, name = seeded(one, self.seed).clips(split), type(one).__name__
         if clips.noisy is None and self.degradation is None:
-            raise ValueError(f"{name} has clean clips alone: set data.degradation")
+            raise ValueError(f"{name} has only clean clips: set data.degradation")
         if split == "training" and clips.noisy is not None and self.degradation is not None:
             raise ValueError(f"{name} has degraded clips of its own: leave data.degradation out")
         both = clips.noisy is not None and clips.clean is not None
         if both and self.training is not None and clips.scale != self.scale:
-            raise ValueError(f"{name} has clips {clips.scale} times as large, and training {self.scale} times")
+            raise ValueError(f"{name} has scale {clips.scale}, but the training data have scale {self.scale}")
         return clips
 
     def new_images(self, folder: str) -> SizedSet:
@@ -146,14 +142,14 @@ class ClipPairs(WholeImageSets):
 
 
 class Windows:
-    """The windows of clips that are trained on.
+    """The windows of clips to train on.
 
     Args:
-        clips: clips of the set.
-        data: says how windows are cut and degraded.
+        clips: clips of the dataset.
+        data: the DataModule, which defines how windows are cut and degraded.
 
     Raises:
-        ValueError: names a clip that is shorter or smaller than a window.
+        ValueError: if a clip is shorter or smaller than a window; names the clip.
     """
 
     def __init__(self, clips: Clips, data: ClipPairs) -> None:
@@ -177,7 +173,7 @@ class Windows:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in cut])) for key in cut[0]}
 
     def window(self, position: int, epoch: int) -> dict[str, np.ndarray]:
-        """Cut, flip and degrade one window: levels `[T, C, H, W]` by key."""
+        """Cut, flip and degrade one window; return 8-bit levels `[T, C, H, W]` by key."""
         data, clip = self.data, position // self.data.windows_per_clip
         random = random_of(data.seed, epoch, position, PLACE)
         time, _, height, width = self.clips.stored[clip].shape
@@ -203,7 +199,7 @@ class Windows:
 
 
 def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Mirror frames `[..., S, S]` across, upside down and along the diagonal, as three booleans say."""
+    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal, as given by three booleans."""
     frames = frames[..., ::-1] if ways[0] else frames
     frames = frames[..., ::-1, :] if ways[1] else frames
     frames = frames.swapaxes(-1, -2) if ways[2] else frames
@@ -211,5 +207,5 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
 
 
 def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
-    """Let a clip go on backwards from its last frame, which it shows twice; or leave it."""
+    """Append a clip's reversed frames, so the last frame appears twice, or return it unchanged."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

@@ -1,4 +1,4 @@
-"""Clips of one split, whose frames are read when they are asked for."""
+"""Clips of one split, whose frames are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Split = Literal["training", "validation", "test"]
 
 
 class Frames(Protocol):
-    """The frames of one clip, wherever they are kept."""
+    """The frames of one clip, wherever they are stored."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """T, C, H and W, known without reading all."""
+        """T, C, H and W, available without reading all frames."""
         ...
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
@@ -45,18 +45,18 @@ class ArrayFrames:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one split, which may differ in length and size.
+    """The clips of one split; lengths and sizes may differ.
 
     Args:
         names: names of the clips, `[N]`.
-        clean: ground truth; None where there is none.
-        noisy: degraded clips of the same lengths, smaller by `scale`, where the set has them.
-        scale: pixels of a clean frame for one of the noisy one, along each axis.
-        rates: frames a second of each clip, of video files.
-        in_memory: whether frames are at hand, so that loader processes would not help.
+        clean: ground truth; None if there is none.
+        noisy: degraded clips of the same lengths, smaller by `scale`, if the dataset has them.
+        scale: clean pixels per noisy pixel, along each axis.
+        rates: frames per second of each clip, for video files.
+        in_memory: whether frames are in memory, so that DataLoader workers would not help.
 
     Raises:
-        ValueError: if there is no clip, or a clean clip and its noisy one do not fit, naming it.
+        ValueError: if there is no clip, or a clean clip does not match its noisy one; names the clip.
     """
 
     names: Sequence[str]
@@ -74,30 +74,30 @@ class Clips:
             if clean.shape != (time, channels, height * self.scale, width * self.scale):
                 raise ValueError(
                     f"{name}: the clean clip has the shape {list(clean.shape)}, the degraded one {list(noisy.shape)}; "
-                    f"frames and channels must be as many, and sides {self.scale} times as long"
+                    f"frames and channels must be equal, and sides {self.scale} times as long"
                 )
 
     @property
     def stored(self) -> Sequence[Frames]:
-        """The clips that are there for certain: the clean ones, or the noisy ones without them."""
+        """The clips that always exist: the clean ones, or else the noisy ones."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
 class ClipSet(ABC):
-    """A set of clips: a plain object that reads its splits, and knows nothing of batches."""
+    """A dataset of clips: a plain object that reads its splits, independent of batching."""
 
     channels: int
-    """Channels of a frame: 1 of grey, 3 of colour."""
+    """Channels of a frame: 1 for grey, 3 for colour."""
     scale: int = 1
-    """Pixels of a clean frame for one of its noisy one, along each axis, where the set has both."""
+    """Clean pixels per noisy pixel, along each axis, if the dataset has both."""
     seed: int | None = None
-    """Random seed of what is drawn; None takes that of the DataModule."""
+    """Seed of generated data; None means the DataModule's seed."""
 
     @abstractmethod
     def clips(self, split: Split) -> Clips:
-        """Find the clips of a split; a set without splits gives all for any.
+        """Return the clips of a split; a dataset without splits returns all its clips for each.
 
         Raises:
-            FileNotFoundError: if files are missing, saying what was expected where.
-            ValueError: if a file is damaged or the set has no such split.
+            FileNotFoundError: if files are missing; names the expected path.
+            ValueError: if a file is damaged, or the dataset has no such split.
         """

@@ -1,4 +1,4 @@
-"""Structured noise that is drawn, where none was cut out of videos."""
+"""Synthetic structured noise, as a substitute for noise extracted from videos."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -13,20 +13,20 @@ from datamodules.video.noise_source import NoiseSource
 
 Family = Literal["stripes", "waves"]
 GRAIN, BLOTCH = 0.8, 2.5
-"""Deviations of the Gaussians, in pixels, by which white noise is made grain and blotches."""
+"""Standard deviations in pixels of the Gaussians that smooth white noise to grain and blotches."""
 FREQUENCIES = (0.08, 0.25)
-"""Waves a pixel."""
+"""Wave number, in waves per pixel."""
 
 
 class DrawnNoise(NoiseSource):
-    """Noise of a family around the clip's own mean, in each channel, so that it is noise and no other picture.
+    """Synthetic noise around the clip's own mean in each channel, which adds no other image content.
 
-    `stripes` are rows of one value with fine grain, both drawn anew for each frame. `waves` are slanting ones that
-    drift, with coarse blotches that stay where they are: nothing that `stripes` has, to test on.
+    `stripes` are constant rows with fine grain, both independent between frames. `waves` are slanted, drifting waves
+    with coarse static blotches: a family unlike `stripes`, for testing.
 
     Args:
-        family: `stripes` or `waves`.
-        deviation: least and greatest standard deviation of a sequence, for white at 1.
+        family: kind of noise, `stripes` or `waves`.
+        deviation: smallest and largest standard deviation of a sequence, where white is 1.
     """
 
     def __init__(self, family: Family = "stripes", deviation: Range = (0.05, 0.15)) -> None:
@@ -36,7 +36,7 @@ class DrawnNoise(NoiseSource):
         self.deviation = deviation
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """Refuse nothing: noise is drawn for clips of any size."""
+        """Accept every clip, because noise is generated at any size."""
 
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         deviation = random.uniform(*self.deviation) * 255
@@ -45,14 +45,14 @@ class DrawnNoise(NoiseSource):
 
 
 def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Draw rows of one value, the same in all channels, and fine grain, with mean 0 and variance 1."""
+    """Sample constant rows, the same in all channels, plus fine grain, with mean 0 and variance 1."""
     time, channels, height, width = shape
     rows = random.standard_normal((time, 1, height, 1))
     return (rows + smoothed(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Draw slanting waves that drift, and coarse blotches that stay, with mean 0 and variance 1."""
+    """Sample slanted drifting waves plus coarse static blotches, with mean 0 and variance 1."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)
@@ -63,8 +63,8 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
 
 
 def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Smooth white noise `[T, C, H, W]` along rows and columns, whose ends meet, and keep its variance."""
+    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders, preserving its variance."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1
-    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # of the variance, along each axis
+    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # fraction of the variance kept, per axis
     return gaussian_filter(white, (0, 0, deviation, deviation), mode="wrap") / kept

@@ -1,4 +1,4 @@
-"""Clips as folders of numbered frames, and as video files.
+"""Clips as folders of numbered frames, or as video files.
 
 <folder>/<clip>/00000000.png ...        <folder>/<clip>.mp4
 """
@@ -25,12 +25,12 @@ class FolderFrames:
     """The frames of a folder, whose names end with consecutive numbers.
 
     Args:
-        folder: the folder.
-        channels: 1 or 3; grey frames get three equal channels, colours are not thrown away.
+        folder: folder of frames.
+        channels: 1 or 3; grey frames are repeated to three channels, colour frames are never reduced to grey.
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: names a number that is missing, or that two frames have.
+        ValueError: if a number is missing or occurs twice; names it.
         UnreadableImage: if the first frame cannot be read.
     """
 
@@ -50,24 +50,24 @@ class FolderFrames:
             frames.append(self._read(path))
             if frames[-1].shape[1:] != self.size:
                 raise UnreadableImage(
-                    f"{path} has {frames[-1].shape[1]} x {frames[-1].shape[2]} pixels, and the first frame of its "
-                    f"clip {self.size[0]} x {self.size[1]}"
+                    f"{path} has {frames[-1].shape[1]} x {frames[-1].shape[2]} pixels, but the first frame of its "
+                    f"clip has {self.size[0]} x {self.size[1]}"
                 )
         return np.stack(frames)
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         pixels = read_pixels(path, None if self.channels == 1 else self.channels)
         if len(pixels) != self.channels:
-            raise UnreadableImage(f"{path} is in colour, and the sets are grey; make it grey")
+            raise UnreadableImage(f"{path} is in colour, but the datasets are grey; make it grey")
         return pixels
 
 
 def numbered_frames(folder: Path) -> list[Path]:
-    """List the frames of a folder by the numbers that their names end with.
+    """List the frames of a folder, sorted by the number at the end of their names.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: names a number that is missing, or that two frames have.
+        ValueError: if a number is missing or occurs twice; names it.
     """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -75,12 +75,12 @@ def numbered_frames(folder: Path) -> list[Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or number is None:
             continue
         if not path.is_file():
-            raise ValueError(f"{path} is no regular file, and so no frame; remove it")
+            raise ValueError(f"{path} is not a regular file, so it is not a frame; remove it")
         other = found.setdefault(int(number[1]), path)
         if other != path:
-            raise ValueError(f"{folder}: {other.name} and {path.name} have one number; remove one of them")
+            raise ValueError(f"{folder}: {other.name} and {path.name} have the same number; remove one of them")
     if not found:
-        raise FileNotFoundError(f"{folder} holds no frame; expected 00000000.png, 00000001.png and so on")
+        raise FileNotFoundError(f"{folder} has no frame; expected 00000000.png, 00000001.png and so on")
     numbers = sorted(found)
     for wanted in range(numbers[0], numbers[-1]):
         if wanted not in found:
@@ -88,19 +88,19 @@ def numbered_frames(folder: Path) -> list[Path]:
             digits = re.search(r"(\d+)$", like.stem)
             assert digits is not None
             name = f"{like.stem[: digits.start()]}{wanted:0{len(digits[1])}d}{like.suffix}"
-            raise ValueError(f"{folder / name} is missing, a frame between others that are there")
+            raise ValueError(f"{folder / name} is missing between existing frames")
     return [found[number] for number in numbers]
 
 
 class VideoFrames:
-    """The frames of a video file, decoded from the key frame before those that are asked for.
+    """The frames of a video file, decoded from the key frame before the requested ones.
 
     Args:
-        path: the file.
-        channels: 1, which reads brightness alone, or 3.
+        path: video file.
+        channels: 1 to read luma only, or 3.
 
     Raises:
-        UnreadableVideo: names a file that is damaged or no video.
+        UnreadableVideo: if the file is damaged or not a video; names the file.
     """
 
     def __init__(self, path: Path, channels: int = 3) -> None:
@@ -116,20 +116,20 @@ class VideoFrames:
         start = self.facts.times[first] if first else None
         frames = decoded(self.path, str(self.path), start, count, grey=self.channels == 1)
         if len(frames) < min(count, len(self.facts.times) - first):
-            raise UnreadableVideo(f"{self.path} breaks off after frame {first + len(frames) - 1}")
+            raise UnreadableVideo(f"{self.path} ends after frame {first + len(frames) - 1}")
         return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Find the clips of a folder by their names: folders of frames, video files, or the folder itself.
+    """Find the clips of a folder, by name: frame folders, video files, or the folder itself.
 
     Args:
-        folder: the folder.
-        what: the argument or the set, for messages.
+        folder: folder of clips.
+        what: name of the argument or dataset, for error messages.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no clip.
-        ValueError: if a folder and a file have one name.
+        ValueError: if a folder and a file have the same name.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with a folder of frames for each clip")
@@ -139,32 +139,29 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
         return {folder.name: folder}
     if not clips:
         raise FileNotFoundError(
-            f"{what}: {folder} holds no clip; expected folders of frames, as <clip>/00000000.png, or files that end "
+            f"{what}: {folder} has no clip; expected folders of frames, as <clip>/00000000.png, or files that end "
             f"with {', '.join(VIDEO_SUFFIXES)}"
         )
     name, count = Counter(path.stem if path.is_file() else path.name for path in clips).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{what}: {folder} has several clips of the name {name}; rename all but one")
+        raise ValueError(f"{what}: {folder} has several clips named {name}; rename all but one")
     return {path.stem if path.is_file() else path.name: path for path in clips}
 
 
 def opened(path: Path, channels: int) -> Frames:
-    """Open a clip, a folder of frames or a video file."""
+    """Open a clip: a frame folder or a video file."""
     return FolderFrames(path, channels) if path.is_dir() else VideoFrames(path, channels)
 
 
 class FrameFolders(ClipSet):
-    """Your own clips, folders of frames or video files, with their degraded ones or without; all for any split.
+    """The user's own clips, frame folders or video files, with or without degraded ones; the same for every split.
 
     Args:
-        clean_dir: folder of clean clips; None where there is no ground truth.
-        noisy_dir: folder of degraded clips with the same names; None leaves degradation to `data.degradation`.
-        scale: pixels of a clean frame for one of its degraded one, along each axis.
+        clean_dir: folder of clean clips; None if there is no ground truth.
+        noisy_dir: folder of degraded clips with the same names; None means degradation by `data.degradation`.
+        scale: clean pixels per degraded pixel, along each axis.
         channels: 1 for grey frames, 3 for colour.
-        names: clips to take; None takes all.
-
-    Raises:
-        ValueError: if an argument is out of range, or no folder is given.
+        names: names of the clips to use; None means all.
     """
 
     def __init__(
@@ -204,11 +201,11 @@ class FrameFolders(ClipSet):
 class REDS(ClipSet):
     """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
 
-    Expected are `<data_dir>/train_sharp/<clip>/00000000.png` and `<data_dir>/val_sharp`, also below a folder `REDS`;
-    the latter is tested on, too.
+    Expects `<data_dir>/train_sharp/<clip>/00000000.png` and `<data_dir>/val_sharp`, directly or in a folder `REDS`; the
+    latter is the test set as well.
 
     Args:
-        data_dir: folder of the set; None takes the environment variable NOISEWORKS_DATA.
+        data_dir: folder of the dataset; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3

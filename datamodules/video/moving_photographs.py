@@ -1,4 +1,4 @@
-"""Crops that move over photographs, where no video is at hand."""
+"""Crops that move over photographs, as a substitute for videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,23 +9,20 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 
 
 class MovingPhotographs(ClipSet):
-    """Clips of crops that move straight over bundled photographs, a whole number of pixels from frame to frame.
+    """Clips of crops that move in a straight line over bundled photographs, by whole pixels per frame.
 
-    The photograph, the way and the place of each clip are drawn: those of training from ten photographs, those of
-    validation and test from three others.
+    Photograph, direction and position of each clip are random. Training clips come from ten photographs, validation and
+    test clips from three others.
 
     Args:
-        samples: training clips.
-        test_samples: test clips, and validation clips.
-        num_frames: frames of a clip.
+        samples: number of training clips.
+        test_samples: number of test clips, and of validation clips.
+        num_frames: frames per clip.
         image_size: height and width of a frame, in pixels.
         photograph_size: height and width of the photographs, in pixels.
-        max_speed: greatest move on each axis, in pixels a frame.
-        colour: whether frames keep their colours.
-        seed: random seed; None takes that of the DataModule.
-
-    Raises:
-        ValueError: if an argument is out of range, or crops would leave the photographs.
+        max_speed: largest displacement along each axis, in pixels per frame.
+        colour: keep the colours of the photographs.
+        seed: seed of the clips; None means the DataModule's seed.
     """
 
     def __init__(
@@ -63,15 +60,15 @@ class MovingPhotographs(ClipSet):
 def translating_crops(
     images: NDArray[np.uint8], count: int, frames: int, size: int, max_speed: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cut crops that move straight over images out of these.
+    """Cut crops from images, moving in a straight line.
 
     Args:
         images: `[N, C, S, S]`.
-        count: clips.
-        frames: of a clip.
-        size: of a crop, in pixels.
-        max_speed: greatest move on each axis, in pixels a frame.
-        random: draws image, way and place.
+        count: number of clips.
+        frames: frames per clip.
+        size: height and width of a crop, in pixels.
+        max_speed: largest displacement along each axis, in pixels per frame.
+        random: random number generator of image, direction and position.
 
     Returns:
         `[count, frames, C, size, size]`.

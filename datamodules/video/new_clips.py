@@ -1,4 +1,4 @@
-"""A user's own clips that are to be restored, of which there is no ground truth."""
+"""The user's own clips to restore, without ground truth."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from datamodules.video.folder_sets import VideoFrames, named_clips, opened
 from datamodules.video.whole_clips import WholeClips
 
 AT_ONCE = 32
-"""Frames that are decoded together where all are looked at."""
+"""Frames decoded at a time when all clips are checked."""
 
 
 class NewClips(WholeClips):
-    """The clips of a folder, folders of frames and video files.
+    """The clips of a folder: frame folders and video files.
 
-    All are decoded once before, which costs little beside their restoration: clips with a frame that is missing,
-    damaged or of another size are left out, and `unreadable` says of each which and why.
+    All are decoded once beforehand, which is cheap compared with restoring them. Clips with a missing or damaged frame,
+    or one of another size, are skipped, and `unreadable` lists them with reasons.
 
     Args:
-        folder: the folder; one that holds frames itself is one clip.
-        channels: 1 or 3, which frames are read with.
-        longest: most frames of a part; None leaves clips whole.
+        folder: folder of clips; a folder that contains frames itself is one clip.
+        channels: channels to read frames with, 1 or 3.
+        longest: maximum number of frames per part; None leaves clips whole.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no clip.

@@ -1,4 +1,4 @@
-"""Libraries of noise sequences that were cut out of videos."""
+"""Libraries of noise sequences extracted from videos."""
 
 from pathlib import Path
 
@@ -10,15 +10,14 @@ from datamodules.video.noise_source import NoiseSource
 
 
 class NoiseLibrary(NoiseSource):
-    """Noise sequences in folders of frames, as `train.py noise_library` writes them; one is drawn for each clip.
+    """Noise sequences in frame folders, written by `train.py noise_library`; one is sampled per clip.
 
-    A sequence that is longer or larger than the clip is cut at a random place. All are read into memory when the first
-    is asked for.
+    Longer or larger sequences than the clip are cropped at a random position. All are read into memory on first access.
 
     Args:
-        folder: the library, `<folder>/<sequence>/00000000.png` and so on.
-        loop: whether a sequence that is shorter than a clip begins anew at its end; otherwise it is refused.
-        match_mean: whether sequences are brought to the mean of their clip, in each channel.
+        folder: library folder, `<folder>/<sequence>/00000000.png` and so on.
+        loop: repeat sequences that are shorter than a clip instead of rejecting them.
+        match_mean: shift sequences to the mean of their clip, in each channel.
     """
 
     def __init__(self, folder: str, loop: bool = False, match_mean: bool = False) -> None:
@@ -31,8 +30,8 @@ class NoiseLibrary(NoiseSource):
         """Read all sequences, `[T, C, h, w]` each, by name.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: names a frame that is missing or damaged.
+            FileNotFoundError: if there are none.
+            ValueError: if a frame is missing or damaged; names the frame.
         """
         if channels not in self._read:
             paths = named_clips(self.folder, "the noise library")
@@ -52,7 +51,7 @@ class NoiseLibrary(NoiseSource):
             if own_time < time and not self.loop:
                 raise ValueError(
                     f"{name}: sequence {title} of {self.folder} has {own_time} frames, fewer than the {time} of a "
-                    f"clip; collect longer ones, or set loop to begin it anew"
+                    f"clip; collect longer ones, or set loop to repeat it"
                 )
 
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The interface of what gives clips sequences of noise."""
+"""Interface of noise sequence sources for clips."""
 
 from abc import ABC, abstractmethod
 
@@ -7,20 +7,20 @@ from numpy.typing import NDArray
 
 
 class NoiseSource(ABC):
-    """Sequences of noise alone on nearly constant content, of which one is drawn for each clip."""
+    """A source of pure noise sequences on nearly constant content; one is sampled per clip."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """Refuse clips that the sequences do not fill.
+        """Reject clips that the sequences cannot cover.
 
         Args:
             shape: T, C, h and w of a clip.
-            name: the source's argument, for messages.
+            name: the source's argument, for error messages.
 
         Raises:
-            ValueError: if all sequences are shorter, smaller or of other channels.
+            ValueError: if the sequences are shorter or smaller, or have other channels.
         """
 
     @abstractmethod
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-        """Draw a sequence for a clip `[T, C, h, w]`, of its shape."""
+        """Sample a sequence for a clip `[T, C, h, w]`, of the same shape."""

@@ -1,12 +1,13 @@
-"""Windows of videos that show noise alone, found by their variance and mean from frame to frame.
+"""Video windows that contain only noise, found by their variance and mean over the frames.
 
-A window of S x S pixels of a clip in grey levels is kept if, with v_t and m_t the variance and mean of frame t,
+A window of S x S pixels of a clip in grey levels is kept if, with variance v_t and mean m_t of frame t,
 
     v_t < max_variance and m_t > min_mean in every frame,
     Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change,
 
-all variances divided by their counts. Windows lie side by side; as in the authors' code, the last one of a row or
-column is left out where it fits exactly.
+where all variances divide by the number of values. Windows are adjacent. As in the authors' code, the last window of a
+row or column is left out if it fits exactly.
+
 Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
 """
 
@@ -25,14 +26,14 @@ from datamodules.video.clips import Frames
 
 @dataclass(frozen=True)
 class WindowTest:
-    """Say which windows show noise alone; variances and means are of 256 grey levels.
+    """Decide which windows contain only noise; variances and means are in grey levels, 0...255.
 
     Args:
         size: side of a window, in pixels.
-        max_variance: bound that the variance of each frame is below.
-        min_mean: bound that the mean of each frame is above.
-        max_variance_change: greatest variance of the frames' variances.
-        max_mean_change: greatest variance of the frames' means.
+        max_variance: exclusive upper bound of each frame's variance.
+        min_mean: exclusive lower bound of each frame's mean.
+        max_variance_change: largest variance over frames of the frame variances.
+        max_mean_change: largest variance over frames of the frame means.
     """
 
     size: int = 64
@@ -48,21 +49,21 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Count the windows along an axis; one that ends where the axis does is left out."""
+    """Count the windows along an axis; one that ends exactly at the end of the axis is left out."""
     return len(range(0, length - size, size))
 
 
 def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Weigh the colours of a frame `[C, H, W]` as luma, rounded, `[H, W]`."""
+    """Convert a frame `[C, H, W]` to luma, rounded, `[H, W]`."""
     if len(frame) == 1:
         return frame[0]
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).convert("L"))
 
 
 def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
-    """Find the windows of consecutive frames that show noise alone, as row and column of their first pixels.
+    """Find the windows of consecutive frames that contain only noise, as row and column of their first pixel.
 
-    Frames are read one at a time, and none any more when no window is left; of each, windows are measured that are.
+    Frames are read one at a time, until no window is left; only remaining windows are measured.
     """
     count, size = clip.shape[0] - first if count is None else count, test.size
     rows, columns = (places(length, size) for length in clip.shape[2:])
@@ -87,15 +88,15 @@ def collected(
     """Write the noise of a clip as sequences `<library>/<name>_<k>/00000000.png` and so on.
 
     Args:
-        name: of the clip.
+        name: name of the clip.
         clip: its frames, which are read one at a time, twice.
-        library: the folder.
-        test: which windows are kept.
-        frames: length of a sequence: the clip is cut into parts of so many frames, and what is left over is left out.
-            None takes the whole clip.
+        library: folder of the library.
+        test: decides which windows are kept.
+        frames: length of a sequence: the clip is split into parts of this length, dropping the remainder. None means
+            the whole clip.
 
     Yields:
-        The folder of each sequence, and its first frame, middle frame and last frame, `[3, C, S, S]`.
+        The folder of each sequence, and its first, middle and last frame, `[3, C, S, S]`.
 
     Raises:
         ValueError: if the clip is shorter than a sequence.

@@ -1,4 +1,4 @@
-"""Whole clips that are evaluated, and the random numbers of clips."""
+"""Whole clips for evaluation, and the random numbers of clips."""
 
 from typing import Any
 
@@ -12,34 +12,34 @@ from datamodules.video.clips import Clips
 from datamodules.video.noise_source import NoiseSource
 
 PLACE, DEGRADATION, NOISE = 1, 2, 3
-"""Streams of the random numbers of a clip."""
+"""Random streams of a clip."""
 TESTED = 2**31
-"""Stands for the epoch in the random numbers of clips that are validated and tested on, which no training has."""
+"""Epoch number used for validation and test clips, which training never reaches."""
 
 
 def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Generator:
-    """Make the generator of one clip's random numbers for one purpose."""
+    """Return the random generator of one clip for one purpose."""
     return np.random.default_rng([seed, epoch, position, stream])
 
 
 def as_clip(frames: np.ndarray) -> Tensor:
-    """Turn levels into a clip in [0, 1], float32."""
+    """Convert 8-bit levels to a clip in [0, 1], float32."""
     return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
 
 
 def as_levels(clip: Tensor) -> np.ndarray:
-    """Turn a clip in [0, 1] into levels, uint8."""
+    """Convert a clip in [0, 1] to 8-bit levels, uint8."""
     return clip.mul(255).round().to(torch.uint8).numpy()
 
 
 class WholeClips:
-    """Whole clips, or parts of long ones, one after another.
+    """Whole clips, or consecutive parts of long ones.
 
     Args:
-        clips: clips of the set.
-        degradation: makes clips degraded of which there are only clean ones.
-        noise: gives them sequences of noise.
-        longest: most frames of a part; None leaves clips whole.
+        clips: clips of the dataset.
+        degradation: degrades clips if there are only clean ones.
+        noise: source of noise sequences.
+        longest: maximum number of frames per part; None leaves clips whole.
     """
 
     def __init__(self, clips: Clips, degradation: Chain | None, noise: NoiseSource | None, longest: int | None) -> None:
@@ -73,7 +73,7 @@ class WholeClips:
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in read])) for key in read[0]}
 
     def part(self, row: int) -> dict[str, np.ndarray]:
-        """Read one part, and degrade it if need be: levels `[T, C, H, W]` by key."""
+        """Read one part, degraded if necessary; return 8-bit levels `[T, C, H, W]` by key."""
         position, first, count = self.parts[row]
         kinds = {"clean": self.clips.clean, "noisy": self.clips.noisy}
         part = {key: clips[position].read(first, count) for key, clips in kinds.items() if clips is not None}

@@ -69,7 +69,7 @@ def test_a_config_that_is_no_object_is_named(reader: str, content: str, saved: P
     name, read = READERS[reader]
     folder, file = change(saved, tmp_path, name)
     file.write_text(content)
-    with pytest.raises(ValueError, match=rf"{file} (is not JSON|must hold a JSON object)") as caught:
+    with pytest.raises(ValueError, match=rf"{file} (is not JSON|must contain a JSON object)") as caught:
         read(str(folder))
     assert "\n" not in str(caught.value)
 

@@ -74,7 +74,7 @@ def test_a_missing_test_set_is_told_before_the_training_that_a_test_follows(
     (tmp_path / "own.yaml").write_text(OWN_IMAGES)
     fit = ["fit", "--config", str(tmp_path / "own.yaml"), "--data.images.data_dir", str(tmp_path / "own"), *QUIET]
     assert train.main([*fit, "--run_directory", str(tmp_path / "tested"), "--test_after_fit", "true"]) == 1
-    assert "own holds neither test/<class>/<image> nor val/<class>/<image>" in capsys.readouterr().err
+    assert "own has neither test/<class>/<image> nor val/<class>/<image>" in capsys.readouterr().err
     assert not list((tmp_path / "tested").glob("checkpoints/*"))
     assert train.main([*fit, "--run_directory", str(tmp_path / "untested")]) == 0
 

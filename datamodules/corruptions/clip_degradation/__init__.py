@@ -1,4 +1,4 @@
-"""Degradations of clips, composed of operators whose parameters walk a little from frame to frame.
+"""Degradations of video clips, composed of operators whose parameters follow a random walk over the frames.
 
     degradation:
       class_path: datamodules.corruptions.clip_degradation.Chain
@@ -9,7 +9,7 @@
           - datamodules.corruptions.clip_degradation.ResizeToEnd
 
 Source: K. C. K. Chan et al., Investigating Tradeoffs in Real-World Video Super-Resolution (RealBasicVSR), CVPR 2022,
-arXiv 2111.12704; defaults are those of the first stage of its chain, as its code has them (mmagic).
+arXiv 2111.12704; defaults are those of the first stage of its chain, as in its code (mmagic).
 """
 
 from datamodules.corruptions.clip_degradation.blur import RandomBlur

@@ -1,4 +1,4 @@
-"""Blur of clips, by a kernel for each frame."""
+"""Blur of video clips, with one kernel per frame."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,29 +16,29 @@ PROBABILITIES = {
     **{"plateau_iso": 0.108, "plateau_aniso": 0.027, "sinc": 0.1},
 }
 LARGE = 13
-"""Size of a sinc kernel from which on it cuts off lower frequencies, too."""
+"""Sinc kernels of this size or larger may have lower cut-off frequencies."""
 
 
 class RandomBlur(ClipOperator):
-    """Blur each frame by a kernel of one family and size, whose parameters walk from frame to frame.
+    """Blur each frame with a kernel of one family and size, whose parameters follow a random walk over the frames.
 
-    All parameters start uniform in their ranges, and each walks by at most its step. (The published code hands `beta`
-    to functions that draw it anew between itself and 1, in each frame; here it walks, as its settings say.)
+    All parameters start uniform in their ranges and change by at most their step per frame. (The published code passes
+    `beta` to functions that sample it again between itself and 1 in each frame; here it walks, as its settings say.)
 
     Args:
-        families: probabilities of the families of kernels.
-        kernel_sizes: sizes of kernels in pixels, odd, one of which is drawn.
-        sigma: least and greatest deviation, along either axis.
-        sigma_step: greatest change of the deviations from frame to frame.
-        rotation_step: greatest change of the angle from frame to frame, in radian.
-        generalized_beta: least and greatest exponent of generalized Gaussians.
-        generalized_step: greatest change of that exponent from frame to frame.
-        plateau_beta: least and greatest exponent of plateaus.
-        plateau_step: greatest change of that exponent from frame to frame.
-        cutoff: least and greatest cut-off frequency of sinc filters, in radian a pixel; None takes pi/3 to pi for
+        families: probabilities of the kernel families.
+        kernel_sizes: odd kernel sizes in pixels; one is sampled per clip.
+        sigma: smallest and largest standard deviation, along either axis.
+        sigma_step: largest change of the standard deviations per frame.
+        rotation_step: largest change of the angle per frame, in radians.
+        generalized_beta: smallest and largest exponent of generalized Gaussians.
+        generalized_step: largest change of that exponent per frame.
+        plateau_beta: smallest and largest exponent of plateau kernels.
+        plateau_step: largest change of that exponent per frame.
+        cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel; None means pi/3 to pi for
             kernels below 13 pixels, and pi/5 to pi for larger ones.
-        cutoff_step: greatest change of the cut-off frequency from frame to frame.
-        probability: of blurring a clip at all.
+        cutoff_step: largest change of the cut-off frequency per frame.
+        probability: probability that a clip is blurred.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RandomBlur(ClipOperator):
         return filtered(clip, self.kernels(random, len(clip)).to(clip))
 
     def kernels(self, random: np.random.Generator, count: int) -> Tensor:
-        """Draw a kernel for each frame, `[count, size, size]`, float64."""
+        """Sample a kernel for each frame, `[count, size, size]`, float64."""
         chances = np.array(list(self.families.values()))
         family = list(self.families)[random.choice(len(chances), p=chances / chances.sum())]
         size = self.kernel_sizes[random.integers(len(self.kernel_sizes))]
@@ -111,7 +111,7 @@ class RandomBlur(ClipOperator):
 
 
 def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate each frame `[T, C, H, W]` with its own kernel, `[T, k, k]`, with borders reflected at the pixel."""
+    """Correlate each frame `[T, C, H, W]` with its own kernel, `[T, k, k]`, with reflection padding."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
     wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
     size = wide.shape[2:]
@@ -120,7 +120,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """List the pixels of a line with `reach` more on each side, as often reflected at its ends as that needs."""
+    """List pixel indices of a line extended by `reach` on each side, reflecting at its ends as often as necessary."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

@@ -1,4 +1,4 @@
-"""Chains of operators, which make a small clip of 8 bits out of a clean one."""
+"""Chains of operators that turn a clean clip into a small 8-bit clip."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator
 
 
 class InRandomOrder(ClipOperator):
-    """Apply groups of operators in an order that is drawn; those of a group keep theirs.
+    """Apply groups of operators in random order; the order within a group is fixed.
 
     Args:
         groups: lists of operators.
@@ -33,14 +33,11 @@ class InRandomOrder(ClipOperator):
 
 
 class Chain:
-    """Degrade clips by operators one after another, and round them to 8 bits.
+    """Degrade clips with a sequence of operators, then quantise them to 8 bits.
 
     Args:
-        operators: the operators, of which some one brings frames to their size at the end.
-        scale: pixels of a clean frame for one of the degraded one, along each axis.
-
-    Raises:
-        ValueError: if `scale` is below 1, or no operator brings frames to the size of the end.
+        operators: the operators; one of them must resize frames to the final size.
+        scale: clean pixels per degraded pixel, along each axis.
     """
 
     def __init__(self, operators: Sequence[ClipOperator], scale: int = 4) -> None:
@@ -51,17 +48,17 @@ class Chain:
         for operator in self.operators:
             size = operator.sizes(size or (0, 0), (1, 1))
         if size != (1, 1):
-            raise ValueError(f"operators: none of them brings frames to a size {scale} times smaller: add ResizeToEnd")
+            raise ValueError(f"operators: none of them resizes frames to 1/{scale} of the clean size: add ResizeToEnd")
 
     def __call__(self, clip: Tensor, random: np.random.Generator) -> Tensor:
         """Degrade a clip.
 
         Args:
-            clip: `[T, C, H, W]`, float32 in [0, 1], with sides that are multiples of `scale`.
-            random: draws all parameters.
+            clip: `[T, C, H, W]`, float32 in [0, 1]; height and width are multiples of `scale`.
+            random: random number generator of all parameters.
 
         Returns:
-            `[T, C, H / scale, W / scale]`, in [0, 1], of levels k / 255.
+            `[T, C, H / scale, W / scale]`, in [0, 1], quantised to levels k / 255.
         """
         end = (clip.shape[2] // self.scale, clip.shape[3] // self.scale)
         with one_thread():
@@ -72,7 +69,8 @@ class Chain:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute by one thread, as loader processes do: by several, transforms differ in the last bit, and then levels."""
+    """Compute in one thread, as DataLoader workers do: more threads change the last bit, and then the quantised
+    level."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

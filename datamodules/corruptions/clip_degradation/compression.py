@@ -1,7 +1,7 @@
-"""Compression of clips: each frame as a JPEG, or all as a video, in memory.
+"""Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
-These run on the host, in the processes that read clips. Levels are rounded and clipped before. JPEG is given red, green
-and blue in their order; the published chain hands them over as blue, green and red.
+These run on the CPU, in the DataLoader workers. Values are clipped and quantised before. JPEG encodes channels in RGB
+order; the published chain passes them in BGR order.
 """
 
 import io
@@ -19,11 +19,11 @@ from datamodules.files.video_files import decoded, encoded, require_encoder
 
 
 class RandomJpeg(ClipOperator):
-    """Compress each frame by JPEG with a quality that walks from frame to frame.
+    """Compress each frame as a JPEG whose quality follows a random walk over the frames.
 
     Args:
-        quality: least and greatest quality, of 1 to 100.
-        step: greatest change from frame to frame.
+        quality: lowest and highest quality, between 1 and 100.
+        step: largest change per frame.
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), step: float = 3.0) -> None:
@@ -41,21 +41,21 @@ class RandomJpeg(ClipOperator):
 
 
 def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Compress a frame `[H, W, C]` and read it again."""
+    """Compress a frame `[H, W, C]` and decode it again."""
     memory = io.BytesIO()
     Image.fromarray(frame if frame.shape[2] == 3 else frame[..., 0]).save(memory, "JPEG", quality=quality)
     return np.asarray(Image.open(memory)).reshape(frame.shape)
 
 
 class RandomCodec(ClipOperator):
-    """Compress a clip as a video of one frame a second, by a codec and a bit rate that are drawn.
+    """Compress a clip as a one-frame-per-second video, with a random codec and bit rate.
 
-    It needs the extra `video`, and frames with even sides. FFmpeg's mpeg4 may miss its rate by four million bits, more
-    than a short clip has, so that the rate tells on the others alone.
+    Needs the extra `video`, and frames with even height and width. FFmpeg's mpeg4 may exceed its bit rate by four
+    million bits, more than a short clip has, so the bit rate affects only the other codecs.
 
     Args:
-        codecs: names of encoders, one of which is drawn.
-        bit_rate: least and greatest bits a second.
+        codecs: names of encoders; one is sampled per clip.
+        bit_rate: lowest and highest bit rate, in bits per second.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class RandomCodec(ClipOperator):
         memory.seek(0)
         read = decoded(memory, "a clip in memory")
         if len(read) != len(frames):
-            raise RuntimeError(f"{codec} gave {len(read)} frames back of {len(frames)}")
+            raise RuntimeError(f"{codec} returned {len(read)} of {len(frames)} frames")
         return as_clip(read if frames.shape[3] == 3 else read.mean(axis=3, keepdims=True), clip)
 
 
 def levels_of(clip: Tensor) -> NDArray[np.uint8]:
-    """Round a clip `[T, C, H, W]` to levels `[T, H, W, C]`."""
+    """Quantise a clip `[T, C, H, W]` to 8-bit levels `[T, H, W, C]`."""
     return clip.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def as_clip(levels: NDArray, like: Tensor) -> Tensor:
-    """Turn levels `[T, H, W, C]` into a clip `[T, C, H, W]` of the type and on the device of another."""
+    """Convert levels `[T, H, W, C]` to a clip `[T, C, H, W]` with the dtype and device of `like`."""
     return torch.from_numpy(levels).to(like).div_(255).permute(0, 3, 1, 2).contiguous()

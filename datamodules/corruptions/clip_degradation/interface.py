@@ -1,4 +1,4 @@
-"""The interface of operators that degrade clips, and parameters that walk from frame to frame."""
+"""Interface of clip degradation operators, and random walks of parameters over frames."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ Range = tuple[float, float]
 
 
 class ClipOperator(ABC):
-    """A degradation of all frames of a clip at once; what is drawn follows from the generator alone."""
+    """A degradation of all frames of a clip at once; its randomness comes from the given generator alone."""
 
     def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
-        """Say which size frames have afterwards; None where it is drawn."""
+        """Return the frame size after the operator; None if it is random."""
         return size
 
     @abstractmethod
@@ -22,26 +22,26 @@ class ClipOperator(ABC):
         """Degrade a clip.
 
         Args:
-            clip: `[T, C, H, W]`, floating point, 1 for white, not clipped; on any device.
-            random: draws the parameters, on the host.
-            end: height and width that frames have at the end of the chain.
+            clip: `[T, C, H, W]`, floating point, 1 is white, not clipped; on any device.
+            random: random number generator of the parameters, on the CPU.
+            end: height and width of frames at the end of the chain.
 
         Returns:
-            `[T, C, H', W']`, where the clip is.
+            `[T, C, H', W']`, on the clip's device.
         """
 
 
 def walk(
     random: np.random.Generator, ends: Range, step: float, count: int, first: Range | None = None
 ) -> NDArray[np.float64]:
-    """Draw a parameter of the first frame, and let it walk by at most a step from frame to frame.
+    """Sample a parameter for the first frame, and change it by at most one step per frame.
 
     Args:
-        random: what draws.
-        ends: the range, at whose ends the walk stays.
-        step: greatest difference between two frames.
-        count: frames.
-        first: the range where the first value is uniform; None takes the whole one.
+        random: random number generator.
+        ends: range of the parameter; the walk is clamped to it.
+        step: largest change between two frames.
+        count: number of frames.
+        first: range of the first value, which is uniform; None means `ends`.
 
     Returns:
         `[count]`.
@@ -56,20 +56,20 @@ def walk(
 
 
 def check_range(ends: Sequence[float], least: float, name: str) -> None:
-    """Refuse a range whose ends are in the wrong order or too small.
+    """Reject a range whose ends are in the wrong order or too small.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     if len(ends) != 2 or not least <= ends[0] <= ends[1]:
         raise ValueError(f"{name} must be two numbers of at least {least:g}, the lower first, got {list(ends)}")
 
 
 def check_chances(chances: Sequence[float], name: str) -> None:
-    """Refuse probabilities that do not add up to 1.
+    """Reject probabilities that do not add up to 1.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     if min(chances, default=-1.0) < 0 or abs(sum(chances) - 1) > 1e-6:
         raise ValueError(f"{name} must be probabilities that add up to 1, got {list(chances)}")

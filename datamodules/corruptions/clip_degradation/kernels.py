@@ -1,11 +1,11 @@
-"""Kernels that blur frames: Gaussians, their generalisations and sinc filters, one for each frame at once.
+"""Blur kernels: Gaussians, their generalisations and sinc filters, computed for all frames at once.
 
-With x the place of a tap and Sigma = R diag(s_x^2, s_y^2) R^T, q = x^T Sigma^-1 x, all are divided by their sum:
+With x the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1 x, each normalised to sum 1:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)
     plateau       1 / (1 + q^beta)
-    sinc          omega J_1(omega |x|) / (2 pi |x|), in the middle omega^2 / (4 pi)
+    sinc          omega J_1(omega |x|) / (2 pi |x|), in the centre omega^2 / (4 pi)
 
 Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas are those of its code (BasicSR).
 """
@@ -13,7 +13,7 @@ Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas 
 from typing import Literal, get_args
 
 import torch
-from scipy.special import j1  # PyTorch's is right to 2e-7
+from scipy.special import j1  # PyTorch's is accurate only to 2e-7
 from torch import Tensor
 
 Family = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc"]
@@ -21,13 +21,13 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 def taps(size: int, like: Tensor) -> Tensor:
-    """List the places of a kernel's taps, `[size, size, 2]`, columns first, with 0 in the middle."""
+    """Return the positions of a kernel's taps relative to its centre, `[size, size, 2]`, column first."""
     line = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 
 
 def squared_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
-    """Compute q of each tap, `[T, size, size]`, of deviations and angles in radian `[T]`."""
+    """Compute q of each tap, `[T, size, size]`, from standard deviations and angles in radians, `[T]`."""
     place = taps(size, sigma_x)
     cosine, sine = (function(rotation)[:, None, None] for function in (torch.cos, torch.sin))
     along = (place[..., 0] * cosine + place[..., 1] * sine) / sigma_x[:, None, None]
@@ -36,24 +36,25 @@ def squared_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Ten
 
 
 def gaussian(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
-    """Make Gaussian kernels, `[T, size, size]`."""
+    """Compute Gaussian kernels, `[T, size, size]`."""
     return normalized((-0.5 * squared_distances(size, sigma_x, sigma_y, rotation)).exp())
 
 
 def generalized(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
-    """Make generalized Gaussian kernels, `[T, size, size]`: heavy tails for `beta` below 1, flat ones above."""
+    """Compute generalized Gaussian kernels, `[T, size, size]`: heavy-tailed for `beta` below 1, flat-topped above."""
     distance = squared_distances(size, sigma_x, sigma_y, rotation)
     return normalized((-0.5 * distance ** beta[:, None, None]).exp())
 
 
 def plateau(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
-    """Make kernels with a plateau, `[T, size, size]`."""
+    """Compute plateau kernels, `[T, size, size]`."""
     distance = squared_distances(size, sigma_x, sigma_y, rotation)
     return normalized(1 / (1 + distance ** beta[:, None, None]))
 
 
 def sinc(size: int, cutoff: Tensor) -> Tensor:
-    """Make circular low-pass filters, `[T, size, size]`, of cut-off frequencies `[T]` in radian a pixel, on host."""
+    """Compute circular low-pass filters, `[T, size, size]`, for cut-off frequencies `[T]` in radians per pixel, on
+    CPU."""
     radius = taps(size, cutoff).square().sum(dim=-1).sqrt()
     radius[size // 2, size // 2] = 1
     omega = cutoff[:, None, None]
@@ -63,5 +64,5 @@ def sinc(size: int, cutoff: Tensor) -> Tensor:
 
 
 def normalized(kernel: Tensor) -> Tensor:
-    """Divide kernels `[T, size, size]` by their sums."""
+    """Normalise kernels `[T, size, size]` to sum 1."""
     return kernel / kernel.sum(dim=(1, 2), keepdim=True)

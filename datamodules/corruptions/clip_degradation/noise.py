@@ -1,4 +1,4 @@
-"""Gaussian and Poisson noise of clips, in levels of 8 bits."""
+"""Gaussian and Poisson noise of clips, in 8-bit grey levels."""
 
 import numpy as np
 import torch
@@ -8,23 +8,23 @@ from datamodules.arguments import at_least, within
 from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_range, walk
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey."""
+"""Weights of red, green and blue for conversion to grey."""
 
 
 class RandomNoise(ClipOperator):
-    """Add Gaussian or Poisson noise, drawn anew for each frame, of one kind throughout a clip.
+    """Add Gaussian or Poisson noise, one kind per clip, independent between frames.
 
-    Poisson noise is that of counts, `v` of them for white, `v` the least power of two that is not below the number of
-    different levels in the frame, and is multiplied by a strength, as RealBasicVSR's training had it. (A later edition
-    of its library takes `v` counts for one level of 255, which leaves noise of a level or two at most.)
+    Poisson noise samples counts with `v` counts for white, where `v` is the smallest power of two not below the number
+    of different levels in the frame, and multiplies their noise by a strength, as in RealBasicVSR's training. (A later
+    version of its library uses `v` counts for one of 255 levels, which leaves noise of at most one or two levels.)
 
     Args:
-        sigma: least and greatest standard deviation of Gaussian noise, in levels of 8 bits.
-        sigma_step: greatest change of it from frame to frame.
+        sigma: smallest and largest standard deviation of Gaussian noise, in 8-bit levels.
+        sigma_step: largest change of `sigma` per frame.
         poisson: probability of Poisson noise.
-        strength: least and greatest factor of Poisson noise.
-        strength_step: greatest change of it from frame to frame.
-        grey: probability of noise that is the same in all channels.
+        strength: smallest and largest factor of Poisson noise.
+        strength_step: largest change of `strength` per frame.
+        grey: probability that all channels have the same noise.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Draw the noise of counts whose means are a clip of 8 bits, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
+    """Sample Poisson noise with an 8-bit clip as mean, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
@@ -70,7 +70,7 @@ def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tens
 
 
 def counts_of_white(levels: Tensor) -> Tensor:
-    """Find the least power of two that is not below the number of different levels in each frame, `[T]`."""
+    """Return the smallest power of two not below the number of different levels in each frame, `[T]`."""
     seen = torch.zeros(len(levels), 256, device=levels.device)
     seen.scatter_(1, levels.flatten(1).long(), 1.0)
     return 2 ** seen.sum(dim=1).log2().ceil()

@@ -1,6 +1,6 @@
-"""Frames of a clip brought to other sizes, all at once by products of matrices.
+"""Resizing of clip frames, all frames at once by matrix products.
 
-Sizes are those of a plain resampling, without antialiasing but for `area`: what OpenCV calls linear, cubic and area.
+Resampling is not antialiased except in mode `area`: it equals OpenCV's linear, cubic and area modes.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator, Ran
 Mode = Literal["bilinear", "area", "bicubic"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 BICUBIC = -0.75
-"""The cubic kernel's parameter, of OpenCV and PyTorch."""
+"""Parameter of the cubic kernel in OpenCV and PyTorch."""
 
 
 def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Make the matrices that bring lines of pixels to other lengths, `[T, longest, size]`, float64.
+    """Return the matrices that resample a line of pixels to other lengths, `[T, longest, size]`, float64.
 
-    Rows beyond a line's own length are zero.
+    Rows beyond a line's new length are zero.
 
     Args:
-        size: pixels of a line.
-        sizes: `[T]`: lengths that it is brought to.
-        mode: `area` weighs pixels by the part of the new pixel that they cover, `bilinear` and `bicubic` interpolate at
-            its middle, with the last pixel repeated beyond the border.
+        size: length of the line in pixels.
+        sizes: `[T]`: new lengths.
+        mode: `area` weights pixels by their overlap with the new pixel; `bilinear` and `bicubic` interpolate at its
+            centre, replicating the border.
     """
     wanted = torch.as_tensor(sizes, dtype=torch.float64)[:, None]
     at = torch.arange(int(wanted.max()), dtype=torch.float64)[None]
@@ -62,7 +62,7 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
-    """Bring all frames `[T, C, H, W]` to one size."""
+    """Resize all frames `[T, C, H, W]` to one size."""
     rows, columns = (
         resampling(own, np.array([new]), mode).to(clip)[0] for own, new in zip(clip.shape[2:], size, strict=True)
     )
@@ -70,17 +70,17 @@ def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
 
 class RandomResize(ClipOperator):
-    """Bring each frame to a size of its own, and all of them to that of the first one, which becomes the clip's.
+    """Resize each frame to its own random size, then all to the first frame's, which becomes the clip's size.
 
-    The factor walks from frame to frame. A video has one size: in the published chain frames of several sizes go on
-    until the next codec brings them to the first one's, which happens here at once.
+    The factor follows a random walk over the frames. A video has one frame size. In the published chain, frames of
+    different sizes are kept until the next codec resizes them to the first frame's size; here this happens at once.
 
     Args:
         up: probability that a clip is enlarged.
-        down: probability that it is reduced.
-        scale: least and greatest factor.
-        step: greatest change of the factor from frame to frame.
-        even: whether sides are rounded down to even numbers, which codecs need.
+        down: probability that a clip is reduced.
+        scale: smallest and largest factor.
+        step: largest change of the factor per frame.
+        even: round height and width down to even numbers, as codecs require.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RandomResize(ClipOperator):
 
 
 def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Bring one axis of each frame to a length of its own, and all to the first one's."""
+    """Resize one axis of each frame to its own length, then all to the first frame's."""
     matrix = resampling(clip.shape[axis], sizes, mode)
     together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
     for own in np.unique(sizes):
@@ -128,10 +128,10 @@ def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode)
 
 
 class ResizeToEnd(ClipOperator):
-    """Bring frames to the size that they have at the end.
+    """Resize frames to the final size of the chain.
 
     Args:
-        modes: ways, of which one is drawn.
+        modes: interpolation modes; one is sampled per clip.
     """
 
     def __init__(self, modes: Sequence[Mode] = MODES) -> None:

@@ -1,9 +1,9 @@
-"""Sharpening of clean frames by what a wide blur takes away from them.
+"""Unsharp masking of clean frames with a wide blur.
 
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
-with a Gaussian g of 51 taps and the deviation that OpenCV gives these, .3 ((51 - 1) / 2 - 1) + .8 = 8.
-Source: Real-ESRGAN's code (BasicSR), which RealBasicVSR sharpens ground truth with.
+with a Gaussian g of 51 taps and OpenCV's default standard deviation for this size, .3 ((51 - 1) / 2 - 1) + .8 = 8.
+Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ TAPS, DEVIATION = 51, 8.0
 
 
 def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
-    """Sharpen images where they differ from their blurred copies.
+    """Sharpen images where they differ from their blurred copy.
 
     Args:
         image: `[..., C, H, W]`, in [0, 1], on any device.
-        weight: of the difference that is added.
-        threshold: least difference of a pixel that is sharpened, with its surroundings.
+        weight: factor of the difference that is added.
+        threshold: pixels are sharpened, with their neighbourhood, where the difference exceeds this.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)
@@ -37,7 +37,7 @@ def _blurred(image: Tensor) -> Tensor:
 
 
 def blurring(size: int, like: Tensor) -> Tensor:
-    """Make the matrix that blurs a line of pixels, reflected at its ends, `[size, size]`."""
+    """Return the matrix that blurs a line of pixels with reflection padding, `[size, size]`."""
     place = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
     tap = (-0.5 * (place / DEVIATION).square()).exp()
     source = reflected(size, TAPS // 2, like.device).unfold(0, TAPS, 1)
@@ -46,7 +46,7 @@ def blurring(size: int, like: Tensor) -> Tensor:
 
 
 class UnsharpMask(ClipOperator):
-    """Sharpen clean frames before they are degraded, as `unsharp_masked` does."""
+    """Sharpen clean frames before degradation, see `unsharp_masked`."""
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         return unsharp_masked(clip)

@@ -1,8 +1,8 @@
-"""Image noise: measurements of clean images, with known statistics.
+"""Image noise: noisy measurements of clean images, with known statistics.
 
-A kind of noise is a frozen object that draws noisy images from clean ones, batched and on their device, and knows its
-own law. Its random numbers are handed to it, so a draw follows from (seed, epoch, sample) and is the same in whatever
-batch, on whatever process. A config names a kind by its class path:
+A kind of noise is a frozen object that samples noisy images given clean ones, batched and on their device, and knows
+its own distribution. It receives its random numbers as an argument. A sample is therefore a function of (seed, epoch,
+index) and does not depend on batch or rank. A configuration selects a kind by its class path:
 
     noise:
       class_path: datamodules.corruptions.image_noise.Gaussian

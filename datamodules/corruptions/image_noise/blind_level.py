@@ -1,7 +1,7 @@
-"""Estimation of an unknown noise level: the one whose denoised image looks best by a measure without ground truth.
+"""Blind estimation of the noise level: choose the level whose denoised image scores best without ground truth.
 
 Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
-authors' code. Its first level has to reach a fixed bound there, and here only to be the best.
+authors' code. There, the first level must also reach a fixed bound; here the best level is chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,23 +18,23 @@ Noise = TypeVar("Noise", bound=ImageNoise)
 
 
 def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Mean size of differences between neighbours, down plus across, `[B]`."""
+    """Mean absolute difference between neighbouring pixels, vertical plus horizontal, `[B]`."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List the levels that are tried, in their order: `n` steps from one end, which is left out, to the other.
+    """List the candidate levels in order: `n` equal steps from one end of the grid (excluded) to the other.
 
     Args:
-        noise: names the kind of noise.
+        noise: an example of the kind of noise.
 
     Raises:
-        ValueError: if the paper has no grid for the kind.
+        ValueError: if the paper has no grid for this kind of noise.
     """
     kind = type(noise)
     if kind not in GRIDS:
-        raise ValueError(f"no levels to try are known for {kind.__name__}; expected Gaussian, Poisson or Gamma")
+        raise ValueError(f"no candidate levels for {kind.__name__}; expected Gaussian, Poisson or Gamma")
     steps, first, last = GRIDS[kind]
     return [kind(first * (1 - i / steps) + last * i / steps) for i in range(1, steps + 1)]  # type: ignore[call-arg]
 
@@ -47,7 +47,7 @@ GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
 
 
 def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
-    """Measure how bad denoised images look, `[B]`: how rough they are, and how little noisy ones agree with them.
+    """Score how bad denoised images are without ground truth, `[B]`: roughness plus misfit to the noisy images.
 
     Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
     over x > 0 of (log x + y / x + (y / x)^2).
@@ -68,15 +68,16 @@ def _mean_where(where: Tensor, values: Tensor) -> Tensor:
 
 
 def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Denoise images at each of some levels, and keep the result that looks best, of each image by itself.
+    """Denoise images at each candidate level and keep, per image, the result with the best score.
 
     Args:
-        noises: levels to try, of one kind; among equals the first one wins.
+        noises: candidate levels of one kind of noise; the first wins ties.
         noisy: `[B, C, H, W]`.
-        score: score of the noisy images, given `score_input`; computed once where that is the same for all levels.
+        score: score function of the noisy images given `score_input`; evaluated once if that is the same for all
+            levels.
 
     Returns:
-        Positions of the chosen levels, `[B]`, and the denoised images.
+        Indices of the chosen levels, `[B]`, and the denoised images.
     """
     computed, known = None, None
     best = torch.full((len(noisy),), float("inf"), dtype=noisy.dtype, device=noisy.device)

@@ -1,11 +1,11 @@
-"""Calibration of a camera: its noise parameters from frames of evenly lit and of no light.
+"""Calibration of a camera: noise parameters estimated from flat frames and bias frames.
 
-1. The gain K: frames of flat areas have variance = K mean + a constant (the photon transfer curve).
-2. The colour bias: means of the colours in frames of no light (bias frames), minus the black level.
-3. The row noise: standard deviation of the means of rows.
-4. The read noise: what remains without the rows' means follows Tukey's lambda law, whose shape has the greatest
-   correlation between quantiles of data and law (the probability plot), and whose scale is the slope there.
-5. Lines of log scale against log K over the camera's gains.
+1. The gain K: flat frames have variance = K mean + a constant (the photon transfer curve).
+2. The colour bias: means of the colours in bias frames (no light), minus the black level.
+3. The row noise: standard deviation of the row means.
+4. The read noise: after subtracting row means, it has a Tukey lambda distribution. Its shape maximises the correlation
+   between the quantiles of data and distribution (the probability plot), and its scale is the slope of that plot.
+5. Linear fits of log scale against log K over the camera's gains.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
 """
@@ -25,14 +25,14 @@ Frame = NDArray[np.floating] | NDArray[np.integer]
 
 
 class Recording(NamedTuple):
-    """Noise parameters that frames of one gain tell."""
+    """Noise parameters estimated from the frames of one gain."""
 
     gain: float
     """K."""
     read: float
     """Scale of the read noise."""
     row: float
-    """Standard deviation of the rows."""
+    """Standard deviation of the row noise."""
     gaussian: float
     """Standard deviation of all noise in the dark."""
     tukey_lambda: float
@@ -40,25 +40,25 @@ class Recording(NamedTuple):
     colour_bias: tuple[float, ...]
     """Offsets of R, G, B, G."""
     fit: float
-    """Squared correlation of the probability plot; that of a normal law is `normal_fit`."""
+    """Squared correlation of the probability plot; `normal_fit` is that of a normal distribution."""
     normal_fit: float
 
 
 def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
-    """Fit variance = K mean + constant to areas of even light.
+    """Fit variance = K mean + constant to flat areas.
 
     Args:
-        mean: means of the areas, in digital numbers above black.
-        variance: variances in them.
+        mean: mean of each area, in digital numbers above black.
+        variance: variance of each area.
 
     Returns:
-        K and the constant, the variance of the noise in the dark.
+        K, and the constant: the variance of the noise in the dark.
 
     Raises:
         ValueError: if there are fewer than two levels, or variance does not grow with the mean.
     """
     if len(np.unique(mean)) < 2:
-        raise ValueError(f"a photon transfer curve needs areas of at least two levels of light, got {len(mean)}")
+        raise ValueError(f"a photon transfer curve needs areas of at least two light levels, got {len(mean)}")
     gain, constant = np.polyfit(mean, variance, 1)
     if gain <= 0:
         raise ValueError(f"the variance falls with the mean (slope {gain:.3g}): are the areas evenly lit?")
@@ -66,7 +66,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
 
 def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
-    """Mean and variance of frames of one even light; of two or more frames, whose differences leave out their pattern.
+    """Compute mean and variance of flat frames at one light level; with two or more, differences remove fixed patterns.
 
     Args:
         frames: frames of one colour, all of one shape.
@@ -79,13 +79,14 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 
 
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find the evenly lit squares of one frame, such as the patches of a grey chart.
+    """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    In an even square, quarters differ no more than its noise lets them, and neighbours as much as any two pixels.
+    In an even square, quarters differ no more than noise allows, and neighbouring pixels differ as much as any two
+    pixels.
 
     Args:
         plane: one colour, `[H, W]`, in digital numbers above black.
-        size: side of a square, in pixels; even.
+        size: side of a square in pixels; even.
 
     Returns:
         Means and variances of the even squares.
@@ -101,17 +102,17 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
 
 
 def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
-    """Fit Tukey's lambda law by its probability plot.
+    """Fit a Tukey lambda distribution by its probability plot.
 
     Args:
         values: a sample, centred or not.
-        bounds: shapes that are tried.
+        bounds: range of shapes to search.
 
     Returns:
         Shape, scale and squared correlation.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
-    # Filliben's medians of the order statistics, as `scipy.stats.probplot` takes them.
+    # Filliben's medians of the order statistics, as in `scipy.stats.probplot`.
     u = (np.arange(1, len(ordered) + 1) - 0.3175) / (len(ordered) + 0.365)
     u[-1] = 0.5 ** (1 / len(ordered))
     u[0] = 1 - u[-1]
@@ -125,10 +126,10 @@ def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) 
 
 
 def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
-    """Measure the noise in the dark at one gain.
+    """Estimate the noise parameters in the dark at one gain.
 
     Args:
-        bias_frame: frame of no light, `[H, W]` of the whole Bayer sensor with red first, in digital numbers.
+        bias_frame: frame without light, `[H, W]`, full Bayer sensor with red first, in digital numbers.
         gain: K, from `photon_transfer`.
         black: black level.
     """
@@ -144,24 +145,24 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
 
 
 def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
-    """Fit log scale = slope log K + intercept, and the spread around it.
+    """Fit log scale = slope log K + intercept, with the residual spread.
 
     Raises:
-        ValueError: if there are fewer than three gains, which leave no spread.
+        ValueError: if there are fewer than three gains, which determine no spread.
     """
     if len(gains) < 3:
-        raise ValueError(f"a line over gains and its spread need at least 3 gains, got {len(gains)}")
+        raise ValueError(f"a linear fit over gains with its spread needs at least 3 gains, got {len(gains)}")
     slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
     rest = np.log(scales) - slope * np.log(gains) - intercept
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
 
 
 def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
-    """Join what was measured at several gains to a camera's parameters; `Camera.save` writes them.
+    """Combine recordings at several gains into a camera's parameters, which `Camera.save` writes.
 
     Args:
-        recordings: one or two of each gain, at three gains at least.
-        levels: white level minus black level; None leaves it to `Sensor`.
+        recordings: one or two per gain, for at least three gains.
+        levels: white level minus black level; None means it is set in `Sensor`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

@@ -1,4 +1,4 @@
-"""Noise parameters of cameras: of those that come along, and of your own, as calibration measures them."""
+"""Noise parameters of cameras, bundled or from the user's own calibration."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from datamodules.files.whole_files import write_text
 
 BUNDLED = Path(__file__).with_name("cameras.yaml")
 Line = tuple[float, float, float]
-"""Slope, intercept and spread of the logarithm of a scale against the logarithm of the gain."""
+"""Slope, intercept and residual spread of a log scale as a linear function of the log gain."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,13 @@ class Camera:
     """The noise parameters of a camera, in digital numbers above its black level.
 
     Args:
-        gain: least and greatest system gain K, digital numbers for one electron.
-        read: scale of the read noise, of Tukey's lambda law.
-        row: standard deviation of the noise of a row of the sensor.
-        gaussian: standard deviation of all noise in the dark, where it is taken as Gaussian.
-        tukey_lambda: shapes of the read noise, recorded at gains from low to high.
-        colour_bias: offsets of the colours R, G, B, G, recorded with these.
-        levels: digital numbers from black to white; None where they are not known.
-
-    Raises:
-        ValueError: if a parameter is outside its domain.
+        gain: lowest and highest system gain K, in digital numbers per electron.
+        read: scale of the read noise, which has a Tukey lambda distribution.
+        row: standard deviation of the row noise.
+        gaussian: standard deviation of all noise in the dark, when modelled as Gaussian.
+        tukey_lambda: shapes of the read noise, one per recording, ordered by gain.
+        colour_bias: offsets of R, G, B, G, one row per recording.
+        levels: white level minus black level in digital numbers; None if unknown.
     """
 
     gain: tuple[float, float]
@@ -42,7 +39,7 @@ class Camera:
 
     def __post_init__(self) -> None:
         if not 0 < self.gain[0] <= self.gain[1]:
-            raise ValueError(f"gain must be two positive numbers in order, got {list(self.gain)}")
+            raise ValueError(f"gain must be two positive numbers in ascending order, got {list(self.gain)}")
         positive(levels=self.levels)
         for name in ("read", "row", "gaussian"):
             line = getattr(self, name)
@@ -51,10 +48,10 @@ class Camera:
         if not self.tukey_lambda or len(self.tukey_lambda) != len(self.colour_bias):
             raise ValueError("tukey_lambda and colour_bias must have one entry for each recording, and at least one")
         if min(self.tukey_lambda) <= -0.5 or any(len(row) != 4 for row in self.colour_bias):
-            raise ValueError("tukey_lambda must be above -0.5, and colour_bias four numbers a row")
+            raise ValueError("tukey_lambda must be above -0.5, and colour_bias must have four numbers per row")
 
     def save(self, path: str | Path) -> None:
-        """Write the parameters to a YAML file, which `camera` reads."""
+        """Write the parameters to a YAML file that `camera` reads."""
         write_text(Path(path), yaml.safe_dump(_lists(asdict(self)), sort_keys=False, default_flow_style=None))
 
 
@@ -72,10 +69,10 @@ def camera(name: str) -> Camera:
     """Read a camera's parameters.
 
     Args:
-        name: one that comes along, such as `SonyA7S2`, or a file that `Camera.save` has written.
+        name: name of a bundled camera, such as `SonyA7S2`, or a file written by `Camera.save`.
 
     Raises:
-        ValueError: if there is none of that name, or the file is no camera's.
+        ValueError: if there is no such camera or file, or the file is not a camera file.
     """
     bundled = yaml.safe_load(BUNDLED.read_text())
     if name in bundled:
@@ -84,10 +81,10 @@ def camera(name: str) -> Camera:
         try:
             values = yaml.safe_load(read_text(Path(name).expanduser()))
         except (yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"{name} is no file of a camera ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{name} is not a camera file ({' '.join(str(error).split())})") from error
     else:
-        raise ValueError(f"camera must be one of {', '.join(bundled)}, or a file of one of your own, got {name}")
+        raise ValueError(f"camera must be one of {', '.join(bundled)}, or your own camera file, got {name}")
     try:
         return Camera(**{key: _tuples(value) for key, value in values.items()})
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"{name} is no file of a camera ({error}); write one with Camera.save") from error
+        raise ValueError(f"{name} is not a camera file ({error}); write one with Camera.save") from error

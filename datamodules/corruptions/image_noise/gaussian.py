@@ -27,11 +27,8 @@ class Gaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + sigma^2 score(y).
 
     Args:
-        grey_levels: standard deviation in grey levels, of which white has 255, as the field's tables give it, in
-            [0, 255]; or a range of them, from which each image's is drawn, log-uniformly.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]; or a range, from which each image's
+            level is sampled log-uniformly.
     """
 
     grey_levels: Level = 25.0
@@ -60,17 +57,14 @@ class Gaussian(ImageNoise):
 
 @dataclass(frozen=True)
 class CorrelatedGaussian(ImageNoise):
-    """Additive Gaussian noise that is alike in neighbouring pixels: white noise blurred, with its strength restored.
+    """Additive Gaussian noise, correlated between neighbouring pixels: blurred white noise, rescaled to its variance.
 
-    Tweedie's formula is E[x | y] = y + C score(y) with the noise's covariance C, which `covariance` holds.
+    Tweedie's formula is E[x | y] = y + C score(y), with the noise covariance C given by `covariance`.
 
     Args:
-        grey_levels: standard deviation of a pixel in grey levels, of which white has 255, in [0, 255]; or a range of
-            them, from which each image's is drawn, log-uniformly.
+        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]; or a range, from which
+            each image's level is sampled log-uniformly.
         blur: standard deviation of the Gaussian blur, in pixels.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     grey_levels: Level = 25.0
@@ -81,16 +75,16 @@ class CorrelatedGaussian(ImageNoise):
         positive(blur=self.blur)
 
     def kernel(self, like: Tensor) -> Tensor:
-        """The blur along one axis, with the sum of squares 1: it leaves white noise as strong as it was."""
+        """Blur kernel along one axis, with unit sum of squares, which preserves the variance of white noise."""
         reach = math.ceil(4 * self.blur)
         offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
         weight = torch.exp(-0.5 * (offset / self.blur) ** 2)
         return weight / weight.norm()
 
     def covariance(self, like: Tensor) -> Tensor:
-        """The covariance of pixels at distances -2r...2r along one axis, as part of the variance, `[4r + 1]`.
+        """Covariance of pixels at distances -2r...2r along one axis, relative to the variance, `[4r + 1]`.
 
-        The covariance of two pixels is sigma^2 times that of their distances down and across.
+        For two pixels it is sigma^2 times the product of the values at their vertical and horizontal distances.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

@@ -9,45 +9,45 @@ from torch import Tensor
 from datamodules.randomness.counter import RNG
 
 Level = float | tuple[float, float]
-"""A strength of noise, or the least and the greatest one, between which each image's is drawn, log-uniformly."""
+"""A noise level, or the lowest and highest level of a range, from which each image's is sampled log-uniformly."""
 
 
 class ImageNoise(ABC):
-    """A law of noisy images y given clean ones x."""
+    """A distribution of noisy images y given clean images x."""
 
     @abstractmethod
     def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
-        """Draw a noisy image of each clean one, neither clipped nor rounded.
+        """Sample a noisy image for each clean one, neither clipped nor rounded.
 
         Args:
             clean: `[B, C, H, W]`, in [0, 1].
-            numbers: random numbers, one source for all of the batch.
+            numbers: random number source of the batch.
 
         Returns:
             `[B, C, H, W]`, in the units of the clean images.
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Give the strengths that `sample` draws for images from the same numbers, `[B, 1, 1, 1]`; None of one for all.
+        """Return the noise level that `sample` would use for each image, `[B, 1, 1, 1]`; None if all images share one.
 
-        They have the units of the argument that is a range.
+        Levels are in the units of the argument that is a range.
         """
         return None
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Logarithm of the density of noisy images given clean ones, `[B]`; of the probability, for discrete noise.
+        """Log-density of noisy images given clean ones, `[B]`; log-probability for discrete noise.
 
         Raises:
-            TypeError: if the law has no closed form.
+            TypeError: if it has no closed form.
         """
         raise TypeError(f"{type(self).__name__} has no likelihood in closed form")
 
     def score_input(self, noisy: Tensor) -> Tensor:
-        """Noisy images in the units in which their score is taken: their own, or counts for Poisson noise."""
+        """Convert noisy images to the units of their score: unchanged, or counts for Poisson noise."""
         return noisy
 
     def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
-        """Estimate clean images by Tweedie's formula from the score of the law of noisy ones.
+        """Estimate clean images by Tweedie's formula from the score of the noisy images' distribution.
 
         Args:
             noisy: y, `[B, C, H, W]`.
@@ -57,30 +57,30 @@ class ImageNoise(ABC):
             `[B, C, H, W]`, not clipped.
 
         Raises:
-            TypeError: if the law is of no exponential family.
+            TypeError: if the noise is not an exponential family.
         """
-        raise TypeError(f"{type(self).__name__} has no formula of Tweedie's kind")
+        raise TypeError(f"{type(self).__name__} has no Tweedie formula")
 
 
 def level_of(level: Any, name: str) -> float:
-    """The one strength of a noise whose law is asked for.
+    """Return the single level of a noise whose distribution is needed.
 
     Raises:
-        ValueError: if it is drawn from a range.
+        ValueError: if the level is sampled from a range.
     """
     if isinstance(level, tuple | list):
-        raise ValueError(f"{name} {list(level)} is a range, and a law has one strength")
+        raise ValueError(f"{name} {list(level)} is a range, but the distribution needs a single level")
     return level
 
 
 def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
-    """Give the strength of each image, `[B, 1, 1, 1]`, that `drawn_level` gives; None where there is no range."""
+    """Return each image's level, `[B, 1, 1, 1]`, as `drawn_level` samples it; None if the level is not a range."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 
 
 def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
-    """Give the strength of noise: one for all, or one of each image, `[B, 1, 1, 1]`."""
+    """Return the noise level: one for all images, or one per image, `[B, 1, 1, 1]`."""
     if not isinstance(level, tuple | list):
         return level
     low, high = level
@@ -93,10 +93,10 @@ def summed(values: Tensor) -> Tensor:
 
 
 def check_level(name: str, level: Any, low: float, high: float, low_belongs: bool = False) -> None:
-    """Refuse a strength of noise, or a range of it, outside its domain.
+    """Reject a noise level, or a range of levels, outside its domain.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1

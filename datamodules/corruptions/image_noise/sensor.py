@@ -1,4 +1,4 @@
-"""Noise of a camera's sensor in the dark: a model of its physics, of which all parameters are measured."""
+"""Noise of a camera sensor in low light: a physical model whose parameters are all calibrated."""
 
 import math
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Model = Literal["physical", "shot and gaussian", "gaussian"]
 
 
 def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
-    """Invert the distribution function of Tukey's lambda law: (u^l - (1 - u)^l) / l, and its limit for l = 0.
+    """Quantile function of the Tukey lambda distribution: (u^l - (1 - u)^l) / l, with its limit at l = 0.
 
     Args:
         uniform: u, in (0, 1).
-        shape: l; 0 is the logistic law, 0.14 nearly the normal one; smaller ones have heavier tails.
+        shape: l; 0 is logistic, 0.14 nearly normal; smaller values have heavier tails.
     """
     shape = torch.as_tensor(shape, dtype=uniform.dtype, device=uniform.device)
     ends = uniform.log(), (-uniform).log1p()
     safe = torch.where(shape == 0, 1, shape)
-    powers = [torch.expm1(safe * end) for end in ends]  # u^l - 1, which is exact for small l
+    powers = [torch.expm1(safe * end) for end in ends]  # u^l - 1, accurate for small l
     return torch.where(shape == 0, ends[0] - ends[1], (powers[0] - powers[1]) / safe)
 
 
@@ -39,51 +39,49 @@ def tukey_lambda_variance(shape: float) -> float:
 
 
 class SensorState(NamedTuple):
-    """Parameters that are the same in all pixels of an exposure, each `[B, 1, 1, 1]` but for the bias."""
+    """Parameters shared by all pixels of an exposure, `[B, 1, 1, 1]` each except the bias."""
 
     gain: Tensor
-    """K, digital numbers for an electron."""
+    """K, digital numbers per electron."""
     read: Tensor
     """Scale of the read noise."""
     row: Tensor
-    """Standard deviation of rows."""
+    """Standard deviation of the row noise."""
     shape: Tensor
-    """Tukey's lambda of the read noise."""
+    """Shape of the read noise, Tukey's lambda."""
     bias: Tensor
     """Offsets of the colours, `[B, 4, 1, 1]`."""
 
 
 @dataclass(frozen=True)
 class Sensor(ImageNoise):
-    """Noise of a brightened short exposure: shot, read and row noise, colour bias and quantisation.
+    """Noise of an amplified short exposure: shot, read and row noise, colour bias and quantisation.
 
-    A clean raw image x is darkened to D0 = x L / f digital numbers, with the signal range L and the light factor f, and
-    a gain K is drawn log-uniformly; then
+    A clean raw image x is darkened to D0 = x L / f digital numbers, with the signal range L and the light factor f. A
+    gain K is sampled log-uniformly. Then
 
         D = K Poisson(D0 / K) + TukeyLambda(l, s_TL) + bias + N(0, s_row) for each row + U(-1/2, 1/2),
         y = D f / L,
 
-    where log s_TL and log s_row are normal around lines in log K. Two baselines are shot noise with Gaussian noise, and
-    Gaussian noise alone. y is not clipped here; the method clips it to [0, 1], as it does real images. The paper's
-    camera parameters have two recordings of shape and bias a gain, of which one near K is drawn.
+    where log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise with
+    Gaussian noise, and Gaussian noise alone. y is not clipped here; the method clips it to [0, 1], like real images.
+    The paper's cameras have two recordings of shape and bias per gain; one near K is sampled.
 
-    Images are packed, `[B, 4, H, W]` with the channels R, G, B, G of `datamodules.files.bayer.packed`: the first two
-    are of one row of the sensor, the others of the next one.
+    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: the first two
+    come from one sensor row, the others from the next.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
-    2108.02158. The law of the parameters is that of the authors' tables, their own sampler is not published.
+    2108.02158. Parameters are distributed as in the authors' tables; their own sampler is not published.
 
     Args:
-        camera: name of a camera that comes along (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a
-            file with the parameters of your own, as calibration writes it.
-        levels: signal range L, from black to white, in digital numbers; None takes the camera's.
-        light_factors: least and greatest light factor f, between which each image's is uniform.
-        model: `physical`, `shot and gaussian` or `gaussian`.
-        banding: factor of the row noise, which Gaussian noise in its place has, too; 1 is the camera's own.
-        colour_bias: whether colours have their offsets.
-
-    Raises:
-        ValueError: if an argument is out of range, or the camera is not known.
+        camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a file with
+            your own calibration, written by `Camera.save`.
+        levels: signal range L, white level minus black level, in digital numbers; None means the camera's.
+        light_factors: smallest and largest light factor f; each image's is uniform between them.
+        model: noise model: `physical`, `shot and gaussian` or `gaussian`.
+        banding: factor of the row noise, and of the Gaussian noise that replaces it in the baselines; 1 is the
+            calibrated value.
+        colour_bias: add the colour offsets.
     """
 
     camera: str = "SonyA7S2"
@@ -98,11 +96,12 @@ class Sensor(ImageNoise):
         one_of(get_args(Model), model=self.model)
         if self.light_factors[1] < self.light_factors[0] or self.banding < 0:
             raise ValueError(
-                f"light_factors must be in order and banding at least 0, got {list(self.light_factors)}, {self.banding}"
+                f"light_factors must be in ascending order and banding at least 0, "
+                f"got {list(self.light_factors)}, {self.banding}"
             )
         if self.signal_range is None:
             raise ValueError(
-                f"levels must be white minus black of {self.camera}, whose file does not say them, got None"
+                f"levels must be white level minus black level, which {self.camera} does not contain; got None"
             )
 
     @cached_property
@@ -112,15 +111,15 @@ class Sensor(ImageNoise):
 
     @property
     def signal_range(self) -> float | None:
-        """L: the given levels, or the camera's."""
+        """L: the argument `levels`, or the camera's."""
         return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: RNG) -> SensorState:
-        """Draw gain, scales, shape and bias of each exposure.
+        """Sample gain, scales, shape and bias of each exposure.
 
         Args:
-            like: `[B, ...]`, of the type and device of the result.
-            numbers: random numbers.
+            like: `[B, ...]`, determines dtype and device of the result.
+            numbers: random number source.
         """
         one, of = like[:, :1, :1, :1], self.parameters
         low, high = (math.log(gain) for gain in of.gain)
@@ -132,9 +131,9 @@ class Sensor(ImageNoise):
             return (slope * log_gain + intercept + spread * numbers.normal(one).to(like)).exp()
 
         read, row = scale(of.gaussian if self.model != "physical" else of.read), scale(of.row)
-        if self.model != "physical":  # all noise in the dark, of which rows are a part
+        if self.model != "physical":  # all noise in the dark, including row noise
             read = (read**2 + (self.banding**2 - 1) * row**2).clamp(min=0).sqrt()
-        # Recordings are two of a gain, and gains are evenly spread over log K.
+        # There are two recordings per gain, and gains are evenly spaced in log K.
         gains = (len(of.tukey_lambda) + 1) // 2
         second = (numbers.uniform(one).to(like) < 0.5).long()
         recording = (2 * (place * gains).long().clamp(max=gains - 1) + second).clamp(max=len(of.tukey_lambda) - 1)
@@ -146,12 +145,12 @@ class Sensor(ImageNoise):
         return SensorState(log_gain.exp(), read, self.banding * row, shape, self.colour_bias * bias[:, :, None, None])
 
     def expose(self, signal: Tensor, state: SensorState, numbers: RNG) -> Tensor:
-        """Draw what a sensor records of light.
+        """Sample the sensor's output for a light signal.
 
         Args:
             signal: D0, `[B, 4, H, W]`, in digital numbers above black.
             state: gain and scales.
-            numbers: random numbers.
+            numbers: random number source.
 
         Returns:
             D, in the same units.

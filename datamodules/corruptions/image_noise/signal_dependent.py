@@ -1,4 +1,4 @@
-"""Noise whose strength depends on the image: Poisson, Gamma, impulses."""
+"""Signal-dependent noise: Poisson, Gamma and impulse noise."""
 
 from dataclasses import dataclass
 
@@ -22,19 +22,16 @@ from datamodules.randomness.counter import RNG
 class Poisson(ImageNoise):
     """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
 
-    The score is that of the counts, s(z) = d log p / d z, which an estimate of the clean image follows from:
+    The score is that of the counts, s(z) = d log p / d z. The estimate of the clean image is
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
-    It is exp of the posterior mean of log x, with psi(z + 1) taken as log(z + 1/2). Source: Noise2Score, Kim and Ye,
-    NeurIPS 2021, arXiv 2106.07009.
+    This is exp of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2). Source: Noise2Score, Kim
+    and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: value of one count, in (0, 1]; the more, the noisier; or a range, from which each image's is drawn,
+        zeta: value of one count, in (0, 1]; larger is noisier; or a range, from which each image's is sampled
             log-uniformly.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     zeta: Level = 0.01
@@ -63,18 +60,15 @@ class Poisson(ImageNoise):
 
 @dataclass(frozen=True)
 class Gamma(ImageNoise):
-    """Multiplicative Gamma noise, as speckle: y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
+    """Multiplicative Gamma noise (speckle): y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
 
-    Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator
-    0 or negative, for which the paper has no rule; here it is at least 1e-6.
+    Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator 0
+    or negative, for which the paper has no rule; here it is clamped to at least 1e-6.
 
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: k, above 1; the more, the less noise; or a range, from which each image's is drawn, log-uniformly.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        shape: k, above 1; larger is less noisy; or a range, from which each image's is sampled log-uniformly.
     """
 
     shape: Level = 100.0
@@ -100,17 +94,14 @@ class Gamma(ImageNoise):
 
 @dataclass(frozen=True)
 class Impulse(ImageNoise):
-    """Impulse noise: a part of the values is replaced by black and white, as salt and pepper.
+    """Impulse noise (salt and pepper): a fraction of the values is replaced by black or white.
 
-    With `salt` 0, replaced values are black: Bernoulli noise, which loses pixels. The likelihood is the probability of
-    the values, each of which is kept, or black, or white.
+    With `salt` 0, replaced values are black (Bernoulli noise, dead pixels). The likelihood is the probability that each
+    value is kept, black or white.
 
     Args:
-        rate: probability that a value is replaced, in [0, 1], of each channel by itself.
+        rate: probability that a value is replaced, in [0, 1], independently per channel.
         salt: probability that a replaced value is white, in [0, 1].
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     rate: float = 0.1

@@ -1,4 +1,4 @@
-"""Multiplicative noise of smooth masks: a coarse grid of random cells, enlarged and blurred."""
+"""Multiplicative noise by smooth masks: a coarse grid of random cells, enlarged and blurred."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from datamodules.randomness.counter import RNG
 
 
 def check_mask(grid: int, kernel: int, sigma: float) -> None:
-    """Refuse arguments of `smooth` that are out of range.
+    """Reject out-of-range arguments of `smooth`.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
@@ -25,10 +25,10 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Refuse a grid with more cells on a side than an image has pixels, and a kernel that reaches beyond the image.
+    """Reject a grid with more cells per side than the image has pixels, and a kernel that reaches beyond the image.
 
     Raises:
-        ValueError: names the argument.
+        ValueError: if an argument is invalid; names it.
     """
     side = min(image_shape[-2:])
     if grid > side:
@@ -38,12 +38,12 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 
 
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
-    """Enlarge cells to an image by their nearest neighbours, pixel i from cell floor(i g / H), and blur them.
+    """Enlarge a grid to an image by nearest neighbours, pixel i from cell floor(i g / H), then blur it.
 
     Args:
         cells: `[B, g g]`.
         size: H and W.
-        kernel: side of the Gaussian kernel in pixels, odd; the image is reflected at its border.
+        kernel: side of the Gaussian kernel in pixels, odd; the image border is padded by reflection.
         sigma: standard deviation of the kernel in pixels.
 
     Returns:
@@ -56,16 +56,13 @@ def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> T
 
 @dataclass(frozen=True)
 class SmoothMask(ImageNoise):
-    """Smooth masks of uniform cells: y = c + M (x - c), M in [0, 1].
+    """Multiply images by smooth random masks: y = c + M (x - c), M in [0, 1].
 
     Args:
-        grid: cells on a side, g.
+        grid: grid cells per side, g.
         kernel: side of the Gaussian kernel in pixels, odd.
         sigma: standard deviation of the kernel in pixels.
-        mean: c, the value that is left where the mask is 0.
-
-    Raises:
-        ValueError: if an argument is out of range; in sampling, if the grid or the kernel is too large for the images.
+        mean: c, the value where the mask is 0.
     """
 
     grid: int = 8

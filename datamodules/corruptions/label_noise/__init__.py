@@ -1,11 +1,11 @@
 """Label noise: wrong class labels with known statistics.
 
-A kind of noise maps the true labels y of a whole set to given labels y~ and knows its transition matrix
+A kind of noise maps the true labels y of a whole dataset to given labels y~ and knows its transition matrix
 
     T_ij = P(y~ = j | y = i).
 
-It is a pure function of its seed and of the data it is given, the same on every process and machine: random numbers
-come from NumPy, one stream for each kind and seed, never from torch. A config names a kind by its class path:
+The given labels are a function of the seed and the data only, and the same on every rank and machine: random numbers
+come from NumPy, one stream per kind and seed, never from torch. A configuration selects a kind by its class path:
 
     label_noise:
       class_path: datamodules.corruptions.label_noise.Symmetric

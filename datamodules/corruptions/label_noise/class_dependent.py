@@ -1,4 +1,4 @@
-"""Noise that depends on the class alone: symmetric, and flips between classes that are easily mistaken."""
+"""Class-dependent label noise: symmetric noise, and flips between similar classes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,22 +16,19 @@ from datamodules.corruptions.label_noise.interface import (
 
 
 class Symmetric:
-    """Replaces the labels of exactly ceil(r N) samples, chosen at random, by uniform draws.
+    """Replace the labels of exactly ceil(r N) random samples by uniformly sampled classes.
 
-    Two conventions share the name, and differ most at high rates:
+    Two conventions share this name, and differ most at high rates:
 
     - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
-      DivideMix, NMTune and PLS (DivideMix takes floor(r N) samples, PLS decides for each sample by itself);
+      DivideMix, NMTune and PLS (DivideMix replaces floor(r N) samples, PLS decides independently per sample);
     - over the K - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of
-      Co-teaching, both for each sample by itself.
+      Co-teaching, both independently per sample.
 
     Args:
-        noise_rate: r, share of the samples whose label is drawn anew, in [0, 1).
-        include_true_class: whether the draw may return the true class.
-        seed: random seed of the noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+        noise_rate: r, fraction of samples whose label is replaced, in [0, 1).
+        include_true_class: whether the new label may be the true class.
+        seed: seed of the noise; None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, include_true_class: bool = True, seed: int | None = None) -> None:
@@ -58,27 +55,24 @@ class Symmetric:
 
 
 class AsymmetricCIFAR10:
-    """Flips similar classes of CIFAR-10: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+    """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each of these classes exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides for each
-    sample by itself; DivideMix picks floor(r N) samples of the whole set and flips those that belong to these classes.)
+    In each of these classes exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides
+    independently per sample; DivideMix picks floor(r N) samples of the whole set and flips those in these classes.)
 
-    ELR's code flips one class after the other in place. Cats that became dogs are dogs by the time the dogs are
-    flipped, and a share r of them turns back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
+    ELR's code flips classes one after another in place. Cats that became dogs are dogs when dogs are flipped, and a
+    fraction r of them flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 
     Args:
-        noise_rate: r, share of each source class, in [0, 1).
-        sequential_quirk: flip in place, class after class; otherwise every flip starts from the true labels.
-        seed: random seed of the noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+        noise_rate: r, flipped fraction of each source class, in [0, 1).
+        sequential_quirk: flip in place, class by class; otherwise all flips start from the true labels.
+        seed: seed of the noise; None means the value of `seed_everything`.
     """
 
     flips = ((2, 0), (3, 5), (4, 7), (5, 3), (9, 1))
-    """Source and target classes, in the order in which ELR's code takes them."""
+    """Source and target classes, in the order of ELR's code."""
 
     def __init__(self, noise_rate: float, sequential_quirk: bool = False, seed: int | None = None) -> None:
         check_arguments(noise_rate, seed)
@@ -110,15 +104,15 @@ class AsymmetricCIFAR10:
 
 
 def rounded_up(noise_rate: float, count: int) -> int:
-    """ceil(r N) of the rate as it is written: 0.07 of 50,000 is 3,500, and in floating point a little more."""
+    """Return ceil(r N) of the rate as written: 0.07 of 50,000 is 3,500, which floating point slightly exceeds."""
     return math.ceil(round(noise_rate * count, 6))
 
 
 def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
-    """Transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
+    """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
 
     Args:
-        target: `[K]`, int64; a class that is its own target keeps its labels.
+        target: `[K]`, int64; a class that maps to itself keeps its labels.
         noise_rate: r, in [0, 1].
     """
     matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)
@@ -127,14 +121,11 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flips each label to its class's target with probability r, each sample by itself. The kinds differ in the target.
+    """Flip each label to its class's target with probability r, independently per sample. Subclasses define the target.
 
     Args:
         noise_rate: r, in [0, 1).
-        seed: random seed of the noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+        seed: seed of the noise; None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, seed: int | None = None) -> None:
@@ -144,7 +135,7 @@ class IndependentFlips(ABC):
 
     @abstractmethod
     def target(self, num_classes: int) -> np.ndarray:
-        """The class that each class is mistaken for, `[K]` int64."""
+        """Return the class that each class flips to, `[K]` int64."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         target = self.target(num_classes)
@@ -157,7 +148,7 @@ class IndependentFlips(ABC):
 
 
 class AsymmetricMNIST(IndependentFlips):
-    """Flips digits that look alike: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1.
+    """Flip similar digits: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1.
 
     Source: Patrini et al., CVPR 2017, arXiv 1609.03683.
     """
@@ -168,7 +159,7 @@ class AsymmetricMNIST(IndependentFlips):
 
 
 class PairFlip(IndependentFlips):
-    """Flips each class to the next, k -> k + 1, and the last to the first.
+    """Flip each class to the next, k -> k + 1, and the last to the first.
 
     From r = 0.5 on, most labels are wrong; papers use up to 0.45.
 
@@ -182,11 +173,11 @@ class PairFlip(IndependentFlips):
 
 
 class BlocksCIFAR100(IndependentFlips):
-    """Flips each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
+    """Flip each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
 
-    The code of Patrini et al. (2017) and of ELR does this where the texts say superclass. Ids are alphabetical, so the
-    blocks (apple, aquarium fish, baby, bear, beaver; ...) are not the superclasses: see `SuperclassCIFAR100`. ELR's
-    code draws this noise with seed 0 in every run.
+    The code of Patrini et al. (2017) and of ELR does this, although the papers say superclass. Ids are alphabetical, so
+    the blocks (apple, aquarium fish, baby, bear, beaver; ...) are not the superclasses: see `SuperclassCIFAR100`. ELR's
+    code uses seed 0 for this noise in every run.
     """
 
     def target(self, num_classes: int) -> np.ndarray:
@@ -195,9 +186,9 @@ class BlocksCIFAR100(IndependentFlips):
 
 
 class SuperclassCIFAR100(IndependentFlips):
-    """Flips each class of CIFAR-100 to the next (by id) of the five in its superclass, cyclically.
+    """Flip each class of CIFAR-100 to the next (by id) of the five in its superclass, cyclically.
 
-    Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (the text; for the code see `BlocksCIFAR100`).
+    Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (as in the text; for their code see `BlocksCIFAR100`).
     """
 
     def target(self, num_classes: int) -> np.ndarray:
@@ -234,12 +225,12 @@ CIFAR100_SUPERCLASSES = {
 
 
 def cifar100_superclass() -> np.ndarray:
-    """Superclass (0 ... 19) of each fine class of CIFAR-100, `[100]` int64."""
+    """Return the superclass (0 ... 19) of each fine class of CIFAR-100, `[100]` int64."""
     superclass = {name: i for i, names in enumerate(CIFAR100_SUPERCLASSES.values()) for name in names}
     return np.array([superclass[name] for name in sorted(superclass)])
 
 
 def check_fits(kind: str, expected: int, num_classes: int) -> None:
-    """Refuses a number of classes other than the one a kind is defined for."""
+    """Reject a number of classes other than the one a kind is defined for."""
     if num_classes != expected:
         raise ValueError(f"num_classes must be {expected} for {kind}, got {num_classes}")

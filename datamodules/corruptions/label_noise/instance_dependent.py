@@ -1,9 +1,9 @@
-"""Noise that depends on the image: a random linear classifier chooses the wrong class.
+"""Instance-dependent label noise: a random linear classifier chooses the wrong class.
 
-A sample (x, y) flips with probability q, drawn from N(r, 0.1^2) restricted to [0, 1], and then takes each class j != y
-with probability
+A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. It then gets class j != y with
+probability
 
-    softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix for each true class y.
+    softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix per true class y.
 
 Source: Xia et al., Part-dependent Label Noise: Towards Instance-dependent Label Noise, NeurIPS 2020, arXiv 2006.07836,
 and the authors' code.
@@ -24,11 +24,11 @@ from datamodules.corruptions.label_noise.interface import (
 
 FLIP_RATE_STD = 0.1
 CHUNK_VALUES = 2**24
-"""Pixel values held in float64 at once, 128 MiB."""
+"""Pixel values converted to float64 at a time, 128 MiB."""
 
 
 def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
-    """Draws from N(mean, std^2) restricted to [0, 1], `[size]`; the mean must not be far outside [0, 1]."""
+    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`; the mean must not be far outside [0, 1]."""
     draw = random.normal(mean, std, size)
     while len(outside := np.flatnonzero((draw < 0) | (draw > 1))):
         draw[outside] = random.normal(mean, std, len(outside))
@@ -36,7 +36,7 @@ def truncated_normal(mean: float, std: float, size: int, random: np.random.Gener
 
 
 def truncated_normal_mean(mean: float, std: float) -> float:
-    """Expectation of N(mean, std^2) restricted to [0, 1]."""
+    """Return the mean of N(mean, std^2) truncated to [0, 1]."""
     low, high = (0 - mean) / std, (1 - mean) / std
     density = (math.exp(-(low**2) / 2) - math.exp(-(high**2) / 2)) / math.sqrt(2 * math.pi)
     mass = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
@@ -44,11 +44,11 @@ def truncated_normal_mean(mean: float, std: float) -> float:
 
 
 def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
-    """Linear scores x W of images in 8-bit pixel units, exactly the same whatever the order of summation.
+    """Compute linear scores x W of images in 8-bit pixel units, bit-identical for any order of summation.
 
     Both factors are rounded to fixed point (pixels to 1/65535 of the range, weights to 2^-16). Every partial sum is
-    then an integer below 2^53 (up to 2^18 features), which float64 holds exactly: threads, chunks and the BLAS change
-    nothing.
+    then an integer below 2^53 (up to 2^18 features), which float64 represents exactly: threads, chunks and the BLAS
+    library do not change the result.
 
     Args:
         image: `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
@@ -58,7 +58,7 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
         `[N, K]` float64.
 
     Raises:
-        ValueError: if a float image leaves [0, 1].
+        ValueError: if a float image has values outside [0, 1].
     """
     pixel = image.flatten(start_dim=1).cpu()
     if pixel.dtype == torch.uint8:
@@ -71,7 +71,7 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
 
 
 def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
-    """Softmax of the scores over all classes but the true one, `[N, K]` to `[N, K]`."""
+    """Compute the softmax of the scores over all classes but the true one, `[N, K]` to `[N, K]`."""
     logit = scores.copy()
     logit[:, true_class] = -np.inf
     mass = np.exp(logit - logit.max(axis=1, keepdims=True))
@@ -79,18 +79,15 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 
 
 class InstanceDependent:
-    """Label noise that depends on the image.
+    """Instance-dependent label noise, by a random linear classifier per class.
 
-    Pixels count in 8-bit units, as in the authors' code. This makes the softmax nearly one-hot: almost every image has
-    one wrong class of its own. Unlike there, a rate of 0 changes nothing (the restricted normal would flip 8 % of the
-    labels).
+    Pixels are in 8-bit units, as in the authors' code. This makes the softmax nearly one-hot: almost every image has a
+    single wrong class of its own. Unlike in their code, a rate of 0 changes nothing (the truncated normal would flip 8
+    % of the labels).
 
     Args:
-        noise_rate: r, mean of the flip probabilities before they are restricted to [0, 1], in [0, 1).
-        seed: random seed of the noise; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+        noise_rate: r, mean of the flip probabilities before truncation to [0, 1], in [0, 1).
+        seed: seed of the noise; None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, seed: int | None = None) -> None:
@@ -123,14 +120,14 @@ class InstanceDependent:
                 part = members[start : start + rows]
                 scores = class_scores(image[torch.from_numpy(part).to(image.device)], weight)
                 cumulative = wrong_class_probability(scores, true_class).cumsum(axis=1)
-                # Scaled by the last value, which rounding may leave below 1, so that the true class is never drawn.
+                # Divided by the last value, which rounding may leave below 1, so the true class is never sampled.
                 given[part] = (cumulative <= quantile[part, None] * cumulative[:, -1:]).sum(axis=1)
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Expectation over seeds, in closed form: no wrong class is special before W is drawn.
+        """Return the expectation over seeds in closed form: before W is sampled, all wrong classes are equally likely.
 
-        One draw of W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
+        A sampled W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Rules that every kind of label noise keeps: its interface, its random stream, and the labels that it accepts."""
+"""What all kinds of label noise have in common: interface, random stream and label checks."""
 
 import zlib
 from typing import Protocol
@@ -11,34 +11,34 @@ from datamodules.arguments import at_least, within
 
 
 class LabelNoise(Protocol):
-    """A kind of label noise, as a DataModule uses it."""
+    """Interface of label noise, as used by DataModules."""
 
     seed: int | None
-    """Random seed of the noise; None takes the seed of the data. Recorded labels use none."""
+    """Seed of the noise; None means the DataModule's seed. Recorded labels do not use it."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
-        """Gives every sample of a set its label.
+        """Return the given label of every sample of a dataset.
 
         Args:
-            label: `[N]`, integers, the true labels in 0 ... `num_classes` - 1 in the set's own order; not modified.
+            label: `[N]`, integers, true labels in 0 ... `num_classes` - 1 in dataset order; not modified.
             num_classes: number of classes, K.
-            image: `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255; used only by noise that depends on the image.
+            image: `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255; used only by instance-dependent noise.
 
         Returns:
             `[N]`, int64, on the CPU.
 
         Raises:
-            ValueError: if a label is out of range, the kind does not fit `num_classes`, or a random kind has no seed.
+            ValueError: if a label is out of range, `num_classes` does not fit the kind, or a random kind has no seed.
         """
         ...
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """T, `[K, K]` float64 with rows that sum to 1: what `apply` does to a label, in expectation over seeds."""
+        """Return T, `[K, K]` float64 with rows that sum to 1: the expected effect of `apply` over seeds."""
         ...
 
 
 def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Frequencies of the given labels among the samples of each true class.
+    """Compute the frequencies of the given labels per true class.
 
     Args:
         clean: `[N]`, true labels.
@@ -46,10 +46,10 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
         num_classes: number of classes, K.
 
     Returns:
-        `[K, K]` float64. The row of a class without samples is unknown and holds nan.
+        `[K, K]` float64. Rows of classes without samples are nan.
 
     Raises:
-        ValueError: if the two differ in length or a label is out of range.
+        ValueError: if the lengths differ or a label is out of range.
     """
     true, noisy = checked_labels(clean, num_classes, "clean"), checked_labels(given, num_classes, "given")
     if len(true) != len(noisy):
@@ -60,20 +60,20 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
 
 
 def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "label") -> np.ndarray:
-    """A copy of the labels as int64, `[N]`, known to be in range.
+    """Return a copy of the labels as int64, `[N]`, after checking their range.
 
     Args:
         label: `[N]`, any integer type.
         num_classes: number of classes, K.
-        name: what errors call the labels.
+        name: name of the labels in error messages.
 
     Raises:
-        ValueError: if they are not one integer a sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
+        ValueError: if they are not one integer per sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
     """
     check_num_classes(num_classes)
     array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be one integer a sample, got {array.dtype} of shape {list(array.shape)}")
+        raise ValueError(f"{name} must be one integer per sample, got {array.dtype} of shape {list(array.shape)}")
     outside = array[(array < 0) | (array >= num_classes)]
     if len(outside):
         raise ValueError(f"{name} must be in 0 ... {num_classes - 1}, got {outside[0]} ({len(outside)} out of range)")
@@ -81,24 +81,24 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuses a single class, which leaves no wrong label."""
+    """Reject a single class, which leaves no wrong label."""
     at_least(2, num_classes=num_classes)
 
 
 def check_arguments(noise_rate: float, seed: int | None) -> None:
-    """Refuses a rate outside [0, 1) and a negative seed."""
+    """Reject a rate outside [0, 1) and a negative seed."""
     within(0, 1, "[)", noise_rate=noise_rate)
     if seed is not None and seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
 
 
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
-    """The random numbers of one kind of noise (and of one `part` of it) for a seed, independent of all others.
+    """Return the random generator of one kind of noise (or one `part` of it), independent of all others.
 
-    Parts count from 1: NumPy pads seeds with zeros, so that part 0 would be the stream without a part.
+    Parts count from 1: NumPy pads seeds with zeros, so part 0 would equal the stream without a part.
 
     Raises:
-        ValueError: if the seed is None, as nobody has filled it.
+        ValueError: if the seed is None.
     """
     if seed is None:
         raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")

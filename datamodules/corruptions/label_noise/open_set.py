@@ -1,8 +1,8 @@
-"""Out-of-distribution label noise, as of web searches: images that belong to no class, under the labels of others.
+"""Out-of-distribution label noise, as in web search results: images of no class with the labels of others.
 
-Each training image is replaced, with probability r and keeping its label, by an image of another set. Label noise on
-top of it, at rate r_in / (1 - r), makes a share r_in of all images wrong labels of the set's own classes: the protocol
-of PLS on CIFAR-100.
+Each training image is replaced, with probability r and keeping its label, by an image of another set. Adding label
+noise at rate r_in / (1 - r) makes a fraction r_in of all images in-distribution ones with wrong labels: the protocol of
+PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -19,16 +19,16 @@ from datamodules.corruptions.label_noise.interface import check_arguments, rando
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw which images are replaced, and by which.
+    """Choose which images are replaced, and by which.
 
     Args:
         num_images: N.
-        num_pool: images that replace them; none is taken twice.
+        num_pool: number of replacement images; each is used at most once.
         noise_rate: r, in [0, 1).
-        seed: random seed.
+        seed: seed of the choice.
 
     Returns:
-        Rows that are replaced, in ascending order, and for each its row in the pool: both `[n]`, int64.
+        Replaced rows in ascending order, and the pool row for each: both `[n]`, int64.
 
     Raises:
         ValueError: if the pool is too small.
@@ -36,23 +36,20 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
     random = random_stream(seed, "OpenSetLabelNoise")
     rows = torch.from_numpy((random.random(num_images) < noise_rate).nonzero()[0])
     if len(rows) > num_pool:
-        raise ValueError(f"{len(rows)} of {num_images} images are to be replaced, and there are only {num_pool} others")
+        raise ValueError(f"{len(rows)} of {num_images} images are to be replaced, but there are only {num_pool} others")
     return rows, torch.from_numpy(random.permutation(num_pool)[: len(rows)])
 
 
 class OpenSetLabelNoise(ImageSet):
-    """A data set whose training images are replaced, each with probability r and keeping its label, by other images.
+    """A dataset with some training images replaced by others, each with probability r and keeping its label.
 
-    The true label of a replaced image is -1: it is of no class. Everything else is as in the data set.
+    The true label of a replaced image is -1, no class. Everything else is as in the dataset.
 
     Args:
-        images: data set, whose training images are in memory.
-        others: images that replace some.
+        images: dataset whose training images are in memory.
+        others: replacement images.
         noise_rate: r, in [0, 1).
-        seed: random seed of what is replaced; None takes `seed_everything`.
-
-    Raises:
-        ValueError: if `noise_rate` is out of range.
+        seed: seed of the replacement; None means the value of `seed_everything`.
     """
 
     def __init__(self, images: ImageSet, others: OtherImages, noise_rate: float, seed: int | None = None) -> None:
@@ -87,7 +84,7 @@ class OpenSetLabelNoise(ImageSet):
         seed = self._drawn if self.seed is None else self.seed
         source = self.images.training()
         if not isinstance(source, ImagesInMemory):
-            raise ValueError(f"OpenSetLabelNoise replaces images in memory, and {type(self.images).__name__} has files")
+            raise ValueError(f"OpenSetLabelNoise needs images in memory, but {type(self.images).__name__} reads files")
         others = self.others.of_no_class(tuple(source.image.shape[1:]), seed)
         rows, others_rows = replacements(len(source.image), len(others.label), self.noise_rate, seed)
         image, true = source.image.clone(), source.label.clone()

@@ -1,4 +1,4 @@
-"""Labels that were recorded rather than drawn: human annotations of CIFAR, and any user's table."""
+"""Recorded labels: the human annotations of CIFAR, and the user's own tables."""
 
 import os
 import re
@@ -24,20 +24,17 @@ class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
     The files list the whole training set, before any split, in the order of CIFAR's Python version (torchvision's). The
-    distributions of TensorFlow and Hugging Face order the images differently, and are refused by the recorded clean
+    TensorFlow and Hugging Face versions have another order; they are rejected by comparison with the recorded clean
     labels.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
 
     Args:
-        path: the file.
-        kind: of CIFAR-10N `aggre_label` (majority of three annotators, 9.0 % wrong), `random_label1`, `random_label2`,
-            `random_label3` (one annotator; 17.2, 18.1 and 17.6 % wrong) or `worse_label` (a wrong one where any is,
-            40.2 %); of CIFAR-100N `noisy_label` (40.2 %).
-
-    Raises:
-        ValueError: if `kind` is none of these.
+        path: annotation file.
+        kind: for CIFAR-10N `aggre_label` (majority of three annotators, 9.0 % wrong), `random_label1`, `random_label2`,
+            `random_label3` (one annotator; 17.2, 18.1 and 17.6 % wrong) or `worse_label` (a wrong one if there is any,
+            40.2 %); for CIFAR-100N `noisy_label` (40.2 %).
     """
 
     seed: int | None = None
@@ -54,7 +51,7 @@ class HumanCIFARN:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Frequencies in the file, which holds the clean labels too."""
+        """Return the label frequencies in the file, which contains the clean labels, too."""
         return empirical_transition_matrix(*self._read(num_classes), num_classes)
 
     def _read(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,28 +71,29 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a table: which sample, its label and, if known, `clean_label`; other columns are ignored.
+    """Labels from a table that identifies each sample, with its label and optionally `clean_label`.
 
-    Labels are numbers of classes, 0 ... K - 1, or their names; a number with leading zeros is a name.
+    Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
+    ignored.
 
-    The true labels, `clean_label`, are for metrics only: -1 for an image of no class, and empty for one that nobody has
-    verified. In a table with the files' names they are known from there, whatever the folders say. In a table without
-    names they must be those of the data, and tell that it is of this set and in its order. Without the column no label
-    counts as the true one: the table may well correct those of the data.
+    The true labels, `clean_label`, are for metrics only: -1 for an out-of-distribution image, empty for an unverified
+    one. A table with file names defines them, whatever the folders say. In a table without file names they must equal
+    the dataset's labels, which verifies that the table belongs to this dataset in this order. Without the column, no
+    label counts as true, because the table may correct the dataset's labels.
 
-    The proposals of a `label_report.csv` are the labels of another run with `column: proposed`, `key: row` (or `key:
-    name` for files) and, where images were held out, `partial: true`; its `index` counts the training split alone.
+    To use the proposals of another run's `label_report.csv`, set `column: proposed` and `key: row` (or `key: name` for
+    files), and `partial: true` if images were held out; its `index` counts the training split only.
 
     Args:
         path: CSV file with a header, in UTF-8.
-        column: column that holds the labels.
-        key: column that says which sample: `index` or `row`, its position in the whole set before any split, or `name`,
-            its file as `labels.csv` has it. None takes `index`, and `name` in a table without one. The names of a table
-            by position must be those of the set there, if it has names.
-        partial: samples that the table leaves out keep the label of the data; else it must have each of them.
-        classes: whether the table writes a class as its `number` or its `name`. None takes what fits a whole column,
-            and refuses one that both fit with different classes, as may be where folders are named 1 ... 12. A column
-            that ends in `_name`, as in a label report, always holds names.
+        column: column of the labels.
+        key: column that identifies the sample: `index` or `row`, its position in the whole dataset before any split, or
+            `name`, its file as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a table by
+            position has names as well, they must match the dataset's.
+        partial: samples missing from the table keep the dataset's label; otherwise every sample must be in the table.
+        classes: whether the table writes classes as `number` or `name`. None means the one that fits the whole column;
+            a column that fits both with different classes is rejected, as with folders named 1 ... 12. A column whose
+            name ends in `_name`, as in a label report, always contains names.
     """
 
     seed: int | None = None
@@ -122,7 +120,8 @@ class FromCSV:
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Tensor:
-        """As every kind of label noise; `names` and `class_names` are those of `labels_and_truth`."""
+        """Return the given labels, as for every kind of label noise; for `names` and `class_names` see
+        `labels_and_truth`."""
         return self.labels_and_truth(label, num_classes, names, class_names)[0]
 
     def labels_and_truth(
@@ -133,22 +132,22 @@ class FromCSV:
         class_names: Sequence[str] | None = None,
         clean_label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Give the labels that `apply` gives, and the true ones.
+        """Return the given labels, as `apply` does, and the true ones.
 
         Args:
-            label: `[N]`, those of the data; not modified.
+            label: `[N]`, the dataset's labels; not modified.
             num_classes: number of classes, K.
-            names: `[N]`, the samples' files, for tables with names.
-            class_names: `[num_classes]`, for tables with names of classes.
-            clean_label: `[N]`, the true labels where the data have them besides, -1 for an image of no class; a table
-                by position may have -1 for that, too, or the label of the data.
+            names: `[N]`, file names of the samples, for tables with names.
+            class_names: `[num_classes]`, for tables with class names.
+            clean_label: `[N]`, true labels if the dataset knows them separately, -1 for an out-of-distribution image.
+                For such an image, a table by position may contain -1 or the dataset's label.
 
         Returns:
-            Both `[N]`, int64: the given labels, and the true ones, -1 for an image of no class and `UNVERIFIED` where
-            nobody says; None where nobody says any.
+            Both `[N]`, int64: the given labels and the true ones, -1 for an out-of-distribution image and `UNVERIFIED`
+            where unknown. The true labels are None if all are unknown.
 
         Raises:
-            ValueError: if the table is faulty or does not fit the data.
+            ValueError: if the table is faulty or does not fit the dataset.
         """
         table = self._read()
         true = checked_labels(label, num_classes)
@@ -170,28 +169,29 @@ class FromCSV:
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Frequencies in the table, if it has the column `clean_label`, among the rows whose true class it has."""
+        """Return the label frequencies in the table, which needs the column `clean_label`, over rows of known true
+        class."""
         table = self._read()
         if "clean_label" not in table:
             raise ValueError(
                 f"{self.path} has no column clean_label, so its transition matrix is unknown; "
-                "empirical_transition_matrix takes the true labels from elsewhere"
+                "use empirical_transition_matrix with true labels from elsewhere"
             )
         clean, given = self._truth(table, num_classes, None), self._classes(table, self.column, num_classes, None)
         return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
     def _read(self) -> "pd.DataFrame":
-        """The table, as text."""
+        """Read the table, as text."""
         import pandas as pd
 
         if not Path(self.path).is_file():
             raise FileNotFoundError(
                 f"{self.path} was not found: expected a CSV file with the columns name,label or index,label, and "
-                f"clean_label where the truth is known"
+                f"optionally clean_label"
             )
         try:
             rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except Exception as error:  # of pandas' many, of text in another encoding and of memory
+        except Exception as error:  # pandas raises many types, also for other encodings and lack of memory
             raise ValueError(
                 f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
                 "names the columns of all others, such as index,label"
@@ -199,14 +199,14 @@ class FromCSV:
         header = rows.iloc[0].str.strip().tolist()
         if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
             raise ValueError(
-                f"{self.path} separates its columns by {'a tab' if other != ';' else 'semicolons'}, and a table "
-                f"of labels does by commas, as in name,label"
+                f"{self.path} separates its columns by {'a tab' if other != ';' else 'semicolons'}, but a table "
+                f"of labels must use commas, as in name,label"
             )
         table = rows.iloc[1:].set_axis(header, axis=1).fillna("").reset_index(drop=True)
         for needed in (self._key(table), self.column):
             if needed not in header:
                 raise ValueError(
-                    f"{self.path} must have the columns {self._key(table)},{self.column}[,clean_label], and has no "
+                    f"{self.path} must have the columns {self._key(table)},{self.column}[,clean_label], but lacks "
                     f"{needed}: got {','.join(header)}"
                 )
         if twice := [name for name in header if header.count(name) > 1]:
@@ -217,18 +217,18 @@ class FromCSV:
         return self.key or ("name" if "index" not in table and "name" in table else "index")
 
     def _rows(self, table: "pd.DataFrame", samples: int, names: Sequence[str] | None) -> np.ndarray:
-        """The position in the set of each row of the table."""
+        """Return the dataset position of each row of the table."""
         import pandas as pd
 
         key = self._key(table)
         if key == "name":
             if names is None:
-                raise ValueError(f"{self.path} labels files by name, and the samples of this set have no names")
+                raise ValueError(f"{self.path} labels files by name, but the samples of this dataset have no names")
             place = {name: row for row, name in enumerate(names)}
             found = table[key].map(place)
             if found.isna().any():
                 unknown = table[key][found.isna()].iloc[0]
-                raise ValueError(f"{self.path} labels {unknown}, which is no file of this set; one is {names[0]}")
+                raise ValueError(f"{self.path} labels {unknown}, but this dataset has files such as {names[0]}")
         else:
             found = pd.to_numeric(table[key], errors="coerce")
             if not found.isin(range(samples)).all():
@@ -239,8 +239,8 @@ class FromCSV:
             here = np.array(names, dtype=object)[row]
             if len(other := np.flatnonzero(table["name"] != here)):
                 raise ValueError(
-                    f"{self.path} has {table['name'][other[0]]} at {key} {row[other[0]]}, and this set has "
-                    f"{here[other[0]]} there; `key: name` goes by the files"
+                    f"{self.path} has {table['name'][other[0]]} at {key} {row[other[0]]}, but this dataset has "
+                    f"{here[other[0]]} there; `key: name` identifies samples by file"
                 )
         listed = np.bincount(row, minlength=samples)
         if listed.max() > 1:
@@ -256,7 +256,7 @@ class FromCSV:
     def _classes(
         self, table: "pd.DataFrame", column: str, num_classes: int, class_names: Sequence[str] | None
     ) -> np.ndarray:
-        """Labels `[n]` of a column of numbers or names."""
+        """Convert a column of class numbers or names to labels `[n]`."""
         import pandas as pd
 
         code, words = pd.factorize(table[column].str.strip())
@@ -266,7 +266,7 @@ class FromCSV:
         }
         if (only := "name" if column.endswith("_name") else self.classes) is not None:
             readings = {only: readings[only]}
-        # A reading that fits all words is meant, and not one that fits some of them.
+        # Prefer a reading that fits all words over one that fits only some.
         fitting = [reading for reading in readings.values() if set(words) <= reading.keys()] or [*readings.values()]
         label: list[int] = []
         for word in words:
@@ -278,13 +278,13 @@ class FromCSV:
             if len(meant) > 1:
                 raise ValueError(
                     f"{column} of {self.path} is ambiguous, as {word} is the number of one class and the name of "
-                    "another: say which is meant by `classes: number` or `classes: name`"
+                    "another: set `classes: number` or `classes: name`"
                 )
             label += meant
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
     def _truth(self, table: "pd.DataFrame", num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
-        """True labels `[n]`, -1 for an image of no class and `UNVERIFIED` where the cell is empty."""
+        """Return true labels `[n]`, -1 for an out-of-distribution image and `UNVERIFIED` for an empty cell."""
         word = table["clean_label"].str.strip()
         truth = np.where(word == "", UNVERIFIED, -1)
         stated = ~word.isin(["", "-1"])
@@ -293,36 +293,36 @@ class FromCSV:
 
 
 def load_arrays(path: str) -> dict[str, Any]:
-    """Loads a file of NumPy integer arrays that `torch.save` wrote (under NumPy 1 or 2) without running code from it.
+    """Load a file of NumPy integer arrays written by `torch.save` (under NumPy 1 or 2) without running code from it.
 
     Raises:
-        ValueError: if the file is damaged or holds anything else.
+        ValueError: if the file is damaged or contains anything else.
     """
     try:
         labels = read_torch_arrays(Path(path))
     except ValueError as error:
         raise ValueError(f"{path} is damaged or not a file of label arrays ({error})") from error
     if not isinstance(labels, dict):
-        raise ValueError(f"{path} must hold a dictionary of label arrays, got {type(labels).__name__}")
+        raise ValueError(f"{path} must contain a dictionary of label arrays, got {type(labels).__name__}")
     return labels
 
 
 def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
-    """Refuses recorded labels that belong to another set, or to this one in another order.
+    """Reject recorded labels of another dataset, or of this one in another order.
 
     Args:
-        path: the file they come from.
+        path: file of the recorded labels.
         recorded: `[M]`, true labels according to the file.
-        label: `[N]`, true labels of the data.
+        label: `[N]`, true labels of the dataset.
     """
     if len(recorded) != len(label):
         raise ValueError(
             f"{path} labels {len(recorded)} samples, but the data have {len(label)}; "
-            "recorded labels belong to the whole set, before any split"
+            "recorded labels belong to the whole dataset, before any split"
         )
     differ = np.flatnonzero(recorded != label)
     if len(differ):
         raise ValueError(
             f"the true labels in {path} differ from those of the data at {len(differ)} of {len(label)} samples, "
-            f"first at {differ[0]}: the two sets are not the same or not in the same order"
+            f"first at {differ[0]}: it is another dataset, or the same one in another order"
         )

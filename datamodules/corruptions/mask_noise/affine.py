@@ -1,4 +1,4 @@
-"""Masks that are turned, scaled or shifted against their image, each category for itself."""
+"""Masks that are rotated, scaled or shifted relative to their image, independently per class."""
 
 import math
 
@@ -14,20 +14,17 @@ _MASKS_AT_ONCE = 64
 
 
 class Affine:
-    """Turn, scale and shift each category's mask about its own centre of mass.
+    """Rotate, scale and shift each class's mask about its own centre of mass.
 
-    Angle, scale and shift are uniform between plus and minus the greatest, independent for each image and category. A
-    category of a higher number covers those of lower ones; what is uncovered becomes background, and what leaves the
-    image is lost. With all three 0 masks stay as they are.
+    Angle, scale and shift are uniform between minus and plus their maximum, independently per image and class. Higher
+    class numbers cover lower ones; uncovered pixels become background, and parts that leave the image are lost. With
+    all three maxima 0, masks are unchanged.
 
     Args:
-        degrees: greatest angle, in degrees, in [0, 180].
-        scale: greatest relative change of length, in [0, 1): 0.2 draws factors from 0.8 to 1.2.
-        pixels: greatest shift along rows and along columns, in pixels.
-        seed: random seed of the noise; None takes the seed of the data.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        degrees: largest angle in degrees, in [0, 180].
+        scale: largest relative change of length, in [0, 1): 0.2 means factors from 0.8 to 1.2.
+        pixels: largest shift along rows and along columns, in pixels.
+        seed: seed of the noise; None means the DataModule's seed.
     """
 
     def __init__(self, degrees: float = 10.0, scale: float = 0.1, pixels: float = 2.0, seed: int | None = None) -> None:
@@ -50,7 +47,7 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Move masks `[N, H, W]` by `[N, K - 1, 4]`: angle, relative change of length, and shift of row and column."""
+    """Transform masks `[N, H, W]` by `[N, K - 1, 4]`: angle, relative change of length, row shift and column shift."""
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]
     column = torch.arange(width, dtype=torch.float64)
@@ -61,7 +58,7 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
         total = member.sum(dim=(1, 2), keepdim=True).clamp(min=1)
         centre_row = (member * row).sum(dim=(1, 2), keepdim=True) / total
         centre_column = (member * column).sum(dim=(1, 2), keepdim=True) / total
-        # Where a pixel of the result comes from: back by the shift, then turned and scaled back about the centre.
+        # Source position of a pixel of the result: shift back, then rotate and scale back about the centre.
         below, beside = row - centre_row - down, column - centre_column - right
         from_row = (below * angle.cos() - beside * angle.sin()) / (1 + growth) + centre_row
         from_column = (below * angle.sin() + beside * angle.cos()) / (1 + growth) + centre_column
@@ -72,5 +69,5 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _normalised(place: Tensor, length: int) -> Tensor:
-    """Count pixel coordinates as `grid_sample` does: -1 and 1 at the outer edges."""
+    """Convert pixel coordinates to those of `grid_sample`: -1 and 1 at the outer edges."""
     return (2 * place + 1) / length - 1

@@ -1,4 +1,4 @@
-"""The interface of mask noise, its statistics, and the random numbers of every kind."""
+"""Interface, statistics and random numbers of mask noise."""
 
 import zlib
 from typing import NamedTuple, Protocol
@@ -9,53 +9,54 @@ from torch import Tensor
 from datamodules.randomness.counter import sample_uniform
 
 _MASKS_AT_ONCE = 64
-"""Counting a pixel takes 40 bytes and more: of all masks of a set at once, tens of gigabytes."""
+"""Masks processed at once: counting takes at least 40 bytes per pixel, tens of gigabytes for a whole dataset."""
 
 
 class MaskNoise(Protocol):
-    """A kind of mask noise, as a DataModule takes it."""
+    """Interface of mask noise, as used by DataModules."""
 
     seed: int | None
-    """Random seed of the noise; None takes the seed of the data."""
+    """Seed of the noise; None means the DataModule's seed."""
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
-        """Make masks wrong.
+        """Corrupt masks.
 
         Args:
-            mask: `[N, H, W]`, uint8, the true categories: 0 is the background; ignored pixels, 255, stay so, and
-                no category grows into them. Not modified.
-            num_classes: number of categories, K, with the background.
-            index: position of each mask in its set, `[N]`, int64, by which its numbers are drawn; None takes 0...N - 1.
+            mask: `[N, H, W]`, uint8, true classes: 0 is background; ignored pixels, 255, are unchanged, and no class
+                grows into them. Not modified.
+            num_classes: number of classes including background, K.
+            index: position of each mask in its dataset, `[N]`, int64, which determines its random numbers; None means
+                0...N - 1.
 
         Returns:
             `[N, H, W]`, uint8.
 
         Raises:
-            ValueError: if the kind has no seed or does not fit `num_classes`.
+            ValueError: if there is no seed, or `num_classes` does not fit the kind.
         """
         ...
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """The errors of given masks, from pixels pooled over all of them; pixels that either ignores do not count."""
+    """Error rates of given masks, pooled over all pixels that neither mask ignores."""
 
     changed: float
-    """Share of all pixels whose category is another one."""
+    """Fraction of all pixels with a wrong class."""
     lost: Tensor
-    """`[K]`, float64: share of the pixels truly of a category that are given as another; nan without any."""
+    """`[K]`, float64: fraction of the true pixels of a class that are given another class; nan if it has none."""
     false: Tensor
-    """`[K]`, float64: share of the pixels given as a category that are truly of another; nan without any."""
+    """`[K]`, float64: fraction of the given pixels of a class that truly belong to another; nan if it has none."""
     iou: Tensor
-    """`[K]`, float64: intersection over union of the given and the true pixels of a category; nan without any."""
+    """`[K]`, float64: intersection over union of given and true pixels of a class; nan if both have none."""
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:
     """Compare given masks with true ones.
 
     Args:
-        clean: `[N, H, W]`, integers: true categories.
-        given: `[N, H, W]`, integers: given categories.
-        num_classes: number of categories, K.
+        clean: `[N, H, W]`, integers: true classes.
+        given: `[N, H, W]`, integers: given classes.
+        num_classes: number of classes including background, K.
     """
     if clean.shape != given.shape:
         raise ValueError(f"clean and given must have the same shape, got {list(clean.shape)} and {list(given.shape)}")
@@ -74,10 +75,10 @@ def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> Mas
 
 
 def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: int, count: int) -> Tensor:
-    """Draw the numbers of one kind of noise for each mask, `[N, count]` in [0, 1), by (seed, kind, index) alone.
+    """Sample the random numbers of each mask, `[N, count]` in [0, 1), a function of (seed, kind, index).
 
     Raises:
-        ValueError: if the seed is None, as nobody has filled it.
+        ValueError: if the seed is None.
     """
     if seed is None:
         raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")
@@ -86,5 +87,5 @@ def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: i
 
 
 def whole_numbers(uniform: Tensor, least: int, most: int) -> Tensor:
-    """Turn numbers in [0, 1) into whole numbers from `least` to `most`, all equally likely."""
+    """Map numbers in [0, 1) to integers from `least` to `most`, all equally likely."""
     return least + (uniform * (most - least + 1)).long()

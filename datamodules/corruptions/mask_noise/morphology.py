@@ -1,7 +1,7 @@
-"""Masks whose objects are drawn too small or too large: by pixels, or by a share of each object.
+"""Masks with objects that are annotated too small or too large, by pixels or in proportion to each object.
 
-In either, an image is under-segmented or over-segmented as a whole: of each category in turn, the pixels that an
-erosion removes become background, or the background that a dilation reaches becomes the category.
+Each image is either under-segmented or over-segmented as a whole. For each class in turn, pixels removed by an erosion
+become background, or background reached by a dilation becomes the class.
 """
 
 import math
@@ -23,24 +23,21 @@ _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Tell which masks are dilated, `[N]`; the others are eroded."""
+    """Choose which masks are dilated, `[N]`; the others are eroded."""
     return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
 
 
 class ErosionDilation:
-    """Erode or dilate every object of an image by the same number of pixels, in a square neighbourhood.
+    """Erode or dilate all objects of an image by the same number of pixels, with a square structuring element.
 
-    Small objects suffer more than large ones, up to vanishing. Categories go in the order of their numbers; beyond the
-    border an image counts as more of the same, so that objects that touch it do not recede from it.
+    Small objects suffer more than large ones and may vanish. Classes are processed in the order of their numbers. The
+    border is replicated, so objects that touch it do not recede from it.
 
     Args:
-        min_pixels: least number of pixels; with `max_pixels` 0 masks stay as they are.
-        max_pixels: greatest number of pixels; each image's is drawn uniformly.
-        mode: erode, dilate, or either, drawn for each image.
-        seed: random seed of the noise; None takes the seed of the data.
-
-    Raises:
-        ValueError: if an argument is out of range.
+        min_pixels: smallest number of pixels; with `max_pixels` 0 masks are unchanged.
+        max_pixels: largest number of pixels; each image's number is sampled uniformly.
+        mode: erode, dilate, or either, sampled per image.
+        seed: seed of the noise; None means the DataModule's seed.
     """
 
     def __init__(
@@ -88,32 +85,27 @@ def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -
 class OverUnderSegmentation:
     """Erode or dilate each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
 
-    For each category in `order`, the image is enlarged or shrunk so that the category has about `target_pixels`
-    pixels, its mask is eroded or dilated with a 3 x 3 square as often as was drawn for the image, and brought back to
-    the image's size, cubically both times. Under-segmentation: where the result differs from the mask, the image
-    becomes background. Over-segmentation: where the result is on background, that becomes the category. Later
-    categories see what became of earlier ones.
+    For each class in `order`, the mask is resized so that the class covers about `target_pixels` pixels, eroded or
+    dilated with a 3 x 3 square for the number of iterations sampled for the image, and resized back, cubically both
+    times. Under-segmentation: pixels where the result differs from the mask become background. Over-segmentation:
+    background pixels covered by the result become the class. Each class sees the changes made for earlier ones.
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
-    2110.03740, the authors' code (`final_noise_function`). Theirs resizes bytes with OpenCV, whose cubic kernel is the
-    one here (a = -0.75, replicated border) and whose rounding, with what is above 0, is a threshold of 1/2 up to the 11
-    bits of its coefficients; it draws from NumPy's global generator in the order of the images and marks
-    round(`noise_level` N) of them, where here each image is drawn by its own position and marked with that probability.
-    Ignored pixels are not theirs.
+    2110.03740, the authors' code (`final_noise_function`). Their code resizes bytes with OpenCV. Its cubic kernel is
+    the one used here (a = -0.75, replicated border). Its rounding and test for values above 0 amount to a threshold of
+    1/2, up to its coefficients' precision of 11 bits. Their code uses NumPy's global generator in image order and
+    changes round(`noise_level` N) images. Here each image's randomness depends on its position, and it is changed with
+    that probability. Ignored pixels are an addition.
 
     Args:
-        min_iterations: least number of erosions or dilations; with `max_iterations` 0 masks stay as they are.
-        max_iterations: greatest number; each image's is drawn uniformly.
-        mode: erode, dilate, or either, drawn for each image.
-        noise_level: probability of an image to be changed at all, in [0, 1].
-        order: categories that change, in this order; None takes 1 ... K - 1. The authors' is oesophagus, trachea,
-            aorta, heart: 1, 3, 4, 2.
-        target_pixels: size of a category's mask, in pixels, at which it is eroded or dilated.
-        seed: random seed of the noise; None takes the seed of the data.
-
-    Raises:
-        ValueError: if an argument is out of range, or, when masks are changed, `order` names a category that is not
-            among the K.
+        min_iterations: smallest number of erosions or dilations; with `max_iterations` 0 masks are unchanged.
+        max_iterations: largest number; each image's number is sampled uniformly.
+        mode: erode, dilate, or either, sampled per image.
+        noise_level: probability that an image is changed at all, in [0, 1].
+        order: classes to change, in this order; None means 1 ... K - 1. The authors use oesophagus, trachea, aorta,
+            heart: 1, 3, 4, 2.
+        target_pixels: pixels that a class covers when it is eroded or dilated.
+        seed: seed of the noise; None means the DataModule's seed.
     """
 
     def __init__(
@@ -132,7 +124,7 @@ class OverUnderSegmentation:
         one_of(get_args(Mode), mode=mode)
         within(0, 1, noise_level=noise_level)
         if order is not None and (min(order, default=1) < 1 or len(set(order)) < len(order)):
-            raise ValueError(f"order must name categories from 1 on, each once, got {order}")
+            raise ValueError(f"order must list distinct classes from 1 on, got {order}")
         self.min_iterations = min_iterations
         self.max_iterations = max_iterations
         self.mode = mode
@@ -144,7 +136,7 @@ class OverUnderSegmentation:
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         order = list(range(1, num_classes)) if self.order is None else self.order
         if max(order, default=0) >= num_classes:
-            raise ValueError(f"order names category {max(order)}, and there are {num_classes} with the background")
+            raise ValueError(f"order has class {max(order)}, but there are {num_classes} classes with background")
         uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=3)
         dilated = _drawn_modes(self.mode, uniform[:, 0]).tolist()
         iterations = whole_numbers(uniform[:, 1], self.min_iterations, self.max_iterations)
@@ -160,14 +152,14 @@ class OverUnderSegmentation:
 
 
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
-    """Erode or dilate one category of a mask `[H, W]` at a size of `target_pixels`.
+    """Erode or dilate one class of a mask `[H, W]` at a size of `target_pixels`.
 
-    Only the part of the image where something can change is computed. Along an axis, with the category in pixels
-    first ... last, a cubic value depends on the pixels less than 2 away from its place, so that none differs from 0 but
+    Only the part of the image that can change is computed. Along an axis where the class spans pixels first ... last, a
+    cubic value depends on the pixels less than 2 away from its position, so only these regions can be nonzero:
 
-        inner   where pixels first - 2 ... last + 2 of the image lie when resized,
-        outer   up to `iterations` pixels around it once it is dilated, and 1 for rounding;
-        back    and in the image again, where outer and 2 pixels around it lie, and 1 for rounding.
+        inner   pixels first - 2 ... last + 2 of the image, mapped to the resized image,
+        outer   inner, extended by `iterations` pixels for the dilation and 1 for rounding,
+        back    outer and 2 pixels around it, mapped back to the image, extended by 1 for rounding.
     """
     member = mask == category
     pixels = int(member.sum())
@@ -197,13 +189,13 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
 
 
 def _reached(occupied: np.ndarray, margin: int) -> slice:
-    """Span from the first to the last place that is occupied, with a margin."""
+    """Return the span from the first to the last occupied position, with a margin."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 
 
 def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
-    """Find a part of a side in the resized side, with a margin."""
+    """Map a part of an axis to the resized axis, with a margin."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
     return slice(max(first, 0), min(last, new_length))
@@ -212,13 +204,13 @@ def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
 def _cubic(
     values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
 ) -> np.ndarray:
-    """Compute part `new_at` of a binary image resized to `new_shape`; only its part `at` is not 0 everywhere."""
+    """Compute part `new_at` of a binary image resized to `new_shape`; the image is 0 outside its part `at`."""
     rows, columns = (_cubic_weights(shape[axis], new_shape[axis], new_at[axis])[:, at[axis]] for axis in (0, 1))
     return rows @ values.astype(np.float64) @ columns.T >= 0.5
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Weigh source pixels, `[part, length]`, for part of a resized side, by Keys' kernel with a = -3/4."""
+    """Return cubic weights of source pixels, `[part, length]`, for part of a resized axis; Keys' kernel, a = -3/4."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))
@@ -226,6 +218,6 @@ def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
         distance = np.abs(place - first - tap)
         near = (1.25 * distance - 2.25) * distance**2 + 1
         far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
-        source = np.clip(first + tap, 0, length - 1)  # beyond the border is what is at it
+        source = np.clip(first + tap, 0, length - 1)  # replicates the border
         np.add.at(weights, (np.arange(len(place)), source), np.where(distance <= 1, near, far))
     return weights

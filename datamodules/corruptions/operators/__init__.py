@@ -1,17 +1,17 @@
-"""Operators: what is measured of an image, of which the image is to be found again.
+"""Forward operators of inverse problems: y = H(x), from which x is to be reconstructed.
 
-An operator is a frozen object that maps images x, batched and on their device, to measurements y = H(x), and gives
-their pseudo-inverse H^+; a linear one also has its transpose. Images are in [-1, 1] here, as diffusion models know
-them, so that what is not known is grey. Random parts, as masks are, follow from (seed, index of the image) and are the
-same in whatever batch, on whatever process. A config names an operator by its class path:
+An operator is a frozen object that maps images x, batched and on their device, to measurements y = H(x), and has a
+pseudo-inverse H^+; a linear operator also has a transpose. Images are in [-1, 1] here, as in diffusion models, so that
+unknown pixels are grey. Random parts such as masks are a function of (seed, image index) and do not depend on batch or
+rank. A configuration selects an operator by its class path:
 
     operator:
       class_path: datamodules.corruptions.operators.AverageDownsampling
       init_args: {factor: 4}
 
-Most are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793,
-and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
-arXiv 2209.14687, as methods are compared on them. The blur differs from published code, see `Blur`.
+Most operators are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv
+2201.11793, and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
+2023, arXiv 2209.14687, on which methods are compared. The blur differs from published code, see `Blur`.
 """
 
 from datamodules.corruptions.operators.grayscale import Grayscale

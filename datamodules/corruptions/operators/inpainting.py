@@ -1,4 +1,4 @@
-"""Inpainting: parts of an image are known, and the others are not."""
+"""Inpainting: only some pixels of an image are measured."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from datamodules.files.image_files import image_names, opened_image
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4000
-"""Of the random numbers of masks, which are not those of noise."""
+"""Random stream of the masks, separate from that of the noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +40,22 @@ class Inpainting(LinearOperator):
 
 
 class Masks(LinearOperator):
-    """A mask of each image's own, which `of` gives."""
+    """Inpainting with a mask per image, selected by `of`."""
 
     @abstractmethod
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
-        """Give the masks `[B, 1, H, W]`, on the device of `index`."""
+        """Return the masks `[B, 1, H, W]`, on the device of `index`."""
 
     def of(self, index: Tensor, size: tuple[int, int]) -> Inpainting:
         return Inpainting(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Refuse to measure before it is known which images these are.
+        """Raise, because a measurement needs to know which images these are.
 
         Raises:
-            TypeError: always.
+            TypeError: always; the operator of an image comes from `of`.
         """
-        raise TypeError(f"each image has a mask of its own: {type(self).__name__}.of(index, size) gives the operator")
+        raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         return self.forward(measured)
@@ -66,11 +66,11 @@ class Masks(LinearOperator):
 
 @dataclass(frozen=True)
 class RandomPixels(Masks):
-    """Keep each pixel, with all of its channels, with a probability.
+    """Keep each pixel, with all its channels, with a given probability.
 
     Args:
         kept: probability that a pixel is known, in (0, 1].
-        seed: random seed of the masks.
+        seed: seed of the masks.
     """
 
     kept: float = 0.5
@@ -86,18 +86,15 @@ class RandomPixels(Masks):
 
 @dataclass(frozen=True)
 class FreeForm(Masks):
-    """Hide strokes of a brush, as of a user who paints away what he does not want.
+    """Hide brush strokes, as painted by a user who erases objects.
 
-    Strokes are bent lines of a random width, drawn until the hidden part lies between the two bounds. They are not the
-    masks of Palette that tables of 20 to 30 % use, which were not published.
+    Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Tables with
+    20 to 30 % use Palette's masks, which are unpublished and differ from these.
 
     Args:
-        least: smallest part of an image that is hidden.
-        most: largest part of an image that is hidden.
-        seed: random seed of the masks.
-
-    Raises:
-        ValueError: if not 0 <= least < most < 1.
+        least: smallest hidden fraction of an image.
+        most: largest hidden fraction of an image.
+        seed: seed of the masks.
     """
 
     least: float = 0.2
@@ -136,14 +133,10 @@ class FreeForm(Masks):
 
 @dataclass(frozen=True)
 class MaskFolder(Masks):
-    """Read the masks of images from files: of the i-th image in the order of names, white where it is known.
+    """Read masks from files: the i-th mask by name belongs to the i-th image, white where the image is known.
 
     Args:
-        mask_dir: folder of masks, as many as there are images, and of their sizes.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or holds no image.
-        ValueError: if there are too few masks, or one has another size than its image.
+        mask_dir: folder of masks, one per image and of the image's size.
     """
 
     mask_dir: str
@@ -152,19 +145,19 @@ class MaskFolder(Masks):
     def names(self) -> list[str]:
         """Names of the files, in order."""
         if not (names := image_names(Path(self.mask_dir).expanduser())):
-            raise FileNotFoundError(f"mask_dir {self.mask_dir} holds no image; expected one for each image")
+            raise FileNotFoundError(f"mask_dir {self.mask_dir} has no image; expected one mask per image")
         return names
 
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
         masks = []
         for row in index.tolist():
             if row >= len(self.names):
-                raise ValueError(f"mask_dir {self.mask_dir} holds {len(self.names)} masks, and an image has the number "
+                raise ValueError(f"mask_dir {self.mask_dir} has {len(self.names)} masks, but there is an image number "
                                  f"{row + 1}")  # fmt: skip
             with opened_image(Path(self.mask_dir).expanduser() / self.names[row], "a mask") as file:
-                image = file.convert("L") if file.size == (size[1], size[0]) else file  # others are not decoded
+                image = file.convert("L") if file.size == (size[1], size[0]) else file  # wrong sizes are not decoded
             if image.size != (size[1], size[0]):
                 raise ValueError(f"mask {self.names[row]} in {self.mask_dir} has {image.height} x {image.width} "
-                                 f"pixels, and its image {size[0]} x {size[1]}")  # fmt: skip
+                                 f"pixels, but its image has {size[0]} x {size[1]}")  # fmt: skip
             masks.append(np.array(image) > 127)
         return torch.from_numpy(np.stack(masks))[:, None].to(index.device)

@@ -6,20 +6,20 @@ from torch import Tensor
 
 
 class Operator(ABC):
-    """A map H of images x, `[B, C, H, W]` in [-1, 1], to measurements y, differentiable in x."""
+    """A map H from images x, `[B, C, H, W]` in [-1, 1], to measurements y, differentiable in x."""
 
     measures_images: bool = True
-    """Whether a measurement is an image, which a file can hold."""
+    """Whether a measurement is an image that can be saved to a file."""
 
     def measured_channels(self, channels: int) -> int:
-        """Count the channels of the measurement of an image with `channels`."""
+        """Return the number of channels of a measurement of an image with `channels`."""
         return channels
 
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
-        """Give the operator of some images, where each image has its own; otherwise it is this one.
+        """Return the operator for given images, where each image has its own; otherwise this operator.
 
         Args:
-            index: `[B]`, int64: positions of the images in their set, on the device of the images.
+            index: `[B]`, int64: positions of the images in their dataset, on the images' device.
             size: height and width of the images.
         """
         return self
@@ -30,11 +30,11 @@ class Operator(ABC):
 
     @abstractmethod
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
-        """Give images `[B, C, H, W]` of measurements: H^+ y if H is linear, otherwise a first estimate."""
+        """Reconstruct images `[B, C, H, W]` from measurements: H^+ y if H is linear, otherwise a first estimate."""
 
 
 class LinearOperator(Operator):
-    """A matrix H, with H H^+ H = H, and both H H^+ and H^+ H symmetric."""
+    """A matrix H with Moore-Penrose inverse H^+: H H^+ H = H, and both H H^+ and H^+ H are symmetric."""
 
     @abstractmethod
     def transpose(self, measured: Tensor) -> Tensor:

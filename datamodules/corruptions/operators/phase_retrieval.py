@@ -1,4 +1,4 @@
-"""Phase retrieval: the magnitudes of an image's Fourier transform are known, and the phases are not."""
+"""Phase retrieval: only the magnitudes of an image's Fourier transform are measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from datamodules.corruptions.operators.interface import Operator
 class PhaseRetrieval(Operator):
     """y = |F pad(x)| with the centred, orthonormal Fourier transform F of every channel.
 
-    The image is padded with zeros, by oversampling / 8 of its side on each side. The first estimate is the middle of
-    |F^-1 y|.
+    The image is zero-padded by oversampling / 8 of its side length on each side. The first estimate is the central crop
+    of |F^-1 y|.
 
     Args:
-        oversampling: how much is padded; 2 makes the side half as long again.
+        oversampling: amount of padding; 2 makes the side 1.5 times as long.
     """
 
     oversampling: float = 2.0
@@ -29,7 +29,7 @@ class PhaseRetrieval(Operator):
         positive(oversampling=self.oversampling)
 
     def padding(self, size: int) -> int:
-        """Give the zeros on each side of an image's side."""
+        """Return the number of zeros on each side of an image axis."""
         return int(self.oversampling / 8 * size)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -51,6 +51,6 @@ class PhaseRetrieval(Operator):
 
 
 def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
-    """Apply an orthonormal transform with its origin in the middle of the plane."""
+    """Apply an orthonormal transform with its origin in the centre of the plane."""
     axes = (-2, -1)
     return torch.fft.fftshift(transform(torch.fft.ifftshift(values, dim=axes), dim=axes, norm="ortho"), dim=axes)

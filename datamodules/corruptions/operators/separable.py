@@ -1,4 +1,4 @@
-"""Linear operators that act along columns and along rows: means of blocks, bicubic reduction and blur."""
+"""Linear operators that act along columns and along rows: average downsampling, bicubic downsampling and blur."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from datamodules.arguments import at_least, positive
 from datamodules.corruptions.operators.interface import LinearOperator
 
 LEAST_SINGULAR_VALUE = 0.03
-"""Those of a matrix below it count as nought, in the operator as in its inverse, which would enlarge noise."""
+"""Smaller singular values are set to 0 in operator and inverse, because the inverse would amplify noise."""
 
 
 class Separable(LinearOperator):
-    """y = A x A^T in every channel, with A made for the height and for the width of the image.
+    """y = A x A^T in every channel, with one A for the height and one for the width.
 
-    Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Of A, singular values below 0.03 are set to nought.
+    Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of A below 0.03 are set to 0.
     """
 
     factor: int = 1
-    """Pixels of an image for one that is measured, along each axis."""
+    """Image pixels per measured pixel, along each axis."""
 
     @abstractmethod
     def matrix(self, size: int) -> NDArray[np.float64]:
-        """Make A, `[size / factor, size]`."""
+        """Return A, `[size / factor, size]`."""
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = (_parts(self, size, image.dtype, image.device)[0] for size in image.shape[-2:])
@@ -48,21 +48,21 @@ class Separable(LinearOperator):
 
 @lru_cache(maxsize=64)
 def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A and A^+ without the small singular values."""
+    """Return A and A^+ without the small singular values."""
     if size % operator.factor:
         raise ValueError(f"{type(operator).__name__} needs sides that are multiples of {operator.factor}, got {size}")
     u, s, vt = np.linalg.svd(operator.matrix(size), full_matrices=False)
     kept = s >= LEAST_SINGULAR_VALUE
     u, s, vt = u[:, kept], s[kept], vt[kept]
     matrices = (u * s) @ vt, (vt.T / s) @ u.T
-    with torch.inference_mode(False):  # they may be used where gradients are taken
+    with torch.inference_mode(False):  # so that they can be used in autograd
         a, inverse = (torch.from_numpy(each).to(device, dtype) for each in matrices)
     return a, inverse
 
 
 @dataclass(frozen=True)
 class AverageDownsampling(Separable):
-    """Reduce an image by the mean of blocks; its pseudo-inverse repeats pixels.
+    """Downsample an image by block means; the pseudo-inverse repeats pixels.
 
     Args:
         factor: side of a block, in pixels.
@@ -79,10 +79,10 @@ class AverageDownsampling(Separable):
 
 @dataclass(frozen=True)
 class Bicubic(Separable):
-    """Reduce an image by a bicubic kernel (a = -1/2) of 4 factor taps, with reflected borders.
+    """Downsample an image with a bicubic kernel (a = -1/2) of 4 factor taps, with reflection padding.
 
     Args:
-        factor: pixels of an image for one of the reduced one, along each axis.
+        factor: image pixels per downsampled pixel, along each axis.
     """
 
     factor: int = 4
@@ -106,17 +106,14 @@ class Bicubic(Separable):
 
 @dataclass(frozen=True)
 class Blur(Separable):
-    """Blur an image by a Gaussian of a few taps, with grey beyond the borders.
+    """Blur an image with a short Gaussian kernel, with grey beyond the borders.
 
-    The code of DDRM and RED-diff leaves the last tap out, and gives channels and frequencies of images in colour each
-    other's singular values, so that its blur is none of this kind; numbers published with it are not comparable.
+    The code of DDRM and RED-diff omits the last tap, and mixes up the singular values of channels and frequencies of
+    colour images, so its operator is not this blur; numbers published with it are not comparable.
 
     Args:
         taps: length of the kernel, odd.
         deviation: standard deviation of the Gaussian, in pixels; infinity gives equal weights.
-
-    Raises:
-        ValueError: if `taps` is even or below 3, or `deviation` not positive.
     """
 
     taps: int = 5

@@ -1,4 +1,4 @@
-"""Operators on the tones of a pixel: an exposure that clips, and few grey levels. They are not linear."""
+"""Nonlinear operators on pixel tones: clipped exposure and quantisation."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class HighDynamicRange(Operator):
-    """y = clip(2 x, -1, 1): half of the range of tones is lost. Its first estimate is y / 2."""
+    """y = clip(2 x, -1, 1): half of the tonal range is lost. The first estimate is y / 2."""
 
     def forward(self, image: Tensor) -> Tensor:
         return (2 * image).clamp(-1, 1)
@@ -21,13 +21,13 @@ class HighDynamicRange(Operator):
 
 @dataclass(frozen=True)
 class Quantisation(Operator):
-    """y is x rounded to 2^bits levels between -1 and 1; its first estimate is y itself.
+    """y is x rounded to 2^bits levels between -1 and 1; the first estimate is y itself.
 
-    The derivative is that of x, as the rounding's own is nought almost everywhere, and with it a method would not see
-    the data: published code has that.
+    The gradient is passed straight through. The true derivative of rounding is 0 almost everywhere, with which a method
+    would ignore the data, as in published code.
 
     Args:
-        bits: of a level.
+        bits: bits per level.
     """
 
     bits: int = 2

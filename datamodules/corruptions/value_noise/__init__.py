@@ -1,7 +1,7 @@
-"""Noise of numbers: laws that are added to values of any unit, and flips of signs.
+"""Noise on numbers: distributions of additive noise for values in any unit, and sign flips.
 
-A law is a frozen object that draws float64 numbers from the generator it is handed, and knows their moments. A config
-names one by its class path:
+A distribution is a frozen object that samples float64 numbers from a given generator, and knows its moments. A
+configuration selects one by its class path:
 
     noise:
       class_path: datamodules.corruptions.value_noise.Laplace

@@ -1,4 +1,4 @@
-"""Laws of added noise: light and heavy tails, lopsided ones, and gross outliers among exact values."""
+"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and gross outliers among exact values."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datamodules.corruptions.value_noise.interface import ValueNoise
 
 @dataclass(frozen=True)
 class _OfStd(ValueNoise):
-    """A law with a standard deviation for its argument."""
+    """A distribution parametrised by its standard deviation."""
 
     std: float = 1.0
 
@@ -26,7 +26,7 @@ class _OfStd(ValueNoise):
 
 @dataclass(frozen=True)
 class GaussianValues(_OfStd):
-    """Normal numbers, N(0, std^2).
+    """Normal distribution N(0, std^2).
 
     Args:
         std: standard deviation, positive.
@@ -40,7 +40,7 @@ class GaussianValues(_OfStd):
 
 @dataclass(frozen=True)
 class Laplace(_OfStd):
-    """Two-sided exponential numbers, of scale std / sqrt(2).
+    """Laplace distribution with mean 0 and scale std / sqrt(2).
 
     Args:
         std: standard deviation, positive.
@@ -54,7 +54,7 @@ class Laplace(_OfStd):
 
 @dataclass(frozen=True)
 class Gumbel(_OfStd):
-    """Numbers of Gumbel's law with location 0 and scale sqrt(6) std / pi; their mean is not 0.
+    """Gumbel distribution with location 0 and scale sqrt(6) std / pi; its mean is not 0.
 
     Args:
         std: standard deviation, positive.
@@ -62,7 +62,7 @@ class Gumbel(_OfStd):
 
     @property
     def scale(self) -> float:
-        """The law's scale."""
+        """Scale of the distribution."""
         return math.sqrt(6) * self.std / math.pi
 
     @property
@@ -75,7 +75,7 @@ class Gumbel(_OfStd):
 
 @dataclass(frozen=True)
 class Exponential(_OfStd):
-    """Exponential numbers: positive, with mean and standard deviation std.
+    """Exponential distribution with mean and standard deviation std; all values are positive.
 
     Args:
         std: standard deviation, positive.
@@ -91,7 +91,7 @@ class Exponential(_OfStd):
 
 @dataclass(frozen=True)
 class StudentT(ValueNoise):
-    """Numbers of Student's law times a scale: heavy tails, without variance up to two degrees of freedom.
+    """Student's t distribution times a scale: heavy-tailed, without finite variance up to two degrees of freedom.
 
     Args:
         degrees: degrees of freedom, positive.
@@ -118,7 +118,7 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Exact values, of which each has a gross normal error with some probability; 0 is no error.
+    """Gross errors with a given probability: each value has a normal error or none (0).
 
     Args:
         fraction: probability of an error, in [0, 1].

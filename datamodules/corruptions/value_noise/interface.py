@@ -1,4 +1,4 @@
-"""The interfaces of noise that is added to values, and of noise that flips signs."""
+"""Interfaces of additive noise and of sign flips."""
 
 from abc import ABC, abstractmethod
 
@@ -7,29 +7,29 @@ from numpy.typing import NDArray
 
 
 class ValueNoise(ABC):
-    """A law of independent numbers that are added to values, in the values' own units."""
+    """A distribution of independent numbers added to values, in the values' own units."""
 
     @property
     @abstractmethod
     def mean(self) -> float:
-        """Expectation of a number; NaN where there is none."""
+        """Mean of the distribution; NaN if it has none."""
 
     @property
     @abstractmethod
     def variance(self) -> float:
-        """Variance of a number; infinite where there is none."""
+        """Variance of the distribution; infinite if it has none."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
-        """Draw numbers of a shape."""
+        """Sample an array of the given shape."""
 
 
 class SignFlips(ABC):
-    """Massart noise of labels -1 and 1: each is flipped with a probability below one half, which depends on its row."""
+    """Massart noise of labels -1 and 1: each is flipped with a probability below one half that depends on its row."""
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the probability of each row's flip, `[N]`, in [0, 1/2).
+        """Return the flip probability of each row, `[N]`, in [0, 1/2).
 
         Args:
             features: `[N, D]`.
@@ -39,5 +39,5 @@ class SignFlips(ABC):
     def flips(
         self, features: NDArray[np.float64], margin: NDArray[np.float64], random: np.random.Generator
     ) -> NDArray[np.bool_]:
-        """Draw whose labels are flipped, `[N]`."""
+        """Sample which labels are flipped, `[N]`."""
         return random.random(len(margin)) < self.probability(features, margin)

@@ -1,4 +1,4 @@
-"""Massart noise: flips of labels -1 and 1 with the same probability everywhere, on one side, or near the boundary."""
+"""Massart noise: sign flips of labels -1 and 1, with constant probability, on one side only, or near the boundary."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from datamodules.corruptions.value_noise.interface import SignFlips
 
 @dataclass(frozen=True)
 class ConstantFlips(SignFlips):
-    """Flip every label with one probability, as random classification noise does.
+    """Flip every label with the same probability (random classification noise).
 
     Args:
         rate: probability, in [0, 1/2).
@@ -32,7 +32,7 @@ class HalfFlips(SignFlips):
 
     Args:
         rate: probability where the coordinate is positive, in [0, 1/2).
-        coordinate: number of the coordinate, from 0.
+        coordinate: index of the coordinate, from 0.
     """
 
     rate: float = 0.3
@@ -48,7 +48,7 @@ class HalfFlips(SignFlips):
 
 @dataclass(frozen=True)
 class BoundaryFlips(SignFlips):
-    """Flip labels most often at the true boundary: with probability rate exp(-|margin|).
+    """Flip labels most often near the true boundary: with probability rate exp(-|margin|).
 
     Args:
         rate: probability at the boundary, in [0, 1/2).

@@ -107,7 +107,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
     assert counts[0].sum() == counts[:, 0].sum() == counts.trace() == 0
     found = counts[1:, 1:][~torch.eye(3, dtype=torch.bool)]
     assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # 0.1 % of chi squared with 5 degrees
-    with pytest.raises(ValueError, match="second_view needs images with at least 2 views, and CachedFeatures has 1"):
+    with pytest.raises(ValueError, match="second_view needs images with at least 2 views, but CachedFeatures has 1"):
         LabelledImages(cached(tmp_path, augmented_passes=1), second_view=True)
 
 

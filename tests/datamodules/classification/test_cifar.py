@@ -125,7 +125,9 @@ def test_damaged_files_of_torchvisions_layout_are_refused(tmp_path: Path, monkey
     write_torchvision_layout(CIFAR10, tmp_path, monkeypatch)
     file = tmp_path / CIFAR10.archive / "train_1"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py \(torchvision's layout, whole and undamaged\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"cifar-10-batches-py \(torchvision's layout, complete and undamaged\)"
+    ):
         CIFAR10(str(tmp_path)).training()
 
 
@@ -163,7 +165,7 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     images = [encoded(np.zeros((3, 32, width), dtype=np.uint8)) for width in (32, 31)]
     file = tmp_path / "train-0.parquet"
     pd.DataFrame({"img": images, "label": [0, 1]}).to_parquet(file)
-    with pytest.raises(ValueError, match=rf"{tmp_path} holds images of 2 sizes and not of one"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has images of 2 sizes, expected one"):
         decode_parquet([file], "img", "label")
 
 
@@ -173,7 +175,7 @@ def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
     table = pd.read_parquet(file)
     table.loc[3, "label"] = 10
     table.to_parquet(file)
-    with pytest.raises(ValueError, match=r"labels of the training set lie in 0\.\.\.10, and num_classes 10"):
+    with pytest.raises(ValueError, match=r"labels of the training set lie in 0\.\.\.10, but num_classes 10"):
         LabelledImages(CIFAR10(str(tmp_path))).setup("fit")
 
 

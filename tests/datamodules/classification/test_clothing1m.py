@@ -117,8 +117,8 @@ def test_clothing1m_says_what_is_missing(clothing: Path) -> None:
     with pytest.raises(ValueError, match=r"noisy_label_kv\.txt has no label for an image of noisy_train: 'images/"):
         loaded(Clothing1M, str(clothing)).setup("fit")
     labels.unlink()
-    with pytest.raises(FileNotFoundError, match=r"annotations/noisy_label_kv\.txt does not exist; ask the authors"):
+    with pytest.raises(FileNotFoundError, match=r"annotations/noisy_label_kv\.txt does not exist; request the set"):
         loaded(Clothing1M, str(clothing)).setup("fit")
     (clothing / "images").rename(clothing / "pictures")
-    with pytest.raises(FileNotFoundError, match=r"images/c/2\.jpg does not exist; extract the archives"):
+    with pytest.raises(FileNotFoundError, match=r"images/c/2\.jpg does not exist; extract the image archives"):
         loaded(Clothing1M, str(clothing)).setup("test")

@@ -175,9 +175,9 @@ def a_file(root: Path) -> None:
 FAULTS: list[tuple[Callable[[Path], object], type[Exception], str]] = [
     (lambda root: (root / "train").rename(root / "t"), FileNotFoundError, "train does not exist; expected .*<image>"),
     (lambda root: (root / "train" / "fox").mkdir(), FileNotFoundError, "train/fox holds no image; expected files that"),
-    (lambda root: (root / "test" / "fox").mkdir(), ValueError, "test holds folders that are no class of .*train: fox"),
+    (lambda root: (root / "test" / "fox").mkdir(), ValueError, "test has folders that are no class of .*train: fox"),
     (lambda root: (root / "test" / "emu").rename(root / "emu"), FileNotFoundError, "test holds no folder emu"),
-    (without_tests, FileNotFoundError, "holds neither test/<class>/<image> nor val"),
+    (without_tests, FileNotFoundError, "has neither test/<class>/<image> nor val"),
     (without_classes, FileNotFoundError, r"train holds no folder; expected .*one folder for each class"),
     (a_file, NotADirectoryError, "data_dir .*images is a file"),
     (shutil.rmtree, FileNotFoundError, "data_dir .*images does not exist"),
@@ -256,7 +256,7 @@ def test_grey_is_that_of_pillow(tmp_path: Path) -> None:
             "one",
             Clustered(),
             ValueError,
-            "predict_dir gives square images in grey or colour, and those of Clustered",
+            "predict_dir reads square images in grey or colour, but those of Clustered",
         ),
     ],
 )

@@ -55,10 +55,10 @@ def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(ow
         fit("../sketches")
     for name in ("fox", "gnu"):
         paint(own_folders / "sketches" / name / "a.png", 0)
-    with pytest.raises(ValueError, match=r"sketches holds folders that are no class of .*own/train: fox, gnu"):
+    with pytest.raises(ValueError, match=r"sketches has folders that are no class of .*own/train: fox, gnu"):
         fit("../sketches")
     data = LabelledImages(ImageFolder(str(own_folders / "own"), **SMALL), 2)
-    with pytest.raises(ValueError, match="ImageFolder is given no shifted test set"):
+    with pytest.raises(ValueError, match="ImageFolder has no shifted test set"):
         quiet(callbacks=[ShiftedAccuracy()]).fit(Unused(), datamodule=data)
 
 

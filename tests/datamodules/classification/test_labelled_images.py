@@ -168,7 +168,7 @@ class Empty(Patterns):
         ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
         ({"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\), got -0.1"),
         ({"validation_fraction": 0.97}, r"validation_fraction 0\.97 leaves no training image of 40"),
-        ({"images": Mislabelled()}, r"labels of the training set lie in 0\.\.\.3, and num_classes 3 allows 0\.\.\.2"),
+        ({"images": Mislabelled()}, r"labels of the training set lie in 0\.\.\.3, but num_classes 3 allows 0\.\.\.2"),
         ({"images": Empty()}, "the training set is empty"),
     ],
 )
@@ -182,11 +182,11 @@ def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_ref
         ready(patterns(batch_size=41)).train_dataloader()
     data = ready(patterns(batch_size=100))
     data.trainer = on_process(0, 50, tmp_path)
-    with pytest.raises(ValueError, match="40 samples cannot be shared by 50 processes: use at most 40"):
+    with pytest.raises(ValueError, match="40 samples cannot be split over 50 ranks: use at most 40"):
         data.train_dataloader()
     data = ready(patterns(batch_size=8, evaluation_batch_size=2), "test")
     data.trainer = on_process(0, 4, tmp_path)
-    with pytest.raises(ValueError, match="evaluation_batch_size is 2 over all processes, fewer than the 4 processes"):
+    with pytest.raises(ValueError, match=r"evaluation_batch_size 2 \(over all ranks\) is below the number of ranks, 4"):
         data.test_dataloader()
 
 

@@ -74,12 +74,12 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     written = (tmp_path / "labels.csv").read_bytes()
     resumed().setup("fit")
     resumed().training_images_dataloader()
-    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and those of {table} differ in split at"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and the labels in {table} differ in split at"):
         resumed(seed=1).setup("fit")
     label[[7, 30]] = (label[[7, 30]] + 1) % NUM_CLASSES
     message = (
-        rf"{tmp_path}/labels.csv and those of {table} differ in label at 2 of 40 samples, first at index 7, which has "
-        rf"{(label[7] - 1) % NUM_CLASSES} there and {label[7]} now: a run keeps the labels it began with"
+        rf"{tmp_path}/labels.csv and the labels in {table} differ in label at 2 of 40 samples, first at index 7: "
+        rf"{(label[7] - 1) % NUM_CLASSES} there and {label[7]} now; a run keeps its first labels"
     )
     with pytest.raises(ValueError, match=message):
         resumed().setup("fit")
@@ -88,7 +88,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     longer = (tmp_path / "labels.csv").read_text() + "40,0,training\n"
     assert (tmp_path / "labels.csv").read_bytes() == written
     (tmp_path / "labels.csv").write_text(longer)
-    with pytest.raises(ValueError, match=rf"labels.csv holds 41 labels, and those of {table} are 40"):
+    with pytest.raises(ValueError, match=rf"labels.csv has 41 labels, but the labels in {table} are 40"):
         resumed().setup("fit")
 
 
@@ -173,7 +173,7 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
         assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
         assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
         assert again.train_set.clean_label.min() == -1
-    with pytest.raises(ValueError, match="the two sets are not the same or not in the same order"):
+    with pytest.raises(ValueError, match="it is another dataset, or the same one in another order"):
         web_digits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
 
 

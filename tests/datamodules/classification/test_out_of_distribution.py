@@ -80,7 +80,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         OutOfDistribution({"a/b": UniformNoise(3)}, images=EIGHT)
     for images, message in (
         (SVHN(str(tmp_path)), r"ood.x: SVHN has images \[3, 32, 32\], and those in distribution are"),
-        (ImagesInFolder("LSUN_resize", str(tmp_path)), r"ood.x: LSUN_resize: .* colour squares"),
+        (ImagesInFolder("LSUN_resize", str(tmp_path)), r"ood.x: LSUN_resize: .* square RGB images"),
     ):
         data = OutOfDistribution({"x": images}, images=EIGHT)
         with pytest.raises(ValueError, match=message):
@@ -89,7 +89,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"LSUN_resize does not exist; expected .*set data_dir to the folder"):
         folder.of_no_class((3, 32, 32), 0)
     (tmp_path / "LSUN_resize").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no image; expected files that end with \.avif"):
+    with pytest.raises(FileNotFoundError, match=r"has no image; expected files that end with \.avif"):
         folder.of_no_class((3, 32, 32), 0)
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         UniformNoise(0)

@@ -31,7 +31,7 @@ def test_svhn_that_is_missing_or_damaged_is_one_sentence(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"found test_32x32.mat neither in .*; set data_dir"):
         SVHN(str(tmp_path)).test()
     (tmp_path / "test_32x32.mat").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"test_32x32.mat is damaged or no SVHN file"):
+    with pytest.raises(ValueError, match=r"test_32x32.mat is damaged or not an SVHN file"):
         SVHN(str(tmp_path)).test()
     savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)})
     with pytest.raises(ValueError, match=r"\[4, 3, 32, 32\] and 3 labels"):

@@ -66,7 +66,7 @@ def test_webvision_says_what_is_missing(webvision: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"google/q0000/0\.jpg does not exist; .*train_filelist_google"):
         loaded(WebVision, str(webvision)).setup("fit")
     (webvision / "info").rename(webvision / "lists")
-    with pytest.raises(FileNotFoundError, match=r"info/train_filelist_google\.txt does not exist; fetch"):
+    with pytest.raises(FileNotFoundError, match=r"info/train_filelist_google\.txt does not exist; download"):
         loaded(WebVision, str(webvision)).setup("fit")
     with pytest.raises(FileNotFoundError, match=r"ImageNet: found no val/<wnid>"):
         loaded(WebVision, str(webvision), test_on="imagenet", imagenet_dir=str(webvision / "lists")).setup("test")

@@ -227,7 +227,7 @@ def test_categories_change_in_the_order_that_is_given() -> None:
     only = OverUnderSegmentation(4, 4, "dilate", order=[2], seed=0).apply(mask, 3)
     assert torch.equal(only == 1, mask == 1)
     assert torch.equal(OverUnderSegmentation(4, 4, "dilate", order=[], seed=0).apply(mask, 3), mask)
-    with pytest.raises(ValueError, match="order names category 3, and there are 3 with the background"):
+    with pytest.raises(ValueError, match="order has class 3, but there are 3 classes with background"):
         OverUnderSegmentation(order=[1, 3], seed=0).apply(mask, 3)
 
 
@@ -325,8 +325,8 @@ def test_more_severity_changes_more(kind: Any) -> None:
         (OverUnderSegmentation, {"min_iterations": 5}, "max_iterations must be at least 5, got 4"),
         (OverUnderSegmentation, {"noise_level": 1.5}, r"noise_level must be in \[0, 1\], got 1.5"),
         (OverUnderSegmentation, {"target_pixels": 0}, "target_pixels must be at least 1, got 0"),
-        (OverUnderSegmentation, {"order": [0, 1]}, r"order must name categories from 1 on, each once, got \[0, 1\]"),
-        (OverUnderSegmentation, {"order": [1, 1]}, r"order must name categories from 1 on, each once, got \[1, 1\]"),
+        (OverUnderSegmentation, {"order": [0, 1]}, r"order must list distinct classes from 1 on, got \[0, 1\]"),
+        (OverUnderSegmentation, {"order": [1, 1]}, r"order must list distinct classes from 1 on, got \[1, 1\]"),
         (Affine, {"degrees": 181}, r"degrees must be in \[0, 180\], got 181"),
         (Affine, {"scale": 1.0}, r"scale must be in \[0, 1\), got 1.0"),
         (Affine, {"pixels": -1}, "pixels must be at least 0, got -1"),

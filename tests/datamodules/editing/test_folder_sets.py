@@ -60,9 +60,9 @@ def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
         with pytest.raises(ValueError, match=match):
             MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=True)
 
-    refused("{", "prompts.json is no JSON")
+    refused("{", "prompts.json is not JSON")
     refused("[]", "prompts.json is not of the form")
-    refused(json.dumps({"one": ["a"], "two": ["a"], "three": ["a"]}), "prompts for three, which is no image")
+    refused(json.dumps({"one": ["a"], "two": ["a"], "three": ["a"]}), "prompts for three, which is not an image")
     refused(json.dumps({"one": ["a"]}), "no prompts for the image two")
     for wrong in (
         "a",
@@ -75,7 +75,7 @@ def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
     ):
         refused(json.dumps({"one": ["a"], "two": wrong}), "two is not of the form")
     refused(
-        json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, and two has"
+        json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, but two has"
     )
     MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)  # which reads none
 
@@ -107,7 +107,7 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> 
             MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)
 
     Image.new("RGB", (20, 20)).save(folder / "images" / "one.jpg")
-    refused(ValueError, "several images of the name one")
+    refused(ValueError, "several images named one")
     (folder / "images" / "one.jpg").unlink()
     (folder / "masks" / "two" / "unseen1.png").unlink()
     refused(ValueError, "same number of unseen.*1 of one, 0 of two")

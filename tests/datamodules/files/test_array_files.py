@@ -147,12 +147,12 @@ def test_a_hostile_array_is_refused_in_one_sentence(name: str, tmp_path: Path) -
 
 def test_what_is_missing_doubled_or_no_file_is_named(tmp_path: Path) -> None:
     (path := tmp_path / "a.npz").write_bytes(PAIR)
-    assert refused(lambda: read_npz(path, ["a", "mu"]), path).endswith("lacks mu; it holds 'a', 'b'")
+    assert refused(lambda: read_npz(path, ["a", "mu"]), path).endswith("lacks mu; it has 'a', 'b'")
     path.write_bytes(archive({"a": b"", "a.npy": npy(NUMBERS)}))
     assert "'a' twice" in refused(lambda: read_npz(path, ["a"]), path)
     os.mkfifo(pipe := tmp_path / "pipe")
     for read in (read_npy, read_npz):
-        assert "no regular file" in refused(lambda read=read: read(pipe), pipe)  # type: ignore[misc]
+        assert "not a regular file" in refused(lambda read=read: read(pipe), pipe)  # type: ignore[misc]
         with pytest.raises(FileNotFoundError, match="none does not exist"):
             read(tmp_path / "none")
 

@@ -30,7 +30,7 @@ def test_another_rate_and_several_channels_are_refused_unless_they_are_asked_for
     soundfile.write(tmp_path / "a.wav", np.stack([tone(4800, 48_000), np.zeros(4800)], axis=1), 48_000)
     with pytest.raises(UnreadableRecording, match=r"a.wav has 2 channels; set mix_channels"):
         read_recording(tmp_path / "a.wav", 48_000)
-    with pytest.raises(UnreadableRecording, match=r"a.wav has 48000 samples a second, expected 16000; set resample"):
+    with pytest.raises(UnreadableRecording, match=r"a.wav has sample rate 48000, expected 16000; set resample"):
         read_recording(tmp_path / "a.wav", 16_000, mix_channels=True)
     mono = read_recording(tmp_path / "a.wav", 16_000, resample=True, mix_channels=True)
     np.testing.assert_allclose(mono[100:-100], tone()[100:-100] / 2, atol=2e-3)
@@ -51,7 +51,7 @@ def test_folders_are_listed_and_empty_ones_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     assert recording_names(tmp_path, "speech_dir") == ["a.FLAC", "b/x.wav"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"noise_dir: .*empty holds no recording"):
+    with pytest.raises(FileNotFoundError, match=r"noise_dir: .*empty has no recording"):
         recording_names(tmp_path / "empty", "noise_dir")
     with pytest.raises(FileNotFoundError, match=r"noise_dir: .*nowhere is not a folder"):
         recording_names(tmp_path / "nowhere", "noise_dir")

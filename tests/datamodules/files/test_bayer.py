@@ -66,7 +66,7 @@ def test_numpys_files_are_read_and_checked(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"b.npz.*{message}"):
             read_raw(tmp_path / "b.npz")
     (tmp_path / "c.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"c.npz holds no bayer"):
+    with pytest.raises(ValueError, match=r"c.npz lacks bayer"):
         read_raw(tmp_path / "c.npz")
     with pytest.raises(FileNotFoundError, match=r"none does not exist with any of the suffixes .npz, .arw"):
         find_raw(tmp_path, "none")
@@ -77,7 +77,7 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a.ARW").touch()
     monkeypatch.setitem(sys.modules, "rawpy", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"a.ARW: raw images of cameras are read by rawpy; pip install .noiseworks\[raw\]"
+        ModuleNotFoundError, match=r"a.ARW: camera raw formats are read by rawpy; pip install .noiseworks\[raw\]"
     ):
         read_raw(find_raw(tmp_path, "a"))
 
@@ -98,7 +98,7 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     assert (raw.black, raw.white, raw.pattern, raw.bayer.tolist()) == (512, 900, "BGGR", [[512, 600], [700, 900]])
     for cell, kind in ((np.zeros((6, 6), int), "X-Trans, 6 x 6"), (None, "none")):
         monkeypatch.setattr(File, "raw_pattern", cell)
-        with pytest.raises(ValueError, match=rf"a.ARW cannot be read .*: its colour filter is {kind}; Bayer's"):
+        with pytest.raises(ValueError, match=rf"a.ARW cannot be read .*: its colour filter is {kind}; only Bayer"):
             read_raw(tmp_path / "a.ARW")
 
 

@@ -90,19 +90,19 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 def test_a_pipe_is_refused_and_not_waited_for(reader: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npz" if reader in ("raw", "pair") else tmp_path / "a.png")
     [path] = tmp_path.iterdir()
-    with pytest.raises((ValueError, OSError), match=r"is no regular file|does not exist"):
+    with pytest.raises((ValueError, OSError), match=r"is not a regular file|does not exist"):
         ({**IMAGES, **OTHERS})[reader](path)
 
 
 def test_a_pipe_among_frames_and_photographs_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "00000000.png")
-    with pytest.raises(ValueError, match=r"00000000\.png is no regular file"):
+    with pytest.raises(ValueError, match=r"00000000\.png is not a regular file"):
         numbered_frames(tmp_path)
     for folder in ("images", "masks"):
         (tmp_path / "set" / folder).mkdir(parents=True)
     os.mkfifo(tmp_path / "set" / "images" / "a.png")
     Image.new("L", (8, 8)).save(tmp_path / "set" / "masks" / "a.png")
-    with pytest.raises(UnreadableImage, match=r"a\.png is no regular file"):
+    with pytest.raises(UnreadableImage, match=r"a\.png is not a regular file"):
         MaskedPhotographs(str(tmp_path / "set"), 8).training(0)
 
 
@@ -176,7 +176,7 @@ def test_a_slice_and_a_pair_of_noise_hold_finite_numbers(value: float, tmp_path:
     with pytest.raises(UnreadableImage, match=r"a\.npy cannot be read as a slice"):
         read_slice(tmp_path / "a.npy")
     np.savez(tmp_path / "1_2.npz", array, array)
-    with pytest.raises(ValueError, match=r"1_2\.npz is no pair of noise: .* no finite number"):
+    with pytest.raises(ValueError, match=r"1_2\.npz is not a noise pair: .* not finite"):
         read_pair(tmp_path / "1_2.npz")
 
 

@@ -97,20 +97,20 @@ LOG = "idx\tlabel\tpredict\tradius\n0\t1\t1\t0.5\n"
 REPORT = "row,given,suspected,score,in_sample\n"
 SCORES = '{"index": 0, "caption": "a", "original_score_list": [0], "optimized_score_list": [%s]}\n'
 HOSTILE: list[tuple[Reader, str, str, str]] = [
-    (svmlight, "set", f"1 1:2\n0 1{'0' * 30}:1\n", "set is no svmlight file"),
-    (svmlight, "set", f"1 1:2\n0 {2**40}:1\n", "has a column|no svmlight file"),
-    (svmlight, "set", f"1 1:{'9' * 400}\n0 1:1\n", "not finite|no svmlight file"),
+    (svmlight, "set", f"1 1:2\n0 1{'0' * 30}:1\n", "set is damaged or not an svmlight file"),
+    (svmlight, "set", f"1 1:2\n0 {2**40}:1\n", "has a column|not an svmlight file"),
+    (svmlight, "set", f"1 1:{'9' * 400}\n0 1:1\n", "not finite|not an svmlight file"),
     (numbers, "table.csv", f"a,b\n1,{'9' * 400}\n", "column b of .*table.csv"),
-    (numbers, "table.csv", "a,b\n1,2\n1,2,3,4\n", "table.csv is no table"),
-    (numbers, "table.csv", "", "table.csv is no table"),
-    (numbers, "table.csv", "a\n\ud800", "table.csv is no table"),
+    (numbers, "table.csv", "a,b\n1,2\n1,2,3,4\n", "table.csv is not a readable table"),
+    (numbers, "table.csv", "", "table.csv is not a readable table"),
+    (numbers, "table.csv", "a\n\ud800", "table.csv is not a readable table"),
     (numbers, "table.csv", "a,b\n1,1e400\n", "column b of .*table.csv lacks a value in row 1"),
     (unnamed, "data.txt", f"1 {'9' * 400}\n", "column 1 of .*data.txt"),
     (ratings, "u.data", f"{2**64}\t1\t5\t0\n", "u.data has the user|users of type"),
     (ratings, "u.data", "1.5\t1\t5\t0\n", "u.data has the user 1.5 at 0"),
     (ratings, "u.data", "-1\t1\t5\t0\n", "u.data has the user -1 at 0"),
-    (ratings, "u.data", "1\n2\n", "u.data is no table"),
-    (ratings, "ratings.csv", "user\n1\n", "ratings.csv is no table"),
+    (ratings, "u.data", "1\n2\n", "u.data is not a readable table"),
+    (ratings, "ratings.csv", "user\n1\n", "ratings.csv is not a readable table"),
     (prompts, "a.csv", f"caption\n{'x' * 200_000}\n", "a.csv cannot be read as a table of texts: field larger"),
     (prompts, "a.jsonl", DEEP, "a.jsonl, line 1 is not JSON"),
     (prompts, "a.jsonl", '{"caption": "x", "index": 1e400}', "a.jsonl, line 1: index and seed must be whole"),
@@ -133,8 +133,8 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (listed, "list.txt", "\ud800", "list.txt is not in UTF-8"),
     *((exposures, "Sony_val_list.txt", text, "Sony_val_list.txt") for text in ("", "\ud800", "./short/a_0.1s.ARW\n")),
     (class_map, "map.txt", "\ud800", "map.txt is not in UTF-8"),
-    (own_camera, "camera.yaml", "a: [", "camera.yaml is no file of a camera"),
-    (own_camera, "camera.yaml", DEEP, "camera.yaml is no file of a camera"),
+    (own_camera, "camera.yaml", "a: [", "camera.yaml is not a camera file"),
+    (own_camera, "camera.yaml", DEEP, "camera.yaml is not a camera file"),
     (clothing, "noisy_label_kv.txt", f"images/a.jpg {10**30}", "noisy_label_kv.txt has"),
     (clothing, "noisy_label_kv.txt", "images/a.jpg 14", "noisy_label_kv.txt has the label 14 at 0"),
     (scores, "scores.jsonl", SCORES % "NaN", "scores.jsonl, line 1 lacks a score"),
@@ -143,9 +143,9 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (pairs, "pairs.csv", f"a,b\n{'x' * 200_000},b\n", "pairs.csv cannot be read as a table of texts"),
     (reports, "label_report.csv", "row,in_sample\n0,0\n", "label_report.csv is no label report: it lacks the column"),
     (reports, "label_report.csv", f"{REPORT}{2**63},0,0,0.5,0\n", "label_report.csv has"),
-    (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0\n", "column score of .*label_report.csv holds text"),
+    (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0\n", "column score of .*label_report.csv contains text"),
     (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0\n", "label_report.csv has the given inf at 0"),
-    (reports, "label_report.csv", "", "label_report.csv is no table"),
+    (reports, "label_report.csv", "", "label_report.csv is not a readable table"),
     *(
         (curves, "log.tsv", f"{LOG}1\t1\t1\t{radius}\n", "line 3 of .*log.tsv is damaged")
         for radius in ("inf", "1e308", "-1", "nan", "9" * 400)
@@ -183,7 +183,9 @@ def test_columns_of_a_uci_table_are_whole_numbers(tmp_path: Path) -> None:
 def test_an_archive_is_unpacked_no_further_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BUDGET", 1 << 20)
     (tmp_path / "set.gz").write_bytes(gzip.compress(b"1 1:2\n" * (1 << 20)))
-    with pytest.raises(ValueError, match=r"set\.gz is no svmlight file.* it unpacks to .* bytes, more than"):
+    with pytest.raises(
+        ValueError, match=r"set\.gz is damaged or not an svmlight file.* it unpacks to .* bytes, more than"
+    ):
         read_svmlight(tmp_path / "set.gz", "Set", 3)
 
 

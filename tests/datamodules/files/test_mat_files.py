@@ -20,7 +20,7 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     savemat(tmp_path / "a.mat", {"other": np.ones(3)})
     (tmp_path / "damaged.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:150])
     for name, message in (
-        ("a.mat", "a.mat holds no array blocks; it holds other"),
+        ("a.mat", "a.mat has no array blocks; it has other"),
         ("damaged.mat", "damaged.mat cannot be read as a .mat file"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -54,7 +54,7 @@ def test_files_of_matlab_7_3_have_their_axes_reversed(tmp_path: Path) -> None:
         raw.write(HEADER)
     np.testing.assert_array_equal(read_mat(tmp_path / "a.mat", "blocks"), array)
     np.testing.assert_array_equal(read_cells(tmp_path / "a.mat", "info/boxes"), cells)
-    with pytest.raises(ValueError, match=r"a.mat holds no array other; it holds blocks, info"):
+    with pytest.raises(ValueError, match=r"a.mat has no array other; it has blocks, info"):
         read_mat(tmp_path / "a.mat", "other")
     (tmp_path / "b.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"b.mat cannot be read as a .mat file"):

@@ -10,10 +10,10 @@ from datamodules.files.number_tables import read_numbers, read_svmlight, refuse_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n3,red\n", "column b of .* holds text: 'red'"),
+        ("a,b\n1,2\n3,red\n", "column b of .* contains text: 'red'"),
         ("a,b\n1,2\n,4\n", "column a of .* lacks a value in row 2"),
         ("a,b\n1,inf\n", "column b of .* lacks a value in row 1"),
-        ("a,b\n", "holds no rows"),
+        ("a,b\n", "has no rows"),
     ],
 )
 def test_a_column_without_numbers_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -47,12 +47,12 @@ def test_an_svmlight_file_is_read_padded_and_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1 1:2\nyes 2:1\n", "no svmlight file"),
-        ("1 0:2\n", "no svmlight file.*index 0"),
-        ("1 1:2\n1 4:1\n", "num_features is 3, and .* has a column 4"),
+        ("1 1:2\nyes 2:1\n", "not an svmlight file"),
+        ("1 0:2\n", "not an svmlight file.*index 0"),
+        ("1 1:2\n1 4:1\n", "num_features is 3, but .* has a column 4"),
         ("1 1:2\n1 2:nan\n", "column 2 of .* not finite"),
         ("nan 1:2\n", "column label of .* lacks a value in row 1"),
-        ("", "holds no rows"),
+        ("", "has no rows"),
     ],
 )
 def test_what_an_svmlight_file_may_not_hold_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_an_svmlight_file_may_not_hold_is_named(text: str, message: str, tm
 
 def test_a_damaged_or_missing_svmlight_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.bz2").write_bytes(bz2.compress(b"1 1:2\n" * 99)[:-9])
-    with pytest.raises(ValueError, match=r"Set: .*cut.bz2 is no svmlight file, or a damaged one"):
+    with pytest.raises(ValueError, match=r"Set: .*cut.bz2 is damaged or not an svmlight file"):
         read_svmlight(tmp_path / "cut.bz2", "Set", num_features=3)
     with pytest.raises(FileNotFoundError, match=r"Set: .*none.bz2 does not exist; set data_dir"):
         read_svmlight(tmp_path / "none.bz2", "Set", num_features=3)

@@ -76,9 +76,9 @@ def test_the_camera_says_which_side_is_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "data_range", "message"),
     [
-        ("deep", None, "has 16 bits, and nothing says which value is white: set data_range"),
+        ("deep", None, "has 16 bits, so its white value is unknown: set data_range"),
         ("deep", 1023, "has the value .* above data_range 1023"),
-        ("colour", 1023, "has 8 bits, and data_range is 1023"),
+        ("colour", 1023, "has 8 bits, but data_range is 1023"),
         ("float", None, "its values are of type F"),
         ("clear", None, "parts of it are transparent"),
         ("clear of 16 bits", 65535, "it has an alpha channel"),

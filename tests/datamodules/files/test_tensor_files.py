@@ -24,7 +24,7 @@ def test_tensors_are_read(suffix: str, content: bytes, tmp_path: Path) -> None:
 def test_anything_else_is_one_sentence(suffix: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (path := tmp_path / f"weights{suffix}").write_bytes((SAFETENSORS if suffix == ".safetensors" else PTH)[name])
-    with pytest.raises(ValueError, match=rf"weights{suffix} is not a readable file of weights") as caught:
+    with pytest.raises(ValueError, match=rf"weights{suffix} is not a readable weights file") as caught:
         read_tensors(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
@@ -33,7 +33,7 @@ def test_anything_else_is_one_sentence(suffix: str, name: str, tmp_path: Path, m
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth is no regular file"):
+    with pytest.raises(ValueError, match=r"weights\.pth is not a regular file"):
         read_tensors(tmp_path / "weights.pth")
     assert sentence(ValueError("a\n  b")) == "a b"
     assert sentence(KeyError()) == "KeyError"

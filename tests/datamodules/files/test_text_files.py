@@ -16,8 +16,8 @@ def test_an_object_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[1]", "must hold a JSON object, got a list"),
-        (b"null", "must hold a JSON object, got a NoneType"),
+        (b"[1]", "must contain a JSON object, got a list"),
+        (b"null", "must contain a JSON object, got a NoneType"),
         (b"{", "is not JSON"),
         (b"", "is not JSON"),
         (b'{"a": "\xff"}', "is not JSON"),

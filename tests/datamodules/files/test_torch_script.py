@@ -69,6 +69,6 @@ def test_what_is_hostile_is_refused(name: str, tmp_path: Path, monkeypatch: pyte
         "compressed": deflated(whole),
     }
     (path := tmp_path / "model.pt").write_bytes(contents[name])
-    with pytest.raises(ValueError, match=r"model\.pt is damaged or holds more than the modules of TorchScript"):
+    with pytest.raises(ValueError, match=r"model\.pt is damaged or contains more than TorchScript modules"):
         read_torch_script(path)
     assert not (tmp_path / "ran").exists()

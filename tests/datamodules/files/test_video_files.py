@@ -33,9 +33,9 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path) -> None:
         facts_of(tmp_path / "bad.mp4")
     with pytest.raises(UnreadableVideo, match="bad cannot be read as a video"):
         decoded(tmp_path / "bad.mp4", "bad")
-    with pytest.raises(ValueError, match="takes frames of even sides, got 31 x 48"):
+    with pytest.raises(ValueError, match="needs frames of even height and width, got 31 x 48"):
         encoded(tmp_path / "odd.mp4", FRAMES[:, 1:], rate=1)
-    with pytest.raises(ValueError, match="the codec none such is none"):
+    with pytest.raises(ValueError, match="the codec none such is not one"):
         require_encoder("none such")
 
 

@@ -48,8 +48,8 @@ def test_a_list_says_pairs_and_prompts(folder: Path) -> None:
     [
         ("first,second\na.png,b.jpg\n", ValueError, "must have the columns a, b, prompt, got first, second"),
         ("a,b\n", ValueError, "is empty; expected the columns a, b, prompt"),
-        ("a,b\na.png,z.png\n", FileNotFoundError, r"line 2: there is no image .*z.png"),
-        ("a,b\na.png,b.jpg\na.png,b.jpg\n", ValueError, "several pairs of the name a_b"),
+        ("a,b\na.png,z.png\n", FileNotFoundError, r"line 2: .*z.png does not exist"),
+        ("a,b\na.png,b.jpg\na.png,b.jpg\n", ValueError, "several pairs named a_b"),
     ],
 )
 def test_wrong_lists_are_refused(folder: Path, text: str, error: type[Exception], message: str) -> None:
@@ -64,5 +64,5 @@ def test_wrong_folders_and_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no image"):
         batch(tmp_path)
     Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(tmp_path / "one.png")
-    with pytest.raises(ValueError, match=r"holds one image, one\.png, and a pair needs two"):
+    with pytest.raises(ValueError, match=r"has only one image, one\.png, but a pair needs two"):
         batch(tmp_path)

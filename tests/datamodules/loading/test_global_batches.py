@@ -149,10 +149,13 @@ def test_a_draw_takes_the_place_of_the_permutation() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 50, "batch_size": 3, "world_size": 4}, "batch_size is 3 over all processes, fewer than the 4"),
+        (
+            {"num_samples": 50, "batch_size": 3, "world_size": 4},
+            r"batch_size 3 \(over all ranks\) is below the number of ranks, 4",
+        ),
         (
             {"num_samples": 3, "batch_size": 8, "world_size": 4},
-            "3 samples cannot be shared by 4 processes: .* at most 3",
+            "3 samples cannot be split over 4 ranks: .* at most 3",
         ),
         ({"num_samples": 5, "batch_size": 8, "shuffle": True}, "batch_size is 8, more than the 5 samples"),
     ],

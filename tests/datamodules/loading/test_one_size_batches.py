@@ -19,5 +19,5 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
 
 
 def test_more_processes_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 images cannot be shared by 5 processes"):
+    with pytest.raises(ValueError, match="4 images cannot be split over 5 ranks"):
         OneSizeBatches(SIZES, 1, 0, 5)

@@ -52,7 +52,7 @@ def test_the_sets_of_the_field_lie_where_people_have_them(
 ) -> None:  # fmt: skip
     scenes(tmp_path / folder, ["x", "y"], *ends)
     if count is not None:
-        with pytest.raises(ValueError, match=f"holds 2 images, and {kind.__name__} has {count}"):
+        with pytest.raises(ValueError, match=f"has 2 images, but {kind.__name__} has {count}"):
             kind(str(tmp_path)).source(split)
         monkeypatch.setattr(kind, "counts", (2, 2))
     source = kind(str(tmp_path)).source(split)
@@ -71,14 +71,14 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"1 of 2 images have no normals: .*b_normal.png"):
         NormalFolder(str(tmp_path)).source("test")
     write(tmp_path / "b_normal.png", np.zeros((4, 5, 3), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"b_img.png has 4 x 6 pixels, and .*b_normal.png 4 x 5"):
+    with pytest.raises(ValueError, match=r"b_img.png has 4 x 6 pixels, but .*b_normal.png has 4 x 5"):
         NormalFolder(str(tmp_path)).source("test").read(1)
     with pytest.raises(ValueError, match="axes must be one of 1, -1, got 0"):
         NormalFolder(str(tmp_path), axes=(1, 0, 1))
     write(tmp_path / "a_normal.npy", np.zeros((4, 6)))
     (tmp_path / "b_normal.npy").write_bytes(b"no array")
     source = NormalFolder(str(tmp_path), normal_end="_normal.npy").source("test")
-    for position, message in ((0, r"holds float64 \[4, 6\]; expected numbers"), (1, "cannot be read as an array")):
+    for position, message in ((0, r"has float64 \[4, 6\]; expected numbers"), (1, "cannot be read as an array")):
         with pytest.raises(UnreadableImage, match=message):
             source.read(position)
 

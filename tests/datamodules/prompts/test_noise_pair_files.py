@@ -69,8 +69,8 @@ def test_pairs_of_the_authors_scripts_are_read(tmp_path: Path) -> None:
         (lambda folder: (folder / "scores.jsonl").unlink(), "no scores of the pairs at .*scores.jsonl"),
         (lambda folder: (folder / "scores.jsonl").write_text('{"index": "3"}'), "line 1: expected index and caption"),
         (lambda folder: (folder / "2.npz").touch(), r"2.npz has no line in .*scores.jsonl"),
-        (lambda folder: (folder / "best.npz").touch(), r"best.npz is no pair of noise: expected <index>.npz"),
-        (lambda folder: (folder / "part" / "3.npz").unlink(), "no pairs of noise in"),
+        (lambda folder: (folder / "best.npz").touch(), r"best.npz is not a noise pair: expected <index>.npz"),
+        (lambda folder: (folder / "part" / "3.npz").unlink(), "no noise pairs in"),
         (lambda folder: None, "line 1 lacks a score .* margin null keeps all pairs"),
     ],
 )

@@ -41,7 +41,7 @@ def test_classes_take_turns_with_new_seeds() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no prompt"),
+        ("", "has no prompt"),
         ('{"text": "a"}', "line 1: expected caption, got text"),
         ('{"caption": "a"}\n{', "line 2 is not JSON"),
         ('{"caption": "a", "seed": "x"}', "line 1: index and seed must be whole numbers"),

@@ -109,7 +109,7 @@ def test_what_is_missing_is_named(kind: Any, split: Any, missing: str, tmp_path:
 
 def test_sets_with_parts_missing_or_of_another_shape_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "CC", ["a_real.png", "a_mean.png"])
-    with pytest.raises(ValueError, match="holds 1 pairs, and CC has 15"):
+    with pytest.raises(ValueError, match="has 1 pairs, but CC has 15"):
         CC(str(tmp_path)).images("test")
     savemat(tmp_path / "BenchmarkNoisyBlocksSrgb.mat", {"BenchmarkNoisyBlocksSrgb": np.zeros((4, 4))})
     with pytest.raises(ValueError, match=r"is float64 \[4, 4\]; expected uint8 \[40, 32, 256, 256, 3\]"):

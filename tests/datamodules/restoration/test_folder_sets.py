@@ -127,7 +127,7 @@ def test_div2k_has_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             ValueError,
             r"a: the clean image has the shape \[3, 6, 5\], the noisy one \[3, 8, 5\]",
         ),
-        (["clean/deep.png"], {"clean_dir": "clean"}, ValueError, "deep.png has 16 bits, and nothing says which value"),
+        (["clean/deep.png"], {"clean_dir": "clean"}, ValueError, "deep.png has 16 bits, so its white value"),
         (["clean/clear.png"], {"clean_dir": "clean"}, ValueError, "clear.png .*parts of it are transparent"),
         (["clean/real.tiff"], {"clean_dir": "clean"}, ValueError, "real.tiff .*its values are of type F"),
     ],

@@ -92,8 +92,8 @@ def test_grey_measurements_are_read_as_they_are(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     for make, message in (
         (lambda: MeasuredImages(AverageDownsampling(2), Five(), sigma=-1), "sigma must be at least 0, got -1"),
-        (lambda: MeasuredImages(PhaseRetrieval(), predict_dir="x"), "PhaseRetrieval measures none"),
-        (lambda: MeasuredImages(AverageDownsampling(2), Five(noisy=True)).set_up_test(), "Five has noisy images alone"),
+        (lambda: MeasuredImages(PhaseRetrieval(), predict_dir="x"), "measurements of PhaseRetrieval are not images"),
+        (lambda: MeasuredImages(AverageDownsampling(2), Five(noisy=True)).set_up_test(), "Five has only noisy images"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

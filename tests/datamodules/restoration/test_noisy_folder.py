@@ -47,7 +47,7 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     assert data.predict_set is not None
     broken, deep = data.predict_set.unreadable
     assert str(tmp_path / "broken.png") in broken
-    assert f"{tmp_path / 'four.png'} has 16 bits, and nothing says which value is white: set data_range" in deep
+    assert f"{tmp_path / 'four.png'} has 16 bits, so its white value is unknown: set data_range" in deep
 
 
 def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_colours(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_
 @pytest.mark.parametrize(
     ("files", "error", "message"),
     [
-        (["none/a.txt"], FileNotFoundError, "holds no image; expected files that end with"),
+        (["none/a.txt"], FileNotFoundError, "has no image; expected files that end with"),
         (["a.png"], ValueError, "no image can be read: .*a.png cannot be read as an image"),
         ([], FileNotFoundError, "is not a folder"),
     ],
@@ -78,7 +78,7 @@ def test_bad_folders_are_refused(files: list[str], error: Any, message: str, tmp
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(Path(folder(tmp_path, a=PIXELS), "a.jpg"))
-    with pytest.raises(ValueError, match="several images of the name a"):
+    with pytest.raises(ValueError, match="several images named a"):
         NoisyFolder(str(tmp_path))
 
 
@@ -95,8 +95,8 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
     np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)
     assert data.predict_set is not None
-    assert "b.npz holds no bayer" in data.predict_set.unreadable[0]
+    assert "b.npz lacks bayer" in data.predict_set.unreadable[0]
     (tmp_path / "c").mkdir()
     data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path / "c"))
-    with pytest.raises(FileNotFoundError, match=r"c holds no image; expected files that end with .npz, .arw"):
+    with pytest.raises(FileNotFoundError, match=r"c has no image; expected files that end with .npz, .arw"):
         data.setup("predict")

@@ -72,7 +72,7 @@ def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "split", "error", "message"),
     [
-        (lambda root: SID(root, ratio=250), "test", ValueError, "no pair of .* has the ratio 250, but 100, 300"),
+        (lambda root: SID(root, ratio=250), "test", ValueError, "no pair in .* has the ratio 250, but 100, 300"),
         (lambda root: SID(root + "/SID"), "test", FileNotFoundError, "Sony_test_list.txt does not exist"),
         (lambda root: ELDPairs(root), "training", ValueError, "ELD is a test set"),
         (lambda root: ELDPairs(root), "test", FileNotFoundError, "no folder scene-1...scene-10"),
@@ -94,7 +94,7 @@ def test_pairs_of_another_size_or_level_are_refused(tmp_path: Path) -> None:
     raw(long / "00001_00_10s.npz", size=10, white=4000)
     with pytest.raises(ValueError, match="differ in their range of levels"):
         SID(str(tmp_path)).images("training")
-    with pytest.raises(ValueError, match=r"0.1s.npz has \[4, 4, 6\] packed pixels, and .* \[4, 5, 7\]"):
+    with pytest.raises(ValueError, match=r"0.1s.npz has \[4, 4, 6\] packed pixels, but .* has \[4, 5, 7\]"):
         SID(str(tmp_path)).images("test")
     raw(long / "00002_00_10s.npz", white=600)
     with pytest.raises(ValueError, match=r"00002_00_10s.npz has the value \d+, above white 600"):

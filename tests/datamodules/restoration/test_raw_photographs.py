@@ -18,7 +18,7 @@ def test_pixels_of_the_sensor_are_those_of_the_photograph_under_their_filters() 
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="image_size must be even, two pixels a cell, got 25"):
+    with pytest.raises(ValueError, match="image_size must be even, two pixels per Bayer cell, got 25"):
         RawPhotographs(25)
     with pytest.raises(ValueError, match="red must be positive, got 0"):
         RawPhotographs(24, (0.0, 1.0))

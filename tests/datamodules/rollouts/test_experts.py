@@ -43,7 +43,7 @@ def test_the_regulator_solves_the_riccati_equation_of_the_environments_own_step(
 
 
 def test_another_environment_is_refused_by_the_regulator() -> None:
-    with pytest.raises(ValueError, match="balances CartPole alone, got the environment Pendulum-v1"):
+    with pytest.raises(ValueError, match="balances only CartPole, got the environment Pendulum-v1"):
         CartPoleLQR().meet(gymnasium.make("Pendulum-v1"))
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"SACExpert: .*expert is missing; experts of SSO's authors are in"):
         SACExpert("expert", str(tmp_path)).meet(robot(5))
     expert, _ = saved(tmp_path)
-    with pytest.raises(ValueError, match="maps 5 numbers to 3, and Robot-v0 has 11 and 3"):
+    with pytest.raises(ValueError, match="maps 5 numbers to 3, but Robot-v0 has 11 and 3"):
         expert.meet(robot(11))
     torch.save({"linear1.weight": torch.zeros(1)}, tmp_path / "expert")
     with pytest.raises(ValueError, match=r"lacks linear1\.bias"):
@@ -84,13 +84,13 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text", "expert is not a readable file of weights"),
-        (b"", "expert is not a readable file of weights"),
-        ([1], "must hold a dictionary of tensors, got a list"),
-        ({"linear1.weight": 3, "linear1.bias": 3}, r"must hold floating-point tensors linear1\.weight"),
+        (b"text", "expert is not a readable weights file"),
+        (b"", "expert is not a readable weights file"),
+        ([1], "must contain a dictionary of tensors, got a list"),
+        ({"linear1.weight": 3, "linear1.bias": 3}, r"must contain floating-point tensors linear1\.weight"),
         (
             {"linear1.weight": torch.zeros(8), "linear1.bias": torch.zeros(8)},
-            r"linear1 of \[8\] and \[8\], which do not",
+            r"linear1 of \[8\] and \[8\], which does not",
         ),
         (
             {"linear1.weight": torch.zeros(8, 5), "linear1.bias": torch.zeros(7)},
@@ -102,7 +102,7 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
                 for n in (1, 2)
                 for key, shape in (("weight", (8, 5)), ("bias", 8))
             },
-            r"linear2 of \[8, 5\] and \[8\], which do not fit what is before them",
+            r"linear2 of \[8, 5\] and \[8\], which does not fit the previous layer",
         ),
     ],
 )

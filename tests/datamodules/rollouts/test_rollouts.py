@@ -146,7 +146,7 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 def test_processes_must_divide_the_environments_and_other_data_have_no_episodes() -> None:
     data = rollouts(environments=3)
     data.trainer = standing(global_rank=0, world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"data\.environments is 3, which 2 processes do not divide"):
+    with pytest.raises(ValueError, match=r"data\.environments 3 is not divisible by the 2 ranks"):
         data.setup("fit")
     with pytest.raises(TypeError, match="EpisodeReturns needs a EpisodeSource"):
         quiet(max_steps=1, callbacks=[EpisodeReturns()]).fit(imitator(), datamodule=Tables(Points()))

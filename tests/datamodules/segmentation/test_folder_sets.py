@@ -75,11 +75,11 @@ def test_colours_and_sixteen_bits(tmp_path: Path) -> None:
 def test_what_is_missing_is_said(folders: Path) -> None:
     read = MaskFolders(str(folders), 16)
     (folders / "test_masks" / "t1.tif").unlink()
-    with pytest.raises(FileNotFoundError, match="test_masks holds no mask for 1 of the 2 images"):
+    with pytest.raises(FileNotFoundError, match="test_masks has no mask for 1 of the 2 images"):
         read.test()
     for mask in (folders / "aux_masks").iterdir():
         mask.unlink()
-    with pytest.raises(FileNotFoundError, match=r"aux_masks holds no file .* set data.auxiliary_masks"):
+    with pytest.raises(FileNotFoundError, match=r"aux_masks has no file .* set data.auxiliary_masks"):
         read.auxiliary_masks()
     save(folders / "images" / "p0.jpg", np.zeros((4, 4), dtype=np.uint8))
     with pytest.raises(ValueError, match="two files p0"):
@@ -87,7 +87,7 @@ def test_what_is_missing_is_said(folders: Path) -> None:
     (folders / "images" / "p9.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"p9.png cannot be read as an image"):
         read_image(folders / "images" / "p9.png", 16, 1)
-    with pytest.raises(FileNotFoundError, match="images does not exist; it holds the images to train on"):
+    with pytest.raises(FileNotFoundError, match="images does not exist; it must contain the images to train on"):
         MaskFolders(str(folders / "test_images"), 16).training()
     with pytest.raises(ValueError, match="channels must be one of 1, 3, got 4"):
         MaskFolders(str(folders), channels=4)

@@ -281,7 +281,7 @@ IMAGE, MASK = torch.zeros(2, 1, 4, 5, dtype=torch.uint8), torch.zeros(2, 4, 5, d
         (lambda: MasksInMemory(IMAGE, MASK.long(), 2), "masks must be uint8"),
         (lambda: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), r"category 2, and num_classes 2 allows 0\.\.\.1"),
         (lambda: blocks(0), "batch_size must be at least 1, got 0"),
-        (lambda: blocks(augmentation=MaskAugmentation()).setup("fit"), "needs images in files, and Blocks has none"),
+        (lambda: blocks(augmentation=MaskAugmentation()).setup("fit"), "needs images in files, but Blocks has none"),
     ],
 )
 def test_what_does_not_fit_is_refused(build: Callable[[], object], message: str) -> None:

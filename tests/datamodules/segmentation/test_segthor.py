@@ -148,7 +148,9 @@ def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
 
 
 def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.raises(FileNotFoundError, match=r"SegTHOR: found neither .*/images with a slice .* nor .*tr\.pkl; ask"):
+    with pytest.raises(
+        FileNotFoundError, match=r"SegTHOR: found neither .*/images with a slice .* nor .*tr\.pkl; request"
+    ):
         SegTHOR(str(tmp_path_factory.mktemp("empty"))).training()
     with pytest.raises(FileNotFoundError, match=r"no slice of patient 12 \(1 of 2 .* expected Patient_12_<slice>"):
         SegTHOR(str(folders), **{**SMALL, "train_patients": [1, 12]}).training()
@@ -169,7 +171,7 @@ def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPa
     [
         (lambda path: path.write_bytes(b"none"), UnreadableImage, r"Patient_03_0002\.npy cannot be read as a slice"),
         (lambda path: np.save(path, np.full((32, 32), 5)), ValueError, "a pixel of category 5, and num_classes 5"),
-        (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must hold categories, whole numbers"),
+        (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must contain classes, whole numbers"),
         (lambda path: np.save(path, np.ones((32, 31))), ValueError, r"is \[32, 32\] and its mask \[32, 31\]"),
         (lambda path: np.save(path, np.array([None]), allow_pickle=True), UnreadableImage, "cannot be read as a slice"),
     ],
@@ -190,11 +192,14 @@ class Attack:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps(({"a": Attack()}, {})), r"no undamaged pickle of NumPy arrays alone: it would call posix\.mkdir"),
-        (b"\x80\x04damaged", "no undamaged pickle of NumPy arrays alone"),
-        (pickle.dumps({"a": np.zeros(3)}), "must hold two dicts from names to arrays, the images' and the masks', got"),
-        (pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})), "of the same names; 2 names are in one alone"),
-        (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is no array of numbers"),
+        (
+            pickle.dumps(({"a": Attack()}, {})),
+            r"is damaged or not a pickle of NumPy arrays only: it would call posix\.mkdir",
+        ),
+        (b"\x80\x04damaged", "is damaged or not a pickle of NumPy arrays only"),
+        (pickle.dumps({"a": np.zeros(3)}), "must contain two dicts from names to arrays, of images and of masks, got"),
+        (pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})), "with the same names; 2 names are in only one"),
+        (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is not an array of numbers"),
         (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "it has an array of type 'O8'"),
     ],
 )
@@ -214,7 +219,7 @@ def test_pickles_of_anything_else_are_refused(
     [
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"test_patients": []}, "train_patients and test_patients must each name at least one patient"),
-        ({"train_patients": [1, 27]}, r"train_patients must be others than .* got \[27\] in both"),
+        ({"train_patients": [1, 27]}, r"train_patients must not include .* got \[27\] in both"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:

@@ -207,7 +207,7 @@ def test_missing_files_are_named(voc: Path, pseudo: Path, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"found no .*empty/VOCdevkit/VOC2012/JPEGImages; extract the archive"):
         VOCSegmentation(str(tmp_path / "empty")).training()
-    with pytest.raises(FileNotFoundError, match=r"pseudo_label_dir .*nowhere does not exist; expected the folder"):
+    with pytest.raises(FileNotFoundError, match=r"pseudo_label_dir .*nowhere does not exist; expected a folder"):
         VOCSegmentation(str(voc), str(voc / "nowhere")).training()
     with pytest.raises(FileNotFoundError, match=r"aug\.txt does not exist; expected a text file"):
         VOCSegmentation(str(voc), train_list=str(voc / "aug.txt")).training()
@@ -218,7 +218,7 @@ def test_missing_files_are_named(voc: Path, pseudo: Path, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"d\.jpg does not exist \(1 of 1 image files are missing\)"):
         VOCSegmentation(str(voc)).test()
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"val\.txt names no image"):
+    with pytest.raises(ValueError, match=r"val\.txt lists no image"):
         VOCSegmentation(str(voc)).test()
 
 
@@ -233,7 +233,7 @@ def test_damaged_files_are_named(voc: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"a\.png has a pixel of category 21, and .* allows 0\.\.\.20"):
         fetch("a")
     Image.new("RGB", (40, 64)).save(masks / "b.png")
-    with pytest.raises(UnreadableImage, match=r"b\.png is no mask: expected one channel of 8 bits"):
+    with pytest.raises(UnreadableImage, match=r"b\.png is not a mask: expected one channel of 8 bits"):
         fetch("b")
     (masks / "c.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"c\.png cannot be read as a mask"):
@@ -242,7 +242,7 @@ def test_damaged_files_are_named(voc: Path) -> None:
         read_mask(masks / "c.png")
     save_mask(masks, "a", mask_of("b"))
     source = MaskFiles(images, masks, ["a"], 21)
-    with pytest.raises(UnreadableImage, match=r"a\.jpg is \[50, 60\] \(height, width\), and its mask \[64, 40\]"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg is \[50, 60\] \(height, width\), but its mask is \[64, 40\]"):
         source.whole(torch.tensor([0]), {})
     (images / "d.jpg").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"d\.jpg cannot be read as an image"):
@@ -250,5 +250,5 @@ def test_damaged_files_are_named(voc: Path) -> None:
 
 
 def test_masks_that_are_wrong_are_not_made_wrong(voc: Path, pseudo: Path) -> None:
-    with pytest.raises(ValueError, match=r"mask_noise .* give one of the two"):
+    with pytest.raises(ValueError, match=r"mask_noise .* set only one of them"):
         data_of(voc, pseudo, mask_noise=ErosionDilation()).setup("fit")

@@ -88,7 +88,7 @@ def test_a_video_follows_from_seed_split_visit_and_position_alone() -> None:
         ({"image_size": 16}, "image_size must be at least 17, got 16"),
         ({"num_digits": 0}, "num_digits must be at least 1, got 0"),
         ({"max_speed": 0}, "max_speed must be at least 1, got 0"),
-        ({"images": CIFAR10()}, "images must be grey, and those of CIFAR10 have 3 channels"),
+        ({"images": CIFAR10()}, "images must be grey, but those of CIFAR10 have 3 channels"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:

@@ -49,12 +49,12 @@ def test_splits_with_folders_of_their_own_take_all_of_the_speech_and_some_files_
     assert len(found.names) == 10
     assert found.table is not None
     assert set(found.table["noise"]) == {"2.wav"}
-    with pytest.raises(FileNotFoundError, match=r"holds no recording of the name \*.CH5.wav"):
+    with pytest.raises(FileNotFoundError, match=r"has no recording named \*.CH5.wav"):
         Mixtures(*folders, noise_files="*.CH5.wav").recordings("test")
 
 
 def test_what_can_not_be_mixed_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="snr must be the least and the greatest"):
+    with pytest.raises(ValueError, match="snr must be the lowest and the highest"):
         Mixtures(*folders, snr=(5, 0))
     with pytest.raises(ValueError, match="held_out"):
         Mixtures(*folders, held_out=0.5)
@@ -62,5 +62,5 @@ def test_what_can_not_be_mixed_is_refused(folders: tuple[str, str], tmp_path: Pa
     with pytest.raises(ValueError, match="noise_dir has 2 recordings: training, validation and test need one each"):
         Mixtures(*folders).recordings("training")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"noise_dir: .*empty holds no recording"):
+    with pytest.raises(FileNotFoundError, match=r"noise_dir: .*empty has no recording"):
         Mixtures(folders[0], str(tmp_path / "empty")).recordings("test")

@@ -100,7 +100,7 @@ def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) 
     quiet().predict(module, data)
     assert [batch["name"] for batch in module.tested] == [["a.wav", "b/c.wav"]]
     assert data.predict_set.unreadable == [
-        f"{tmp_path}/slow.wav has 8000 samples a second, expected 16000; set resample to change that"
+        f"{tmp_path}/slow.wav has sample rate 8000, expected 16000; set resample to resample it"
     ]  # type: ignore[union-attr]
     quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
     assert [batch["noisy"].shape[1] for batch in module.tested] == [200, 200, 400]

@@ -38,7 +38,7 @@ def test_each_layout_gives_the_same_ratings_dealt_out_by_user(name: str, tmp_pat
     ("name", "text", "message"),
     [
         ("u.data", "1\t2\t0\t5\n", "has a rating of 0; they must be positive"),
-        ("u.data", "1\t2\tx\t5\n", "column rating of .* holds text: 'x'"),
+        ("u.data", "1\t2\tx\t5\n", "column rating of .* contains text: 'x'"),
         ("u.data", "1\t2\t3\t5\n", "no user has min_ratings = 3 ratings"),
     ],
 )
@@ -48,7 +48,9 @@ def test_what_cannot_be_ranked_is_refused(name: str, text: str, message: str, tm
 
 
 def test_a_folder_without_ratings_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ml-1m holds none of u.data, ratings.dat, ratings.csv: get ml-1m.zip"):
+    with pytest.raises(
+        FileNotFoundError, match=r"ml-1m has none of u.data, ratings.dat, ratings.csv: download ml-1m.zip"
+    ):
         MovieLens("ml-1m", data_dir=str(tmp_path)).training()
 
 

@@ -28,13 +28,16 @@ def test_columns_are_those_that_the_index_files_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"data": ROWS.replace("\t16 ", "\tmany ")}, "UCI: column 1 of .*data.txt holds text: 'many'"),
+        ({"data": ROWS.replace("\t16 ", "\tmany ")}, "UCI: column 1 of .*data.txt contains text: 'many'"),
         ({"data": ROWS.replace("\t16 ", "\tnan ")}, "UCI: column 1 of .* lacks a value in row 5"),
         ({"data": ROWS + "1 2 3\n"}, "UCI: column 3 of .* lacks a value in row 21"),
-        ({"data": ROWS + "1 2 3 4 5\n"}, "UCI: .*data.txt is no table"),
-        ({"data": ""}, "UCI: .*data.txt is no table"),
+        ({"data": ROWS + "1 2 3 4 5\n"}, "UCI: .*data.txt is not a readable table"),
+        ({"data": ""}, "UCI: .*data.txt is not a readable table"),
         ({"features": "0\n2\n"}, "UCI's training rows: column 2 is constant, 5 in every row"),
-        ({"target": "4\n"}, r"must have one target column .* 4 columns in all; got features \[0, 1\] and target \[4\]"),
+        (
+            {"target": "4\n"},
+            r"must have one target column .* 4 columns in total; got features \[0, 1\] and target \[4\]",
+        ),
         ({"target": "1\n"}, "must have one target column"),
     ],
 )

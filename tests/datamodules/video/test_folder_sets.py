@@ -27,17 +27,17 @@ def test_frames_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 def test_frames_that_are_missing_or_of_another_size_are_named(tmp_path: Path) -> None:
     write_frames(tmp_path / "a", frames(5))
     Image.fromarray(frames(1, 16, 20)[0]).save(tmp_path / "a" / "00000003.png")
-    with pytest.raises(UnreadableImage, match=r"00000003.png has 16 x 20 pixels, and the first frame .* 16 x 24"):
+    with pytest.raises(UnreadableImage, match=r"00000003.png has 16 x 20 pixels, but the first frame .* 16 x 24"):
         FolderFrames(tmp_path / "a").read(0, 5)
     (tmp_path / "a" / "00000002.png").unlink()
-    with pytest.raises(ValueError, match=r"a/00000002.png is missing, a frame between others"):
+    with pytest.raises(ValueError, match=r"a/00000002.png is missing between existing frames"):
         FolderFrames(tmp_path / "a")
     (tmp_path / "a" / "00000002.png").touch()
     (tmp_path / "a" / "2.png").touch()
-    with pytest.raises(ValueError, match=r"00000002.png and 2.png have one number"):
+    with pytest.raises(ValueError, match=r"00000002.png and 2.png have the same number"):
         FolderFrames(tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty holds no frame; expected 00000000.png"):
+    with pytest.raises(FileNotFoundError, match=r"empty has no frame; expected 00000000.png"):
         FolderFrames(tmp_path / "empty")
 
 
@@ -46,7 +46,7 @@ def test_grey_frames_become_colours_and_not_the_other_way(tmp_path: Path) -> Non
     write_frames(tmp_path / "colour", frames(2))
     assert FolderFrames(tmp_path / "grey").read(0, 2).shape == (2, 3, 16, 24)
     assert FolderFrames(tmp_path / "grey", 1).shape == (2, 1, 16, 24)
-    with pytest.raises(UnreadableImage, match="is in colour, and the sets are grey"):
+    with pytest.raises(UnreadableImage, match="is in colour, but the datasets are grey"):
         FolderFrames(tmp_path / "colour", 1)
 
 
@@ -87,10 +87,10 @@ def test_a_folder_is_searched_for_clips_of_either_kind(tmp_path: Path) -> None:
     assert list(named_clips(tmp_path / "all", "clean_dir")) == ["a", "b"]
     assert list(named_clips(tmp_path / "all" / "a", "clean_dir")) == ["a"]
     write_video(tmp_path / "all" / "a.mp4", frames())
-    with pytest.raises(ValueError, match="several clips of the name a"):
+    with pytest.raises(ValueError, match="several clips named a"):
         named_clips(tmp_path / "all", "clean_dir")
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"clean_dir: .*none holds no clip; expected folders of frames"):
+    with pytest.raises(FileNotFoundError, match=r"clean_dir: .*none has no clip; expected folders of frames"):
         named_clips(tmp_path / "none", "clean_dir")
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         named_clips(tmp_path / "nowhere", "clean_dir")

@@ -62,7 +62,7 @@ def test_libraries_that_do_not_fit_are_refused(library: Path, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"a_1/00000002\.png is missing"):
         NoiseLibrary(str(library)).check((2, 3, 8, 8), "data.noise")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"the noise library: .*nothing holds no clip"):
+    with pytest.raises(FileNotFoundError, match=r"the noise library: .*nothing has no clip"):
         NoiseLibrary(str(tmp_path / "nothing")).check((2, 3, 8, 8), "data.noise")
 
 

@@ -139,7 +139,9 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
     module = tuning(lora, cache_dir=str(tmp_path / "cache") if cached else None)
     with monkeypatch.context() as patch:
         patch.setattr("datamodules.classification.image_sets.ImageFiles.fetch", None)
-        with pytest.raises(ValueError, match=r"needs captions.* or one caption for all images by data\.images\.prompt"):
+        with pytest.raises(
+            ValueError, match=r"needs captions.* or set one caption for all images by data\.images\.prompt"
+        ):
             trainer(tmp_path).fit(module, data)
     assert isinstance(data.images, CaptionedFolder)
     images = CaptionedFolder(str(data.images.data_dir), image_size=16, prompt="a photo of sks")

@@ -254,5 +254,5 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 def test_images_without_captions_are_refused() -> None:
     data = batch()
     del data["caption"]
-    with pytest.raises(ValueError, match=r"OneMoreStep needs captions, and the data have none: give the folder meta"):
+    with pytest.raises(ValueError, match=r"OneMoreStep needs captions, but the data have none: add metadata"):
         built(model=PixelModel(frozen(nn.Identity()), SCHEDULER)).training_step(data, 0)

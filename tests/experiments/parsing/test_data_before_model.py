@@ -72,6 +72,6 @@ def test_missing_captions_are_reported_before_the_pipeline_is_loaded(
     folder = ["--data.images.data_dir", str(tmp_path / "mine"), pipeline, str(tmp_path / "no_pipeline")]
     command = ["fit", "--config", f"configs/{config}", *folder, "--run_directory", str(tmp_path / "run")]
     assert train.main(command) == 1
-    assert "captions, and the data have none" in capsys.readouterr().err
+    assert "captions, but the data have none" in capsys.readouterr().err
     assert train.main([*command, "--data.images.prompt", "a photo of sks"]) == 1
     assert "no_pipeline" in capsys.readouterr().err

@@ -110,13 +110,17 @@ def test_newer_checkpoints_find_their_rows_after_an_older_one_was_gone_on_from(t
     assert read(tmp_path) == content(ROWS)
 
 
-@pytest.mark.parametrize("change", ["missing", "edited", "shorter", "no table"])
+@pytest.mark.parametrize("change", ["missing", "edited", "shorter", "not a readable table"])
 def test_a_table_of_something_else_is_kept_and_said(
     change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state, file = saved(logged(tmp_path, ROWS), ROWS[-1]), tmp_path / "metrics.csv"
     text = file.read_text()
-    changed = {"edited": text.replace("0.25", "0.26"), "shorter": text[: len(text) // 2], "no table": "\x00\n\x00"}
+    changed = {
+        "edited": text.replace("0.25", "0.26"),
+        "shorter": text[: len(text) // 2],
+        "not a readable table": "\x00\n\x00",
+    }
     file.write_text(changed.get(change, text))
     if change == "missing":
         file.unlink()

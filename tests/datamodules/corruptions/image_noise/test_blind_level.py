@@ -23,7 +23,7 @@ def test_grids_leave_their_first_end_out() -> None:
     assert (len(counts), counts[0], counts[-1]) == (100, pytest.approx(0.1 - 0.095 / 100), pytest.approx(0.005))
     shapes = [noise.shape for noise in candidates(Gamma()) if isinstance(noise, Gamma)]
     assert (len(shapes), shapes[0], shapes[-1]) == (80, 41, 120)
-    with pytest.raises(ValueError, match="no levels to try are known for Impulse"):
+    with pytest.raises(ValueError, match="no candidate levels for Impulse"):
         candidates(Impulse())
 
 

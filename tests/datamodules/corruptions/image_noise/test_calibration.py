@@ -59,7 +59,7 @@ def test_a_camera_is_fitted_over_its_gains() -> None:
 
 
 def test_calibrations_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least two levels"):
+    with pytest.raises(ValueError, match="at least two light levels"):
         photon_transfer(np.array([5.0]), np.array([1.0]))
     with pytest.raises(ValueError, match="variance falls with the mean"):
         photon_transfer(np.array([5.0, 9.0]), np.array([2.0, 1.0]))

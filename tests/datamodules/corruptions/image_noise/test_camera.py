@@ -23,11 +23,11 @@ def test_parameters_survive_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gain": (2.0, 1.0)}, "gain must be two positive numbers in order"),
+        ({"gain": (2.0, 1.0)}, "gain must be two positive numbers in ascending order"),
         ({"row": (1.0, 0.0, -0.1)}, "row must be slope, intercept and spread"),
         ({"tukey_lambda": (0.1,)}, "one entry for each recording"),
         ({"tukey_lambda": (-0.6,), "colour_bias": ((0.0,) * 4,)}, "tukey_lambda must be above -0.5"),
-        ({"tukey_lambda": (0.1,), "colour_bias": ((0.0,) * 3,)}, "four numbers a row"),
+        ({"tukey_lambda": (0.1,), "colour_bias": ((0.0,) * 3,)}, "four numbers per row"),
     ],
 )
 def test_impossible_parameters_are_refused(change: dict[str, Any], message: str) -> None:
@@ -36,8 +36,8 @@ def test_impossible_parameters_are_refused(change: dict[str, Any], message: str)
 
 
 def test_an_unknown_camera_and_another_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"camera must be one of SonyA7S2, .* or a file of one of your own, got Leica"):
+    with pytest.raises(ValueError, match=r"camera must be one of SonyA7S2, .* or your own camera file, got Leica"):
         camera("Leica")
     (tmp_path / "other.yaml").write_text("iso: 100")
-    with pytest.raises(ValueError, match=r"other.yaml is no file of a camera"):
+    with pytest.raises(ValueError, match=r"other.yaml is not a camera file"):
         camera(str(tmp_path / "other.yaml"))

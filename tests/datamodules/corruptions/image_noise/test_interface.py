@@ -40,7 +40,7 @@ def test_laws_without_a_closed_form_say_so() -> None:
     one = torch.ones(1, 1, 2, 2)
     with pytest.raises(TypeError, match="CorrelatedGaussian has no likelihood"):
         CorrelatedGaussian().log_likelihood(one, one)
-    with pytest.raises(TypeError, match="Impulse has no formula"):
+    with pytest.raises(TypeError, match="Impulse has no Tweedie formula"):
         Impulse().posterior_mean(one, one)
 
 

@@ -133,7 +133,7 @@ def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
     assert not torch.equal(own, of_sony)
     replace(camera("SonyA7S2"), levels=None).save(tmp_path / "own.yaml")
     with pytest.raises(
-        ValueError, match=r"levels must be white minus black of .*own.yaml, whose file does not say them"
+        ValueError, match=r"levels must be white level minus black level, which .*own.yaml does not contain"
     ):
         Sensor(str(tmp_path / "own.yaml"))
     replace(camera("SonyA7S2"), levels=1023).save(tmp_path / "own.yaml")
@@ -155,7 +155,7 @@ def test_each_tested_image_has_a_camera_state_of_its_own_and_the_same_again() ->
     [
         ({"camera": "Leica"}, "camera must be one of"),
         ({"levels": 0}, "levels must be positive, got 0"),
-        ({"light_factors": (300.0, 100.0)}, "light_factors must be in order"),
+        ({"light_factors": (300.0, 100.0)}, "light_factors must be in ascending order"),
         ({"banding": -1}, "banding at least 0"),
         ({"model": "full"}, "model must be one of physical, shot and gaussian, gaussian, got 'full'"),
     ],

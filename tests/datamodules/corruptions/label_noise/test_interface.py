@@ -131,9 +131,9 @@ def test_bad_arguments_are_named(kind: type) -> None:
         kind(0.1, seed=0).apply(np.array([0, 1, num_classes]), num_classes, image)
     with pytest.raises(ValueError, match=r"label must be in .*, got -1 "):
         kind(0.1, seed=0).apply(np.array([0, 1, -1]), num_classes, image)
-    with pytest.raises(ValueError, match="label must be one integer a sample, got float64"):
+    with pytest.raises(ValueError, match="label must be one integer per sample, got float64"):
         kind(0.1, seed=0).apply(np.array([0.0, 1.0, 2.0]), num_classes, image)
-    with pytest.raises(ValueError, match=r"label must be one integer a sample, got int64 of shape \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"label must be one integer per sample, got int64 of shape \[1, 3\]"):
         kind(0.1, seed=0).apply(np.array([[0, 1, 2]]), num_classes, image)
 
 

@@ -40,7 +40,7 @@ def test_human_labels_of_a_set_in_another_order_are_refused(tmp_path: Path) -> N
     clean = np.array([0, 1, 2, 2])
     path = write_cifar10n(tmp_path / "human.pt", clean_label=clean, worse_label=clean)
     noise = HumanCIFARN(path, "worse_label")
-    with pytest.raises(ValueError, match=r"differ from those of the data at 2 of 4 samples, first at 0.*same order"):
+    with pytest.raises(ValueError, match=r"differ from those of the data at 2 of 4 samples, first at 0.*another order"):
         noise.apply(np.array([1, 0, 2, 2]), 3)
     with pytest.raises(ValueError, match=r"labels 4 samples, but the data have 3.*before any split"):
         noise.apply(clean[:3], 3)
@@ -61,7 +61,7 @@ def test_faulty_human_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         HumanCIFARN(str(tmp_path / "damaged.pt"), "worse_label").apply(clean, 10)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="must hold a dictionary of label arrays, got list"):
+    with pytest.raises(ValueError, match="must contain a dictionary of label arrays, got list"):
         HumanCIFARN(str(tmp_path / "list.pt"), "worse_label").apply(clean, 10)
 
 
@@ -104,14 +104,14 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
         ("", r"cannot be read \(No columns to parse from file\): expected a CSV file in UTF-8 whose first row"),
         ("index,label\n0,1\n1,0,1\n", r"cannot be read \(.*line 3, saw 3\): expected a CSV file in UTF-8"),
         ("index,label,label\n0,1,0\n1,0,0\n", "has the column label twice"),
-        ("index,class\n0,1\n", r"index,label\[,clean_label\], and has no label: got index,class"),
+        ("index,class\n0,1\n", r"index,label\[,clean_label\], but lacks label: got index,class"),
         ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', which is not the number or the name of a class"),
         ("index,label\n0,1\n1\n", "label of .* is '', which is not the number or the name of a class"),
         ("index,label\n0,1\n0,1\n", "index 0 occurs twice"),
         ("index,label\n1,1\n", "labels 1 of 2 samples: index 0 is missing"),
         ("index,label\n0,1\n2,1\n", "index in .* must be in 0 ... 1, got '2'"),
         ("index,label\n0,1\nb,1\n", "index in .* must be in 0 ... 1, got 'b'"),
-        ("name,label\na.png,1\n", "labels files by name, and the samples of this set have no names"),
+        ("name,label\na.png,1\n", "labels files by name, but the samples of this dataset have no names"),
         ("index,label\n0,1\n1,7\n", "label of .* must be in 0 ... 1, got 7"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
     assert partial.labels_and_truth(label, 2, names, classes)[1] is None
     with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
         FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
-    with pytest.raises(ValueError, match=r"labels dog/1.png, which is no file of this set; one is cat/0.png"):
+    with pytest.raises(ValueError, match=r"labels dog/1.png, but this dataset has files such as cat/0.png"):
         partial.apply(label[:2], 2, names=names[:2], class_names=classes)
     with pytest.raises(ValueError, match="is 'cat', which is not the number or the name"):
         partial.apply(label, 2, names=names)
@@ -187,7 +187,7 @@ def test_names_of_a_table_by_position_must_be_those_of_the_set(tmp_path: Path) -
     label, noise = np.array([0, 0]), FromCSV(str(path))
     assert noise.apply(label, 2).tolist() == [0, 1]
     assert noise.apply(label, 2, names=["a.png", "b.png"]).tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"has b.png at index 1, and this set has a.png there; `key: name`"):
+    with pytest.raises(ValueError, match=r"has b.png at index 1, but this dataset has a.png there; `key: name`"):
         noise.apply(label, 2, names=["b.png", "a.png"])
     by_name = FromCSV(str(path), key="name")
     assert by_name.apply(label, 2, names=["b.png", "a.png"]).tolist() == [1, 0]
@@ -269,7 +269,7 @@ def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(
     truth = FromCSV(str(path)).labels_and_truth(np.array([0, 0]), 2)[1]
     assert truth is not None
     assert truth.tolist() == [0, UNVERIFIED]
-    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the two sets are not the same"):
+    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: it is another dataset"):
         FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
 
 
@@ -281,5 +281,5 @@ def test_a_missing_table_is_named() -> None:
 @pytest.mark.parametrize(("sign", "said"), [(";", "semicolons"), ("\t", "a tab")])
 def test_columns_that_are_not_separated_by_commas_are_noticed(sign: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(f"name{sign}label\na.png{sign}0\n")
-    with pytest.raises(ValueError, match=f"separates its columns by {said}, and a table of labels does by commas"):
+    with pytest.raises(ValueError, match=f"separates its columns by {said}, but a table of labels must use commas"):
         FromCSV(str(tmp_path / "labels.csv")).apply(torch.zeros(1, dtype=torch.int64), 2)

@@ -51,9 +51,13 @@ def test_what_can_not_be_is_refused(tmp_path: Path) -> None:
         (lambda: FreeForm(0.2, 1.0), ValueError, r"most must be in \(0, 1\), got 1.0"),
         (lambda: FreeForm(0.2, 0.21).mask(torch.tensor([0]), (2, 2)), ValueError, "no mask of 2 x 2 pixels hides"),
         (lambda: FreeForm().forward(torch.zeros(1, 1, 4, 4)), TypeError, "FreeForm.of"),
-        (lambda: folder.mask(torch.tensor([1]), (4, 6)), ValueError, "holds 1 masks, and an image has the number 2"),
-        (lambda: folder.mask(torch.tensor([0]), (5, 6)), ValueError, "a.png in .* has 4 x 6 pixels, and its image 5 x"),
-        (lambda: MaskFolder(str(tmp_path / "empty")).names, FileNotFoundError, "holds no image"),
+        (lambda: folder.mask(torch.tensor([1]), (4, 6)), ValueError, "has 1 masks, but there is an image number 2"),
+        (
+            lambda: folder.mask(torch.tensor([0]), (5, 6)),
+            ValueError,
+            "a.png in .* has 4 x 6 pixels, but its image has 5 x",
+        ),
+        (lambda: MaskFolder(str(tmp_path / "empty")).names, FileNotFoundError, "has no image"),
     ):
         with pytest.raises(kind, match=message):
             make()
