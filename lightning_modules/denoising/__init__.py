@@ -1,1 +1,1 @@
-"""Denoising that is learned without clean images."""
+"""Denoising methods that learn without clean images."""

@@ -1,15 +1,15 @@
-"""Asymmetric pixel-shuffle lets a blind-spot network learn from images whose noise correlates (AP-BSN).
+"""AP-BSN: asymmetric pixel-shuffle downsampling for blind-spot networks on spatially correlated noise.
 
-The network f, which is blind to the pixel it predicts, maps the sub-images S_s of every s-th pixel, in which noise
-hardly correlates, and learns what it is given:
+The blind-spot network f predicts each pixel from its neighbours alone. It is trained to reconstruct its input from
+the sub-images S_s of every s-th pixel, in which noise is nearly uncorrelated:
 
     L = |S_s^-1 f(S_s x) - x|.
 
-In training s is 5; in use it is 2, which costs less of the detail. With s = 1 it is the plain blind-spot network, which
-copies noise that neighbouring pixels share.
+Training uses s = 5; inference uses s = 2, which preserves more detail. With s = 1 it is the plain blind-spot network,
+which copies noise that is correlated between neighbouring pixels.
 
 Source: Lee, Son and Lee, AP-BSN: Self-Supervised Denoising for Real-World Images via Asymmetric PD and Blind-Spot
-Network, CVPR 2022, arXiv 2203.11799. Without the refinement of the result by random replacement (R3).
+Network, CVPR 2022, arXiv 2203.11799. The random-replacing refinement (R3) is not implemented.
 """
 
 from typing import Any
@@ -30,19 +30,19 @@ from lightning_modules.training.logging import log_training
 
 
 class APBSN(RestorerSteps, MethodModule):
-    """Train a blind-spot network on sub-images of noisy images, and denoise those of a smaller stride.
+    """Train a blind-spot network on sub-images of noisy images, and denoise with a smaller stride.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to clean ones, each pixel from the others alone: `BlindSpotNetwork`.
-        stride: stride of the sub-images in training; it divides the side of patches.
-        test_stride: stride of the sub-images that are denoised in validation, test and prediction.
-        inference: tiles and self-ensemble in validation, test and prediction; tiles and what they share are multiples
+        network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
+        stride: stride of the sub-images in training; the patch size must be divisible by it.
+        test_stride: stride of the sub-images in validation, test and prediction.
+        inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or in training the stride does not divide the side of patches.
+        ValueError: if an argument is out of range, or the training patch size is not divisible by the stride.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class APBSN(RestorerSteps, MethodModule):
         network: nn.Module,
         stride: int = 5,
         test_stride: int = 2,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -65,7 +65,7 @@ class APBSN(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise images of any size, by way of their sub-images."""
+        """Denoise images of any size through their sub-images."""
         return denoised_by_sub_images(self.network, image, self.test_stride)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:

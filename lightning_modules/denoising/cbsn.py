@@ -1,17 +1,18 @@
-"""A conditional blind-spot network (C-BSN) learns from noisy images alone, and sees every pixel when it denoises.
+"""C-BSN: a conditional blind-spot network that trains on noisy images alone and denoises with every pixel visible.
 
-A blind-spot network f_M cannot copy the noise of a pixel, which it does not see; where noise correlates, it copies that
-of the neighbours, unless it is trained on sub-images of every s-th pixel, whose aliasing is in its output then. C-BSN
-is f_M and, with the same weights and the centre taps of its first convolutions, a network f that sees all. On
-normalised patches x, with S_s the sub-images of stride s and R, which takes a random pixel of each 2 x 2:
+A blind-spot network f_M cannot copy the noise of a pixel that it does not see, but it copies correlated noise from the
+neighbours. Training on sub-images of every s-th pixel prevents this, at the cost of aliasing in the output. C-BSN
+combines f_M with a network f that sees all pixels: f has the same weights, plus the centre taps of the first
+convolutions. On normalised patches x, with the sub-images S_s of stride s and the random subsampler R, which keeps one
+pixel of each 2 x 2 cell:
 
     L_blind = |S_5^-1 f_M(S_5 x) - x|,    L_self = |f(x) - x|,    L_inv = |R f(x) - stopgrad f_M(R x)|,
     L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t,
 
-all of them means over the elements. f alone denoises, in full resolution.
+where each |.| is a mean over elements. Inference uses f alone, at full resolution.
 
 Source: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled Invariance Loss and Conditional
-Blind-Spot Network, ICCV 2023, arXiv 2304.09507. Losses, ramp and normalisation are those of the authors' code.
+Blind-Spot Network, ICCV 2023, arXiv 2304.09507. Losses, ramp and normalisation follow the authors' code.
 """
 
 import math
@@ -33,14 +34,14 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 MARGIN = 32
-"""Pixels by which an image is reflected at each side before it is denoised: more than the network sees."""
+"""Reflection padding on each side before denoising, in pixels: larger than the network's receptive field radius."""
 
 
 def normalized(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise each channel of images `[N, C, H, W]` by its mean and standard deviation, at least 1 / sqrt(H W).
+    """Standardise each channel of images `[N, C, H, W]`; the standard deviation is clamped to at least 1 / sqrt(H W).
 
     Returns:
-        The normalised images, and mean and standard deviation, `[N, C, 1, 1]`.
+        The normalised images, then the means and standard deviations, both `[N, C, 1, 1]`.
     """
     std, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     std = std.clamp(min=1 / math.sqrt(image.shape[2] * image.shape[3]))
@@ -53,11 +54,11 @@ def cbsn_terms(
     """Compute L_blind, L_self and L_inv.
 
     Args:
-        network: takes images and whether it is blind to the pixel it predicts, `masked`.
+        network: called with images and the flag `masked`, which hides the predicted pixel.
         x: normalised patches `[N, C, P, P]`.
-        index: the pixel that R takes of each cell, `[N, P/s, P/s]` in 0...s^2 - 1, for s the invariance's stride.
+        index: pixel that R keeps of each cell, `[N, P/s, P/s]` in 0...s^2 - 1, for s `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
-        invariance_stride: s.
+        invariance_stride: s, side of the cells of R.
     """
     blind = F.l1_loss(through_sub_images(lambda part: network(part, masked=True), x, blind_stride), x)
     seeing = network(x, masked=False)
@@ -73,21 +74,22 @@ def ramp(step: int, length: int) -> float:
 
 
 class CBSN(RestorerSteps, MethodModule):
-    """Train a blind-spot network on noisy images, with a downsampled invariance that lets it see all pixels.
+    """Train a conditional blind-spot network on noisy images with the downsampled invariance loss.
 
     Args:
-        network: maps normalised images `[B, C, H, W]`, and whether it is `masked`, to images, as `BlindSpotNetwork`.
-        blind_stride: stride of the sub-images that the blind network learns on; it divides the side of patches.
-        invariance_stride: side of the cells, a random pixel of which the invariance compares; it divides that, too.
-        strength: lambda, weight of the invariance.
-        ramp_steps: T, steps in which the terms of the network that sees all pixels come in.
-        blind: whether images are denoised by the network that is blind to the pixel it predicts, for comparison.
-        inference: tiles and self-ensemble in validation, test and prediction.
+        network: denoiser of normalised images `[B, C, H, W]` that takes the flag `masked`, such as `BlindSpotNetwork`.
+        blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by it.
+        invariance_stride: side of the cells of which the invariance loss keeps one random pixel; the patch size must be
+            divisible by it.
+        strength: lambda, weight of the invariance loss.
+        ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.
+        blind: denoise with the masked network instead of the unmasked one, as an ablation.
+        inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or in training a stride does not divide the side of patches.
+        ValueError: if an argument is out of range, or the training patch size is not divisible by both strides.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class CBSN(RestorerSteps, MethodModule):
         strength: float = 2.0,
         ramp_steps: int = 200_000,
         blind: bool = False,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -117,17 +119,17 @@ class CBSN(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map normalised images by the network that denoises."""
+        """Denoise normalised images; masked if `blind`."""
         return self.network(image, masked=self.blind)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images, each normalised as a whole.
+        """Denoise whole images, each normalised by its own statistics.
 
         Raises:
-            ValueError: if a side has no more than 32 pixels.
+            ValueError: if an image is not larger than 32 pixels on each side.
         """
         if min(degraded.shape[2:]) <= MARGIN:
-            raise ValueError(f"images need more than {MARGIN} pixels a side, got {list(degraded.shape[2:])}")
+            raise ValueError(f"images need more than {MARGIN} pixels per side, got {list(degraded.shape[2:])}")
         x, mean, std = normalized(degraded)
         x = self.inference(self, F.pad(x, [MARGIN] * 4, mode="reflect"))
         return x[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * std + mean

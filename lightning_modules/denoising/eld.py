@@ -1,23 +1,23 @@
-"""ELD learns to denoise raw images of the dark from clean ones and a physical model of the camera's noise.
+"""ELD trains a denoiser of low-light raw images on clean ones and a physical noise model of the camera.
 
-A long exposure x, packed and in [0, 1], is darkened by a light factor f ~ U(100, 300), and noise of the calibrated
-sensor is added, y = f N(x / f), anew at each epoch; shot, read and row noise, quantisation and colour bias are drawn
+A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300), and noise of the calibrated sensor is
+added, y = f N(x / f), with new noise at each epoch. Shot, read and row noise, quantisation and colour bias are sampled
 jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F is trained on
 
     L = mean |F(clip(y, 0, 1)) - x|,
 
-and denoises short exposures that are brightened by their ratio to a long one and clipped in the same way. Since that
-ratio is not exact, estimates are brought to the brightness of the truth before they are measured,
+and denoises short exposures that are scaled by the ratio of the exposure times and clipped in the same way. Since that
+ratio is not exact, each estimate is matched to the brightness of the ground truth before the metrics are computed,
 
     corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1,
 
-and the structural similarity has a window of 7 x 7 equal weights, with sample variances.
+and SSIM uses a uniform 7 x 7 window and sample variances.
 
-The camera's sampler is not public. What is here follows the authors' tables of parameters and their answers, and draws
-the gain from the camera's own range, where their public code for baselines takes 0.1 to 30 for every camera.
+The authors' sampler of camera parameters is not public. This one follows their parameter tables and their answers, and
+samples the gain from the camera's own range; their public code for baselines uses 0.1 to 30 for every camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
-2108.02158; the conference's version is arXiv 2003.12751.
+2108.02158; the conference version is arXiv 2003.12751.
 """
 
 from typing import Any
@@ -37,18 +37,18 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 WINDOW = 7
-"""Side of the window of the structural similarity, in pixels."""
+"""Side of the SSIM window, in pixels."""
 
 
 def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
-    """Clip images to [0, 1] and scale each to the brightness of the clean one, by least squares where that is not 1.
+    """Clip images to [0, 1] and scale each to the clean image by least squares over its unsaturated values.
 
     Args:
         image: `[B, C, H, W]`.
         clean: `[B, C, H, W]` in [0, 1].
 
     Returns:
-        `[B, C, H, W]`; images that are black remain so.
+        `[B, C, H, W]`; black images stay black.
     """
     image = image.clamp(0, 1)
     counted = image * (clean != 1)
@@ -57,16 +57,16 @@ def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
 
 
 def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
-    """Compute the peak signal-to-noise ratio after correction of the brightness, clipped whatever the protocol."""
+    """Compute the PSNR after brightness correction, always clipped; `protocol` is ignored."""
     double = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     return psnr(illuminance_corrected(*double), double[1], "clipped")
 
 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
-    """Compute the structural similarity after correction of the brightness, as ELD's tables state it, `[B]`.
+    """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
 
-    The window is a square of equal weights within the image, variances are those of samples, and the result is the mean
-    over channels; so it is another number than `ssim`.
+    It differs from `ssim`: the window is uniform and lies within the image, variances are sample variances, and the
+    result is the mean over channels. `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)
@@ -83,11 +83,11 @@ def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 
 
 def preview(image: Tensor, reference: Tensor) -> Tensor:
-    """Show packed raw images in colour: the channels of a reference made equally bright, and gamma 2.2.
+    """Render packed raw images in colour: white balance by the channel means of a reference, then gamma 2.2.
 
     Args:
-        image: channels R, G, B, G, `[B, 4, H, W]`; half as many pixels a side as the sensor has.
-        reference: of the same shape, whose means balance the colours.
+        image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, at half the sensor's resolution.
+        reference: packed raw images of the same shape, whose channel means give the white balance.
 
     Returns:
         `[B, 3, H, W]` in [0, 1].
@@ -101,14 +101,14 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
 
 
 class ELD(RestorerSteps, MethodModule):
-    """Train a network on packed raw images with synthetic noise of a sensor.
+    """Train a denoiser of packed raw images on synthetic sensor noise.
 
-    Tests log, beside the usual measures, `corrected_psnr` and `corrected_ssim`, which are those of the paper. `predict`
-    writes Bayer images of 16 bits that begin with red, with black at 0.
+    `test` also logs the paper's metrics, `corrected_psnr` and `corrected_ssim`. `predict` writes 16-bit Bayer images
+    (RGGB) with black level 0.
 
     Args:
-        network: maps packed raw images `[B, 4, H, W]` in [0, 1] to estimates of the clean ones, of the same shape.
-        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
+        network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.
+        inference: stride of the network, tiling and self-ensemble in validation, test and prediction.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
     """
@@ -116,7 +116,7 @@ class ELD(RestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -129,7 +129,7 @@ class ELD(RestorerSteps, MethodModule):
         self.quality.measures |= {"corrected_psnr": corrected_psnr, "corrected_ssim": corrected_ssim}
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Map brightened images, which are clipped to [0, 1] here, as saturated and negative values are in the dark."""
+        """Denoise brightened images; values outside [0, 1] are clipped first."""
         return self.network(noisy.clamp(0, 1))
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class ELD(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def image_columns(self, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show raw images in colour, before and after, and what is wrong in the estimate."""
+        """Show the noisy input, the estimate, the clean image and the error, rendered in colour."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         reference = batch.get("clean", estimate)
         pictures: Any = {key: preview(batch[key], reference) for key in ("noisy", "clean") if key in batch}

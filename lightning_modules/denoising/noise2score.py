@@ -1,26 +1,27 @@
-"""Noise2Score learns to denoise from noisy images alone, by the score of their distribution and Tweedie's formula.
+"""Noise2Score learns to denoise from noisy images alone, by score matching and Tweedie's formula.
 
-A network R is trained to be the score of the noisy images, l'(y) = d log p(y) / dy: the image is perturbed once more,
-and the perturbation regressed (the loss of an amortised residual denoising autoencoder),
+A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. The image is perturbed once more and R
+predicts the perturbation (the loss of an amortised residual denoising autoencoder),
 
     L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I),
 
-whose minimum is the score of y + sigma u; sigma falls during training. The clean image follows in closed form from the
-score s = R(y), whatever the clean images are like (see the kinds of `datamodules.corruptions.image_noise`):
+whose minimiser is the score of y + sigma u; sigma is annealed during training. The clean image follows from the score
+s = R(y) in closed form, without a model of clean images (see the noise models of
+`datamodules.corruptions.image_noise`):
 
     Gaussian   y = x + n, n ~ N(0, v)                x = y + v s(y)
     Poisson    z ~ Poisson(x / zeta), y = zeta z     x = (y + zeta / 2) exp(s(z)),   s = d log p(z) / dz
     Gamma      y = x g, g ~ Gamma(k, 1 / k)          x = k y / ((k - 1) - y s(y))
 
-Where the level of the noise is not known, the network is trained on a range of levels, and each test image is denoised
-at the level of a grid whose result looks best.
+If the noise level is unknown, the network is trained on a range of levels, and each test image is denoised at the level
+of a grid that gives the best no-reference quality.
 
-As in the authors' code sigma is one number for a batch and falls linearly with the images that have been seen, anew in
-every epoch, where the paper draws it from N(0, delta^2) with a falling delta. That code draws an unknown level once for
-each batch; here each image has its own.
+As in the authors' code, sigma is one number per batch and decreases linearly with the number of images seen in the
+epoch; the paper samples it from N(0, delta^2) with a decreasing delta. The code samples an unknown level once per
+batch; here each image has its own.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
-2021, arXiv 2106.07009; the formulas are those of the authors' code.
+2021, arXiv 2106.07009; the formulas follow the authors' code.
 """
 
 from typing import Any
@@ -44,7 +45,7 @@ from lightning_modules.training.logging import log_training
 
 
 def annealed(first: float, last: float, seen: Tensor, images: int) -> Tensor:
-    """Compute sigma, which falls linearly from the first to the last value while a number of images are seen."""
+    """Compute sigma, annealed linearly from `first` to `last` over the first `images` images of an epoch."""
     part = ((seen + 1) / images).clamp(max=1)
     return first * (1 - part) + last * part
 
@@ -55,32 +56,31 @@ def score_loss(score: Tensor, perturbation: Tensor, sigma: float | Tensor) -> Te
     Args:
         score: R(y + sigma u), `[B, C, H, W]`.
         perturbation: u, standard normal, `[B, C, H, W]`.
-        sigma: size of the perturbation; not the level of the noise.
+        sigma: standard deviation of the perturbation, not the noise level of the images.
     """
     return (sigma * score + perturbation).square().mean()
 
 
 class Noise2Score(RestorerSteps, MethodModule):
-    """Learn the score of noisy images, and denoise by Tweedie's formula.
+    """Estimate the score of noisy images, and denoise by Tweedie's formula.
 
-    It also is a `Denoiser` of Gaussian noise of any level that it was trained for.
+    The module is also a `Denoiser` for Gaussian noise of the levels it was trained on.
 
     Args:
-        network: maps images `[B, C, H, W]` to the score of their distribution, of the same shape.
-        noise: the noise of the images, whose formula denoises; its level counts for nothing where `blind`.
-        blind: whether the level is not known, and chosen for each image.
-        sigma: size of the perturbation at the start of an epoch and at the end of its fall. For Poisson noise in
-            counts, since the network sees those.
-        anneal_images: images of an epoch over which the size falls.
-        score_scale: factor of the network's output; one over the deviation of the noise lets an untrained small
-            network begin at the size of a score.
-        inference: tiles and self-ensemble of the score in validation, test and prediction.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        network: estimates the score of images `[B, C, H, W]`, of the same shape.
+        noise: noise model of the images, which determines Tweedie's formula; its level is ignored if `blind`.
+        blind: treat the noise level as unknown and estimate it for each image.
+        sigma: first and last standard deviation of the perturbation within an epoch; in counts for Poisson noise.
+        anneal_images: images per epoch over which sigma decreases from the first to the last value.
+        score_scale: factor of the network's output; 1 / (noise standard deviation) gives the output of a small
+            untrained network the scale of a score.
+        inference: tiling and self-ensemble of the score in validation, test and prediction.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the data have other noise than the module.
+        ValueError: if an argument is out of range, or the noise models of module and data differ.
     """
 
     images_seen: Tensor
@@ -93,7 +93,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         sigma: tuple[float, float] = (0.05, 0.001),
         anneal_images: int = 22_000,
         score_scale: float = 1.0,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         protocol: EvaluationProtocol = "clipped",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -116,21 +116,21 @@ class Noise2Score(RestorerSteps, MethodModule):
     def setup(self, stage: str) -> None:
         given = getattr(getattr(self.trainer, "datamodule", None), "noise", None)
         if given is not None and (type(given) is not type(self.noise) or not (self.blind or given == self.noise)):
-            raise ValueError(f"model.noise is {self.noise}, and data.noise {given}: the formula needs the same")
+            raise ValueError(f"model.noise is {self.noise}, but data.noise is {given}: they must match")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the score R of noisy images `[B, C, H, W]`; of Poisson noise, of counts."""
+        """Estimate the score R of noisy images `[B, C, H, W]`; for Poisson noise, of counts."""
         return self.score_scale * at_least_float32(self.network(image))
 
     def on_train_epoch_start(self) -> None:
-        self.images_seen.zero_()  # not called where a run resumes within an epoch
+        self.images_seen.zero_()  # Lightning skips this hook when a run resumes mid-epoch
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]
         if self.blind and isinstance(self.noise, Poisson):
             if "noise_level" not in batch:
                 raise ValueError(
-                    "counts of unknown Poisson noise need data.noise.zeta, a range, without data.fixed_noise"
+                    "Poisson noise with blind needs a range for data.noise.zeta, and data.fixed_noise unset"
                 )
             image = noisy / batch["noise_level"]
         else:
@@ -142,7 +142,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images `[B, C, H, W]`, not clipped."""
+        """Denoise images `[B, C, H, W]`; the result is not clipped."""
         if self.blind:
             return best_level(candidates(self.noise), degraded, self._whole_score)[1]
         return self.noise.posterior_mean(degraded, self._whole_score(self.noise.score_input(degraded)))
@@ -151,7 +151,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         return self.inference(self, image)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate clean images, in [0, 1], from those under Gaussian noise of a standard deviation in pixel units."""
+        """Estimate clean images in [0, 1] from images with Gaussian noise of standard deviation `sigma`."""
         if sigma is None:
             return self.restore(noisy).clamp(0, 1)
         return (noisy + sigma**2 * self(noisy)).clamp(0, 1)

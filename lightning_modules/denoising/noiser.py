@@ -1,17 +1,17 @@
-"""NoiSER learns to light dark photographs by repeating noise, without any photograph.
+"""NoiSER learns low-light enhancement by reconstructing noise, without training photographs.
 
-A small network f with one instance normalisation is trained to give back images of random noise x,
+A small network f with one instance normalisation is trained to reconstruct images of random noise x,
 
     L = mean |f(x) - x| + weight TV(f(x)),      x = clamp(m + s n, -1, 1),  n ~ N(0, I),  s = 3,
     TV(y) = (sum of squared differences of vertical and of horizontal neighbours) / (B C H W).
 
-It is then given a dark photograph I in [0, 1], and (f(2 I - 1) + 1) / 2 is as light as its training images were: the
-normalisation takes away the brightness and contrast of the whole photograph, and repeating noise has kept the contrast
-of neighbours. The mean of the noise, m, shifts the brightness. In place of noise the extended paper also repeats images
-of one colour and palettes of colours, of which no formula was found: here a uniform colour for each image or block.
+For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is as bright as the training images: the
+normalisation removes the photograph's global brightness and contrast, while the self-regression preserves local
+contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
+palettes but gives no formula for them; here each image or block has one uniformly sampled colour.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public;
-settings and the total variation are those of a re-implementation (NoiSER-Var3), and so are results here.
+hyperparameters, total variation and reference results are those of a re-implementation (NoiSER-Var3).
 """
 
 from typing import Any, Literal, get_args
@@ -34,14 +34,14 @@ Source = Literal["noise", "colour", "palette"]
 
 
 class Enhancer(nn.Sequential):
-    """Map images `[B, C, H, W]` to (-1, 1) by two 3x3 convolutions, with an instance normalisation between them.
+    """Two 3x3 convolutions with instance normalisation between them; maps images `[B, C, H, W]` to (-1, 1).
 
-    The normalisation has the statistics of each image itself, and no weights.
+    The normalisation uses each image's own statistics and has no affine parameters.
 
     Args:
         channels: channels of an image, C.
-        hidden: channels between the convolutions; 32 makes 1,763 weights for colour images.
-        normalized: whether there is a normalisation, which is what lights an image.
+        hidden: channels between the convolutions; 32 gives 1,763 parameters for colour images.
+        normalized: use the instance normalisation, which is what brightens an image.
     """
 
     def __init__(self, channels: int = 3, hidden: int = 32, normalized: bool = True) -> None:
@@ -55,12 +55,12 @@ class Enhancer(nn.Sequential):
 
 
 def noise_images(like: Tensor, mean: float, deviation: float) -> Tensor:
-    """Draw images of clamped Gaussian noise in [-1, 1], of the shape, type and device of `like`."""
+    """Sample images of Gaussian noise clamped to [-1, 1], with the shape, dtype and device of `like`."""
     return (mean + deviation * sample_rows_like(torch.randn, like)).clamp(-1, 1)
 
 
 def colour_images(like: Tensor, block: int | None) -> Tensor:
-    """Draw images in [-1, 1] whose blocks have one random colour each; None makes the whole image one block."""
+    """Sample images in [-1, 1] with one random colour per block; `block` None makes each image one block."""
     height, width = like.shape[2:]
     rows, columns = (1, 1) if block is None else (-(-height // block), -(-width // block))
     colour = 2 * sample_rows(torch.rand, (*like.shape[:2], rows, columns), like.device, dtype=like.dtype) - 1
@@ -69,30 +69,30 @@ def colour_images(like: Tensor, block: int | None) -> Tensor:
 
 
 def squared_variation(image: Tensor) -> Tensor:
-    """Sum the squared differences of neighbours, over the number of values of `[B, C, H, W]`."""
+    """Compute the sum of squared differences of neighbouring pixels, divided by the number of elements."""
     return (image.diff(dim=2).square().sum() + image.diff(dim=3).square().sum()) / image.numel()
 
 
 def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the peak signal-to-noise ratio of images that are brought to the mean brightness of the clean ones."""
+    """Compute the PSNR after scaling each image to the mean brightness of the clean one."""
     means = (each.mean(dim=(1, 2, 3), keepdim=True) for each in (clean, image.clamp(0, 1)))
     return psnr(image * (next(means) / next(means).clamp(min=1e-6)), clean, protocol)
 
 
 class NoiSER(RestorerSteps, MethodModule):
-    """Train a network to repeat noise, and light dark photographs with it.
+    """Train a network to reconstruct noise, and brighten dark photographs with it.
 
-    Tests log the peak signal-to-noise ratio as it is, and `aligned_psnr` with the truth's mean brightness, which many
-    papers of the field report.
+    `test` logs the plain PSNR, and `aligned_psnr` after matching the mean brightness of the ground truth, which many
+    papers in the field report.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
-        source: images to repeat: `noise`, images of one `colour`, or a `palette` of coloured blocks.
-        noise_mean: m, mean of the noise before it is clamped.
-        noise_deviation: s, deviation of the noise before it is clamped.
-        block: height and width of a palette's blocks, in pixels.
+        source: training images: `noise`, images of one `colour`, or a `palette` of coloured blocks.
+        noise_mean: m, mean of the noise before clamping.
+        noise_deviation: s, standard deviation of the noise before clamping.
+        block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -143,7 +143,7 @@ class NoiSER(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Light photographs `[B, C, H, W]` in [0, 1], whole, since each is normalised by its own statistics."""
+        """Brighten whole photographs `[B, C, H, W]` in [0, 1]; not tiled, as normalisation uses image statistics."""
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
 

@@ -1,17 +1,17 @@
-"""SDAP: a blind-spot network learns to denoise from random sub-samples of noisy images.
+"""SDAP: a blind-spot network that learns to denoise from random sub-samples of noisy images.
 
-The p^2 pixels of each cell of p x p pixels go to p^2 sub-images, in an order that is drawn for each cell. So noise that
-neighbouring pixels share is taken apart, and the network f, which is blind to the pixel it predicts, learns from one
-sub-image S_j the next one, whose difference perturbs the pair:
+The p^2 pixels of each p x p cell go to p^2 sub-images in a random order, sampled for each cell. This decorrelates the
+noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next one, so that the
+difference between the two acts as a perturbation:
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|,
 
-a sum of p^2 means over elements. In use, f maps the sub-images of stride 2 in their fixed order; a second pass in full
-resolution (E) removes the checkerboard that is left.
+a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in their fixed order; a second
+pass at full resolution (E) removes the remaining checkerboard artefacts.
 
 Source: Pan, Liu, Liao, Cao and Ren, Random Sub-Samples Generation for Self-Supervised Real Image Denoising, ICCV 2023,
-arXiv 2307.16825. As in the authors' code, no gradient is cut and E sees the unclipped first result. Images whose sides
-the stride of use does not divide are reflected up to it, which that code refuses.
+arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and E takes the unclipped first result. Images
+whose sides are not divisible by the inference stride are reflection-padded; the authors' code rejects them.
 """
 
 from typing import Any
@@ -32,12 +32,12 @@ from lightning_modules.training.logging import log_training
 
 
 def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
-    """Deal the pixels of each cell out to sub-images, each pixel to one.
+    """Assign the pixels of each cell to sub-images in random order, one pixel to each.
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: `[N, p^2, H/p, W/p]`; the order of a cell's p^2 numbers is that of its pixels.
-        stride: p.
+        uniform: random numbers `[N, p^2, H/p, W/p]`, whose sort order within a cell is the order of its pixels.
+        stride: p, side of a cell.
 
     Returns:
         S, `[p^2, N, C, H/p, W/p]`.
@@ -46,10 +46,10 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
 
 def cyclic_difference_loss(network: nn.Module, sub_image: Tensor) -> Tensor:
-    """Compare what the network gives for each sub-image with the next one, and for the last with the first.
+    """Compute the L1 loss between the output of each sub-image and the next sub-image, cyclically.
 
     Args:
-        network: maps images to images.
+        network: denoiser of images.
         sub_image: S, `[p^2, N, C, h, w]`.
     """
     output = network(sub_image.flatten(0, 1)).unflatten(0, sub_image.shape[:2])
@@ -60,17 +60,17 @@ class SDAP(RestorerSteps, MethodModule):
     """Train a blind-spot network on random sub-samples of noisy images.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to clean ones, each pixel from the others alone: `BlindSpotNetwork`.
-        stride: p, side of the cells in training; it divides the side of patches.
-        test_stride: stride of the sub-images that are denoised in validation, test and prediction.
-        enhancement: whether these are denoised once more in full resolution (E).
-        inference: tiles and self-ensemble in validation, test and prediction; tiles and what they share are multiples
+        network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
+        stride: p, side of the cells in training; the patch size must be divisible by it.
+        test_stride: stride of the sub-images in validation, test and prediction.
+        enhancement: denoise the result once more at full resolution (E).
+        inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or in training the stride does not divide the side of patches.
+        ValueError: if an argument is out of range, or the training patch size is not divisible by the stride.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SDAP(RestorerSteps, MethodModule):
         stride: int = 5,
         test_stride: int = 2,
         enhancement: bool = False,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -96,7 +96,7 @@ class SDAP(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise images of any size, by way of their sub-images."""
+        """Denoise images of any size through their sub-images."""
         denoised = denoised_by_sub_images(self.network, image, self.test_stride)
         return self.network(denoised) if self.enhancement else denoised
 

@@ -1,8 +1,8 @@
-"""Images of every s-th pixel, in which the noise of neighbouring pixels of a camera hardly correlates.
+"""Pixel-shuffle downsampling: sub-images of every s-th pixel, in which camera noise is nearly uncorrelated.
 
-An image of `[N, C, H, W]` falls into cells of s x s pixels. Sub-image j = s r + c takes pixel (r, c) of every cell, or
-of each cell a pixel that an index names: a random one (a random sub-sampler), or the j-th of a random permutation
-(random sub-samples). All channels have the same index.
+An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c holds pixel (r, c) of every cell.
+Given an index, it holds the indexed pixel of each cell instead: a random one (random sub-sampler), or the j-th of a
+random permutation (random sub-samples). All channels use the same index.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ def sub_images(image: Tensor, stride: int) -> Tensor:
     """Split images `[N, C, H, W]` into their sub-images `[s^2, N, C, H/s, W/s]`, for s `stride`.
 
     Raises:
-        ValueError: if the stride does not divide height and width.
+        ValueError: if height or width is not divisible by the stride.
     """
     n, c, height, width = image.shape
     if height % stride or width % stride:
-        raise ValueError(f"a stride of {stride} must divide height and width of the images, got {height} x {width}")
+        raise ValueError(f"height and width must be divisible by the stride {stride}, got {height} x {width}")
     cells = image.reshape(n, c, height // stride, stride, width // stride, stride)
     return cells.permute(3, 5, 0, 1, 2, 4).flatten(0, 1)
 
 
 def joined(sub_image: Tensor) -> Tensor:
-    """Put sub-images `[s^2, N, C, h, w]` together to images `[N, C, s h, s w]`: the inverse of `sub_images`."""
+    """Merge sub-images `[s^2, N, C, h, w]` into images `[N, C, s h, s w]`: the inverse of `sub_images`."""
     count, n, c, height, width = sub_image.shape
     stride = round(count**0.5)
     cells = sub_image.unflatten(0, (stride, stride)).permute(2, 3, 4, 0, 5, 1)
@@ -37,12 +37,12 @@ def joined(sub_image: Tensor) -> Tensor:
 
 
 def sub_sampled(image: Tensor, index: Tensor, stride: int) -> Tensor:
-    """Take from each cell of images `[N, C, H, W]` the pixels that an index names.
+    """Select pixels from each cell of images `[N, C, H, W]` by index.
 
     Args:
         image: the images.
-        index: `[m, N, H/s, W/s]`, in 0...s^2 - 1: m pixels of each cell, by number s r + c of row and column.
-        stride: s.
+        index: m pixels of each cell, `[m, N, H/s, W/s]` in 0...s^2 - 1; pixel (r, c) has index s r + c.
+        stride: s, side of a cell.
 
     Returns:
         `[m, N, C, H/s, W/s]`.
@@ -52,22 +52,22 @@ def sub_sampled(image: Tensor, index: Tensor, stride: int) -> Tensor:
 
 
 def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Map the sub-images of images `[N, C, H, W]` by a network, and put the results together."""
+    """Apply a network to the sub-images of images `[N, C, H, W]`, and merge the results."""
     split = sub_images(image, stride)
     return joined(network(split.flatten(0, 1)).unflatten(0, split.shape[:2]))
 
 
 def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Map the sub-images of images of any size, reflected up to multiples of the stride, and cut that off again."""
+    """Denoise images of any size through their sub-images: reflection-pad to multiples of the stride, then crop."""
     return padded(partial(through_sub_images, network, stride=stride), image, stride)
 
 
 def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:
-    """Draw numbers in [0, 1) for each cell of images, the same on any number of processes.
+    """Sample uniform numbers in [0, 1) for each cell of images, independent of the world size.
 
     Args:
-        image: `[N, C, H, W]`, a process's part of the batch.
-        count: numbers of a cell.
+        image: `[N, C, H, W]`, this rank's part of the batch.
+        count: numbers per cell.
         stride: side of a cell, in pixels.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Diffusion models: trained, fine-tuned, sampled, and used for other tasks."""
+"""Diffusion models: training, fine-tuning, sampling, and use for other tasks."""

@@ -1,4 +1,4 @@
-"""Training of a small diffusion model of images, which other methods begin with.
+"""Train a small pixel-space diffusion model, which other methods start from.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239.
 """
@@ -19,11 +19,11 @@ from lightning_modules.training.logging import log_training
 
 
 class DDPM(MethodModule):
-    """Trains a `PixelModel` by its denoising error, and on the empty text for part of the images, as guidance needs.
+    """Train a `PixelModel` on the denoising loss, with caption dropout for classifier-free guidance.
 
     Args:
-        network: the model; with a text encoder it is told the captions of the images.
-        caption_dropout: part of the captions that are left out, in [0, 1).
+        network: diffusion model; with a text encoder it is conditioned on the images' captions.
+        caption_dropout: probability of replacing a caption by the empty text, in [0, 1).
         optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -49,7 +49,7 @@ class DDPM(MethodModule):
         image, prompts = batch["image"], None
         if self.network.text_encoder is not None:
             if "caption" not in batch:
-                raise ValueError("DDPM: the model's text encoder needs images with captions")
+                raise ValueError("DDPM: the network has a text encoder, so the data must have captions")
             prompts, empty = self.network.encode_prompts(batch["caption"]), self.network.empty_prompts(1)
             assert prompts is not None
             assert empty is not None

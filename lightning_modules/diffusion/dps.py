@@ -1,11 +1,12 @@
-"""DPS finds an image from a measurement by sampling, against the gradient of the distance from the measurement.
+"""DPS reconstructs an image from a measurement by diffusion sampling, guided by the gradient of the residual norm.
 
-It takes steps of DDIM (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
+It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-to each, through the network, with its estimate x^ of the image at x_t. It is in the form in which RED-diff is compared
-with it: it begins at the pseudo-inverse, and its steps may be fewer than the times of the model.
+to each, where x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the
+variant that RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has
+timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -29,7 +30,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def dps_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator, strength: float
 ) -> tuple[Tensor, Tensor]:
-    """Move against the gradient of the distance from the measurement; `strength` is zeta."""
+    """Step against the gradient of the residual norm; `strength` is zeta."""
     squares = (measured - operator.forward(clean)).flatten(1).square().sum(dim=1)
     (gradient,) = torch.autograd.grad(squares.sum(), noisy)
     norm = squares.detach().sqrt().clamp(min=torch.finfo(squares.dtype).tiny).view(-1, 1, 1, 1)
@@ -37,21 +38,21 @@ def dps_guidance(
 
 
 class DPS(PosteriorSampling, MethodModule):
-    """Find images from measurements by diffusion posterior sampling; `test` and `predict` are what it does.
+    """Reconstruct images from measurements by diffusion posterior sampling, in `test` and `predict`.
 
     Args:
-        network: called with images in [-1, 1] and times `[B]`, it gives `[B, C or 2 C, H, W]` or, as a U-Net of
-            diffusers, an object that has it as `sample`. `fit` trains it, where it has trainable parameters.
-        scheduler: scheduler that the network was trained with, of which levels and prediction type are used.
-        steps: steps from noise to an image.
-        strength: zeta, of the guidance.
-        eta: amount of fresh noise in a step, from 0, DDIM, to 1, DDPM.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
+            or a diffusers output with that tensor as `sample`. `fit` trains its trainable parameters.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        steps: sampling steps.
+        strength: zeta, guidance strength.
+        eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters, for `fit`.
         lr_scheduler: stepped every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer times than `steps`.
+        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

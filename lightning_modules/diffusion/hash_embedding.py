@@ -1,4 +1,4 @@
-"""A text encoder that needs no weights, for models of small images."""
+"""A text encoder without learned weights, for small image models."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class HashedWords(nn.Module):
-    """Embeds each word by a fixed random vector; those of the empty text, and behind the last word, are zero.
+    """Embed each word as a fixed random vector; the empty text and padding after the last word are zero.
 
     Args:
-        features: D, size of a word's vector.
-        length: L, words of a text; further ones are left out.
-        vectors: how many there are; two words may share one.
+        features: D, embedding size of a word.
+        length: L, words per text; longer texts are truncated.
+        vectors: number of hash buckets; two words may share a vector.
     """
 
     vector: Tensor
@@ -42,5 +42,5 @@ class HashedWords(nn.Module):
         return Prompts(embedding)
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed no text n times."""
+        """Embed n empty texts."""
         return self.encode_prompts([""] * n)

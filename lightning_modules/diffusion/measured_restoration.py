@@ -1,4 +1,4 @@
-"""Steps of modules that find images from measurements, with a diffusion model as what is known of images."""
+"""Training and evaluation steps of modules that solve inverse problems with a diffusion prior."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from lightning_modules.tasks.restorer import ZOOM, RestorerSteps
 from lightning_modules.training.logging import log_training
 
 Draw = Callable[[Tensor], Tensor]
-"""Gives standard normal numbers of the shape of a tensor, each image's own."""
+"""Samples standard normal noise of the shape of its argument, independently for each image."""
 STREAM = 10_000
-"""Of the random numbers that images are found with; those of masks and of noise are others."""
+"""Random stream of the reconstruction; masks and measurement noise use other streams."""
 LARGE = 64
-"""Pixels of a side from which on a part of an image is worth a closer look."""
+"""Smallest side, in pixels, of images that get zoomed crops in image grids."""
 
 
 def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
-    """Give the columns of a `MeasuredImageBatch` their names; of small images leave enlarged parts out."""
+    """Rename image columns for a `MeasuredImageBatch`, and drop zoomed crops of small images."""
     large = min(batch["noisy"].shape[2:]) >= LARGE
     return {
         name.replace("noisy", "pseudo-inverse"): column
@@ -42,12 +42,11 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Give a LightningModule its steps; the module says in `found` what its method is.
+    """Steps of a LightningModule for inverse problems; the module implements its method in `found`.
 
-    Every image is found from its own random numbers, which follow from the seed of the run and its position, so it is
-    the same whatever batch it is in, on whatever process. `test/noisy_psnr` and the like are those of the measurement's
-    pseudo-inverse. `fit` trains the network, where it has trainable parameters,
-    on the mean squared error of its prediction at random times.
+    The random numbers of an image depend only on the run's seed and the image's index, so its reconstruction is
+    independent of batch and rank. `test/noisy_psnr` and similar metrics are those of the measurement's pseudo-inverse.
+    `fit` trains the network's trainable parameters on the mean squared error of its prediction at random timesteps.
     """
 
     levels: Tensor
@@ -61,13 +60,13 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Keep what every such module is given.
+        """Store the arguments that all such modules have.
 
         Raises:
-            ValueError: if the scheduler has fewer times than `steps`, or another prediction type than epsilon, sample
-                and v_prediction.
+            ValueError: if the scheduler has fewer than `steps` timesteps, or a prediction type other than epsilon,
+                sample and v_prediction.
         """
-        schedule: Any = scheduler  # diffusers adds its attributes where they are not seen
+        schedule: Any = scheduler  # diffusers adds attributes dynamically, invisible to type checkers
         within(1, schedule.config.num_train_timesteps, steps=steps)
         self.network = network
         self.prediction = scheduler_prediction(scheduler)
@@ -81,20 +80,20 @@ class MeasuredRestoration(RestorerSteps):
 
     @abstractmethod
     def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
-        """Find images `[B, C, H, W]` in [-1, 1], not clipped, from their measurements."""
+        """Reconstruct images `[B, C, H, W]` in [-1, 1], not clipped, from their measurements."""
 
     def times(self: Any) -> list[int]:
-        """List the times that are visited from noise to image, and -1, which is the image."""
+        """List the timesteps from noise to image; the last entry, -1, is the clean image."""
         return scheduler_path(self.scheduler, self.steps)
 
     def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network, in the precision of the run, and give its output in that of the images."""
+        """Evaluate the network in the trainer's precision, and cast its output to the dtype of the images."""
         with self.trainer.precision_plugin.forward_context():
             output = self.network(noisy.to(self.dtype), t)
         return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Find the images of a `MeasuredImageBatch`, `[B, C, H, W]` in the units of clean ones, not clipped."""
+        """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]` in the units of `clean`, not clipped."""
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
         device = batch["measured"].device
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
@@ -104,7 +103,7 @@ class MeasuredRestoration(RestorerSteps):
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the pseudo-inverse of the measurement, the estimate and the clean image; of large images, parts too."""
+        """Show the measurement's pseudo-inverse, the estimate and the clean image, with zoomed crops if large."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
-"""PiGDM finds an image from a measurement by sampling, towards what the pseudo-inverse says is missing.
+"""PiGDM reconstructs an image from a measurement by diffusion sampling, guided by the pseudo-inverse of the residual.
 
-It takes steps of DDIM (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
+It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-to a step from t to s, through the network, with its estimate x^ of the image at x_t. For masks, the known pixels of x^
-are those of y, and the others alone are guided.
+to a step from t to s, where x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes
+through the network. For masks, known pixels of x^ are taken from y, and only the others are guided.
 
-It is in the form in which RED-diff is compared with it, for measurements without noise; what the authors' code adds for
-images of a high dynamic range is left out.
+This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high
+dynamic range is not implemented.
 
 Source: Song, Vahdat, Mardani and Kautz, Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023.
 """
@@ -32,7 +32,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def pigdm_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator
 ) -> tuple[Tensor, Tensor]:
-    """Move along what is missing in the estimate, carried back through the network; `scale` is sqrt(abar_s abar_t)."""
+    """Step along the vector-Jacobian product of the pseudo-inverse residual; `scale` is sqrt(abar_s abar_t)."""
     estimate = clean.detach()
     missing = operator.pseudo_inverse(measured) - operator.pseudo_inverse(operator.forward(estimate))
     (gradient,) = torch.autograd.grad(clean, noisy, missing.detach())
@@ -43,20 +43,20 @@ def pigdm_guidance(
 
 
 class PiGDM(PosteriorSampling, MethodModule):
-    """Find images from measurements by pseudo-inverse guidance; `test` and `predict` are what it does.
+    """Reconstruct images from measurements by pseudo-inverse guidance, in `test` and `predict`.
 
     Args:
-        network: called with images in [-1, 1] and times `[B]`, it gives `[B, C or 2 C, H, W]` or, as a U-Net of
-            diffusers, an object that has it as `sample`. `fit` trains it, where it has trainable parameters.
-        scheduler: scheduler that the network was trained with, of which levels and prediction type are used.
-        steps: steps from noise to an image.
-        eta: amount of fresh noise in a step, from 0, DDIM, to 1, DDPM.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
+            or a diffusers output with that tensor as `sample`. `fit` trains its trainable parameters.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        steps: sampling steps.
+        eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters, for `fit`.
         lr_scheduler: stepped every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer times than `steps`.
+        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

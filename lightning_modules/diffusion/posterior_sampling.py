@@ -1,4 +1,4 @@
-"""Sampling along DDIM's path with a diffusion model that is guided by measurements, as DPS and PiGDM do."""
+"""DDIM sampling guided by measurements, as in DPS and PiGDM."""
 
 import itertools
 from abc import abstractmethod
@@ -15,8 +15,8 @@ from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Maps x_t, the estimate of the image, which depends on it, and sqrt(abar_s abar_t) to the estimate that a step takes
-and what is added after it, both without gradients."""
+"""Maps x_t, the estimate of the clean image and sqrt(abar_s abar_t) to the estimate that the step uses and a correction
+added after the step, both detached. The estimate it is given is differentiable with respect to x_t."""
 
 
 def guided_ddim(
@@ -29,17 +29,17 @@ def guided_ddim(
     eta: float = 0.0,
     draw: Draw = torch.randn_like,
 ) -> Tensor:
-    """Move images along falling times by DDIM with guidance.
+    """Sample images by DDIM with guidance.
 
     Args:
-        model: called with x_t and t `[B]`.
-        x: `[B, C, H, W]` at the first time.
-        times: the path, which ends at -1, the image.
-        abar: `[T]`, on the host.
+        model: diffusion model, called with x_t and t `[B]`.
+        x: `[B, C, H, W]` at the first timestep.
+        times: decreasing timesteps, ending with -1, the clean image.
+        abar: abar of all T timesteps, `[T]`, on the host.
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
-        eta: in [0, 1], amount of fresh noise.
-        draw: gives standard normal noise of the shape of a tensor; for `eta` above 0.
+        eta: amount of fresh noise per step, in [0, 1].
+        draw: samples standard normal noise of the shape of its argument; used if `eta` is above 0.
 
     Returns:
         `[B, C, H, W]` in [-1, 1], not clipped.
@@ -56,13 +56,13 @@ def guided_ddim(
 
 
 class PosteriorSampling(MeasuredRestoration):
-    """Give a LightningModule the path of DPS and PiGDM; it says what the guidance is."""
+    """Guided DDIM sampling of DPS and PiGDM; the module implements `guidance`."""
 
     eta: float
 
     @abstractmethod
     def guidance(self, measured: Tensor, operator: Operator) -> Guidance:
-        """Give the guidance by measurements."""
+        """Return the guidance for given measurements."""
 
     def found(self: Any, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
         times, start = self.times(), operator.pseudo_inverse(measured)

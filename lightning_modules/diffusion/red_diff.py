@@ -1,19 +1,19 @@
-"""RED-diff finds an image from a measurement by optimisation, with a diffusion model's denoiser as the regulariser.
+"""RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
-The posterior of an image given y = H(x) + noise is approximated by a Gaussian of mean mu and of a deviation sigma that
-is small or nought. The divergence from it has a term for each time t of a diffusion model, and its gradient needs no
-derivative of the network. Times are visited once each, from the noisiest to the cleanest, with a step of Adam on
+The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
+deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and its gradient
+needs no derivative of the network. Each timestep, from the noisiest to the cleanest, takes one Adam step on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I),
 
 where r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f a weighting, by default r itself, and sg
-stops gradients. It begins at the pseudo-inverse, mu = H^+ y.
+the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
 
-As in the authors' code, squares and products are means over an image's values, so that lambda means the same for a
-small measurement as for a large one. There it is the mean over the batch, too; here each image has its own loss, which
-makes the same path up to Adam's epsilon, whatever the batch. What is returned is mu after the last step, not before it.
-Times are spaced as diffusers does from 0 on (`leading`), which is as there where the steps divide the T times.
+As in the authors' code, squares and products are averaged over an image's values, so that lambda does not depend on the
+size of the measurement. Departures: the code also averages over the batch, whereas here each image has its own loss, so
+the trajectory is independent of the batch and equal up to Adam's epsilon. The result is mu after the last step, not
+before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -50,7 +50,7 @@ WEIGHTINGS: dict[Weighting, Callable[[float], float]] = {
     "constant": lambda r: 1.0,
     "power": lambda r: r ** (2 / 3),
 }
-"""f, by its name."""
+"""Weightings f by name."""
 
 
 def noise_to_signal(abar: float) -> float:
@@ -65,7 +65,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         measured: y, `[B, ...]`.
         operator: H.
         image: x, `[B, C, H, W]` in [-1, 1].
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`; it passes no gradient on.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is detached.
         weight: lambda f(r_t).
     """
     residual = (measured - operator.forward(image)).flatten(1)
@@ -86,20 +86,20 @@ def red_diff(
     sigma: float = 0.0,
     draw: Draw = torch.randn_like,
 ) -> Tensor:
-    """Find images from their measurements.
+    """Reconstruct images from their measurements.
 
     Args:
-        model: called with x_t and t `[B]`, without gradients.
+        model: diffusion model, called with x_t and t `[B]` without gradients.
         measured: y, `[B, ...]`.
         operator: H.
-        times: times in the order in which they are visited.
-        abar: `[T]`, on the host.
+        times: timesteps in the order of optimisation.
+        abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the model predicts.
-        strength: lambda.
-        weighting: f.
-        learning_rate: of Adam, with betas 0.9 and 0.99.
-        sigma: deviation of the approximate posterior.
-        draw: gives standard normal noise of the shape of a tensor.
+        strength: lambda, weight of the regularisation.
+        weighting: f, by name.
+        learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
+        sigma: standard deviation of the approximate posterior.
+        draw: samples standard normal noise of the shape of its argument.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.
@@ -121,29 +121,29 @@ def red_diff(
 
 
 class REDDiff(MeasuredRestoration, MethodModule):
-    """Find images from measurements with a diffusion model, by RED-diff; `test` and `predict` are what it does.
+    """Reconstruct images from measurements with a diffusion prior by RED-diff, in `test` and `predict`.
 
-    The network is a diffusion model that is trained, or `fit` trains it. Images of a batch are found together, at the
-    cost of one evaluation of the network in a step.
+    The network is a pretrained diffusion model, or `fit` trains it. A batch is optimised jointly, with one network
+    evaluation per step.
 
     Args:
-        network: called with images in [-1, 1] and times `[B]`, it gives `[B, C or 2 C, H, W]` or, as a U-Net of
-            diffusers, an object that has it as `sample`.
-        scheduler: scheduler that the network was trained with, of which levels and prediction type are used.
-        steps: steps of Adam, one for each time that is visited.
-        strength: lambda, weight of the diffusion model against the measurement.
-        weighting: weight of a time by its noise-to-signal ratio r: linear, sqrt, square, log (of 1 + r), clipped (at
-            1), constant or power (2/3).
-        learning_rate: of Adam.
-        sigma: standard deviation of the approximate posterior; 0 is a point.
-        order: descending visits times from the noisiest on, as the method does, ascending from the cleanest, random
-            in any order.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
+            or a diffusers output with that tensor as `sample`.
+        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        steps: Adam steps, one per timestep.
+        strength: lambda, weight of the diffusion prior relative to the measurement.
+        weighting: weight of a timestep by its noise-to-signal ratio r: linear, sqrt, square, log (of 1 + r), clipped
+            (at 1), constant or power (2/3).
+        learning_rate: learning rate of Adam.
+        sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
+        order: order of timesteps: descending from the noisiest, as in the method; ascending from the cleanest; or
+            random.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters, for `fit`.
         lr_scheduler: stepped every epoch of `fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the scheduler has fewer times than `steps`.
+        ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

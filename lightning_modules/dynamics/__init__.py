@@ -1,1 +1,1 @@
-"""Training itself: what gradients, batches and learning rates do to a network while it learns."""
+"""Training dynamics: the effects of gradient noise, batch size and learning rate."""

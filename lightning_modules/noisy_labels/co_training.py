@@ -1,8 +1,8 @@
-"""Training of two networks in turn, as methods do whose networks teach each other.
+"""Alternating training of two networks, for methods whose networks supervise each other.
 
-An epoch visits the training set twice (`data.passes_per_epoch: 2`): the first pass trains one network, the second the
-other. A step leaves no gradient for the network at rest, so one optimizer with the parameters of both steps each as an
-optimizer of its own would.
+An epoch has two passes over the training set (`data.passes_per_epoch: 2`): the first one trains one network, the second
+one the other. The inactive network has no gradient, so a single optimizer over both networks updates each as a separate
+optimizer would.
 """
 
 from typing import Any
@@ -14,19 +14,19 @@ from lightning_modules.training.requirements import require_unused_parameters
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
-    """Choose the network that a step trains: 0 in the first half of an epoch's batches, 1 in the second."""
+    """Return the index of the network to train: 0 in the first half of an epoch's batches, 1 in the second."""
     return int(2 * batch_idx >= batches_per_epoch)
 
 
 def check_alternation(trainer: Trainer, module: Any) -> None:
-    """Refuses settings under which two networks cannot be trained in turn.
+    """Reject settings under which two networks cannot be trained alternately.
 
     Args:
-        trainer: of the fit that is being set up.
-        module: for its name in messages.
+        trainer: trainer of the fit that is being set up.
+        module: module whose class name appears in messages.
 
     Raises:
-        ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not expect a network at rest.
+        ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not allow unused parameters.
     """
     name = type(module).__name__
     data = trainer.datamodule  # type: ignore[attr-defined]
@@ -35,4 +35,4 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
         raise ValueError(f"{name} needs data.passes_per_epoch 2, one pass for each network, got {passes}")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(f"{name} needs trainer.accumulate_grad_batches 1: a sum of gradients mixes its two networks")
-    require_unused_parameters(trainer, name, "trains one network a step")
+    require_unused_parameters(trainer, name, "trains one network per step")

@@ -1,13 +1,14 @@
-"""Early-learning regularisation (ELR) keeps a classifier from memorising false labels.
+"""Early-learning regularisation (ELR) prevents a classifier from memorising false labels.
 
-Cross-entropy on partly false labels first fits the right pattern and then memorises the false labels. ELR keeps for
-each training example a running average t of the network's own predictions p, and keeps the predictions close to it:
+Trained with cross-entropy on noisy labels, a network first fits the correct pattern and then memorises the false
+labels. ELR keeps a running average t of the network's predictions p for each training example, and regularises p
+towards it:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The gradient of the second term with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps that of
-clean examples from vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction,
-which ramps the term in.
+The second term's gradient with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps the gradient of
+clean examples from vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction, so
+the term ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
@@ -32,15 +33,15 @@ from lightning_modules.training.logging import log_training
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
-    """Move the running average of each example's predictions: t <- beta t + (1 - beta) p.
+    """Update the running average of each example's predictions: t <- beta t + (1 - beta) p.
 
     Args:
         target: t, `[B, K]`.
-        probability: clamped p, `[B, K]`; its rows are made to sum to one here.
+        probability: clamped p, `[B, K]`; rows are renormalised to sum to one.
         momentum: beta, in [0, 1).
 
     Returns:
-        `[B, K]`; after k visits a row sums to 1 - beta^k.
+        Targets `[B, K]`; after k updates a row sums to 1 - beta^k.
     """
     return momentum * target + (1 - momentum) * probability / probability.sum(dim=1, keepdim=True)
 
@@ -48,14 +49,14 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
 class ELR(ClassifierSteps, MethodModule):
     """Train a classifier on noisy labels with early-learning regularisation.
 
-    The targets, K numbers for each training example, are shared out over the processes (see `PerSample`).
+    The targets, K numbers per training example, are sharded over ranks (see `PerSample`).
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
-        momentum: beta of the targets, in [0, 1); 0 takes the current prediction for the target.
-        half_precision_targets: store the targets in float16: half of the memory, for sets of the size of ImageNet.
+        momentum: beta, momentum of the targets, in [0, 1); 0 uses the current prediction as the target.
+        half_precision_targets: store targets in float16, which halves their memory on datasets as large as ImageNet.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -1,20 +1,20 @@
-"""ELR+ is early-learning regularisation with two networks, weight averaging and mixup.
+"""ELR+: early-learning regularisation with two networks, weight averaging and mixup.
 
-Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other one, l the
-mixing weight and j the partner of an example,
+Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other network, l the
+mixing weight and j the mixup partner of an example,
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
 
-where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps
-n. On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1
-and then a pass that trains f_2; the prediction is the mean of both networks' logits.
+where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n.
+On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1
+followed by a pass that trains f_2; the prediction is the mean of both networks' logits.
 
-The authors' code gives the two networks different label noise and validation splits by accident; here they share the
-data set.
+The authors' code accidentally gives the two networks different label noise and validation splits; here both use the
+same dataset.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
-Labels, NeurIPS 2020, arXiv 2007.00151. Appendix F, with the schedules of the authors' code.
+Labels, NeurIPS 2020, arXiv 2007.00151, appendix F, with the schedules of the authors' code.
 """
 
 import copy
@@ -42,49 +42,49 @@ from lightning_modules.training.logging import log_training
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """Rise from e^-5 at step n = 0 to 1 at `length`: exp(-5 (1 - min(n, length) / length)^2); 1 if `length` is 0."""
+    """Compute exp(-5 (1 - min(n, length) / length)^2), a ramp from e^-5 to 1; 1 if `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 
 def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
-    """Compute the weight that an average of network weights gives its own old value in its n-th update.
+    """Compute the decay of averaged network weights in the n-th update.
 
     Args:
         step: n, from 1.
-        decay: greatest weight of the old value.
-        ramp_steps: updates over which that weight rises; None takes min(1 - 1/(n + 1), decay), the plain mean at first.
+        decay: maximum decay.
+        ramp_steps: updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), initially a plain mean.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 
 
 def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
-    """Weight soft labels y `[B, K]` by targets q `[B, K]` and make them sum to one again: y q / <y, q>."""
+    """Weight soft labels y `[B, K]` by targets q `[B, K]` and renormalise: y q / <y, q>."""
     weighted = label * target
     return weighted / weighted.sum(dim=1, keepdim=True)
 
 
 class ELRPlus(ClassifierSteps, MethodModule):
-    """Train two networks that supply each other's targets.
+    """Train two networks with early-learning regularisation that provide each other's targets.
 
-    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains
-    one network.
+    It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because each step
+    trains only one network.
 
     Args:
         network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        second_network: f_2, of the same architecture with its own initial weights.
+        second_network: f_2, same architecture with different initial weights.
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
-        momentum: beta of the targets, in [0, 1).
-        ramp_steps: steps of a network over which the regularisation is ramped up; 0 applies it at once.
-        reweight_labels: weight the mixed labels by the targets, as the paper does for CIFAR-100.
-        mixup_alpha: both parameters of the Beta distribution of the mixing weight; 0 does not mix.
-        average_decay: greatest weight that an average of network weights gives its old value, in [0, 1).
-        average_ramp_steps: steps over which `average_decay` is reached; None begins with the plain mean.
+        momentum: beta, momentum of the targets, in [0, 1).
+        ramp_steps: steps of each network over which the regularisation ramps up; 0 applies it fully from the start.
+        reweight_labels: weight the mixed labels by the targets, as in the paper for CIFAR-100.
+        mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
+        average_decay: maximum decay of the averaged weights, in [0, 1).
+        average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with the plain mean.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the trainer or the data do not alternate the networks.
+        ValueError: if an argument is out of range, or trainer or data settings do not allow alternating training.
     """
 
     passes_per_epoch = 2

@@ -1,1 +1,1 @@
-"""Restoration of signals that are degraded by more than noise."""
+"""Restoration of signals with degradations other than noise alone."""

@@ -1,20 +1,20 @@
-"""EDiffSR: enlarge images by a diffusion that starts at the bicubically enlarged image, and restores its sharpness.
+"""EDiffSR: super-resolution by a mean-reverting diffusion that starts from the bicubically upsampled image.
 
-The process of `sde.mean_reverting` carries the sharp image x_0 to the enlarged one mu and noise. A network n sees the
-state x_t, mu and t; what it makes of x_t in one step is to be the likeliest state before it:
+The process of `sde.mean_reverting` diffuses the sharp image x_0 towards the upsampled image mu plus noise. A network n
+takes the state x_t, mu and t; its reverse step m is trained to match the posterior mean of the previous state:
 
     L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
 
-with t uniform on 1 ... T. An image is made from mu + lambda e in T steps, with noise in the last one too.
+with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e and adds noise in the last step too.
 
-As in the authors' code mu is not clipped, and the published weights are the trained ones, not their average; `weights`
-says which are evaluated. The average follows ema_pytorch as it is recalled: every ten steps, a copy up to step 100,
-then with the weight min(decay, 1 - (1 + k)^{-2/3}) of k = step - 100. Times are drawn for the whole batch, where theirs
-are drawn by each process; an image's noise follows from the seed, its position and the step alone.
+As in the authors' code, mu is not clipped, and the published weights are the trained ones, not their average; `weights`
+chooses which are evaluated. The average follows our recollection of ema_pytorch: it is updated every ten steps, as a
+copy up to step 100, then with decay min(decay, 1 - (1 + k)^{-2/3}) for k = step - 100. Departures: timesteps are
+sampled for the global batch, not per rank; an image's noise depends only on the seed, its index and the step.
 
-The network's gates pool over all that it sees, so images are restored whole by default, and tiles change the result:
-by at most .02 dB of PSNR, and .4 % of the error of the spectrum, for three aerial images of 256 pixels in tiles of 128
-that share 32, after 1,500 steps of a small network.
+The network's gates use global pooling, so images are restored whole by default, and tiling changes the result: by at
+most 0.02 dB PSNR and 0.4 % of the spectrum's error for three aerial images of 256 pixels, in tiles of 128 with an
+overlap of 32, after 1,500 training steps of a small network.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
@@ -47,31 +47,32 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 STREAM = 20_000
-"""Of the random numbers of the first step of a way back."""
+"""First random stream of the sampling noise."""
 
 
 def decay_after(step: int, decay: float) -> float:
-    """Compute the weight that the average keeps after a step, counted from 0: 1 in nine of ten, which moves nothing."""
+    """Compute the decay of the averaged weights after a step, counted from 0; 1 (no update) in nine of ten steps."""
     if step % 10:
         return 1.0
     return 0.0 if step <= 100 else min(decay, 1 - (step - 99) ** (-2 / 3))
 
 
 class EDiffSR(RestorerSteps, MethodModule):
-    """Train a network to go from enlarged images back to sharp ones.
+    """Train a diffusion network for image super-resolution.
 
     Args:
-        network: takes the state and the enlarged image `[B, C, H, W]` and times `[B]`, gives the noise in the state.
-        process: the process between both.
-        factor: pixels of a sharp image for one of a small one, along each axis.
-        sampler: `euler`, as in the paper, `ode`, or `posterior`, which serves where steps are few.
-        sampling_steps: steps of the way back; None takes all of the process.
-        weights: those that estimate: `trained`, `averaged`, or `both`: the trained ones, and in tests the averaged ones
-            beside them, as `test/averaged_psnr` and so on, at twice the time.
-        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
-        inference: tiles and self-ensemble, of the network in each step; its gates see whole tiles, so these change the
-            result: docs/restoration.md says by how much.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        network: predicts the noise in the state, called with the state and the upsampled image `[B, C, H, W]` and
+            timesteps `[B]`.
+        process: mean-reverting diffusion process.
+        factor: upsampling factor along each axis.
+        sampler: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
+        sampling_steps: sampling steps; None uses all steps of the process.
+        weights: weights used for inference: `trained`, `averaged`, or `both`, which also tests the averaged weights,
+            logged as `test/averaged_psnr` etc., at twice the cost.
+        average_decay: maximum decay of the averaged weights, in [0, 1).
+        inference: tiling and self-ensemble of the network in each step. Tiling changes the result, because the
+            network's gates pool over a tile: docs/restoration.md says by how much.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -82,13 +83,13 @@ class EDiffSR(RestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        process: MeanReverting = MeanReverting(),  # noqa: B008 - it does not change
+        process: MeanReverting = MeanReverting(),  # noqa: B008 - immutable
         factor: int = 4,
         sampler: Sampler = "euler",
         sampling_steps: int | None = None,
         weights: Literal["trained", "averaged", "both"] = "trained",
         average_decay: float = 0.995,
-        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - immutable
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -113,7 +114,7 @@ class EDiffSR(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, x: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Estimate the noise `[B, C, H, W]` in states of this shape, at times `[B]`; in the states' precision."""
+        """Estimate the noise in states `[B, C, H, W]` at timesteps `[B]`, in the states' dtype."""
         return self.network(x.to(self.dtype), degraded.to(self.dtype), t).to(x.dtype)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -128,7 +129,7 @@ class EDiffSR(RestorerSteps, MethodModule):
         return self._restored(degraded, drawing(generator))
 
     def estimated(self, batch: ImagePairBatch) -> Tensor:
-        """Enlarge a batch, each image by noise that follows from the run's seed, its position and the step alone."""
+        """Upsample a batch, with noise seeded by the run's seed, each image's index and the step."""
         numbers = CounterRNG(run_seed(), 0, batch["index"], STREAM)
         return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
 

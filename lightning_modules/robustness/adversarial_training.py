@@ -1,8 +1,8 @@
-"""Train a classifier on attacked images in place of the given ones.
+"""Adversarial training: train a classifier on attacked images.
 
     min_theta  E  max_d  L_theta(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1]
 
-The inner maximum is found by projected gradient ascent, with the network in evaluation mode.
+The inner maximum is approximated by projected gradient ascent, with the network in evaluation mode.
 
 Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
 2018, arXiv 1706.06083.
@@ -24,15 +24,15 @@ from lightning_modules.training.logging import log_training
 
 
 class AdversarialTraining(ClassifierSteps, MethodModule):
-    """Trains a classifier on attacked images. The callback `RobustAccuracy` attacks it when it is tested.
+    """Train a classifier on attacked images; the callback `RobustAccuracy` attacks it in `test`.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         norm: norm of the attacks, `linf` or `l2`.
         epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
-        steps: gradient steps of an attack; each image is given the worst point on the way.
-        step_size: length of a step, in pixel units; None takes 2.5 epsilon / steps.
+        steps: gradient steps of an attack, which returns the worst point of the trajectory.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -1,11 +1,11 @@
-"""Train a classifier for randomised smoothing with Gaussian noise, or with consistency regularisation.
+"""Consistency regularisation for randomised smoothing.
 
-The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), is certified at a larger radius the more f
-agrees with itself on noisy copies of one image. With m copies, their predictions p_1 ... p_m and the mean prediction p,
+The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), has larger certified radii if f predicts
+consistently on noisy copies of an image. With m copies, their predictions p_1 ... p_m and the mean prediction p,
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-m = 1 is training with Gaussian noise alone (Cohen et al., 2019).
+m = 1 is training with Gaussian noise only (Cohen et al., 2019).
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062.
@@ -27,15 +27,15 @@ from lightning_modules.training.logging import log_training
 
 
 class Consistency(AccuracyUnderNoise, MethodModule):
-    """Trains a base classifier for randomised smoothing. The callback `Certification` certifies it.
+    """Train a base classifier for randomised smoothing; the callback `Certification` certifies it.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        sigma: noise level that will be certified, in pixel units.
-        num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
-        consistency_weight: lambda, weight of the divergence among copies.
-        entropy_weight: eta, weight of the entropy of their mean prediction.
+        sigma: standard deviation of the noise in training and certification, in pixel units.
+        num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
+        consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
+        entropy_weight: eta, weight of the entropy of the mean prediction.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

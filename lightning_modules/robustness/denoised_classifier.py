@@ -1,13 +1,13 @@
-"""Take the noise away by any denoiser before a classifier is asked: denoised smoothing.
+"""Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
-The smoothed classifier is that of classifier f and denoiser D together, of which neither has to know of it,
+The smoothed classifier is that of classifier f and denoiser D combined, neither of which needs to be trained for it,
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
 
-The radius sigma Phi^-1(p) of randomised smoothing holds for any function, so for this one, too.
+The radius sigma Phi^-1(p) of randomised smoothing holds for any function, hence also for this one.
 
 Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
-2020, arXiv 2003.01908. With a diffusion model for a denoiser see `denoised_smoothing`.
+2020, arXiv 2003.01908. For a diffusion model as the denoiser see `denoised_smoothing`.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ from lightning_modules.training.logging import log_training
 
 
 class DenoisedClassifier(ClassifierSteps, MethodModule):
-    """Put a trained denoiser before a classifier, which the callback `Certification` certifies.
+    """Classifier behind a trained denoiser, certified by the callback `Certification`.
 
-    `fit` trains the classifier alone, by cross-entropy on clean images; the denoiser stays as it is. Test accuracy is
-    that of the classifier on clean images.
+    `fit` trains only the classifier, by cross-entropy on clean images; the denoiser is frozen. Test accuracy is that of
+    the classifier on clean images.
 
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        denoiser: a module with `denoise(noisy, sigma)`, such as `Noise2Score`, with its trained weights.
+        denoiser: trained module with a method `denoise(noisy, sigma)`, such as `Noise2Score`.
         num_classes: number of classes, K.
         optimizer: built on the classifier's trainable parameters.
         lr_scheduler: stepped every epoch.
@@ -67,13 +67,13 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         return self.network(image)
 
     def train(self, mode: bool = True) -> "DenoisedClassifier":
-        """Leave the denoiser in evaluation mode."""
+        """Keep the denoiser in evaluation mode."""
         super().train(mode)
         self.denoiser.eval()
         return self
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Give logits `[1, B, K]` of the denoised images."""
+        """Compute logits `[1, B, K]` of the denoised images."""
         denoiser: Any = self.denoiser
         return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
 

@@ -1,17 +1,17 @@
-"""Take the noise away by a diffusion model before a classifier is asked: diffusion-denoised smoothing (DDS).
+"""Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier behind a diffusion model.
 
-A diffusion model knows images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e, e ~ N(0, I).
-Divided by sqrt(abar_t), and with pixels in [0, 1], that is an image under Gaussian noise of standard deviation
+A diffusion model is trained on images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e with
+e ~ N(0, I). Divided by sqrt(abar_t) and rescaled to [0, 1], this is an image with Gaussian noise of standard deviation
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 
-To certify at sigma take t*, the first t with s_t >= sigma. One evaluation of the model estimates the image,
+Certification at sigma uses t*, the first t with s_t >= sigma. One evaluation of the model estimates the image,
 
     x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1],
 
-or x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself, by what the model predicts; the classifier sees
-that. As the noise is s_t >= sigma, the radius sigma Phi^-1(p) of randomised smoothing holds. Neither model has to know
-of it.
+or x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself, depending on the model's prediction type. The
+classifier takes this estimate. Since the noise is s_t >= sigma, the radius sigma Phi^-1(p) of randomised smoothing
+holds. Neither model needs to be trained for it.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -46,26 +46,27 @@ from lightning_modules.training.logging import log_training
 
 
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
-    """Puts a diffusion model before a classifier, which the callback `Certification` certifies.
+    """Classifier behind a diffusion model, certified by the callback `Certification`.
 
-    The paper takes both as they are, and nothing is trained: `test` certifies. `fit` trains those parts that have
-    trainable parameters: the classifier by cross-entropy on clean images, the diffusion model by the mean squared error
-    of its prediction at random levels. Test accuracy is that of the classifier on clean images.
+    The paper uses pretrained models and trains nothing: `test` certifies. `fit` trains the trainable parameters: those
+    of the classifier by cross-entropy on clean images, those of the diffusion model by the mean squared error of its
+    prediction at random timesteps. Test accuracy is that of the classifier on clean images.
 
     Args:
-        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
-            `lightning_modules.backbones.resized.Resized` it sees them at another size.
-        denoiser: a network without conditions, for images of the data's size in [-1, 1]: called with x_t and t `[B]`,
-            it gives `[B, C or 2 C, H, W]` or, as a U-Net of diffusers, an object that has it as `sample`.
-        scheduler: scheduler that the U-Net was trained with, of which levels and prediction type are used.
+        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Wrap it in
+            `lightning_modules.backbones.resized.Resized` for another input size.
+        denoiser: unconditional diffusion model for images of the data's size in [-1, 1], called with x_t and t `[B]`.
+            It returns `[B, C or 2 C, H, W]`, or a diffusers output with that tensor as `sample`.
+        scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are
+            used.
         num_classes: number of classes, K.
-        timestep_scale: factor of the time that the U-Net is told; 1/4 for a model whose 4,000 levels count to 1,000.
-        optimizer: built on the trainable parameters of both.
+        timestep_scale: factor of the timestep input; 1/4 for a model with 4,000 levels whose timesteps end at 1,000.
+        optimizer: built on the trainable parameters of classifier and diffusion model.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample, or
-            `timestep_scale` is not positive.
+        ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample, or `timestep_scale` is
+            not positive.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"
@@ -101,7 +102,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.network(image)
 
     def estimate(self, noisy: Tensor, t: int) -> Tensor:
-        """Estimate clean images `[B, C, H, W]` in [0, 1] from images under noise of level s_t in pixel units."""
+        """Estimate clean images `[B, C, H, W]` in [0, 1] from images with noise of level s_t, in pixel units."""
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
         timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -109,21 +110,21 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
     def _told(self, t: Tensor) -> Tensor:
-        """Scale t to the time that the U-Net is told."""
+        """Scale t to the timestep input of the diffusion model."""
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Remove noise of the standard deviation `sigma`, in pixel units, in one evaluation.
+        """Denoise images with noise of standard deviation `sigma`, in pixel units, by one network evaluation.
 
         Raises:
-            ValueError: if `sigma` is not one number.
+            ValueError: if `sigma` is not a single number.
         """
         if sigma is None or (isinstance(sigma, Tensor) and sigma.numel() > 1):
-            raise ValueError(f"sigma must be one number for all images, got {sigma}")
+            raise ValueError(f"sigma must be a single number for all images, got {sigma}")
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Give logits `[1, B, K]` of the denoised images; the noise has the standard deviation s_t* >= sigma."""
+        """Compute logits `[1, B, K]` of the denoised images; the noise is scaled to s_t* >= sigma."""
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]

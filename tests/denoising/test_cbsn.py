@@ -116,5 +116,5 @@ def test_bad_arguments_and_images_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             CBSN(network, **arguments)
-    with pytest.raises(ValueError, match=r"images need more than 32 pixels a side, got \[32, 50\]"):
+    with pytest.raises(ValueError, match=r"images need more than 32 pixels per side, got \[32, 50\]"):
         CBSN(network).restore(torch.rand(1, 3, 32, 50))

@@ -87,7 +87,7 @@ def test_each_image_of_unknown_poisson_noise_is_counted_by_its_own_level() -> No
         method, rest = module(Poisson(0.05), blind=blind), {"index": torch.arange(2), "global_batch_size": 2}
         losses.append(method.training_step({**batch, **rest}, 0)["loss"])  # type: ignore[typeddict-item]
     torch.testing.assert_close(losses[0], losses[1])
-    with pytest.raises(ValueError, match=r"need data.noise.zeta, a range"):
+    with pytest.raises(ValueError, match=r"needs a range for data.noise.zeta"):
         module(Poisson(0.05), blind=True).training_step({"noisy": noisy, **rest}, 0)  # type: ignore[typeddict-item]
 
 
@@ -124,7 +124,7 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
     set_up(Gaussian(25), None)  # noisy images of one's own
     set_up(Gaussian(25), Gaussian((5, 55)), blind=True)
     for wrong in (Gaussian(50), Poisson(0.01)):
-        with pytest.raises(ValueError, match=r"model.noise is Gaussian.*, and data.noise"):
+        with pytest.raises(ValueError, match=r"model.noise is Gaussian.*, but data.noise"):
             set_up(Gaussian(25), wrong)
     with pytest.raises(ValueError, match="score_scale must be"):
         module(Gaussian(25), score_scale=0.0)

@@ -36,5 +36,5 @@ def test_each_pixel_of_a_cell_is_drawn_equally_often() -> None:
 
 
 def test_a_stride_that_does_not_divide_is_named() -> None:
-    with pytest.raises(ValueError, match="a stride of 5 must divide height and width of the images, got 10 x 12"):
+    with pytest.raises(ValueError, match="height and width must be divisible by the stride 5, got 10 x 12"):
         sub_images(torch.rand(1, 3, 10, 12), 5)

@@ -39,5 +39,5 @@ def test_shared_out_over_two_processes_equals_one(tmp_path: Path) -> None:
 def test_it_does_not_go_on() -> None:
     refuse_to_go_on(False, "fit")
     refuse_to_go_on(True, "test")
-    with pytest.raises(ValueError, match="resume it on one process or by ddp, which its checkpoints fit"):
+    with pytest.raises(ValueError, match="resume with one device or with ddp, which can load the same checkpoint"):
         refuse_to_go_on(True, "fit")

@@ -144,5 +144,5 @@ def test_the_schedule_is_part_of_the_state(folder: Path) -> None:
 def test_what_cannot_work_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="prediction_type must be one of epsilon, v_prediction, sample, got 'x'"):
         module(folder, scheduler=DDPMScheduler(prediction_type="x"))
-    with pytest.raises(ValueError, match="sigma must be one number for all images, got None"):
+    with pytest.raises(ValueError, match="sigma must be a single number for all images, got None"):
         module(folder).denoise(torch.zeros(1, 1, 8, 8))

@@ -1,23 +1,23 @@
-"""ScoreDVI denoises one real image at a time, by variational inference with the score of blind Gaussian denoisers.
+"""ScoreDVI denoises one real image at a time by variational inference with the score of blind Gaussian denoisers.
 
-Four small networks, which see the noisy image y, are fitted to it alone. They give, for each pixel and channel, a
-Gaussian mixture of the clean image with K components, the precision of the noise of each, and the mixture's weights;
-what they maximise is the evidence bound
+Four small networks that take the noisy image y are fitted to it alone. For each pixel and channel they predict a
+Gaussian mixture of K components for the clean image, the noise precision of each component, and the mixture weights.
+They minimise the negative evidence lower bound
 
     rec + lambda x + phi + z + w        (see `elbo`)
 
-in which the clean image's prior enters by its score alone: (D_k(x) - x) / sigma_k^2 for a frozen denoiser D_k that was
-trained on white Gaussian noise. lambda is 0.5, 1 or 2 by how noisy the image is (`noise_level`). The estimate is the
-mixture's mean, averaged over the steps: avg <- 0.9 avg + 0.1 sum_k rho_k mu_k, from avg = y. If the mean sigma is above
-0.05 at the end, the fit is made once more from other weights.
+in which the prior of clean images enters only through its score: (D_k(x) - x) / sigma_k^2 for a frozen denoiser D_k
+that was trained on white Gaussian noise. lambda is 0.5, 1 or 2, by the estimated noise level (`noise_level`). The
+estimate is a running average of the mixture mean over the steps: avg <- 0.9 avg + 0.1 sum_k rho_k mu_k, from avg = y.
+If the final mean sigma exceeds 0.05, the fit is repeated once from new weights.
 
-Departures: the U-Net fills rows and columns that a pooling drops with zeros, not with their neighbours, which matters
-for sides that are no multiples of 16; rows and columns beyond a multiple of 4 are left out of the noise estimate, which
-the code refuses; and a sub-image without two weak patches counts as free of noise, as the code's nan does.
+Departures: the U-Net pads rows and columns dropped by pooling with zeros instead of neighbours, which matters for sides
+that are not multiples of 16; the noise estimate ignores rows and columns beyond a multiple of 4, where the authors'
+code fails; and a sub-image with fewer than two weak-texture patches counts as noise-free, like the nan in their code.
 
 Source: Cheng, Liu and Tan, Score Priors Guided Deep Variational Inference for Unsupervised Real-World Single Image
-Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18, and the authors' code, whose order of one image a fit,
-batch normalisation in training mode, and gradient of rho from the prior's value it follows.
+Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18. As in the authors' code, each fit has one image, batch
+normalisation is in training mode, and rho receives a gradient from the value of the prior term.
 """
 
 from lightning_modules.denoising.scoredvi.module import BlindDenoisers, ScoreDVI

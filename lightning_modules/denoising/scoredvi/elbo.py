@@ -1,8 +1,8 @@
-"""The evidence bound of ScoreDVI, term by term. Tensors are `[1, K, C, H, W]`: K components of C channels.
+"""Terms of ScoreDVI's negative evidence lower bound. Tensors are `[1, K, C, H, W]`: K components, C channels.
 
-The model of each value y: with z ~ Cat(w), w ~ Dir(1), it is N(x_k, 1 / phi_k) of its component, phi_k ~ Gamma(alpha_0,
-rate beta_0). The posterior: x_k ~ N(mu_k, sigma_k^2), phi_k ~ Gamma(alpha_k, beta_k), z ~ Cat(rho), w ~ Dir(d). All
-means are over channels and pixels, sums over k:
+Likelihood and prior of each value: y ~ N(x_z, 1 / phi_z), z ~ Cat(w), w ~ Dir(1), phi_k ~ Gamma(alpha_0, rate beta_0).
+Variational posterior: x_k ~ N(mu_k, sigma_k^2), phi_k ~ Gamma(alpha_k, beta_k), z ~ Cat(rho), w ~ Dir(d). Means are
+over channels and pixels, sums over k:
 
     rec  = -mean sum rho [ (psi(alpha) - log beta) / 2 - ((mu - y)^2 + sigma^2) alpha / (2 beta) ]
     phi  = mean sum rho KL(Gamma(alpha, beta) || Gamma(alpha_0, beta_0))
@@ -10,9 +10,9 @@ means are over channels and pixels, sums over k:
     w    = mean KL(Dir(d) || Dir(1))
     x    = mean sum rho [ -log sigma^2 / 2 - mean_m T(mu + sigma e_m) ]
 
-T hands its argument on and multiplies the gradient by the score of clean images there, (D_k(x) - x) / sigma_k^2, which
-a blind denoiser D_k gives for nothing. So the value of the last term is no divergence, and rho has a gradient from it;
-both are as in the authors' code.
+T is the identity in the forward pass; in the backward pass it multiplies the gradient by the score of clean images,
+(D_k(x) - x) / sigma_k^2, which follows from a blind denoiser D_k. The value of the last term is therefore not a
+divergence, and rho receives a gradient from it; both are as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 
 def reconstruction(y: Tensor, mu: Tensor, variance: Tensor, log_alpha: Tensor, log_beta: Tensor, rho: Tensor) -> Tensor:
-    """Compute minus the expected log-likelihood of the noisy image y, `[1, 1, C, H, W]`, but for a constant."""
+    """Compute the expected negative log-likelihood of the noisy image y, `[1, 1, C, H, W]`, up to a constant."""
     precision = (log_alpha - log_beta).exp()
     likelihood = log_alpha.exp().digamma() - log_beta - ((mu - y).square() + variance) * precision
     return -(0.5 * likelihood * rho).sum(dim=1).mean()
 
 
 def divergence_of_precision(log_alpha: Tensor, log_beta: Tensor, rho: Tensor, alpha: float, beta: float) -> Tensor:
-    """Compute the divergence of the precisions' posteriors from their prior Gamma(alpha, rate beta)."""
+    """Compute the KL divergence of the posterior of the precisions from its prior Gamma(alpha, rate beta)."""
     a, prior = log_alpha.exp(), log_alpha.new_tensor([alpha, beta])
     divergence = (
         (a - alpha) * a.digamma()
@@ -48,34 +48,34 @@ def expected_log_weight(d: Tensor) -> Tensor:
 
 
 def divergence_of_component(rho: Tensor, d: Tensor) -> Tensor:
-    """Compute the divergence of the components' posterior from the mixture weights'."""
+    """Compute the expected KL divergence of Cat(rho) from Cat(w), under the posterior Dir(d) of the weights w."""
     return (rho * ((rho + 1e-8).log() - expected_log_weight(d))).sum(dim=1).mean()
 
 
 def divergence_of_weight(d: Tensor) -> Tensor:
-    """Compute the divergence of Dir(d) from the flat Dirichlet distribution."""
+    """Compute the KL divergence of Dir(d) from the uniform Dirichlet distribution."""
     number = d.new_tensor(float(d.shape[1]))
     norm = d.sum(dim=1).lgamma() - d.lgamma().sum(dim=1) - number.lgamma()
     return norm.mean() + ((d - 1) * expected_log_weight(d)).sum(dim=1).mean()
 
 
 def with_score(x: Tensor, score: Tensor) -> Tensor:
-    """Hand x on, and multiply the gradient by the score; T above."""
+    """Identity in the forward pass; multiplies the gradient by the score in the backward pass (T above)."""
     return x.detach() + (x - x.detach()) * score.detach()
 
 
 def prior_term(
     mu: Tensor, log_variance: Tensor, rho: Tensor, normal: Tensor, denoisers: Sequence[nn.Module], chunk: int
 ) -> Tensor:
-    """Compute the term of the image's prior.
+    """Compute the term of the clean image's prior.
 
     Args:
         mu: `[1, K, C, H, W]`.
         log_variance: as `mu`: log sigma^2.
         rho: as `mu`.
         normal: e, `[M, K, C, H, W]`.
-        denoisers: K modules that map images `[B, C, H, W]` to estimates of clean ones.
-        chunk: samples that a denoiser sees at once, of M.
+        denoisers: K denoisers of images `[B, C, H, W]`.
+        chunk: number of the M samples that a denoiser processes at once.
     """
     variance = log_variance.exp()
     sample = mu + variance.sqrt() * normal

@@ -1,4 +1,4 @@
-"""The LightningModule of ScoreDVI. See the package for the method."""
+"""LightningModule of ScoreDVI; the package docstring describes the method."""
 
 import copy
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ from lightning_modules.training.logging import log_training
 
 LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
 GREATEST_LEVEL = 100 / 255
-"""Of the white noise that denoisers are trained on."""
+"""Maximum standard deviation of the white noise in denoiser training."""
 
 
 def side_network(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:
-    """Make a plain network of 3x3 convolutions, the inner ones with batch normalisation."""
+    """Build a plain network of 3x3 convolutions, with batch normalisation after the inner ones."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
     for _ in range(depth - 2):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width, eps=1e-4), nn.ReLU()]
@@ -40,14 +40,14 @@ def side_network(in_channels: int, out_channels: int, width: int, depth: int) ->
 
 
 class Posterior(nn.Module):
-    """The four networks that are fitted to one image, with fresh weights.
+    """The four networks that are fitted to one image, with newly initialised weights.
 
     Args:
-        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; its architecture is taken, with other weights.
+        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; it is copied and re-initialised.
         channels: C.
         components: K.
         side_width: channels of the three other networks.
-        side_depth: convolutions of each of these.
+        side_depth: convolutions of each of the three other networks.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Posterior(nn.Module):
         self.train().requires_grad_(True)
 
     def forward(self, noisy: Tensor) -> tuple[Tensor, ...]:
-        """Give mu, log sigma^2, log alpha, log beta, rho and d of a noisy image, each `[1, K, C, H, W]`."""
+        """Predict mu, log sigma^2, log alpha, log beta, rho and d for a noisy image, each `[1, K, C, H, W]`."""
 
         def split(output: Tensor) -> Tensor:
             return output.unflatten(1, (self.components, -1))
@@ -79,27 +79,27 @@ class Posterior(nn.Module):
 
 
 class ScoreDVI(RestorerSteps, MethodModule):
-    """Denoise each image by fitting its posterior; `fit` trains the blind denoisers that this needs.
+    """Denoise each image by fitting its posterior; `fit` trains the blind denoisers that define the prior.
 
-    `test` and `predict` take minutes an image of 512 x 512 pixels on a GPU. Networks are initialised, and samples
-    drawn, by the seed of the run and the position of the image; a batch should hold one image.
+    `test` and `predict` take minutes per 512 x 512 image on a GPU. Initial weights and samples are seeded by the
+    run's seed and the image's index; use a batch size of 1.
 
     Args:
-        denoisers: K blind denoisers of white Gaussian noise, each maps images `[B, C, H, W]` to estimates of clean
-            ones. `fit` trains those that have trainable parameters, on noise of deviation 0 to 100 grey levels.
-        network: architecture of the network of the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
-        beta: rate of the precision's prior, beta_0: 0.01 for CC, 0.005 for PolyU, 0.02 for SIDD.
-        alpha: shape of the precision's prior, alpha_0.
-        weight: lambda, weight of the image's prior; None takes 0.5, 1 or 2 by the noise that is estimated.
-        steps: steps of each fit.
-        samples: draws of the posterior in a step, M.
-        chunk: draws that a denoiser sees at once, which bounds the memory.
-        average: part of the running average that is kept in a step, in [0, 1).
-        restart_above: mean sigma above which a fit is made again; None never does.
-        learning_rate: of Adam, which fits all four networks.
+        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains those with
+            trainable parameters, on noise of standard deviation 0 to 100 grey levels.
+        network: architecture that predicts the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
+        beta: beta_0, rate of the precision's Gamma prior: 0.01 for CC, 0.005 for PolyU, 0.02 for SIDD.
+        alpha: alpha_0, shape of the precision's Gamma prior.
+        weight: lambda, weight of the image's prior; None chooses 0.5, 1 or 2 by the estimated noise level.
+        steps: optimizer steps per fit.
+        samples: M, posterior samples per step.
+        chunk: posterior samples per denoiser call; smaller values use less memory.
+        average: decay of the running average of estimates, in [0, 1).
+        restart_above: mean sigma above which the fit is repeated once; None never repeats it.
+        learning_rate: learning rate of Adam, which fits all four networks.
         side_width: channels of the three smaller networks.
-        side_depth: convolutions of each of these.
-        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        side_depth: convolutions of each of the three smaller networks.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the denoisers' trainable parameters, for `fit`.
         lr_scheduler: stepped every epoch, in `fit`.
 
@@ -132,7 +132,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
         at_least(2, side_depth=side_depth)
         within(0, 1, "[)", average=average)
         self.denoisers = nn.ModuleList(denoisers)
-        self.network = network.requires_grad_(False)  # an architecture: each image has its own weights
+        self.network = network.requires_grad_(False)  # only a template: each image's copy is re-initialised
         self.beta = beta
         self.alpha = alpha
         self.weight = weight
@@ -160,10 +160,10 @@ class ScoreDVI(RestorerSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.denoisers))
 
     def bound(self, posterior: Posterior, noisy: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss of a step, and the mixture's mean `[1, C, H, W]` and mean sigma, a number.
+        """Compute the loss of a step, the mixture mean `[1, C, H, W]`, and the mean sigma, a scalar.
 
         Args:
-            posterior: the networks that are fitted.
+            posterior: the networks being fitted.
             noisy: `[1, C, H, W]`.
             weight: lambda.
         """
@@ -179,7 +179,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
         return loss, (mu * rho).sum(dim=1).detach(), (0.5 * log_variance).exp().mean().detach()
 
     def fitted(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
-        """Fit the posterior of one image `[1, C, H, W]`; give the averaged mean and the last mean sigma."""
+        """Fit the posterior of one image `[1, C, H, W]`; return the running average and the last mean sigma."""
         posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
             noisy
         )
@@ -194,10 +194,10 @@ class ScoreDVI(RestorerSteps, MethodModule):
         return average, float(sigma)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Denoise images `[B, C, H, W]`, one after the other; not clipped."""
+        """Denoise images `[B, C, H, W]` one by one; the result is not clipped."""
         estimates = []
         devices = [degraded.device] if degraded.device.type == "cuda" else []
-        # Digamma and log-gamma of numbers down to 1e-8 need single precision at least.
+        # Digamma and log-gamma of values down to 1e-8 need at least float32.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(degraded.device.type, enabled=False):
             for image in degraded.clone().to(torch.promote_types(degraded.dtype, torch.float32)):
                 weight = self.weight
@@ -214,7 +214,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
 
 
 class BlindDenoisers(ScoreDVI):
-    """Denoise by the mean of the blind denoisers, applied once: what ScoreDVI is compared with. Arguments as there."""
+    """Baseline of ScoreDVI: the mean output of its blind denoisers. It takes the same arguments."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)

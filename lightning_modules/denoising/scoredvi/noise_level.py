@@ -1,15 +1,15 @@
-"""Estimate how noisy a single image is, where the noise depends on the brightness and is correlated.
+"""Estimate the level of signal-dependent, spatially correlated noise from a single image.
 
-Every fourth pixel in both directions gives 16 sub-images, whose noise is nearly independent. In each and in each
-channel patches of 7 x 7 are projected on the direction of least variance, where there is little but noise, and the law
+Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. In each sub-image
+and channel, 7 x 7 patches are projected on the direction of least variance, which holds little but noise. The model
 
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
-is fitted by maximum likelihood to their brightness and variance, first to all patches, then three times to those whose
-gradients are so weak that noise explains them. The estimate is the mean variance of the last ones.
+is fitted to their brightness and variance by maximum likelihood, first to all patches, then three times to the patches
+of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the last selection.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
-Transactions on Image Processing 2014, as the code of ScoreDVI has it. It is unreliable where an image is saturated.
+Transactions on Image Processing 2014, as implemented in ScoreDVI's code. It is unreliable on saturated images.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 def gradient_threshold(patch: int = PATCH) -> float:
-    """Compute how strong the summed squared gradients of a patch of noise with variance 1 are at most."""
+    """Compute the upper quantile of a patch's summed squared gradients under noise of variance 1."""
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     across = 0.5 * (pixels[:, :, 2:] - pixels[:, :, :-2]).reshape(patch * patch, -1)
     down = 0.5 * (pixels[:, 2:] - pixels[:, :-2]).reshape(patch * patch, -1)
@@ -36,13 +36,13 @@ def gradient_threshold(patch: int = PATCH) -> float:
 
 
 def law(parameters: Array, brightness: Array) -> Array:
-    """Compute the variance at a brightness; parameters sigma_w, sigma_u, gamma."""
+    """Compute the noise variance at a brightness, for parameters sigma_w, sigma_u and gamma."""
     sigma_w, sigma_u, power = parameters
     return brightness ** (2 * power) * sigma_u**2 + sigma_w**2
 
 
 def fitted_law(brightness: Array, variance: Array, greatest: float | None) -> Array:
-    """Fit the law to patches `[n]` by maximum likelihood."""
+    """Fit the noise model to patches `[n]` by maximum likelihood, with parameters in [0, `greatest`]."""
 
     def loss(parameters: Array) -> float:
         expected = law(parameters, brightness)
@@ -53,18 +53,18 @@ def fitted_law(brightness: Array, variance: Array, greatest: float | None) -> Ar
 
 
 def patches_of(image: Array, height: int, width: int) -> Array:
-    """List all windows of an image `[H, W]`, `[n, height * width]`."""
+    """Extract all windows of an image `[H, W]` as rows: `[n, height * width]`."""
     return sliding_window_view(image, (height, width)).reshape(-1, height * width)
 
 
 def least_variance(patches: Array) -> Array:
-    """Project patches `[n, p]` on the direction of least variance, and square, `[n]`."""
+    """Project patches `[n, p]` on the direction of least variance and square: `[n]`."""
     moments = patches.T @ patches / (len(patches) - 1)
     return (patches @ np.linalg.eigh(moments)[1][:, 0]) ** 2
 
 
 def plane_variance(plane: Array) -> float:
-    """Estimate the mean variance of the noise of one channel `[H, W]` in [0, 1]; 0 where it cannot be told."""
+    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if it cannot be estimated."""
     patches, mean_of = patches_of(plane, PATCH, PATCH), patches_of(plane, PATCH, PATCH).mean(axis=1)
     across = patches_of((0.5 * (plane[:, 2:] - plane[:, :-2])) ** 2, PATCH, PATCH - 2).sum(axis=1)
     down = patches_of((0.5 * (plane[2:] - plane[:-2])) ** 2, PATCH - 2, PATCH).sum(axis=1)
@@ -82,27 +82,27 @@ def plane_variance(plane: Array) -> float:
 
 
 def noise_deviation(image: Array) -> float:
-    """Estimate the standard deviation of an image's noise.
+    """Estimate the noise standard deviation of an image.
 
     Args:
-        image: `[C, H, W]` in [0, 1]; at least 36 pixels a side. Rows and columns beyond a multiple of 4 are left out.
+        image: `[C, H, W]` in [0, 1], at least 36 pixels per side. Rows and columns beyond a multiple of 4 are ignored.
 
     Returns:
-        In the units of the image.
+        The standard deviation, in the image's units.
 
     Raises:
-        ValueError: if the image is smaller.
+        ValueError: if the image has fewer than 36 pixels on a side.
     """
     height, width = (side - side % STRIDE for side in image.shape[1:])
     if min(height, width) < STRIDE * (PATCH + 2):
         raise ValueError(
-            f"the noise of an image of {image.shape[1]} x {image.shape[2]} pixels cannot be told: too small"
+            f"noise estimation needs images of at least 36 pixels per side, got {image.shape[1]} x {image.shape[2]}"
         )
     planes = [image[c, i:height:STRIDE, j:width:STRIDE] for c in range(len(image)) for i in range(4) for j in range(4)]
     return float(np.sqrt(np.mean([plane_variance(plane) for plane in planes])))
 
 
 def prior_weight(deviation: float) -> float:
-    """Choose lambda: 0.5 up to a deviation of 10 grey levels, 1 up to 25, 2 above; whole levels, rounded down."""
+    """Choose lambda by the noise level: 0.5 up to 10 grey levels, 1 up to 25, 2 above; levels are rounded down."""
     levels = int(deviation * 255)
     return 0.5 if levels <= 10 else 1.0 if levels <= 25 else 2.0

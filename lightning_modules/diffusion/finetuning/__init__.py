@@ -1,15 +1,15 @@
-"""Fine-tune a diffusion model on one's own images: a latent text-to-image pipeline, or a U-Net of images alone.
+"""Fine-tune a diffusion model on your own images: a latent text-to-image pipeline, or an unconditional pixel U-Net.
 
-With z the image in [-1, 1], or its latent, noise e ~ N(0, I) and a uniform time t,
+With z the image in [-1, 1] or its latent, noise e ~ N(0, I) and a uniform timestep t,
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,
     L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t),
 
-for a network f that predicts e; for v the weight is min(SNR_t, gamma) / (SNR_t + 1), for z it is min(SNR_t, gamma):
-the error of z itself then counts min(SNR_t, gamma) whatever is predicted. All of f is trained, or low-rank adapters
-W + B A of its attention. The caption c is left out for part of the images, which guidance needs later. The weights that
-validate, sample and are saved are the average e <- d e + (1 - d) theta with d = min(decay, (1 + n) / (10 + n)) in its
-n-th update.
+for a network f that predicts e. For v-prediction the weight is min(SNR_t, gamma) / (SNR_t + 1), for z-prediction it is
+min(SNR_t, gamma), so that the error of z always has weight min(SNR_t, gamma). Either all of f is trained, or low-rank
+adapters W + B A of its attention. The caption c is dropped for a fraction of the images, as classifier-free guidance
+requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with
+d = min(decay, (1 + n) / (10 + n)) in update n.
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,
 ICCV 2023, arXiv 2303.09556. The objective is that of Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models,

@@ -1,4 +1,4 @@
-"""Fine-tuning of diffusion models on images, with captions or without."""
+"""LightningModule that fine-tunes diffusion models on images with or without captions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,42 +37,42 @@ from lightning_modules.sde.discrete import (
 )
 from lightning_modules.training.logging import log_training
 
-TIMES, SAMPLE = 1, 2  # streams of what is drawn for an image in evaluation
+TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
 
 
 def denoising_errors(
     model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor, abar: Tensor, prediction: Prediction
 ) -> Tensor:
-    """Compute each image's mean squared error at its time t `[B]`, for abar `[T]`: `[B]`, not weighted."""
+    """Compute each image's unweighted mean squared error `[B]` at its timestep t `[B]`, for abar `[T]`."""
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
     return (output - diffusion_target(latent, noise, level, prediction)).square().flatten(1).mean(dim=1)
 
 
 class DiffusionFineTuning(MethodModule):
-    """Fine-tune a diffusion model on images, and save it as a folder of diffusers or peft.
+    """Fine-tune a diffusion model on images, and save it in the format of diffusers or peft.
 
-    `pipeline/` in the run directory holds the result at the end of training. Validation and test log `loss`, the
-    unweighted error of the averaged weights on the images that are held out, each at its own time and with its own
-    noise, the same at every validation. `ImageGrid` draws held-out images beside samples of their captions.
+    Training ends by saving the result to `pipeline/` in the run directory. Validation and test log `loss`, the
+    unweighted error of the averaged weights on held-out images. Each image has a fixed timestep and fixed noise, so
+    values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
-        network: the model, `lightning_modules.backbones.diffusion.TextToImage`, `PixelSpace` or `pixel_pipeline`.
-        min_snr_gamma: gamma of the weights; None weighs all times alike.
-        caption_dropout: part of the images that are trained on without their caption, in [0, 1).
-        average_decay: greatest decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder of latents and embedded captions, which are computed before training; None computes them in
-            each step. It wants images that are not mirrored.
-        prompts: texts that `sample` goes through in turn; by default none.
-        num_inference_steps: steps of a sample.
-        guidance_scale: weight of classifier-free guidance in a sample; 1 is none.
+        network: `TextToImage`, `PixelSpace` or `pixel_pipeline` of `lightning_modules.backbones.diffusion`.
+        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally.
+        caption_dropout: probability of training an image without its caption, in [0, 1).
+        average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
+        cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
+            each step. Caching requires images without random flips.
+        prompts: texts that `sample` cycles through; by default the empty text.
+        num_inference_steps: sampling steps.
+        guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
         optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        TypeError: if `network` is none of these.
-        ValueError: if an argument is out of range or does not belong to the model, or nothing of it is trained.
+        TypeError: if `network` is not one of these classes.
+        ValueError: if an argument is out of range or does not apply to the model, or the model is frozen.
     """
 
     abar: Tensor
@@ -99,9 +99,9 @@ class DiffusionFineTuning(MethodModule):
         within(0, 1, "[)", caption_dropout=caption_dropout, average_decay=average_decay)
         at_least(1, num_inference_steps=num_inference_steps)
         if isinstance(network, PixelSpace) and (caption_dropout or cache_dir):
-            raise ValueError("caption_dropout and cache_dir belong to a text-to-image model, and PixelSpace is none")
+            raise ValueError("caption_dropout and cache_dir need a text-to-image model, got PixelSpace")
         if not trainable_parameters(network):
-            raise ValueError("network has nothing to train: its tuning must be full or lora")
+            raise ValueError("network has no trainable parameters: its tuning must be full or lora")
         self.network = network
         self.min_snr_gamma = min_snr_gamma
         self.caption_dropout = caption_dropout
@@ -126,16 +126,16 @@ class DiffusionFineTuning(MethodModule):
         shape = getattr(data, "image_shape", None)
         expected = self.network.shape if isinstance(self.network, PixelSpace) else None
         if shape is not None and expected is not None and tuple(shape) != expected:
-            raise ValueError(f"the data have images {list(shape)}, and the U-Net is for {list(expected)}")
+            raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(expected)}")
 
     def configure_model(self) -> None:
-        """Share out what is trained over processes, a block of the U-Net at a time, for `ModelParallelStrategy`."""
+        """Shard the trained network over ranks, one U-Net block at a time, for `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
-        self.strict_loading = False  # a checkpoint holds what is trained alone
+        self.strict_loading = False  # checkpoints hold only trained parameters
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_to_go_on(self._shared_out, self.trainer.state.fn)
@@ -152,14 +152,14 @@ class DiffusionFineTuning(MethodModule):
     # a step
 
     def given(self, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
-        """Give z `[B, c, h, w]` and the prompts of a batch.
+        """Return z `[B, c, h, w]` and the prompts of a batch.
 
         Args:
             batch: the batch.
-            draw: gives standard normal numbers of the shape of a tensor.
+            draw: samples standard normal noise of the shape of its argument.
 
         Raises:
-            ValueError: if a text-to-image model is given no captions.
+            ValueError: if the model is text-to-image and the batch has no captions.
         """
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
@@ -202,19 +202,19 @@ class DiffusionFineTuning(MethodModule):
         generators = [generator_of(run_seed(), index, TIMES) for index in batch["index"].tolist()]
         latent, prompts = self.given(batch, partial(sample_like, draw=torch.randn, generators=generators))
         noise = sample_like(latent, torch.randn, generators)
-        t = ((batch["index"] + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32  # more evenly spread than by chance
+        t = ((batch["index"] + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32  # low-discrepancy timesteps
         with self.average.used_by(self.network):
             error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
-        # Weights that are shared out need all processes, and pictures are drawn by one.
+        # Sampling with sharded weights needs all ranks, but the image grid runs on one.
         return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images `[n, C, H, W]` in [0, 1] with the averaged weights, of `prompts` in turn.
+        """Sample images `[n, C, H, W]` in [0, 1] with the averaged weights, cycling through `prompts`.
 
-        With weights that are shared out, every process calls it.
+        With sharded weights, every rank must call it.
         """
         noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=self.abar.dtype).to(self.device)
         return self._sampled([self.prompts[place % len(self.prompts)] for place in range(n)], noise, generator)
@@ -228,7 +228,7 @@ class DiffusionFineTuning(MethodModule):
             return self.network.generate(prompts, noise, **steps, generator=generator)  # type: ignore[arg-type]
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, and samples of their captions."""
+        """Show images next to samples for their captions."""
         latent, _ = self.given(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
@@ -236,15 +236,15 @@ class DiffusionFineTuning(MethodModule):
         return {"image": image, "sample": ImageColumn(sample, captions=captions)}
 
     def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor) -> Tensor:
-        """Draw a sample for each image's caption, the same each time."""
+        """Sample one image for each caption, from fixed noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
         return self._sampled(batch.get("caption", [""] * len(latent)), noise)
 
     def on_train_end(self) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
         if directory is None:
             return
         with self.average.used_by(self.network):
             save_model(self.network, Path(directory, "pipeline"), self.trainer.is_global_zero)
-        rank_zero_info(f"The tuned model: {Path(directory, 'pipeline')}")
+        rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")

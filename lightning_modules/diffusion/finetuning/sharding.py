@@ -1,4 +1,4 @@
-"""Share out parameters, gradients, optimizer state and averages of a U-Net of diffusers over processes."""
+"""Shard parameters, gradients, optimizer state and averaged weights of a diffusers U-Net over ranks."""
 
 from typing import Any
 
@@ -9,32 +9,32 @@ from torch.distributed.fsdp import fully_shard
 
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Let each process keep a part of every parameter, which is gathered where a block needs it.
+    """Shard every parameter over ranks; each block gathers its parameters when it runs.
 
-    The network keeps its type and its names, and pipelines that hold it go on.
+    The network keeps its type and parameter names, and pipelines that hold it still work.
 
     Args:
-        network: a U-Net of diffusers.
-        mesh: the processes.
+        network: U-Net of diffusers.
+        mesh: device mesh to shard over.
     """
     unet: Any = network
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         if block is not None:
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    # At rest all weights are shared out, also between validation batches, when averages take their place.
+    # Outside a forward pass all weights are sharded, so averaged weights can replace them between validation batches.
     fully_shard(unet, mesh=mesh, reshard_after_forward=True)
 
 
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
-    """Refuse to resume training with weights that are shared out.
+    """Reject resuming training with sharded weights.
 
-    PyTorch makes a step of its own while it reads the optimizer's state, which averages would follow.
+    PyTorch runs an optimizer step while it loads the optimizer state, and the averaged weights would record that step.
 
     Raises:
-        ValueError: says where the run can go on.
+        ValueError: if `stage` is fit and the weights are sharded.
     """
     if shared_out and stage == TrainerFn.FITTING:
         raise ValueError(
-            "training by ModelParallelStrategy cannot go on from a checkpoint: resume it on one process or by ddp, "
-            "which its checkpoints fit"
+            "training with ModelParallelStrategy cannot resume from a checkpoint: resume with one device or with ddp, "
+            "which can load the same checkpoint"
         )

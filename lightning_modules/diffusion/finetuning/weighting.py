@@ -1,4 +1,4 @@
-"""Weigh the times of a diffusion model's loss by their signal-to-noise ratio."""
+"""Weights of a diffusion model's loss by the signal-to-noise ratio of the timestep."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from lightning_modules.sde.discrete import Prediction
 
 
 def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Compute w_t, by which the error of the image itself counts min(SNR_t, gamma).
+    """Compute the Min-SNR weight w_t, which weights the error of the clean image by min(SNR_t, gamma).
 
     Args:
         abar: abar_t, of any shape, in (0, 1).
-        gamma: the largest weight of the image's error.
+        gamma: upper bound of the weight of the clean image's error.
         prediction: quantity that the model predicts.
     """
     ratio = abar / (1 - abar)

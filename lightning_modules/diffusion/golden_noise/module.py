@@ -1,4 +1,4 @@
-"""Training of NPNet, and what its noise changes; the method is described in `__init__.py`."""
+"""LightningModule that trains and evaluates NPNet; the package docstring describes the method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,36 +28,38 @@ from lightning_modules.training.logging import log_training
 Start = Literal["golden", "standard", "redenoised"]
 
 SHOWN, MOST_LETTERS = 8, 20
-"""Prompts of a picture, and letters of each."""
+"""Prompts per image grid, and characters shown of each."""
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
-    """Collects pairs of noise (`predict`), trains NPNet on them (`fit`) and measures its noise (`test`).
+    """Collect noise pairs (`predict`), train NPNet on them (`fit`) and evaluate its noise (`test`).
 
-    Validation logs `val/loss` and `val/loss_of_standard`, the error of the noise as it is. `test` makes images of each
-    prompt from its noise and from better noise and logs, for each reward, its mean `test/<name>` and
-    `test/<name>_of_standard`, and `test/winning_rate_<name>`, the part of the prompts for which it is larger.
+    Validation logs `val/loss` and `val/loss_of_standard`, the error of the unchanged noise. `test` generates two images
+    per prompt, from the standard noise and from the improved noise. For each reward it logs the means `test/<name>`
+    (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of prompts with a higher
+    reward.
 
-    `latents_for` gives what an unmodified pipeline of diffusers takes as `latents`.
+    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline.
 
     Args:
-        network: NPNet; `with_released_weights` reads the authors'.
-        model: diffusion model, `TextToImage` or `HunyuanDiT` of a pipeline, or `PixelModel`; it stays as it is.
-        rewards: scores of images for texts by name, such as `CLIPReward`; the first one chooses pairs.
-        start: noise that images of `test` begin with: `golden` of NPNet, `standard`, or `redenoised`, which pairs have.
-        pair_steps: N, steps from noise to images of which pairs take the first.
-        pair_guidance: w_l, guidance of the step towards the image.
-        inversion_guidance: w_w, guidance of the step back.
-        official_offset: step back between the levels that the authors' code takes.
-        num_inference_steps: steps of an image.
-        guidance_scale: guidance of an image.
-        prompts: texts that `sample` goes through in turn.
+        network: NPNet; `with_released_weights` loads the authors' weights.
+        model: frozen diffusion model, `TextToImage` or `HunyuanDiT` of a pipeline, or `PixelModel`.
+        rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
+        start: initial noise of images in `test`: `golden` from NPNet, `standard`, or `redenoised` like the training
+            targets.
+        pair_steps: N, steps of the sampling schedule whose first step creates the pairs.
+        pair_guidance: w_l, guidance scale of the step towards the image.
+        inversion_guidance: w_w, guidance scale of the inversion step.
+        official_offset: invert between the levels that the authors' code uses.
+        num_inference_steps: sampling steps per image.
+        guidance_scale: guidance scale in sampling.
+        prompts: texts that `sample` cycles through.
         optimizer: built on the parameters of NPNet.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the first time of the model's scheduler has no signal, or noise of
-            NPNet has other channels than the model's.
+        ValueError: if an argument is out of range, the first timestep of the model's scheduler has abar 0, or the
+            noise of NPNet and the model's latents differ in their channels.
     """
 
     def __init__(
@@ -102,10 +104,10 @@ class GoldenNoise(CollectsPairs, MethodModule):
         spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
         self.times = scheduler_path(spaced, pair_steps)
         if level(self.levels, self.times[0]) <= 0:
-            raise ValueError("scheduler: abar of its first time must be above 0 to step there and back, got 0")
+            raise ValueError("scheduler: abar of its first timestep must be above 0 for the inversion step, got 0")
         channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
         if wanted is not None and channels != wanted(1)[1]:
-            raise ValueError(f"network has noise of {channels} channels, and latents of the model have {wanted(1)[1]}")
+            raise ValueError(f"network has noise of {channels} channels, but the model's latents have {wanted(1)[1]}")
         self.means = nn.ModuleDict({"val": nn.ModuleDict(), "test": nn.ModuleDict()})
 
     def setup(self, stage: str) -> None:
@@ -113,7 +115,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         if not isinstance(data, NoisePairs):
             raise TypeError(f"GoldenNoise needs the data of NoisePairs, got {type(data).__name__}")
         if stage == "test" and not self.rewards:
-            raise ValueError("test compares scores of images: give model.rewards, such as CLIPReward")
+            raise ValueError("test needs model.rewards, such as CLIPReward, to compare images")
         if stage == "validate" and data.train_set is None:
             data.read_pairs(Path(self.trainer.log_dir or "", FOLDER))
 
@@ -126,10 +128,10 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Compute the `latents` of an unmodified pipeline of the model's kind.
+        """Compute the `latents` argument of an unmodified pipeline of the same kind as the model.
 
         Args:
-            noise: standard normal, `[B, c, h, w]`; without NPNet, what the pipeline would begin with.
+            noise: standard normal noise `[B, c, h, w]`, the pipeline's usual initial latents.
             texts: B texts.
         """
         return self.network(noise, self.model.encode_prompts(texts))
@@ -144,14 +146,14 @@ class GoldenNoise(CollectsPairs, MethodModule):
         )
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Give what images begin with; `start` is in place of the module's own."""
+        """Return the initial latents of images; `start` overrides the module's own."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images `[n, C, H, W]` in [0, 1] of `prompts` in turn."""
+        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`."""
         noise = torch.randn((n, *self.network.latent_shape), generator=generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         return self.images(self.begun(noise, texts), texts)
@@ -175,7 +177,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def _average(self, stage: str, name: str, values: Tensor) -> None:
         means: Any = self.means[stage]
-        if name not in means:  # made here, as those that are made before lose their precision with the module's
+        if name not in means:  # created lazily: casting the module to another precision would cast them too
             means[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
         means[name].update(values)
 
@@ -190,7 +192,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `sample`, `[B, C, H, W]`, images of the module's own start."""
+        """Return `sample`, images `[B, C, H, W]` from the initial noise that `start` names."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts)
         found = scored(self.rewards, sample, texts)
@@ -206,7 +208,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show the images of a few prompts from all three kinds of noise, with their first scores."""
+        """Show the images of a few prompts from all three kinds of noise, with their first reward."""
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):

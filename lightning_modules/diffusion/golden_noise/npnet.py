@@ -1,4 +1,4 @@
-"""The noise prompt network, NPNet: its equations are in `__init__.py`."""
+"""The noise prompt network, NPNet; the package docstring has its equations."""
 
 import math
 from collections.abc import Sequence
@@ -19,35 +19,35 @@ from lightning_modules.backbones.weights import load, weights_file
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
-"""Parts of NPNet by the names, one of them misspelt, of the released files."""
+"""Names of NPNet's parts in the released files (one is misspelt there) and here."""
 UNUSED = ("svd.bn.", "residual.features.head.")
-"""A normalisation that no output depends on, and the classifier of Swin."""
+"""Unused weights in the released files: a normalisation that no output depends on, and Swin's classifier."""
 
 
 def folded(x: Tensor) -> Tensor:
-    """Lay the k^2 channels of `[B, k^2, H, W]` out as k rows of k images: `[B, k H, k W]`."""
+    """Tile the k^2 channels of `[B, k^2, H, W]` as k rows of k images: `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
 
 def unfolded(matrix: Tensor, k: int) -> Tensor:
-    """Undo `folded`."""
+    """Invert `folded`."""
     blocks = matrix.unflatten(2, (k, -1)).unflatten(1, (k, -1))
     return blocks.permute(0, 1, 3, 2, 4).flatten(1, 2)
 
 
 def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn singular vectors, the columns of U and the rows of V^T, so that the largest entry of each u is positive."""
+    """Flip the signs of singular vectors so that the entry of largest magnitude in each column of U is positive."""
     sign = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
     return left * sign, right * sign.mT
 
 
 class SVDBranch(nn.Module):
-    """Gives noise other singular values, which follow from its own and from its singular vectors.
+    """Adjust the singular values of noise by a network of its singular values and vectors.
 
     Args:
         size: n, rows and columns of the folded noise.
-        attention: attend over the n rows; without it `mlp4` comes before their mean.
+        attention: apply attention over the n rows; without it `mlp4` is applied before the mean over rows.
         fixed_signs: fix the signs of the singular vectors.
     """
 
@@ -61,7 +61,7 @@ class SVDBranch(nn.Module):
         self.fixed_signs = fixed_signs
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():  # half precision has no decomposition
+        with torch.no_grad():  # SVD is not implemented in half precision
             left, values, right = torch.linalg.svd(at_least_float32(folded(x)))
             left, right = signed(left, right) if self.fixed_signs else (left, right)
             left, values, right = (part.to(x.dtype) for part in (left, values, right))
@@ -72,13 +72,13 @@ class SVDBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """A network of images, between two that bring noise to its size and back.
+    """Image network between two layers that resize noise to its input and back.
 
     Args:
-        channels: c, of the noise.
-        features: gives maps `[B, feature_channels, ., .]` of images `[B, 3, image_size, image_size]`.
-        feature_channels: channels of these maps.
-        image_size: height and width of the images.
+        channels: c, channels of the noise.
+        features: computes feature maps `[B, feature_channels, ., .]` of images `[B, 3, image_size, image_size]`.
+        feature_channels: channels of the feature maps.
+        image_size: height and width of the image network's input.
     """
 
     def __init__(self, channels: int, features: nn.Module, feature_channels: int, image_size: int) -> None:
@@ -95,25 +95,26 @@ class ResidualBranch(nn.Module):
 
 
 class NPNet(nn.Module):
-    """Maps noise and a text to noise that is better for the text.
+    """Predict better initial noise from standard normal noise and a text.
 
-    It computes in single precision or better, whatever the trainer's. Its singular value decomposition, through which
-    no gradient passes, makes a GPU wait for its host, as PyTorch checks the result there.
+    It computes in float32 or better, independent of the trainer's precision. Its singular value decomposition, which is
+    outside the autograd graph, synchronises the GPU with the host, because PyTorch checks the result there.
 
     Args:
-        latent_shape: c, h, w of the noise; c a square number, h = w.
-        prompt_features: L D, numbers of a text's embedding, which ties the network to one text encoder.
-        features: network of images inside the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model`
-            with `normalize: false` and `num_classes: 0`.
-        feature_channels: what stands second in the shape of its maps; of timm's Swin, whose channels come last, these
-            are the 7 rows, which the authors take for channels.
-        image_size: height and width of the images that `features` takes.
-        attention: attend over the rows of singular vectors, as the authors' inference does and not their training.
-        fixed_signs: make the largest entry of each left singular vector positive: signs depend on machine and library.
-            The released weights are of a network without it.
+        latent_shape: c, h, w of the noise; c must be a square number, and h = w.
+        prompt_features: L D, size of a flattened text embedding; it ties the network to one text encoder.
+        features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
+            `normalize: false` and `num_classes: 0`.
+        feature_channels: second dimension of the feature maps. timm's Swin has channels last, so there it is the
+            7 rows, which the authors use as channels.
+        image_size: height and width of the input of `features`.
+        attention: apply attention over the rows of singular vectors, as in the authors' inference but not in their
+            training.
+        fixed_signs: make the largest entry of each left singular vector positive, since signs depend on machine and
+            library. The released weights were trained without it.
 
     Raises:
-        ValueError: if an argument is out of range; in `forward`, if noise or texts have other shapes.
+        ValueError: if an argument is out of range; in `forward`, if noise or texts have unexpected shapes.
     """
 
     def __init__(
@@ -129,16 +130,16 @@ class NPNet(nn.Module):
         super().__init__()
         at_least(1, prompt_features=prompt_features, feature_channels=feature_channels, image_size=image_size)
         if len(latent_shape) != 3 or min(latent_shape) < 1:
-            raise ValueError(f"latent_shape must be three positive numbers c, h, w, got {list(latent_shape)}")
+            raise ValueError(f"latent_shape must be three positive integers c, h, w, got {list(latent_shape)}")
         channels, height, width = self.latent_shape = tuple(latent_shape)
         if math.isqrt(channels) ** 2 != channels or height != width:
             raise ValueError(
-                f"latent_shape must have a square number of channels and h = w, to be folded to a square matrix, got "
+                f"latent_shape must have a square number of channels and h = w, to fold to a square matrix, got "
                 f"{list(latent_shape)}"
             )
         size = math.isqrt(channels) * height
         if attention and size % 8:
-            raise ValueError(f"latent_shape {list(latent_shape)} folds to {size} rows, which 8 heads do not divide")
+            raise ValueError(f"latent_shape {list(latent_shape)} folds to {size} rows, not divisible by the 8 heads")
         self.svd = SVDBranch(size, attention, fixed_signs)
         self.residual = ResidualBranch(channels, features, feature_channels, image_size)
         self.text = AdaGroupNorm(prompt_features, channels, 1, eps=1e-6)
@@ -146,13 +147,13 @@ class NPNet(nn.Module):
         self.prompt_features = prompt_features
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Compute better noise, `[B, c, h, w]`, for B texts."""
+        """Predict better noise `[B, c, h, w]` for B texts."""
         x = noise.to(self.alpha.dtype)
         text = prompts.embedding.flatten(1).to(x)
         if x.shape[1:] != self.latent_shape:
-            raise ValueError(f"latent_shape is {list(self.latent_shape)}, and the noise has {list(x.shape[1:])}")
+            raise ValueError(f"latent_shape is {list(self.latent_shape)}, but the noise has {list(x.shape[1:])}")
         if text.shape[1] != self.prompt_features:
-            raise ValueError(f"prompt_features is {self.prompt_features}, and a text has {text.shape[1]} numbers")
+            raise ValueError(f"prompt_features is {self.prompt_features}, but a text embedding has {text.shape[1]}")
         with in_full_precision(x.device):
             e = self.text(x, text)
             golden = self.svd(x) + (2 * self.alpha.sigmoid() - 1) * e + self.beta * self.residual(x + e)
@@ -160,17 +161,17 @@ class NPNet(nn.Module):
 
 
 def with_released_weights(network: NPNet, path: str) -> NPNet:
-    """NPNet with weights in the authors' layout.
+    """Load weights in the authors' layout into an NPNet.
 
-    On the meta device, where parameters have no values, nothing is read.
+    On the meta device nothing is loaded.
 
     Args:
-        network: of the size of the weights, with `attention` and without `fixed_signs`.
-        path: a `.pth` file, such as the released `sdxl.pth`.
+        network: NPNet of matching size, with `attention` and without `fixed_signs`.
+        path: `.pth` file, such as the released `sdxl.pth`.
 
     Raises:
-        FileNotFoundError: if there is no file.
-        ValueError: if it is damaged, or a part or its weights do not fit.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged or its weights do not fit the network.
     """
     if network.alpha.is_meta:
         return network
@@ -180,16 +181,16 @@ def with_released_weights(network: NPNet, path: str) -> NPNet:
         parts = {own: {**content[name]} for name, own in PARTS.items()}
         weights = {name: content[name].detach().view(1) for name in ("alpha", "beta")}
         if not all(isinstance(value, Tensor) for part in parts.values() for value in part.values()):
-            raise TypeError("they are no tensors")
+            raise TypeError("values are not tensors")
     except (RuntimeError, LookupError, TypeError, AttributeError) as error:
         names = ", ".join((*PARTS, "alpha", "beta"))
-        raise ValueError(f"{file} must hold {names} of an NPNet: {type(error).__name__} {error}") from error
+        raise ValueError(f"{file} must contain {names} of an NPNet: {type(error).__name__} {error}") from error
     swin = {key.removeprefix("swin."): value for key, value in parts["residual"].items() if key.startswith("swin.")}
-    if isinstance(network.residual.features, SwinTransformer):  # whose layers had other names in older versions of timm
+    if isinstance(network.residual.features, SwinTransformer):  # older versions of timm named its layers differently
         try:
             swin = checkpoint_filter_fn(swin, network.residual.features)
-        except Exception as error:  # of tensors of other shapes it raises almost anything
-            raise ValueError(f"{file}: the Swin transformer's weights do not fit: {sentence(error)}") from error
+        except Exception as error:  # wrong tensor shapes can raise almost any exception
+            raise ValueError(f"{file}: weights of the Swin transformer do not fit: {sentence(error)}") from error
     own = {key: value for key, value in parts["residual"].items() if not key.startswith("swin.")}
     parts["residual"] = own | {f"features.{key}": value for key, value in swin.items()}
     weights |= {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""One guided step from noise towards an image, and one less guided step back: to better noise for the same text."""
+"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step give better noise for a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ def redenoised(
     """Compute x'_T.
 
     Args:
-        model: called with x_t and t, `[B]`, it predicts with guidance w_l.
-        less_guided: predicts with guidance w_w.
+        model: predicts with guidance w_l, called with x_t and t `[B]`.
+        less_guided: predicts with guidance w_w, called in the same way.
         noise: x_T, `[B, c, h, w]`.
-        times: path from noise to an image, of which the first two count, and with `official_offset` the third.
-        abar: `[T]`, on the host.
+        times: timesteps from noise to image; the first two are used, with `official_offset` the first three.
+        abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the models predict.
-        official_offset: step back between the levels of the third and the second time, as the authors' code does.
+        official_offset: invert between the levels of the third and second timestep, as the authors' code does.
     """
     moved = ddim(model, noise, times[:2], abar, prediction)
     back = (times[2], times[1]) if official_offset else (times[1], times[0])

@@ -1,4 +1,4 @@
-"""Scores of images for their texts: called with images `[B, 3, H, W]` in [0, 1] and B texts, they give `[B]`."""
+"""Reward models: called with images `[B, 3, H, W]` in [0, 1] and B texts, they return scores `[B]`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_t
 from lightning_modules.backbones.weights import check_pretrained, from_pretrained, load, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels of all CLIP models here."""
+"""Pixel normalisation of all CLIP models used here."""
 BLOCKS = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -24,7 +24,7 @@ BLOCKS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""Layers of a block, by their names in open_clip and in transformers."""
+"""Layer names within a block: open_clip to transformers."""
 ENDS = {
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
@@ -44,7 +44,7 @@ ENDS = {
 
 
 def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights of open_clip's CLIP the names, and its projections the orientation, of transformers' `CLIPModel`."""
+    """Convert open_clip's CLIP weights to the names and projection layout of transformers' `CLIPModel`."""
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
         if name in ENDS:
@@ -65,22 +65,22 @@ def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CLIPReward(nn.Module):
-    """The cosine of an image's and a text's CLIP embeddings, times 100: PickScore, HPSv2 or CLIPScore.
+    """CLIP cosine similarity of image and text, times 100: PickScore, HPSv2 or CLIPScore.
 
-    Images are resized and cut out of the centre as CLIP takes them, but not rounded to bytes. The module's weights are
-    not in checkpoints.
+    Images are resized and centre-cropped as CLIP expects, but not rounded to 8 bits. The module's weights are not saved
+    in checkpoints.
 
     Args:
-        name_or_path: a CLIP model of transformers, as a local folder that `save_pretrained` wrote or by its name on
-            the Hugging Face Hub: `yuvalkirstain/PickScore_v1`, `openai/clip-vit-large-patch14`, or for HPSv2
+        name_or_path: CLIP model of transformers: a local folder written by `save_pretrained`, or a name on the
+            Hugging Face Hub such as `yuvalkirstain/PickScore_v1`, `openai/clip-vit-large-patch14`, or for HPSv2
             `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` with `weights`.
-        weights: file of other weights of the same architecture with open_clip's names, such as HPSv2's
+        weights: file with replacement weights of the same architecture in open_clip's naming, such as HPSv2's
             `HPS_v2.1_compressed.pt`.
-        local_files_only: take a name's files from the Hugging Face cache alone.
+        local_files_only: load from the Hugging Face cache only, without network access.
 
     Raises:
         ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or its weights are neither on disk nor on the Hub.
+        FileNotFoundError: if the model or its weights are found neither on disk nor on the Hub.
         ValueError: if the weights do not fit.
     """
 
@@ -89,16 +89,16 @@ class CLIPReward(nn.Module):
         need_transformers("CLIPReward")
         from transformers import AutoTokenizer, CLIPModel
 
-        with torch.device("cpu"):  # on the meta device it would have no weights to compare
+        with torch.device("cpu"):  # on the meta device the weights could not be loaded and checked
             options: dict[str, Any] = {"local_files_only": local_files_only or Path(name_or_path).is_dir()}
             check_pretrained(name_or_path)
             try:
                 self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **options)
-            except Exception as error:  # damaged files raise almost anything
+            except Exception as error:  # damaged files can raise almost any exception
                 raise FileNotFoundError(
-                    f"no CLIP model {name_or_path}: it is neither a folder that save_pretrained wrote, nor in the "
-                    f"Hugging Face cache, nor could it be fetched; run `hf download {name_or_path}` where there is a "
-                    f"network ({sentence(error)})"
+                    f"no CLIP model {name_or_path}: it is not a folder written by save_pretrained, not in the Hugging "
+                    f"Face cache, and could not be downloaded; run `hf download {name_or_path}` with network access "
+                    f"({sentence(error)})"
                 ) from error
             self.model: Any = from_pretrained(CLIPModel, name_or_path, "model.safetensors", **options)
             if weights is not None:
@@ -124,11 +124,11 @@ class CLIPReward(nn.Module):
 
 
 class ClassProbability(nn.Module):
-    """The probability that a classifier gives to the class that a text names.
+    """Probability that a classifier assigns to the class named by a text.
 
     Args:
-        network: maps images in [0, 1] to logits `[B, K]`.
-        captions: the K texts, in the order of the classes.
+        network: classifier that maps images in [0, 1] to logits `[B, K]`.
+        captions: text of each of the K classes, in class order.
     """
 
     def __init__(self, network: nn.Module, captions: Sequence[str]) -> None:
@@ -141,13 +141,13 @@ class ClassProbability(nn.Module):
 
     def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         if unknown := sorted({*texts} - self.label.keys()):
-            raise ValueError(f"captions must hold every text, and lack {', '.join(unknown[:5])}")
+            raise ValueError(f"captions must contain every text; missing: {', '.join(unknown[:5])}")
         label = torch.tensor([self.label[text] for text in texts], device=images.device)
         return self.network(images).softmax(dim=1).gather(1, label[:, None])[:, 0]
 
 
 class Called(nn.Module):
-    """A function of images and texts as a module."""
+    """Wrap a function of images and texts as a module."""
 
     def __init__(self, function: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
         super().__init__()
@@ -162,15 +162,15 @@ class Called(nn.Module):
 
 @torch.no_grad()
 def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Compute all scores, `[B]` each, in float64.
+    """Compute all rewards, `[B]` each, in float64.
 
     Raises:
-        ValueError: names a reward that does not give B numbers.
+        ValueError: if a reward does not return B numbers.
     """
     found = {}
     for name, reward in rewards.items():
         score = reward(images, texts)
         if score.shape != (len(images),):
-            raise ValueError(f"rewards.{name} must give {len(images)} numbers, and gives {list(score.shape)}")
+            raise ValueError(f"rewards.{name} must return shape [{len(images)}], got {list(score.shape)}")
         found[name] = score.double()
     return found

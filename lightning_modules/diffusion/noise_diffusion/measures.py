@@ -1,17 +1,16 @@
-"""Measures of interpolations: how noise-like latents are, how smooth a row of images is, how near to real images."""
+"""Metrics of interpolations: normality of latents, smoothness of a sequence, distance to real images."""
 
 import torch
 from torch import Tensor
 
 ROWS_AT_ONCE = 8192
-"""Training images that are compared at once."""
+"""Training images per distance computation."""
 
 
 def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
-    """Describe latents `[B, ...]`, `[B]` each: standard normal numbers have 1, 3, .0455 and 1.
+    """Compute statistics of latents `[B, ...]`, `[B]` each; standard normal noise has 1, 3, 0.0455 and 1.
 
-    These are the standard deviation, the kurtosis, the part of the numbers beyond 2, and the norm over the root of
-    their count.
+    They are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean square.
     """
     flat = latent.flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)
@@ -25,15 +24,16 @@ def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the Euclidean distances of images, over their last three dimensions, in pixel units."""
+    """Compute Euclidean distances between images, over the last three dimensions, in pixel units."""
     return (first - second).flatten(-3).norm(dim=-1)
 
 
 def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Measure rows of images `[B, L, C, H, W]` between two images `[B, C, H, W]`: `[B]` each.
+    """Measure sequences of images `[B, L, C, H, W]` between two end images `[B, C, H, W]`: `[B]` each.
 
-    `out_of_range` is the part of the pixels outside [0, 1]. The others are of pixels clipped to it: `distance_to_ends`,
-    the mean distance to both images, `mean_step` and `largest_step`, distances of neighbours, the ends among them.
+    `out_of_range` is the fraction of pixels outside [0, 1]. The others use clipped pixels: `distance_to_ends` is the
+    mean distance to the end images; `mean_step` and `largest_step` are distances between consecutive images, ends
+    included.
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)
@@ -53,10 +53,10 @@ def nearest_distances(images: Tensor, stored: Tensor, data_range: int) -> Tensor
     Args:
         images: `[n, C, H, W]`.
         stored: training images, `[N, C, H, W]`, on any device.
-        data_range: their value that stands for 1.
+        data_range: maximum pixel value of `stored`.
 
     Returns:
-        `[n]`, in pixel units.
+        Distances `[n]`, for images in [0, 1].
     """
     flat = images.flatten(1)
     parts = (part.to(flat).flatten(1) / data_range for part in stored.split(ROWS_AT_ONCE))

@@ -1,4 +1,4 @@
-"""Equations of NoiseDiffusion and of the interpolations that it is compared with.
+"""Equations of NoiseDiffusion and its baselines, slerp and lerp.
 
 Latents and images are `[B, C, H, W]`, positions lambda are `[L]`, and mixtures `[B, L, C, H, W]`.
 """
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 ALMOST_ONE = 1 - 1e-7
-"""The greatest cosine of an angle between latents: parallel ones have none to divide by."""
+"""Upper bound of the cosine between latents, which avoids dividing by sin(0) for parallel latents."""
 
 
 class Weights(NamedTuple):
-    """Weights of a mixture at some positions, `[L]` each."""
+    """Mixture weights at L positions, `[L]` each."""
 
     alpha: Tensor
     beta: Tensor
@@ -36,7 +36,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
 
 
 def mixed(weight: Tensor, image: Tensor) -> Tensor:
-    """Multiply each image by each weight: `[L]` and `[B, C, H, W]` give `[B, L, C, H, W]`."""
+    """Multiply every image by every weight: `[L]` and `[B, C, H, W]` give `[B, L, C, H, W]`."""
     return weight.to(image).view(1, -1, 1, 1, 1) * image[:, None]
 
 
@@ -52,17 +52,17 @@ def corrected_mixture(
     gamma: float,
     signal: float,
 ) -> Tensor:
-    """Mix two latents as NoiseDiffusion does, `[B, L, C, H, W]`.
+    """Mix two latents by NoiseDiffusion, `[B, L, C, H, W]`.
 
     Args:
-        first_latent: l_A.
-        second_latent: l_B.
-        first: z_A, what the model takes for a clean image.
-        second: z_B.
-        noise: e, standard normal, one for all positions.
-        position: lambda.
-        abar: abar of the level at which images and noise are put in.
-        boundary: c, to which latents and mixture are clipped.
+        first_latent: l_A, encoded first image.
+        second_latent: l_B, encoded second image.
+        first: z_A, first image in the model's space.
+        second: z_B, second image in the model's space.
+        noise: e, standard normal, the same for all positions.
+        position: lambda, in [0, 1].
+        abar: abar of the level at which images and noise are added.
+        boundary: c, clipping bound of latents and mixture.
         gamma: weight of the noise.
         signal: mu + nu.
     """
@@ -74,11 +74,11 @@ def corrected_mixture(
 
 
 def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
-    """Interpolate spherically, with the angle between each two whole tensors, `[B, L, C, H, W]`.
+    """Interpolate spherically, with theta the angle between the flattened latents of a pair, `[B, L, C, H, W]`.
 
         sin((1 - lambda) theta) / sin(theta) l_A + sin(lambda theta) / sin(theta) l_B
 
-    It is computed in float64 and given in the type of the latents.
+    Computed in float64 and returned in the dtype of the latents.
     """
     a, b = first.double(), second.double()
     norms = a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)

@@ -1,4 +1,4 @@
-"""Interpolation of image pairs by NoiseDiffusion; the method is described in `__init__.py`."""
+"""LightningModule that interpolates image pairs; the package docstring describes the method."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -31,52 +31,52 @@ from lightning_modules.training.logging import log_training
 
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
 COMPARED = 4
-"""Pairs of a picture that spherical interpolation is shown of, too."""
+"""Pairs in an image grid that are also shown with spherical interpolation."""
 
 
 class Interpolated(NamedTuple):
-    """Images between those of B pairs at L positions."""
+    """Interpolations of B pairs at L positions."""
 
     frames: Tensor
-    """`[B, L, C, H, W]`, in [0, 1] but for what the model gives outside."""
+    """Images `[B, L, C, H, W]`, nominally in [0, 1] but not clipped."""
     latents: Tensor | None
-    """`[2 B, ...]`, encoded ends, the first ones before the second ones; None where nothing is encoded."""
+    """Encoded end images `[2 B, ...]`, first images before second ones; None if nothing was encoded."""
     mixture: Tensor
-    """`[B, L, ...]`: what was decoded."""
+    """Mixed latents `[B, L, ...]` before decoding."""
 
 
 class NoiseDiffusion(InterpolationSteps, MethodModule):
-    """Makes images between two: `predict` writes them, `test` measures them.
+    """Interpolate between pairs of images: `predict` writes the images, `test` evaluates them.
 
-    `test` logs means over pairs and all processes, distances in pixel units: `test/nearest_training`, the distance of
-    the images as the model gives them to the nearest training image, where the data have these (also with the endings
-    `_clipped`, of their pixels clipped to [0, 1], and `_of_ends`, of the given images), `test/distance_to_ends`,
-    `test/mean_step`, `test/largest_step` and `test/out_of_range`; of the encoded images `test/encoded_deviation`,
-    `_kurtosis`, `_beyond_2` and `_norm`, which are 1, 3, 0.0455 and 1 of standard normal noise, and of what is decoded
-    the same as `test/mixture_...`.
+    `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance of an
+    interpolated image to the nearest training image, if the data have training images; with the suffix `_clipped` it
+    uses pixels clipped to [0, 1], with `_of_ends` it is that of the given images. The other image metrics are
+    `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. Encoded images are described
+    by `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm`, which are 1, 3, 0.0455 and 1 for standard normal
+    noise; `test/mixture_...` are the same statistics of the mixed latents.
 
-    The paper trains nothing. `fit` trains a `PixelModel` by its denoising error, where it has trainable parameters.
+    The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
 
     Args:
         model: diffusion model, `TextToImage` of a pipeline or `PixelModel` of a network.
-        interpolation: `noise_diffusion`, or what it is compared with: `slerp` and `lerp` of the encoded images, or
-            `same_noise`, which encodes nothing and puts one noise on both images, as SDEdit would.
-        num_steps: S, steps from noise to images.
-        encoded_steps: K, how many of them an image is encoded by and decoded by.
-        boundary: c, greatest value of latents, in units of the model's noise.
+        interpolation: `noise_diffusion`, or a baseline: `slerp` or `lerp` of the encoded images, or `same_noise`, which
+            adds the same noise to both images instead of encoding them, as in SDEdit.
+        num_steps: S, sampling steps of the full schedule from noise to image.
+        encoded_steps: K, number of these steps used to encode and decode an image.
+        boundary: c, clipping bound of latents, in units of the noise's standard deviation.
         gamma: weight of fresh noise, in [0, 1].
-        signal: mu + nu, weights of the images that are put back.
-        injection: level at which images are put back: `next`, one step above the encoded ones as in the authors' code,
-            or `encoded`.
-        positions: lambda of the images to make, in [0, 1]; 0 is at the first image.
-        guidance_scale: w of decoding; encoding has none. 1 for a model without texts.
-        negative_prompt: text that guidance leads away from.
+        signal: mu + nu, total weight of the images that are added back.
+        injection: level at which images are added back: `encoded`, that of the latents, or `next`, one step noisier
+            as in the authors' code.
+        positions: lambda of the interpolated images, in [0, 1]; 0 is the first image.
+        guidance_scale: w, guidance scale of decoding; encoding is unguided. Must be 1 for an unconditional model.
+        negative_prompt: negative prompt of the guidance.
         optimizer: built on the model's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the model predicts neither epsilon nor v_prediction, or is without
-            texts and is to be guided; in `fit`, if it has nothing to train.
+        ValueError: if an argument is out of range, the model predicts neither epsilon nor v, or an unconditional model
+            is given a guidance scale; in `fit`, if the model has no trainable parameters.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         scheduler: Any = model.scheduler
         one_of(("epsilon", "v_prediction"), prediction_type=scheduler.config.prediction_type)
         if isinstance(model, PixelModel) and guidance_scale != 1:
-            raise ValueError(f"guidance_scale must be 1 for a model without texts, got {guidance_scale}")
+            raise ValueError(f"guidance_scale must be 1 for an unconditional model, got {guidance_scale}")
         self.model: Any = model
         self.interpolation: Interpolation = interpolation
         self.num_steps = num_steps
@@ -121,7 +121,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self.prediction = scheduler_prediction(scheduler)
         self.levels = scheduler_levels(scheduler)
         spaced = scheduler
-        if not isinstance(scheduler, DDIMScheduler):  # a pipeline's other sampler: times are those of the authors' code
+        if not isinstance(scheduler, DDIMScheduler):  # replace another sampler; timesteps follow the authors' code
             spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
         rising = scheduler_path(spaced, num_steps)[::-1]
@@ -132,7 +132,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not trainable_parameters(self.model):
-            raise ValueError("NoiseDiffusion has nothing to train with this model: use predict or test")
+            raise ValueError("model has no trainable parameters, so NoiseDiffusion cannot fit: use predict or test")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         return {"loss": log_training(self, batch, self.model.denoising_loss(batch["image"]))}
@@ -141,15 +141,15 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode images in the model's space, `[B, ...]`, to noise at the level of step K, without guidance.
+        """Encode images in the model's space, `[B, ...]`, to latents at the level of step K, without guidance.
 
-        The model is told the time that each step ends at.
+        The model is conditioned on the timestep at which each step ends.
         """
         model = guided(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
 
     def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
-        """Decode noise at the level of step K, `[B, ...]`, to images in [0, 1], not clipped."""
+        """Decode latents at the level of step K, `[B, ...]`, to images, nominally in [0, 1] but not clipped."""
         negative = None
         if self.guidance_scale != 1:
             texts = [self.negative_prompt] * len(mixture)
@@ -161,11 +161,11 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     @torch.no_grad()
     def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
-        """Make the images between those of some pairs; noise follows from the seed of the run and the pair's position.
+        """Interpolate between pairs of images, with noise seeded by the run's seed and the pair's index.
 
         Args:
             batch: B pairs.
-            interpolation: in place of the module's own.
+            interpolation: overrides the module's own.
         """
         interpolation = interpolation or self.interpolation
         first, second = (self.model.encode(batch[key]) for key in ("first", "second"))
@@ -217,7 +217,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a row of images for each pair, and below it, of the first pairs, that of spherical interpolation."""
+        """Show a row of images per pair, with spherical interpolation below it for the first pairs."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

@@ -1,27 +1,27 @@
-"""One More Step (OMS) takes a learned step before a diffusion model's first one, which common schedules leave out.
+"""One More Step (OMS) adds the initial sampling step that common diffusion noise schedules omit.
 
-Schedules end at abar_T > 0, so in training x_T = sqrt(abar_T) x_0 + sqrt(1 - abar_T) e still shows the mean colour of
-x_0, and samplers begin with x_S ~ N(0, I), which does not: samples drift to average brightness. A small network that is
-told a text c, but no time, estimates x_0 of pure noise at abar_S = 0, as v = -x_0:
+Schedules end at abar_T > 0, so in training x_T = sqrt(abar_T) x_0 + sqrt(1 - abar_T) e still contains the mean colour
+of x_0, whereas samplers start from x_S ~ N(0, I), which does not: samples drift to average brightness. A small network,
+conditioned on a text c but not on time, estimates x_0 from pure noise at abar_S = 0, as v = -x_0:
 
     L = |V(x_S, c) + x_0|^2,   x_S ~ N(0, I) independent of x_0.
 
 Its minimiser is the conditional mean, -E[x_0 | c]. With classifier-free guidance v = v_u + w (v_c - v_u), x~_0 = -v,
-and abar = a at the first time that the sampler visits, it begins with
+and abar = a at the sampler's first timestep, the initial latents are
 
     x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I),
 
-or, where `deviation` is s < sqrt(1 - a), with x_S as a part of its noise,
+or, if `deviation` is s < sqrt(1 - a), with part of the noise taken from x_S,
 
     x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e,
 
-a form that was recalled and not checked against the paper.
+a form that was not checked against the paper.
 
-Neither the model nor its scheduler is changed; one network serves all models of the same latents. The text may be
-another one than the model's, which then says the brightness alone.
+Neither the model nor its scheduler changes; one network serves all models with the same latent space. The network's
+text may differ from the model's prompt, and then controls brightness only.
 
-The authors' code multiplies e by the variance 1 - a, not by its root (`official_variance`). No training code is public:
-the loss is forced by the parameterisation; optimizer and dropped captions are choices of the method's card.
+The authors' code multiplies e by the variance 1 - a instead of its square root (`official_variance`). No training code
+is public: the loss follows from the parameterisation; optimizer and caption dropout are choices made here.
 
 Source: Hu, Zheng, Zheng, Wang, Tao and Cham, One More Step: A Versatile Plug-and-Play Module for Rectifying Diffusion
 Schedule Flaws and Enhancing Low-Frequency Controls, CVPR 2024, arXiv 2311.15744.

@@ -1,4 +1,4 @@
-"""Equations of the step before the first one, and what a pipeline of diffusers takes in its place."""
+"""Equations of One More Step, and conversion of its result to the `latents` of a diffusers pipeline."""
 
 import copy
 import math
@@ -13,14 +13,14 @@ from datamodules.arguments import within
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Copy a scheduler of diffusers and set it to so many steps."""
+    """Copy a diffusers scheduler and set its number of steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
 
 
 def first_level(scheduler: Any, num_steps: int) -> float:
-    """Read abar of the first time that a scheduler of diffusers visits in so many steps."""
+    """Return abar of the first timestep of a diffusers scheduler with `num_steps` steps."""
     return float(scheduler.alphas_cumprod[round(float(spaced(scheduler, num_steps).timesteps[0]))])
 
 
@@ -32,46 +32,47 @@ def initial_latents(
     deviation: float | None = None,
     official_variance: bool = False,
 ) -> Tensor:
-    """Sample what a sampler begins with: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
+    """Sample the initial latents of a sampler: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
 
     Args:
         clean: x~_0, `[B, ...]`.
         fresh: e, standard normal.
-        abar: a, of the first time.
-        start: z, the noise that x~_0 was estimated from; needed for a `deviation`.
-        deviation: s, in [0, sqrt(1 - a)]. None takes the greatest, DDPM's posterior of abar_S = 0; 0 samples nothing.
-        official_variance: multiply e by 1 - a, as the authors' code does, without z; takes no `deviation`.
+        abar: a, abar of the sampler's first timestep.
+        start: z, noise from which x~_0 was estimated; required with `deviation`.
+        deviation: s, in [0, sqrt(1 - a)]. None takes the maximum, DDPM's posterior for abar_S = 0; 0 adds no fresh
+            noise.
+        official_variance: multiply e by 1 - a and omit z, as the authors' code does; excludes `deviation`.
 
     Raises:
-        ValueError: if `deviation` is out of range, or comes without `start` or with `official_variance`.
+        ValueError: if `deviation` is out of range, or given without `start` or with `official_variance`.
     """
     mean, greatest = math.sqrt(abar) * clean, math.sqrt(1 - abar)
     if deviation is None:
         return mean + (1 - abar if official_variance else greatest) * fresh
     within(0, greatest, deviation=deviation)
     if official_variance or start is None:
-        raise ValueError(f"deviation takes start, the first noise, and no official_variance, got {deviation}")
+        raise ValueError(f"deviation needs start, and excludes official_variance, got {deviation}")
     return mean + deviation * fresh + math.sqrt(max(1 - abar - deviation**2, 0.0)) * start
 
 
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
-    """Scale a first state to the `latents` that a pipeline takes, which it multiplies by `init_noise_sigma` itself.
+    """Scale initial latents to a pipeline's `latents`, which the pipeline multiplies by `init_noise_sigma`.
 
-    Schedulers such as Euler's count in x / sqrt(abar), and begin with a large sigma, which depends on the number of
-    steps; for others nothing changes.
+    Schedulers such as Euler's work with x / sqrt(abar) and start from a large sigma that depends on the number of
+    steps; for other schedulers the latents are unchanged.
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
 
 
 def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
-    """Rescale a schedule so that its last level has no signal, and space steps from there; the model stays as it is.
+    """Rescale a noise schedule to zero terminal SNR, with trailing timesteps; the model is unchanged.
 
     Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
-    2305.08891, without the fine-tuning that it also has.
+    2305.08891, without its fine-tuning.
 
     Raises:
-        ValueError: if the model predicts noise, of which nothing of an image follows where there is no signal.
+        ValueError: if the model predicts epsilon, which does not determine the image at zero SNR.
     """
     if scheduler.config.prediction_type == "epsilon":
         raise ValueError(
@@ -83,7 +84,7 @@ def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
 
 @contextmanager
 def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
-    """Sample with another scheduler than a model's own; None leaves that."""
+    """Temporarily replace a model's scheduler; None keeps it."""
     owner = getattr(model, "pipeline", model)
     own = owner.scheduler
     owner.scheduler = own if scheduler is None else scheduler
@@ -94,20 +95,20 @@ def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
 
 
 def brightness(images: Tensor) -> Tensor:
-    """Average images `[B, C, H, W]` in [0, 1] over their pixels and channels: `[B]`, in float64."""
+    """Compute the mean brightness of images `[B, C, H, W]` in [0, 1]: `[B]`, in float64."""
     return images.double().flatten(1).mean(dim=1)
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare the brightness of images that were drawn for captions with that of real ones of the same captions.
+    """Compare the brightness of generated images with that of the real images of the same captions.
 
     Args:
-        drawn: brightness of the drawn images, `[n]`.
-        real: brightness of the real image whose caption each was drawn for, `[n]`.
+        drawn: brightness of the generated images, `[n]`.
+        real: brightness of the real images with the same captions, `[n]`.
 
     Returns:
-        `distance`, the 1-Wasserstein distance of both distributions, their standard deviations `deviation` and
-        `deviation_of_data`, and the `correlation` of the pairs.
+        `distance`, the 1-Wasserstein distance of the two distributions, their standard deviations `deviation` and
+        `deviation_of_data`, and `correlation`, over pairs of equal caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

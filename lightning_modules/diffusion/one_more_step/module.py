@@ -1,4 +1,4 @@
-"""Training of the step before the first one, and sampling with it; the method is described in `__init__.py`."""
+"""LightningModule that trains One More Step and samples with it; the package docstring describes the method."""
 
 import math
 from collections.abc import Sequence
@@ -37,40 +37,41 @@ from lightning_modules.training.logging import log_same, log_training
 
 Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
 OFFSET = 0.1
-"""Standard deviation of what offset noise adds to all pixels of a channel alike."""
+"""Standard deviation of the per-channel constant that offset noise adds."""
 
 
 class OneMoreStep(MethodModule):
-    """Trains the step before a diffusion model's first one, on images with captions, and measures what it changes.
+    """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
-    `test` draws an image for the caption of each test image and logs, over all processes, `test/brightness_distance`,
-    the 1-Wasserstein distance of the drawn and the real images' mean brightness in pixel units, their standard
-    deviations `test/brightness_deviation` and `test/brightness_deviation_of_data`, and `test/brightness_correlation` of
-    each drawn image and the real one of its caption.
+    `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. It logs
+    `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images, their standard deviations
+    `test/brightness_deviation` and `test/brightness_deviation_of_data`, and `test/brightness_correlation` between each
+    sample and the real image of the same caption.
 
-    `latents_for` gives what an unmodified pipeline of diffusers takes as `latents`. At the end of training
-    `one_more_step/` in the run directory holds the U-Net as a folder of diffusers.
+    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. Training ends by saving the U-Net
+    to `one_more_step/` in the run directory, in diffusers format.
 
-    The model itself stays as it is, where none of its parameters is trainable, as those of a pipeline. A `PixelModel`
-    with trainable ones is trained beside the step, by its own denoising error: on the surrogate of the demo.
+    The diffusion model of a pipeline is frozen. A `PixelModel` with trainable parameters, as in the demo, is trained
+    jointly on its own denoising loss.
 
     Args:
-        network: V; `TimeFreeUNet` or another module that maps noise and prompts to v.
-        model: diffusion model whose samples begin with the step, `TextToImage` or `PixelModel`; it encodes images.
-        text_encoder: embeds captions for `network`, such as `HashedWords`; None takes that of `model`.
-        start: what samples of `test` begin with: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which
-            knows the real image, or plain noise on a schedule that ends at `zero_terminal_snr`, see that function.
-        num_inference_steps: steps of a sample.
-        guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
-        step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
-        deviation: standard deviation s of the fresh noise in the first state; None takes the largest, sqrt(1 - a).
-        official_variance: draw the first state with the standard deviation 1 - a of the authors' code.
-        caption_dropout: part of the captions that training leaves empty, in [0, 1).
+        network: V, predicts v from noise and prompts, such as `TimeFreeUNet`.
+        model: diffusion model to sample with, `TextToImage` or `PixelModel`; it also encodes images.
+        text_encoder: text encoder of `network`, such as `HashedWords`; None uses that of `model`.
+        start: initial latents in `test`: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which uses the
+            real image, or `zero_terminal_snr`, plain noise with a schedule rescaled to zero terminal SNR.
+        num_inference_steps: sampling steps.
+        guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
+        step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
+        deviation: s, standard deviation of the fresh noise in the initial latents; None takes the maximum, sqrt(1 - a).
+        official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
+        caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
         optimizer: built on the trainable parameters of both networks.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, nothing embeds captions, or the schedule cannot end without signal.
+        ValueError: if an argument is out of range, there is no text encoder, or the model predicts epsilon but `start`
+            is `zero_terminal_snr`.
     """
 
     needs_captions: ClassVar[bool] = True
@@ -97,13 +98,13 @@ class OneMoreStep(MethodModule):
         within(0, 1, "[)", caption_dropout=caption_dropout)
         within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
         if official_variance and deviation is not None:
-            raise ValueError(f"deviation must be left out where official_variance sets it, got {deviation}")
+            raise ValueError(f"deviation must be None with official_variance, which sets it, got {deviation}")
         self.rescaled = zero_terminal_snr(model.scheduler) if start == "zero_terminal_snr" else None
         self.network = network
         self.model: Any = model
         self.text_encoder: Any = text_encoder
         if self.encoder.encode_prompts([""]) is None:
-            raise ValueError(f"text_encoder must be given: {type(model).__name__} has none")
+            raise ValueError(f"text_encoder must be given, since {type(model).__name__} has no text encoder")
         self.start: Start = start
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
@@ -117,13 +118,13 @@ class OneMoreStep(MethodModule):
 
     @property
     def encoder(self) -> Any:
-        """The module that embeds captions for the step."""
+        """Text encoder of the step's network."""
         return self.model if self.text_encoder is None else self.text_encoder
 
     # training
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Fit -x_0 at pure noise."""
+        """Regress -x_0 from pure noise."""
         with torch.no_grad():
             clean = self.model.encode(batch["image"])
         noise = sample_rows_like(torch.randn, clean)
@@ -139,17 +140,17 @@ class OneMoreStep(MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network, self.model))
 
     def on_train_end(self) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
         save = getattr(getattr(self.network, "network", None), "save_pretrained", None)
         if directory is not None and save is not None and self.trainer.is_global_zero:
             save(str(Path(directory, "one_more_step")))
-            rank_zero_info(f"The step's network: {Path(directory, 'one_more_step')}")
+            rank_zero_info(f"Saved the network of One More Step to {Path(directory, 'one_more_step')}")
 
     # sampling
 
     @torch.no_grad()
     def estimated(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Estimate x~_0 of pure noise z, `[B, ...]`, for B texts."""
+        """Estimate x~_0 from pure noise z, `[B, ...]`, for B texts."""
         prompts, empty = self.encoder.encode_prompts(texts), self.encoder.empty_prompts(len(noise))
 
         def network(x: Tensor, t: Tensor, given: Prompts) -> Tensor:
@@ -162,13 +163,13 @@ class OneMoreStep(MethodModule):
     def latents_for(
         self, scheduler: Any, texts: Sequence[str], num_inference_steps: int, fresh: Tensor, start: Tensor
     ) -> Tensor:
-        """Compute the `latents` of an unmodified pipeline whose latents are those that this step was trained on.
+        """Compute the `latents` argument of an unmodified pipeline with the latent space of `model`.
 
         Args:
-            scheduler: the pipeline's, whose levels, first time and scale count.
+            scheduler: the pipeline's scheduler, which determines noise levels, first timestep and scale.
             texts: B texts for the step, which may differ from the pipeline's prompts.
-            num_inference_steps: steps that the pipeline will take.
-            fresh: e, standard normal, `[B, c, h, w]`: drawn first, it is the noise of a plain sample of the same seed.
+            num_inference_steps: sampling steps of the pipeline.
+            fresh: e, standard normal, `[B, c, h, w]`; sample it before `start`, as plain sampling would.
             start: z, standard normal.
         """
         abar = first_level(scheduler, num_inference_steps)
@@ -177,9 +178,9 @@ class OneMoreStep(MethodModule):
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
     def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str]]:
-        """Give what samples for the captions of a batch begin with, `[B, c, h, w]`, and the captions.
+        """Return the initial latents `[B, c, h, w]` for the captions of a batch, and the captions.
 
-        What is drawn follows from the seed of the run and the position of each image.
+        Noise is seeded by the run's seed and each image's index.
         """
         texts, clean = captions_of(batch, "OneMoreStep"), self.model.encode(batch["image"])
         generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
@@ -196,23 +197,23 @@ class OneMoreStep(MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Draw an image in [0, 1] for each caption, `[B, C, H, W]`; `start` is in place of the module's own."""
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's own."""
         start = start or self.start
         latents, texts = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
-            if isinstance(self.model, PixelModel):  # it has no texts
+            if isinstance(self.model, PixelModel):  # unconditional
                 return self.model.generate(latents, self.num_inference_steps)
             options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
             return self.model.generate(self.model.encode_prompts(texts), latents, **options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images in [0, 1], for captions chosen uniformly among held-out images.
+        """Sample n images in [0, 1], for captions sampled uniformly from the test set.
 
         Raises:
-            ValueError: if `start` is the oracle, which needs real images.
+            ValueError: if `start` is `oracle`, which needs real images.
         """
         if self.start == "oracle":
-            raise ValueError("model.start oracle draws for real images alone: FID needs another start")
+            raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         captions = data.test_set.captions or [""]
         places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
@@ -233,7 +234,7 @@ class OneMoreStep(MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a real image of each caption, and samples from plain noise, from the module's start and the oracle's."""
+        """Show each caption's real image, and samples from plain noise, the module's `start` and the oracle."""
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}

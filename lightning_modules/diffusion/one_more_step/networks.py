@@ -1,4 +1,4 @@
-"""Networks that are told a text and no time."""
+"""Networks conditioned on a text but not on time."""
 
 import itertools
 
@@ -11,40 +11,41 @@ TIME = ("time_emb_proj", "time_embedding")
 
 
 class TimeFreeUNet(nn.Module):
-    """A U-Net of diffusers whose blocks hear nothing of the time: what they would add for it is set to zero for good.
+    """A diffusers U-Net whose time embeddings are zeroed and frozen.
 
-    That gives the authors' network, which lacks these layers, to the bit; its other parameters have the same names.
+    Its output is bit-identical to that of the authors' network, which lacks these layers. All other parameter names
+    are the same.
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
 
     Raises:
-        ValueError: if the network has no layers that add the time.
+        ValueError: if the network has no time embedding layers.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         timed = [part for name, part in network.named_modules() if name.split(".")[-1] in TIME]
         if not timed:
-            raise ValueError(f"network must be a U-Net of diffusers with layers of time, got {type(network).__name__}")
+            raise ValueError(f"network must be a diffusers U-Net with time embedding, got {type(network).__name__}")
         for parameter in (parameter for part in timed for parameter in part.parameters()):
             parameter.requires_grad_(False)
             nn.init.zeros_(parameter)
         self.network = network
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict v, `[B, c, h, w]`, at noise of that shape and B prompts."""
+        """Predict v `[B, c, h, w]` from noise of the same shape and B prompts."""
         time = torch.zeros((), dtype=torch.int64, device=noise.device)
         return self.network(noise, time, encoder_hidden_states=prompts.embedding.to(noise.dtype)).sample
 
 
 class PromptedMLP(nn.Module):
-    """A perceptron of noise and a text's mean embedding, for images of a few hundred pixels.
+    """An MLP of the noise and the text's mean token embedding, for images of a few hundred pixels.
 
     Args:
-        in_features: values of an image, C H W.
-        prompt_features: D, size of a token's embedding.
-        width: of the two hidden layers.
+        in_features: values per image, C H W.
+        prompt_features: D, embedding size of a token.
+        width: units of each of the two hidden layers.
     """
 
     def __init__(self, in_features: int, prompt_features: int, width: int = 128) -> None:
@@ -54,6 +55,6 @@ class PromptedMLP(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(width, in_features))
 
     def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
-        """Predict v, `[B, C, H, W]`, at noise of that shape and B prompts."""
+        """Predict v `[B, C, H, W]` from noise of the same shape and B prompts."""
         values = torch.cat([noise.flatten(1), prompts.embedding.mean(dim=1).to(noise.dtype)], dim=1)
         return self.layers(values).view_as(noise)

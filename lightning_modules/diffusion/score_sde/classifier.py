@@ -1,4 +1,4 @@
-"""Training of the classifier that leads samples to classes."""
+"""Training of the noise-conditional classifier for classifier guidance."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ from lightning_modules.training.logging import log_training
 
 
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
-    """Train a classifier of diffused images that is told the standard deviation of their noise.
+    """Train a classifier of diffused images, conditioned on the standard deviation of their noise.
 
         L = E_t,x_t CE(network(x_t, std(t)), y)
 
-    Validation and test are of clean images, at the smallest noise.
+    Validation and test use clean images and the smallest noise level.
 
     Args:
         network: maps x_t `[B, C, H, W]` and standard deviations `[B]` to logits `[B, num_classes]`, such as
             `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
         num_classes: number of classes, K.
-        process: the diffusion of the score model; of VE images are in [0, 1], of others in [-1, 1].
+        process: diffusion process of the score model; images are in [0, 1] for VE and in [-1, 1] otherwise.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
     """
@@ -42,7 +42,7 @@ class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        self.classifier = network  # not `network`, which the contracts of classifiers call with images alone
+        self.classifier = network  # not named `network`: callbacks call a classifier's `network` with images only
         self.num_classes = num_classes
         self.levels = TrainedLevels(process)
         self.centred = not isinstance(process, VE)

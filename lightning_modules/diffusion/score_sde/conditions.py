@@ -1,4 +1,4 @@
-"""Conditions on samples: known pixels, grey values or the class, brought into the way from noise to data."""
+"""Conditional sampling: inpainting of known pixels, colourisation of grey values, and class guidance."""
 
 import math
 from collections.abc import Callable
@@ -23,13 +23,13 @@ COLOURS = torch.tensor(
 
 
 def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
-    """Put known data, diffused to the time of a step, into samples where a mask is 1.
+    """Insert known data, diffused to the time of each step, into samples where a mask is 1.
 
     Args:
-        process: the diffusion.
-        known: data, `[B, C, H, W]`.
-        mask: 0 and 1, of a shape that expands to that of the data.
-        draw: gives standard normal noise of the shape of a tensor.
+        process: diffusion process.
+        known: known data, `[B, C, H, W]`.
+        mask: binary mask, broadcastable to the data.
+        draw: samples standard normal noise of the shape of its argument.
     """
 
     def project(moved: Moved, t: float) -> Moved:
@@ -41,17 +41,17 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
 
 
 def rotated(image: Tensor) -> Tensor:
-    """Bring colours `[B, 3, H, W]` to channels of which the first is grey."""
+    """Rotate colours `[B, 3, H, W]` so that the first channel is grey."""
     return torch.einsum("bihw,ij->bjhw", image, COLOURS.to(image))
 
 
 def rotated_back(image: Tensor) -> Tensor:
-    """Undo `rotated`."""
+    """Invert `rotated`."""
     return torch.einsum("bihw,ji->bjhw", image, COLOURS.to(image))
 
 
 def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
-    """Put the known grey values of images, `[B, 3, H, W]`, diffused to the time of a step, into samples."""
+    """Insert the known grey values of images `[B, 3, H, W]`, diffused to the time of each step, into samples."""
     grey = torch.zeros_like(known)
     grey[:, 0] = 1
     inside = inpainting(process, rotated(known), grey, draw)
@@ -63,15 +63,15 @@ def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
 
 
 class ClassGuidance(nn.Module):
-    """Leads samples to classes, by a classifier that is told the noise.
+    """Classifier guidance of a score model by a noise-conditional classifier.
 
         s(x, t) + scale grad_x log p(y | x, std(t))
 
     Args:
-        classifier: maps x_t `[B, C, H, W]` and the standard deviations of its noise `[B]` to logits `[B, K]`, such as
-            the network of a `NoiseConditionalClassifier`; it is neither trained here nor in checkpoints.
-        num_classes: K.
-        scale: weight of the classifier; 1 in the paper.
+        classifier: maps x_t `[B, C, H, W]` and its noise standard deviations `[B]` to logits `[B, K]`, such as the
+            network of a `NoiseConditionalClassifier`. It is frozen and not saved in checkpoints.
+        num_classes: number of classes, K.
+        scale: guidance scale; 1 in the paper.
     """
 
     def __init__(self, classifier: nn.Module, num_classes: int, scale: float = 1.0) -> None:
@@ -82,7 +82,7 @@ class ClassGuidance(nn.Module):
         self.scale = scale
 
     def guided(self, score: Score, process: Process, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """Give the score of p_t(x | y) for labels `[B]`."""
+        """Return the score function of p_t(x | y) for labels `[B]`."""
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
             with torch.inference_mode(False), torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Test and prediction of images of which pixels or grey values are known, by a model that was trained without."""
+"""Inpainting and colourisation in test and predict, by an unconditionally trained score model."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.restorer import RestorerSteps
 
 STREAM = 20_000
-"""Of the random numbers of samples; those of masks and of noise are others."""
+"""Random stream of the samples; masks and measurement noise use other streams."""
 
 
 class KnownParts(RestorerSteps):
-    """Give a score model the tests and predictions of `MeasuredImages`.
+    """Test and prediction steps of a score model on `MeasuredImages`.
 
-    Around known pixels (operators of masks) an image is inpainted, and known grey values (`Grayscale`) are
-    colourised. Numbers are drawn for each image by its position in the set, so that a sampler without a corrector,
-    whose norms are of a batch, gives it the same result in whatever batch.
+    With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. Random
+    numbers are seeded by the image's index, so results do not depend on the batch, except with a corrector, whose
+    norms are averages over a batch.
     """
 
     def setup(self: Any, stage: str) -> None:
@@ -36,14 +36,14 @@ class KnownParts(RestorerSteps):
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         if not isinstance(operator, Inpainting | Masks | Grayscale):
             raise ValueError(
-                f"data.operator: a score model knows pixels (RandomPixels, FreeForm, MaskFolder) or grey values "
-                f"(Grayscale) of its samples, got {type(operator).__name__}"
+                f"data.operator must be a mask (RandomPixels, FreeForm, MaskFolder) or Grayscale for a score model, "
+                f"got {type(operator).__name__}"
             )
         if isinstance(self.sampler, ProbabilityFlow):
-            raise ValueError("model.sampler: the probability flow has no step that could respect what is known")
+            raise ValueError("model.sampler: ProbabilityFlow cannot inpaint or colourise; use PredictorCorrector")
 
     def estimated(self: Any, batch: Any) -> Tensor:
-        """Draw images `[B, C, H, W]` in [0, 1] that fit to what is known of those of a `MeasuredImageBatch`."""
+        """Sample images `[B, C, H, W]` in [0, 1], given the known pixels or grey values of a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
@@ -52,15 +52,15 @@ class KnownParts(RestorerSteps):
         return at_least_float32(self._inpainted(known, operator.of(index, tuple(known.shape[2:])).mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show what is known of each image, the sample and the clean image; of large images, parts too."""
+        """Show the known part of each image, the sample and the clean image, with zoomed crops if large."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw what fits to images `[B, C, H, W]` in [0, 1] where a mask is 0; they are known where it is 1."""
+        """Inpaint images `[B, C, H, W]` in [0, 1] where a mask is 0; pixels are known where it is 1."""
         return self._inpainted(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw colours that fit to grey images `[B, 3, H, W]` in [0, 1], whose channels are alike."""
+        """Colourise grey images `[B, 3, H, W]` in [0, 1] with three equal channels."""
         return self._colourised(grey, drawing(generator))
 
     def _inpainted(self: Any, image: Tensor, mask: Tensor, draw: Draw) -> Tensor:

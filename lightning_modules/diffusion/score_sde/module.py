@@ -1,4 +1,4 @@
-"""The LightningModule that trains a score model and draws from it."""
+"""LightningModule that trains a score model and samples from it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,30 +28,32 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, MethodModule):
-    """Learn the score of diffused images, and draw, denoise and measure images with it.
+    """Learn the score of diffused images; use it for sampling, denoising and likelihoods.
 
-    It trains on the images of any `LabelledImages`; labels are not used. Validation and test give `loss`, test also
-    `bits_per_dim` where it is asked for. All but training uses the averaged weights. With `MeasuredImages` it trains on
-    patches, tests what it makes of images of which pixels or grey values are known (`test/psnr`), and `predict` writes
-    `restored/<name>.png`.
+    It trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`, test also
+    `bits_per_dim` if `likelihood_repeats` is above 0. Everything except training uses the averaged weights. With
+    `MeasuredImages` it trains on patches, `test` evaluates inpainting or colourisation (`test/psnr`), and `predict`
+    writes `restored/<name>.png`.
 
     Args:
-        network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise; such
+        network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise, such
             as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
-        process: the diffusion, of `lightning_modules.sde.processes`; of VE images are in [0, 1], of others in [-1, 1].
-        image_shape: C, H and W of the images that are drawn.
-        sampler: draws samples, of `lightning_modules.sde.samplers` or `flow`.
-        num_levels: levels N of a discrete model (SMLD of VE, DDPM of VP); None trains at all times.
-        likelihood_weighting: weight the loss by g^2, which bounds the likelihood, in place of std^2.
-        reduce_mean: take the mean over an image's values in the loss, in place of half of their sum.
-        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
-        likelihood_repeats: times that a test computes the bits per dimension of each image, with other dequantisation.
-        guidance: leads samples to classes, one after the other; None draws any.
+        process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE and in [-1, 1]
+            otherwise.
+        image_shape: C, H and W of generated images.
+        sampler: sampler from `lightning_modules.sde.samplers` or `flow`.
+        num_levels: N, noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous time.
+        likelihood_weighting: weight the loss by g^2, which bounds the likelihood, instead of std^2.
+        reduce_mean: average the loss over an image's values instead of taking half of their sum.
+        average_decay: maximum decay of the averaged weights, in [0, 1).
+        likelihood_repeats: evaluations of each test image's bits per dimension, each with new dequantisation noise.
+        guidance: classifier guidance, for which `sample` cycles through the classes; None samples unconditionally.
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step where it says so.
+        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or the process has no discrete model or no such predictor.
+        ValueError: if an argument is out of range, or the process has no discrete model or does not support the
+            sampler's predictor.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class ScoreSDE(KnownParts, MethodModule):
         within(0, 1, "[)", average_decay=average_decay)
         at_least(0, likelihood_repeats=likelihood_repeats)
         if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape must be three numbers C, H and W, got {list(image_shape)}")
+            raise ValueError(f"image_shape must be three positive integers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
-            raise ValueError("num_levels: likelihood_weighting and likelihood_repeats are of continuous models")
+            raise ValueError("num_levels: likelihood_weighting and likelihood_repeats need a continuous-time model")
         if isinstance(sampler, PredictorCorrector):
             sampler.check(process)
         self.network = network
@@ -96,15 +98,15 @@ class ScoreSDE(KnownParts, MethodModule):
         self.quality = ImageQuality()
 
     def data_of(self, image: Tensor) -> Tensor:
-        """Bring images in [0, 1] to the range that is diffused."""
+        """Rescale images from [0, 1] to the range of the diffusion."""
         return 2 * image - 1 if self.centred else image
 
     def image_of(self, data: Tensor) -> Tensor:
-        """Undo `data_of`, and clip to [0, 1]."""
+        """Invert `data_of`, and clip to [0, 1]."""
         return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network as the score of x_t, for x `[B, C, H, W]` and t `[B]`."""
+        """Compute the score of x_t with the network, for x `[B, C, H, W]` and t `[B]`."""
         return self.levels.score(self.network, x, t)
 
     def _each_loss(self, batch: Any) -> Tensor:
@@ -121,7 +123,7 @@ class ScoreSDE(KnownParts, MethodModule):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Use the averaged weights, in evaluation mode."""
+        """Use the averaged weights in evaluation mode."""
         training = self.network.training
         self.network.eval()
         try:
@@ -153,28 +155,28 @@ class ScoreSDE(KnownParts, MethodModule):
         self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
     def bits_per_dim(self, image: Tensor, signs: Tensor) -> Tensor:
-        """Compute the bits that each value of an image costs under the probability flow, `[B]`.
+        """Compute bits per dimension under the probability flow ODE, `[B]`.
 
         Args:
             image: dequantised images `[B, C, H, W]` in [0, 1].
-            signs: -1 or 1, of the same shape, by which divergences are estimated.
+            signs: random signs of the same shape, for the Hutchinson divergence estimate.
         """
         with self._averaged():
             found = likelihood(self.score, self.data_of(image), self.process, signs, SMALLEST_TIME)
         return bits_per_dimension(found.log_density, image[0].numel(), 2.0 if self.centred else 1.0)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate clean images in [0, 1] in one evaluation.
+        """Estimate clean images in [0, 1] with one network evaluation.
 
         Args:
-            noisy: `[B, C, H, W]`, images in [0, 1] plus noise, not clipped.
+            noisy: images `[B, C, H, W]` in [0, 1] plus noise, not clipped.
             sigma: standard deviation of the noise in pixel units, a number or `[B]`.
 
         Raises:
             ValueError: if `sigma` is missing.
         """
         if sigma is None:
-            raise ValueError("sigma must be given: a score model is told the noise that it is to remove")
+            raise ValueError("sigma must be given: a score model needs the noise level")
         level = torch.as_tensor(sigma, dtype=noisy.dtype, device=noisy.device).expand(len(noisy))
         t = self.levels.time_of((2 if self.centred else 1) * level).clamp(0, 1)
         data = self.data_of(noisy)
@@ -184,7 +186,7 @@ class ScoreSDE(KnownParts, MethodModule):
 
     @torch.no_grad()
     def _sampled(self, like: Tensor, draw: Draw, score: Score, project: Project | None = None) -> Tensor:
-        """Draw images in [0, 1] of the shape, type and device of a tensor."""
+        """Sample images in [0, 1] with the shape, dtype and device of `like`."""
         x = self.process.prior_mean(like) + self.process.prior_deviation * draw(like)
         if project is not None:
             x = project(Moved(x, x), 1.0).x
@@ -192,12 +194,12 @@ class ScoreSDE(KnownParts, MethodModule):
             return self.image_of(self.sampler(score, x, self.process, draw, project))
 
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor:
-        """Draw n images in [0, 1].
+        """Sample n images in [0, 1].
 
         Args:
             n: number of images.
-            generator: source of all random numbers; None is torch's own.
-            label: `[n]`, classes to draw, which `guidance` leads to; by default 0, 1, ... in turn.
+            generator: generator of all random numbers; None uses torch's global one.
+            label: classes `[n]` for `guidance`; by default 0, 1, ... in turn.
         """
         score: Score = self.score
         if self.guidance is not None:

@@ -1,4 +1,4 @@
-"""The process that a pretrained score model of diffusers was trained with."""
+"""Read the diffusion process of a pretrained diffusers score model."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,19 @@ from lightning_modules.sde.processes import VE, VP, Process
 
 
 def pretrained_process(name_or_path: str) -> Process:
-    """Read the process of a pretrained score model from the settings of its scheduler.
+    """Read the process of a pretrained score model from its scheduler config.
 
-    DDPM with linear beta is a discrete VP, for `num_levels` of the scheduler's `num_train_timesteps`; score models of
-    VE are continuous.
+    A DDPM with linear beta schedule is a discrete VP model: set `num_levels` to the scheduler's `num_train_timesteps`.
+    VE score models are continuous.
 
     Args:
-        name_or_path: a folder as diffusers' `save_pretrained` writes it, with scheduler_config.json in it or in
-            `scheduler`, or a name on the Hugging Face Hub (`google/ddpm-cifar10-32`, `google/ncsnpp-celebahq-256`).
+        name_or_path: folder written by diffusers' `save_pretrained`, with scheduler_config.json in it or in its
+            `scheduler` subfolder, or a name on the Hugging Face Hub (`google/ddpm-cifar10-32`,
+            `google/ncsnpp-celebahq-256`).
 
     Raises:
         FileNotFoundError: if there is no scheduler_config.json.
-        ValueError: if the scheduler or its schedule is another one, or the network predicts something else than noise.
+        ValueError: if the scheduler or its schedule is not supported, or the network does not predict epsilon.
     """
     file = _scheduler_file(name_or_path)
     config = read_json_object(file)
@@ -31,7 +32,7 @@ def pretrained_process(name_or_path: str) -> Process:
         wanted = {"beta_schedule": "linear", "prediction_type": "epsilon", "trained_betas": None}
         for key, value in wanted.items():
             if config.get(key, value) != value:
-                raise ValueError(f"{file}: {key} must be {value} for a score model of VP, got {config[key]}")
+                raise ValueError(f"{file}: {key} must be {value} for a VP score model, got {config[key]}")
         levels, start, end = _numbers(file, config, "num_train_timesteps", "beta_start", "beta_end")
         return VP(start * levels, end * levels)
     allowed = "ScoreSdeVeScheduler, DDPMScheduler, DDIMScheduler or PNDMScheduler"
@@ -39,10 +40,10 @@ def pretrained_process(name_or_path: str) -> Process:
 
 
 def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
-    """Look up numbers in a config.
+    """Read numbers from a config.
 
     Raises:
-        ValueError: names the first that is missing or no finite positive number.
+        ValueError: if a number is missing, not positive or not below 1e9.
     """
     for name in names:
         value: Any = config.get(name)
@@ -66,6 +67,6 @@ def _scheduler_file(name_or_path: str) -> Path:
             except (OSError, ValueError):
                 continue
     raise FileNotFoundError(
-        f"no scheduler of {name_or_path}: expected {places[0]} or scheduler_config.json in the folder itself, as "
-        f"save_pretrained writes them; or run `hf download {name_or_path}` where there is a network"
+        f"no scheduler config for {name_or_path}: expected {places[0]} or scheduler_config.json in the folder itself, "
+        f"as written by save_pretrained; or run `hf download {name_or_path}` with network access"
     )

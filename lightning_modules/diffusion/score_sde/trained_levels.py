@@ -1,9 +1,9 @@
-"""Levels of noise that a network is trained at, and the score that its output stands for.
+"""Noise levels that a score network is trained on, and conversion of its output to a score.
 
-Continuous models are trained at any t. VE networks are told sigma(t) and give the score; others are told 999 t and give
-the noise, whose score is -noise / std. Discrete ones are trained at N levels. VE networks are told the number of their
-level from the largest noise down, round((1 - t)(N - 1)), and their output is divided by sigma here; others are told
-t (N - 1), with abar of DDPM in place of the kernel of VP.
+Continuous models are trained at any t. VE networks take sigma(t) and predict the score; others take 999 t and predict
+the noise, with score -noise / std. Discrete models are trained at N levels. VE networks take the level's number counted
+from the largest noise, round((1 - t)(N - 1)), and their output is divided by sigma; others take t (N - 1), and DDPM's
+abar replaces the kernel of VP.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ SMALLEST_TIME = 1e-5
 
 
 class TrainedLevels(nn.Module):
-    """Draws levels, noises data, and reads the score from a network.
+    """Samples noise levels, computes the perturbation kernel, and converts network outputs to scores.
 
     Args:
-        process: the diffusion.
+        process: diffusion process.
         num_levels: N of a discrete model; None for a continuous one.
 
     Raises:
-        ValueError: if there is no discrete model of the process.
+        ValueError: if the process has no discrete model.
     """
 
     abar: Tensor
@@ -36,7 +36,7 @@ class TrainedLevels(nn.Module):
         super().__init__()
         at_least(2, num_levels=num_levels)
         if num_levels is not None and not isinstance(process, VE | VP):
-            raise ValueError(f"num_levels: discrete models are of VE and VP, not of {type(process).__name__}")
+            raise ValueError(f"num_levels: discrete models need a VE or VP process, got {type(process).__name__}")
         self.process = process
         self.num_levels = num_levels
         self.told_sigma = isinstance(process, VE)
@@ -47,13 +47,13 @@ class TrainedLevels(nn.Module):
             self.register_buffer("abar", (1 - beta).cumprod(dim=0).float(), persistent=False)
 
     def times(self, uniform: Tensor) -> Tensor:
-        """Turn numbers in [0, 1), `[B]`, to times that are trained."""
+        """Map uniform numbers in [0, 1), `[B]`, to training times."""
         if self.num_levels is None:
             return SMALLEST_TIME + (1 - SMALLEST_TIME) * uniform
         return (uniform * self.num_levels).floor() / (self.num_levels - 1)
 
     def kernel(self, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean and standard deviation `[B]` of x_t given data."""
+        """Compute the mean and standard deviation `[B]` of x_t given data."""
         if not self.has_table:
             return self.process.kernel(data, t)
         abar = self._abar(t)
@@ -63,9 +63,9 @@ class TrainedLevels(nn.Module):
         return self.abar.to(t.dtype)[(t * (self.abar.shape[0] - 1) + 1e-4).long()]
 
     def score(self, network: Callable[..., Any], x: Tensor, t: Tensor) -> Tensor:
-        """Evaluate a network as the score of x_t, for x `[B, C, H, W]` and t `[B]`.
+        """Compute the score of x_t with a network, for x `[B, C, H, W]` and t `[B]`.
 
-        Noise is divided by its deviation in single precision or better, as that may be tiny.
+        The division by the standard deviation, which may be tiny, is in float32 or better.
         """
         deviation = self.kernel(x, t)[1]
         if self.told_sigma:
@@ -84,7 +84,7 @@ class TrainedLevels(nn.Module):
         return (x + (1 - abar) * score) / abar.sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the times, `[B]`, at which data have noise sigma, or the first level with that much, in their units."""
+        """Find the times `[B]` at which data have noise sigma, in units of the data; discrete levels are rounded up."""
         if self.has_table:
             level = torch.searchsorted((1 - self.abar).to(sigma) / self.abar.to(sigma), sigma**2)
             return level.to(sigma.dtype) / (self.abar.shape[0] - 1)
@@ -100,8 +100,8 @@ def score_matching(
         score: s(x_t, t), `[B, C, H, W]`.
         noise: z.
         deviation: std, `[B]`.
-        rate: g(t)^2, `[B]`, weights for the likelihood; None weights by std^2.
-        reduce_mean: whether R is the mean over an image's values; otherwise half of their sum.
+        rate: g(t)^2, `[B]`, weights of the likelihood bound; None weights by std^2.
+        reduce_mean: use the mean over an image's values for R instead of half of their sum.
     """
     deviation = along(deviation, score)
     errors = (score * deviation + noise) if rate is None else (score + noise / deviation)

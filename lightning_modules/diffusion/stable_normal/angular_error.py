@@ -1,14 +1,14 @@
-"""Angles between estimated and true normals, in degrees, pooled over the pixels of a whole set.
+"""Angular errors between estimated and true normals, in degrees, pooled over all pixels of a dataset.
 
     error = arccos <n, m / |m|>,
 
-clipped to [-1, 1], over the pixels whose true normal n has a length between 0.5 and 1.5; n is not brought to length 1.
-Logged are the mean and median, the percentages below 11.25, 22.5 and 30 degrees, the root mean square of |n - m|, and
-the variance: of an image's mean error over several draws of the method's noise, on average over images.
+with the cosine clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
+normalised. The metrics are mean and median, the percentages below 11.25, 22.5 and 30 degrees, the root mean square of
+|n - m|, and the variance of an image's mean error over several noise samples, averaged over images.
 
-The median is read from a histogram of bins of 0.01 degrees, which processes can add; it is exact to the bin.
+The median comes from a histogram with bins of 0.01 degrees, which is summed over ranks; it is exact to one bin.
 
-Source: the authors' code of StableNormal, which reads images of 8 bits, and has the root mean square for each image.
+Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square per image.
 """
 
 from typing import Any
@@ -23,23 +23,23 @@ NUM_BINS = 180 * BINS_PER_DEGREE
 
 
 def known(normal: Tensor) -> Tensor:
-    """Say which pixels have a true normal: `[..., H, W]` of `[..., 3, H, W]`."""
+    """Mask the pixels that have a true normal: `[..., 3, H, W]` to `[..., H, W]`."""
     length = normal.norm(dim=-3)
     return (length > 0.5) & (length < 1.5)
 
 
 def unit(normal: Tensor, eps: float = 1e-6) -> Tensor:
-    """Bring vectors `[..., 3, H, W]` to length 1; those shorter than `eps` become shorter still, and zero stays."""
+    """Normalise vectors `[..., 3, H, W]` to length 1, dividing by at least `eps`; zero vectors stay zero."""
     return normal / normal.norm(dim=-3, keepdim=True).clamp(min=eps)
 
 
 def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
-    """Compute the angles, `[..., H, W]`, between normals `[..., 3, H, W]`; the estimates are brought to length 1."""
+    """Compute angles `[..., H, W]` between normals `[..., 3, H, W]`, after normalising the estimates."""
     return (unit(estimate) * true).sum(dim=-3).clamp(-1, 1).arccos().rad2deg()
 
 
 class AngularErrors(Metric):
-    """Errors of a set's normals, pooled over pixels, draws and processes by sums and counts."""
+    """Angular errors of a dataset, pooled over pixels, noise samples and ranks."""
 
     full_state_update = False
     angles: Tensor
@@ -63,8 +63,8 @@ class AngularErrors(Metric):
         """Add images.
 
         Args:
-            estimate: `[K, B, 3, H, W]`, of K draws.
-            true: `[B, 3, H, W]`.
+            estimate: normals from K noise samples, `[K, B, 3, H, W]`.
+            true: true normals, `[B, 3, H, W]`.
         """
         estimate, true = estimate.double(), true.double()
         counted = known(true)
@@ -83,7 +83,7 @@ class AngularErrors(Metric):
         self.images += (number > 0).sum()
 
     def compute(self) -> dict[str, Any]:
-        """Give the measures by name; nan where no pixel has a true normal."""
+        """Return the metrics by name; nan if no pixel has a true normal."""
         pixels = self.pixels.double()
         seen = self.histogram.cumsum(dim=0).double()
         middle = (seen >= pixels / 2).int().argmax()

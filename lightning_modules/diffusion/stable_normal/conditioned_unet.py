@@ -1,4 +1,4 @@
-"""A U-Net of diffusers that sees an image: mu_theta and mu_zeta of the method."""
+"""Image-conditioned diffusers U-Nets: mu_theta and mu_zeta of the method."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +22,13 @@ SEMANTIC = "semantic_encoder.pt"
 
 
 class PixelUNet(nn.Module):
-    """A U-Net of images themselves, which has no text and no autoencoder, with Stable Diffusion's schedule of noise.
+    """A pixel-space U-Net without text encoder and autoencoder, with Stable Diffusion's noise schedule.
 
     Args:
-        network: a diffusers `UNet2DConditionModel` with 3 channels in and out; its texts are zeros.
+        network: diffusers `UNet2DConditionModel` with 3 input and output channels; its text embeddings are zeros.
 
     Raises:
-        ValueError: if it has other channels.
+        ValueError: if the network does not have 3 input and output channels.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,7 +38,8 @@ class PixelUNet(nn.Module):
         config: Any = network.config
         if (config.in_channels, config.out_channels) != (3, 3):
             raise ValueError(
-                f"model.network must have 3 channels in and out, got {config.in_channels} and {config.out_channels}"
+                f"model.network must have 3 input and output channels, got {config.in_channels} and "
+                f"{config.out_channels}"
             )
         self.network: Any = network
         self.vae = nn.Identity()
@@ -55,19 +56,19 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model whose U-Net sees an image by an encoder, and semantic features of it by another one.
+    """A diffusion model conditioned on an image through one encoder, and on its semantic features through another.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
-        features: semantic features of the image, for the refiner; None leaves them out.
-        prompt: the text that the U-Net always sees.
-        trained: decoder trains the decoder of the U-Net alone, all the whole U-Net; the encoders are trained anyway.
-        encoders: folder with the encoders of a trained model, as a run saves them; None begins with copies of the
-            U-Net's encoder.
+        features: semantic feature extractor, for the refiner; None disables semantic conditioning.
+        prompt: fixed text prompt of the U-Net.
+        trained: trained part of the U-Net: its `decoder` or `all` of it; the added encoders are always trained.
+        encoders: folder with the encoders of a trained model, as saved by a run; None initialises them as copies of
+            the U-Net's encoder.
 
     Raises:
-        FileNotFoundError: if the folder of encoders lacks one.
-        ValueError: if they do not fit.
+        FileNotFoundError: if an encoder is missing in the folder.
+        ValueError: if the weights of an encoder do not fit.
     """
 
     model: Any
@@ -99,26 +100,26 @@ class ConditionedUNet(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Pixels of a side that one latent stands for."""
+        """Side in pixels of the image area that one latent represents."""
         if isinstance(self.model, PixelUNet):
             return 1
         return self.model.pipeline.vae_scale_factor
 
     def semantics(self, image: Tensor, size: Sequence[int]) -> Sequence[Tensor] | None:
-        """Encode the features of images `[B, 3, H, W]` in [0, 1] for latents of a size h, w, once for all steps."""
+        """Encode semantic features of images `[B, 3, H, W]` in [0, 1] for latents of size h, w, once for all steps."""
         if self.semantic_encoder is None:
             return None
         text = self.text.expand(len(image), -1, -1).to(image.dtype)
         return self.semantic_encoder(self.features(image), size, text)  # type: ignore[misc]
 
     def forward(self, x: Tensor, timestep: Tensor, image: Tensor, semantics: Sequence[Tensor] | None = None) -> Tensor:
-        """Predict latents from noisy ones.
+        """Predict latents from noisy latents.
 
         Args:
-            x: `[B, c, h, w]`.
+            x: noisy latents, `[B, c, h, w]`.
             timestep: t, `[B]`, int64.
             image: latents of the image, `[B, c, h, w]`.
-            semantics: what `semantics` gives.
+            semantics: output of the method `semantics`.
         """
         text = self.text.expand(len(x), -1, -1).to(x.dtype)
         skips, middle = encoded(self.encoder, image, timestep, text)
@@ -132,7 +133,7 @@ class ConditionedUNet(nn.Module):
             ).sample
 
     def save(self, folder: Path) -> None:
-        """Write the model as diffusers does: its whole pipeline, or a `unet` alone, and beside it the encoders."""
+        """Save the model in diffusers format, as a whole pipeline or only a `unet`, together with the encoders."""
         pipeline = getattr(self.model, "pipeline", None)
         if pipeline is None:
             self.model.network.save_pretrained(folder / "unet")
@@ -143,7 +144,7 @@ class ConditionedUNet(nn.Module):
             torch.save(self.semantic_encoder.state_dict(), folder / SEMANTIC)
 
     def load_encoders(self, folder: Path) -> None:
-        """Read the encoders that `save` wrote."""
+        """Load encoders written by `save`."""
         from lightning_modules.backbones.weights import read_weights
 
         files = {self.encoder: folder / "controlnet" / "diffusion_pytorch_model.safetensors"}
@@ -151,7 +152,7 @@ class ConditionedUNet(nn.Module):
             files[self.semantic_encoder] = folder / SEMANTIC
         for encoder, file in files.items():
             if not file.is_file():
-                raise FileNotFoundError(f"encoders: {file} does not exist; expected a folder that a run has saved")
+                raise FileNotFoundError(f"encoders: {file} does not exist; expected a folder saved by a run")
             try:
                 encoder.load_state_dict(read_weights(file))
             except RuntimeError as error:

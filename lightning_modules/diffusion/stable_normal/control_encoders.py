@@ -1,8 +1,8 @@
-"""Encoders beside a U-Net: of an image's latent, whose outputs go to the U-Net's decoder, and of semantic features,
-whose outputs are added inside the U-Net's encoder.
+"""Conditioning encoders of a U-Net: one for the image latent, added to the U-Net's decoder, and one for semantic
+features, added inside the U-Net's encoder.
 
-Both are ControlNets of diffusers, copies of the U-Net's encoder whose outputs are zero at first. Their input is what
-they encode, in place of noise; the branch for pixels of a hint is left out.
+Both are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. They take the image latent
+or the features as input instead of noise; the hint branch is removed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ WIDTHS = (16, 32, 64, 128)
 
 
 def control_encoder(unet: Any) -> Any:
-    """Copy the encoder of a U-Net of diffusers, a `UNet2DConditionModel`, as a `ControlNetModel` without a hint."""
+    """Copy the encoder of a diffusers `UNet2DConditionModel` as a `ControlNetModel` without hint branch."""
     from diffusers import ControlNetModel
 
     encoder: Any = ControlNetModel.from_unet(unet)
@@ -32,17 +32,19 @@ def control_encoder(unet: Any) -> Any:
 
 
 def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """Compute the outputs of a `control_encoder`: those for the skip connections, and that for the middle."""
+    """Run a `control_encoder`; return its outputs for the skip connections and for the middle block."""
     no_hint = sample.new_zeros(())
     return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
 
 
 class SemanticEncoder(nn.Module):
-    """Encodes features of an image, g_psi: four convolutions and a zero one, then a `control_encoder` without a middle.
+    """Encoder of semantic features, g_psi: four convolutions, a zero convolution, then a `control_encoder`.
+
+    The `control_encoder` has no middle block.
 
     Args:
-        unet: the U-Net whose encoder is copied.
-        channels: of the features.
+        unet: U-Net whose encoder is copied.
+        channels: channels of the features.
     """
 
     def __init__(self, unet: Any, channels: int) -> None:
@@ -63,12 +65,12 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute what is added at each of the `places` of the U-Net.
+        """Compute the residual to add at each of the U-Net's `places`.
 
         Args:
-            features: `[B, channels, h', w']`.
+            features: semantic features, `[B, channels, h', w']`.
             size: h, w of the latents.
-            text: `[B, L, D]`.
+            text: text embedding, `[B, L, D]`.
         """
         embedded = F.interpolate(self.embedding(features), list(size), mode="bilinear")
         start = torch.zeros(len(features), dtype=torch.int64, device=features.device)
@@ -76,7 +78,7 @@ class SemanticEncoder(nn.Module):
 
 
 def places(unet: Any) -> list[nn.Module]:
-    """List the layers of a U-Net's encoder after which it keeps its state for a skip connection, in their order."""
+    """List the layers of a U-Net's encoder whose outputs go to skip connections, in order."""
     found: list[nn.Module] = [unet.conv_in]
     for block in unet.down_blocks:
         found += getattr(block, "attentions", None) or block.resnets
@@ -86,7 +88,7 @@ def places(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Add residuals to the outputs of the `places` of a U-Net within a `with`, before the skip connections are kept."""
+    """Context manager that adds residuals to the outputs of a U-Net's `places`, before the skip connections."""
     at = [] if residuals is None else zip(places(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
     try:

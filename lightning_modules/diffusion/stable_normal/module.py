@@ -1,4 +1,4 @@
-"""The LightningModule of StableNormal. See the package for the method."""
+"""LightningModule of StableNormal; the package docstring describes the method."""
 
 import json
 from collections.abc import Sequence
@@ -30,51 +30,54 @@ from lightning_modules.training.logging import log_training
 
 Target = Literal["independent", "shared", "x0"]
 FIRST_STAGE = "first_stage.json"
-"""File beside the weights of a first stage that says what they were trained for; also a key of checkpoints."""
+"""File next to the first stage's weights that records its training target; also a checkpoint key."""
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
-    """Give zeros in place of noise `[B, c, h, w]` to the rows whose number `[B]` in [0, 1) is below lambda."""
+    """Zero the rows of noise `[B, c, h, w]` whose uniform number `[B]` is below lambda."""
     return noise * (uniform >= zero_noise)[:, None, None, None]
 
 
 def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Average the squared error over all entries; `weight` is 0 or 1, `[B, 1, h, w]`, and zeros count as no error."""
+    """Average the squared error over all entries; entries with `weight` 0, `[B, 1, h, w]`, contribute zero."""
     return (weight * (prediction - target).square()).mean()
 
 
 def latent_weight(normal: Tensor, pixels: int) -> Tensor:
-    """Say which latents see known normals alone: `[B, 1, h, w]` of `[B, 3, H, W]`, with `pixels` a latent's side."""
+    """Compute a mask `[B, 1, h, w]` of latents that cover only known normals; a latent covers `pixels`^2 pixels."""
     unknown = 1 - known(normal)[:, None].to(normal.dtype)
     return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
 
 
 def told(trained_for: dict[str, Any]) -> str:
-    """Say the target of a first stage in words."""
+    """Describe the training target of a first stage."""
     return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
 
 
 class StableNormal(NormalSteps, MethodModule):
-    """Train and apply StableNormal: YOSO, SG-DRN or both, which have no weight in common.
+    """Train and apply StableNormal: YOSO, SG-DRN or both; they share no weights.
 
-    After training, `saved/yoso` and `saved/refiner` in the run directory hold pipelines of diffusers with a
-    `controlnet` each, which `pipeline` and `encoders` take. Tests and predictions are those of `NormalSteps`.
+    Training ends by saving diffusers pipelines with a `controlnet` each to `saved/yoso` and `saved/refiner` in the run
+    directory; `pipeline` and `encoders` load them. `NormalSteps` has the test and prediction steps.
 
     Args:
-        yoso: network of the first stage; None starts the refiner from noise.
-        refiner: network of the second stage; None gives the normals of the first one.
-        yoso_target: target of the first stage: independent has noise of its own, shared the noise that the network
-            sees, x0 none, for normals in one step.
-        zero_noise: lambda, probability that the first stage is given zeros for noise in training.
-        steps: steps of the refiner, N; yoso is trained for the level that they begin at, and refused for another.
-        repeated: whether half of the steps stay at one level; otherwise they are DDIM's, which start from noise alone.
-        resolution: of the longer side of tested and predicted images inside, in pixels; None leaves their size.
-        draws: estimates of a tested image, each from other noise, whose variance is logged.
+        yoso: network of the first stage; None starts the refiner from pure noise.
+        refiner: network of the second stage; None outputs the normals of the first stage.
+        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with its input, or `x0`,
+            no noise, for normals in one step.
+        zero_noise: lambda, probability of replacing the first stage's input noise by zeros in training.
+        steps: N, steps of the refiner. They determine the noise level that yoso is trained for; weights trained for
+            another level are rejected.
+        repeated: keep the first half of the steps at one noise level; false gives plain DDIM steps, which start from
+            pure noise.
+        resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
+            their size.
+        draws: estimates per test image, each from different noise; with more than one, their variance is logged.
         optimizer: built on the trainable parameters of both stages.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, there is no stage, or the two do not fit.
+        ValueError: if an argument is out of range, both stages are None, or the stages are incompatible.
     """
 
     def __init__(
@@ -96,15 +99,15 @@ class StableNormal(NormalSteps, MethodModule):
         at_least(1, resolution=resolution, draws=draws)
         stages = [stage for stage in (yoso, refiner) if stage is not None]
         if not stages:
-            raise ValueError("yoso and refiner are both missing: give one or both")
+            raise ValueError("yoso and refiner are both None: give at least one")
         if len(stages) == 2 and (yoso_target == "x0" or not repeated):
             raise ValueError(
-                f"a refiner after yoso begins at the level of yoso's target: leave one of them out, or choose another "
-                f"yoso_target than x0 and repeated: true; got {yoso_target} and {str(repeated).lower()}"
+                f"a refiner after yoso starts at the noise level of yoso's target, so with both stages yoso_target "
+                f"must not be x0 and repeated must be true; got {yoso_target} and {str(repeated).lower()}"
             )
         levels = [scheduler_levels(stage.model.scheduler) for stage in stages]
         if len({hash_of_module(stage.model.vae) for stage in stages}) > 1 or (levels[0] != levels[-1]).any():
-            raise ValueError("yoso and refiner have other autoencoders or schedules: give both the same pipeline")
+            raise ValueError("yoso and refiner have different autoencoders or schedules: give both the same pipeline")
         self.yoso = yoso
         self.refiner = refiner
         self.yoso_target: Target = yoso_target
@@ -123,30 +126,30 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def first(self) -> ConditionedUNet:
-        """The stage whose autoencoder is used, which both have in common."""
+        """The stage whose autoencoder is used; both stages have the same one."""
         stage = self.yoso or self.refiner
         assert stage is not None
         return stage
 
     @property
     def start(self) -> int:
-        """The level of the first stage's target, t+."""
+        """Timestep t+ of the first stage's target."""
         return 0 if self.yoso_target == "x0" else self.times[0]
 
     @property
     def trained_for(self) -> dict[str, Any]:
-        """The target of the first stage, which holds for its weights."""
+        """Training target of the first stage, saved with its weights."""
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
-        """Refuse weights of a first stage with another target, as of another number of steps.
+        """Reject first-stage weights that were trained for another target or noise level.
 
         Raises:
-            ValueError: names both.
+            ValueError: if the training targets differ.
         """
         if self.yoso is not None and trained_for != self.trained_for:
             raise ValueError(
-                f"yoso of {source} was trained for {told(trained_for)}, and yoso_target {self.yoso_target} with steps "
+                f"yoso of {source} was trained for {told(trained_for)}, but yoso_target {self.yoso_target} with steps "
                 f"{self.steps} needs {told(self.trained_for)}: give the same yoso_target and steps as in its training"
             )
 
@@ -170,7 +173,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
-        """Compare the first stage's output with x_{t+}; latents are `[B, c, h, w]`."""
+        """Compute the first stage's loss against x_{t+}; latents are `[B, c, h, w]`."""
         noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
@@ -183,7 +186,7 @@ class StableNormal(NormalSteps, MethodModule):
     def refiner_loss(
         self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
     ) -> Tensor:
-        """Compare the second stage's output with x_0, at uniform times."""
+        """Compute the second stage's loss against x_0, at uniform timesteps."""
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
@@ -195,8 +198,8 @@ class StableNormal(NormalSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))
 
     def on_fit_end(self) -> None:
-        """Write the trained stages as diffusers does."""
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
+        """Save the trained stages in diffusers format."""
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
         if directory is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for name in ("yoso", "refiner"):
@@ -211,8 +214,8 @@ class StableNormal(NormalSteps, MethodModule):
         """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
 
         Args:
-            image: of one size.
-            generators: on the host, one for each image, from which all is drawn.
+            image: images of one size.
+            generators: CPU generators of all random numbers, one per image.
         """
         model, pixels = self.first.model, self.first.pixels_per_latent
         inside, filled = processed(image, self.resolution, pixels)
@@ -227,7 +230,7 @@ class StableNormal(NormalSteps, MethodModule):
             step = partial(self.refiner, image=seen, semantics=semantics)
             x = refined(step, x, self.times, self.levels, draw)
         elif self.yoso_target == "shared":
-            raise ValueError("yoso_target shared leaves noise in its output, which needs the refiner: give both stages")
+            raise ValueError("yoso_target shared leaves noise in the output of yoso, so it needs a refiner")
         elif self.yoso_target == "independent":
             x = x / float(self.levels[self.start]) ** 0.5
         decoded = at_least_float32(2 * model.decode(x) - 1)

@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a module that estimates surface normals."""
+"""Validation, test and prediction steps for surface normal estimation."""
 
 from typing import Any
 
@@ -17,17 +17,18 @@ from lightning_modules.training.logging import log_same
 
 
 class NormalSteps(ImageWriter):
-    """Give a LightningModule its validation, test and prediction steps.
+    """Validation, test and prediction steps of a module that estimates surface normals.
 
-    The module has `normals(image, generators)` and `draws`. Logged are the measures of `AngularErrors`, of several test
-    sets each under its name. `predict` writes `normals/<name>.png`, bytes v for 2 v / 255 - 1, see `ImageWriter`.
+    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged; with several
+    test sets, under each set's name. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v / 255 - 1; see
+    `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"
     _errors: list[AngularErrors]
 
     def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
-        """Estimate the normals of a batch; draws follow from the seed of the run and the position of each image."""
+        """Estimate the normals of a batch, with noise seeded by the run's seed, each image's index and `draw`."""
         return self.normals(
             batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]
         )
@@ -36,7 +37,7 @@ class NormalSteps(ImageWriter):
         return self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `normal`, `[B, 3, H, W]`, of the first draw."""
+        """Return `normal`, `[B, 3, H, W]`, from the first noise sample."""
         return self._measured(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:
@@ -71,7 +72,7 @@ class NormalSteps(ImageWriter):
         return levels_of((self.estimated(batch) + 1) / 2, 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, their normals as colours, and the angles between estimates and truth up to 90 degrees."""
+        """Show images, normals as colours, and angular errors on a scale up to 90 degrees."""
         estimate = self.estimated(batch) if outputs is None else outputs["normal"]
         columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}
         if "normal" in batch:

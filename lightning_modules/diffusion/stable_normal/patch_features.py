@@ -1,4 +1,4 @@
-"""Features of an image's patches, by a network of timm such as DINOv2."""
+"""Patch features of an image, from a timm network such as DINOv2."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from lightning_modules.backbones.normalized import Normalized
 
 
 class PatchFeatures(nn.Module):
-    """The last feature map of a frozen network: of a transformer its patch tokens, without class and register tokens.
+    """Last feature map of a frozen network; for a transformer, its patch tokens without class and register tokens.
 
     Args:
-        network: a network of timm that normalises its images, such as
+        network: timm network that normalises its input, such as
             `lightning_modules.backbones.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
-        image_size: height and width that images are resized to, in pixels; 672 are 48 x 48 patches of DINOv2.
+        image_size: height and width to which images are resized, in pixels; 672 gives 48 x 48 DINOv2 patches.
 
     Raises:
-        TypeError: if the network is none that `timm_model` makes with `normalize: true`.
+        TypeError: if the network was not created by `timm_model` with `normalize: true`.
     """
 
     def __init__(self, network: nn.Module, image_size: int = 672) -> None:

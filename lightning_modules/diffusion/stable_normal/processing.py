@@ -1,4 +1,4 @@
-"""Images as the networks take them, and normals in the images' own size again."""
+"""Preprocessing of images, and postprocessing of normals to the original image size."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
 def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Resize images and fill them up, as Marigold does.
+    """Resize and pad images, as Marigold does.
 
     Args:
-        image: `[B, 3, H, W]`.
-        resolution: of the longer side, in pixels, whether that is larger or smaller; None leaves the size.
-        multiple: that height and width become multiples of, by repeating the last row and column.
+        image: images `[B, 3, H, W]`.
+        resolution: new length of the longer side, in pixels, by up- or downscaling; None keeps the size.
+        multiple: height and width are padded to multiples of this, by repeating the last row and column.
 
     Returns:
-        The images, and height and width before they were filled up.
+        The images, and their height and width before padding.
     """
     height, width = image.shape[2:]
     if resolution is not None:
@@ -28,11 +28,11 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
 
 
 def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """Bring normals to unit length, cut off what images were filled up by, and resize.
+    """Normalise normals to unit length, remove the padding, and resize.
 
     Args:
-        normal: `[B, 3, H', W']`.
-        filled: height and width before images were filled up.
+        normal: normals `[B, 3, H', W']`.
+        filled: height and width before padding.
         size: H, W of the result.
     """
     normal = unit(normal)[..., : filled[0], : filled[1]]
@@ -42,5 +42,5 @@ def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) ->
 
 
 def rendered(normal: Tensor) -> Tensor:
-    """Show normals `[B, 3, H, W]` as colours in [0, 1], x, y, z in red, green and blue; black where there is none."""
+    """Render normals `[B, 3, H, W]` as RGB colours in [0, 1]; pixels without a normal are black."""
     return torch.where(normal.norm(dim=1, keepdim=True) > 0, (normal + 1) / 2, 0)

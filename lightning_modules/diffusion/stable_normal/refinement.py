@@ -1,14 +1,14 @@
-"""The steps of the refiner: half of them at one level of noise, half down to none.
+"""Sampling steps of the refiner: half of them at one noise level, the rest down to zero noise.
 
-With N steps of length gap = T // N, M = N // 2 and the times gap (N - 1), ..., gap, 0, the first M times become the one
-after them, and all are moved by one: for N = 10, t = 401 six times, then 301, 201, 101, 1. From x_0hat, the refiner's
-estimate at x and t_k, step k = 0, 1, ... goes on with
+With N steps of length gap = T // N, M = N // 2 and the timesteps gap (N - 1), ..., gap, 0, the first M timesteps are
+replaced by the one after them, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1. From
+x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
 
-    k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): noise of the same level is drawn anew;
+    k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
-    k + 1 > M:    DDIM to t_{k+1}, in the end to 0, whose abar is not 1.
+    k + 1 > M:    DDIM to t_{k+1}; abar of the last timestep is still below 1.
 
-The result is the last x_0hat. M - 1 draws are all that is random.
+The result is the last x_0hat. The only randomness is that of the M - 1 noise samples.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from lightning_modules.sde.discrete import noise_estimate, noised, predicted
 
 
 def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool = True) -> list[int]:
-    """List the times of the refiner's steps, `[steps]`.
+    """List the timesteps of the refiner, `[steps]`.
 
     Args:
         steps: N, at most T / 2.
         num_train_timesteps: T.
-        repeated: whether the first half of the steps stays at one level; otherwise they begin near pure noise, as DDIM.
+        repeated: keep the first half of the steps at one noise level; false starts near pure noise, as in DDIM.
 
     Raises:
         ValueError: if `steps` is out of range.
@@ -48,17 +48,17 @@ def refined(
     abar: ArrayLike,
     draw: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Refine a start to an estimate of x_0.
+    """Refine initial latents to an estimate of x_0.
 
     Args:
-        refiner: estimates x_0 from x and the time, `[B]`.
-        x: `[B, c, h, w]`, at the first time.
-        times: as `refinement_times` lists them.
-        abar: `[T]`, on the host.
-        draw: gives standard normal noise of the shape of a tensor.
+        refiner: estimates x_0 from x and the timestep `[B]`.
+        x: initial latents `[B, c, h, w]`, at the first timestep.
+        times: timesteps from `refinement_times`.
+        abar: abar of all T timesteps, `[T]`, on the host.
+        draw: samples standard normal noise of the shape of its argument.
 
     Returns:
-        `[B, c, h, w]`.
+        Estimate of x_0, `[B, c, h, w]`.
     """
     repeats, gap = times.count(times[0]) - 1, len(abar) // len(times)  # type: ignore[arg-type]
     clean = predicted(refiner, x, times[0])

@@ -1,4 +1,4 @@
-"""Learning rate and momentum from the curvature that is measured while a network trains."""
+"""Learning rate and momentum from curvature measured during training."""
 
 import math
 from typing import Literal, NamedTuple, get_args
@@ -13,11 +13,11 @@ from lightning_modules.metrics.lanczos import Spectrum, lanczos, unit_vector
 Rule = Literal["ssgd", "ssgdm", "ssgdmn", "nesterov", "rayleigh"]
 Least = Literal["median", "minimum"]
 SPIKE = 0.5
-"""Weight above which a Ritz value is the spike at zero."""
+"""Weight above which a Ritz value counts as the spike at zero."""
 
 
 class Range(NamedTuple):
-    """The two curvatures of a spectrum that rules need."""
+    """The largest and a small curvature of a spectrum."""
 
     greatest: float
     """L."""
@@ -26,13 +26,13 @@ class Range(NamedTuple):
 
 
 def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
-    """Read the greatest curvature L and the small one mu off Ritz values.
+    """Compute the largest curvature L and a small curvature mu from Ritz values.
 
     Args:
         spectrum: Ritz values with their weights.
-        least: mu is the `median`, or the `minimum` of the values that have no more than half of the weight, which the
-            spike at zero has.
-        signed: leaves out negative values; otherwise they count by their size.
+        least: definition of mu: the `median`, or the `minimum` of the values with at most half of the weight, which
+            excludes the spike at zero.
+        signed: ignore negative values; otherwise their magnitude counts.
     """
     values, weights = spectrum
     if signed:
@@ -47,7 +47,7 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
 
 def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
-    """Compute what a rule sets, by the keys of an optimizer.
+    """Compute the optimizer settings of a rule, by key.
 
         ssgd      lr = 2 / (L + mu)
         ssgdm     lr = (2 / (sqrt L + sqrt mu))^2,  momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2  (Polyak)
@@ -69,12 +69,12 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
 
 
 def rayleigh_rate(gradient: Tensor, product: Tensor) -> float:
-    """Compute g . g / g . H g, the step that is best along the gradient of a quadratic loss; NaN where g is zero."""
+    """Compute g . g / g . H g, the optimal step along the gradient of a quadratic loss; NaN if g is zero."""
     return float((gradient @ gradient) / (gradient @ product))
 
 
 def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
-    """Set keys of all parameter groups; one that holds a tensor keeps it and takes the value."""
+    """Set keys of all parameter groups; tensors are filled in place."""
     for group in optimizer.param_groups:
         for key, value in values.items():
             if isinstance(group[key], Tensor):
@@ -84,23 +84,24 @@ def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
 
 
 class OnlineLearner:
-    """Learns the rate, and by some rules the momentum, from the Hessian on fixed training images without augmentation.
+    """Set the learning rate, and with some rules the momentum, from the Hessian on fixed training images.
 
-    It measures before the first batch of an epoch. What is learned holds until the next measurement, whatever the
-    schedule says; before the first one the schedule holds. A rate that is not positive and finite is not taken.
+    Curvature is measured without augmentation, before the first batch of an epoch. The settings override the scheduler
+    until the next measurement; before the first one, the scheduler applies. A learning rate that is not positive and
+    finite is discarded.
 
     Args:
-        rule: `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as the authors' code), `nesterov` (as textbooks) or
-            `rayleigh` (along the gradient).
-        every_n_epochs: epochs from one measurement to the next.
-        first_epoch: epochs that pass before anything is measured.
-        samples: training images, drawn once; None takes all.
+        rule: `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in the authors' code), `nesterov` (as in textbooks) or
+            `rayleigh` (curvature along the gradient).
+        every_n_epochs: epochs between measurements.
+        first_epoch: epochs before the first measurement.
+        samples: number of training images to measure on, sampled once; None uses all.
         steps: Lanczos steps.
-        least: what stands for the least curvature, the `median` or the `minimum` of the Ritz values.
-        signed: leaves out negative curvature, which otherwise counts by its size.
-        batch_norm: statistics of BatchNorm: those of each `batch`, or the `running` ones.
-        images_at_once: images of a product's batch in a process.
-        seed: random seed of the images and of the starting vector.
+        least: estimate of the smallest curvature: the `median` or the `minimum` of the Ritz values.
+        signed: ignore negative curvature; otherwise its magnitude counts.
+        batch_norm: statistics used by BatchNorm: those of each `batch`, or the `running` ones.
+        images_at_once: images per rank in one batch of a Hessian-vector product.
+        seed: random seed of the images and the starting vector.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -144,16 +145,16 @@ class OnlineLearner:
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
-        """Refuse an optimizer without the keys that the rule sets.
+        """Reject an optimizer that lacks a key the rule sets.
 
         Raises:
-            ValueError: names the rule, the optimizer and the key.
+            ValueError: if a key is missing, or the rule is `nesterov` and the optimizer does not use it.
         """
         for group in optimizer.param_groups:
             if missing := [key for key in self.keys if key not in group]:
                 raise ValueError(
-                    f"model.learner.rule {self.rule} sets {missing[0]}, which {type(optimizer).__name__} has not: "
-                    f"use one of ssgd, rayleigh, or an optimizer with {missing[0]}"
+                    f"model.learner.rule {self.rule} sets {missing[0]}, which {type(optimizer).__name__} lacks: "
+                    f"use rule ssgd or rayleigh, or an optimizer with {missing[0]}"
                 )
             if self.rule == "nesterov" and not group.get("nesterov"):
                 raise ValueError("model.learner.rule nesterov needs an optimizer with nesterov: true")
@@ -162,7 +163,7 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature, and give what is learned by the optimizer's keys, if anything, and what was measured."""
+        """Measure curvature; return the optimizer settings, empty if discarded, and the measured values."""
         if self.rule == "rayleigh":
             gradient = product.gradient()
             along = product(gradient)

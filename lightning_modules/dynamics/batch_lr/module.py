@@ -1,4 +1,4 @@
-"""The LightningModule of rates by batch size: cross-entropy with scaled or learned rates, and spectra of batches."""
+"""LightningModule with learning rates scaled by batch size or set from curvature, and spectra of batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,23 +21,23 @@ from lightning_modules.training.logging import log_same
 
 
 class BatchLR(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy at a rate that follows from the batch size or from measured curvature.
+    """Train a classifier at a learning rate derived from the batch size or from measured curvature.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        reference_batch_size: B_0, for which the optimizer's rate, or damping, is given: that of the run's batch is
-            scaled from it. None takes the optimizer as it is.
-        scaling: of the rate with the batch size over all processes and accumulated batches: `linear` for SGD,
-            `square_root` for Adam. An optimizer with a damping has that scaled, inversely, and keeps its rate.
-        learner: learns the rate from curvature while it trains; None leaves it.
-        spectra: measures spectra of batches after the last epoch; None measures none.
+        reference_batch_size: B_0, batch size to which the optimizer's learning rate or damping refers; it is scaled to
+            the run's batch size. None disables scaling.
+        scaling: scaling of the learning rate with the global batch size, including accumulation: `linear` for SGD,
+            `square_root` for Adam. If the optimizer has a damping, that is scaled inversely and the rate is kept.
+        learner: sets the learning rate from curvature during training; None disables it.
+        spectra: measures Hessian spectra of batches after the last epoch; None disables it.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the optimizer lacks a key that is learned, the
-            training set is smaller than what is to be measured, or the network has no second derivative.
+        ValueError: if an argument is out of range; before training, if the optimizer lacks a key that the learner sets,
+            the training set has too few samples, or the network is not twice differentiable.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class BatchLR(ClassifierSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def _batch_size(self) -> int:
-        """The samples of an optimizer step, over all processes and accumulated batches."""
+        """Samples per optimizer step, over all ranks and accumulated batches."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         size = getattr(data, "batch_size", None)
         if size is None:
             raise ValueError(
-                f"model.reference_batch_size {self.reference_batch_size} needs data with a batch_size, and "
+                f"model.reference_batch_size {self.reference_batch_size} needs data with a batch_size, but "
                 f"{type(data).__name__} has none"
             )
         return size * self.trainer.accumulate_grad_batches
@@ -126,7 +126,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         self._rows.append({"epoch": self.current_epoch, **found, **self._learned})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._learned:  # in each batch, as a schedule may have stepped after the last one
+        if self._learned:  # for each batch, because a scheduler may have stepped since the last one
             optimizers: Any = self.optimizers()
             set_keys(optimizers, self._learned)
 
@@ -145,7 +145,7 @@ class BatchLR(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The spectra of batches, and the rates that were learned over the epochs."""
+        """Tables of batch spectra, and of the learned settings over epochs."""
         found = dict(self._measured.tables()) if self._measured else {}
         if self._rows:
             names = dict.fromkeys(name for row in self._rows for name in row)

@@ -1,4 +1,4 @@
-"""Spectra of the Hessian of batches of several sizes, beside that of all samples and what is predicted of them."""
+"""Hessian spectra of batches of several sizes, compared with the full spectrum and with predictions."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,70 +22,71 @@ from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_densit
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 
 POINTS, WIDTH, CURVE = 400, 0.01, 41
-"""Points of a density, the width of its Gaussians over the distance of the extreme eigenvalues, points of a curve."""
+"""Points of a density, kernel width relative to the range of the eigenvalues, and points of a curve."""
 NAME = "BatchSpectra"
 
 
 class Shift(NamedTuple):
-    """An extreme eigenvalue of batches of one size."""
+    """Mean extreme eigenvalue of batches of one size."""
 
     batch_size: int
     value: float
     """Mean over batches."""
     error: float
-    """Standard error of the mean; 0 of one batch."""
+    """Standard error of the mean; 0 for one batch."""
 
 
 class MeasuredSpectra(NamedTuple):
-    """The measured spectra of a network, in numbers that a checkpoint can hold."""
+    """Measured spectra of a network, as values that a checkpoint can hold."""
 
     samples: int
-    """N."""
+    """N, number of samples."""
     full: tuple[float, float]
-    """The least and the greatest eigenvalue of all samples."""
+    """Smallest and largest eigenvalue of the Hessian of all samples."""
     least: list[Shift]
     greatest: list[Shift]
     row_variance: float
-    """P sigma^2 at b = 1: what the noise's isotropic model knows of it."""
+    """P sigma^2 at b = 1, the parameter of the isotropic noise model."""
     hessian: NoiseStatistics
     gradient: NoiseStatistics
     density: dict[str, list[Any]]
-    """Columns of the spectral densities of all samples and of the smallest batches."""
+    """Table columns: spectral densities of all samples and of the smallest batches."""
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
-        """Make it from its `_asdict()`, whose tuples a checkpoint has lost the names of."""
+        """Restore from the output of `kept`."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
         return cls(**{**kept, **shifts, **noise})
 
     def kept(self) -> dict[str, Any]:
-        """Give plain numbers, as a checkpoint can hold them."""
+        """Convert to plain containers for a checkpoint."""
         shifts = {name: [tuple(each) for each in getattr(self, name)] for name in ("least", "greatest")}
         noise = {name: tuple(getattr(self, name)) for name in ("hessian", "gradient")}
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Give the greatest eigenvalues of batches of at most a tenth of all samples, or of all sizes if none is."""
+        """Return the largest eigenvalues for batch sizes up to N / 10; for all sizes if there is none."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:
-        """Fit c in lambda_B = lambda + c / b to small batches, with its standard error."""
+        """Fit c in lambda_B = lambda + c / b to small batches; return it with its standard error."""
         b = [effective_batch(each.batch_size, self.samples) for each in self.small()]
         shift = [each.value - self.full[1] for each in self.small()]
         return fitted_constant(shift, b, [each.error for each in self.small()])
 
     def predicted(self, batch_size: float) -> tuple[float, float]:
-        """Give the greatest eigenvalue of a batch by the fit, and by the isotropic model."""
+        """Predict the largest eigenvalue of a batch by the fit and by the isotropic model."""
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
 
     def metrics(self) -> dict[str, float]:
-        """Sum it up by numbers.
+        """Summarise the spectra as scalars.
 
-        `shift_factor` is the factor within which (lambda_B - lambda) B is the same for all small batches, 1 by the law;
-        `shift_exponent` that of B in lambda_B - lambda, -1 by the law; `isotropic_share` the part
-        of the smallest batches' shift that the isotropic model gives, and its constant (P sigma^2) / lambda.
+        `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batches; the scaling
+        law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the law predicts -1.
+        `isotropic_share` is the fraction of the smallest batches' shift that the isotropic model predicts, and
+        `isotropic_constant` is (P sigma^2) / lambda.
         """
         shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
         size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
@@ -113,7 +114,7 @@ class MeasuredSpectra(NamedTuple):
         return found | {f"greatest_eigenvalue_b{each.batch_size}": each.value for each in self.greatest}
 
     def tables(self) -> Mapping[str, Table]:
-        """Give the eigenvalues over B with their curves, and the densities."""
+        """Tables of the eigenvalues over B with fitted curves, and of the densities."""
         sizes = [each.batch_size for each in self.greatest]
         low, high = math.log(min(sizes)), math.log(max(sizes))
         curve = [math.exp(low + (high - low) * place / (CURVE - 1)) for place in range(CURVE)]
@@ -149,26 +150,25 @@ class MeasuredSpectra(NamedTuple):
 
 
 class BatchSpectra:
-    """Measures the Hessian of batches of several sizes after the last epoch of training.
+    """Measure Hessian spectra of batches of several sizes after the last training epoch.
 
-    For each size, batches are drawn without repetition from the training images, without augmentation, and the extreme
-    eigenvalues of each are found by Lanczos' method from a starting vector of its own. Everything is summed over
-    processes.
+    For each size, batches are sampled without replacement from the training images, without augmentation. Lanczos
+    iteration, with a new starting vector for each batch, gives the extreme eigenvalues. All sums run over ranks.
 
     Args:
-        batch_sizes: B, each below the number of samples.
-        draws: batches of each size.
+        batch_sizes: B, batch sizes to measure, each smaller than the number of samples.
+        draws: batches per size.
         steps: Lanczos steps.
-        samples: training images that are all samples, drawn once; None takes all there are.
-        noise_batch: size of the batches into which all samples are parted to measure how products scatter.
-        directions: random unit vectors z of these products H z.
-        matrix: `hessian`, or `gauss_newton`, which is never negative.
-        batch_norm: statistics of BatchNorm: those of each `batch`, or the `running` ones.
-        images_at_once: images of a product's batch in a process.
+        samples: N, number of training images that form the full set, sampled once; None uses all.
+        noise_batch: batch size for measuring the variance of Hessian-vector products.
+        directions: number of random unit vectors z in these products H z.
+        matrix: `hessian`, or `gauss_newton`, which is positive semi-definite.
+        batch_norm: statistics used by BatchNorm: those of each `batch`, or the `running` ones.
+        images_at_once: images per rank in one batch of a Hessian-vector product.
         seed: random seed of samples, batches and vectors.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the set has fewer images.
+        ValueError: if an argument is out of range; before training, if the training set has too few images.
     """
 
     def __init__(
@@ -201,19 +201,19 @@ class BatchSpectra:
         self.seed = seed
 
     def places(self, data: Any) -> Tensor:
-        """Draw all samples, N places in the training set.
+        """Sample the N training-set indices of the full set.
 
         Raises:
-            ValueError: if the set has fewer, or not more than a batch has.
+            ValueError: if the training set has fewer than N images, or N is not larger than every batch.
         """
         places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
         for size in (self.batch_sizes[-1], self.noise_batch):
             if size >= len(places):
-                raise ValueError(f"batches of {NAME} must be smaller than the {len(places)} samples, got {size}")
+                raise ValueError(f"batch sizes of {NAME} must be smaller than the {len(places)} samples, got {size}")
         return places
 
     def measure(self, trainer: Any, network: nn.Module) -> MeasuredSpectra:
-        """Measure a network. Every process calls it."""
+        """Measure the spectra of a network; every rank must call it."""
         places = self.places(trainer.datamodule)
 
         def product(chosen: Tensor) -> CurvatureProduct:
@@ -244,7 +244,7 @@ class BatchSpectra:
     def _noise(
         self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
     ) -> tuple[NoiseStatistics, NoiseStatistics]:
-        """Measure how n products with random unit vectors, means over these, and gradients scatter."""
+        """Compute noise statistics of Hessian-vector products, averaged over random directions, and of gradients."""
         like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
         equal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
@@ -267,7 +267,7 @@ def _mean(size: int, spectra: Sequence[Spectrum], end: int) -> Shift:
 
 
 def _densities(spectra: Mapping[str, Sequence[Spectrum]]) -> dict[str, list[Any]]:
-    """Smooth spectra by name with one width, as columns of a table."""
+    """Smooth named spectra with a common kernel width, as table columns."""
     every = [each for of_one in spectra.values() for each in of_one]
     low, high = min(float(each.values[0]) for each in every), max(float(each.values[-1]) for each in every)
     width = (high - low) * WIDTH or 1.0

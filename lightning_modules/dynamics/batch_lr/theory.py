@@ -1,4 +1,4 @@
-"""The Hessian of a batch beside that of all samples, and how rates follow: equations without a network.
+"""Scaling of Hessian eigenvalues and learning rates with the batch size, in closed form.
 
 b = B / (1 - B / N),    lambda_B = lambda + c / b,    eta_max = 2 / lambda_B
 """
@@ -18,17 +18,17 @@ POWERS = {"linear": 1.0, "square_root": 0.5}
 
 
 def effective_batch(batch_size: int, samples: int) -> float:
-    """Compute b = B / (1 - B / N), as B of N samples are drawn without repetition; infinite where all are drawn."""
+    """Compute b = B / (1 - B / N), for B of N samples without replacement; infinite if B is N."""
     return batch_size / (1 - batch_size / samples) if batch_size < samples else math.inf
 
 
 def isotropic(eigenvalue: float, variance: float) -> float:
-    """Predict an extreme eigenvalue under symmetric noise with independent entries, as Wigner's.
+    """Predict an extreme eigenvalue under symmetric noise with independent entries (Wigner matrix).
 
         lambda + (v / lambda) where |lambda| > sqrt(v), else 2 sqrt(v) with the sign of lambda
 
     Args:
-        eigenvalue: lambda, without the noise.
+        eigenvalue: lambda, eigenvalue without noise.
         variance: v = P sigma^2 / b, the sum of a row's variances.
     """
     if abs(eigenvalue) > math.sqrt(variance):
@@ -37,12 +37,12 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
 
 def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: Sequence[float]) -> tuple[float, float]:
-    """Fit c in lambda_B - lambda = c / b by least squares, and give its standard error.
+    """Fit c in lambda_B - lambda = c / b by least squares; return it with its standard error.
 
     Args:
         shift: lambda_B - lambda, means over batches.
-        effective: b of each.
-        error: standard errors of the shifts; where one is zero, as of b infinite or of one batch, all weigh the same.
+        effective: b of each shift.
+        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all weights are equal.
     """
     y, x, e = (torch.tensor(each, dtype=torch.float64) for each in (shift, [1 / b for b in effective], error))
     weight = e**-2 if bool((e > 0).all()) else torch.ones_like(e)
@@ -52,26 +52,26 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """The scatter of batches about their mean, in one direction or as a whole."""
+    """Statistics of vectors of batches around their mean, along and across a direction."""
 
     mu: float
-    """z . mean: of products H z the mean curvature along z."""
+    """z . mean; for products H z, the mean curvature along z."""
     variance: float
     """Mean squared distance of a batch's vector from the mean."""
     delta: float
-    """Squared length of the mean across z."""
+    """Squared norm of the mean's component orthogonal to z."""
     alpha: float
-    """Shrinkage max(0, 1 - variance / (n delta)): how much of what is across z is no noise."""
+    """Shrinkage max(0, 1 - variance / (n delta)): fraction of the orthogonal component that is not noise."""
 
 
 def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batches: int) -> NoiseStatistics:
-    """Compare the mean of vectors of batches, as products H_i z or gradients, with how they scatter.
+    """Compute noise statistics of per-batch vectors, such as products H_i z or gradients.
 
     Args:
-        mean: over batches, `[P]`.
-        mean_square: mean of their squared lengths.
-        direction: unit vector z `[P]`; of gradients the authors take the one with equal entries.
-        batches: n.
+        mean: mean over batches, `[P]`.
+        mean_square: mean squared norm of the vectors.
+        direction: unit vector z, `[P]`; for gradients, the authors use the one with equal entries.
+        batches: n, number of batches.
     """
     mu = float(direction @ mean)
     variance = max(0.0, mean_square - float(mean @ mean))
@@ -81,28 +81,28 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
 
 
 def scaled_rate(rate: float, batch_size: int, reference: int, scaling: Scaling) -> float:
-    """Scale a learning rate from a reference's batch size to another: by B / B_0 for SGD, its root for Adam.
+    """Scale a learning rate from a reference batch size: by B / B_0 for SGD, by its square root for Adam.
 
     Raises:
-        ValueError: if the scaling is unknown.
+        ValueError: if `scaling` is unknown.
     """
     one_of(POWERS, scaling=scaling)
     return rate * (batch_size / reference) ** POWERS[scaling]
 
 
 def scaled_damping(damping: float, batch_size: int, reference: int) -> float:
-    """Scale the least damping of a second-order method at a constant rate: by B_0 / B."""
+    """Scale the damping of a second-order method, at constant learning rate, by B_0 / B."""
     return damping * reference / batch_size
 
 
 def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scaling) -> None:
-    """Scale the rate, and the damping where there is one, of all groups of an optimizer.
+    """Scale the damping, or without one the learning rate, of all parameter groups of an optimizer.
 
     Args:
-        optimizer: its rates are those at the reference's batch size.
-        batch_size: B, over all processes and accumulated batches.
-        reference: B_0.
-        scaling: of the rate: `linear` for SGD, `square_root` for Adam. With a damping, which scales, the rate stays.
+        optimizer: optimizer whose settings refer to the reference batch size.
+        batch_size: B, global batch size including accumulation.
+        reference: B_0, reference batch size.
+        scaling: scaling of the learning rate: `linear` for SGD, `square_root` for Adam. Ignored with a damping.
     """
     positive(batch_size=batch_size, reference_batch_size=reference)
     for group in optimizer.param_groups:

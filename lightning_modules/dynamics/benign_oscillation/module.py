@@ -1,4 +1,4 @@
-"""The LightningModule of benign oscillation: many patch networks at one rate, and what is measured of them."""
+"""LightningModule of benign oscillation: many patch networks trained at one learning rate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,16 +34,16 @@ from lightning_modules.optim.optimizers import sgd
 from lightning_modules.training.logging import log_same, log_training
 
 COURSE = ("mean |1 - y f|", "sum of 1 - y f", *INNER_PRODUCTS, "loss", "weak contribution")
-"""Columns of the table `course`, but for the first two; the contribution is the lesser of the two classes'."""
+"""Columns of the table `course` after the first two; the contribution is the smaller one of the two classes."""
 DRAWN = ("mean |1 - y f|", "sum of 1 - y f", "<w+, v>", "weak contribution")
 QUANTILES = {"lowest tenth": 0.1, "median": 0.5, "highest tenth": 0.9}
 
 
 def plain_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Read the learning rate of plain SGD, w - eta grad.
+    """Return the learning rate of plain SGD, w - eta grad.
 
     Raises:
-        ValueError: if the optimizer is another, or has momentum, weight decay or another option that changes the step.
+        ValueError: if the optimizer is not SGD, or has momentum, weight decay or maximize set.
     """
     if type(optimizer) is not torch.optim.SGD:
         raise ValueError(f"model.optimizer must be torch.optim.SGD, got {type(optimizer).__name__}")
@@ -55,19 +55,19 @@ def plain_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 class BenignOscillation(MethodModule):
-    """Train patch networks on strong and weak features by SGD on one point at a time, many networks at once.
+    """Train many patch networks at once on strong and weak features, by SGD with batch size 1.
 
     Args:
-        replicas: networks that are trained at once, each on its own one of the table's sets.
-        filters: m, of each of the two groups.
-        dim: d, numbers in a patch.
-        delta: least |1 - y f| that is called oscillation.
-        iterations_per_step: iterations of a training step, after which the networks are looked at.
+        replicas: networks trained at once, each on its own training set of the table.
+        filters: m, filters in each of the two groups.
+        dim: d, size of a patch.
+        delta: smallest |1 - y f| that counts as oscillation.
+        iterations_per_step: SGD iterations per training step; metrics are recorded once per step.
         optimizer: torch.optim.SGD without momentum and weight decay.
 
     Raises:
         ValueError: if an argument is out of range, or the optimizer is not plain SGD; at setup, if the precision is not
-            64 bit, a batch is not all rows, or the data are others.
+            64-bit, the data are not a `FeatureNoise` table, or its batches are not the whole table.
     """
 
     iteration: Tensor
@@ -97,16 +97,16 @@ class BenignOscillation(MethodModule):
         self.iterations_per_step = iterations_per_step
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual_sum", torch.zeros(replicas, dtype=torch.float64))
-        self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))  # draws, sum l^2, far ones
+        self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))  # count, sum l^2, l >= delta
         self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
         self.history: list[Tensor] = []
         self._points: PatchPoints | None = None
-        self._right: Tensor | None = None  # counts of points, and of those that are right, see `right_answers`
+        self._right: Tensor | None = None  # counts of points and of correct predictions, see `right_answers`
         self._tested: dict[str, list[float]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute f of each network at points `[B, S, P, d]`, or `[B, 1, P, d]` that all share: `[B, S]`."""
+        """Compute f `[B, S]` of each network at its points `[B, S, P, d]`, or at common points `[B, 1, P, d]`."""
         return output(self.weight, features)
 
     def setup(self, stage: str) -> None:
@@ -117,11 +117,11 @@ class BenignOscillation(MethodModule):
             raise ValueError(f"data.table must be a FeatureNoise for BenignOscillation, got {type(table).__name__}")
         if not data.whole:
             raise ValueError(
-                f"data.batch_size must be left out, got {data.batch_size}: BenignOscillation draws batches of one point"
+                f"data.batch_size must be unset, got {data.batch_size}: BenignOscillation samples batches of one point"
             )
         for key, own in (("replicas", len(self.weight)), ("dim", self.weight.shape[-1])):
             if (of_table := getattr(table, key)) != own:
-                raise ValueError(f"data.table.{key} must be model.{key}, {own}, got {of_table}")
+                raise ValueError(f"data.table.{key} must equal model.{key}, {own}, got {of_table}")
         self.window = window(self.weight.shape[2], table.strong_norm)
 
     # training
@@ -133,20 +133,20 @@ class BenignOscillation(MethodModule):
         signed = descend(self.weight, points, order, self.rate)
         self.iteration += self.iterations_per_step
         self._follow(points, order, signed)
-        self.optimizers().step()  # type: ignore[union-attr] # it finds no gradient; without steps nothing is saved
+        self.optimizers().step()  # type: ignore[union-attr] # no gradients; it only advances the global step
         loss = (1 - signed) ** 2
         finite = loss.isfinite()
         mean = torch.where(finite, loss, 0).sum() / finite.sum().clamp(min=1)
         return {"loss": log_training(self, batch, mean)}
 
     def _collected(self, batch: TableBatch) -> PatchPoints:
-        """Gather the training sets from all processes, in their own order."""
+        """Gather the training sets from all ranks, in dataset order."""
         whole = [global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")]
         place = whole[0].argsort()
         return points_of(whole[1][place], whole[2][place], self.trainer.datamodule.table.signals)  # type: ignore[attr-defined]
 
     def _follow(self, points: PatchPoints, order: Tensor, signed: Tensor) -> None:
-        """Bring up to date what is known of the oscillation, and keep a row of the course."""
+        """Update the oscillation statistics, and append a row to the history."""
         strong = points.strong[order, torch.arange(order.shape[1], device=order.device)]
         counts, overshot = oscillation(signed, strong, self.delta, self.overshot, self.learned)
         self.oscillation += counts
@@ -166,7 +166,7 @@ class BenignOscillation(MethodModule):
         return self.optimizer([self.weight])
 
     def _finite(self) -> Tensor:
-        """Tell which networks have not diverged, `[S]`."""
+        """Mask the networks that have not diverged, `[S]`."""
         return self.weight.isfinite().flatten(1).all(dim=1)
 
     # results
@@ -186,7 +186,7 @@ class BenignOscillation(MethodModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracies and the condition, as means over the networks that did not diverge."""
+        """Log accuracies and the oscillation condition, as means over the networks that did not diverge."""
         draws, squares, far = self.oscillation
         found = {
             "rms_residual": (squares / draws.clamp(min=1)).sqrt(),
@@ -205,14 +205,14 @@ class BenignOscillation(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _accuracies(self) -> dict[str, Tensor]:
-        """Give each network's accuracy on points without and with the strong feature, and on all of them."""
+        """Compute each network's accuracy on points without and with the strong feature, and on all points."""
         assert self._right is not None
         counts = all_reduce_sum(self._right)
         share = (counts[:, 1:] / counts[:, :1]).unbind(0)
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 
     def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
-        """Log means over the networks that did not diverge, if there are any, and return their numbers."""
+        """Log means over the networks that did not diverge, if there are any, and return their values."""
         finite = self._finite()
         if not bool(finite.any()):
             return {}
@@ -223,7 +223,7 @@ class BenignOscillation(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The course of all networks, the scalar map over a, and after a test each network's results."""
+        """Tables of the training history, of the scalar map over a, and after a test of each network's results."""
         a, s, mean = bifurcation()
         columns = {"a": a, "s": s, "mean of 1 - s": mean}
         made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}

@@ -1,4 +1,4 @@
-"""Observables of patch networks: whether they oscillate, what their filters point to, and where they are right."""
+"""Observables of patch networks: oscillation, alignment of filters, and accuracy by kind of point."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ INNER_PRODUCTS = ("<w+, u>", "<w+, v>", "-<w-, v>", "<w, noise>")
 def oscillation(
     signed: Tensor, strong: Tensor, delta: float, overshot: Tensor, learned: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Count the draws of strong points from the first y f >= 1 on, and measure their distance from 1.
+    """Count sampled strong points from the first y f >= 1 on, and measure their distance from 1.
 
     Args:
-        signed: y f of the drawn points, `[T, S]`.
-        strong: 1 where a drawn point has the strong feature, else 0, `[T, S]`.
-        delta: distance from 1 that is called oscillation.
-        overshot: whether y f >= 1 has been seen before, `[S]`.
+        signed: y f of the sampled points, `[T, S]`.
+        strong: 1 if a sampled point has the strong feature, else 0, `[T, S]`.
+        delta: distance from 1 that counts as oscillation.
+        overshot: whether y f >= 1 has occurred before, `[S]`.
         learned: whether the weak feature is learned, after which nothing is counted, `[S]`.
 
     Returns:
-        Their number, the sum of (1 - y f)^2 and the number of |1 - y f| >= delta, `[3, S]`; and `overshot` from now on.
+        The count, the sum of (1 - y f)^2 and the count with |1 - y f| >= delta, `[3, S]`; and the updated `overshot`.
     """
     over = ((signed >= 1) * strong).cumsum(dim=0) > 0
     counted = strong * (over | overshot) * ~learned
@@ -31,7 +31,7 @@ def oscillation(
 
 
 def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
-    """Compute the greatest <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> of each network, `[4, S]`."""
+    """Compute the largest <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> over the filters of each network, `[4, S]`."""
     u, v = points.signals
     positive, negative = weight.unbind(dim=1)
     noise = torch.einsum("nsd,sjrd->snjr", points.noise, weight).flatten(1)
@@ -39,7 +39,7 @@ def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
 
 
 def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
-    """Count weak points, strong points and all, and of each how many have the sign that each network gives them.
+    """Count weak points, strong points and all points, and each network's correct predictions among them.
 
     Args:
         f: outputs, `[B, S]`.
@@ -47,7 +47,7 @@ def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
         strong: whether a point has the strong feature, `[B]`.
 
     Returns:
-        `[3, 1 + S]`: the number of points, and those that each network has right.
+        `[3, 1 + S]`: the number of points, then the correct predictions of each network.
     """
     kinds = torch.stack([~strong, strong, torch.ones_like(strong)]).to(f.dtype)
     return torch.cat([kinds.sum(dim=1, keepdim=True), kinds @ (f * target > 0).to(f.dtype)], dim=1)

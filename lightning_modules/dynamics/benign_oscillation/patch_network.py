@@ -1,4 +1,4 @@
-"""A network of filters over patches, and its gradient descent on one point at a time, for many networks at once.
+"""Patch networks and SGD with batch size 1, vectorised over many networks.
 
 f(x) = F_+ - F_-,    F_j(x) = (1/m) sum_r sum_p relu(<w_jr, x_p>)^2,
 w_jr <- w_jr - eta (4 j / m) (f - y) sum_p relu(<w_jr, x_p>) x_p
@@ -13,12 +13,12 @@ from datamodules.randomness.counter import sample_words
 
 
 class PatchPoints(NamedTuple):
-    """The training sets of S networks, n points each: patches y u, or 0 of weak points, y v, and noise."""
+    """Training sets of S networks, n points each, with patches y u (0 for weak points), y v and noise."""
 
     signals: Tensor
     """u and v, `[2, d]`, orthogonal."""
     strong: Tensor
-    """`[n, S]`, floating point: 1 where a point has the strong feature, else 0."""
+    """`[n, S]`, floating point: 1 if a point has the strong feature, else 0."""
     noise: Tensor
     """`[n, S, d]`, orthogonal to u and v."""
     target: Tensor
@@ -26,7 +26,7 @@ class PatchPoints(NamedTuple):
 
 
 def points_of(features: Tensor, target: Tensor, signals: Tensor) -> PatchPoints:
-    """Take apart rows of a `datamodules.tables.feature_noise.FeatureNoise`: `[n, S, 3, d]` and `[n, S]`."""
+    """Split rows of a `FeatureNoise` table, `[n, S, 3, d]` and `[n, S]`, into features, noise and targets."""
     return PatchPoints(signals.to(features), features[:, :, 0].any(dim=2).to(target), features[:, :, 2], target)
 
 
@@ -34,8 +34,8 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
     """Compute f of each network at points.
 
     Args:
-        weight: `[S, 2, m, d]`, of F_+ and F_-.
-        patches: `[..., S, P, d]`, or `[..., 1, P, d]` of points that all networks share.
+        weight: filters of F_+ and F_-, `[S, 2, m, d]`.
+        patches: `[..., S, P, d]`, or `[..., 1, P, d]` for points common to all networks.
 
     Returns:
         `[..., S]`.
@@ -45,20 +45,20 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
-    """Compute y f at the patch y v alone, for y = 1 and -1, `[2, S]`: the part of a feature v `[d]` in each class."""
+    """Compute y f for the single patch y v, for y = 1 and -1: the contribution of feature v `[d]` in each class."""
     sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 
 
 def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: int) -> Tensor:
-    """Draw the points of the coming iterations: in each pass of a network all of its points, in a new order.
+    """Sample the points of the coming iterations: each pass visits all points of a network in a new order.
 
     Args:
         seed: random seed.
-        iteration: number of the first of these iterations, int64, from which alone the draw follows.
-        steps: T.
-        size: n, points of a network.
-        replicas: S.
+        iteration: number of the first iteration, int64; with the seed it determines the sample.
+        steps: T, number of iterations.
+        size: n, points per network.
+        replicas: S, number of networks.
 
     Returns:
         `[T, S]`, int64.
@@ -72,20 +72,20 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 @torch.no_grad()
 def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
-    """Take T steps of gradient descent on (f - y)^2, in place, each network on one point of its own set at a time.
+    """Take T SGD steps on (f - y)^2 in place, each network on one point of its own training set at a time.
 
-    All patches are multiples of u, v and n noise vectors b_k. So what is iterated are the inner products <w, b_k>,
-    which change by those of the b_k; the weights are w + sum_k c_k b_k in the end. A filter costs n + 2 numbers in
-    place of d, and the networks are the last axis, so that many of them cost little more than one.
+    All patches are multiples of u, v and n noise vectors b_k. So the iteration runs on the inner products <w, b_k>,
+    whose updates need only inner products of the b_k; the final weights are w + sum_k c_k b_k. A filter costs n + 2
+    numbers instead of d, and the networks are the last axis, so many of them cost little more than one.
 
     Args:
-        weight: `[S, 2, m, d]`.
-        points: the training sets.
-        order: `[T, S]`, int64: the point of each step.
-        rate: eta.
+        weight: filters `[S, 2, m, d]`.
+        points: training sets.
+        order: index of the point of each step, `[T, S]`, int64.
+        rate: eta, learning rate.
 
     Returns:
-        `[T, S]`: y f at the point of each step, before it.
+        y f at the point of each step, before the update, `[T, S]`.
     """
     S, filters = weight.shape[0], weight.shape[2]
     network = torch.arange(S, device=order.device)
@@ -94,13 +94,13 @@ def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> 
     group = weight.new_full((2 * filters, 1), 1 / filters)
     group[filters:] *= -1  # j / m
     y, strong = points.target[order, network], points.strong[order, network]
-    signs = torch.stack([y * strong, y], dim=1)[:, :, None]  # of u and v in the patches, [T, 2, 1, S]
+    signs = torch.stack([y * strong, y], dim=1)[:, :, None]  # coefficients of u and v in the patches, [T, 2, 1, S]
     squares = signs * points.signals.square().sum(dim=1).view(2, 1, 1)
     gram = torch.einsum("ksd,lsd->kls", points.noise, points.noise).contiguous()
-    gram = gram.gather(0, order[:, None].expand(-1, len(gram), -1))[:, :, None]  # of the drawn with all, [T, n, 1, S]
+    gram = gram.gather(0, order[:, None].expand(-1, len(gram), -1))[:, :, None]  # sampled x all points, [T, n, 1, S]
     drawn = order[:, None, None].expand(-1, 1, 2 * filters, -1)
     total = torch.zeros_like(product)
-    active = torch.zeros_like(product[:3])  # relu <w, x_p>; these are used again and again, as fresh memory is slow
+    active = torch.zeros_like(product[:3])  # relu <w, x_p>; buffers are reused, because allocation is slow
     change, terms = torch.empty_like(active), torch.empty_like(active)
     (active_signals, active_noise), (change_signals, change_noise), (of_signals, of_noise), (to_signals, to_noise) = (
         (each[:2], each[2:]) for each in (active, change, product, total)

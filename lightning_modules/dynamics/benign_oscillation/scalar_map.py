@@ -1,12 +1,11 @@
-"""The map of one number that a network follows while its strong feature decides, and the rates at which it oscillates.
+"""Scalar map that a network follows while the strong feature dominates, and the learning rates at which it oscillates.
 
-On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u alone give
+On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u give
 
     s <- s (1 + a (1 - s))^2.
 
-Its fixed point 1 has the multiplier 1 - 2a. For a > 1 it is left for ever, and as long as 4 (1 + a)^2 <= 27 the
-greatest s that is reached, after (1 + a) / (3a), stays below the zero (1 + a) / a, so that no filter is thrown to the
-other side.
+Its fixed point 1 has the multiplier 1 - 2a, so it is unstable for a > 1. As long as 4 (1 + a)^2 <= 27, the largest
+value of s, reached after (1 + a) / (3a), stays below the zero (1 + a) / a, so that no filter changes sign.
 """
 
 import math
@@ -16,16 +15,16 @@ import torch
 from torch import Tensor
 
 GREATEST_A = math.sqrt(27 / 4) - 1
-"""The map is bounded, with 1 + a (1 - s) > 0, up to here: 1.598."""
+"""Largest a, 1.598, for which the map is bounded with 1 + a (1 - s) > 0."""
 
 
 def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
-    """Compute a = 4 eta ||u||^2 / m, of the loss (f - y)^2 without 1/2 and an output with 1/m."""
+    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without 1/2 and an output with 1/m."""
     return 4 * rate * strong_norm**2 / filters
 
 
 def window(filters: int, strong_norm: float) -> tuple[float, float]:
-    """Give the rates of 1 < a <= sqrt(27/4) - 1, where the map oscillates: the paper's m/4 and 2m/5 over ||u||^2."""
+    """Compute the range of rates where the map oscillates, 1 < a <= sqrt(27/4) - 1: about m/4 to 2m/5 over ||u||^2."""
     unit = map_parameter(1.0, filters, strong_norm)
     return 1 / unit, GREATEST_A / unit
 
@@ -36,22 +35,22 @@ def scalar_map(s: Tensor, a: Tensor) -> Tensor:
 
 
 class Orbit(NamedTuple):
-    """A long orbit of the map, for each of some a `[n]`."""
+    """A long orbit of the map, for each value of a, `[n]`."""
 
     last: Tensor
-    """`[kept, n]`: where it ends."""
+    """Last values of the orbit, `[kept, n]`."""
     mean_residual: Tensor
-    """`[n]`: the mean of 1 - s over all steps, positive where it oscillates: what makes the weak feature grow."""
+    """Mean of 1 - s over all steps, `[n]`; positive values, during oscillation, make the weak feature grow."""
 
 
 def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> Orbit:
-    """Follow the map from a start.
+    """Iterate the map from an initial value.
 
     Args:
-        a: `[n]`.
-        start: s_0.
+        a: map parameters, `[n]`.
+        start: s_0, initial value.
         steps: number of steps.
-        kept: how many of the last values are given.
+        kept: number of last values to return.
     """
     s = torch.full_like(a, start)
     total, last = torch.zeros_like(a), []
@@ -64,12 +63,12 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
 
 
 def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[list[float], list[float], list[float]]:
-    """Follow the map at many a up to the greatest: a, s at the end of the orbit, and the mean of 1 - s or 0 if less.
+    """Compute the bifurcation diagram of the map: a, last values of s, and the mean of 1 - s, clamped at 0.
 
     Args:
-        least: the least a.
-        count: number of a.
-        kept: values of s of each.
+        least: smallest a; the largest is `GREATEST_A`.
+        count: number of values of a.
+        kept: values of s per a.
 
     Returns:
         Three lists of `count * kept` numbers.

@@ -1,29 +1,30 @@
-"""Pre-train a classifier on images under noise masks that a small policy network draws for each image.
+"""Pre-train a classifier on images under noise masks that a small policy network samples for each image.
 
-A policy looks at an image x and gives log-parameters a, b of Beta laws for the K = g g cells of a mask,
+A policy maps an image x to log-parameters a, b of Beta distributions for the K = g g cells of a mask,
 
     na = 0.9 base_a + 0.1 a,    nb = 0.9 base_b + 0.1 b,    M ~ Beta(exp na, exp nb) without reparameterisation,
     base <- 0.99 base + 0.01 mean over the batch (a, b),
 
-which is enlarged to the image and blurred; the classifier f sees c + M (x - c), c the mean of the data. With the
-densities l_j = log Beta(M_j; exp na_j, exp nb_j) the objectives are, by name,
+which is upsampled to the image and blurred; the classifier f takes c + M (x - c), with c the mean of the data. With the
+log-densities l_j = log Beta(M_j; exp na_j, exp nb_j), the objectives are
 
-    paper_code  L = mean_b (log sum_j exp l_bj) CE, as the authors' code has it: CE is one number for the whole batch,
+    paper_code  L = mean_b (log sum_j exp l_bj) CE, as in the authors' code: CE is one number for the whole batch,
                 the classifier's gradient is that of cross-entropy times mean_b logsumexp_j l_bj, about log K, and the
                 policy's is CE softmax_j(l) grad l_j: it lowers the densities of masks in proportion to their cost
     reinforce   L = CE + mean_b (CE_b - baseline) sum_j l_bj with the first factor detached and a running mean of the
                 cost as baseline: the estimator of Williams (1992), with cross-entropy as it is for the classifier
 
-Without a policy cells are uniform, Beta(1, 1), and paper_code is CE log K. So arms are compared at an equal product of
-learning rate and factor, which is logged as `train/log_density`. After `mask_epochs` epochs the policy has served, the
-weights of the last `averaged_epochs` ends of an epoch are averaged, and the classifier is tuned on clean images.
+Without a policy, cells are uniform, Beta(1, 1), and paper_code is CE log K. So variants must be compared at an equal
+product of learning rate and this factor, which is logged as `train/log_density`. After `mask_epochs` epochs the policy
+is no longer used, the classifier's weights are averaged over the last `averaged_epochs` epochs, and the classifier is
+tuned on clean images.
 
-Differences from the authors' code: each head of the policy is evaluated once a step, so that its batch normalisation
-counts a batch once; the sum of densities is a logsumexp, and cells are kept 1e-6 away from 0 and 1, where a density may
-be infinite; base parameters are buffers, of the whole batch over all processes; validation is of clean images, where
-theirs puts one mask on each batch, and accuracy under fresh masks is that of a shifted test set
-(`datamodules.classification.image_sets.NoisyImages`); momentum lives on from pre-training to tuning. The reinforce
-objective and arms without a policy are this project's. The paper's own equations were not at hand.
+Departures from the authors' code: each head of the policy is evaluated once per step, so that its batch normalisation
+counts a batch once; the sum of densities is a logsumexp, and cells are clamped 1e-6 away from 0 and 1, where a density
+may be infinite; base parameters are buffers, updated from the global batch; validation uses clean images, where theirs
+applies one mask to each batch, and accuracy under fresh masks is that of a shifted test set
+(`datamodules.classification.image_sets.NoisyImages`); momentum is kept from pre-training to tuning. The reinforce
+objective and training without a policy are additions of this project. The paper's own equations were not available.
 
 Source: Yavuz and Yang, Policy Gradient-Driven Noise Mask, 2025, arXiv 2406.14568, and the authors' code.
 """

@@ -1,4 +1,4 @@
-"""The LightningModule of noise masks: a classifier under the masks of a policy, then tuned on clean images."""
+"""LightningModule of noise masks: a classifier is pre-trained under a policy's masks, then tuned on clean images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,30 +31,30 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_unused_parameters
 
 SHOWN = 2**30
-"""The epoch whose masks are shown; none in training."""
+"""Epoch number that seeds the masks in image grids; training never uses it."""
 
 
 class NoiseMask(ClassifierSteps, MethodModule):
-    """Train a classifier under noise masks of a policy for some epochs, and on clean images for the others.
+    """Pre-train a classifier under noise masks of a policy, then tune it on clean images.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes.
-        mask_epochs: epochs under masks; `trainer.max_epochs` counts those of tuning, too.
-        policy: maps images to log-parameters `[B, 2 grid grid]`, as `MaskPolicy` does; None draws uniform cells.
-        grid: cells on a side of the mask, at most the image's side in pixels.
-        kernel: side of the Gaussian blur in pixels, odd.
+        mask_epochs: epochs with masks; `trainer.max_epochs` also includes the tuning epochs.
+        policy: maps images to log-parameters `[B, 2 grid grid]`, such as `MaskPolicy`; None samples uniform cells.
+        grid: mask cells per side, at most the image's side in pixels.
+        kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
-        mean: value of each channel, or of all, that is left where a mask is 0.
-        averaged_epochs: ends of epochs, the last ones under masks, whose weights are averaged before tuning.
+        mean: value of masked pixels, one for each channel or one for all.
+        averaged_epochs: number of last mask epochs whose final weights are averaged before tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's.
-        optimizer: built on the parameters of classifier and policy, a group each.
+        optimizer: built on the parameters of classifier and policy, one parameter group each.
         lr_scheduler: stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the grid or the kernel is too large for the images, or
-            DDP does not expect a policy at rest.
+            DDP does not allow unused parameters, which the policy has during tuning.
     """
 
     mean: Tensor
@@ -84,7 +84,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         one_of(("paper_code", "reinforce"), objective=objective)
         positive(policy_rate=policy_rate)
         if (own := getattr(policy, "grid", grid)) != grid:
-            raise ValueError(f"policy.grid must be grid, {grid}, got {own}")
+            raise ValueError(f"policy.grid must equal model.grid, {grid}, got {own}")
         self.network = network
         self.num_classes = num_classes
         self.mask_epochs = mask_epochs
@@ -112,10 +112,10 @@ class NoiseMask(ClassifierSteps, MethodModule):
         if (shape := getattr(self.trainer.datamodule, "image_shape", None)) is not None:  # type: ignore[attr-defined]
             fit_mask(shape, self.grid, self.kernel)
         if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
-            require_unused_parameters(self.trainer, "NoiseMask", "leaves its policy alone while it tunes")
+            require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy while it tunes")
 
     def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the log-parameters of the cells of each image, `[B, 2, K]`, and the policy's own part of them."""
+        """Return the mixed log-parameters of each image's cells, `[B, 2, K]`, and the policy's own output."""
         if self.policy is None:
             own = at_least_float32(self.base).expand(len(image), -1, -1)
             return own, own
@@ -123,7 +123,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return mixed(self.base, own), own
 
     def masks(self, cells: Tensor, image: Tensor) -> Tensor:
-        """Make masks `[B, 1, H, W]` of cells `[B, K]`."""
+        """Upsample and blur cells `[B, K]` to masks `[B, 1, H, W]`."""
         with in_full_precision(self.device):
             return smooth(cells, (image.shape[2], image.shape[3]), self.kernel, self.sigma).to(image.dtype)
 
@@ -147,7 +147,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, **terms), "logits": logits.detach()}
 
     def _objective(self, cost: Tensor, density: Tensor) -> Tensor:
-        """Compute the objective of the whole batch, and move the baseline of reinforce."""
+        """Compute the objective of the global batch, and update the baseline of reinforce."""
         if self.objective == "paper_code":
             return paper_code(cost, density)
         loss = reinforce(cost, density, self.baseline.clone())
@@ -155,7 +155,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Average the weights at the ends of the last epochs under masks, and take the average after the last one."""
+        """Average the weights over the last mask epochs, and load the average after the last one."""
         number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
         if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
             return
@@ -170,7 +170,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             self._average = {}
 
     def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Show images, their masks and the images under these."""
+        """Show images, their masks and the masked images."""
         image = batch["image"]
         law, _ = self.laws(image)
         cells = drawn_cells(law[:, 0], law[:, 1], CounterRNG(run_seed(), SHOWN, batch["index"]))

@@ -1,4 +1,4 @@
-"""The policy of noise masks: its network, the law of the cells, and the objectives of policy and classifier."""
+"""Policy of noise masks: its network, the distribution of the cells, and the objectives."""
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,17 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.image_noise import RNG
 
 MIXING, MOMENTUM = 0.9, 0.99
-"""The part of the base in an image's log-parameters, and the part that the base keeps in a step."""
+"""Weight of the base in an image's log-parameters, and momentum of the base."""
 EDGE = 1e-6
 
 
 class MaskPolicy(nn.Module):
-    """Give the log-parameters of the Beta laws of a mask's cells: two heads of three linear layers on one network.
+    """Predict log-parameters of the Beta distributions of a mask's cells, by two three-layer heads on one network.
 
     Args:
         network: maps images `[B, C, H, W]` to features `[B, num_features]`.
         num_features: width of the features and of the heads.
-        grid: g, cells on a side of the mask.
+        grid: g, mask cells per side.
     """
 
     def __init__(self, network: nn.Module, num_features: int, grid: int) -> None:
@@ -35,34 +35,34 @@ class MaskPolicy(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images to a and b, one after the other, `[B, 2 g g]`."""
+        """Map images to a and b, concatenated, `[B, 2 g g]`."""
         features = self.network(image)
         return torch.cat([head(features) for head in self.heads], dim=1)
 
 
 def mixed(base: Tensor, own: Tensor) -> Tensor:
-    """Mix base and an image's own log-parameters: 0.9 base + 0.1 own."""
+    """Mix the base with an image's own log-parameters: 0.9 base + 0.1 own."""
     return MIXING * base + (1 - MIXING) * own
 
 
 def moved(base: Tensor, mean: Tensor) -> Tensor:
-    """Move the base towards the mean of a batch: 0.99 base + 0.01 mean."""
+    """Update the base towards the mean of a batch: 0.99 base + 0.01 mean."""
     return MOMENTUM * base + (1 - MOMENTUM) * mean
 
 
 def drawn_cells(log_a: Tensor, log_b: Tensor, numbers: RNG) -> Tensor:
-    """Draw cells from Beta(exp log_a, exp log_b), as G_a / (G_a + G_b) of Gamma laws, without gradient.
+    """Sample cells from Beta(exp log_a, exp log_b), as G_a / (G_a + G_b) of Gamma variables, without gradient.
 
     Args:
-        log_a: `[B, K]`.
-        log_b: `[B, K]`.
-        numbers: of the samples.
+        log_a: log-parameters a, `[B, K]`.
+        log_b: log-parameters b, `[B, K]`.
+        numbers: random number generator of the images.
 
     Returns:
-        `[B, K]`, in [1e-6, 1 - 1e-6].
+        Cells `[B, K]`, in [1e-6, 1 - 1e-6].
     """
     shape = torch.stack([log_a, log_b], dim=1).detach().exp()
-    # log G, also of small shapes: G_s = G_(s+1) U^(1/s)
+    # log G, stable for small shapes too: G_s = G_(s+1) U^(1/s)
     log_gamma = numbers.gamma(shape + 1).log() + numbers.uniform(shape).log() / shape
     return (log_gamma[:, 0] - log_gamma[:, 1]).sigmoid().clamp(EDGE, 1 - EDGE)
 
@@ -76,18 +76,18 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
     """Compute the objective of the authors' code, mean_b logsumexp_j l_bj times the mean cost.
 
     Args:
-        cost: cross-entropy of each image of the whole batch, `[B]`.
+        cost: cross-entropy of each image of the global batch, `[B]`.
         density: logsumexp_j l_bj, `[B]`.
     """
     return density.mean() * cost.mean()
 
 
 def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
-    """Compute the mean cost, and beside it what has the gradient of the expected cost by the policy.
+    """Compute the mean cost plus the REINFORCE surrogate, whose gradient is that of the expected cost under the policy.
 
     Args:
-        cost: cross-entropy of each image of the whole batch, `[B]`.
+        cost: cross-entropy of each image of the global batch, `[B]`.
         density: sum_j l_bj, `[B]`.
-        baseline: what the cost is compared with.
+        baseline: baseline of the cost, a scalar.
     """
     return cost.mean() + ((cost.detach() - baseline) * density).mean()

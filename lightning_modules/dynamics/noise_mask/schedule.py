@@ -1,4 +1,4 @@
-"""The learning rates of both stages: of the classifier, and in the first one of the policy."""
+"""Learning rate schedule of classifier and policy over both stages."""
 
 import math
 from typing import Any
@@ -10,19 +10,19 @@ from datamodules.arguments import at_least, positive, within
 
 
 class MaskThenTuning(LambdaLR):
-    """Step the classifier's rate down under masks, then tune it at another; lower the policy's along a cosine.
+    """Step schedule for the classifier in both stages, with warmup in tuning; cosine schedule for the policy.
 
-        under masks  lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
+        with masks   lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
         tuning       rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down
 
     Args:
-        optimizer: its first group is the classifier, the second one, if there is one, the policy.
-        mask_epochs: epochs under masks.
-        tuning_rate: learning rate of the tuning.
-        step: epochs between two steps.
-        gamma: factor of a step.
-        warmup_epochs: epochs of the rise.
-        warmup_factor: part of `tuning_rate` that it begins with.
+        optimizer: optimizer whose first parameter group is the classifier; a second one, if present, is the policy.
+        mask_epochs: epochs with masks.
+        tuning_rate: learning rate of the tuning stage.
+        step: epochs between two decreases of the learning rate.
+        gamma: factor of each decrease.
+        warmup_epochs: epochs of linear warmup at the start of tuning.
+        warmup_factor: initial learning rate of the warmup, as a fraction of `tuning_rate`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -55,5 +55,5 @@ class MaskThenTuning(LambdaLR):
         def policy(epoch: int) -> float:
             return (1 + math.cos(math.pi * epoch / mask_epochs)) / 2 if epoch < mask_epochs else 0.0
 
-        factors: Any = [classifier, policy]  # of a type that LambdaLR calls another, as lists are invariant
+        factors: Any = [classifier, policy]  # LambdaLR's annotation does not accept this list type
         super().__init__(optimizer, factors[: len(optimizer.param_groups)])

@@ -1,23 +1,23 @@
-"""Train by SGD at a temperature until every point is fitted, and measure what the noise did.
+"""Train by SGD at a given temperature until every point is fitted, and measure the effect of the noise.
 
 A network f(w, x) with one output predicts the sign y of a point by F(x) = f(w, x) - f(w_0, x). With the scale alpha,
-which is large where training is lazy and small where features are learned, the loss of a batch is
+large for lazy training and small for feature learning, the loss of a batch is
 
     l = mean max(0, 1 - alpha y F(x)) / alpha,    w <- w - dt grad l,    T = dt / B,
 
-on batches of B points that are drawn anew for every iteration, without replacement. Training stops when all points are
-fitted, alpha y F >= 1: the loss and with it every gradient is then zero. The time t* = dt times the iterations until
-then, the change of the weights, and that of the tangent kernel K, mean (K - K_0)^2 / mean K^2, say which regime it was:
-for P points the paper finds t* ~ T P^b, |w - w_0| ~ T^delta P^gamma and noise that matters from T_c ~ P^-a on.
+on batches of B points, sampled without replacement in every iteration. Training stops when all points are fitted,
+alpha y F >= 1: then the loss and all gradients are zero. The regime shows in the training time t* (dt times the number
+of iterations), the change of the weights, and that of the tangent kernel K, mean (K - K_0)^2 / mean K^2. For P points
+the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and noise matters above T_c ~ P^-a.
 
 A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi has, by a scaling argument for
-vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. From w = 0 and
-with alpha infinite, a margin of zero, everything is linear in T.
+vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. With w_0 = 0
+and infinite alpha (zero margin), everything is linear in T.
 
-Test errors of even and odd MNIST digits in % by `configs/sgd_noise/mnist.yaml`, one seed, 10,000 test images
-([picture](images/sgd_noise_mnist.png)): noise raises them where training is lazy, from 9.8 to 12.5 %, and lowers them
-where features are learned, from 9.5 to 5.7 %, until it diverges; the lowest is in between, 5.5 %. From T = 1 on the
-kernel changes at large alpha, too.
+Test errors in % of even versus odd MNIST digits with `configs/sgd_noise/mnist.yaml`, one seed, 10,000 test images
+([picture](images/sgd_noise_mnist.png)): noise raises the error in lazy training, from 9.8 to 12.5 %, and lowers it in
+feature learning, from 9.5 to 5.7 %, until training diverges; the lowest error, 5.5 %, is at alpha = 1/16. From T = 1 on
+the kernel changes at large alpha, too.
 
 | alpha | T = 1/64 | 1/16 | 1/4 | 1 | 4 | 16 |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -28,16 +28,16 @@ kernel changes at large alpha, too.
 | 1/16 | 8.2 | 6.7 | 5.9 | 5.5 | diverges | diverges |
 | 1/256 | 6.4 | 6.0 | diverges | diverges | diverges | diverges |
 
-`iterations_per_step` iterations are one training step. Where few points are left, most batches change nothing; they are
-looked at many at a time and passed over, which changes neither the weights nor the number of iterations (`descend`).
-Training stops at the end of the epoch in which the last point was fitted; t* is that of the iteration. It also stops
-where the loss is not finite, which is a result: `test/diverged` is then 1. Several processes share each batch, and T is
-that of the whole batch.
+One training step runs `iterations_per_step` iterations. If few unfitted points are left, most batches do not change the
+weights; these batches are evaluated many at a time and skipped, which alters neither the weights nor the number of
+iterations (`descend`). Training stops at the end of the epoch in which the last point was fitted; t* refers to the
+exact iteration. Training also stops if the loss is not finite, which counts as a result: `test/diverged` is then 1.
+Each batch is sharded over ranks, and T is that of the global batch.
 
-Differences from the authors' code: t* is exact, where theirs is that of the checkpoint which found the loss to be zero;
-their `temp` is T / h for a network of width h; observables are measured at ends of epochs, when the iterations have
-grown by a quarter. Not here: the quadratic and the soft hinge, regularisers, their stochastic differential equation,
-and the change of the outputs in one step.
+Departures from the authors' code: t* is exact, where theirs is the time of the first checkpoint with zero loss; their
+`temp` is T / h for a network of width h; observables are measured at the end of an epoch, whenever the number of
+iterations has grown by a quarter. Not implemented: the quadratic and the soft hinge loss, regularisers, their
+stochastic differential equation, and the change of the outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on margins, many iterations at a time and none of them with a wait for the device."""
+"""SGD on the hinge loss, many iterations per call and without host synchronisation."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 
 MOST_AHEAD = 1024
-"""Batches that are looked at together, at most."""
+"""Maximum number of batches evaluated together."""
 MOST_DRAWN = 2**20
-"""Numbers of points that are drawn for a training step, at most, if that is enough for one look an iteration."""
+"""Maximum number of point indices sampled per training step, unless one batch per iteration needs more."""
 
 
 class DescentPoints(NamedTuple):
-    """The training set, whole on every process."""
+    """The full training set, replicated on every rank."""
 
     features: Tensor
     """`[P, ...]`."""
@@ -29,22 +29,22 @@ class DescentPoints(NamedTuple):
 
 
 class Course(NamedTuple):
-    """The iterations of a training step, in numbers on the device."""
+    """Summary of a training step's iterations, as tensors on the device."""
 
     passed: Tensor
-    """Number of iterations."""
+    """Number of iterations, skipped ones included."""
     changed: Tensor
-    """Number of those up to and with the last one that changed the weights; 0 if none did."""
+    """Number of iterations up to and including the last one that changed the weights; 0 if none did."""
     loss: Tensor
-    """The last batch's; not finite where one before was not."""
+    """Loss of the last batch; not finite if an earlier one was not."""
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
-    """Tell which points have the margin 1 / alpha: y F >= 1 / alpha, and y F > 0 where the margin is zero.
+    """Mask the points with margin 1 / alpha: y F >= 1 / alpha, and y F > 0 if the margin is zero.
 
     Args:
-        signed: y F, of any shape; NaN is not fitted.
-        alpha: scale of the output; infinity is a margin of zero.
+        signed: y F, of any shape; NaN counts as not fitted.
+        alpha: scale of the output; infinity means zero margin.
     """
     return (signed >= 1 / alpha) & (signed > 0)
 
@@ -54,29 +54,29 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
 
     Args:
         signed: y F, of any shape.
-        alpha: scale of the output; infinity is the perceptron's loss.
+        alpha: scale of the output; infinity gives the perceptron loss.
     """
     return torch.where(fitted(signed, alpha), 0.0, 1 / alpha - signed)
 
 
 def slope(signed: Tensor, sign: Tensor, alpha: float) -> Tensor:
-    """Differentiate the hinge with respect to F: -y where a point is not fitted, else 0."""
+    """Compute the derivative of the hinge loss with respect to F: -y if a point is not fitted, else 0."""
     return torch.where(fitted(signed, alpha), 0.0, -sign)
 
 
 def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int) -> Tensor:
-    """Draw the batch of each iteration: a uniformly random subset of the points, by Floyd's algorithm.
+    """Sample the batch of each iteration, a uniformly random subset of the points, by Floyd's algorithm.
 
-    A batch follows from (seed, iteration) alone, whatever is drawn with it.
+    A batch depends only on (seed, iteration), not on the other batches sampled with it.
 
     Args:
         seed: random seed.
-        iteration: numbers of the iterations, `[n]`, int64.
-        num_points: P.
+        iteration: iteration numbers, `[n]`, int64.
+        num_points: P, number of points.
         batch_size: B, at most P.
 
     Returns:
-        Positions of points, `[n, B]`, int64, no two alike in a row.
+        Indices of points, `[n, B]`, int64, distinct within a row.
     """
     word = (sample_words(seed, 0, iteration, batch_size) >> 1) & torch.iinfo(torch.int64).max
     chosen: list[Tensor] = []
@@ -90,13 +90,13 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
 
 
 def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: int) -> int:
-    """Say how many batches to look at together: a power of two near the number between two that are not fitted.
+    """Choose how many batches to evaluate together: a power of two near the expected gap between unfitted batches.
 
     Args:
-        num_unfitted: points that are not fitted.
-        num_points: P.
-        batch_size: B.
-        iterations: of a training step.
+        num_unfitted: number of points that are not fitted.
+        num_points: P, number of points.
+        batch_size: B, points per batch.
+        iterations: iterations per training step.
     """
     expected = num_points // (batch_size * max(num_unfitted, 1))
     most = min(expected, MOST_AHEAD, MOST_DRAWN // (iterations * batch_size))
@@ -106,18 +106,18 @@ def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: in
 def descend(
     network: nn.Module, points: DescentPoints, batches: Tensor, iterations: int, ahead: int, rate: float, alpha: float
 ) -> Course:
-    """Take iterations w <- w - rate * grad (mean loss of the batch), in place.
+    """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
-    A batch whose points are all fitted changes nothing. So the coming batches are looked at `ahead` at a time, and the
-    iterations up to the first one that is not fitted are passed over together: the weights, and the number of the
-    iteration that they are at, are those of one iteration at a time. Each process has a part of each batch.
+    A batch whose points are all fitted does not change the weights. So the next `ahead` batches are evaluated together,
+    and those before the first unfitted one are skipped. Weights and iteration counts are the same as one iteration at a
+    time. Each batch is sharded over ranks.
 
     Args:
-        network: maps features to `[n, 1]`; the same on all processes.
-        points: the training set.
-        batches: `[iterations * ahead, B]`, the coming batches.
-        iterations: batches that are not passed over, or the last of those looked at together.
-        ahead: batches that are looked at together.
+        network: maps features to `[n, 1]`; identical on all ranks.
+        points: training set.
+        batches: indices of the next batches, `[iterations * ahead, B]`.
+        iterations: number of SGD updates; each runs on the first unfitted batch of a group, or on its last batch.
+        ahead: batches evaluated together.
         rate: learning rate.
         alpha: scale of the output.
     """
@@ -128,7 +128,7 @@ def descend(
     signed = points.initial[:0]
 
     def chosen(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute f, y and y F of some points."""
+        """Compute f, y and y F of points by index."""
         features, sign, initial = (each.index_select(0, position) for each in points)
         output = network(features).flatten()
         return output, sign, sign * (output.detach() - initial)
@@ -153,7 +153,7 @@ def descend(
 
 
 def _summed(tensors: list[Tensor]) -> list[Tensor]:
-    """Sum tensors over processes, in one message."""
+    """All-reduce the sum of several tensors in one message."""
     message = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(message)
     parts = message.split([tensor.numel() for tensor in tensors])

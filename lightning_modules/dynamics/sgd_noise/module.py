@@ -1,4 +1,4 @@
-"""The LightningModule of SGD at a temperature: iterations until all points are fitted, and what is measured of them."""
+"""LightningModule of SGD at a temperature, which trains until all points are fitted."""
 
 import copy
 import math
@@ -28,31 +28,31 @@ from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
 GROWTH = 1.25
-"""Factor by which iterations have grown from one row of the tables to the next."""
+"""Growth factor of the number of iterations between consecutive table rows."""
 OF_TRAINING = {
     "loss": "training_loss",
     "error": "training_error",
     "margin": "training_margin",
     "unfitted": "points_left",
 }
-"""Names that observables of the training points have beside those of test points."""
+"""Names under which observables of the training points are logged in `test`."""
 
 
 class SGDNoise(MethodModule):
-    """Train a network on points of two classes by SGD at a temperature, until all of them are fitted.
+    """Train a network on two classes by SGD at a given temperature, until all training points are fitted.
 
     Args:
-        network: maps features `[B, ...]` to one output, `[B, 1]`, as `lightning_modules.networks.ntk_mlp.NTKMLP` does.
-        temperature: T, learning rate over batch size.
-        alpha: scale of the output, the inverse of the margin; large is lazy training. Infinity is a margin of zero, for
-            a network whose weights are zero at first.
-        batch_size: B, points of a batch over all processes.
-        iterations_per_step: iterations of a training step, beside those that are passed over as their batches are
-            fitted.
-        kernel_points: training points on which the tangent kernel is measured; 0 measures none.
+        network: maps features `[B, ...]` to one output `[B, 1]`, such as
+            `lightning_modules.networks.ntk_mlp.NTKMLP`.
+        temperature: T, ratio of learning rate to batch size.
+        alpha: scale of the output, the inverse of the margin; large values give lazy training. Infinity means zero
+            margin and needs a network with all weights initialised to zero.
+        batch_size: B, global batch size.
+        iterations_per_step: SGD iterations per training step, not counting skipped iterations with fitted batches.
+        kernel_points: training points for measuring the tangent kernel; 0 disables it.
 
     Raises:
-        ValueError: if an argument is out of range, or `alpha` is infinite and the network is not zero.
+        ValueError: if an argument is out of range, or `alpha` is infinite and the network's weights are not all zero.
     """
 
     iteration: Tensor
@@ -73,7 +73,7 @@ class SGDNoise(MethodModule):
         at_least(1, batch_size=batch_size, iterations_per_step=iterations_per_step)
         at_least(0, kernel_points=kernel_points)
         if math.isinf(alpha) and any(bool(each.any()) for each in network.parameters() if not each.is_meta):
-            raise ValueError("alpha is infinite, which needs a network of zeros: give it initial_std 0")
+            raise ValueError("alpha is infinite, which needs a network with zero weights: set its initial_std to 0")
         self.network = network
         self.initial = copy.deepcopy(network).requires_grad_(False)
         self.temperature = temperature
@@ -86,7 +86,7 @@ class SGDNoise(MethodModule):
         self._points: DescentPoints | None = None
         self._direction: Tensor | None = None
         self._kernel: Tensor | None = None
-        self._left: int | None = None  # training points that were not fitted at the last epoch's end
+        self._left: int | None = None  # training points not fitted at the end of the last epoch
         self._diverged = False
         self._rows: list[dict[str, float]] = []
         self._changes: list[list[float]] = []
@@ -105,19 +105,19 @@ class SGDNoise(MethodModule):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if (precision := str(self.trainer.precision)) in UNFIT_PRECISION:
-            raise ValueError(
-                f"trainer.precision {precision} has too few digits, or scales losses: use 64-true or 32-true"
-            )
+            raise ValueError(f"trainer.precision {precision} is too low, or uses loss scaling: use 64-true or 32-true")
         if not getattr(data, "whole", True):
-            raise ValueError("data.batch_size must be left out: model.batch_size points are drawn out of all of them")
+            raise ValueError("data.batch_size must be unset: model.batch_size points are sampled from the whole set")
         num_points = getattr(data, "num_train_samples", self.batch_size)
         if num_points < self.batch_size:
-            raise ValueError(f"model.batch_size is {self.batch_size}, more than the {num_points} training points")
+            raise ValueError(
+                f"model.batch_size must be at most {num_points}, the number of training points, got {self.batch_size}"
+            )
 
     # training
 
     def on_fit_start(self) -> None:
-        self._points = self._kernel = None  # of another training
+        self._points = self._kernel = None  # may be left from an earlier fit
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):
@@ -129,15 +129,15 @@ class SGDNoise(MethodModule):
             course = descend(self.network, points, batches, steps, ahead, self.rate, self.alpha)
         self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
         self.iteration += course.passed
-        self.optimizers().step()  # type: ignore[union-attr] # it finds no gradient; without steps nothing is saved
-        # One that is not finite ends the training as a result, at the epoch's end, and not as an error.
+        self.optimizers().step()  # type: ignore[union-attr] # no gradients; it only advances the global step
+        # A non-finite loss is a result: it ends training at the end of the epoch, without an error.
         return {"loss": course.loss.nan_to_num(nan=torch.finfo(course.loss.dtype).max)}
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), lr=self.rate)
 
     def _collected(self, batch: TableBatch) -> DescentPoints:
-        """Gather the training set from all processes, in its own order."""
+        """Gather the training set from all ranks, in dataset order."""
         whole = {key: global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")}
         order = whole["index"].argsort()
         features, sign = whole["features"][order], whole["target"][order]
@@ -161,7 +161,7 @@ class SGDNoise(MethodModule):
                 self._keep(row, signed)
 
     def _keep(self, row: dict[str, float], signed: Tensor) -> None:
-        """Measure the weights and the kernel, and keep everything as a row of the tables."""
+        """Measure weights and kernel, and append a row to the tables."""
         assert self._points is not None
         changes, before = (each.tolist() for each in squared_changes(self.network, self.initial))
         row = {"time": self.rate * row["iterations"], "training_time": self.rate * row.pop("changed"), **row}
@@ -183,7 +183,7 @@ class SGDNoise(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The course of training, and the change of each tensor of weights, |w - w_0|^2, over time."""
+        """Tables of the training history, and of the squared change |w - w_0|^2 of each parameter over time."""
         if not self._rows:
             return {}
         columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
@@ -209,9 +209,9 @@ class SGDNoise(MethodModule):
             self.log(f"test/{name}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log what was measured at the end of training; the time of one that did not fit all points is infinite.
+        """Log the final measurements of training; the training time is infinite if not all points were fitted.
 
-        Of one that diverged this alone is logged, as comparisons understand it.
+        If training diverged, only `test/diverged` is logged; `compare` handles this.
         """
         log_same(self, "test/diverged", float(self._diverged))
         last = dict(self._rows[-1]) if self._rows and not self._diverged else {}

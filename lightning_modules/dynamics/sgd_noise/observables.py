@@ -1,4 +1,4 @@
-"""Observables of a network in training: how far weights, outputs and the tangent kernel are from where they began."""
+"""Observables of training: change of weights, outputs and tangent kernel since initialisation."""
 
 import torch
 from torch import Tensor, nn
@@ -7,27 +7,27 @@ from torch.func import functional_call, grad, vmap
 from lightning_modules.dynamics.sgd_noise.descent import fitted, hinge, slope
 
 AT_ONCE = 16
-"""Points whose gradients are computed together."""
+"""Points per chunk of gradients."""
 OUTPUTS_AT_ONCE = 1024
 
 
 @torch.no_grad()
 def outputs(network: nn.Module, features: Tensor) -> Tensor:
-    """Compute f(w, x) of points `[n, ...]`, some at a time, `[n]`."""
+    """Compute f(w, x) `[n]` of points `[n, ...]`, in chunks."""
     return torch.cat([network(part).flatten() for part in features.split(OUTPUTS_AT_ONCE)])
 
 
 def fit_statistics(signed: Tensor, alpha: float) -> dict[str, Tensor]:
-    """Measure how well points are fitted.
+    """Compute loss, error, margin and the number of unfitted points.
 
     Args:
         signed: y F, `[n]`.
         alpha: scale of the output.
 
     Returns:
-        `loss`: alpha times the mean loss, 1 at the start, or with a margin of zero the mean of max(0, -y F);
-        `error`: fraction of y F <= 0, with NaN and infinity; `margin`: the least alpha y F, or y F; `unfitted`: number
-        of points.
+        `loss`: alpha times the mean loss, initially 1; with zero margin, the mean of max(0, -y F). `error`: fraction
+        of points with y F <= 0 or not finite. `margin`: smallest alpha y F; with zero margin, smallest y F.
+        `unfitted`: number of points that are not fitted.
     """
     scale = alpha if alpha < float("inf") else 1.0
     return {
@@ -51,18 +51,18 @@ def tangent_kernel(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Tensor, alpha: float) -> dict[str, Tensor]:
-    """Measure the tangent kernel on some points, and the gradients that it is made of.
+    """Compute statistics of the tangent kernel and of the loss gradients on some points.
 
     Args:
         kernel: K, `[n, n]`.
-        initial: K at the initial weights.
+        initial: K_0, kernel at the initial weights.
         signed: y F of the points, `[n]`.
         sign: y of the points.
         alpha: scale of the output.
 
     Returns:
-        `kernel_change`: mean (K - K_0)^2 / mean K^2; `overlap`: y . K y / n^2; `gradient_norm`: squared norm of the
-        loss's gradient, a mean over points; `gradient_variance`: mean squared distance of a point's from that.
+        `kernel_change`: mean (K - K_0)^2 / mean K^2. `overlap`: y . K y / n^2. `gradient_norm`: squared norm of the
+        mean loss gradient. `gradient_variance`: mean squared distance of a point's gradient from the mean.
     """
     slopes = slope(signed, sign, alpha)
     weighted = slopes[:, None] * kernel * slopes
@@ -76,22 +76,22 @@ def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Ten
 
 
 def squared_changes(network: nn.Module, initial: nn.Module) -> tuple[Tensor, Tensor]:
-    """Sum (w - w_0)^2 and w_0^2 over each tensor of weights, both `[number of tensors]`."""
+    """Sum (w - w_0)^2 and w_0^2 over each parameter, both `[number of parameters]`."""
     pairs = list(zip(network.parameters(), initial.parameters(), strict=True))
     change = torch.stack([((now.detach() - before) ** 2).sum() for now, before in pairs])
     return change, torch.stack([(before**2).sum() for _, before in pairs])
 
 
 def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) -> tuple[float, float]:
-    """Measure how far a perceptron has gone along the direction that gave the labels, and across it.
+    """Measure the change of a perceptron's weight along the true direction and orthogonal to it.
 
     Args:
-        network: with one tensor of d weights.
-        initial: the network as it was.
-        direction: unit vector, `[d]`.
+        network: perceptron with a single weight tensor of d elements.
+        initial: the network at initialisation.
+        direction: unit vector that determines the labels, `[d]`.
 
     Returns:
-        The change of the weight along the direction, and the root mean square of the d - 1 changes across it.
+        The change along the direction, and the root mean square of the d - 1 orthogonal changes.
     """
     [(now, before)] = zip(network.parameters(), initial.parameters(), strict=True)
     change = (now.detach() - before).flatten()

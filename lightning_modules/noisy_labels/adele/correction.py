@@ -1,4 +1,4 @@
-"""Settings of ADELE's two ways to correct labels: from predictions of the training pass, or of a pass of its own."""
+"""Settings of ADELE's two label corrections: from predictions in training, or from a separate evaluation pass."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,19 @@ from datamodules.arguments import at_least, positive, within
 
 
 class TrainingPassCorrection:
-    """Correct labels by the merge rule, as for SegTHOR, with the predictions made while the epoch trained.
+    """Correct labels by the merge rule, as for SegTHOR, with predictions made during the training epoch.
 
-    Corrections accumulate: new labels are corrected further. A category is corrected once in each stretch of
-    `every_n_epochs` epochs, at the first one whose test says that its early learning has ended; a stretch begins where
-    `every_n_epochs` divides the number of the epoch, counted from 1. Training images must be of one size and not
-    augmented.
+    Corrections accumulate: corrected labels can be corrected again. A category is corrected once per period of
+    `every_n_epochs` epochs, at the first epoch at which its early learning is found to have ended. Periods start at
+    multiples of `every_n_epochs`, counting epochs from 1. Training images must have one size and no augmentation.
 
-    The process that trains on an image keeps two bytes for each of its pixels on the host until the epoch ends: 7,000
-    slices of 256 x 256 pixels take 0.9 GB over all processes. A checkpoint written within an epoch holds them, too.
+    Each rank keeps two bytes per training pixel in host memory until the end of the epoch: 7,000 slices of 256 x 256
+    pixels take 0.9 GB in total. A mid-epoch checkpoint includes them.
 
     Args:
-        foreground_threshold: tau_fg in [0, 1]: a prediction counts if a foreground category is more probable than this.
-        background_threshold: tau_bg in [0, 1]: a prediction counts if the background is more probable than this.
-        every_n_epochs: length of a stretch; None corrects after every epoch once a category's early learning has ended.
+        foreground_threshold: tau_fg, in [0, 1]: a prediction is confident if a foreground probability exceeds it.
+        background_threshold: tau_bg, in [0, 1]: a prediction is confident if the background probability exceeds it.
+        every_n_epochs: length of a period in epochs; None corrects after every epoch once early learning has ended.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -41,17 +40,19 @@ class TrainingPassCorrection:
 class EvaluationPassCorrection:
     """Correct labels by the update rule, as for PASCAL VOC, with predictions made in evaluation mode after each epoch.
 
-    Labels are corrected from the first end of a category's early learning on. Corrections do not accumulate: each
-    starts from the labels that were given. The probabilities are softmax(mean over scales of the logits / temperature).
-    The authors also refine them by a dense CRF from epoch `flip_from_epoch` on, which is left out here. Their code says
-    that it makes no significant difference when CRF and mirror images begin, but not what the CRF itself does; the
-    command of their README has both.
+    Correction starts when the early learning of any category ends. Corrections do not accumulate: each one starts from
+    the original labels. Probabilities are softmax(mean over scales of the logits / temperature).
+    The authors also refine them by a dense CRF from epoch `flip_from_epoch` on, which is omitted here. Their code notes
+    that the start epoch of CRF and flipping makes no significant difference, but not what effect the CRF itself has;
+    the command in their README uses both.
 
     Args:
-        threshold: tau in [0, 1]; the largest probability must exceed it.
-        scales: scales of the image whose logits are averaged.
-        temperature: divides the logits; the number of scales in training undoes their weight in the cross-entropy.
-        flip_from_epoch: first epoch, counted from 0, that also predicts mirror images; None never does.
+        threshold: tau, in [0, 1]: a label is replaced only if the largest probability exceeds it.
+        scales: image scales whose logits are averaged.
+        temperature: divisor of the logits; the number of training scales compensates their weights in the
+            cross-entropy.
+        flip_from_epoch: first epoch, counted from 0, that also averages over horizontally flipped images; None disables
+            flipping.
 
     Raises:
         ValueError: if an argument is out of range.

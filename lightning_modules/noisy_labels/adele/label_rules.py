@@ -1,20 +1,19 @@
-"""The two rules by which ADELE replaces pixels of a label by what the network predicts there.
+"""The two rules by which ADELE replaces label pixels by the network's predictions.
 
-A category is *on* from the end of its early learning. With a label y of an image, the predicted category k = argmax p
-of a pixel and the set Y of the categories that y shows anywhere in the image,
+A category is *on* once its early learning has ended. With the label y of an image, the predicted category k = argmax p
+of a pixel, and the set Y of categories that occur anywhere in y,
 
     merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
-                     background; images that show no category that is on stay as they are;
-    update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y shows background alone;
-                     images stay as they are that show other categories and none that is on, and those that the update
-                     would leave with less than half of their foreground and more than 95 % of background.
+                     background; labels without any category that is on are unchanged;
+    update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
+                     Labels with a foreground category but none that is on are unchanged, and so are those that would
+                     keep less than half of their foreground and become more than 95 % background.
 
-255 stands for pixels without a label: merge leaves them, and update may give them a category. They do not count as
-foreground or as part of the image, so that one may fill up an image with them (the authors' code counts them as
-foreground).
+255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. They count neither as foreground
+nor as image area, so images may be padded with them (the authors' code counts them as foreground).
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
-2110.03740; both rules are those of the authors' code.
+2110.03740; both rules follow the authors' code.
 """
 
 import torch
@@ -28,31 +27,31 @@ LEAST_FOREGROUND, MOST_BACKGROUND = 0.5, 0.95
 
 
 def categories_shown(label: Tensor, num_classes: int) -> Tensor:
-    """Tell for each image which categories its label `[B, H, W]` shows anywhere: `[B, K]`, bool."""
+    """Mark the categories that occur in each label `[B, H, W]`: `[B, K]`, bool."""
     shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
     inside = torch.where(label < num_classes, label, num_classes).flatten(1)
     return shown.scatter_(1, inside, torch.ones_like(inside, dtype=torch.bool))[:, :num_classes]
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Tell for each pixel whether its category, `[B, H, W]`, is in its image's set `[B, K]`; 255 never is."""
+    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; 255 never is."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
 
 
 def confident_prediction(probability: Tensor, foreground_threshold: float, background_threshold: float) -> Tensor:
-    """Give the predicted category where the merge rule counts the prediction as confident.
+    """Return the predicted category of pixels that the merge rule counts as confident.
 
-    It does so where the largest p of the foreground exceeds tau_fg or p of the background exceeds tau_bg.
+    A prediction is confident if the largest foreground p exceeds tau_fg or the background p exceeds tau_bg.
 
     Args:
         probability: p, `[B, K, H, W]`.
-        foreground_threshold: tau_fg.
-        background_threshold: tau_bg.
+        foreground_threshold: tau_fg, threshold of the foreground.
+        background_threshold: tau_bg, threshold of the background.
 
     Returns:
-        `[B, H, W]`, int64: the category; 255 where the prediction is not confident.
+        Categories `[B, H, W]`, int64; 255 where the prediction is not confident.
     """
     foreground = probability[:, 1:].amax(dim=1) > foreground_threshold
     background = probability[:, BACKGROUND] > background_threshold
@@ -63,18 +62,18 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
     """Correct labels by the merge rule.
 
     Args:
-        label: y, `[B, H, W]`, int64, with 255 where it is not known.
-        predicted: `[B, H, W]`, int64: the predicted category, 255 where it is not confident.
-        on: `[K]`, bool: categories that are on. The background always is, and its entry does not count.
+        label: y, `[B, H, W]`, int64; 255 if unlabelled.
+        predicted: predicted categories, `[B, H, W]`, int64; 255 if not confident.
+        on: categories that are on, `[K]`, bool. The background always is, and its entry is ignored.
 
     Returns:
-        `[B, H, W]`, int64: the new labels.
+        New labels `[B, H, W]`, int64.
     """
     shown = categories_shown(label, len(on))
     shown[:, BACKGROUND] = True
     may_change = on.expand_as(shown).clone()
     may_change[:, BACKGROUND] = True
-    # In an image that shows no category that is on, these are pixels of the background that stay so.
+    # In an image without any category that is on, only background pixels match, and they stay background.
     replaced = _holds(may_change, label) & _holds(may_change & shown, predicted)
     return torch.where(replaced, predicted, label)
 
@@ -83,14 +82,14 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
     """Correct labels by the update rule.
 
     Args:
-        label: y, `[B, H, W]`, int64, with 255 where it is not known.
-        predicted: k, `[B, H, W]`, int64.
+        label: y, `[B, H, W]`, int64; 255 if unlabelled.
+        predicted: k, predicted categories, `[B, H, W]`, int64.
         probability: max p, `[B, H, W]`.
-        on: `[K]`, bool: categories that are on. The background always is, and its entry does not count.
+        on: categories that are on, `[K]`, bool. The background always is, and its entry is ignored.
         threshold: tau; probabilities must exceed it.
 
     Returns:
-        `[B, H, W]`, int64: the new labels.
+        New labels `[B, H, W]`, int64.
     """
     shown = categories_shown(label, len(on))
     shows_foreground = shown[:, BACKGROUND + 1 :].any(dim=1)
@@ -108,16 +107,16 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
 
 
 def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs: int) -> tuple[Tensor, Tensor]:
-    """Choose the categories that the merge rule corrects after an epoch: each once in a stretch of n epochs.
+    """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
-    Epochs, counted from 1, come in stretches that begin where n divides their number: 1 to n - 1, n to 2 n - 1, and so
-    on. In each, a category is corrected at the first epoch whose test says that its early learning has ended.
+    Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
+    category is corrected at the first epoch at which its early learning is found to have ended.
 
     Args:
-        ended: `[K]`, bool: categories whose early learning has ended, as the test after this epoch says.
-        corrected: `[K]`, bool: categories that were corrected in this stretch before.
-        epoch: counted from 0.
-        every_n_epochs: n.
+        ended: categories whose early learning has ended by the test after this epoch, `[K]`, bool.
+        corrected: categories already corrected in this period, `[K]`, bool.
+        epoch: epoch, counted from 0.
+        every_n_epochs: n, length of a period.
 
     Returns:
         The categories to correct, `[K]`, and the new `corrected`.

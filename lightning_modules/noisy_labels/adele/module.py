@@ -1,4 +1,4 @@
-"""The LightningModule of ADELE; the package's docstring says what the method is."""
+"""LightningModule of ADELE; the package docstring describes the method."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,31 +35,32 @@ from lightning_modules.training.logging import log_training
 
 
 class ADELE(SegmenterSteps, MethodModule):
-    """Train a segmenter on noisy masks, and correct the masks of a category when its early learning ends.
+    """Train a segmenter on noisy masks, and correct the labels of a category once its early learning ends.
 
-    Needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference: current,
+    It needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference: current,
     background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can be
-    corrected. `consistency_weight: 0` with `scales: [1.0]` corrects labels alone, and `correction: null` regularises
-    alone.
+    corrected. Ablations: `consistency_weight: 0` with `scales: [1.0]` only corrects labels, and `correction: null` only
+    regularises.
 
     Args:
-        network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`, or to smaller ones, at any scale.
-        num_classes: number of categories, K, with the background, 0.
-        scales: scales of the image in training, 1 among them.
+        network: segmentation network for images `[B, C, H, W]` of any size; its logits `[B, num_classes, h, w]` may be
+            smaller than the image.
+        num_classes: number of categories, K, including the background, 0.
+        scales: image scales in training; must include 1.
         consistency_weight: lambda, weight of the consistency over scales.
-        consistency_threshold: rho, the probability that an image must reach somewhere to be regularised.
+        consistency_threshold: rho; only images with a pixel probability of at least rho are regularised.
         divide_by_scales: divide the loss by the number of scales, as for SegTHOR.
         learn_scale_weights: train the weights w of the scales (VOC); otherwise they are equal (SegTHOR).
-        correction: settings of the correction of labels; None leaves labels as they are.
-        new_layers: names of submodules of a pretrained network that are trained from scratch, at ten times the learning
-            rate (see `learning_rate_groups`); without any, all parameters have the same.
+        correction: settings of the label correction; None disables it.
+        new_layers: names of the submodules of a pretrained network that are trained from scratch, at ten times the
+            learning rate (see `learning_rate_groups`).
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if nobody tells when early learning ends, or the training
-            images are augmented where the training pass corrects labels.
-        TypeError: at setup, if the labels of the DataModule can not be corrected.
+        ValueError: if an argument is out of range; at setup, if the callback `EarlyLearning` is missing, or training
+            images are augmented with `TrainingPassCorrection`.
+        TypeError: at setup, if the DataModule's labels cannot be corrected.
     """
 
     scale_weights: Tensor
@@ -85,7 +86,7 @@ class ADELE(SegmenterSteps, MethodModule):
         at_least(0, consistency_weight=consistency_weight)
         within(0, 1, consistency_threshold=consistency_threshold)
         if 1 not in scales:
-            raise ValueError(f"1 must be among the scales, got {list(scales)}")
+            raise ValueError(f"scales must include 1, got {list(scales)}")
         learning_rate_groups(network, new_layers)
         self.network = network
         self.num_classes = num_classes
@@ -100,7 +101,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.metrics = confusion(num_classes)
         weights = torch.ones(len(scales))
         if learn_scale_weights:
-            self.scale_weights = nn.Parameter(weights)  # v: w is their softmax
+            self.scale_weights = nn.Parameter(weights)  # v; w is its softmax
         else:
             self.register_buffer("scale_weights", weights)
         self.register_buffer("ended", torch.zeros(num_classes, dtype=torch.bool))
@@ -118,13 +119,13 @@ class ADELE(SegmenterSteps, MethodModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(getattr(callback, "detects_early_learning", False) for callback in callbacks):
             raise ValueError(
-                "ADELE corrects labels when callbacks.early_learning.EarlyLearning says so: add it to "
+                "model.correction needs the callback callbacks.early_learning.EarlyLearning: add it to "
                 "trainer.callbacks, or set model.correction to null"
             )
         if isinstance(self.correction, TrainingPassCorrection) and getattr(data, "augmentation", None) is not None:
             raise ValueError(
-                f"TrainingPassCorrection needs whole training images, and {type(data).__name__} augments them: use "
-                "EvaluationPassCorrection"
+                f"TrainingPassCorrection needs unaugmented training images, but {type(data).__name__} augments them: "
+                "use EvaluationPassCorrection"
             )
 
     @property
@@ -157,7 +158,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.ended[BACKGROUND] = False
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
-        """Correct the labels of the categories that are on after an epoch."""
+        """Correct the labels of the categories that are on, after an epoch."""
         if isinstance(self.correction, TrainingPassCorrection):
             on = self.ended
             if self.correction.every_n_epochs is not None:
@@ -190,7 +191,7 @@ class ADELE(SegmenterSteps, MethodModule):
                 self._store(batch["index"], batch["label"], new)
 
     def _store(self, index: Tensor, old: Tensor, new: Tensor) -> None:
-        """Hand the labels that changed to the DataModule. All processes call it together."""
+        """Store changed labels in the DataModule. A collective operation: every rank must call it."""
         changed = (new != old).flatten(1).any(dim=1)
         self._data.correct_labels(index[changed], new[changed])
 
@@ -203,7 +204,7 @@ class ADELE(SegmenterSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the predictions of an epoch that is not over: its end needs them."""
+        """Save the predictions of an unfinished epoch, which its end needs."""
         checkpoint["training_predictions"] = self.predictions.gathered(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
-"""Logits of an image at several scales, and the two losses that ADELE trains with on them.
+"""Multi-scale logits of an image, and ADELE's two losses on them.
 
 With logits z_1 ... z_S of the image at S scales, weights w = softmax(v) over the scales, p_k = softmax(z_k) and the
-mixture q = sum_k w_k p_k, kept within [0.001, 0.999],
+mixture q = sum_k w_k p_k, clamped to [0.001, 0.999],
 
     L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
     L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
 
-The weights make L_CE that of logits at temperature 1 / w_k, 3 for three equal scales. m_b is 1 for an image that is
-confident somewhere, max q >= rho, and 0 otherwise.
+The weights give L_CE the temperature 1 / w_k, which is 3 for three equal weights. m_b is 1 for an image with a
+confident pixel, max q >= rho, and 0 otherwise.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and the authors' code.
@@ -29,17 +29,17 @@ LEAST_PROBABILITY = 1e-3
 def multi_scale_logits(
     network: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float], flip: bool = False
 ) -> list[Tensor]:
-    """Compute the logits of each scale of an image, at the image's size.
+    """Compute the logits of an image at several scales, resized to the image.
 
     Args:
         network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
-        scales: factors of height and width, each > 0; 1 leaves the image as it is.
-        flip: also compute the logits of each scale's mirror image, mirrored back.
+        scales: scale factors of height and width, each > 0; 1 does not resize.
+        flip: also compute logits of the horizontally flipped image at each scale, flipped back.
 
     Returns:
-        `[B, K, H, W]` for each scale, or for each scale and its mirror image. Sizes are changed bilinearly with the
-        corners aligned.
+        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Resizing is bilinear with aligned
+        corners.
     """
     size = image.shape[-2:]
     logits = []
@@ -62,12 +62,12 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
-    """Sum the cross-entropy of all scales' weighted logits, L_CE.
+    """Compute L_CE, the sum of the cross-entropies of all scales' weighted logits.
 
     Args:
-        logits: S times `[B, K, H, W]`.
-        label: `[B, H, W]`, int64; 255 is ignored, and counts in the mean with a loss of 0.
-        weight: `[S]`, w, of sum 1.
+        logits: logits of S scales, each `[B, K, H, W]`.
+        label: `[B, H, W]`, int64; pixels of label 255 have loss 0 but count in the mean.
+        weight: w, `[S]`, with sum 1.
 
     Returns:
         A number.
@@ -77,26 +77,26 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
 
 
 def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Mix the S predictions p `[B, K, H, W]` with weights w `[S]` to q, kept within [0.001, 0.999]."""
+    """Compute q, the mixture of S predictions p `[B, K, H, W]` with weights w `[S]`, clamped to [0.001, 0.999]."""
     mixed = sum((w * p for p, w in zip(probability, weight, strict=True)), torch.zeros_like(probability[0]))
     return mixed.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Mark with 1 the images whose largest q `[B, K, H, W]`, where `label` is not 255, is at least rho: m `[B]`."""
+    """Compute m `[B]`: 1 for images whose largest q `[B, K, H, W]` over labelled pixels is at least rho, else 0."""
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
 
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """Measure how far the scales' predictions are from their mixture, L_cons.
+    """Compute L_cons, the divergence of the scales' predictions from their mixture.
 
-    Gradients flow through the p_k, q and w; pixels of label 255 count, except for m.
+    Gradients flow through the p_k, q and w. Pixels of label 255 are included, except in m.
 
     Args:
-        logits: S times `[B, K, H, W]`.
-        label: `[B, H, W]`, int64.
-        weight: `[S]`, w, of sum 1.
+        logits: logits of S scales, each `[B, K, H, W]`.
+        label: labels, `[B, H, W]`, int64.
+        weight: w, `[S]`, with sum 1.
         threshold: rho, in [0, 1].
 
     Returns:

@@ -1,4 +1,4 @@
-"""Predictions for the training images of the running epoch, kept on the host of the process that trained on them."""
+"""Predictions for the training images of the current epoch, kept in host memory by each rank."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """Hold one process's share of a training batch."""
+    """This rank's part of a training batch."""
 
     index: Tensor
-    """`[b]`, int64."""
+    """Dataset indices, `[b]`, int64."""
     label: Tensor
-    """`[b, H, W]`, uint8: the labels that were trained on."""
+    """Training labels, `[b, H, W]`, uint8."""
     predicted: Tensor
-    """`[b, H, W]`, uint8: the predicted categories, 255 where the prediction is not confident."""
+    """Predicted categories, `[b, H, W]`, uint8; 255 where the prediction is not confident."""
     global_batch_size: int
-    """Samples over all processes."""
+    """Number of samples over all ranks."""
 
 
 class TrainingPredictions:
-    """Keep the predictions of an epoch's batches. All processes have equally many, and an image is in one of them.
+    """Predictions for the batches of an epoch, sharded over ranks; all ranks have the same number of batches.
 
-    Images are of one size. Memory: two bytes for each pixel of the images that this process has trained on.
+    All images must have one size. Memory: two bytes per pixel of this rank's training images.
     """
 
     def __init__(self) -> None:
@@ -37,24 +37,24 @@ class TrainingPredictions:
         self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
-        """Copy a batch to the host, without waiting for the device. Shapes as in `PredictedBatch`, of any type."""
+        """Copy a batch to the host asynchronously; shapes as in `PredictedBatch`, any dtype."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )
 
     def __iter__(self) -> Iterator[PredictedBatch]:
-        """Iterate over this process's batches so far."""
+        """Iterate over this rank's batches so far."""
         if torch.accelerator.is_available():
-            torch.accelerator.synchronize()  # copies that are under way
+            torch.accelerator.synchronize()  # wait for asynchronous copies
         return iter(self._batches)
 
     def clear(self) -> None:
         self._batches = []
 
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
-        """Collect index, label and predicted of all processes' images on the CPU of process 0; nothing elsewhere.
+        """Gather index, label and predicted of all images on the CPU of rank 0; other ranks get an empty dict.
 
-        Every process calls it; they exchange one batch at a time, through `device`.
+        A collective operation: every rank must call it. Batches are gathered one at a time, on `device`.
         """
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}
         for batch in self:
@@ -66,11 +66,11 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Keep what `gathered` gave, whatever the number of processes was, until `begin`."""
+        """Store the output of `gathered`, from any world size, until `begin`."""
         self._restored = everything
 
     def begin(self) -> None:
-        """Begin a training with this process's share of what was restored, or with nothing."""
+        """Start training with this rank's shard of the restored predictions, or empty."""
         self.clear()
         parts = [
             self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored
@@ -82,4 +82,4 @@ class TrainingPredictions:
 
 
 def _on_host(values: Tensor) -> Tensor:
-    return values if values.is_meta else values.to("cpu", non_blocking=True)  # shapes without values have no host
+    return values if values.is_meta else values.to("cpu", non_blocking=True)  # meta tensors have no data to copy

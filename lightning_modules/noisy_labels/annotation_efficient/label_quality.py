@@ -1,10 +1,10 @@
-"""The quality of pseudo labels, as far as it can be told without the truth, and the choice of the best (LQSS).
+"""Label quality-based sample selection (LQSS): estimate pseudo-label quality without ground truth, and keep the best.
 
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
-The first factor says how well a VAE of masks gives the label y back. The second says how well the label agrees with the
-one that it replaces, y', and is 1 for the first labels. The best part of the labels is kept. The paper names the
-selection; its rule could not be read, and this one is our choice.
+The first factor measures how well a VAE of masks reconstructs the label y. The second one is the agreement with the
+label y' that y replaces, and is 1 for the first labels. The best fraction of the labels is kept. The paper names the
+selection, but its rule was not available; this one is our choice.
 """
 
 import math
@@ -19,15 +19,15 @@ from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 
 
 def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) -> Tensor:
-    """Judge each label by Q.
+    """Compute the quality Q of each label.
 
     Args:
-        label: y, `[B, H, W]`, 0 and 1.
-        replaced: y', `[B, H, W]`, 0 and 1; None for the first labels.
-        vae: has learned masks; None leaves its factor out.
+        label: y, binary, `[B, H, W]`.
+        replaced: y', binary, `[B, H, W]`; None for the first labels.
+        vae: trained VAE of masks; None omits its factor.
 
     Returns:
-        `[B]`, float32 in [0, 1].
+        Quality `[B]`, float32 in [0, 1].
     """
     quality = torch.ones(len(label), dtype=torch.float32, device=label.device)
     if vae is not None:
@@ -37,31 +37,31 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Choose the ceil(fraction N) samples of best quality; of equal ones the first.
+    """Select the ceil(fraction N) samples of highest quality; ties go to the first.
 
     Args:
-        quality: `[N]`.
-        fraction: in (0, 1].
+        quality: quality of each sample, `[N]`.
+        fraction: fraction to select, in (0, 1].
 
     Returns:
-        `[N]`, bool.
+        Mask of the selected samples, `[N]`, bool.
     """
-    number = math.ceil(fraction * len(quality) - 1e-9)  # 0.7 * 10 is a little more than 7
+    number = math.ceil(fraction * len(quality) - 1e-9)  # in floating point, 0.7 * 10 is slightly more than 7
     kept = torch.zeros(len(quality), dtype=torch.bool, device=quality.device)
     kept[quality.argsort(descending=True, stable=True)[:number]] = True
     return kept
 
 
 def without_holes_and_islands(label: Tensor) -> Tensor:
-    """Keep the largest connected part of each mask `[B, H, W]` and fill its holes, on the CPU.
+    """Keep the largest connected component of each mask `[B, H, W]` and fill its holes, on the CPU.
 
-    Pixels that touch along an edge are connected. Of equally large parts it is the first one.
+    Pixels that share an edge are connected. Ties go to the first component.
     """
     from scipy import ndimage
 
     masks = label.bool().cpu().numpy()
     in_plane = np.zeros((3, 3, 3), dtype=bool)
-    in_plane[1] = ndimage.generate_binary_structure(2, 1)  # nothing connects one mask of the batch with the next
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)  # no connectivity between masks of the batch
     parts, number = ndimage.label(masks, in_plane)
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     sizes[0] = 0
@@ -73,14 +73,14 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
-    """Compute this process's part of the mean loss over the kept samples of the global batch; 0 if none is kept.
+    """Compute this rank's part of the mean loss over the kept samples of the global batch; 0 if none is kept.
 
     Args:
-        loss: `[b]`.
-        kept: `[b]`, bool.
+        loss: loss of each sample, `[b]`.
+        kept: mask of the kept samples, `[b]`, bool.
 
     Returns:
-        World size times the sum over this process's kept samples, over the number of them on all processes.
+        World size times the sum over this rank's kept samples, divided by the number of kept samples on all ranks.
     """
     weight = kept.to(loss.dtype)
     return world_size() * (weight * loss).sum() / all_reduce_sum(weight.sum()).clamp(min=1)

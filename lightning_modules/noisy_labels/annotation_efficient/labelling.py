@@ -1,7 +1,7 @@
-"""The start of a round: a new pseudo label for each training image, its quality, and the labels that are kept.
+"""Start of a round: predict a pseudo label for each training image, estimate its quality, and select the best.
 
-They are written to the run directory: `pseudo_labels/round_<n>/<image>.png` (0 and 255) and the table
-`pseudo_labels/round_<n>.csv` of qualities and of what is kept.
+Labels are written to `pseudo_labels/round_<n>/<image>.png` in the run directory (0 and 255), and a table of quality and
+selection to `pseudo_labels/round_<n>.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,34 +23,34 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class LabelFiles:
-    """Write the pseudo labels of a round and the table of their qualities.
+    """Write the pseudo labels of a round and the table of their quality.
 
-    Every process writes the labels of its share, and the first one the table when all are done: where there is a table,
-    the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
+    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so an existing
+    table means that the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
 
     Args:
-        trainer: knows the run directory and this process.
-        number: the round.
-        names: `[N]`, names of the training images without suffix; None names them by their position.
+        trainer: trainer of the run.
+        number: number of the round.
+        names: names of the N training images without suffix; None names them by their index.
     """
 
     def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:
         self.trainer = trainer
         self.names = names
-        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast: every rank must read it
         self.folder = None if directory is None else Path(directory, "pseudo_labels", f"round_{number}")
 
     def write(self, index: Tensor, label: Tensor) -> None:
-        """Write labels `[b, H, W]`, 0 and 1, of the training images `index` `[b]`."""
+        """Write binary labels `[b, H, W]` of the training images `index`, `[b]`."""
         if self.folder is None:
             return
         for sample, mask in zip(index.tolist(), (255 * label).byte().cpu().numpy(), strict=True):
             path = self.folder / f"{self._name(sample)}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)  # a name may hold a folder
+            path.parent.mkdir(parents=True, exist_ok=True)  # a name may include a folder
             Image.fromarray(mask).save(path)
 
     def finish(self, quality: Tensor, kept: Tensor) -> None:
-        """Write the table of qualities `[N]` and of what is kept `[N]`, once all processes have written their part."""
+        """Write the table of `quality` and `kept`, both `[N]`, once all ranks have written their labels."""
         if self.folder is None:
             return
         self.trainer.strategy.barrier("pseudo labels are written")
@@ -71,19 +71,19 @@ def label_anew(
     vae: ShapeVAE | None,
     keep_fraction: float,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Give all training images new labels, and choose the best of them. Every process labels its share.
+    """Relabel all training images, sharded over ranks, and select the best labels.
 
     Args:
-        module: judges the images; its trainer is running.
-        data: a DataModule that is a `LabelStore` and a `TrainingImageSource`.
-        number: the round, from 0.
-        new_label: maps a batch to labels `[B, H, W]`, int64, 0 and 1.
-        vae: has learned masks, for the labels' quality.
-        keep_fraction: part of the labels that is kept. Without a VAE nothing is known of the first labels, and all are.
+        module: module with a running trainer, put in evaluation mode.
+        data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
+        number: number of the round, from 0.
+        new_label: maps a batch to binary labels `[B, H, W]`, int64.
+        vae: trained VAE of masks, for the label quality.
+        keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
 
     Returns:
-        `[N]`, bool: the samples whose label is kept; and means over the training images, by the names they are logged
-        under: `label_quality` and, where the truth is known, `label_dice` and `kept_label_dice`.
+        Mask of the kept samples, `[N]`, bool; and means over the training images to log: `label_quality` and, if the
+        ground truth is known, `label_dice` and `kept_label_dice`.
     """
     trainer, size = module.trainer, data.num_train_samples
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))

@@ -1,4 +1,4 @@
-"""Agreement of two masks of one structure, their Dice and the distance of their surfaces, and its means over images."""
+"""Segmentation metrics of a single structure: Dice and average surface distance, averaged over images."""
 
 from typing import Any
 
@@ -11,25 +11,25 @@ from lightning_modules.interfaces import ImageColumn
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:
-    """Compute 2 |A n B| / (|A| + |B|) of masks `[B, ...]` that are 0 and 1: `[B]`, 1 of two empty masks."""
+    """Compute the Dice coefficient 2 |A n B| / (|A| + |B|) of binary masks `[B, ...]`: `[B]`; 1 if both are empty."""
     one, other = one.flatten(start_dim=1).float(), other.flatten(start_dim=1).float()
     total = one.sum(dim=1) + other.sum(dim=1)
     return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)
 
 
 def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Average the distances of the border pixels of either mask to the nearest border pixel of the other one.
+    """Compute the mean distance of each mask's border pixels to the nearest border pixel of the other mask.
 
         (sum_{a in dA} d(a, dB) + sum_{b in dB} d(b, dA)) / (|dA| + |dB|)
 
-    A border pixel belongs to the mask and has one of its four neighbours outside; beyond the image is outside.
+    A border pixel belongs to the mask and has at least one of its four neighbours outside the mask or the image.
 
     Args:
-        prediction: A, `[H, W]`, bool.
-        target: B, `[H, W]`, bool.
+        prediction: A, predicted mask, `[H, W]`, bool.
+        target: B, true mask, `[H, W]`, bool.
 
     Returns:
-        A number in pixels: 0 of two empty masks, the image's diagonal where one is empty.
+        Distance in pixels; 0 if both masks are empty, the image diagonal if one is.
     """
     from scipy import ndimage
 
@@ -45,7 +45,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Average a number of each image, summed in float64, so that the mean does not depend on batches."""
+    """Mean of a value per image, accumulated in float64, so that it does not depend on the batches."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,36 +56,36 @@ class MeanOverImages(MeanMetric):
 
 
 class MeanDice(MeanOverImages):
-    """Average `dice` over images; an image that is empty in both masks counts as 1."""
+    """Mean `dice` over images; an image with both masks empty counts as 1."""
 
     higher_is_better = True  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Take masks `[B, H, W]` that are 0 and 1."""
+        """Add binary masks `[B, H, W]`."""
         super().update(dice(prediction, target))
 
 
 class AverageSurfaceDistance(MeanOverImages):
-    """Average `average_surface_distance` over images, in pixels."""
+    """Mean `average_surface_distance` over images, in pixels."""
 
     higher_is_better = False  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Take masks `[B, H, W]` that are 0 and 1."""
+        """Add binary masks `[B, H, W]`."""
         pairs = zip(prediction.bool().cpu(), target.bool().cpu(), strict=True)
         super().update(torch.stack([average_surface_distance(one, other) for one, other in pairs]))
 
 
 def measures() -> MetricCollection:
-    """Make metrics for the mean Dice of the structure over images and the mean surface distance in pixels."""
+    """Create metrics for the mean Dice and the mean surface distance in pixels."""
     return MetricCollection({"dice": MeanDice(), "surface_distance": AverageSurfaceDistance()}, compute_groups=False)
 
 
 class StructureSteps:
-    """Give a LightningModule of a structure's masks its validation, test and prediction steps.
+    """Validation, test and prediction steps for segmentation of a single structure.
 
-    The module says what `forward` is, owns `metrics = measures()`, and knows by `kept` which labels it trains on. Where
-    it has `pseudo_label_metrics`, the labels that its `first_label(batch)` makes are measured, too, with the prefix
+    The module implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels it trains on. If
+    it has `pseudo_label_metrics`, the labels from `first_label(batch)` are evaluated too, with the prefix
     `pseudo_label_`.
     """
 
@@ -114,7 +114,7 @@ class StructureSteps:
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, their pseudo labels with whether they are kept, the prediction and, where known, the truth."""
+        """Show images, pseudo labels marked kept or rejected, predictions and, if known, the ground truth."""
         kept = self.kept.to(batch["index"].device)[batch["index"]]
         captions = ["kept" if each else "rejected" for each in kept]
         columns: dict[str, Tensor | ImageColumn] = {

@@ -1,4 +1,4 @@
-"""The LightningModule of annotation-efficient segmentation; the package's docstring says what the method is."""
+"""LightningModule of annotation-efficient segmentation; the package docstring describes the method."""
 
 from typing import Any
 
@@ -33,36 +33,36 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class AnnotationEfficient(StructureSteps, MethodModule):
-    """Train a segmenter from images without annotation and unpaired masks.
+    """Train a segmenter from unannotated images and unpaired masks.
 
-    `trainer.max_epochs` is at most the sum of the stages' epochs; less cuts off the last ones. With several processes
-    the strategy is `ddp_find_unused_parameters_true`. `pseudo_labels` in the run directory holds each round's labels.
+    `trainer.max_epochs` is at most the total of the stages' epochs; a smaller value truncates the run. Use the strategy
+    `ddp_find_unused_parameters_true` on several devices. Each round writes its labels to `pseudo_labels`.
 
     Args:
         network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
-        vae: VAE of masks, for D_vae and for the labels' quality; None leaves both out.
-        translation: E, G and discriminators; None takes the labels that the data give (a folder of pseudo labels).
+        vae: VAE of masks, used by D_vae and the label quality; None disables both.
+        translation: E, G and the discriminators; None uses the pseudo labels of the data.
         vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
         translation_epochs: epochs of stage 1.
-        warm_up_epochs: epochs of round 0, in which gamma is 0; enough to fit the labels before S renews them.
+        warm_up_epochs: epochs of round 0, which has gamma 0; enough to fit the labels before S replaces them.
         rounds: rounds of stage 3 after round 0 (our choice).
-        round_epochs: epochs of each of these rounds.
-        vae_beta: weight of the VAE's KL (our choice).
-        cycle_weight: lam_c (CycleGAN's 10).
-        mask_cycle_weight: w_z, of the masks' part in the cycle (our choice).
-        shape_weight: lam_v, weight of D_vae (our choice); 0 leaves D_vae out, if it has been given.
+        round_epochs: epochs of each round after round 0.
+        vae_beta: weight of the VAE's KL divergence (our choice).
+        cycle_weight: lam_c, weight of the cycle loss (CycleGAN's 10).
+        mask_cycle_weight: w_z, weight of masks within the cycle loss (our choice).
+        shape_weight: lam_v, weight of D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
-        keep_fraction: part of the labels to train on, in (0, 1] (our choice); of the first ones all, without a VAE.
-        clean_labels: reduce pseudo labels to their largest connected part and fill its holes, but not predictions.
-        stop_early: begin no further round after one that has not raised `val/dice`.
-        constant_fraction: part of stage 1 with a constant learning rate, which then falls linearly (CycleGAN's half).
+        keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
+        clean_labels: reduce pseudo labels, but not predictions, to their largest connected component without holes.
+        stop_early: stop after a round that has not improved `val/dice`.
+        constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
         optimizer: built on S's parameters.
-        lr_scheduler: of S, stepped every epoch of stage 3.
+        lr_scheduler: scheduler of S, stepped every epoch of stage 3.
         vae_optimizer: built on the VAE's parameters.
-        translation_optimizer: built on those of generators, calibration and discriminators.
+        translation_optimizer: built on the parameters of generators, calibration and discriminators.
 
     Raises:
-        ValueError: if an argument is out of range, or does not fit the others, the trainer or the data.
+        ValueError: if an argument is out of range, or inconsistent with other arguments, trainer or data.
     """
 
     num_classes = 2
@@ -100,11 +100,11 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.stages = StageSchedule(vae_epochs, translation_epochs, warm_up_epochs, rounds, round_epochs)
         for key, epochs, part in (("vae", vae_epochs, vae), ("translation", translation_epochs, translation)):
             if (epochs > 0) != (part is not None):
-                raise ValueError(f"{key}_epochs is {epochs}, and {key} is {'not ' * (part is None)}given")
+                raise ValueError(f"{key}_epochs is {epochs}, but {key} is {'not ' * (part is None)}given")
         if translation is not None and shape_weight == 0:
             translation.shape_discriminator = None
         if translation is not None and translation.shape_discriminator is not None and vae is None:
-            raise ValueError("translation has a shape_discriminator, which needs a vae")
+            raise ValueError("translation.shape_discriminator needs model.vae")
         self.network, self.vae, self.translation = network, vae, translation
         self.vae_beta = vae_beta
         self.term_weights = {"image": 1.0, "mask": 1.0, "shape": shape_weight, "cycle": cycle_weight}
@@ -120,7 +120,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.translation_optimizer = translation_optimizer
         self.metrics = measures()
         self.pseudo_label_metrics = measures() if translation is not None else None
-        self.kept = torch.zeros(0, dtype=torch.bool)  # `[N]`: samples whose label is kept, the same on all processes
+        self.kept = torch.zeros(0, dtype=torch.bool)  # `[N]`, mask of kept labels, identical on all ranks
         self.rounds = Rounds()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     def on_fit_start(self) -> None:
         number = self._data.num_train_samples
         if len(self.kept) and len(self.kept) != number:
-            raise ValueError(f"the checkpoint is of {len(self.kept)} training images, and there are {number}")
+            raise ValueError(f"the checkpoint is from {len(self.kept)} training images, but the data have {number}")
         self.kept = (self.kept if len(self.kept) else torch.ones(number, dtype=torch.bool)).to(self.device)
         self.trainer.should_stop = self.rounds.stopped
 
@@ -170,7 +170,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = mean_over_kept(noise_weighted_dice(p, batch["label"].to(p.dtype), gamma), self.kept[batch["index"]])
-        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # by which log_training multiplies
+        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # log_training multiplies by it
 
     def on_train_epoch_end(self) -> None:
         stage, after = self.stages.stage(self.trainer.current_epoch), self.trainer.current_epoch + 1
@@ -190,26 +190,26 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.rounds.labelled = number
 
     def first_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Make labels `[B, H, W]`, int64, by E, or take those that the data give."""
+        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the labels of the data."""
         if self.translation is None:
             return batch["label"]
         label = (self.translation(2 * batch["image"] - 1)[:, 0] > 0).long()
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def renewed_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Make labels `[B, H, W]`, int64, by S."""
+        """Predict labels `[B, H, W]`, int64, by S."""
         label = self.network(batch["image"]).argmax(dim=1)
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Make the labels that a run without stage 3 is for, also where a kill has kept a complete run from it."""
+        """Predict the labels of a run without stage 3, also when resuming after a kill at the end of training."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Choose a stage's optimizer or scheduler of those that `configure_optimizers` gives."""
+        """Select a stage's optimizer or scheduler from those of `configure_optimizers`."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

@@ -1,4 +1,4 @@
-"""The stages of a run: the epochs that belong to each, and the state of its rounds."""
+"""Stages of a run, their epochs, and the state of the rounds."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,20 +16,20 @@ Stage = Literal["shape", "translation", "segmentation"]
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """Order the epochs of the VAE of masks, of the translation between images and masks, and of segmentation.
+    """Assign epochs to the stages: VAE of masks, translation between images and masks, and segmentation.
 
-    Round 0 of segmentation trains on the first pseudo labels, each later one on labels that the segmentation network
-    has renewed.
+    Round 0 of segmentation trains on the first pseudo labels, each later round on labels predicted by the segmentation
+    network.
 
     Args:
         vae_epochs: epochs of the VAE.
         translation_epochs: epochs of the translation.
         warm_up_epochs: epochs of round 0.
         rounds: rounds after round 0.
-        round_epochs: epochs of each of these.
+        round_epochs: epochs of each round after round 0.
 
     Raises:
-        ValueError: if a number is negative, or there is no epoch.
+        ValueError: if a number is negative, or there are no epochs at all.
     """
 
     vae_epochs: int
@@ -43,19 +43,19 @@ class StageSchedule:
         if self.rounds and not (self.warm_up_epochs and self.round_epochs):
             raise ValueError(
                 f"rounds {self.rounds} needs warm_up_epochs and round_epochs of at least 1, got {self.warm_up_epochs} "
-                f"and {self.round_epochs}: a round renews the labels by the network that the one before has trained"
+                f"and {self.round_epochs}: each round relabels with the network trained in the previous round"
             )
         if self.total == 0:
-            raise ValueError("vae_epochs, translation_epochs and warm_up_epochs are 0: there is nothing to train")
+            raise ValueError("one of vae_epochs, translation_epochs and warm_up_epochs must be at least 1, all are 0")
 
     @property
     def first_segmentation(self) -> int:
-        """Give the epoch with which segmentation begins."""
+        """First epoch of segmentation."""
         return self.vae_epochs + self.translation_epochs
 
     @property
     def total(self) -> int:
-        """Count the epochs of all stages."""
+        """Number of epochs of all stages."""
         return self.first_segmentation + self.warm_up_epochs + self.rounds * self.round_epochs
 
     def stage(self, epoch: int) -> Stage:
@@ -64,7 +64,7 @@ class StageSchedule:
         return "translation" if epoch < self.first_segmentation else "segmentation"
 
     def round(self, epoch: int) -> int:
-        """Give the round of an epoch of segmentation; -1 before it begins."""
+        """Return the round of an epoch; -1 before segmentation."""
         within = epoch - self.first_segmentation
         if within < self.warm_up_epochs:
             return 0 if within >= 0 else -1
@@ -76,56 +76,56 @@ class StageSchedule:
 
 @dataclass
 class Rounds:
-    """Hold what is known of the rounds so far; a checkpoint keeps it."""
+    """State of the rounds, saved in checkpoints."""
 
     labelled: int = -1
-    """The last round that labels were made for."""
+    """Last round for which labels were predicted."""
     best: float = float("-inf")
-    """Greatest validation Dice at the end of a round."""
+    """Best validation Dice at the end of a round."""
     stopped: bool = False
-    """Whether a round did not raise it, so that no further one begins."""
+    """Whether a round did not improve it, so that training stops."""
     about: dict[str, float] = field(default_factory=dict)
-    """Means over the labels, which are logged every epoch."""
+    """Means over the labels, logged every epoch."""
 
     def judge(self, validation_dice: Tensor | None) -> None:
-        """Stop after a round that has not raised validation Dice; nothing happens where it was not measured."""
+        """Stop after a round that has not improved validation Dice; None is ignored."""
         if validation_dice is not None:
             self.stopped = float(validation_dice) <= self.best
             self.best = max(self.best, float(validation_dice))
 
 
 def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, translation: Any) -> None:
-    """Refuse a trainer or a DataModule that the stages cannot be trained with.
+    """Reject trainer and data settings that are incompatible with the stages.
 
     Raises:
-        ValueError: names what is to be changed.
+        ValueError: if a setting is incompatible.
     """
     if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= stages.total:
         raise ValueError(
-            f"trainer.max_epochs is {trainer.max_epochs}, and the stages of AnnotationEfficient have "
-            f"{stages.total} epochs (vae_epochs + translation_epochs + warm_up_epochs + rounds x round_epochs)"
+            f"trainer.max_epochs is {trainer.max_epochs}, but must be at most {stages.total}, the epochs of "
+            f"AnnotationEfficient (vae_epochs + translation_epochs + warm_up_epochs + rounds x round_epochs)"
         )
     if translation is None and not getattr(data, "has_training_labels", True):
         raise ValueError("AnnotationEfficient without translation needs pseudo labels: set data.images.training_masks")
     if (vae or translation) and not getattr(data, "has_auxiliary_masks", False):
-        raise ValueError(f"AnnotationEfficient needs auxiliary masks, which {type(data).__name__} does not have")
-    require_unused_parameters(trainer, "AnnotationEfficient", "trains other networks in each stage")
+        raise ValueError(f"AnnotationEfficient needs auxiliary masks, but {type(data).__name__} has none")
+    require_unused_parameters(trainer, "AnnotationEfficient", "trains different networks in each stage")
 
 
 def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
-    """Give the factor of a learning rate that is constant first, and then falls linearly to 0 after the last epoch.
+    """Compute a learning rate factor that is constant first, then decays linearly to 0 after the last epoch.
 
     Args:
-        epoch: the epoch, from 0.
+        epoch: epoch, from 0.
         epochs: number of epochs.
-        constant: first part of the epochs, in [0, 1].
+        constant: fraction of epochs with constant factor, in [0, 1].
     """
     falling = epochs - int(constant * epochs)
     return 1 - max(0, epoch + 1 - (epochs - falling)) / (falling + 1)
 
 
 class ConstantThenLinear(LambdaLR):
-    """Keep the learning rate for a part of the epochs, then lower it linearly. See `constant_then_linear`."""
+    """Constant learning rate for a fraction of the epochs, then linear decay; see `constant_then_linear`."""
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant: float) -> None:
         super().__init__(optimizer, lambda epoch: constant_then_linear(epoch, epochs, constant))

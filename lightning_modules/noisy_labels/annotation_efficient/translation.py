@@ -1,18 +1,19 @@
-"""A CycleGAN between images and masks, with a discriminator of shapes and calibrated channels.
+"""CycleGAN between images and masks, with a shape discriminator and channel calibration.
 
-E maps images x to masks, G masks z to images; ~ marks what has gone round once. With D_x, D_z on patches, D_vae on the
-means mu of a frozen VAE of masks, z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
+E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. With patch discriminators D_x and
+D_z, D_vae on the means mu of a frozen VAE of masks, z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
 
     L_gen = (D_z(z^) - 1)^2 + lam_v (D_vae(mu(z^)) - 1)^2 + (D_x(x^) - 1)^2 + lam_c (|x~ - x|_1 + w_z BCE(z~, z))
-    L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, fakes without gradient
+    L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, with detached fakes
 
-Discriminator-guided calibration (DGCC): E's channels in front of its last layer are scaled by 2a, where
+Discriminator-guided channel calibration (DGCC): the channels before E's last layer are scaled by 2a, where
 
-    a = sigmoid(conv(relu(conv(GAP(h))))),      h: D_z's last hidden layer for the mask without calibration,
+    a = sigmoid(conv(relu(conv(GAP(h))))),      h: D_z's last hidden layer for the uncalibrated mask,
 
-h without gradient. The features in front do not depend on a, so that the second pass of E is its last layer alone.
+with h detached. The features before the last layer do not depend on a, so E's second pass evaluates only its last
+layer.
 
-Here images are in [-1, 1] and masks in [0, 1]. The losses are means over patches and batch.
+Images are in [-1, 1] here and masks in [0, 1]. Losses are means over patches and batch.
 """
 
 from collections.abc import Callable
@@ -29,11 +30,11 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
-    """Compute 2a, factors in (0, 2) for the channels of a generator; at first all are 1.
+    """Compute 2a, channel factors in (0, 2) for a generator, initially 1.
 
     Args:
         num_guides: channels of h.
-        num_channels: channels to calibrate, and those between the two convolutions.
+        num_channels: channels to calibrate; also the hidden channels.
     """
 
     def __init__(self, num_guides: int, num_channels: int) -> None:
@@ -53,21 +54,21 @@ class ChannelCalibration(nn.Module):
 
 
 class Translation(nn.Module):
-    """Hold the two generators, E and G, and the three discriminators.
+    """The two generators, E and G, and the three discriminators.
 
     Args:
         mask_generator: E without its sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
         image_generator: G without its tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
         image_discriminator: D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: D_vae; maps `[B, L]` to scores. None leaves it out: a CycleGAN without a VAE.
-        mask_noise: standard deviation of Gaussian noise on the masks that D_z judges, so that it cannot tell the
-            false ones by their softness alone (our choice).
-        calibrated: whether D_z guides E. E and D_z then need `forward_features`, `last` and `num_features`, as
-            `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator` have them.
+        shape_discriminator: D_vae; maps `[B, L]` to scores. None omits it, for a CycleGAN without a VAE.
+        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, so that it cannot recognise
+            fakes by their soft values alone (our choice).
+        calibrated: calibrate E's channels by D_z. E and D_z then need `forward_features`, `last` and `num_features`,
+            like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
 
     Raises:
-        TypeError: if a network lacks what the calibration needs.
+        TypeError: if a network lacks a member that the calibration needs.
         ValueError: if `mask_noise` is negative.
     """
 
@@ -101,7 +102,7 @@ class Translation(nn.Module):
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
 
     def discriminators(self) -> list[nn.Module]:
-        """List D_x, D_z and, if there is one, D_vae."""
+        """List D_x, D_z and, if present, D_vae."""
         shape = [] if self.shape_discriminator is None else [self.shape_discriminator]
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
@@ -115,7 +116,7 @@ class Translation(nn.Module):
         return last(features * self.calibration(guide))  # type: ignore[operator]
 
     def judge_mask(self, mask: Tensor) -> Tensor:
-        """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1], to which noise is added."""
+        """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1] with added noise."""
         noise = sample_rows_like(torch.randn, mask) if self.mask_noise else 0
         return self.mask_discriminator(mask + self.mask_noise * noise)
 
@@ -125,7 +126,7 @@ class Translation(nn.Module):
 
 
 class Fakes(NamedTuple):
-    """Hold the masks and images that the generators made, with gradient."""
+    """Generated masks and images, not detached."""
 
     mask: Tensor
     """z^, `[B, 1, H, W]`, soft."""
@@ -134,36 +135,36 @@ class Fakes(NamedTuple):
 
 
 def judged_real(score: Tensor) -> Tensor:
-    """Average (D - 1)^2, the least-squares loss of scores that should say real."""
+    """Compute the least-squares loss of scores with target real, mean (D - 1)^2."""
     return (score - 1).square().mean()
 
 
 def judged_false(score: Tensor) -> Tensor:
-    """Average D^2, the least-squares loss of scores that should say false."""
+    """Compute the least-squares loss of scores with target fake, mean D^2."""
     return score.square().mean()
 
 
 def cycle_term(
     image_again: Tensor, image: Tensor, mask_logits_again: Tensor, mask: Tensor, mask_weight: float
 ) -> Tensor:
-    """Compute |x~ - x|_1 + w_z BCE(z~, z), both means over pixels; z~ is given by its logits."""
+    """Compute |x~ - x|_1 + w_z BCE(z~, z), both means over pixels, from the logits of z~."""
     return F.l1_loss(image_again, image) + mask_weight * F.binary_cross_entropy_with_logits(mask_logits_again, mask)
 
 
 def generator_terms(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, mask_cycle_weight: float
 ) -> tuple[dict[str, Tensor], Fakes]:
-    """Compute the terms of L_gen without their weights, with discriminators and VAE held fixed.
+    """Compute the unweighted terms of L_gen, with discriminators and VAE frozen.
 
     Args:
         networks: E, G and the discriminators.
-        vae: has learned masks; needed where there is a D_vae.
+        vae: trained VAE of masks; required with D_vae.
         image: x, `[B, C, H, W]` in [-1, 1].
-        mask: z, `[B, 1, H, W]` in [0, 1], of structures that are not in the images.
+        mask: z, unpaired masks `[B, 1, H, W]` in [0, 1].
         mask_cycle_weight: w_z.
 
     Returns:
-        `image` (of D_x), `mask` (of D_z), `shape` (of D_vae, where there is one) and `cycle`; and the fakes.
+        Terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the fakes.
     """
     fixed = networks.discriminators() + ([] if vae is None else [vae])
     with temporarily_frozen(*fixed):
@@ -182,7 +183,7 @@ def generator_terms(
 def discriminator_loss(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, fakes: Fakes
 ) -> Tensor:
-    """Compute L_D, summed over the discriminators, without gradient towards the fakes. Arguments: `generator_terms`."""
+    """Compute L_D, summed over the discriminators, with detached fakes; arguments as in `generator_terms`."""
     false_mask, false_image = fakes.mask.detach(), fakes.image.detach()
     pairs: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = [
         (networks.image_discriminator, image, false_image),
@@ -194,7 +195,7 @@ def discriminator_loss(
             pairs.append((networks.shape_discriminator, vae.encode(mask)[0], vae.encode(false_mask)[0]))
     loss = image.new_zeros(())
     for discriminator, real, false in pairs:
-        # One pass for both: the networks treat the samples of a batch alike, and apart.
+        # One pass for real and fake: the networks process samples independently.
         of_real, of_false = discriminator(torch.cat([real, false])).chunk(2)
         loss = loss + judged_real(of_real) / 2 + judged_false(of_false) / 2
     return loss

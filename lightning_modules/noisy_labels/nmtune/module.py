@@ -1,4 +1,4 @@
-"""The terms of NMTune, its adapter and its training."""
+"""Loss terms, adapter and LightningModule of NMTune."""
 
 from collections import OrderedDict
 from typing import Any
@@ -26,16 +26,16 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
-    """L_MSE: (2/D) (1 - mean cosine) of the rows of Z and F, both `[B, D]`."""
+    """Compute L_MSE, (2/D) (1 - mean cosine) of the rows of Z and F, both `[B, D]`."""
     one, other = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
     return F.mse_loss(one, other)
 
 
 def covariance_term(tuned: Tensor) -> Tensor:
-    """L_COV of Z `[B, D]`, B >= 2: the sum of its squared covariances between features, over D.
+    """Compute L_COV of Z `[B, D]`, B >= 2: the sum of squared covariances between different features, over D.
 
-    Computed in single precision or better: squares of squares leave the range of half precision. With fewer rows than
-    features it comes from their products, `[B, B]`, as the sum of squares of Z Z^T is that of Z^T Z.
+    It is computed in float32 or better, as fourth powers exceed the range of half precision. With fewer rows than
+    features it uses the `[B, B]` Gram matrix, because Z Z^T and Z^T Z have the same sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)
@@ -50,22 +50,22 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
 
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
-    """L_SVD of Z `[B, D]`, not centred: minus the mean share of its k largest singular values.
+    """Compute L_SVD of Z `[B, D]`, uncentred: minus the mean share of its k largest singular values.
 
     Args:
-        tuned: Z. The decomposition is in single precision or better.
-        num_values: k, at most min(B, D); of fewer singular values all are taken.
+        tuned: Z; its decomposition is in float32 or better.
+        num_values: k; if there are fewer singular values, all are used.
     """
     sigma = torch.linalg.svdvals(at_least_float32(tuned))
     return -(sigma[:num_values] / sigma.sum()).mean()
 
 
 class Adapter(nn.Module):
-    """Z = s * (W_2 ReLU(BN(W_1 F))) + F.
+    """Residual adapter, Z = s * (W_2 ReLU(BN(W_1 F))) + F.
 
     Args:
-        num_features: D.
-        ratio: hidden features over D.
+        num_features: D, number of features.
+        ratio: ratio of hidden features to D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:
@@ -83,28 +83,27 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also
-    logs SVE and LSVR of the test set's features, of the encoder (`test/sve`, `test/lsvr`) and tuned
-    (`test/sve_tuned`, `test/lsvr_tuned`); `tables` then holds the singular values. A term whose weight is 0 is neither
-    computed nor logged.
+    With all three weights 0 it is the paper's MLP tuning; without the adapter it is linear probing (LP). `test` also
+    logs SVE and LSVR of the test set's encoder features (`test/sve`, `test/lsvr`) and tuned features (`test/sve_tuned`,
+    `test/lsvr_tuned`), and `tables` then contains the singular values. A term with weight 0 is neither computed nor
+    logged.
 
-    The features may come from the data, as `CachedFeatures` gives them: `network` is then `torch.nn.Identity`.
+    For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 
     Args:
-        network: the encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It is frozen and in
-            evaluation mode. `torch.nn.Identity` where the batches hold features.
-        num_features: D.
+        network: encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It is frozen and in
+            evaluation mode. Use `torch.nn.Identity` if batches contain features.
+        num_features: D, number of features.
         num_classes: number of classes, K.
-        adapter: tune an adapter before the classifier; False is linear probing, where the regularisers have no effect
-            and are left out.
-        adapter_ratio: hidden features of the adapter over D.
-        direction_weight: a, of L_MSE.
-        covariance_weight: b, of L_COV.
-        singular_value_weight: c, of L_SVD.
-        num_singular_values: k.
-        center: what is subtracted from the features for SVE and LSVR; the authors' code has `row`.
+        adapter: tune an adapter before the classifier; False is linear probing without regularisers.
+        adapter_ratio: ratio of the adapter's hidden features to D.
+        direction_weight: a, weight of L_MSE.
+        covariance_weight: b, weight of L_COV.
+        singular_value_weight: c, weight of L_SVD.
+        num_singular_values: k, singular values in L_SVD.
+        center: centring of the features for SVE and LSVR; the authors' code uses `row`.
         optimizer: built on the parameters of adapter and classifier.
-        lr_scheduler: stepped every epoch, or every batch where it counts batches, as `CosineOverSteps` does.
+        lr_scheduler: stepped every epoch, or every batch for schedulers such as `CosineOverSteps`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -143,7 +142,7 @@ class NMTune(ClassifierSteps, MethodModule):
         )
         self.network = nn.Sequential(parts)
         self.num_classes = num_classes
-        # Without an adapter Z is F, and the terms are constants that nothing trained depends on.
+        # Without an adapter, Z is F and the terms are constants.
         self.direction_weight = direction_weight if adapter else 0.0
         self.covariance_weight = covariance_weight if adapter else 0.0
         self.singular_value_weight = singular_value_weight if adapter else 0.0
@@ -157,7 +156,7 @@ class NMTune(ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """e, which images go through first."""
+        """The frozen encoder e."""
         return self.network[0]
 
     def train(self, mode: bool = True) -> "NMTune":

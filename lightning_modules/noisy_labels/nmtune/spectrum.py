@@ -1,14 +1,14 @@
-"""The singular values of features: how many directions they use, and how much the first one dominates.
+"""Singular value entropy (SVE) and largest singular value ratio (LSVR) of features.
 
 With features F `[M, D]` whose rows have unit length, singular values sigma and p_i = sigma_i / sum_j sigma_j,
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
-Both lie in [0, log min(M, D)]: 0 for features along one direction, and the maximum for equal singular values.
+Both lie in [0, log min(M, D)]: 0 for features along one direction, the maximum for equal singular values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
-2309.17002, section 2. The authors' code also subtracts from each row, once it has unit length, its own mean over the
-features; here that is an option.
+2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here this
+is an option.
 """
 
 from collections.abc import Mapping
@@ -26,25 +26,25 @@ Center = Literal["none", "feature", "row"]
 
 
 def singular_value_entropy(sigma: Tensor) -> Tensor:
-    """SVE, in nats, of singular values `[R]`, not negative and not all zero."""
+    """Compute the SVE, in nats, of singular values `[R]`, non-negative and not all zero."""
     p = sigma / sigma.sum()
     return -torch.special.xlogy(p, p).sum()
 
 
 def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
-    """LSVR, in nats, of singular values `[R]`, not negative and not all zero."""
+    """Compute the LSVR, in nats, of singular values `[R]`, non-negative and not all zero."""
     return -(sigma.max() / sigma.sum()).log()
 
 
 class SingularSpectrum(Metric):
-    """Singular values of all features that it is given, from F^T F: D^2 numbers whatever M, summed over processes.
+    """Singular values of all features of a dataset, from the Gram matrix F^T F, `[D, D]`, summed over ranks.
 
-    They are the roots of eigenvalues, so one below 1e-8 of the largest is lost in rounding.
+    They are square roots of eigenvalues, so values below 1e-8 of the largest are lost to rounding.
 
     Args:
-        num_features: D.
-        center: what is subtracted from the rows once they have unit length: nothing (none), the mean of each feature
-            over all rows (feature), or the mean of each row over its features (row).
+        num_features: D, number of features.
+        center: centring of the normalised rows: none, by the mean of each feature over rows (feature), or by the mean
+            of each row over its features (row).
 
     Raises:
         ValueError: if `center` is unknown.
@@ -66,7 +66,7 @@ class SingularSpectrum(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Adds features `[B, D]`; rows are scaled to unit length."""
+        """Add features `[B, D]`; rows are normalised to unit length."""
         rows = normalize(features.double(), dim=1)
         if self.center == "row":
             rows = rows - rows.mean(dim=1, keepdim=True)
@@ -75,7 +75,7 @@ class SingularSpectrum(Metric):
         self.count += len(rows)
 
     def compute(self) -> Tensor:
-        """`[D]`, in ascending order."""
+        """Compute the singular values `[D]`, in ascending order."""
         gram = self.gram
         if self.center == "feature":
             gram = gram - torch.outer(self.total, self.total) / self.count
@@ -83,10 +83,10 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Tabulate singular values and their shares of the sum, with SVE and LSVR in the picture's legend.
+    """Tabulate singular values and their shares of the sum, with SVE and LSVR in the plot's legend.
 
     Args:
-        spectra: singular values in descending order, by the name of the features.
+        spectra: singular values in descending order, by name of the features.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

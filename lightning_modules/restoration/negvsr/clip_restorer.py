@@ -1,4 +1,4 @@
-"""Validation and test of a module that restores clips, and pictures of what it does with them."""
+"""Validation, test and prediction steps for video restoration, and image grids of clips."""
 
 from typing import Any
 
@@ -15,47 +15,47 @@ from lightning_modules.training.logging import log_means
 
 
 def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
-    """Enlarge clips `[B, T, C, h, w]` by bicubic interpolation to frames of a size."""
+    """Upsample clips `[B, T, C, h, w]` to a frame size by bicubic interpolation."""
     return enlarged(clip.flatten(0, 1), size).unflatten(0, clip.shape[:2])
 
 
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
-    """Add sequences of noise, without their means over frames and pixels, to clips, both `[B, T, C, h, w]`.
+    """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`; the mean over frames and pixels is removed.
 
-    The result is clipped to [0, 1], as a camera would.
+    The result is clipped to [0, 1], as by a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)
 
 
 def strips(clip: Tensor) -> Tensor:
-    """Lay the frames of clips `[B, T, C, H, W]` side by side, `[B, C, H, T W]`."""
+    """Concatenate the frames of clips `[B, T, C, H, W]` horizontally: `[B, C, H, T W]`."""
     return clip.permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def slices(clip: Tensor, height: int) -> Tensor:
-    """Show the middle row of pixels of clips `[B, T, C, H, W]` over time, each frame as equally many rows of a picture.
+    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel row of each frame, stacked over time.
 
     Returns:
-        `[B, C, height, W]`.
+        Images `[B, C, height, W]`, in which every frame fills equally many rows.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
 
 
 class ClipRestorerSteps(ClipWriter):
-    """Give a LightningModule validation, test and prediction of `ClipBatch`es.
+    """Validation, test and prediction steps for `ClipBatch`es.
 
-    The module owns `quality = ImageQuality()` and says what `restore` is. A clip's measure is the mean of its frames';
-    logged are `test/psnr` and `test/ssim` of the estimate, and `test/noisy_psnr` and `test/noisy_ssim` of the given
-    clip, enlarged by bicubic interpolation, means over clips and all processes. Where the test has sequences of noise,
-    `test/disturbed_psnr` and `test/disturbed_ssim` are of the estimate for the clip with this noise, and `test/drift`
-    is the mean of |F(x + n) - F(x)|. Clips without clean ones are not measured.
+    The module sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
+    then over all clips: `test/psnr` and `test/ssim` of the estimate, and `test/noisy_psnr` and `test/noisy_ssim` of the
+    bicubically upsampled input. If the test data have noise sequences, `test/disturbed_psnr` and `test/disturbed_ssim`
+    are those of the estimate for the clip with added noise, and `test/drift` is the mean of |F(x + n) - F(x)|.
+    Validation skips clips without a clean version.
     """
 
     quality: ImageQuality
 
     def estimated(self: Any, batch: ClipBatch) -> Tensor:
-        """Restore a batch, `[B, T, C, H, W]`, in float32 or better, not clipped."""
+        """Restore a batch in float32 or better: `[B, T, C, H, W]`, not clipped."""
         return at_least_float32(self.restore(batch["noisy"]))
 
     def validation_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -63,13 +63,13 @@ class ClipRestorerSteps(ClipWriter):
             self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `estimate`, `[B, T, C, H, W]`, and, where there is noise, that for the disturbed clip.
+        """Return `estimate`, `[B, T, C, H, W]`, and with noise sequences also `disturbed`, the estimate under noise.
 
         Raises:
-            ValueError: if there are no clean clips.
+            ValueError: if the batch has no clean clips.
         """
         if "clean" not in batch:
-            raise ValueError("test measures against clean clips, and the data have none: predict writes the estimates")
+            raise ValueError("test needs clean clips, and the data have none: use predict to write estimates")
         return self._measured(batch, dataloader_idx)
 
     def _measured(self: Any, batch: ClipBatch, loader: int) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class ClipRestorerSteps(ClipWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ClipBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show clips as strips of frames, and their middle row over time: as given, restored and clean."""
+        """Show input, restored and clean clips as strips of frames and as x-t slices."""
         outputs = outputs or {"estimate": self.estimated(batch)}
         size = outputs["estimate"].shape[3:]
         shown = {"given": enlarged_clip(batch["noisy"], size), "restored": outputs["estimate"]}

@@ -1,4 +1,4 @@
-"""Terms of NegVSR's loss, as functions of clips `[B, T, C, H, W]`; all are means over elements."""
+"""Loss terms of NegVSR, as functions of clips `[B, T, C, H, W]`; all are means over elements."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,32 +7,32 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 def reduced(clip: Tensor, scale: int) -> Tensor:
-    """Average squares of `scale` pixels a side."""
+    """Downsample clips by averaging blocks of `scale` x `scale` pixels."""
     return F.avg_pool2d(clip.flatten(0, 1), scale).unflatten(0, clip.shape[:2])
 
 
 def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool = False) -> Tensor:
-    """Measure how far what becomes of a negative is from what becomes of its clip: mean |y_neg - y_pos|.
+    """Compute the mean distance |y_neg - y_pos| between the outputs for a negative and for its clip.
 
     Args:
-        negative: y_neg.
-        positive: y_pos, which gets the opposite gradient.
-        detach_positive: whether y_pos gets none.
+        negative: y_neg, output for the negative.
+        positive: y_pos, output for the clip, which receives the opposite gradient.
+        detach_positive: stop the gradient to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 
 
 def judged(score: Tensor, real: bool) -> Tensor:
-    """Average the cross-entropy of scores that should say real, or false."""
+    """Compute the mean binary cross-entropy of discriminator logits with target real or fake."""
     return F.softplus(-score if real else score).mean()
 
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
-    """Compute the loss of a clip whose frames are to be judged real; no gradient reaches the discriminator."""
+    """Compute the generator's adversarial loss of a clip's frames; the discriminator receives no gradient."""
     with temporarily_frozen(discriminator):
         return judged(discriminator(clip.flatten(0, 1)), real=True)
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
-    """Compute the discriminator's loss: the frames of clean clips are real, those of made ones false."""
+    """Compute the discriminator's loss: frames of clean clips are real, generated frames are fake."""
     return judged(discriminator(clean.flatten(0, 1)), True) + judged(discriminator(made.detach().flatten(0, 1)), False)

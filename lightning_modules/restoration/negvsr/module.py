@@ -1,4 +1,4 @@
-"""The LightningModule of NegVSR; the package's docstring says what the method is."""
+"""LightningModule of NegVSR; the package docstring describes the method."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from lightning_modules.training.logging import log_training
 
 
 class Made(NamedTuple):
-    """Hold what a training step makes of a batch."""
+    """Outputs and targets of a training step."""
 
     cleaned: Tensor
     """v, `[B, T, C, h, w]`."""
@@ -34,29 +34,32 @@ class Made(NamedTuple):
     target: Tensor
     """y', the sharpened clean clips."""
     clean: Tensor
-    """y."""
+    """y, the clean clips."""
 
 
 class NegVSR(ClipRestorerSteps, MethodModule):
-    """Train a network to enlarge clips, also where their noise is none that it was trained on.
+    """Train a video super-resolution network that generalises to unseen noise.
 
-    With a discriminator, the module steps by itself, so that the trainer clips no gradient and accumulates none.
+    With a discriminator, the module uses manual optimization, so the trainer's gradient clipping and accumulation do
+    not apply.
 
     Args:
-        network: cleans and enlarges clips.
-        negatives: how clips in foreign noise are made; None trains without, and needs no noise.
-        discriminator: judges each pixel of frames `[B, C, H, W]`; None trains the first stage.
-        perception: gives a distance of frames `[B, C, H, W]`; None leaves it out.
-        sharpened: whether targets are sharpened by an unsharp mask; the discriminator never sees that.
-        cleaning_weight: of the distance between the cleaned clip and the reduced target.
-        perception_weight: of that distance.
-        adversarial_weight: of the discriminator's judgement.
-        average_decay: the weight that the average of the weights keeps in a step, in [0, 1).
-        started_from: checkpoint of a first stage, whose averaged weights training starts from.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        network: network that cleans and upsamples clips.
+        negatives: settings of the negatives, clips with noise from other videos; None disables them and needs no noise
+            data.
+        discriminator: per-pixel discriminator of frames `[B, C, H, W]`, for the second stage; None trains the first
+            stage.
+        perception: perceptual distance of frames `[B, C, H, W]`; None omits the term.
+        sharpened: sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
+        cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
+        perception_weight: weight of the perceptual distance.
+        adversarial_weight: weight of the adversarial loss.
+        average_decay: decay of the averaged weights per step, in [0, 1).
+        started_from: checkpoint of the first stage, whose averaged weights initialise the network.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         discriminator_optimizer: built on the discriminator's parameters.
-        lr_scheduler: of each optimizer, stepped every epoch or, if it says so, every step.
+        lr_scheduler: scheduler of each optimizer, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range.
@@ -65,7 +68,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
     def __init__(
         self,
         network: RealBasicVSR,
-        negatives: Negatives | None = Negatives(),  # noqa: B008 - it does not change
+        negatives: Negatives | None = Negatives(),  # noqa: B008 - immutable
         discriminator: nn.Module | None = None,
         perception: nn.Module | None = None,
         sharpened: bool = True,
@@ -108,22 +111,22 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             self.average = AveragedWeights(self.network, self.average.decay)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Clean and enlarge clips `[B, T, C, h, w]`, by the weights that the network has now."""
+        """Clean and upsample clips `[B, T, C, h, w]` with the current weights."""
         return self.network(clip)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Enlarge clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, not clipped; nothing is drawn."""
+        """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, not clipped; deterministic."""
         with self.average.used_by(self.network):
             return self(degraded)
 
     def made(self, batch: ClipBatch) -> Made:
-        """Clean and enlarge a batch, and its negatives.
+        """Clean and upsample a batch and its negatives.
 
         Raises:
-            ValueError: if there are to be negatives, and the batch has no noise.
+            ValueError: if negatives are enabled and the batch has no noise.
         """
         if self.negatives is not None and "noise" not in batch:
-            raise ValueError("negatives need sequences of noise: set data.noise, or model.negatives to null")
+            raise ValueError("model.negatives needs noise sequences: set data.noise, or model.negatives to null")
         cleaned, clean = self.network.cleaned(batch["noisy"]), batch["clean"]
         with in_full_precision(clean.device):
             target = unsharp_masked(clean) if self.sharpened else clean
@@ -160,7 +163,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return {"loss": loss if self.discriminator is None else loss.detach()}
 
     def _step(self, loss: Tensor) -> None:
-        """Move both networks by gradients of their own terms, and count that as one step."""
+        """Update generator and discriminator, each by the gradient of its own terms, and count one global step."""
         plain: Any = self.optimizers(use_pl_optimizer=False)
         counted: Any = self.optimizers()
         for optimizer in plain:

@@ -1,8 +1,8 @@
-"""Negatives: clips mixed with sequences of noise, in which small patches are turned by quarters of a circle.
+"""Negatives: clips mixed with noise sequences, in which small patches are rotated by multiples of 90 degrees.
 
-    n = R_p((1 - M) v + M noise),     R_p turns each patch of each frame, with probability p, by k quarters,
+    n = R_p((1 - M) v + M noise),     R_p rotates each patch of each frame, with probability p, by k times 90 degrees,
 
-k uniform on 0 ... 4, of which 0 and 4 turn nothing; p is uniform on 0, .1, ..., .9, one number for a step.
+with k uniform on 0 ... 4, where 0 and 4 are identities, and p uniform on 0, 0.1, ..., 0.9, sampled once per step.
 """
 
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ PROBABILITIES = 10
 
 
 def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
-    """Turn the patches of each frame in place, as `torch.rot90` does from height to width.
+    """Rotate each patch of each frame in its place, as `torch.rot90` does from height to width.
 
     Args:
-        clip: `[B, T, C, H, W]`.
-        quarters: `[B, T, R, S]`, int64: of each patch the quarters of a circle; patches are H/R x W/S pixels.
+        clip: clips `[B, T, C, H, W]`.
+        quarters: rotation of each patch in units of 90 degrees, `[B, T, R, S]`, int64; patches have H/R x W/S pixels.
 
     Returns:
         `[B, T, C, H, W]`.
 
     Raises:
-        ValueError: if the frames are no grid of square patches.
+        ValueError: if the frames are not divisible into R x S square patches.
     """
     height, width = clip.shape[3:]
     rows, columns = quarters.shape[2:]
     side = height // rows
     if (side * rows, side * columns) != (height, width):
-        raise ValueError(f"frames of {height} x {width} pixels are no grid of {rows} x {columns} square patches")
+        raise ValueError(f"frames of {height} x {width} pixels do not divide into {rows} x {columns} square patches")
     first = torch.arange(side, device=clip.device)
     i, j = torch.meshgrid(first, first, indexing="ij")
     last = side - 1
     places = torch.stack([i * width + j, j * width + last - i, (last - i) * width + last - j, (last - j) * width + i])
-    inside = places[quarters % 4]  # [B, T, R, S, side, side]: where in its patch each pixel comes from
+    inside = places[quarters % 4]  # [B, T, R, S, side, side]: source position of each pixel within its patch
     row, column = (side * torch.arange(count, device=clip.device) for count in (rows, columns))
     corner = row[:, None] * width + column
     source = (inside + corner[:, :, None, None]).transpose(3, 4).flatten(2)
@@ -49,13 +49,13 @@ def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Say how negatives are made, and how much they count.
+    """Settings of NegVSR's negatives and of their loss.
 
     Args:
-        mixture: M, the part of the noise, in [0, 1].
-        patch_size: side of a patch, in pixels.
-        weight: of the distance between what becomes of a clip and of its negative.
-        detach_positive: whether that distance moves the negative's result alone.
+        mixture: M, weight of the noise in the mixture, in [0, 1].
+        patch_size: side of a rotated patch, in pixels.
+        weight: loss weight of the distance between the outputs for a clip and for its negative.
+        detach_positive: stop the gradient of this distance to the clip's output.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -72,16 +72,16 @@ class Negatives:
         at_least(0, weight=self.weight)
 
     def of(self, clip: Tensor, noise: Tensor) -> Tensor:
-        """Make negatives of clips and noise, both `[B, T, C, h, w]`; an element of noise serves as it is.
+        """Compute negatives of clips with noise that is used unchanged, both `[B, T, C, h, w]`.
 
         Raises:
-            ValueError: if clips and noise differ in shape, or sides are no multiples of the patch.
+            ValueError: if clips and noise differ in shape, or the sides of frames are not divisible by the patch size.
         """
         if noise.shape != clip.shape:
             raise ValueError(f"noise must have the shape of the clips, {list(clip.shape)}, got {list(noise.shape)}")
         if any(side % self.patch_size for side in clip.shape[3:]):
             raise ValueError(
-                f"negatives.patch_size must divide the sides of {list(clip.shape[3:])}, got {self.patch_size}"
+                f"frame sides {list(clip.shape[3:])} must be divisible by negatives.patch_size, got {self.patch_size}"
             )
         device = clip.device
         shape = (*clip.shape[:2], *(side // self.patch_size for side in clip.shape[3:]))

@@ -1,4 +1,4 @@
-"""The LightningModule of SGMSE+, see the package."""
+"""LightningModule of SGMSE+; the package docstring describes the method."""
 
 from functools import partial
 from typing import Any, Literal
@@ -25,20 +25,20 @@ from lightning_modules.training.logging import log_training
 
 
 class SGMSE(SpeechRestorerSteps, MethodModule):
-    """Train a score network on spectrograms, and enhance recordings by it. All but training uses the averaged weights.
+    """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: takes real and imaginary part of the state and of the noisy spectrogram, `[B, 4, F, T]`, and times
-            `[B]`, and gives real and imaginary part of minus the score.
-        process: carries the clean spectrogram to the noisy one.
-        spectrogram: of the recordings.
-        frame_multiple: the numbers of frames that the network takes are multiples of it.
-        num_steps: N, times that enhancement visits.
-        corrector_steps: Langevin steps at each time.
-        snr: r of their size.
-        end: the last time, and the least that is trained on, in (0, 1).
-        sampler: `predictor_corrector`, or `flow`, the ordinary differential equation, solved to a tolerance of 1e-5.
-        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
+        network: predicts the real and imaginary part of minus the score, from those of the state and of the noisy
+            spectrogram, `[B, 4, F, T]`, and times `[B]`.
+        process: diffusion process from the clean to the noisy spectrogram.
+        spectrogram: spectrogram transform of the recordings.
+        frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
+        num_steps: N, sampling steps.
+        corrector_steps: Langevin corrector steps per sampling step.
+        snr: r, signal-to-noise ratio that sets the corrector's step size.
+        end: last time of sampling and smallest training time, in (0, 1).
+        sampler: `predictor_corrector`, or `flow`, the probability flow ODE, solved to a tolerance of 1e-5.
+        average_decay: maximum decay of the averaged weights, in [0, 1).
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -49,8 +49,8 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        process: OUVE = OUVE(),  # noqa: B008 - it does not change
-        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - it does not change
+        process: OUVE = OUVE(),  # noqa: B008 - immutable
+        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - immutable
         frame_multiple: int = 64,
         num_steps: int = 30,
         corrector_steps: int = 1,
@@ -85,7 +85,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, x: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """Estimate scores at spectrograms `[B, 1, F, T]`, complex, and times `[B]`."""
+        """Estimate the score at complex spectrograms `[B, 1, F, T]` and times `[B]`."""
         return -self.network_output(as_channels(x, noisy), t)
 
     def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
-"""The process that carries a clean signal to its noisy one while noise of its own grows.
+"""Ornstein-Uhlenbeck variance-exploding (OUVE) process from a clean signal to its noisy observation.
 
     dx = gamma (y - x) dt + g(t) dw,    g(t) = smin (smax / smin)^t sqrt(2 L),    L = log(smax / smin)
 
-x_t given x_0 and the observation y has the mean e^{-gamma t} x_0 + (1 - e^{-gamma t}) y and the variance
+Given x_0 and the observation y, x_t has mean e^{-gamma t} x_0 + (1 - e^{-gamma t}) y and variance
 
     smin^2 e^{-2 gamma t} (e^{2 (gamma + L) t} - 1) L / (gamma + L).
 
-Signals may be complex; then noise has E|z|^2 = 1, half of it in either part, and the score is -(x_t - mean) / variance.
-The prior's mean is taken to be y.
+Signals may be complex; then the noise has E|z|^2 = 1, half of it in each part, and the score is
+-(x_t - mean) / variance. The prior's mean is set to y.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
@@ -25,15 +25,15 @@ from lightning_modules.sde.processes import Process, along
 
 
 class OUVE(Process):
-    """An Ornstein-Uhlenbeck process towards an observation, whose variance explodes.
+    """Ornstein-Uhlenbeck process with exploding variance that drifts towards an observation.
 
     Args:
-        stiffness: gamma, the rate at which the signal goes to the observation.
-        sigma_min: smin, in the signal's units.
-        sigma_max: smax.
+        stiffness: gamma, rate of the drift towards the observation.
+        sigma_min: smin, smallest noise scale, in the signal's units.
+        sigma_max: smax, largest noise scale, in the signal's units.
 
     Raises:
-        ValueError: if an argument is not positive, or `sigma_max` not larger than `sigma_min`.
+        ValueError: if an argument is not positive, or `sigma_max` is not larger than `sigma_min`.
     """
 
     sampling_end = 0.03
@@ -50,13 +50,13 @@ class OUVE(Process):
         self.prior_deviation = float(self.deviation(torch.ones(1, dtype=torch.float64, device="cpu")))
 
     def towards(self, observed: Tensor) -> Self:
-        """Give the process of a batch of observations y, `[B, ...]`."""
+        """Return the process for a batch of observations y, `[B, ...]`."""
         process = copy.copy(self)
         process.observed = observed
         return process
 
     def deviation(self, t: Tensor) -> Tensor:
-        """Compute the standard deviation of x_t given x_0, of the shape of t."""
+        """Compute the standard deviation of x_t given x_0, with the shape of t."""
         both = self.stiffness + self.growth
         grown = torch.expm1(2 * both * t) * torch.exp(-2 * self.stiffness * t)
         return self.sigma_min * (grown * (self.growth / both)).sqrt()

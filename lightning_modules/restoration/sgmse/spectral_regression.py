@@ -1,12 +1,12 @@
-"""Train a network to give the clean spectrogram for a noisy one: what enhancement by diffusion is measured against.
+"""Baseline of SGMSE+: the same network regresses the clean spectrogram from the noisy one.
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 
-of compressed complex spectrograms y and x; recordings are divided by their loudest noisy sample. The network is that of
-SGMSE+, which sees y twice, and the time 1.
+for compressed complex spectrograms y (noisy) and x (clean); recordings are normalised by the peak amplitude of the
+noisy recording. The network is that of SGMSE+ and takes y twice, and time 1.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
-Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, where the same network is trained so.
+Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, which has the same baseline.
 """
 
 from typing import Any
@@ -28,13 +28,13 @@ from lightning_modules.training.logging import log_training
 
 
 class SpectralRegression(SpeechRestorerSteps, MethodModule):
-    """Train a network to give clean spectrograms at once.
+    """Train a network to predict clean spectrograms in one step.
 
     Args:
-        network: takes real and imaginary part of the noisy spectrogram, twice, `[B, 4, F, T]`, and times `[B]`, all 1;
-            gives real and imaginary part of the clean one.
-        spectrogram: of the recordings.
-        frame_multiple: the numbers of frames that the network takes are multiples of it.
+        network: predicts the real and imaginary part of the clean spectrogram, from those of the noisy one, given
+            twice, `[B, 4, F, T]`, and times `[B]`, all 1.
+        spectrogram: spectrogram transform of the recordings.
+        frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -45,7 +45,7 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - it does not change
+        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - immutable
         frame_multiple: int = 64,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -60,7 +60,7 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Estimate clean spectrograms of noisy ones `[B, 1, F, T]`, complex."""
+        """Estimate clean spectrograms from noisy complex spectrograms `[B, 1, F, T]`."""
         return self.network_output(as_channels(noisy, noisy), torch.ones(len(noisy), device=noisy.device))
 
     def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Complex spectrograms of recordings, compressed in amplitude, in which networks see sound."""
+"""Amplitude-compressed complex spectrograms of recordings, the input of speech networks."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from datamodules.arguments import at_least, positive, within
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """A short-time Fourier transform S and its compression c = factor |S|^exponent e^{i angle S}, and both backwards.
+    """Short-time Fourier transform S with compression c = factor |S|^exponent e^{i angle S}, and its inverse.
 
     Args:
-        n_fft: length of the window (Hann's, periodic) and of the transform, in samples; even. There are n_fft / 2 + 1
+        n_fft: length of the periodic Hann window and of the transform, in samples; even. It gives n_fft / 2 + 1
             frequencies.
-        hop: samples from one frame to the next.
-        exponent: of the amplitude, in (0, 1].
-        factor: of the compressed amplitude.
+        hop: hop length between frames, in samples.
+        exponent: exponent of the amplitude, in (0, 1].
+        factor: scale of the compressed amplitude.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -38,13 +38,13 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def frames(self, samples: int) -> int:
-        """Count the frames of a signal's spectrogram."""
+        """Compute the number of frames of a signal's spectrogram."""
         return max(samples, self.n_fft // 2 + 1) // self.hop + 1
 
     def of(self, signal: Tensor) -> Tensor:
-        """Compute spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]`, complex, of signals `[B, samples]`.
+        """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Signals that are too short to be mirrored at their ends, by half a window, have zeros after them.
+        Signals too short for reflection padding by half a window are zero-padded at the end first.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)
@@ -52,7 +52,7 @@ class Spectrogram:
         return self.factor * torch.polar(transform.abs() ** self.exponent, transform.angle())[:, None]
 
     def signal(self, spectrogram: Tensor, length: int) -> Tensor:
-        """Compute signals `[B, length]` of spectrograms."""
+        """Compute signals `[B, length]` from spectrograms."""
         amplitude = (spectrogram[:, 0].abs() / self.factor) ** (1 / self.exponent)
         window = torch.hann_window(self.n_fft, dtype=amplitude.dtype, device=amplitude.device)
         transform = torch.polar(amplitude, spectrogram[:, 0].angle())
@@ -60,11 +60,11 @@ class Spectrogram:
 
 
 def as_channels(*spectrograms: Tensor) -> Tensor:
-    """Give real and imaginary parts of complex spectrograms `[B, 1, F, T]`, one after the other, as channels."""
+    """Concatenate real and imaginary parts of complex spectrograms `[B, 1, F, T]` as channels."""
     return torch.cat([part for each in spectrograms for part in (each.real, each.imag)], dim=1)
 
 
 def as_complex(channels: Tensor) -> Tensor:
-    """Make a complex spectrogram `[B, 1, F, T]` of two channels, in single precision at least."""
+    """Combine two channels into a complex spectrogram `[B, 1, F, T]`, in float32 or better."""
     real, imaginary = channels.to(torch.promote_types(channels.dtype, torch.float32)).chunk(2, dim=1)
     return torch.complex(real.contiguous(), imaginary.contiguous())

@@ -1,18 +1,19 @@
-"""Measures of enhanced speech: what of it is speech, noise and artefact, intelligibility and perceived quality.
+"""Metrics of enhanced speech: distortion, interference and artefact ratios, intelligibility and perceived quality.
 
 With clean speech x, noise n = y - x of the noisy speech y, and an estimate e,
 
     s = <e, x> / |x|^2 x,    r = <e, n> / |n|^2 n,    a = e - s - r,
     SI-SDR = 10 log10 |s|^2 / |r + a|^2,   SI-SIR = 10 log10 |s|^2 / |r|^2,   SI-SAR = 10 log10 |s|^2 / |a|^2
 
-in decibels; no mean is subtracted. ESTOI and wideband PESQ are those of the packages `pystoi` and `pesq`, through
+in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packages `pystoi` and `pesq`, through
 torchmetrics.
 
-DNSMOS needs no clean speech: a network rates windows of 9.01 seconds at 16 kHz, a second apart, for speech, background
-and the whole, from 1 to 5; shorter recordings are repeated. Polynomials take its outputs to the scale of listeners, and
-windows are averaged. The package `speechmos` ships the network; its file alone is read, by `onnxruntime`.
+DNSMOS needs no clean speech: a network rates speech, background and overall quality from 1 to 5, on windows of 9.01
+seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map its outputs to the
+listeners' scale, and windows are averaged. The package `speechmos` provides the network's file, which `onnxruntime`
+runs.
 
-A measure whose package is missing is left out of tables, and named once.
+Metrics whose package is missing are left out of tables, with one warning.
 
 Sources: Le Roux, Wisdom, Erdogan and Hershey, SDR - Half-baked or Well Done?, ICASSP 2019, arXiv 1811.02508; Jensen and
 Taal, An Algorithm for Predicting the Intelligibility of Speech Masked by Modulated Noise Maskers, IEEE/ACM TASLP 2016;
@@ -38,28 +39,28 @@ from lightning_modules.metrics.measured_items import MeasuredItems
 WIDEBAND = 16_000
 """Sample rate of wideband PESQ and of DNSMOS, in hertz."""
 SECONDS = 9.01
-"""Of a window."""
+"""Length of a DNSMOS window, in seconds."""
 WINDOW = 144_160
-"""Samples of a window."""
+"""Length of a DNSMOS window, in samples."""
 PACKAGE, FILE = "speechmos", "speechmos/dnsmos_models/sig_bak_ovr.onnx"
 SCALES = {
     "dnsmos_speech": (-0.08397278, 1.22083953, 0.0052439),
     "dnsmos_background": (-0.13166888, 1.60915514, -0.39604546),
     "dnsmos": (-0.06766283, 1.11546468, 0.04602535),
 }
-"""Coefficients of the polynomials, the square's first, in the order of the network's outputs."""
+"""Polynomial coefficients, highest degree first, in the order of the network's outputs."""
 LEAST_PESQ = 1.04
-"""Of recordings that it can not rate: where no utterance is found, or that are too short."""
+"""PESQ of recordings that it cannot rate, because they are too short or have no detected utterance."""
 NEEDS = {
     "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
     "dnsmos": (["speechmos", "onnxruntime"], "pip install 'noiseworks[dnsmos]'"),
 }
-"""Packages that measures need, and how to get them."""
+"""Packages that metrics need, and how to install them."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
-    """Project signals `[B, samples]` on others."""
+    """Project signals `[B, samples]` onto other signals."""
     return (signal * on).sum(-1, keepdim=True) / on.square().sum(-1, keepdim=True) * on
 
 
@@ -80,7 +81,7 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
 
 @cache
 def dnsmos_network() -> Any:
-    """Load the network once; None where one of the two packages is missing."""
+    """Load the DNSMOS network once; None if one of its two packages is missing."""
     try:
         import onnxruntime
 
@@ -93,8 +94,8 @@ def dnsmos_network() -> Any:
 
 
 def windows(signal: Tensor) -> Tensor:
-    """Cut whole seconds of signals `[B, samples]` at 16 kHz to windows `[B, windows, 144160]`, a second apart."""
-    # The published code leaves out windows whose end, in floating point, falls short of a sample.
+    """Split signals `[B, samples]` at 16 kHz into windows `[B, windows, 144160]` with a hop of one second."""
+    # Like the published code, skip windows whose end falls short of a sample in floating point.
     repeats = 2 ** max(0, math.ceil(math.log2(WINDOW / signal.shape[1])))
     repeated = signal.repeat(1, repeats)
     cut = repeated[:, : max(WINDOW, repeated.shape[1] // WIDEBAND * WIDEBAND)].unfold(1, WINDOW, WIDEBAND)
@@ -104,9 +105,9 @@ def windows(signal: Tensor) -> Tensor:
 
 
 def dnsmos(signal: Tensor) -> dict[str, Tensor]:
-    """Rate signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`, `[B]` each.
+    """Compute DNSMOS of signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`.
 
-    Signals are clipped to [-1, 1]. Nothing is rated where a package is missing.
+    Signals are clipped to [-1, 1]. Each value is `[B]`; the result is empty if a package is missing.
     """
     session = dnsmos_network()
     if session is None:
@@ -122,7 +123,7 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
 
 
 def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
-    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, as far as their packages are installed."""
+    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, if their packages are installed."""
     found = dnsmos(estimate) if rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
@@ -133,15 +134,15 @@ def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
 
         try:
             found["pesq"] = perceptual_evaluation_speech_quality(estimate, clean, rate, "wb")
-        except (RuntimeError, ValueError):  # of silence, or of less than a quarter of a second
+        except (RuntimeError, ValueError):  # silence, or less than a quarter of a second
             found["pesq"] = torch.full((len(clean),), LEAST_PESQ)
     return found
 
 
 class SpeechQuality(MeasuredItems):
-    """Measures of a set's recordings; in the table `noisy_<measure>` are those of the noisy recording.
+    """Metrics of a dataset's recordings; in its table, `noisy_<metric>` is that of the noisy recording.
 
-    `input_snr` is the ratio of speech to noise in the noisy recording, in decibels.
+    `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
     """
 
     warned = False
@@ -158,18 +159,18 @@ class SpeechQuality(MeasuredItems):
         perception: bool = True,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        """Measure a batch.
+        """Add the metrics of a batch.
 
         Args:
-            noisy: `[B, samples]`.
-            estimate: `[B, samples]`.
-            clean: `[B, samples]`.
-            rate: samples a second.
-            index: `[B]`, position in the set.
-            name: `[B]`, names of the recordings.
-            loader: number of the set.
-            perception: whether intelligibility and quality are measured, which takes seconds a recording.
-            lengths: samples of each recording, after which all signals are zero; None stands for all of them.
+            noisy: noisy signals, `[B, samples]`.
+            estimate: enhanced signals, `[B, samples]`.
+            clean: clean signals, `[B, samples]`.
+            rate: sample rate, in hertz.
+            index: indices in the dataset, `[B]`.
+            name: names of the B recordings.
+            loader: index of the dataloader.
+            perception: also compute intelligibility and perceived quality, which takes seconds per recording.
+            lengths: length of each recording in samples, without padding; None means no padding.
         """
         noisy, estimate, clean = (each.detach().double() for each in (noisy, estimate, clean))
         values = {"input_snr": decibels(clean, noisy - clean)}
@@ -185,5 +186,8 @@ class SpeechQuality(MeasuredItems):
             missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]
             if missing and not SpeechQuality.warned and rate == WIDEBAND:
                 SpeechQuality.warned = True
-                rank_zero_warn(f"left out: {'; '.join(f'{key} ({how})' for key, how in missing)}")
+                rank_zero_warn(
+                    f"metrics without an installed package are left out: "
+                    f"{'; '.join(f'{key} ({how})' for key, how in missing)}"
+                )
         self.add({key: torch.as_tensor(value) for key, value in values.items()}, index, name, loader)

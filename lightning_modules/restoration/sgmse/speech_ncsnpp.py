@@ -8,18 +8,17 @@ from lightning_modules.networks.ncsnpp import NCSNpp
 
 
 class SpeechNCSNpp(nn.Module):
-    """Estimate a score from state and noisy spectrogram, each by its real and imaginary part, and a time.
+    """NCSN++ score network for complex spectrograms, conditioned on the noisy spectrogram and the time.
 
-    It is NCSN++ with both pyramids, whose output is divided by the time and then mixed by a 1 x 1 convolution. With the
-    arguments' defaults it has 65,590,694 trainable parameters, as the authors' code.
+    It is NCSN++ with both pyramids; its output is divided by the time and then mixed by a 1 x 1 convolution. With the
+    default arguments it has 65,590,694 trainable parameters, as in the authors' code.
 
     Args:
-        frequencies: height of the spectrograms, which attention sizes are told by; their width is any multiple of
-            2^(sizes - 1).
-        width: channels at full size, a multiple of 4.
-        multipliers: of the channels, for each size from the largest downwards.
-        num_blocks: residual blocks for each size.
-        attention_sizes: heights that have self-attention, beside the middle of the network.
+        frequencies: height of the spectrograms. Their width must be divisible by 2^(sizes - 1).
+        width: channels at full resolution, a multiple of 4.
+        multipliers: channel multipliers for each resolution, from the highest down.
+        num_blocks: residual blocks per resolution.
+        attention_sizes: heights of the resolutions with self-attention; the middle of the network always has it.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a module that enhances speech: the same for every method."""
+"""Validation, test and prediction steps for speech enhancement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ from lightning_modules.tasks.writers import FolderWriter, arguments_of
 from lightning_modules.training.logging import log_means
 
 STREAM = 30_000
-"""Of the random numbers that recordings are enhanced with."""
+"""Random stream of the enhancement."""
 SILENCE = 1e-8
-"""The least loudest sample that is divided by."""
+"""Smallest peak amplitude used for normalisation."""
 SPOKEN = 8_000
-"""Samples a second from which on intelligibility and quality are measured."""
+"""Smallest sample rate, in hertz, at which intelligibility and perceived quality are computed."""
 TRAINED_WITH = ("spectrogram", "process")
-"""Arguments without which weights mean nothing: checkpoints say them."""
+"""Arguments that the weights depend on; they are saved in checkpoints."""
 
 
 def complex_normal(numbers: CounterRNG) -> Draw:
-    """Draw complex noise with E|z|^2 = 1, of each sample its own."""
+    """Return a sampler of complex noise with E|z|^2 = 1, independent for each recording."""
 
     def draw(like: Tensor) -> Tensor:
         real, imaginary = (numbers.normal(like.real) for _ in range(2))
@@ -43,28 +43,28 @@ def complex_normal(numbers: CounterRNG) -> Draw:
 
 
 def loudest_sample(signal: Tensor) -> Tensor:
-    """Find what signals `[B, samples]` are divided by, `[B, 1]`."""
+    """Compute the peak amplitude by which signals `[B, samples]` are normalised, `[B, 1]`."""
     return signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
 
 
 def lengths_of(batch: Any) -> list[int]:
-    """List the samples of each of a batch's recordings."""
+    """Return the length of each recording of a batch, in samples."""
     noisy = batch["noisy"]
     return batch["length"].tolist() if "length" in batch else [noisy.shape[1]] * len(noisy)
 
 
 class SpeechRestorerSteps(FolderWriter, ABC):
-    """Give a LightningModule its validation, test and prediction steps for `SpeechPairBatch`es.
+    """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    The module owns `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, of which the numbers of frames that
-    its network takes are multiples, and says in `enhanced` what its method is. Recordings are divided by their loudest
-    sample, and multiplied again. Validation and tests log `val/si_sdr`, `test/pesq` and the like, intelligibility and
-    perceived quality from 8 kHz on; `test/noisy_si_sdr` and the like are those of the noisy recordings; of several test
-    sets `test/<set>/si_sdr`. All are means over recordings and all processes.
+    The module sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple` (its network takes a multiple of
+    this number of frames), and implements its method in `enhanced`. Recordings are normalised by their peak amplitude
+    and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`;
+    `test/noisy_si_sdr` and similar metrics are those of the noisy recordings. With several test sets the names are
+    `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
 
-    A checkpoint of another spectrogram or process is refused. `predict` writes `enhanced/<file>` into the run
-    directory, of the name and length of the file that is given and of the sets' rate; of several test sets
-    `enhanced/<set>/<name>.wav`. Files that are there already are left alone, so an interrupted run continues.
+    A checkpoint with another spectrogram or process is rejected. `predict` writes `enhanced/<file>` to the run
+    directory, with the name and length of the input file and the dataset's sample rate; with several test sets it is
+    `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
     """
 
     quality: SpeechQuality
@@ -74,7 +74,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
 
     @abstractmethod
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
-        """Enhance spectrograms `[B, 1, F, T]`, complex, with noise of their shape drawn by `draw`."""
+        """Enhance complex spectrograms `[B, 1, F, T]`; `draw` samples noise of the shape of its argument."""
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_with"] = {key: value for key, value in arguments_of(self).items() if key in TRAINED_WITH}
@@ -83,10 +83,10 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         own = arguments_of(self)
         for key, value in checkpoint.get("trained_with", {}).items():
             if own[key] != value:
-                raise ValueError(f"model.{key} is {own[key]}, and the checkpoint's network was trained with {value}")
+                raise ValueError(f"model.{key} is {own[key]}, but the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network at `[B, C, F, T]` and times `[B]`; its two channels make a complex spectrogram."""
+        """Run the network on `[B, C, F, T]` and times `[B]`, and combine its two channels to a complex spectrogram."""
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
@@ -95,9 +95,9 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
-        """Enhance a batch, each recording by noise that follows from the run's seed and its position alone.
+        """Enhance a batch, with noise seeded by the run's seed and each recording's index.
 
-        The network sees together what has one number of frames, as it would see each alone.
+        Recordings are grouped by their padded number of frames, so each one is padded as if it were alone.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]
@@ -109,15 +109,15 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return estimate
 
     def pair_of_spectrograms(self: Any, batch: SpeechPairBatch) -> tuple[Tensor, Tensor]:
-        """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings, divided by the loudest noisy sample."""
+        """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings, normalised by the noisy peak amplitude."""
         with in_full_precision(batch["noisy"].device):
             loudest = loudest_sample(batch["noisy"])
             return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
 
     def through_spectrogram(self: Any, signal: Tensor, lengths: list[int], draw: Draw) -> Tensor:
-        """Enhance signals `[B, samples]` by their spectrograms, with frames of zeros up to the network's multiple.
+        """Enhance signals `[B, samples]` in the spectrogram domain, zero-padded to the network's multiple of frames.
 
-        What comes after each one's length is left out, and zero afterwards.
+        Samples beyond each signal's length are ignored, and are zero in the result.
         """
         signal = at_least_float32(signal)
         with in_full_precision(signal.device):
@@ -159,8 +159,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return recordings(folder)
 
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the recordings of a batch that are not there yet, and return their names."""
-        # Recordings of a folder are named by their files, those of a set without suffix.
+        """Write the recordings of a batch that do not exist yet, and return their names."""
+        # Names of recordings from a folder are file names; names from a dataset have no suffix.
         suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
         lengths = lengths_of(batch)
 

@@ -1,19 +1,19 @@
-"""The attacks that a mixing network learns to recognise: projected gradient ascent with random settings.
+"""Attacks for training the mixing network: projected gradient ascent with random hyperparameters.
 
-Each image is attacked once, by a kind drawn for it: without a target, or towards one of the classes that come second,
-third, ... in the clean prediction. It maximises, over a budget epsilon_i,
+Each image is attacked once, by a randomly sampled kind: untargeted, or targeted at the second, third, ... most likely
+class of the clean prediction. The attack maximises, within a budget epsilon_i,
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture and the second term drives gamma, and with it alpha, down: an attack on
-the classifiers and on what mixes them at once. Steps follow a gradient that keeps a part of those before.
+where z are log-probabilities of the mixture. The second term decreases gamma, and with it alpha, so the attack targets
+the classifiers and the mixing network jointly. Steps use a gradient with momentum:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
 Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
-Mathematics of Data Science 2024, arXiv 2301.12554, and the constants of the authors' code. They attack each image by
-all kinds in turn, for several optimiser steps on the same images, and mostly with APGD, which finds its step size; here
-it is always this ascent.
+Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
+image by all kinds, for several optimiser steps on the same images, and mostly with APGD, which adapts its step size;
+here it is always this ascent.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,15 +42,15 @@ STEP_FACTOR = 5.0
 
 
 def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    """Compute the targeted difference of logits ratio.
+    """Compute the targeted difference of logits ratio (DLR) loss.
 
     Args:
-        log_probability: `[B, K]`, K >= 4; logits give the same.
+        log_probability: log-probabilities `[B, K]`, K >= 4; logits give the same result.
         label: `[B]`.
-        target: `[B]`: the class that is driven at.
+        target: target classes, `[B]`.
 
     Returns:
-        `[B]`: positive where the target is likelier than the label.
+        Loss `[B]`; positive if the target is more likely than the label.
     """
     z = log_probability
     top = z.topk(4, dim=1).values
@@ -61,16 +61,16 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
 def attack_objective(
     mixed: MixtureOutput, label: Tensor, target: Tensor, targeted: Tensor, gamma_weight: Tensor
 ) -> Tensor:
-    """Compute the number that an attack maximises, `[B]`.
+    """Compute the objective that an attack maximises, `[B]`.
 
     Args:
-        mixed: of the perturbed images.
+        mixed: mixture output at the perturbed images.
         label: `[B]`.
-        target: `[B]`: the target class, where there is one.
-        targeted: `[B]`, bool.
-        gamma_weight: `[B]`: w.
+        target: target classes, `[B]`; ignored if not targeted.
+        targeted: whether the attack on an image is targeted, `[B]`, bool.
+        gamma_weight: w, `[B]`.
     """
-    # The cross-entropy, as log (1 + e^L) of the log-odds, which keeps its digits where p_y rounds to 1.
+    # Cross-entropy as log (1 + e^L) of the log-odds, which stays accurate when p_y rounds to 1.
     loss = F.softplus(log_odds(mixed.log_probability, label))
     if mixed.log_probability.shape[1] >= 4:
         loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)
@@ -79,11 +79,11 @@ def attack_objective(
 
 
 def drawn_steps(mean: int, place: Sequence[int]) -> int:
-    """Draw a number of steps n ~ chi^2(mean), rounded, at least 1.
+    """Sample a number of steps n ~ chi^2(mean), rounded, at least 1.
 
     Args:
-        mean: of chi^2.
-        place: seed, epoch and batch, from which the number follows: it is the same on all processes.
+        mean: mean of the chi^2 distribution.
+        place: seed, epoch and batch, which seed the sample, so that it is equal on all ranks.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
@@ -97,24 +97,24 @@ def ascent(
     steps: int,
     momentum: Tensor,
 ) -> Tensor:
-    """Ascend by projected gradients with momentum, from a random start in the budget.
+    """Run projected gradient ascent with momentum from a random start within the budget.
 
     Args:
-        mixture: evaluates the mixture at images, row by row.
-        image: `[B, C, H, W]`, in [0, 1].
+        mixture: evaluates the mixture at images, independently for each image.
+        image: images `[B, C, H, W]`, in [0, 1].
         objective: maps the mixture's output to `[B]`.
-        norm: of the budget.
-        epsilon: `[B]`: the budgets, in pixel units.
+        norm: norm of the budget.
+        epsilon: budgets `[B]`, in pixel units.
         steps: n; the step size is 5 epsilon / n.
-        momentum: `[B]`: part of the former gradient that is kept.
+        momentum: momentum of the gradient, `[B]`.
 
     Returns:
-        `[B, C, H, W]`: the last perturbed images.
+        Perturbed images of the last step, `[B, C, H, W]`.
     """
     image, budget, kept = image.detach(), per_image(epsilon, image), per_image(momentum, image)
 
     def within(perturbed: Tensor) -> Tensor:
-        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # a number for each image
+        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # one budget per image
 
     perturbed = within(image + budget * (2 * sample_rows_like(torch.rand, image) - 1))
     gradient = torch.zeros_like(image)
@@ -137,19 +137,20 @@ def randomised_attack(
     steps: int,
     num_targets: int,
 ) -> Tensor:
-    """Attack each image of a batch once, with random settings.
+    """Attack each image of a batch once, with random hyperparameters.
 
     Args:
-        mixture: evaluates the mixture at images, row by row.
-        image: `[B, C, H, W]`, in [0, 1].
+        mixture: evaluates the mixture at images, independently for each image.
+        image: images `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
-        norm: of the budget.
-        epsilon: the budget that each image's is drawn around, in pixel units.
-        steps: n.
-        num_targets: classes that are targeted, from the second in the clean prediction on; 0 attacks without target.
+        norm: norm of the budget.
+        epsilon: nominal budget, in pixel units; each image's is sampled around it.
+        steps: n, gradient steps.
+        num_targets: number of target classes, from the second most likely one of the clean prediction on; 0 means
+            untargeted attacks.
 
     Returns:
-        `[B, C, H, W]`, without gradient.
+        Perturbed images `[B, C, H, W]`, detached.
     """
 
     def uniform(low: float, high: float) -> Tensor:

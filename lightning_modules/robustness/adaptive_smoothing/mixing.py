@@ -1,25 +1,25 @@
-"""The mixture of an accurate and a robust classifier's probabilities, and what can be certified of it.
+"""Mixture of the probabilities of an accurate and a robust classifier, and its certified radius.
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-With h the robust classifier's probabilities, f gives class y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-whatever g says. That takes alpha > 1/2: up to there g can outvote h. Hence a radius around x for a smoothed robust
-classifier, with y = argmax h(x); a negative one means none:
+With h the robust classifier's probabilities, f predicts y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
+for any g. This requires alpha > 1/2; otherwise g can outvote h. It implies a certified radius around x for a smoothed
+robust classifier with y = argmax h(x); a negative radius means no certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). It is not
-the most that can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and
-alpha h_y > 1/2 is enough for f to give y, hence
+g is evaluated at x and not smoothed. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). A larger radius can be
+proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2 suffices
+for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
-which a half-space h and the worst g attain.
+which is attained by a half-space h and the worst-case g.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code puts empirical
-frequencies into this radius; a certificate needs confidence bounds.
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code uses empirical
+frequencies in this radius; a certificate needs confidence bounds.
 """
 
 import numpy as np
@@ -32,16 +32,16 @@ from torch import Tensor
 def log_mixture(
     accurate: Tensor, robust: Tensor, alpha: float | Tensor, complement: float | Tensor | None = None
 ) -> Tensor:
-    """Compute f from the logits of both classifiers, in float32 or better; nothing underflows on the way.
+    """Compute f from the logits of both classifiers in log space, in float32 or better.
 
     Args:
-        accurate: `[B, K]`: s_g g(x).
-        robust: `[B, K]`: s_h h(x).
+        accurate: scaled logits s_g g(x), `[B, K]`.
+        robust: scaled logits s_h h(x), `[B, K]`.
         alpha: weight of `robust`, in [0, 1]: a number, or `[B]`.
-        complement: 1 - alpha, of the same kind, where it is known more precisely than by subtraction.
+        complement: 1 - alpha, of the same type, if known more precisely than by subtraction.
 
     Returns:
-        `[B, K]`: log-probabilities.
+        Log-probabilities `[B, K]`.
     """
     dtype = torch.promote_types(torch.promote_types(accurate.dtype, robust.dtype), torch.float32)
     log_g, log_h = accurate.to(dtype).log_softmax(dim=1), robust.to(dtype).log_softmax(dim=1)
@@ -53,24 +53,24 @@ def log_mixture(
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the l2 radius within which a mixture with a smoothed robust classifier keeps the class of h.
+    """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the class of h.
 
     Args:
         first: h_y or a lower bound of it, in [0, 1].
-        second: the second largest h_i or an upper bound of it, in [0, 1]; where h_y alone is bounded, 1 - `first`.
+        second: second largest h_i or an upper bound of it, in [0, 1]; if only h_y is bounded, 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        In pixel units: negative for none. It is never positive for alpha up to 1/2.
+        Radius in pixel units; negative means no certificate. It is never positive for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which loses no digits near 1.
+    # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.
     return sigma / 2 * (ndtri(alpha * first) + ndtri(alpha * (1 - second)))
 
 
 def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the largest l2 radius that follows from h_y alone, for a mixture with a smoothed robust classifier.
+    """Compute the largest l2 radius provable from h_y alone, for a mixture with a smoothed robust classifier.
 
     Args:
         first: h_y or a lower bound of it, in [0, 1].
@@ -78,7 +78,7 @@ def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDAr
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        In pixel units: negative for none.
+        Radius in pixel units; negative means no certificate.
     """
     needed = min(1 / (2 * alpha), 1.0) if alpha > 0 else 1.0
     return sigma * (np.minimum(ndtri(first), 1e9) - ndtri(needed))

@@ -1,16 +1,16 @@
-"""Mixture of two frozen classifiers whose weight is fixed, or chosen for each image by a mixing network.
+"""Mixture of two frozen classifiers, with a fixed weight or one predicted for each image by a mixing network.
 
-The mixing network P sees what both classifiers compute on their way and gives one number for each image. With BN
-normalising it to mean 0 and variance 1,
+The mixing network P maps intermediate features of both classifiers to one number per image. With BN normalising it to
+mean 0 and variance 1,
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
-In training, numbers further than 0.6 standard deviations from the batch's mean are clamped first and have no gradient,
-alpha is sigmoid(gamma) itself, and gamma has its own scale and bias.
+In training, P's output is first clamped to 0.6 standard deviations around the batch mean (clamped values have no
+gradient), alpha is sigmoid(gamma), and gamma has a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-BN's statistics, and those of the clamp, are of the batches of all processes; theirs are of the first one's share.
+Statistics of BN and of the clamp are those of the global batch; in the authors' code they are those of the first rank.
 """
 
 import math
@@ -36,11 +36,11 @@ CLAMP_DEVIATIONS = 0.6
 
 
 class ClampedBatchNorm(nn.Module):
-    """Clamp and batch normalisation of one number for each image, in training over the batches of all processes.
+    """Clamping and batch normalisation of one number per image; training uses statistics of the global batch.
 
     Args:
         momentum: weight of a batch in the running statistics.
-        eps: added to the variance.
+        eps: constant added to the variance.
     """
 
     running_mean: Tensor
@@ -54,7 +54,7 @@ class ClampedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(()))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Maps `[B]` to `[B]`; in training there must be at least two images over all processes."""
+        """Map `[B]` to `[B]`; training needs at least two images over all ranks."""
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
         count = global_sum(torch.ones_like(raw).sum())
@@ -72,14 +72,14 @@ class ClampedBatchNorm(nn.Module):
 
 
 class MixingResNet(nn.Module):
-    """The mixing network for convolutional classifiers: three stages of two blocks of `preact_resnet.py`.
+    """Mixing network for convolutional classifiers: three stages of two blocks from `preact_resnet.py`.
 
-    The first stage halves the resolution of the first features, to which a 1x1 convolution of the second ones is
-    added. 67.8 million parameters with the paper's classifiers.
+    The first stage halves the resolution of the first features; a 1x1 convolution of the second features is added to
+    its output. With the paper's classifiers it has 67.8 million parameters.
 
     Args:
-        in_channels: channels of the first features, of both classifiers together.
-        second_channels: channels of the second features, of both together; at half the resolution of the first.
+        in_channels: channels of the first features, summed over both classifiers.
+        second_channels: channels of the second features, at half the resolution, summed over both classifiers.
         widths: channels of the three stages.
     """
 
@@ -87,7 +87,7 @@ class MixingResNet(nn.Module):
         super().__init__()
         at_least(1, in_channels=in_channels, second_channels=second_channels)
         if len(widths) != 3 or min(widths) < 1:
-            raise ValueError(f"widths must be three, each at least 1, got {list(widths)}")
+            raise ValueError(f"widths must be three integers of at least 1, got {list(widths)}")
         self.stages = nn.ModuleList(
             nn.Sequential(PreActBlock(narrow, wide, stride=2), PreActBlock(wide, wide, stride=1))
             for narrow, wide in pairwise([in_channels, *widths])
@@ -96,17 +96,17 @@ class MixingResNet(nn.Module):
         self.linear = nn.Linear(widths[2], 1, bias=False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Maps features `[B, C1, H, W]` and `[B, C2, H/2, W/2]` to `[B, 1]`."""
+        """Map features `[B, C1, H, W]` and `[B, C2, H/2, W/2]` to `[B, 1]`."""
         x = self.stages[0](first) + self.second(second)
         x = self.stages[2](self.stages[1](x))
         return self.linear(x.mean(dim=(-2, -1)))
 
 
 class MixingPerceptron(nn.Module):
-    """A mixing network for features without an image's layout.
+    """Mixing network for flattened features.
 
     Args:
-        in_features: values of all features of both classifiers for one image.
+        in_features: total size of the features of both classifiers for one image.
         hidden_features: widths of the hidden layers.
     """
 
@@ -115,12 +115,12 @@ class MixingPerceptron(nn.Module):
         self.network = MLP(in_features, hidden_features, 1)
 
     def forward(self, *features: Tensor) -> Tensor:
-        """Maps features `[B, ...]` to `[B, 1]`."""
+        """Map features `[B, ...]` to `[B, 1]`."""
         return self.network(torch.cat([feature.flatten(1) for feature in features], dim=1))
 
 
 class AlphaRange(NamedTuple):
-    """Scales and biases by which the normalised output of the mixing network becomes gamma and alpha."""
+    """Scales and biases that map the mixing network's normalised output to gamma and alpha."""
 
     gamma_scale: float
     gamma_bias: float
@@ -128,7 +128,7 @@ class AlphaRange(NamedTuple):
     alpha_bias: float = 0.0
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute alpha and 1 - alpha, each without the other's rounding."""
+        """Compute alpha and 1 - alpha, each to full precision."""
         rest = 1 - self.alpha_scale - self.alpha_bias
         return (
             torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
@@ -137,34 +137,34 @@ class AlphaRange(NamedTuple):
 
 
 class Mixture(nn.Module):
-    """Two frozen classifiers, in evaluation mode whatever is trained, and the network that mixes them.
+    """Two frozen classifiers, always in evaluation mode, and the network that mixes them.
 
     It maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
 
     Args:
-        accurate: g; maps images in [0, 1] to logits `[B, K]`.
-        robust: h, of the same classes.
-        mixing_network: maps one tensor for each entry of the feature lists, those of g and h side by side, to `[B, 1]`.
-            Without one, alpha must be given.
-        alpha: weight of h in evaluation, in [0, 1]; None takes the mixing network's for each image.
-        accurate_features: submodules of g whose outputs the mixing network sees, by name (`stages.0` of a timm
-            network, `layer1`).
-        robust_features: submodules of h whose outputs the mixing network sees, as many, with outputs of the same
-            heights and widths.
+        accurate: g, accurate classifier; maps images in [0, 1] to logits `[B, K]`.
+        robust: h, robust classifier of the same classes.
+        mixing_network: maps one tensor per entry of the feature lists, the concatenated features of g and h, to
+            `[B, 1]`. Without it, `alpha` must be given.
+        alpha: weight of h in evaluation, in [0, 1]; None uses the mixing network's prediction for each image.
+        accurate_features: names of g's submodules whose outputs are inputs of the mixing network (`layer1`, or
+            `stages.0` of a timm network).
+        robust_features: names of h's submodules whose outputs are inputs of the mixing network; as many as for g, with
+            the same heights and widths.
         accurate_scale: s_g, factor of the logits of g.
         robust_scale: s_h, factor of the logits of h.
         gamma_scale: scale of gamma in evaluation.
         gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
-        alpha_bias: least alpha in evaluation.
-        training_gamma_scale: scale of gamma in training and in the attacks there.
-        training_gamma_bias: bias of gamma in training and in the attacks there.
-        momentum: weight of a batch in BN's running statistics, which evaluation and attacks in training use. Runs of
+        alpha_bias: smallest alpha in evaluation.
+        training_gamma_scale: scale of gamma in training and its attacks.
+        training_gamma_bias: bias of gamma in training and its attacks.
+        momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of
             a few hundred steps need more than the authors' 0.01.
-        policy_graph: whether gradients go through the features, so that attacks see how they change alpha.
+        policy_graph: backpropagate through the features, so that attacks account for their effect on alpha.
 
     Raises:
-        ValueError: if an argument is out of range, or a feature is not the network's.
+        ValueError: if an argument is out of range, or a named submodule does not exist.
     """
 
     alpha: float | None
@@ -193,7 +193,7 @@ class Mixture(nn.Module):
         within(0, math.inf, "()", accurate_scale=accurate_scale, robust_scale=robust_scale, **scales)
         if alpha_scale < 0 or alpha_bias < 0 or alpha_scale + alpha_bias > 1 + 1e-9:
             raise ValueError(
-                f"alpha_scale and alpha_bias must be at least 0 and together at most 1, got {alpha_scale} and "
+                f"alpha_scale and alpha_bias must be at least 0 and their sum at most 1, got {alpha_scale} and "
                 f"{alpha_bias}"
             )
         within(0, 1, "(]", momentum=momentum)
@@ -204,7 +204,7 @@ class Mixture(nn.Module):
         numbers = {key: len(names) for key, names in features.items()}
         if len(set(numbers.values())) > 1 or (mixing_network is not None) != (numbers["accurate_features"] > 0):
             raise ValueError(
-                f"accurate_features and robust_features must name as many submodules each, at least one with a "
+                f"accurate_features and robust_features must name equally many submodules, at least one with a "
                 f"mixing_network and none without, got {numbers['accurate_features']} and {numbers['robust_features']}"
             )
         self.accurate = frozen(accurate)
@@ -221,10 +221,10 @@ class Mixture(nn.Module):
         self.register_load_state_dict_pre_hook(without_extra_state)
 
     def choose(self, alpha: float | None) -> None:
-        """Set the weight of h in evaluation, see `alpha` above.
+        """Set the weight of h in evaluation; see `alpha` above.
 
         Raises:
-            ValueError: if it is outside [0, 1].
+            ValueError: if `alpha` is outside [0, 1].
         """
         within(0, 1, alpha=alpha)
         self.alpha = alpha
@@ -250,7 +250,7 @@ class Mixture(nn.Module):
             alpha_range: `evaluation` or `in_training`.
         """
         if self.mixing_network is None:
-            raise ValueError("alpha must be given: network has no mixing_network that chooses it")
+            raise ValueError("alpha must be given, because network has no mixing_network to predict it")
         of_g, of_h = (
             {name: named_layer(network, name) for name in names}
             for network, names in zip((self.accurate, self.robust), self.features, strict=True)
@@ -267,7 +267,7 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, gamma, alpha)
 
     def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
-        """Mix with a fixed alpha in [0, 1]; at 0 and 1 one classifier is evaluated alone."""
+        """Mix with a fixed alpha in [0, 1]; for 0 and 1 only one classifier is evaluated."""
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
             mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)
@@ -282,5 +282,5 @@ class Mixture(nn.Module):
 
 
 def without_extra_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let checkpoints load that also hold alpha and the scales, as those of the first versions do."""
+    """Drop the extra state (alpha and scales) of checkpoints from early versions."""
     state.pop(f"{prefix}_extra_state", None)

@@ -1,4 +1,4 @@
-"""Training and test of adaptive smoothing; the method is described in `__init__.py`."""
+"""LightningModule of adaptive smoothing; the package docstring describes the method."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -30,15 +30,15 @@ CERTIFICATES = {
 def mixing_loss(
     mixed: MixtureOutput, label: Tensor, attacked: Tensor, bce_weight: float, ce_weight: float, product_weight: float
 ) -> Tensor:
-    """Compute L of each image, `[B]`.
+    """Compute the loss L of each image, `[B]`.
 
     Args:
-        mixed: the mixture at the images.
+        mixed: mixture output at the images.
         label: `[B]`.
-        attacked: `[B]`: s, 1 for attacked images and 0 for clean ones.
-        bce_weight: c_bce.
-        ce_weight: c_ce.
-        product_weight: c_prod.
+        attacked: s, 1 for attacked images and 0 for clean ones, `[B]`.
+        bce_weight: c_bce, weight of the binary cross-entropy of gamma.
+        ce_weight: c_ce, weight of the mixture's cross-entropy.
+        product_weight: c_prod, weight of the product of both.
     """
     ce = F.cross_entropy(mixed.log_probability, label, reduction="none")
     bce = F.binary_cross_entropy_with_logits(mixed.gamma, attacked, reduction="none")
@@ -46,31 +46,32 @@ def mixing_loss(
 
 
 class AdaptiveSmoothing(ClassifierSteps, MethodModule):
-    """Trains the mixing network of two frozen classifiers, and tests their mixture.
+    """Train the mixing network of two frozen classifiers, and test the mixture.
 
-    The mixture at a fixed alpha needs no training: give `alpha` and test. `Certification` certifies the mixture with
-    the robust classifier smoothed; testing and attacks evaluate it as it is.
+    A mixture with fixed `alpha` needs no training: run `test`. `Certification` certifies the mixture with the robust
+    classifier smoothed; tests and attacks evaluate it unsmoothed.
 
     Args:
-        network: the classifiers and the mixing network.
+        network: the two classifiers and the mixing network.
         num_classes: number of classes, K.
-        alpha: weight of the robust classifier in evaluation, in [0, 1]; None leaves that of `network`, chosen by its
-            mixing network or fixed. Training is the same with either.
+        alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the setting of `network`. Training
+            does not depend on it.
         norm: norm of the attacks in training, `linf` or `l2`.
         epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of steps of an attack, drawn anew for each batch; the authors have 75 for APGD, 20
+        attack_steps: mean number of attack steps, which are sampled for each batch; the authors use 75 for APGD and 20
             for PGD.
-        num_targets: classes that attacks target, from the second likeliest on; below the number of classes.
+        num_targets: number of target classes of attacks, from the second most likely on; less than the number of
+            classes.
         bce_weight: c_bce, weight of the binary cross-entropy of gamma.
         ce_weight: c_ce, weight of the mixture's cross-entropy.
-        product_weight: c_prod, weight of the product of both.
-        clean_weight: weight of a clean image's loss, where an attacked one's is 1.
-        radius: the certified radius, `published` or the larger one, `tight`, of `mixing.py`.
+        product_weight: c_prod, weight of the product of the two cross-entropies.
+        clean_weight: loss weight of clean images, relative to 1 for attacked images.
+        radius: formula of the certified radius, `published` or `tight`, which is larger; see `mixing.py`.
         optimizer: built on the mixing network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or `alpha` is missing where there is no mixing network.
+        ValueError: if an argument is out of range, or `alpha` is None without a mixing network.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         if alpha is not None:
             network.choose(alpha)
         if network.alpha is None and network.mixing_network is None:
-            raise ValueError("alpha must be given: network has no mixing_network that chooses it")
+            raise ValueError("alpha must be given, because network has no mixing_network to predict it")
         one_of(("linf", "l2"), norm=norm)
         positive(epsilon=epsilon)
         at_least(1, attack_steps=attack_steps)
@@ -161,7 +162,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": mixed.log_probability[: len(image)].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute the votes of the robust classifier, `[1, B, K]`."""
+        """Compute the robust classifier's logits under noise, `[1, B, K]`."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 

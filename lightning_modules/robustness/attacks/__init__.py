@@ -1,4 +1,4 @@
-"""Attacks on classifiers: ascent in a ball, AutoAttack, and the smallest perturbation that is found."""
+"""Adversarial attacks on classifiers: PGD, AutoAttack, and minimal-norm attacks."""
 
 from lightning_modules.robustness.attacks.ascent import PGD
 from lightning_modules.robustness.attacks.auto_attack import AutoAttack

@@ -1,35 +1,35 @@
-"""Projected gradient ascent: the perturbation of an image, within a budget, that makes a classifier err.
+"""Projected gradient ascent (PGD): perturb an image within a budget so that a classifier errs.
 
     max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
 
     L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
 
-the log-odds against the label, where p = softmax(z). It has the maxima of the cross-entropy, which rises with it, and
-an image's gradients of the two are parallel:
+the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L, so both have the
+same maxima, and their gradients are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-In exact arithmetic the steps below, which ignore the gradient's length, are those of the cross-entropy. In float32
-that loses the gradient, and with it the order of two perturbations, where p_y rounds to 1: from a gap of 16 between the
-logits on.
+The steps below ignore the gradient's length, so in exact arithmetic they are those of the cross-entropy. In float32 the
+cross-entropy loses the gradient, and the order of two perturbations, when p_y rounds to 1, at a logit gap of 16 or
+more.
 
 Projected gradient ascent repeats, with step size a,
 
     l_inf:  d <- clip(d + a sign(grad L), -epsilon, epsilon)
     l_2:    d <- d' min(1, epsilon / ||d'||_2),   d' = d + a grad L / ||grad L||_2
 
-and clips x + d to [0, 1]. For a randomised classifier, p is the mean of softmax over m draws (expectation over
-transformation). With L_j the log-odds of draw j, log p_y^j = -log (1 + e^L_j) and log (1 - p_y^j) = -log (1 + e^-L_j),
+and clips x + d to [0, 1]. For a randomised classifier, p is the mean of the softmax over m samples (expectation over
+transformation). With L_j the log-odds of sample j, log p_y^j = -log (1 + e^L_j), log (1 - p_y^j) = -log (1 + e^-L_j),
 
     L = log sum_j (1 - p_y^j) - log sum_j p_y^j,
 
-in which no number is near another that it is subtracted from, and
+which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. So draws are taken one after another, in the memory of one.
+which is parallel to -sum_j grad p_y^j. So samples are processed one at a time, with the memory of one.
 
-A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by row: in evaluation mode.
+Here a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation mode).
 
 Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
 Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
@@ -56,16 +56,16 @@ from lightning_modules.full_precision import at_least_float32
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
 Generators = Sequence[torch.Generator] | None
-"""One for each image, or torch's own for all."""
+"""One generator per image, or None for torch's global one."""
 
 
 @contextmanager
 def without_float16() -> Iterator[None]:
-    """Turn autocast to float16 off, for the forward and the backward pass.
+    """Disable float16 autocast for the forward and backward pass.
 
-    The gradient of an image that is classified with confidence underflows to 0 in float16, and an attack would not move
-    it. One factor on the loss, as in training, cannot serve all images. Autocast to bfloat16, which has the range of
-    float32, stays on.
+    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change it. Loss
+    scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the range
+    of float32, is kept.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -75,37 +75,37 @@ def without_float16() -> Iterator[None]:
 
 
 def require_gradients(precision: str, needed_by: str) -> None:
-    """Refuse a precision in which gradients underflow and weights have no other.
+    """Reject the precision 16-true, in which gradients underflow.
 
     Args:
-        precision: of the trainer.
-        needed_by: who attacks, for the message.
+        precision: precision of the trainer.
+        needed_by: name of the attacking class, for the message.
 
     Raises:
-        ValueError: if it is `16-true`.
+        ValueError: if `precision` is `16-true`.
     """
     if precision == "16-true":
         raise ValueError(
             f"{needed_by} needs gradients, which underflow to 0 with trainer.precision 16-true: use 16-mixed (attacks "
-            f"compute in float32 there), bf16-true or 32-true"
+            f"then run in float32), bf16-true or 32-true"
         )
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be part of a metric's or a file's.
+    """Reject a name that cannot be part of a metric or file name.
 
     Raises:
-        ValueError: says what is allowed.
+        ValueError: if the name has other characters than letters, digits, '_', '.' and '-'.
     """
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {name!r}")
+        raise ValueError(f"name must consist of letters, digits, '_', '.' and '-', got {name!r}")
 
 
 def different_titles(attacks: Sequence["Attack | Any"]) -> list[str]:
-    """List the titles of attacks, and refuse two of the same.
+    """List the titles of attacks, and reject duplicates.
 
     Raises:
-        ValueError: names the titles.
+        ValueError: if two attacks have the same title.
     """
     titles = [attack.title for attack in attacks]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
@@ -114,7 +114,7 @@ def different_titles(attacks: Sequence["Attack | Any"]) -> list[str]:
 
 
 def per_image(value: Tensor, image: Tensor) -> Tensor:
-    """View `[B]` so that it broadcasts over `[B, C, H, W]`."""
+    """Reshape `[B]` to broadcast over `[B, C, H, W]`."""
     return value.view(-1, *[1] * (image.ndim - 1))
 
 
@@ -125,15 +125,15 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 
 
 def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
-    """Bring perturbed images back into the budget around the image, and then into [0, 1].
+    """Project perturbed images onto the budget around the image, then clip to [0, 1].
 
-    Clipping the image comes second and leaves the budget kept: it makes no entry of a perturbation larger.
+    Clipping respects the budget, because it never increases an entry of the perturbation.
 
     Args:
         perturbed: `[B, C, H, W]`.
         image: `[B, C, H, W]`, in [0, 1].
-        norm: of the budget.
-        epsilon: the budget, in pixel units.
+        norm: norm of the budget.
+        epsilon: budget, in pixel units.
     """
     perturbation = perturbed - image
     if norm == "linf":
@@ -145,29 +145,29 @@ def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Ten
 
 
 def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
-    """Turn a gradient into the direction of unit norm in which a function rises most: sign(g), or g / ||g||_2.
+    """Compute the steepest ascent direction of unit norm: sign(g), or g / ||g||_2.
 
     Args:
-        gradient: `[B, C, H, W]`. Where it is zero or NaN there is no direction, and the result is zero.
-        norm: that bounds the direction.
+        gradient: `[B, C, H, W]`. The result is zero where the gradient is zero or NaN.
+        norm: norm of the direction.
     """
     gradient = gradient.nan_to_num(nan=0.0)
     if norm == "linf":
         return gradient.sign()
-    # A small gradient's squares underflow, so it is brought to the scale of 1 first.
+    # Squares of a small gradient underflow, so it is rescaled to magnitude 1 first.
     largest = per_image(size(gradient, "linf"), gradient)
     scaled = gradient / torch.where(largest > 0, largest, 1.0)
     return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
 
 
 def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generators = None) -> Tensor:
-    """Perturb images uniformly within the budget and clips them to [0, 1].
+    """Perturb images uniformly within the budget, and clip to [0, 1].
 
     Args:
         image: `[B, C, H, W]`.
-        norm: of the budget.
-        epsilon: the budget, in pixel units.
-        generators: B of them, on the host, one for each image; None draws as `sample_rows` does.
+        norm: norm of the budget.
+        epsilon: budget, in pixel units.
+        generators: B CPU generators, one per image; None samples as `sample_rows` does.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -185,47 +185,47 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
-    """Compute L of each image in one evaluation, in float32 or better.
+    """Compute L of each image from the logits of one evaluation, in float32 or better.
 
     Args:
-        logits: `[B, K]`; log-probabilities give the same.
+        logits: `[B, K]`; log-probabilities give the same result.
         label: `[B]`.
 
     Returns:
-        `[B]`: positive where the label has less than half the probability.
+        L, `[B]`; positive where the label's probability is below 1/2.
     """
     logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
 
 
 def log_odds_of_mean(of_draws: Tensor) -> Tensor:
-    """Compute L of the mean probability, `[B]`, from the L_j of m draws, `[m, B]`."""
+    """Compute L of the mean probability, `[B]`, from the L_j of m samples, `[m, B]`."""
     return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
 
 
 def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
-    """Multiply gradients `[B, C, H, W]` by the exponential of a number `[B]` for each."""
+    """Multiply gradients `[B, C, H, W]` by exp(log_factor), `[B]`."""
     return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
 
 class Attacked(NamedTuple):
-    """Perturbed images, and whether they deceive the classifier."""
+    """Perturbed images, and whether they fool the classifier."""
 
     image: Tensor
     """`[B, C, H, W]`, in [0, 1]."""
     loss: Tensor
-    """`[B]`: L."""
+    """L, `[B]`."""
     fooled: Tensor
-    """`[B]`, bool: whether another class than the label is the likeliest."""
+    """Whether the predicted class differs from the label, `[B]`, bool."""
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Put loss and success beside images. NaN is no success.
+    """Combine images with their loss and success; NaN does not count as success.
 
     Args:
         image: `[B, C, H, W]`.
-        of_draws: `[m, B]`: L_j.
-        probability: `[B, K]`: of the classes, in any unit.
+        of_draws: L_j, `[m, B]`.
+        probability: class probabilities up to a factor, `[B, K]`.
         label: `[B]`.
     """
     loss = log_odds_of_mean(of_draws)
@@ -233,7 +233,7 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """Keep of two perturbations of each image the one that is worse for the classifier: success first, then loss."""
+    """Select for each image the worse of two perturbations for the classifier, by success, then by loss."""
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -244,13 +244,13 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 @without_float16()
 def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
-    """Judge images by several draws of the classifier's randomness, one after another. Nothing has a gradient.
+    """Evaluate images by several samples of a randomised classifier, one at a time, without gradients.
 
     Args:
-        network: gives other logits at each call, if it is randomised.
+        network: maps images to logits, which vary between calls if it is randomised.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m.
+        num_draws: m, number of samples.
     """
     of_draws, probabilities = [], torch.zeros((), device=image.device)
     with torch.no_grad():
@@ -262,23 +262,23 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
 
 
 def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
-    """Judge images by the logits `[B, K]` of one evaluation of them. Nothing has a gradient."""
+    """Evaluate images by given logits `[B, K]`, without gradients."""
     logits = at_least_float32(logits.detach())
     return judge(image, log_odds(logits, label)[None], logits.softmax(1), label)
 
 
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
-    """Judge images, and compute the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
+    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses; parameters get no gradient.
 
     Args:
         network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m; the graph of each is gone before the next.
+        num_draws: m, number of samples; the graph of each is freed before the next.
 
     Raises:
-        ValueError: if the network cannot be differentiated.
+        ValueError: if the logits are not differentiable with respect to the image.
     """
     image = image.detach().requires_grad_()
     of_draws, probabilities = [], torch.zeros((), device=image.device)
@@ -295,7 +295,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         logits, of_draw = logits.detach(), of_draw.detach()
         of_draws.append(of_draw)
         probabilities = probabilities + logits.softmax(1)
-        # c_j may underflow, so the largest so far counts 1.
+        # c_j may underflow, so weights are relative to the largest one so far.
         log_weight = F.logsigmoid(of_draw) + F.logsigmoid(-of_draw)
         largest, before = torch.maximum(largest, log_weight), largest
         total = scaled(total, before - largest) + scaled(gradient, log_weight - largest)
@@ -316,21 +316,21 @@ def projected_gradient_ascent(
     step_size: float,
     num_draws: int = 1,
 ) -> Attacked:
-    """Ascend once from given starts. The host waits for the device nowhere.
+    """Run one ascent from given starting points, without host synchronisation.
 
     Args:
         network: maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
-        start: `[B, C, H, W]`, within the budget and [0, 1].
-        norm: of the budget.
-        epsilon: the budget, in pixel units.
+        start: starting points `[B, C, H, W]`, within the budget and [0, 1].
+        norm: norm of the budget.
+        epsilon: budget, in pixel units.
         steps: gradient steps.
         step_size: a, in pixel units.
-        num_draws: m, evaluations that each gradient is averaged over.
+        num_draws: m, samples per gradient of a randomised classifier.
 
     Returns:
-        The worst point on the way for each image, the start and the end included, so more steps never do less.
+        The worst point of each image's trajectory, start and end included, so more steps are never weaker.
     """
     image, perturbed = image.detach(), start.detach()
     kept: Attacked | None = None
@@ -356,22 +356,22 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Find the worst of several ascents for each image, and of the image itself.
+    """Run several ascents, and return the worst point for each image, which may be the image itself.
 
     Args:
         network: maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
-        norm: of the budget.
-        epsilon: the budget, in pixel units.
+        norm: norm of the budget.
+        epsilon: budget, in pixel units.
         steps: gradient steps of each ascent.
         step_size: a, in pixel units.
-        restarts: number of ascents. With `num_draws` 1 the network is taken as deterministic, and an image that it errs
-            on already is not attacked again: the host looks once for each restart.
-        starts_at_random: whether an ascent begins at random in the budget, or at the image.
-        num_draws: m, evaluations that each gradient is averaged over.
-        generators: one for each image, of its starts; None takes torch's own.
-        logits: `[B, K]`, of the images, which saves a forward pass with `num_draws` 1; None evaluates them.
+        restarts: number of ascents. With `num_draws` 1 the network is assumed deterministic and misclassified images
+            are not attacked again, which costs one host synchronisation per restart.
+        starts_at_random: start at a random point within the budget instead of at the image.
+        num_draws: m, samples per gradient of a randomised classifier.
+        generators: generators of the random starts, one per image; None uses torch's global one.
+        logits: logits of the images, `[B, K]`, to save a forward pass if `num_draws` is 1; None computes them.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
@@ -392,7 +392,7 @@ def pgd(
 
 
 class Attack(ABC):
-    """An attack with all its settings."""
+    """An attack within a budget, with its settings."""
 
     name: str | None
     norm: Norm
@@ -402,12 +402,12 @@ class Attack(ABC):
 
     @property
     def title(self) -> str:
-        """Its name in tables and metrics: `name`, or kind, norm and epsilon."""
+        """Name in tables and metrics: `name`, or class, norm and epsilon."""
         return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
 
     def settings(self) -> dict[str, Any]:
-        """All that its results depend on, as JSON values."""
-        # The first revision ascended the cross-entropy; its results are not to be mixed with those of the log-odds.
+        """Settings that determine the results, as JSON values."""
+        # Revision 1 maximised the cross-entropy; its results must not be mixed with those for the log-odds.
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -425,16 +425,16 @@ class Attack(ABC):
             network: maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: one for each image, on the host, with which its perturbation does not depend on the others of
-                the batch; None takes torch's own.
-            logits: `[B, K]`, what the network gives for the images, if that is known; None evaluates it where needed.
+            generators: CPU generators, one per image, so that perturbations do not depend on the rest of the batch;
+                None uses torch's global one.
+            logits: the network's logits for the images, `[B, K]`, if known; None computes them if needed.
         """
 
     def check(self) -> None:
-        """Refuse a norm, a budget or a name out of range.
+        """Validate norm, budget and name.
 
         Raises:
-            ValueError: names the setting.
+            ValueError: if one of them is invalid.
         """
         one_of(("linf", "l2"), norm=self.norm)
         within(0, math.inf, "()", epsilon=self.epsilon)
@@ -444,18 +444,18 @@ class Attack(ABC):
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Projected gradient ascent.
+    """Projected gradient descent (PGD) attack.
 
     Args:
         norm: norm of the budget, `linf` or `l2`.
-        epsilon: the budget, in pixel units; 8/255 is 0.03137.
+        epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: length of a step, in pixel units; None takes 2.5 epsilon / steps, which can cross the ball from any
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, which can cross the ball from any
             start.
-        restarts: number of ascents; each image is given the worst.
-        random_start: whether an ascent begins at random in the budget, or at the image.
-        num_draws: evaluations that each gradient of a randomised classifier is averaged over.
-        name: name in tables and metrics; None takes `pgd_<norm>_<epsilon>`.
+        restarts: number of ascents, of which the worst result is kept for each image.
+        random_start: start at a random point within the budget instead of at the image.
+        num_draws: samples per gradient of a randomised classifier.
+        name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -475,7 +475,7 @@ class PGD(Attack):
         at_least(1, steps=self.steps, restarts=self.restarts, num_draws=self.num_draws)
         positive(step_size=self.step_size)
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
-            raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
+            raise ValueError(f"restarts {self.restarts} needs random_start: true, or all ascents are the same")
 
     def perturb(
         self,

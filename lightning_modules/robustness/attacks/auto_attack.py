@@ -1,6 +1,7 @@
-"""AutoAttack: two forms of projected gradient ascent that find their step size, FAB and the Square attack.
+"""AutoAttack: an ensemble of two step-size-free PGD variants, FAB and the Square attack.
 
-Each attacks the images that withstood those before it. The package is the authors', in an edition of its own.
+Each attack runs on the images that withstood the previous ones. The package `pyautoattack` is derived from the authors'
+code.
 
 Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
 Attacks, ICML 2020, arXiv 2003.01690.
@@ -21,14 +22,14 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 
 def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
-    """Make a smoothed classifier deterministic: every image has the same noise at every call.
+    """Make a smoothed classifier deterministic, with the same noise for all images and calls.
 
-    Its logits are the logarithm of the mean probability over draws and votes. A draw is evaluated again when it is
-    differentiated, so that memory is that of one.
+    Its logits are the logarithm of the mean probability over noise samples and votes. Activations are recomputed in the
+    backward pass, so memory is that of one noise sample.
 
     Args:
         evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
-        noise: `[m, C, H, W]`.
+        noise: m noise samples, `[m, C, H, W]`.
     """
 
     def network(image: Tensor) -> Tensor:
@@ -43,19 +44,19 @@ def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor
 
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """AutoAttack, on a deterministic classifier.
+    """AutoAttack on a deterministic classifier.
 
     Args:
         norm: norm of the budget, `linf` or `l2`.
-        epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
-        version: `standard`, or `plus` for more attacks and restarts. There is none for randomised classifiers: of
-            each image one evaluation decides whether it needs an attack and whether that succeeded.
-        num_draws: fixed draws of noise by which `RobustAccuracy` hands over a smoothed classifier: so many times the
-            work.
-        name: name in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
+        epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
+        version: `standard`, or `plus` with more attacks and restarts. The version for randomised classifiers is not
+            supported, because a single evaluation decides on attack and success.
+        num_draws: fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is proportional to
+            it.
+        name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed.
+        ModuleNotFoundError: if the package `pyautoattack` is not installed.
         ValueError: if an argument is out of range.
     """
 
@@ -83,7 +84,7 @@ class AutoAttack(Attack):
         generators: Generators = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Attack images, see `Attack`. The package draws for the batch as a whole, which the first generator seeds.
+        """Attack images, see `Attack`; the first generator seeds the randomness of the whole batch.
 
         Raises:
             ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
@@ -93,13 +94,13 @@ class AutoAttack(Attack):
         with torch.no_grad():
             num_classes = (network(image[:1]) if logits is None else logits).shape[1]
         if num_classes < 4:
-            raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
+            raise ValueError(f"AutoAttack needs at least 4 classes, but this classifier has {num_classes}: use PGD")
         if self.norm == "l2" and image.shape[2] < 5:
             raise ValueError(
-                f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
+                f"AutoAttack with norm l2 needs images at least 5 pixels high, got {image.shape[2]}: use PGD"
             )
         attack = pyautoattack.AutoAttack(
-            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes the two
+            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes logits and images
             norm={"linf": "Linf", "l2": "L2"}[self.norm],
             eps=self.epsilon,
             version=self.version,

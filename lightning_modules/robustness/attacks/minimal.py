@@ -1,22 +1,22 @@
-"""Attacks that look for the smallest perturbation, in the Euclidean norm, that makes a classifier err.
+"""Minimal-norm attacks: find the smallest perturbation, in the Euclidean norm, that makes a classifier err.
 
     min_r ||r||_2   subject to  argmax_k z_k(x + r) != y  and  x + r in [0, 1]
 
-DeepFool takes the classifier for an affine one, again and again: with f_k = z_k - z_y and w_k = grad f_k,
+DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = grad f_k,
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until x + (1 + eta) r is taken for another class, where the overshoot eta carries it across the boundary. f and w are
-those at x + (1 + eta) r, too, where the paper has them at x + r: what a step has crossed is not gone back from.
+until x + (1 + eta) r is classified differently, where the overshoot eta carries it across the boundary. f and w are
+evaluated at x + (1 + eta) r, where the paper has x + r, so that a step does not go back over a crossed boundary.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
     ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa),
 
-and search for the smallest c that succeeds: it grows tenfold until it does, and then halves the interval.
+and search for the smallest successful c: multiply by ten until success, then bisect.
 
-An image that the classifier errs on already is left as it is. A network here maps images `[B, C, H, W]` in [0, 1] to
-logits `[B, K]`, row by row: in evaluation mode.
+Misclassified images are left unchanged. Here a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`,
+independently for each image (evaluation mode).
 
 Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks, CVPR
 2016, arXiv 1511.04599, algorithm 2; Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P
@@ -36,19 +36,19 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
 INSIDE = 1 - 1e-6
-"""Pixels at 0 or 1 begin so far inside, in units of half the range: their w would be infinite."""
+"""Factor that moves pixels at 0 or 1 inside the range, where atanh is finite."""
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
-    """Tell whether another class than the label is the likeliest, `[B]`, bool. NaN is no error."""
+    """Check whether the predicted class differs from the label, `[B]`, bool; NaN does not count."""
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Compute the gradient `[B, C, H, W]` of each image's value `[B]`. Parameters get none.
+    """Compute the gradient `[B, C, H, W]` of each image's value `[B]`; parameters get no gradient.
 
     Raises:
-        ValueError: if the network cannot be differentiated.
+        ValueError: if the value is not differentiable with respect to the image.
     """
     gradient = None
     if value.requires_grad:
@@ -59,20 +59,19 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 
 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
-    """Find the step to the nearest boundary of the classifier that is affine at these images.
+    """Compute the step to the nearest decision boundary of the linearised classifier.
 
-    A pixel that stands at an end of [0, 1] and would leave it counts as a constant, so that the step keeps its effect
-    when the result is clipped. Inside of the range this changes nothing.
+    A pixel at 0 or 1 that would leave the range is treated as constant, so that clipping does not weaken the step.
 
     Args:
         network: maps images to logits.
         perturbed: `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        others: `[B, n]`, int64: the classes k != y whose boundaries count.
+        others: candidate classes k != y, `[B, n]`, int64.
 
     Returns:
-        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero where no gradient shows a way. Takes n backward passes and
-        keeps one gradient.
+        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. It takes n backward passes and stores
+        one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -99,18 +98,18 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step. The host looks once a step, to leave out who is fooled.
+    """Attack by DeepFool, clipped to [0, 1] after each step; one host synchronisation per step finds fooled images.
 
     Args:
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         overshoot: eta, at least 0.
-        steps: greatest number of steps.
-        num_candidates: other classes whose boundaries count, the likeliest ones of the image; None takes all.
+        steps: maximum number of steps.
+        num_candidates: number of candidate classes, the most likely ones of the image; None uses all.
 
     Returns:
-        x + (1 + eta) r, `[B, C, H, W]`; where it did not succeed, the last one.
+        x + (1 + eta) r, `[B, C, H, W]`; the last iterate if the attack failed.
     """
     image, perturbed = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -123,7 +122,7 @@ def deepfool(
         if len(left) == 0:
             break
         step = shortest_step(network, perturbed[left], label[left], others[left])
-        # What clipping took away is no part of r, or a later step back would have no effect.
+        # r excludes the part removed by clipping; otherwise a later step back would have no effect.
         moved = (perturbed[left] + (1 + overshoot) * step).clamp(0, 1)
         perturbed[left] = moved
         with torch.no_grad():
@@ -132,16 +131,16 @@ def deepfool(
 
 
 class CarliniWagnerObjective(NamedTuple):
-    """The value that Carlini and Wagner minimise, in its parts."""
+    """Terms of Carlini and Wagner's objective."""
 
     image: Tensor
     """x', `[B, C, H, W]`, in [0, 1]."""
     distance: Tensor
     """||x' - x||_2^2, `[B]`."""
     success: Tensor
-    """`[B]`, bool: whether another class than the label is the likeliest, by kappa at least."""
+    """Whether another class exceeds the label by at least kappa, `[B]`, bool."""
     gradient: Tensor
-    """Of the objective with respect to w, `[B, C, H, W]`."""
+    """Gradient of the objective with respect to w, `[B, C, H, W]`."""
 
 
 def carlini_wagner_objective(
@@ -184,22 +183,22 @@ def carlini_wagner(
     initial_constant: float = 0.001,
     search_steps: int = 9,
 ) -> Tensor:
-    """Attack images by Carlini and Wagner's method in the Euclidean norm, each with a c of its own.
+    """Attack images by Carlini and Wagner's method in the Euclidean norm, with a separate c for each image.
 
-    Unlike the authors' program, it stops no search early, so the host waits for the device nowhere within it.
+    Unlike the authors' program, it never aborts a search early, so there is no host synchronisation during the search.
 
     Args:
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        confidence: kappa, at least 0: by how much the logit of another class is to exceed that of the label.
-        steps: steps of Adam, for each c.
+        confidence: kappa, at least 0, required margin of another class's logit over the label's.
+        steps: Adam steps per value of c.
         learning_rate: learning rate of Adam.
-        initial_constant: the first c.
-        search_steps: number of c that are tried.
+        initial_constant: first value of c.
+        search_steps: number of values of c.
 
     Returns:
-        The closest successful x' of all steps, `[B, C, H, W]`; the image itself where there is none.
+        The closest successful x' of all steps, `[B, C, H, W]`; the image itself if there is none.
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -230,29 +229,29 @@ def carlini_wagner(
 
 
 class MinimalAttack(ABC):
-    """An attack that has no budget, with all its settings."""
+    """An attack without a budget, with its settings."""
 
     name: str
 
     @property
     def title(self) -> str:
-        """Its name in tables and metrics."""
+        """Name in tables and metrics."""
         return self.name
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`. Nothing is drawn at random."""
+        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`; deterministic."""
 
 
 @dataclass(frozen=True)
 class DeepFool(MinimalAttack):
-    """Steps to the nearest boundary of the linearised classifier.
+    """DeepFool attack: iterative steps to the nearest boundary of the linearised classifier.
 
     Args:
-        overshoot: eta, the share by which the perturbation is made longer; the authors' is 0.02.
-        steps: greatest number of steps.
-        num_candidates: other classes whose boundaries count, the likeliest ones of an image; None takes all. Each takes
-            a backward pass a step.
+        overshoot: eta, fraction by which the perturbation is extended; the authors use 0.02.
+        steps: maximum number of steps.
+        num_candidates: number of candidate classes, the most likely ones of an image; None uses all. Each costs one
+            backward pass per step.
         name: name in tables and metrics.
 
     Raises:
@@ -275,16 +274,16 @@ class DeepFool(MinimalAttack):
 
 @dataclass(frozen=True)
 class CarliniWagner(MinimalAttack):
-    """Minimises the length of the perturbation together with the margin of the label, in the Euclidean norm.
+    """Carlini and Wagner's l2 attack: jointly minimises perturbation norm and margin of the label.
 
-    It takes `steps` times `search_steps` forward and backward passes.
+    It takes `steps` x `search_steps` forward and backward passes.
 
     Args:
-        confidence: kappa, by which the logit of another class is to exceed that of the label.
-        steps: steps of Adam, for each weight c of the margin.
+        confidence: kappa, required margin of another class's logit over the label's.
+        steps: Adam steps per value of the margin's weight c.
         learning_rate: learning rate of Adam.
-        initial_constant: the first weight c.
-        search_steps: number of weights c that are tried.
+        initial_constant: first value of c.
+        search_steps: number of values of c.
         name: name in tables and metrics.
 
     Raises:

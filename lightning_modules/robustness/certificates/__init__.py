@@ -1,4 +1,4 @@
-"""Certificates of randomised smoothing: statistics of votes, how many are drawn, and how they are drawn."""
+"""Certification by randomised smoothing: vote statistics, adaptive sample sizes, and vote counting."""
 
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.certificates.modes import FixedSampling

@@ -1,18 +1,17 @@
-"""Certify with fewer draws than CERTIFY takes, at the same probability alpha that a certificate is wrong.
+"""Certify with fewer noise samples than CERTIFY, at the same failure probability alpha.
 
-In every mode a row's prediction and radius is a certificate. Of a log's numbers, certified accuracy at any radius and
-the mean radius are lower bounds of what more draws would certify; `abstained` is an upper bound, as more draws would
-settle more images, and `mean_draws` is what the mode took and bounds nothing. Where the lower bounds are close to the
-numbers of the published procedure:
+In every mode, the prediction and radius of a row are a valid certificate. In a log, certified accuracy and mean radius
+are lower bounds of what more samples would certify. `abstained` is an upper bound, because more samples would decide
+more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers for:
 
-    InputSpecific        the curve and the mean radius, up to the stated loss
-    Anytime, no target   the curve and the mean radius, up to what the last blocks would have added
-    Stages, Anytime      certified accuracy at the target; elsewhere it is loose, and so is the mean radius
-    Curve                certified accuracy at the radii of the grid; elsewhere it is loose, and so is the mean radius
+    InputSpecific        the curve and the mean radius, up to `max_loss`
+    Anytime, no target   the curve and the mean radius, up to the gain of the omitted blocks
+    Stages, Anytime      certified accuracy at the target radius only; the mean radius is loose too
+    Curve                certified accuracy at the grid radii only; the mean radius is loose too
 
-A row's `outcome` says why its draws ended: `complete` (CERTIFY with all its draws), `planned` (CERTIFY with a number
-chosen before), `certified` or `refuted` (at the target), `placed` (on the grid), `little gain`, `out of draws`, and
-`wrong class`, of which nothing is claimed.
+A row's `outcome` is the reason for stopping: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
+precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little gain`,
+`out of draws`, or `wrong class`, which claims nothing.
 """
 
 from collections.abc import Callable
@@ -47,45 +46,45 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
-"""How `Curve` divides alpha between its confidence sequence and the bound at its last draw."""
+"""Shares of alpha for the confidence sequence of `Curve` and for its bound at the last sample."""
 
 
 def next_look(n: int) -> int:
-    """Number of draws at which the votes are looked at again: 5 % more, in whole blocks."""
+    """Return the number of samples at the next evaluation of the votes: 5 % more, in whole blocks."""
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """Bound the probability in each stream, so that all bounds hold together with probability 1 - level.
+    """Bound the class probability in each stream; all bounds hold jointly with probability 1 - level.
 
     Args:
-        bound: maps hits, draws and the level of one stream to its bound.
-        hits: `[S]`, votes for the class in each stream.
-        n: number of draws.
-        level: probability that any of the bounds is wrong.
+        bound: maps hits, samples and the level of one stream to its bound.
+        hits: votes for the class in each stream, `[S]`.
+        n: number of samples.
+        level: probability that any bound is wrong.
     """
     return [bound(int(k), n, level / len(hits)) for k in hits]
 
 
 @dataclass(frozen=True)
 class Stages(Mode):
-    """Decides whether a radius is certified, with more draws from stage to stage.
+    """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
-    Stage i has its own selection and n_i estimation draws. With s stages, each certifies at level alpha / s, so that
-    all claims hold together. It gives up where an upper bound at level beta / (s - 1) shows that the class it selected
-    does not reach the radius. That costs power only, but not only beta: where two classes are about equally probable,
-    a stage often selects the other one, and gives that up rightly without asking a later stage. A row's radius is its
-    last stage's, a valid lower bound.
+    Stage i has its own selection samples and n_i estimation samples. With s stages, each certifies at level alpha / s,
+    so that all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its selected
+    class does not reach the radius. This only costs power, but possibly more than beta: with two about equally probable
+    classes, a stage often selects the wrong one and correctly gives up on it. The radius in a row is that of the last
+    stage, a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
 
     Args:
-        radius: the target, in pixel units.
-        n0: draws that select the class, in each stage.
-        n: draws that bound its probability, for each stage.
+        radius: target radius, in pixel units.
+        n0: selection samples per stage.
+        n: estimation samples of each stage.
         alpha: probability that a certificate is wrong.
-        beta: probability that any stage gives up a class which does reach the radius.
+        beta: probability that any stage gives up on a class that reaches the radius.
     """
 
     radius: float
@@ -121,22 +120,22 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """CERTIFY with as many draws as an image needs for a radius close to that of `n_max` draws.
+    """CERTIFY with the number of samples that an image needs for a radius close to that of `n_max` samples.
 
-    The selection draws tell roughly how probable the class is, and so how many fresh draws lose at most `max_loss`.
-    The number depends on nothing that the certificate is computed from, and the radius is the published one for that
-    number.
+    The selection samples give a rough estimate of the class probability, which determines how many new samples lose at
+    most `max_loss` of the radius. The samples that certify do not affect this number, so the published radius for
+    that number of samples is valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
 
     Args:
-        max_loss: how much smaller the radius may be than after `n_max` draws: in pixel units, or a share if `relative`.
-        relative: whether `max_loss` is a fraction.
-        n0: draws that select the class and plan the rest.
-        n_max: most draws that bound its probability.
+        max_loss: maximum loss of radius compared with `n_max` samples, in pixel units, or as a fraction if `relative`.
+        relative: interpret `max_loss` as a fraction.
+        n0: selection samples, which also determine the number of estimation samples.
+        n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        pilot_alpha: probability that the plan loses more than `max_loss`; no certificate depends on it.
+        pilot_alpha: probability that more than `max_loss` is lost; certificates are valid regardless.
     """
 
     max_loss: float = 0.05
@@ -151,7 +150,7 @@ class InputSpecific(Mode):
         positive(max_loss=self.max_loss)
         at_least(1, n0=self.n0, n_max=self.n_max)
         within(0, 1, "()", alpha=self.alpha, pilot_alpha=self.pilot_alpha)
-        object.__setattr__(self, "_planned", {})  # draws, for each radius and outcome of the pilot that has occurred
+        object.__setattr__(self, "_planned", {})  # cache: number of samples by radius and pilot hits
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         votes = yield Draws(SELECTION, 0, self.n0)
@@ -169,21 +168,21 @@ class InputSpecific(Mode):
 
 @dataclass(frozen=True)
 class Anytime(Mode):
-    """Stops by a confidence sequence: as soon as a question is settled, however the draws went.
+    """Stop as soon as a confidence sequence, valid at all numbers of samples, decides the question.
 
-    With a `radius` the question is whether it is certified. Without, draws go on until the radius reaches
-    `largest_radius`, the class is shown to have no majority, or another block of draws is expected to add less than
-    `least_gain`. A row's radius is a valid lower bound.
+    With `radius`, the question is whether that radius is certified. Without it, sampling continues until the radius
+    reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to add
+    less than `least_gain`. The radius in a row is a valid lower bound.
 
-    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with log(1/alpha) as threshold, the strictly one-sided level.
+    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 
     Args:
-        radius: the target, in pixel units; None asks for the whole radius.
-        n0: draws that select the class.
-        n_max: most draws that bound its probability.
+        radius: target radius, in pixel units; None estimates the full radius.
+        n0: selection samples.
+        n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        largest_radius: whole radius that is large enough, in pixel units.
-        least_gain: least growth of the whole radius that 100 more draws are worth, in pixel units.
+        largest_radius: radius at which sampling stops without a target, in pixel units.
+        least_gain: smallest expected gain of radius for which 100 more samples are taken, in pixel units.
     """
 
     radius: float | None = None
@@ -218,7 +217,7 @@ class Anytime(Mode):
             elif n == self.n_max:
                 outcome = "out of draws"
             elif self.radius is None and certified >= 0:
-                # Not rounded to whole hits: that would move the radius by as much as the gain.
+                # Hits are not rounded, which could change the radius by as much as the gain.
                 expected = [anytime_lower(int(k) * (n + BLOCK) / n, n + BLOCK, self.alpha / len(hits)) for k in hits]
                 if radius(expected) - certified < self.least_gain:
                     outcome = "little gain"
@@ -227,24 +226,24 @@ class Anytime(Mode):
 
 @dataclass(frozen=True)
 class Curve(Mode):
-    """The certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few draws as it takes.
+    """Certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few samples as possible.
 
-    An image gives the curve its place on the grid: the largest grid radius to which it is certified. Draws end
+    An image contributes its place on the grid, the largest grid radius to which it is certified. Sampling stops
 
-    * after selection, where the selected class is not the label: such an image counts at no radius;
-    * when the place is settled: one-sided confidence sequences put the radius between two neighbours of the grid;
-    * when no outcome of the draws that are left could move it up.
+    * after selection, if the selected class is not the label, since the image then counts at no radius;
+    * when the place is decided: one-sided confidence sequences put the radius between two adjacent grid radii;
+    * when no outcome of the remaining samples could increase the place.
 
-    `SEQUENCE_SHARE` of alpha goes to the sequence, the rest to Clopper and Pearson's bound at `n_max` draws, which is
-    sharper there. A row's radius is its place, a valid lower bound, and the accuracy of the log is, at grid radii, a
-    valid lower bound of the smoothed classifier's certified accuracy. A row whose class is wrong claims nothing.
+    `SEQUENCE_SHARE` of alpha is for the sequence, the rest for the Clopper-Pearson bound at `n_max` samples, which is
+    tighter there. The radius in a row is the place, a valid lower bound. At grid radii, the log's accuracy is a valid
+    lower bound of the smoothed classifier's certified accuracy. A row with the wrong class claims nothing.
 
     Args:
-        grid: distance of neighbouring radii, in pixel units.
-        n0: draws that select the class.
-        n_max: most draws that bound its probability.
+        grid: spacing of the radii, in pixel units.
+        n0: selection samples.
+        n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        beta: probability that an image is placed too low; costs power only.
+        beta: probability that an image is placed too low, which only costs power.
     """
 
     grid: float = 0.25
@@ -268,7 +267,7 @@ class Curve(Mode):
             start, n = n, min(next_look(n), self.n_max)
             votes = yield Draws(ESTIMATION, start, n)
             hits = hits + votes[:, selected]
-            p_lower = np.maximum(p_lower, self._lower(hits, n))  # the bounds of all looks hold together
+            p_lower = np.maximum(p_lower, self._lower(hits, n))  # the bounds at all n hold jointly
             place = self._place(radius(p_lower.tolist()))
             if self._place(radius(ends(one_sided_anytime_upper, hits, n, self.beta))) <= place:
                 outcome = "placed"
@@ -277,7 +276,7 @@ class Curve(Mode):
         return claim(outcome, selected, hits, n, p_lower.tolist(), lambda _: round(place * self.grid, 10), self.n0 + n)
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
-        """Lower bounds after n draws, one a stream."""
+        """Compute the lower bound of each stream after n samples."""
         lower = ends(one_sided_anytime_lower, hits, n, SEQUENCE_SHARE * self.alpha)
         if n < self.n_max:
             return lower
@@ -285,11 +284,11 @@ class Curve(Mode):
         return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
 
     def _best_end(self, hits: Votes, n: int) -> list[float]:
-        """Lower bounds at `n_max` draws, one a stream, if all draws that are left were hits."""
+        """Compute the lower bound of each stream at `n_max` samples, if all remaining samples were hits."""
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:
-        """Number of the largest grid radius that is not larger; -1 where there is no radius."""
+        """Return the index of the largest grid radius that is at most `radius`; -1 without a certificate."""
         return float(np.floor(radius / self.grid)) if radius >= 0 else -1.0
 
 

@@ -1,11 +1,11 @@
-"""Decide how many votes an image is given before it is certified: CERTIFY and PREDICT as published.
+"""Sampling modes of certification; here CERTIFY and PREDICT as published.
 
-A mode is a coroutine: it asks for votes by yielding `Draws`, is sent their counts, and returns a `Certificate`. It
-knows nothing of networks or devices, and decides by the counts alone.
+A mode is a coroutine: it requests votes by yielding `Draws`, receives their counts, and returns a `Certificate`. It is
+independent of networks and devices, and decides from the counts only.
 
-In every mode a certificate says that the smoothed classifier g is constant, and equal to `prediction`, within `radius`.
-It is wrong with probability at most alpha, whatever the image. The class is chosen from draws of its own, never from
-those that bound its probability.
+A certificate states that the smoothed classifier g is constant, and equal to `prediction`, within `radius`. For every
+image it is wrong with probability at most alpha. The class is selected from separate samples, never from those that
+bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -20,19 +20,19 @@ from datamodules.arguments import at_least, within
 from lightning_modules.robustness.certificates.statistics import ABSTAIN, clopper_pearson_lower, predict
 
 BLOCK = 100
-"""Draws that share a seed. Modes that stop by themselves look at the votes at multiples of it."""
+"""Samples per seed. Adaptive modes evaluate the votes at multiples of it."""
 
 SELECTION, ESTIMATION = 0, 1
-"""Streams of noise: for choosing the class, and for bounding its probability."""
+"""Noise streams: for selecting the class, and for bounding its probability."""
 
 Votes = NDArray[np.int64]
-"""`[S, K]`: votes for each class in each of S streams; S is 1 unless several classifiers vote."""
+"""Votes for each class in each of S streams, `[S, K]`; S is 1 unless several classifiers vote."""
 Radius = Callable[[Sequence[float]], float]
-"""The certified radius of lower bounds of the class's probability in each stream; negative where there is none."""
+"""Maps lower bounds of the class probability in each stream to the certified radius; negative means none."""
 
 
 class Draws(NamedTuple):
-    """A request for the votes of draws `start` to `stop` of a stream of noise."""
+    """A request for the votes of samples `start` to `stop` of a noise stream."""
 
     stage: int
     start: int
@@ -41,40 +41,40 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """A claim about an image, and the counts that it rests on."""
+    """A certificate of an image, with the counts behind it."""
 
     prediction: int
-    """The class, or `ABSTAIN`."""
+    """Predicted class, or `ABSTAIN`."""
     radius: float
-    """In pixel units; 0 where nothing is claimed."""
+    """Certified radius in pixel units; 0 if nothing is claimed."""
     outcome: str
-    """Why the draws ended, see `adaptive_sampling.py`. Unless it is `complete`, more draws might certify more."""
+    """Reason for stopping, see `adaptive_sampling.py`. Unless it is `complete`, more samples might certify more."""
     selected: int
-    """The class of most votes among the selection draws."""
+    """Class with the most votes among the selection samples."""
     hits: tuple[int, ...] = ()
-    """Votes of each stream for that class among the estimation draws."""
+    """Votes for that class among the estimation samples, in each stream."""
     n: int = 0
-    """Estimation draws in which `hits` were counted."""
+    """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()
-    """Lower bounds of the class's probability in each stream."""
+    """Lower bounds of the class probability in each stream."""
     draws: int = 0
-    """Draws of all kinds that the image took. One draw passes through every stream."""
+    """Total number of samples for the image. One sample serves all streams."""
     stage: int = 0
-    """The stage at which it ended: 0 is selection."""
+    """Stage at which sampling stopped; 0 is selection."""
 
 
 Certifying = Generator[Draws, Votes, Certificate]
 
 
 class Mode(ABC):
-    """A way to certify one image."""
+    """A procedure that certifies one image."""
 
     name: str
     alpha: float
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name and arguments, which all rows of a log must have in common."""
+        """Name and arguments, which must be the same for all rows of a log."""
         return {"mode": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -82,13 +82,13 @@ class Mode(ABC):
         """Certify one image.
 
         Args:
-            radius: the certified radius of lower bounds, as the voting module computes it.
-            label: class of the image; only `Curve` looks at it.
+            radius: maps lower bounds to the certified radius, from the voting module.
+            label: label of the image, used only by `Curve`.
         """
 
 
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
-    """Ask for `n0` votes and return the class of most of them, the lowest in a tie."""
+    """Request `n0` votes, and return the class with the most votes (the lowest in a tie)."""
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())
 
@@ -96,7 +96,7 @@ def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
 def estimate(
     selected: int, n: int, alpha: float, stage: int = ESTIMATION
 ) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
-    """Ask for `n` votes; return those for the selected class and its lower bounds, a number for each stream."""
+    """Request `n` votes; return the selected class's votes and lower bounds, one per stream."""
     votes = yield Draws(stage, 0, n)
     hits = votes[:, selected]
     return hits, clopper_pearson_lower(hits, n, alpha / len(hits)).tolist()
@@ -112,7 +112,7 @@ def claim(
     draws: int,
     stage: int = 1,
 ) -> Certificate:
-    """Claim the class and the radius that lower bounds allow, or nothing where the radius is negative."""
+    """Build the certificate that lower bounds allow; abstain if the radius is negative."""
     certified = radius(p_lower)
     prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
     counts = tuple(hits.tolist())
@@ -121,11 +121,11 @@ def claim(
 
 @dataclass(frozen=True)
 class FixedSampling(Mode):
-    """CERTIFY, as published: n draws for every image.
+    """CERTIFY as published, with n samples for every image.
 
     Args:
-        n0: draws that select the class.
-        n: draws that bound its probability.
+        n0: selection samples.
+        n: estimation samples.
         alpha: probability that a certificate is wrong.
     """
 
@@ -146,11 +146,11 @@ class FixedSampling(Mode):
 
 @dataclass(frozen=True)
 class Predict(Mode):
-    """PREDICT, as published: the smoothed classifier's class, without a radius.
+    """PREDICT as published: the smoothed classifier's class, without a radius.
 
     Args:
-        n: draws.
-        alpha: probability that a prediction is not the smoothed classifier's.
+        n: number of samples.
+        alpha: probability that the prediction differs from the smoothed classifier's.
     """
 
     n: int = 1000
@@ -165,7 +165,7 @@ class Predict(Mode):
         votes = yield Draws(SELECTION, 0, self.n)
         if len(votes) > 1:
             raise ValueError(
-                f"mode predict tests one vote, and this module's smoothed classifier adds {len(votes)}: use mode fixed"
+                f"mode predict needs a single vote, but this smoothed classifier has {len(votes)}: use mode fixed"
             )
         selected = int(votes[0].argmax())
         prediction, hits = predict(votes[0], self.alpha), (int(votes[0, selected]),)

@@ -1,12 +1,12 @@
-"""Bound the probability of a vote, and summarise a set of certificates of randomised smoothing.
+"""Confidence bounds of vote probabilities, and summaries of randomised smoothing certificates.
 
-A base classifier f of images in [0, 1] and Gaussian noise make the smoothed classifier
+A base classifier f of images in [0, 1] and Gaussian noise define the smoothed classifier
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
-If the class A that g gives x has P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma
-Phi^-1(p). The probability is known only from votes, so p is a lower confidence bound: at a fixed number of draws
-Clopper and Pearson's, or one that holds at all numbers of draws at once, which may therefore be stopped at any time.
+If g's class A at x has P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p). The
+probability is estimated from votes, so p is a lower confidence bound: either Clopper and Pearson's, for a fixed number
+of samples, or a bound that holds for all numbers of samples simultaneously, so that sampling may stop at any time.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -23,33 +23,33 @@ from scipy.special import betaincc, betaincinv, betaln, ndtri, xlog1py, xlogy
 from scipy.stats import binom, binomtest
 
 ABSTAIN = -1
-"""The prediction that claims nothing."""
+"""Prediction value for abstaining."""
 
 
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Bound a probability from below, exactly for a number of draws that is fixed beforehand.
+    """Compute the exact lower confidence bound of a probability, for a predetermined number of samples.
 
-    It is the lower end of the two-sided interval at level 2 alpha, which is how the published code asks for it.
+    It equals the lower end of the two-sided interval at level 2 alpha, which the published code computes.
 
     Args:
-        hits: successes, of any shape, in [0, n]; need not be whole.
-        n: number of draws.
+        hits: number of successes, of any shape, in [0, n]; need not be integers.
+        n: number of samples.
         alpha: probability that the bound exceeds the true value, in (0, 1).
 
     Returns:
-        The bounds, of the shape of `hits`.
+        The bounds, with the shape of `hits`.
     """
     hits = np.asarray(hits, dtype=float)
     return np.where(hits == 0, 0.0, betaincinv(np.maximum(hits, 1e-12), n - hits + 1, alpha))
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Bound a probability from above, see `clopper_pearson_lower`."""
+    """Compute the upper confidence bound of a probability, see `clopper_pearson_lower`."""
     return 1 - clopper_pearson_lower(n - np.asarray(hits, dtype=float), n, alpha)
 
 
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the log of what a gambler who starts with 1 owns after betting against the probability p.
+    """Compute the log-wealth of a bettor who starts with 1 and bets against the probability p.
 
     W(p) = log B(k + 1/2, n - k + 1/2) - log B(1/2, 1/2) - k log p - (n - k) log(1 - p)
 
@@ -57,7 +57,7 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
     Args:
         hits: k, successes so far.
-        n: number of draws so far.
+        n: number of samples so far.
         p: hypothesised probability, in [0, 1].
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
@@ -65,13 +65,13 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute `log_wealth` of a gambler who bets only on probabilities above p, and loses nothing on those below.
+    """Compute the one-sided `log_wealth` of a bettor who bets only on probabilities above p.
 
-    W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with b ~ Beta(1/2, 1/2) before and Beta(k + 1/2, n - k + 1/2)
-    after.
+    W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
+    Beta(k + 1/2, n - k + 1/2).
 
-    It is a mixture of likelihood ratios of q > p against p. Each has expectation at most 1 for every true probability
-    up to p, hence P(W+(p) ever reaches log(1/a)) <= a for all of these.
+    exp W+ is a mixture of likelihood ratios of q > p against p. Each has expectation at most 1 for every true
+    probability up to p, hence P(W+(p) ever reaches log(1/a)) <= a for all of these.
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
     with np.errstate(divide="ignore"):
@@ -80,7 +80,7 @@ def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.
 
 
 def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) -> float:
-    """Find the smallest p of (0, highest) at which a wealth that falls with p is below log(1/alpha)."""
+    """Find the smallest p in (0, highest) at which a decreasing wealth function is below log(1/alpha)."""
     threshold = math.log(1 / alpha)
     lowest = highest * 0.5
     while wealth(lowest) < threshold:
@@ -91,11 +91,11 @@ def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) 
 def anytime_lower(hits: float, n: int, alpha: float) -> float:
     """Compute the lower end of the confidence sequence {p : W(p) < log(1/alpha)}.
 
-    With probability 1 - alpha, all ends, lower and upper, at all n, are on their sides of the true value.
+    With probability 1 - alpha, the true value lies between the lower and upper ends for all n simultaneously.
 
     Args:
-        hits: successes so far; need not be whole.
-        n: number of draws so far.
+        hits: successes so far; need not be an integer.
+        n: number of samples so far.
         alpha: probability that any end of the sequence is ever wrong, in (0, 1).
     """
     if hits == 0:
@@ -110,9 +110,9 @@ def anytime_upper(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
-    """Find the smallest p with W+(p) < log(1/alpha), which is larger than `anytime_lower` and bounds one side alone.
+    """Compute the one-sided lower bound, the smallest p with W+(p) < log(1/alpha); tighter than `anytime_lower`.
 
-    With probability 1 - alpha it is below the true value at all n.
+    With probability 1 - alpha it is below the true value for all n simultaneously.
     """
     if hits == 0:
         return 0.0
@@ -120,29 +120,29 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Bound from above at all n with probability 1 - alpha, see `one_sided_anytime_lower`."""
+    """Compute the one-sided upper bound for all n, see `one_sided_anytime_lower`."""
     return 1 - one_sided_anytime_lower(n - hits, n, alpha)
 
 
 def gaussian_radius(p: float, sigma: float) -> float:
-    """Compute the radius within which a class of probability at least p keeps the majority.
+    """Compute the radius within which a class of probability at least p keeps its majority.
 
     Args:
         p: lower bound of the probability, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        sigma Phi^-1(p), in pixel units: negative, where p < 1/2, means none.
+        sigma Phi^-1(p), in pixel units; negative for p < 1/2, which means no certificate.
     """
     return float(sigma * ndtri(p))
 
 
 def predict(votes: ArrayLike, alpha: float) -> int:
-    """Give the class of most votes, if it beats the second in an exact two-sided binomial test (PREDICT).
+    """Return the class with the most votes if it beats the second in an exact two-sided binomial test (PREDICT).
 
     Args:
-        votes: `[K]`, votes for each class.
-        alpha: probability that the class that is given is not g's.
+        votes: votes for each class, `[K]`.
+        alpha: probability that the returned class is not g's.
 
     Returns:
         The class or `ABSTAIN`.
@@ -166,22 +166,22 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of draws that costs at most a stated part of the radius that `n_max` draws would give.
+    """Find the smallest number of samples that loses at most `max_loss` of the radius for `n_max` samples.
 
-    The cost must be kept to for every probability in a two-sided interval around the pilot's. That interval decides
-    how much is saved, never whether the certificate holds: the number does not depend on the draws that certify. Of
-    several votes, the probabilities are moved from the lower to the upper ends of their intervals together.
+    The limit must hold for every probability in a two-sided confidence interval of the pilot. The interval affects only
+    the savings, not the validity of the certificate, because the number is independent of the certifying samples. With
+    several votes, all probabilities move from the lower to the upper ends of their intervals simultaneously.
 
     Args:
-        pilot_hits: votes of each stream for the selected class, in the pilot.
-        pilot_draws: number of draws of the pilot.
-        n_max: largest number of draws.
-        step: divisor of the number of draws, unless that is `n_max`.
+        pilot_hits: votes for the selected class in the pilot, one per stream.
+        pilot_draws: number of samples of the pilot.
+        n_max: maximum number of samples.
+        step: the result is a multiple of it, or `n_max`.
         alpha: failure probability of the certificate.
         pilot_alpha: failure probability of the interval.
-        max_loss: largest loss of radius, in pixel units, or a fraction if `relative`.
-        relative: whether `max_loss` is a fraction.
-        radius: maps probabilities, one for each stream, to the certified radius.
+        max_loss: maximum loss of radius, in pixel units, or as a fraction if `relative`.
+        relative: interpret `max_loss` as a fraction.
+        radius: maps probabilities, one per stream, to the certified radius.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -207,24 +207,24 @@ def input_specific_draws(
 
 
 def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) -> NDArray[np.float64]:
-    """Compute the share of images that are classified correctly and certified at least as far as r.
+    """Compute the certified accuracy: the fraction of correctly classified images with certified radius at least r.
 
     Args:
-        correct: `[N]`: whether the prediction is the label; abstaining is not.
-        radius: `[N]`, certified radii, in pixel units.
-        radii: `[R]`, values of r, in pixel units.
+        correct: whether the prediction equals the label, `[N]`; false when abstaining.
+        radius: certified radii, `[N]`, in pixel units.
+        radii: values of r, `[R]`, in pixel units.
 
     Returns:
-        `[R]`, in [0, 1].
+        Certified accuracy at each r, `[R]`, in [0, 1].
     """
     reach = np.sort(np.where(np.asarray(correct, dtype=bool), np.asarray(radius, dtype=float), -np.inf))
     return (len(reach) - np.searchsorted(reach, np.asarray(radii, dtype=float), side="left")) / len(reach)
 
 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
-    """Average the radius, 0 where the prediction is wrong: the integral of the certified accuracy over r.
+    """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
 
-    Easy images dominate it, so the curve belongs beside it.
+    It is the integral of the certified accuracy over r. Easy images dominate it, so report it together with the curve.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """
@@ -234,15 +234,15 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Bound the certified accuracy of the images at hand from below, whichever certificates are wrong.
+    """Compute a lower bound of the certified accuracy on these images that accounts for wrong certificates.
 
-    Each of m certificates is wrong with probability at most alpha, independently of the others, so the number of wrong
-    ones is, with probability 1 - rho, at most the quantile k of the binomial distribution B(m, alpha): the smallest one
-    with P(B > k) <= rho. The bound is the accuracy less k / m, and holds at all radii at once.
+    Each of m certificates is wrong with probability at most alpha, independently of the others. With probability
+    1 - rho, the number of wrong ones is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
+    bound is the accuracy minus k / m, and holds for all radii simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead, without the
-    factors 2 that Bernstein's inequality has under the root and in the last term. That is no bound: at alpha = rho =
-    0.001 and m = 10,000 it fails with probability 0.0016.
+    factors 2 that Bernstein's inequality has under the root and in the last term. That is not a valid bound: with
+    alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

@@ -1,18 +1,18 @@
-"""Count a classifier's votes on noisy images, in full batches for many images at a time.
+"""Count a classifier's votes on noisy images, in full batches that span several images.
 
-Draw number d of an image and a stage of its certification is x + sigma e, where e depends on (seed, image, stage, d)
-alone: blocks of 100 draws are seeded one by one. So neither the batch size nor the number of processes changes what
-the classifier is shown. What it answers is the same too, unless two logits are so close that the order of a sum, which
-may change with the batch size, decides between them. Other kinds of device draw other noise.
+Sample d of an image in a stage of its certification is x + sigma e, where e depends only on (seed, image, stage, d):
+blocks of 100 samples are seeded individually. So the classifier's inputs do not depend on batch size or world size. Nor
+do its votes, unless two logits are so close that the summation order, which may change with the batch size, decides.
+Different types of device generate different noise.
 
-How often that is, was measured on a CPU with a ResNet-20 that had seen no noise and 6,000 noisy copies of six CIFAR-10
-images (`tests/benchmarks/test_flipped_votes.py`): batches of 77 in place of 1000 changed no vote, in float32 and under
-bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence; nor did the layout `channels_last`, which under
-bfloat16 moves logits by up to 0.06.
+The rate of such changes was measured on a CPU with a ResNet-20 trained without noise and 6,000 noisy copies of six
+CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote, in float32
+and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. The memory format `channels_last`, which
+under bfloat16 changes logits by up to 0.06, changed none either.
 
-Noise is drawn and added in float32, and the certificate is that of exact arithmetic, here as in the literature. Voracek
-and Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that the difference
-can be abused, and how to close it for quantised images.
+As in the literature, noise is sampled and added in float32, while the certificate assumes exact arithmetic. Voracek and
+Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
+exploited, and how to close it for quantised images.
 """
 
 import time
@@ -32,7 +32,7 @@ from lightning_modules.robustness.certificates.statistics import gaussian_radius
 
 
 class GaussianSmoothing:
-    """The smoothed classifier of Cohen et al. (2019): one vote on x + sigma e, and the radius sigma Phi^-1(p).
+    """Smoothed classifier of Cohen et al. (2019), with one vote on x + sigma e and the radius sigma Phi^-1(p).
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, K]`.
@@ -51,14 +51,14 @@ class GaussianSmoothing:
 
 
 class BlockNoise:
-    """Standard normal noise in float32, a pure function of (seed, image, stage, block) on each kind of device.
+    """Standard normal noise in float32, a pure function of (seed, image, stage, block) on each type of device.
 
-    Generators of some devices keep 32 bits of a seed. Seeds of one image are consecutive, so its blocks differ even
-    there.
+    Generators of some devices use only 32 bits of a seed. The seeds of an image are consecutive, so its blocks differ
+    even there.
 
     Args:
         seed: seed of all noise.
-        device: device on which it is drawn.
+        device: device that generates the noise.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -67,19 +67,19 @@ class BlockNoise:
         self._latest: tuple[tuple[int, int, int], Tensor] | None = None
 
     def block(self, index: int, stage: int, block: int, shape: torch.Size) -> Tensor:
-        """Draw one block.
+        """Generate one block.
 
         Args:
-            index: position of the image in its set.
-            stage: number of the stream of noise, below 4096.
+            index: index of the image in the dataset.
+            stage: number of the noise stream, below 4096.
             block: number of the block, below 2^20.
-            shape: `[C, H, W]`, shape of the image.
+            shape: shape of the image, `[C, H, W]`.
 
         Returns:
             `[BLOCK, C, H, W]`.
         """
         key = (index, stage, block)
-        if self._latest is None or self._latest[0] != key:  # batches may end inside a block
+        if self._latest is None or self._latest[0] != key:  # a batch may end within a block
             first = bits_of(self.seed, index)
             self.generator.manual_seed((first + (stage << 20) + block) % 2**64)
             device = self.generator.device
@@ -88,7 +88,7 @@ class BlockNoise:
         return self._latest[1]
 
     def draws(self, index: int, stage: int, start: int, stop: int, shape: torch.Size) -> list[Tensor]:
-        """Give draws `start` to `stop` in pieces `[., C, H, W]`, a piece for each block that they lie in."""
+        """Return samples `start` to `stop` as tensors `[., C, H, W]`, one for each block that they belong to."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return [
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
@@ -98,31 +98,31 @@ class BlockNoise:
 
 @dataclass(frozen=True)
 class Certified:
-    """A finished image."""
+    """Result of an image."""
 
     index: int
     label: int
     certificate: Certificate
     seconds: float
-    """Its share, by draws, of the time of the batches that it was in."""
+    """Time of its batches, in proportion to its samples."""
 
 
 @dataclass(eq=False)
 class _InProgress:
-    """An image that waits for votes."""
+    """An image that is being certified."""
 
     image: LabelledImage
     certifying: Certifying
     request: Draws
     votes: Votes
     launched: int
-    """The first draw of the request that is in no batch yet."""
+    """First sample of the request that is not in a batch yet."""
     counted: int = 0
     seconds: float = 0.0
 
 
 class _Part(NamedTuple):
-    """Draws of one image in one batch."""
+    """Samples of one image in one batch."""
 
     item: _InProgress
     start: int
@@ -130,7 +130,7 @@ class _Part(NamedTuple):
 
 
 class _Launched(NamedTuple):
-    """A batch whose votes are on their way to the host."""
+    """A batch whose votes are being copied to the host."""
 
     parts: list[_Part]
     counts: Tensor
@@ -142,31 +142,32 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certifies images with full batches, in which draws of several images may lie side by side.
+    """Certify images in full batches, which may combine samples of several images.
 
-    Images that came first are served first, so few are under way at a time. Votes are counted on the device, and read
-    by the host one batch later, while the next one is computed:
+    Images are processed in order of arrival, so only a few are in progress at a time. Votes are counted on the device,
+    and read by the host one batch later, while the next batch is computed:
 
                   plan and launch batch 1
                   plan and launch batch 2    while the device computes 1
         read 1,   plan and launch batch 3    while it computes 2
         read 2,   plan and launch batch 4    while it computes 3
 
-    Batch 3 is the first that knows the votes of batch 1. An image that waits for them has no draws in batch 2, and the
-    next images take its room.
+    Batch 3 is the first that can depend on the votes of batch 1. An image that waits for them has no samples in batch
+    2, which is filled with the next images.
 
     Args:
-        smoothed: gives logits of noisy images, and a radius.
-        mode: decides how many draws an image is given.
+        smoothed: smoothed classifier, which provides logits of noisy images and the certified radius.
+        mode: sampling mode, which decides the number of samples per image.
         sigma: standard deviation of the noise, in pixel units.
-        batch_size: number of draws in a batch of each process.
+        batch_size: samples per batch and rank.
         seed: seed of the noise.
         device: device of the images.
-        rank: this process, where all processes share the draws of each image, and otherwise 0.
-        world_size: number of processes that share the draws of each image.
-        add_over_processes: sums an int64 tensor over these processes, in place; every process calls it equally often.
-        after_batch: quick function, called with `num_draws` after each batch when the images that it finished have been
-            taken; it may end the certification by an exception.
+        rank: this rank if the samples of each image are sharded over ranks, otherwise 0.
+        world_size: number of ranks over which the samples of each image are sharded.
+        add_over_processes: in-place all-reduce sum of an int64 tensor over these ranks; all ranks call it equally
+            often.
+        after_batch: fast callback, called with `num_draws` after each batch once its finished images are consumed; it
+            may abort the certification by raising an exception.
     """
 
     def __init__(
@@ -193,23 +194,23 @@ class VoteCounter:
         self.add_over_processes = add_over_processes
         self.after_batch = after_batch
         self.num_draws = 0
-        """Draws evaluated so far by all the processes that share them."""
+        """Samples evaluated so far, over all ranks that share them."""
         self._waiting: list[_InProgress] = []
         self._kinds: tuple[int, int] | None = None
-        # One object for all images, by which a mode may keep what it computed for this radius.
+        # One object for all images, so that a mode can cache results for this radius.
         self._radius: Radius = lambda probability: smoothed.certified_radius(probability, sigma)
 
     def certify(self, images: Iterator[LabelledImage]) -> Iterator[Certified]:
-        """Certify images as they come.
+        """Certify images from an iterator.
 
         Args:
-            images: images of one shape, taken when there is room for another one.
+            images: images of one shape, consumed when a batch has room.
 
         Yields:
-            Each image once, in the order in which they are finished.
+            Each image once, in order of completion.
 
         Raises:
-            ValueError: if the network's logits are not numbers or not of the shape that is documented.
+            ValueError: if logits are NaN or do not have the documented shape.
         """
         before: _Launched | None = None
         since = time.perf_counter()
@@ -224,7 +225,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Choose the draws of one batch of every process, the oldest images' first."""
+        """Choose the samples of the next batch over all ranks, oldest images first."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0
@@ -254,8 +255,8 @@ class VoteCounter:
         logits = self.smoothed.smoothed_logits(image[None], torch.zeros_like(image)[None], self.sigma)
         if logits.ndim != 3 or logits.shape[1] != 1:
             raise ValueError(
-                f"logits of one image must be [1, K], or [S, 1, K] from smoothed_logits; got {list(logits.shape)}, "
-                f"with the votes counted first"
+                f"logits of one image must be [1, K], or [S, 1, K] from smoothed_logits for S votes; got "
+                f"{list(logits.shape)} from smoothed_logits"
             )
         self._kinds = logits.shape[0], logits.shape[2]
         return self._kinds
@@ -291,7 +292,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Find this process's draws, with the numbers of their parts: a run of equal length for each process."""
+        """Return this rank's samples with their part numbers; each rank has a contiguous range of equal length."""
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share
@@ -305,7 +306,7 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Give each image its votes of a batch, and finish those that need no more."""
+        """Add the votes of a batch to its images, and finish those that need no more samples."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -1,18 +1,18 @@
-"""Dual randomised smoothing: two half-images are smoothed by themselves, in half as many dimensions.
+"""Dual randomised smoothing (DRS): two halves of an image are smoothed separately, each in half the dimensions.
 
-The pixels of an image are split in two parts x_l and x_r, the colours of a checkerboard. Each has a classifier of its
-own, which sees its part under noise and nothing of the other one; the votes add up:
+The pixels of an image are split into two parts x_l and x_r by a checkerboard pattern. Each part has its own classifier,
+which takes only its noisy part; the vote probabilities are added:
 
     p_c^l = P(f_l(x_l + sigma e) = c),   p_c^r = P(f_r(x_r + sigma e) = c),   g(x) = argmax_c (p_c^l + p_c^r).
 
-If both give g's class at least p^l and p^r, then g is constant within
+If the probabilities of g's class are at least p^l and p^r, then g is constant within
 
     R = sigma / sqrt(2) (Phi^-1(p^l) + Phi^-1(p^r)),
 
-up to sqrt(2) times the radius of a single vote. Each half is trained like any classifier for smoothing: with Gaussian
-noise, or with consistency regularisation.
+up to sqrt(2) times the radius of a single vote. Each classifier is trained as usual for smoothing: with Gaussian noise,
+or with consistency regularisation.
 
-The authors' code reports larger radii than this theorem, without its guarantee: `radius.py` has its formulas.
+The authors' code reports larger radii than this theorem, without a guarantee: `radius.py` has the code's formulas.
 
 Source: Xia, Yu, Jiang and Ding, Mitigating the Curse of Dimensionality for Certified Robustness via Dual Randomized
 Smoothing, ICLR 2024, arXiv 2404.09586.

@@ -1,7 +1,7 @@
-"""Show networks for whole images half of an image, the black or the white squares of a checkerboard.
+"""Checkerboard halves of an image, as inputs of full-size networks.
 
-A half keeps one diagonal of every 2 x 2 block, the same in all channels. Everything here is a deterministic function
-of the pixels that a half keeps; nothing of the others enters it.
+A half keeps one diagonal of every 2 x 2 block, the same in all channels. All functions here are deterministic and
+depend only on the pixels of that half.
 """
 
 from typing import Literal
@@ -15,23 +15,23 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """Mark the pixels of the first half; the second has the others.
+    """Mask the pixels of the first half; the second half has the others.
 
     Args:
         height: height of the image, even.
         width: width of the image, even.
-        layout: `checkerboard` takes the pixels (i, j) with i + j even; `official` those with i + j odd from the third
-            column on, as the authors' code does by accident and their checkpoints need.
+        layout: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j odd from the third column
+            on, as in the authors' code (by accident) and as their checkpoints need.
         device: device of the mask.
 
     Returns:
-        `[H, W]`, boolean.
+        Mask `[H, W]`, bool.
 
     Raises:
         ValueError: if `height` or `width` is odd.
     """
     if height % 2 or width % 2:
-        raise ValueError(f"image must have an even height and width to be halved, got {height} x {width}")
+        raise ValueError(f"image must have an even height and width, got {height} x {width}")
     row, column = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     if layout == "official":
         column = column + (column >= 2)
@@ -39,7 +39,7 @@ def first_half(height: int, width: int, layout: Layout = "checkerboard", device:
 
 
 def gathered(image: Tensor, mask: Tensor) -> Tensor:
-    """Move the kept pixels together, row by row.
+    """Concatenate the kept pixels of each row.
 
     Args:
         image: `[B, C, H, W]`.
@@ -53,7 +53,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Add to every kept pixel the maximum of its block, in which the others count as 0; the others stay 0.
+    """Add to every kept pixel the maximum of its 2 x 2 block; the other pixels are zero.
 
     Args:
         image: `[B, C, H, W]`.
@@ -65,14 +65,13 @@ def max_added(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
-    """Give a half of each image, in the size of the whole.
+    """Expand a half of each image to full size.
 
     Args:
-        image: `[B, C, H, W]`, usually noisy.
-        mask: `[H, W]`, boolean: the pixels that the half keeps.
-        fill: `maxpool_add`, see `max_added`, as the authors' code does on CIFAR-10; `gather_bilinear` moves the kept
-            pixels together and stretches them to the whole width, as it does on ImageNet; `gather_nearest` repeats each
-            of them.
+        image: images `[B, C, H, W]`, usually noisy.
+        mask: mask of the half's pixels, `[H, W]`, bool.
+        fill: `maxpool_add` as in the authors' code for CIFAR-10, see `max_added`; `gather_bilinear` concatenates the
+            kept pixels and resizes them to full width, as in the code for ImageNet; `gather_nearest` repeats each one.
 
     Returns:
         `[B, C, H, W]`.

@@ -1,4 +1,4 @@
-"""Train two classifiers of half-images, whose votes add up."""
+"""LightningModule of dual randomised smoothing; the package docstring describes the method."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,25 +25,26 @@ CERTIFICATES = {
     "published_imagenet": "Xia et al. 2024, formula of the code for ImageNet: not a guarantee",
 }
 PROBABILITY_FLOOR = 1e-6
-"""Least probability in the regularisation, as in the authors' code."""
+"""Lower clamp of probabilities in the regularisation, as in the authors' code."""
 
 
 class DRS(AccuracyUnderNoise, MethodModule):
-    """Trains the two classifiers of dual smoothing. The callback `Certification` certifies their sum.
+    """Train the two classifiers of dual smoothing; the callback `Certification` certifies the sum of their votes.
 
     Args:
         network: f_l; maps images `[B, C, H, W]` in [0, 1], filled from the first half, to logits `[B, num_classes]`.
-        second_network: f_r, of the same kind with its own weights, for the second half.
+        second_network: f_r, same architecture with its own weights, for the second half.
         num_classes: number of classes, K.
-        sigma: noise level that will be certified, in pixel units.
-        num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
-        consistency_weight: lambda, weight of the divergence among several copies.
-        entropy_weight: eta, weight of the entropy of their mean prediction.
-        fill: way in which a half becomes an image for the network, see `checkerboard.half`.
-        layout: `checkerboard`, or `official` for checkpoints of the authors.
-        radius: formula of the radius. `joint` is the theorem's. `published_cifar10` and `published_imagenet` only
-            reproduce the authors' logs, with `alpha: 0.002` in Certification for their 0.001 in each vote; such radii
-            are no guarantee, and `certification_settings.json` says so.
+        sigma: standard deviation of the noise in training and certification, in pixel units.
+        num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
+        consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
+        entropy_weight: eta, weight of the entropy of the mean prediction.
+        fill: how a half is expanded to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
+            `checkerboard.half`.
+        layout: `checkerboard`, or `official` for the authors' checkpoints.
+        radius: formula of the radius. `joint` is the theorem's. `published_cifar10` and `published_imagenet` reproduce
+            the authors' logs, with `alpha: 0.002` in Certification for their 0.001 per vote; these radii are not
+            guaranteed, which `certification_settings.json` records.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -89,12 +90,12 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return f"fill={self.fill}, layout={self.layout}"
 
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Split images `[B, C, H, W]` into what f_l and f_r are shown, of the same shape each."""
+        """Split images `[B, C, H, W]` into the inputs of f_l and f_r, both of the same shape."""
         mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def votes(self, image: Tensor) -> Tensor:
-        """Give the logits `[2, B, K]` of f_l and f_r on their halves of images."""
+        """Compute the logits `[2, B, K]` of f_l and f_r on their halves of images."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 
@@ -112,7 +113,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Give logits `[2, B, K]`; one full-size noise serves both halves, as their pixels are disjoint."""
+        """Compute logits `[2, B, K]`; one full-size noise sample serves both halves, as their pixels are disjoint."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))
 

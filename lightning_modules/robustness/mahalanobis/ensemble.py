@@ -1,17 +1,17 @@
-"""A weighted sum of the confidence of layers, by logistic regression on validation data.
+"""Weighted sum of the layers' confidence, with weights from logistic regression on validation data.
 
     log p(out | M) - log p(in | M) = w^T M + b,   confidence = -(w^T M + b)
 
-The regression is scikit-learn's LogisticRegressionCV with its defaults, as in the authors' code: an L2 penalty chosen
-among ten by the accuracy in five stratified folds. Only the solver is another, Newton's method, which reaches the same
-minimum in fewer steps, as M is not scaled.
+As in the authors' code, the regression is scikit-learn's LogisticRegressionCV with default settings: an L2 penalty
+chosen from ten values by accuracy in five stratified folds. Only the solver differs: Newton's method reaches the same
+minimum in fewer steps, since M is not scaled.
 
-The size epsilon of the input pre-processing is tuned too: for each, the regression is fitted on one half of the
-validation data, and the size is taken that gives the better confidence on the other half, by TNR at 95 % TPR for
-out-of-distribution inputs, and by AUROC for adversarial ones; of equal ones the first.
+The size epsilon of the input pre-processing is tuned too. For each epsilon, the regression is fitted on one half of the
+validation data. The best epsilon on the other half is chosen, by TNR at 95 % TPR for out-of-distribution inputs and by
+AUROC for adversarial ones; ties go to the first.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
-NeurIPS 2018, arXiv 1807.03888, section 2.2 and their published code.
+NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.
 """
 
 import warnings
@@ -23,34 +23,34 @@ from torch import Tensor
 from lightning_modules.metrics.detection import detection_metrics, true_negative_rate
 
 FEWEST = 2
-"""Inputs of either kind that weights can be fitted to, or epsilon chosen by."""
+"""Minimum number of inputs of each kind, to fit weights or choose epsilon."""
 
 
 class Ensemble(NamedTuple):
-    """Weights of the layers, for one of the sizes of the pre-processing."""
+    """Weights of the layers, and the chosen epsilon of the pre-processing."""
 
     weight: Tensor
     """w, `[L]`."""
     bias: Tensor
     """b, `[]`."""
     column: int
-    """Position of epsilon."""
+    """Index of epsilon."""
 
     def confidence(self, scores: Tensor) -> Tensor:
-        """`[N]`, of M `[N, L, epsilons]`."""
+        """Compute the confidence `[N]` from M `[N, L, epsilons]`."""
         return -(scores[:, :, self.column] @ self.weight + self.bias)
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit w `[L]` and b to M `[n, L]` and `[m, L]`, at least two each."""
+    """Fit w `[L]` and b to M `[n, L]` and `[m, L]`, with n, m at least 2."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()
     target = torch.cat([torch.zeros(len(in_distribution)), torch.ones(len(other))])
     folds = min(5, len(in_distribution), len(other))
     with warnings.catch_warnings():
-        # Of scikit-learn's versions, which rename options that are left at their defaults; and of folds in which the
-        # two kinds lie so far apart that the least penalties make no difference.
+        # Warnings about options that scikit-learn renames between versions, although they are left at their defaults;
+        # and about folds in which the classes are so well separated that the smallest penalties make no difference.
         warnings.simplefilter("ignore")
         regression = LogisticRegressionCV(cv=folds, scoring="accuracy", solver="newton-cholesky")
         fitted = regression.fit(scores.numpy(), target.numpy())
@@ -59,7 +59,7 @@ def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor,
 
 
 class Sample(NamedTuple):
-    """M of two kinds of inputs, on the CPU."""
+    """M of in-distribution and other inputs, on the CPU."""
 
     in_distribution: Tensor
     """`[n, L, epsilons]`."""
@@ -75,16 +75,16 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
     """Tune weights and epsilon.
 
     Args:
-        fit: scores that the weights are fitted to.
-        choose: scores that epsilon is chosen on.
-        choose_by: metric that epsilon is chosen by.
+        fit: scores to fit the weights on.
+        choose: scores to choose epsilon on.
+        choose_by: metric for choosing epsilon.
 
     Raises:
-        ValueError: if there are fewer than `FEWEST` inputs of either kind.
+        ValueError: if there are fewer than `FEWEST` inputs of a kind.
     """
     if min(fit.fewest, choose.fewest) < FEWEST:
         raise ValueError(
-            f"an ensemble needs at least {FEWEST} inputs of either kind to fit and to choose by, got "
+            f"an ensemble needs at least {FEWEST} inputs of each kind to fit weights and to choose epsilon, got "
             f"{len(fit.in_distribution)} and {len(fit.other)}, {len(choose.in_distribution)} and {len(choose.other)}"
         )
     best: tuple[float, Ensemble] | None = None
@@ -99,7 +99,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """Find the column of `[n, S]` and `[m, S]` with the greatest TNR at 95 % TPR, the first of equal ones."""
+    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR; ties go to the first."""
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

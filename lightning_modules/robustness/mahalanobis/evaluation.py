@@ -1,9 +1,9 @@
-"""Scores of in-distribution and other inputs, and each method of detection that is measured by them.
+"""Scores of in-distribution and other inputs, and evaluation of all detection methods on them.
 
-Each input has a row of scores, `[N, columns]`, in double precision: the confidence by softmax and by energy, whether
-the network's class is the right one, whether the closest mean's is, M of each layer with each epsilon, and, where ODIN
-is measured too, its confidence with each setting. An attack has for each clean image whether it fools the network (1
-or 0), and the scores of its noisy and of its adversarial copy, `[N, 1 + 2 columns]`.
+Each input has a row of scores, `[N, columns]`, in float64: softmax and energy confidence, whether the network's class
+is correct, whether the class of the nearest mean is, M of each layer with each epsilon, and with ODIN its confidence
+for each setting. An attack has for each clean image whether it fools the network (1 or 0), and the scores of the noisy
+and of the adversarial copy, `[N, 1 + 2 columns]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ ADVERSARIAL_VALIDATION = 0.1
 
 
 class Scorer:
-    """Scores images by a network and the Gaussians of its layers.
+    """Computes scores of images from a network and the Gaussians of its layers.
 
     Args:
         network: maps images to logits.
         layers: L layers of the network.
-        whitened: the Gaussians of each layer.
+        whitened: Gaussians of each layer.
         epsilons: sizes of the input pre-processing, in pixel units.
-        odin: whether ODIN is measured too.
+        odin: also compute ODIN's confidence.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Scorer:
         self.odin = odin
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Compute everything that is known of images with labels `[B]`: `[B, columns]`, in the constants' order."""
+        """Compute all scores of images with labels `[B]`: `[B, columns]`, in the order of the constants above."""
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
         columns = [softmax_confidence(logits), energy_confidence(logits)]
@@ -64,40 +64,40 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, copies: list[Tensor]) -> Tensor:
-        """Compute the features of three copies of the same images, `[B, 3 D]` for D as the sum over layers."""
+        """Compute the features of three copies of the same images, `[B, 3 D]`, with D the total over layers."""
         parts = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
         return torch.cat(parts, dim=1)
 
 
 class MeasuredScores(NamedTuple):
-    """The meaning of the columns of scores, and the method that has to be measured."""
+    """Meaning of the score columns, and the required method."""
 
     layers: Sequence[str]
     rank: Tensor
-    """`[L]`, of the layers' covariances."""
+    """Ranks of the layers' covariances, `[L]`."""
     epsilons: Sequence[float]
     odin: bool
     needed: str | None
-    """Not left out for want of validation data; None lets any method be."""
+    """Method that raises an error if there are too few validation data; the others are skipped. None: no method."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
-        """Take M `[N, L, epsilons]` from the columns."""
+        """Extract M `[N, L, epsilons]` from the columns."""
         shape = len(self.layers), len(self.epsilons)
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
     def of_odin(self, scores: Tensor) -> Tensor:
-        """Take ODIN's confidence with each of its settings, the last columns."""
+        """Extract ODIN's confidence for each setting, the last columns."""
         return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
 
     def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
-        """Warn that a method is left out for want of validation data.
+        """Warn that a method is skipped because of too few validation data.
 
         Raises:
-            ValueError: if it is the one that is needed.
+            ValueError: if it is the required method.
         """
         message = (
             f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
-            f"to choose epsilon by"
+            f"to choose epsilon"
         )
         if method == self.needed:
             raise ValueError(f"score {message}; raise num_validation, or choose a stronger attack")
@@ -105,20 +105,20 @@ class MeasuredScores(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """The inputs of a set that methods are tuned on."""
+    """Masks of the inputs for tuning."""
 
     fit: Tensor
-    """`[N]`, bool: weights are fitted to these."""
+    """Inputs for fitting weights, `[N]`, bool."""
     choose: Tensor
-    """`[N]`, bool: epsilon is chosen on these."""
+    """Inputs for choosing epsilon, `[N]`, bool."""
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """Take the first V positions `[N]`, half of them for each."""
+        """Select inputs with positions `[N]` below V, half of them for each purpose."""
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Split `scores` `[N, ...]` into those to fit to and those to choose on."""
+        """Split `scores` `[N, ...]` into those for fitting and those for choosing."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -131,15 +131,15 @@ def against_set(
     V: int,
     by_attack: Ensemble | None,
 ) -> DetectionResult:
-    """Measure all methods at the test set and an out-of-distribution set.
+    """Evaluate all methods on the test set versus an out-of-distribution set.
 
     Args:
         measured: meaning of the scores.
-        name: the out-of-distribution set's.
-        in_distribution: position in its set and scores of each image of the test set.
-        other: and of the out-of-distribution set.
-        V: images of either that tuning may use, the first ones.
-        by_attack: tuned on an attack, if it could be.
+        name: name of the out-of-distribution set.
+        in_distribution: indices and scores of the test set.
+        other: indices and scores of the out-of-distribution set.
+        V: number of first images of either set for tuning.
+        by_attack: ensemble tuned on an attack, if available.
     """
     count = len(in_distribution[1]), len(other[1])
     index, scores = (torch.cat(parts) for parts in zip(in_distribution, other, strict=True))
@@ -156,16 +156,16 @@ def against_attacks(
     features: Mapping[str, Collected],
     widths: Sequence[int],
 ) -> list[DetectionResult]:
-    """Measure all methods at clean, noisy and adversarial images. An attack that fools nobody is left out.
+    """Evaluate all methods on clean, noisy and adversarial images; an attack without usable images is skipped.
 
     Args:
         measured: meaning of the scores.
-        index: `[N]`: position of each image in the test set.
-        clean: `[N, columns]`: scores of the test set.
-        attacked: `[N, 1 + 2 columns]` of each attack, by its name.
-        features: `[n, 3 D]` of the clean, noisy and adversarial copies of the n images that an attack fools, by its
-            name; local intrinsic dimension is measured where there are some.
-        widths: D as the sum over layers.
+        index: indices in the test set, `[N]`.
+        clean: scores of the test set, `[N, columns]`.
+        attacked: scores `[N, 1 + 2 columns]` by attack name.
+        features: features `[n, 3 D]` of the clean, noisy and adversarial copies of the n fooled images, by attack name;
+            used for the local intrinsic dimension, if given.
+        widths: number of features of each layer, D in total.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
     by_attack = tuned_on_attack(measured, clean, attacked, V) if attacked else None
@@ -173,7 +173,7 @@ def against_attacks(
     for attack, rows in attacked.items():
         copies, position = _copies(clean, rows)
         if len(position) == 0 or bool((position < V).all()):
-            rank_zero_warn(f"{attack} fools the network on no image to measure detection by: left out")
+            rank_zero_warn(f"{attack} fools the network on no test image outside the validation part: left out")
             continue
         scores = torch.cat(copies)
         position = position.repeat(3)
@@ -187,12 +187,12 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tune on the first attack's copies of the first V test images; None if there are too few.
+    """Tune on the first attack's adversarial copies among the first V test images; None if there are too few.
 
     Args:
         measured: meaning of the scores.
-        clean: `[N, columns]`: scores of the test set.
-        attacked: `[N, 1 + 2 columns]` of each attack, by its name.
+        clean: scores of the test set, `[N, columns]`.
+        attacked: scores `[N, 1 + 2 columns]` by attack name.
         V: number of images.
     """
     attack, rows = next(iter(attacked.items()))
@@ -207,7 +207,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Take the scores of the three copies of the images that an attack fools, and their positions."""
+    """Return the scores of the three copies of the images that an attack fools, and their positions."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position
@@ -223,7 +223,7 @@ def _detection(
     choose_by: Literal["tnr95", "auroc"],
     by_attack: Ensemble | None,
 ) -> DetectionResult:
-    """Measure all methods at one set of in-distribution and other inputs."""
+    """Evaluate all methods on one set of in-distribution and other inputs."""
     layers = measured.of_layers(scores)
     plain = measured.epsilons.index(0)
     detection = DetectionResult(target, index, is_target, tuning.fit | tuning.choose)
@@ -254,7 +254,7 @@ def _detection(
 def _add_local_dimension(
     measured: MeasuredScores, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
-    """Add the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
+    """Add the baseline `lid` to an adversarial set, from the features `[n, 3 D]` of its images."""
     is_target = detection.is_target
     fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
     if min(fewest) < FEWEST:
@@ -268,19 +268,19 @@ def _add_local_dimension(
 
 
 def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> None:
-    """Refuse a set that tuning would use up."""
+    """Reject a dataset that would have no images left after tuning."""
     for name, size in zip(names, sizes, strict=True):
         if size <= num_validation:
             raise ValueError(
-                f"num_validation {num_validation} leaves none of the {size} images of {name} to measure by"
+                f"num_validation {num_validation} leaves none of the {size} images of {name} for the metrics"
             )
 
 
 def warn_of_ignored_directions(layers: list[str], rank: list[int], num_features: list[int]) -> None:
-    """Warn of each layer whose covariance is singular."""
+    """Warn about each layer with a singular covariance."""
     for name, kept, width in zip(layers, rank, num_features, strict=True):
         if kept < width:
             rank_zero_warn(
-                f"layer {name}: the covariance of {width} features has rank {kept}; the distances ignore the other "
-                f"directions (shrinkage would use them)"
+                f"layer {name}: the covariance of {width} features has rank {kept}; distances ignore the other "
+                f"directions (shrinkage would include them)"
             )

@@ -1,20 +1,20 @@
-"""One Gaussian for each class over the features f of a network's layers, with one covariance for all classes.
+"""Class-conditional Gaussians of a layer's features f, with one covariance shared by all classes.
 
     mu_c  = (1/N_c) sum_{i: y_i = c} f_i
     Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
     d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
 
-The estimates are streamed. Of each global batch, with n'_c, m'_c and S' for its counts, means and scatter about them,
+The estimates are streamed. For each global batch with counts n'_c, means m'_c and scatter S' around these means,
 
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
     mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N,
 
-which subtracts no large numbers and needs 8 (K + K D + sum_l d_l^2) bytes for K classes and layers of d_l features, D
-together, whatever N. All of it is in double precision.
+which avoids cancellation and needs 8 (K + K D + sum_l d_l^2) bytes, independent of N, for K classes and layers with d_l
+features, D in total. Everything is in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
-Pairwise Algorithm for Computing Sample Variances, COMPSTAT 1982, for the merging of two estimates.
+Pairwise Algorithm for Computing Sample Variances, COMPSTAT 1982, for merging two estimates.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ from datamodules.distributed.collectives import all_reduce_sum
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Count and average over classes, and over all processes.
+    """Compute counts and means of each class over all ranks.
 
     Args:
-        features: `[B, D]`, double precision: this process's share.
+        features: this rank's features `[B, D]`, float64.
         label: `[B]`, int64.
-        num_classes: K.
+        num_classes: K, number of classes.
 
     Returns:
-        Counts `[K]` and means `[K, D]`, 0 for classes that are not there.
+        Counts `[K]` and means `[K, D]`, 0 for absent classes.
     """
     rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     sums = all_reduce_sum(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
@@ -44,19 +44,19 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
 
 
 class ClassGaussians(nn.Module):
-    """Streams means and covariances. Its buffers are the same on all processes after each update.
+    """Streaming estimates of class means and shared covariances; the buffers are equal on all ranks after each update.
 
     Args:
-        num_classes: K.
-        num_features: d_l of each layer.
+        num_classes: K, number of classes.
+        num_features: d_l, number of features of each layer.
     """
 
     count: Tensor
-    """`[K]`: samples of each class."""
+    """Samples of each class, `[K]`."""
     mean: Tensor
-    """`[K, D]`: mu of all layers side by side."""
+    """mu of all layers, concatenated, `[K, D]`."""
     scatter: Tensor
-    """`[sum_l d_l^2]`: N Sigma of all layers, one after the other."""
+    """N Sigma of all layers, flattened and concatenated, `[sum_l d_l^2]`."""
 
     def __init__(self, num_classes: int, num_features: Sequence[int]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class ClassGaussians(nn.Module):
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassGaussians":
-        """Move to other devices, and stay in double precision."""
+        """Move to other devices, but keep float64."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -80,10 +80,10 @@ class ClassGaussians(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Sequence[Tensor], label: Tensor) -> None:
-        """Add a global batch. The host waits for the device nowhere.
+        """Add a global batch, without host synchronisation.
 
         Args:
-            features: `[B, d_l]` of each layer: this process's share, of any size.
+            features: this rank's features of each layer, `[B, d_l]`; B may differ between ranks.
             label: `[B]`, int64, in 0...K - 1.
         """
         parts = [part.double() for part in features]
@@ -103,31 +103,31 @@ class ClassGaussians(nn.Module):
         self.count.copy_(total)
 
     def means(self, layer: int) -> Tensor:
-        """Give mu `[K, d]` of a layer."""
+        """Return mu `[K, d]` of a layer."""
         return self.mean.split(self.num_features, dim=1)[layer]
 
     def covariance(self, layer: int) -> Tensor:
-        """Give Sigma `[d, d]` of a layer, the maximum-likelihood estimate."""
+        """Return the maximum-likelihood estimate Sigma `[d, d]` of a layer."""
         d = self.num_features[layer]
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
     def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
-        """Give the distances' coordinates of a layer, see `whiten`."""
+        """Return the whitened coordinates of a layer, see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
 
 
 class Whitened(NamedTuple):
-    """Coordinates in which d_c is the squared Euclidean distance: z = (f - centre) W with W W^T = Sigma^+."""
+    """Whitening z = (f - centre) W with W W^T = Sigma^+, so that d_c is a squared Euclidean distance."""
 
     classes: Tensor
-    """`[C]`, int64: those that have a mean."""
+    """Classes that have a mean, `[C]`, int64."""
     centre: Tensor
     """`[d]`."""
     whitening: Tensor
     """W, `[d, rank of Sigma]`."""
     mean: Tensor
-    """`[C, rank]`: the class means in these coordinates."""
+    """Whitened class means, `[C, rank]`."""
 
     @property
     def rank(self) -> int:
@@ -147,15 +147,15 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
 
 
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
-    """Compute the pseudo-inverse of Sigma as a map.
+    """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
-    Directions whose variance is less than d times the rounding error of the largest count as having none, and
+    Directions with a variance below d times the rounding error of the largest variance count as zero-variance, and
     distances ignore them.
 
     Args:
         mean: mu, `[K, d]`.
         covariance: Sigma, `[d, d]`.
-        present: `[K]`, bool: classes that have samples.
+        present: classes that have samples, `[K]`, bool.
         shrinkage: s, see `shrunk`.
     """
     variance, direction = torch.linalg.eigh(shrunk(covariance, shrinkage))
@@ -167,44 +167,44 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
 
 
 def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute d_c, `[B, C]` in double precision, of features `[B, d]` to the classes that `whitened` has."""
+    """Compute d_c, `[B, C]` in float64, from features `[B, d]` to the classes of `whitened`."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
 
 
 def confidence(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute M = max_c -d_c / 2, `[B]`: at most 0, and higher for what is like the training data."""
+    """Compute M = max_c -d_c / 2, `[B]`; at most 0, and higher for inputs similar to the training data."""
     return -0.5 * squared_distances(features, whitened).amin(dim=1)
 
 
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
-    """Compute (M + r/2) / sqrt(r/2): mean 0 and deviation 1 if -2 M is the square of r standard normal coordinates.
+    """Compute (M + r/2) / sqrt(r/2), which has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees.
 
-    Makes layers comparable without any validation data. -r/2 is also the exact mean over the training set of -d_y / 2
-    for its own labels, whatever the distribution.
+    It makes layers comparable without validation data. For any distribution, -r/2 is also the exact training-set mean
+    of -d_y / 2 for the true labels.
 
     Args:
         confidence: M.
-        rank: r, of the covariance; broadcasts with M.
+        rank: r, rank of the covariance; broadcasts with M.
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
 
 
 def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Let another class join as one of C + 1 equals: class-incremental learning (algorithm 2).
+    """Add a class with weight 1 / (C + 1): class-incremental learning (algorithm 2).
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    For use from Python, where a trained classifier is to know more classes without being trained again; the detector
-    itself adds none. It begins with `ClassGaussians.means` and `covariance` of a layer, the last one, and can go on
-    with its own result; `whiten` and the least of `squared_distances` classify.
+    This is for use from Python, to extend a trained classifier by new classes without retraining; the detector itself
+    does not use it. Start with `ClassGaussians.means` and `covariance` of the last layer; results can be extended
+    further. Classify with `whiten` and the minimum of `squared_distances`.
 
     Args:
-        mean: `[C, d]`.
+        mean: class means, `[C, d]`.
         covariance: Sigma, `[d, d]`.
-        features: `[n, d]` of the new class.
+        features: features of the new class, `[n, d]`.
 
     Returns:
         Means `[C + 1, d]` and the new Sigma.

@@ -1,4 +1,4 @@
-"""Features of chosen layers of any network: the channels of their output, averaged over places.
+"""Features of chosen layers of any network: output channels averaged over spatial positions.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2.
@@ -16,57 +16,57 @@ from lightning_modules.backbones.layer_features import listed_layers, named_laye
 
 
 class Layer(NamedTuple):
-    """A layer that features are taken from."""
+    """A layer whose output provides features."""
 
     module: nn.Module
     channels_last: bool
-    """Whether places stand before channels in its output."""
+    """Whether its output has the channels in the last dimension."""
 
 
 def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequence[str] = ()) -> dict[str, Layer]:
-    """Find the layers of some names.
+    """Look up layers by name.
 
     Args:
-        network: has the layers, see `named_layer`.
-        names: of its modules.
-        channels_last: the names of those with outputs `[B, H, W, d]`.
+        network: network with these layers, see `named_layer`.
+        names: names of its modules.
+        channels_last: names of those with outputs `[B, H, W, d]`.
 
     Raises:
-        ValueError: if a name is not the network's, saying which there are; if none or one is given twice; if
-            `channels_last` has another one.
+        ValueError: if a name does not exist in the network, `names` is empty or has duplicates, or `channels_last` has
+            a name that is not in `names`.
     """
     if not names:
-        raise ValueError(f"layers must name at least one, got []; {listed_layers(network)}")
+        raise ValueError(f"layers must name at least one module, got []; {listed_layers(network)}")
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise ValueError(f"layers must be different ones, got {', '.join(twice)} twice")
+        raise ValueError(f"layers must be distinct, got {', '.join(twice)} twice")
     layers = {name: Layer(named_layer(network, name, "layers"), name in channels_last) for name in names}
     if others := [name for name in channels_last if name not in names]:
-        raise ValueError(f"channels_last: {others[0]} is none of the layers, which are {', '.join(names)}")
+        raise ValueError(f"channels_last must name some of the layers {', '.join(names)}, got {others[0]}")
     return layers
 
 
 def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tensor:
-    """Turn a layer's output into features `[B, d]`.
+    """Pool a layer's output to features `[B, d]`.
 
     Args:
-        name: the layer's, for messages.
-        output: `[B, d]`, `[B, d, H, W]` (or with more or fewer axes of places), or tokens `[B, N, d]`.
-        channels_last: whether it is `[B, H, W, d]` instead.
-        square: whether the network's images are square, and so H is W.
+        name: name of the layer, for messages.
+        output: `[B, d]`, `[B, d, H, W]` (or with more or fewer spatial dimensions), or tokens `[B, N, d]`.
+        channels_last: whether the output is `[B, H, W, d]` instead.
+        square: whether the network's images are square, so that H equals W.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the output has another type or shape.
     """
     if not isinstance(output, Tensor) or output.ndim < 2:
         found = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"layers: {name} gives {found}, and features are [B, d], [B, d, H, W] or tokens [B, N, d]")
+        raise ValueError(f"layers: output of {name} must be [B, d], [B, d, H, W] or tokens [B, N, d], got {found}")
     if output.ndim == 4 and square:
         height, width = output.shape[1:3] if channels_last else output.shape[2:]
         if height != width:
             advice = "leave it out of" if channels_last else "if it is [B, H, W, d], name it in"
             order = "[B, H, W, d]" if channels_last else "[B, d, H, W]"
             raise ValueError(
-                f"layers: {name} gives {list(output.shape)}, which is no {order} of square images; {advice} "
+                f"layers: {name} outputs {list(output.shape)}, which is not {order} for square images; {advice} "
                 f"channels_last"
             )
     return pooled(output, channels_last)
@@ -74,17 +74,17 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
 
 @contextmanager
 def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) -> Iterator[list[Tensor]]:
-    """Collect the features of each layer, which are there when the block, one forward pass of the network, is over."""
+    """Collect the features of each layer during one forward pass; the list is filled when the block ends."""
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
     with tapped(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:
         yield found
     for name, features in seen.items():
         if not features:
-            raise ValueError(f"layers: {name} has no part in the forward pass of {type(network).__name__}")
+            raise ValueError(f"layers: {name} is not used in the forward pass of {type(network).__name__}")
         if len(features) > 1:
             raise ValueError(
-                f"layers: {name} is used more than once in a forward pass; name what it is a part of, or another"
+                f"layers: {name} is used more than once in a forward pass; name its parent or another module"
             )
         found.append(features[0])
 
@@ -94,14 +94,14 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
 
     Args:
         network: maps images to logits.
-        layers: the result of `named_layers`.
+        layers: result of `named_layers`.
         image: `[B, C, H, W]`, in [0, 1].
 
     Returns:
         Logits `[B, K]`, and the features `[B, d_l]` of each layer.
 
     Raises:
-        ValueError: if a layer is not used, or used twice, or its output is no features.
+        ValueError: if a layer is unused or used more than once, or its output is not valid.
     """
     with _features_of(network, layers, image) as features:
         logits = network(image)
@@ -109,10 +109,10 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
 
 
 def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequence[int]) -> list[int]:
-    """Find d_l of each layer for images of a shape, without computing anything.
+    """Infer d_l of each layer for a given image shape, on the meta device.
 
     Raises:
-        ValueError: if the network does not accept such images; and as `layer_features`.
+        ValueError: if the network does not accept such images, or as in `layer_features`.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
@@ -123,5 +123,5 @@ def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequ
             functional_call(network, weights, image)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"image_shape {list(image_shape)}: the network does not accept it: {reason}") from error
+            raise ValueError(f"image_shape {list(image_shape)} is not accepted by the network: {reason}") from error
     return [feature.shape[1] for feature in features]

@@ -1,14 +1,15 @@
-"""Local intrinsic dimension of features, the growth of the number of neighbours with the distance: a baseline.
+"""Baseline of the Mahalanobis detector: local intrinsic dimension (LID) of features.
 
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k),
 
-the maximum-likelihood estimate from the distances r_1 <= ... <= r_k of f to its nearest neighbours among a mini-batch
-of clean images. The least distance is skipped: for a clean image it is the one to itself, and for its noisy and
-adversarial copies the same is done. Adversarial images have the higher dimension. Each k is a score of its own.
+is the maximum-likelihood estimate from the distances r_1 <= ... <= r_k of f to its nearest neighbours in a mini-batch
+of clean images. It measures how the number of neighbours grows with the distance. The smallest distance is skipped: for
+a clean image it is the distance to itself, and noisy and adversarial copies are treated alike. Adversarial images have
+a higher dimension. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
-and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, whose published code has these k and this size of mini-batches.
+and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, whose published code has these k and this mini-batch size.
 """
 
 from collections.abc import Sequence
@@ -17,30 +18,30 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = tuple(range(10, 100, 10))
-"""k."""
+"""Values of k."""
 MINI_BATCH = 100
 
 
 def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[int] = NEIGHBOURS) -> Tensor:
-    """Compute LID among one mini-batch, for each k.
+    """Compute LID within one mini-batch, for each k.
 
     Args:
-        features: `[n, d]`.
-        reference: `[m, d]`, the clean ones; m at least 3.
-        neighbours: k; where there are not as many, all m - 1 are taken.
+        features: features `[n, d]`.
+        reference: features of clean images, `[m, d]`, m at least 3.
+        neighbours: values of k, capped at m - 1.
 
     Returns:
-        `[n, neighbours]` in double precision. 0 where the k-th distance is 0; where all k are alike, for which the
-        estimate is infinite, the reciprocal of the rounding error.
+        LID `[n, neighbours]`, float64. It is 0 if the k-th distance is 0. If all k distances are equal, the estimate
+        would be infinite, and the reciprocal of the rounding error is returned.
 
     Raises:
         ValueError: if m is less than 3, or a k less than 2.
     """
     if len(reference) < 3 or min(neighbours) < 2:
         raise ValueError(
-            f"LID needs 3 reference features and 2 neighbours at least, got {len(reference)} and {min(neighbours)}"
+            f"LID needs at least 3 reference features and 2 neighbours, got {len(reference)} and {min(neighbours)}"
         )
-    # Differences, not products: the distance of an image to itself must not be what rounding leaves.
+    # Without matrix products, whose rounding error would make an image's distance to itself non-zero.
     distance = torch.cdist(features.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
     r = distance.sort(dim=1).values[:, 1:]
     smallest = torch.finfo(r.dtype).tiny
@@ -54,16 +55,16 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute LID of clean images and their copies, each among the clean images of its own mini-batch.
+    """Compute LID of clean images and their copies, each within the clean images of its mini-batch.
 
     Args:
-        copies: `[n, d]` each, the features of the same images in the same order; the first are the clean ones, which
-            all are measured by.
-        neighbours: k.
-        mini_batch: images of a mini-batch; what is left at the end joins the last one.
+        copies: features `[n, d]` of the same images in the same order; the first tensor is that of the clean images,
+            the reference of all.
+        neighbours: values of k.
+        mini_batch: images per mini-batch; the remainder is added to the last one.
 
     Returns:
-        `[n, neighbours]` of each of `copies`.
+        LID `[n, neighbours]` for each of `copies`.
     """
     starts = range(mini_batch, len(copies[0]) - mini_batch + 1, mini_batch)
     parts = [part.tensor_split(list(starts)) for part in copies]

@@ -1,4 +1,4 @@
-"""Statistics, scores and metrics of the Mahalanobis detector; the method is described in `__init__.py`."""
+"""LightningModule of the Mahalanobis detector; the package docstring describes the method."""
 
 from typing import Any, Literal
 
@@ -34,48 +34,47 @@ from lightning_modules.training.logging import log_same
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
-NOISE, START = 0, 1  # what an image's random numbers are for
+NOISE, START = 0, 1  # random streams of an image
 
 
 class Mahalanobis(ClassifierSteps, MethodModule):
-    """Attaches a detector to a trained classifier: `fit` gathers statistics, `test` scores and measures.
+    """Mahalanobis detector of a trained classifier: `fit` estimates class statistics, `test` evaluates detection.
 
-    `fit` is one pass over the training images (one epoch; more change nothing) and trains nothing: the network is in
-    evaluation mode, and the statistics are buffers of the checkpoint. They are best taken of images without
-    augmentation. `train/cross_entropy` shows whether the network has the weights that it should have.
+    `fit` is one pass over the training images and trains nothing (further epochs have no effect). The network is in
+    evaluation mode, and the statistics are buffers in the checkpoint. Use images without augmentation. Check with
+    `train/cross_entropy` that the network has its trained weights.
 
-    `test` takes a DataModule with out-of-distribution sets, `OutOfDistribution`, or any one if there are `attacks`. For
-    each set it logs of the chosen `score` `test/<metric>_<set>`, for `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
-    `detection_accuracy`, and without a set's name their means over the out-of-distribution sets; of all scores
-    `test/auroc_<score>_<set>`. `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class
-    mean in the last layer. The callback `DetectionReport` writes tables and figures of the same. Noise and random
-    starts of an attack are those of an image, whichever batch and process it falls to.
+    `test` needs a DataModule with out-of-distribution sets, `OutOfDistribution`, or any DataModule if there are
+    `attacks`. For the chosen `score` and each set it logs `test/<metric>_<set>`, with the metrics `auroc`, `tnr95`,
+    `aupr_in`, `aupr_out` and `detection_accuracy`, and `test/<metric>`, the mean over out-of-distribution sets. For all
+    scores it logs `test/auroc_<score>_<set>`. `test/accuracy` is that of the network, `test/accuracy_by_distance` that
+    of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
+    figures. Noise and random starts of attacks are seeded per image, independent of batch and rank.
 
     Args:
-        network: the trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: names of the modules whose outputs are the features, inside a `Normalized` network if it is one; the
-            last one should be the one before the classifier.
+        layers: names of the modules whose outputs are the features (within the inner network of a `Normalized` one);
+            the last one should be the module before the classifier.
         image_shape: shape of an image: channels, height, width.
-        score: score of the metrics without a score's name. `softmax`, `energy`, `odin` and `lid` are baselines, and
-            `lid` has no metrics of out-of-distribution sets.
-        epsilons: sizes of the input pre-processing to choose from, in pixel units; with 0.
-        num_validation: images of the test set, and of each out-of-distribution set, that tuning may use.
-        shrinkage: how far the covariance is moved towards a multiple of the identity, in [0, 1]; 0 is the paper's.
-        attacks: attacks whose adversarial images are to be detected: `PGD` (with one step and without a random start
-            it is FGSM), `DeepFool` or `CarliniWagner` of `lightning_modules.robustness.attacks`.
-        noise_std: standard deviation of the noisy copies that count as in-distribution beside adversarial images, in
-            pixel units: one for all attacks, or one for each by its name. Noise that is longer than an attack's
-            perturbation hides it.
-        odin: measure ODIN too, with the published grid of 44 settings; it takes 41 forward passes.
-        lid: measure the local intrinsic dimension too. It keeps the features of the images that an attack fools, three
-            times 4 D bytes each for layers of D features together.
-        clip_noise: clip noisy copies to [0, 1], as the published code does.
-        channels_last: names of those layers whose outputs are `[B, H, W, d]`, as in timm's Swin Transformers, instead
-            of `[B, d, H, W]`. A wrong order is refused where images are square, unless d equals H and W.
+        score: score of the metrics without a score's name. `softmax`, `energy`, `odin` and `lid` are baselines; `lid`
+            has no metrics for out-of-distribution sets.
+        epsilons: candidate sizes of the input pre-processing, in pixel units; must include 0.
+        num_validation: number of images of the test set, and of each out-of-distribution set, for tuning.
+        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; 0 as in the paper.
+        attacks: attacks to detect: `PGD` (with one step and no random start it is FGSM), `DeepFool` or `CarliniWagner`
+            of `lightning_modules.robustness.attacks`.
+        noise_std: noise standard deviation of the noisy in-distribution copies in adversarial sets, in pixel units: one
+            number, or a dict by attack name. Noise larger than an attack's perturbation hides it.
+        odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
+        lid: also evaluate the local intrinsic dimension. It stores the features of the images that an attack fools,
+            3 x 4 D bytes per image for layers with D features in total.
+        clip_noise: clip noisy copies to [0, 1], as in the published code.
+        channels_last: names of layers with outputs `[B, H, W, d]`, as in timm's Swin Transformers, instead of
+            `[B, d, H, W]`. For square images a wrong layout is rejected, unless d equals H and W.
 
     Raises:
-        ValueError: if an argument is out of range, or a layer is not the network's.
+        ValueError: if an argument is out of range, or a layer does not exist in the network.
     """
 
     def __init__(
@@ -101,12 +100,12 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         one_of(SCORES, score=score)
         for name, wanted in {"score tuned_on_attack": score == "tuned_on_attack", "lid": lid}.items():
             if wanted and not self.attacks:
-                raise ValueError(f"{name} needs attacks, and there are none")
+                raise ValueError(f"{name} needs attacks, but none are given")
         for name, measured in {"odin": odin, "lid": lid}.items():
             if score == name and not measured:
                 raise ValueError(f"score {name} needs {name}: true")
         if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
-            raise ValueError(f"epsilons must be different numbers, at least 0 and with 0 among them, got {epsilons}")
+            raise ValueError(f"epsilons must be distinct, non-negative and include 0, got {epsilons}")
         at_least(2 * FEWEST, num_validation=num_validation)
         within(0, 1, shrinkage=shrinkage)
         titles = different_titles(self.attacks)
@@ -115,7 +114,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         of_attacks = noise_std if isinstance(noise_std, dict) else dict.fromkeys(titles, noise_std)
         for std in of_attacks.values() if isinstance(noise_std, dict) else [noise_std]:
             at_least(0, noise_std=std)
-        # No step changes a parameter; that they could change keeps DistributedDataParallel content.
+        # Parameters never change; requires_grad only satisfies DistributedDataParallel.
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         self.network = network.eval()
@@ -135,7 +134,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network, as what `Pretraining` may give its weights to."""
+        """The network, into which `Pretraining` can load weights."""
         return self.network
 
     def train(self, mode: bool = True) -> "Mahalanobis":
@@ -149,7 +148,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and str(self.trainer.precision) == "16-mixed":
-            raise ValueError("trainer.precision 16-mixed scales losses, and there is none: use 32-true or bf16-mixed")
+            raise ValueError("trainer.precision 16-mixed needs a loss to scale: use 32-true or bf16-mixed")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         with torch.no_grad(), in_full_precision(self.device):
@@ -162,23 +161,23 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": logits}
 
     def configure_optimizers(self) -> Any:
-        """Give an optimizer that finds no gradient: without steps Lightning saves no checkpoint."""
+        """Return an optimizer with nothing to do: without optimizer steps, Lightning saves no checkpoint."""
         return torch.optim.SGD(self.network.parameters(), lr=0.0)
 
     def on_test_start(self) -> None:
         if not bool(self.gaussians.count.sum() > 0):
-            raise ValueError("the class statistics are empty: run fit before, or test a checkpoint of such a run")
+            raise ValueError("the class statistics are empty: run fit first, or test a checkpoint of a fit run")
         loaders: Any = self.trainer.test_dataloaders
         loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]
         names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
         self._names = names if len(names) == len(loaders) else [f"set_{place}" for place in range(len(loaders))]
         if len(loaders) == 1 and not self.attacks:
-            raise ValueError("there is nothing to detect: give data of OutOfDistribution, or attacks")
+            raise ValueError("there is nothing to detect: use the data OutOfDistribution, or set model.attacks")
         limit = self.trainer.limit_test_batches
-        self._limited = isinstance(limit, int) or limit < 1  # an integer counts batches: 1 is one, and 1.0 are all
+        self._limited = isinstance(limit, int) or limit < 1  # an int is a number of batches; the float 1.0 means all
         if len(loaders) > 1 and not self._limited:
             refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
-        with torch.inference_mode(False):  # as `test_step` differentiates through them
+        with torch.inference_mode(False):  # `test_step` differentiates through them
             whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(len(self.layers))]
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
@@ -187,7 +186,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         label, index = batch["label"], batch["index"]
-        # Testing takes place in inference mode, whose tensors have no gradients.
+        # Lightning tests in inference mode, in which tensors have no gradients.
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(self.device):
             image, label = batch["image"].clone(), label.clone()
             scores = self._scorer.scores(image, label)

@@ -1,8 +1,8 @@
-"""Confidence of layers at images that were moved a little towards the closest class.
+"""Confidence of layers at images perturbed towards the closest class (input pre-processing).
 
     x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
 
-Each layer has an x' of its own, and the maximum is over all classes again. sign(0) is +1, and x' is not clipped.
+Each layer has its own x', and the maximum is again over all classes. sign(0) is +1, and x' is not clipped.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, equations 3 and 4 (without 1/2; the published code has it).
@@ -23,20 +23,20 @@ def layer_confidence(
     image: Tensor,
     epsilons: list[float],
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Compute M of each layer with input pre-processing of each size.
+    """Compute M of each layer for each size of the input pre-processing.
 
-    One forward pass with a backward pass for each layer, and one forward pass for each layer and epsilon other than 0.
+    It takes one forward pass, one backward pass per layer, and one forward pass per layer and non-zero epsilon.
 
     Args:
-        network: maps images to logits, row by row.
-        layers: L of them, of `named_layers`.
-        whitened: the Gaussians of each layer.
-        image: `[B, C, H, W]`, in [0, 1]; no inference tensor.
-        epsilons: sizes of the step, in pixel units.
+        network: maps images to logits, independently for each image.
+        layers: L layers from `named_layers`.
+        whitened: Gaussians of each layer.
+        image: `[B, C, H, W]`, in [0, 1]; not an inference tensor.
+        epsilons: step sizes, in pixel units.
 
     Returns:
-        Logits `[B, K]` and distances `[B, C]` of each layer, at the image itself, and M `[B, L, epsilons]` in double
-        precision. Parameters get no gradient.
+        Logits `[B, K]` and distances `[B, C]` of each layer at the original image, and M `[B, L, epsilons]` in float64.
+        Parameters get no gradient.
     """
     moves = any(epsilon != 0 for epsilon in epsilons)
     with torch.set_grad_enabled(moves):
@@ -48,7 +48,7 @@ def layer_confidence(
         distance = distances[number]
         towards = image
         if moves:
-            # The least distance has the gradient of the closest class's; the scale does not matter for its sign.
+            # The smallest distance has the gradient of the closest class; scale does not affect the sign.
             least = distance.amin(dim=1).sum()
             (gradient,) = torch.autograd.grad(least, image, retain_graph=number + 1 < len(layers))
             towards = direction(gradient)

@@ -1,4 +1,4 @@
-"""Confidence of a classifier from its logits, the baselines that detectors are compared with.
+"""Baseline confidence scores from a classifier's logits.
 
     softmax:  max_c softmax(z)_c
     energy:   log sum_c exp z_c
@@ -20,16 +20,16 @@ from torch import Tensor
 
 TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
 EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
-"""ODIN's grid in the authors' code of the Mahalanobis detector; epsilon in pixel units."""
+"""ODIN's grid in the Mahalanobis detector's published code; epsilon in pixel units."""
 
 
 def softmax_confidence(logits: Tensor) -> Tensor:
-    """Compute max_c softmax(z)_c, `[B]`, in double precision."""
+    """Compute max_c softmax(z)_c, `[B]`, in float64."""
     return logits.double().softmax(dim=1).amax(dim=1)
 
 
 def energy_confidence(logits: Tensor) -> Tensor:
-    """Compute log sum_c exp z_c, `[B]`, in double precision: the negative energy."""
+    """Compute the negative energy log sum_c exp z_c, `[B]`, in float64."""
     return logits.double().logsumexp(dim=1)
 
 
@@ -44,16 +44,16 @@ def odin_confidence(
     temperatures: Sequence[float] = TEMPERATURES,
     epsilons: Sequence[float] = EPSILONS,
 ) -> Tensor:
-    """Compute ODIN's confidence at each temperature and size of the perturbation.
+    """Compute ODIN's confidence for each temperature and perturbation size.
 
     Args:
-        network: maps images in [0, 1] to logits `[B, K]`. Gradients must be on.
+        network: maps images in [0, 1] to logits `[B, K]`; gradients must be enabled.
         image: `[B, C, H, W]`.
-        temperatures: T.
-        epsilons: sizes of the perturbation, in pixel units.
+        temperatures: values of T.
+        epsilons: perturbation sizes, in pixel units.
 
     Returns:
-        `[B, temperatures, epsilons]`, in double precision. Parameters get no gradient.
+        Confidence `[B, temperatures, epsilons]`, in float64. Parameters get no gradient.
     """
     image = image.detach().requires_grad_()
     logits = network(image)

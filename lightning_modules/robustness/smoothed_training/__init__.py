@@ -1,1 +1,1 @@
-"""Training on noisy copies of images, for smoothed classifiers."""
+"""Training on noisy copies of images for randomised smoothing."""

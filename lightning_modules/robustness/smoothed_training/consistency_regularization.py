@@ -1,10 +1,10 @@
-"""Regularise the agreement of a classifier with itself on noisy copies of an image.
+"""Consistency regularisation of a classifier over noisy copies of an image.
 
 With the predictions p_1 ... p_m on m copies and their mean p,
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-m = 1 is training with Gaussian noise alone (Cohen et al., 2019).
+m = 1 is training with Gaussian noise only (Cohen et al., 2019).
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062.
@@ -20,14 +20,15 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Measure the disagreement among the copies of an image, and the entropy of their mean prediction.
+    """Compute the divergence between the copies of an image, and the entropy of their mean prediction.
 
     Args:
         logits: `[m, B, K]`.
-        floor: probabilities below it, each copy's and the mean's, count as `floor` and have no gradient; in [0, 1).
+        floor: lower clamp of all probabilities, in [0, 1); clamped values have no gradient.
 
     Returns:
-        KL of the mean prediction to each copy's, averaged over copies, and the mean's entropy; both `[B]`, in nats.
+        KL divergence of the mean prediction from each copy's, averaged over copies, and the entropy of the mean; both
+        `[B]`, in nats.
     """
     lowest = math.log(floor) if floor > 0 else -math.inf
     log_p = at_least_float32(logits).log_softmax(dim=-1)
@@ -41,14 +42,14 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """Average the loss L of this file over the batch.
+    """Compute the loss L of this file, averaged over the batch.
 
     Args:
-        logits: `[m, B, K]`, of each copy; the second and third term are left out where m is 1.
-        label: `[B]`, or probabilities `[B, K]`.
+        logits: logits of each copy, `[m, B, K]`; with m = 1 there is only the first term.
+        label: labels `[B]`, or probabilities `[B, K]`.
         consistency_weight: lambda, weight of the divergence.
         entropy_weight: eta, weight of the entropy.
-        floor: least probability in the second and third term.
+        floor: lower clamp of probabilities in the second and third term.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:

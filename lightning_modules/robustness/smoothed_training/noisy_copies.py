@@ -1,4 +1,4 @@
-"""Copies of images under Gaussian noise, to train and validate classifiers for randomised smoothing on."""
+"""Noisy copies of images for training and validation of classifiers for randomised smoothing."""
 
 from typing import Any
 
@@ -12,22 +12,22 @@ from lightning_modules.tasks.classifier import ClassifierSteps
 
 
 def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
-    """Perturb each image several times by independent Gaussian noise.
+    """Create copies of each image with independent Gaussian noise.
 
     Args:
         image: `[B, C, H, W]`, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
-        num_copies: copies of each image, m.
+        num_copies: m, copies per image.
 
     Returns:
-        `[m, B, C, H, W]`, not clipped: clipping would change the distribution that is certified.
+        Copies `[m, B, C, H, W]`, not clipped, because clipping would change the certified distribution.
     """
     shape = (num_copies, *image.shape)
     return image + sigma * sample_rows(torch.randn, shape, image.device, rows=1, dtype=image.dtype)
 
 
 class AccuracyUnderNoise(ClassifierSteps):
-    """Gives a LightningModule validation and test steps that measure accuracy on one noisy copy of each image."""
+    """Validation and test steps that log accuracy on one noisy copy of each image."""
 
     sigma: float
     accuracy: Metric

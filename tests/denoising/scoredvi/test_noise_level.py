@@ -52,5 +52,5 @@ def test_weights_of_the_prior_change_at_11_and_26_grey_levels(levels: float, wei
 
 
 def test_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(ValueError, match="35 x 40 pixels cannot be told"):
+    with pytest.raises(ValueError, match="at least 36 pixels per side, got 35 x 40"):
         noise_deviation(np.zeros((1, 35, 40)))

@@ -116,15 +116,15 @@ def test_what_does_not_fit_is_refused(text_to_image: Path, tmp_path: Path) -> No
     lora = TextToImage(str(text_to_image), tuning="lora")
     refused: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         (torch.nn.Identity(), {}, TypeError, "network must be a TextToImage, PixelSpace or pixel_pipeline, got Iden"),
-        (pixel_space(), {"caption_dropout": 0.1}, ValueError, "belong to a text-to-image model"),
+        (pixel_space(), {"caption_dropout": 0.1}, ValueError, "need a text-to-image model, got PixelSpace"),
         (pixel_space(), {"average_decay": 1.0}, ValueError, r"average_decay must be in \[0, 1\)"),
         (lora, {"min_snr_gamma": 0.0}, ValueError, "min_snr_gamma must be positive"),
-        (TextToImage(str(text_to_image)), {}, ValueError, "network has nothing to train: its tuning must be"),
+        (TextToImage(str(text_to_image)), {}, ValueError, "network has no trainable parameters: its tuning must be"),
     ]
     for network, options, error, message in refused:
         with pytest.raises(error, match=message):
             DiffusionFineTuning(network, **options)
-    with pytest.raises(ValueError, match=r"the data have images \[1, 16, 16\], and the U-Net is for \[1, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"images of shape \[1, 16, 16\], but the U-Net expects \[1, 8, 8\]"):
         trainer(tmp_path).fit(tuning(pixel_space()), CaptionedImages(CaptionedClasses(Digits(image_size=16))))
 
 

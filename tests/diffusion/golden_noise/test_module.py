@@ -157,18 +157,18 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 
 
 def test_what_does_not_fit_together_is_refused(xl: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="network has noise of 1 channels, and latents of the model have 4"):
+    with pytest.raises(ValueError, match="network has noise of 1 channels, but the model's latents have 4"):
         GoldenNoise(npnet(1), TextToImage(str(xl)))
     method = module()
     levels = DDIMScheduler(timestep_spacing="trailing", rescale_betas_zero_snr=True, beta_schedule="scaled_linear")
     method.model.scheduler = levels
-    with pytest.raises(ValueError, match="abar of its first time must be above 0"):
+    with pytest.raises(ValueError, match="abar of its first timestep must be above 0"):
         GoldenNoise(method.network, method.model)
-    with pytest.raises(ValueError, match=r"test compares scores of images: give model.rewards"):
+    with pytest.raises(ValueError, match=r"test needs model.rewards"):
         quiet().test(module(rewards=None), data(test_prompts=Texts()))
     with pytest.raises(TypeError, match="GoldenNoise needs the data of NoisePairs, got NoneType"):
         quiet(max_epochs=1).fit(module(), torch.utils.data.DataLoader([0]))  # type: ignore[arg-type]
     quiet(default_root_dir=tmp_path).predict(module(), data())
     larger = GoldenNoise(npnet(1, 16).float(), module().model)
-    with pytest.raises(ValueError, match=r"latent_shape is \[1, 16, 16\], and the noise has \[1, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"latent_shape is \[1, 16, 16\], but the noise has \[1, 8, 8\]"):
         quiet(max_epochs=1).fit(larger, data(data_dir=str(tmp_path / "noise_pairs"), margin=None))

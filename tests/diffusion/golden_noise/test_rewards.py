@@ -134,11 +134,11 @@ def test_the_probability_is_that_of_the_class_that_the_text_names() -> None:
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]]).view(2, 1, 1, 2)
     found = reward(logits, ["yes", "yes"])
     torch.testing.assert_close(found, torch.tensor([1.0, -2.0]).sigmoid())
-    with pytest.raises(ValueError, match="captions must hold every text, and lack maybe"):
+    with pytest.raises(ValueError, match="captions must contain every text; missing: maybe"):
         reward(logits, ["yes", "maybe"])
 
 
 @pytest.mark.parametrize("score", [lambda images, texts: images.mean(), lambda images, texts: images])
 def test_a_reward_that_gives_no_number_for_each_image_is_named(score: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"rewards.mine must give 2 numbers, and gives \["):
+    with pytest.raises(ValueError, match=r"rewards.mine must return shape \[2\], got \["):
         scored(nn.ModuleDict({"mine": Called(score)}), images(), ["a", "b"])

@@ -203,7 +203,7 @@ def test_a_step_trains_by_the_denoising_error() -> None:
         ({"positions": [0.5, 1.2]}, r"positions\[1\] must be in \[0, 1\], got 1.2"),
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),
         ({"boundary": 0}, "boundary must be positive"),
-        ({"guidance_scale": 10.0}, "guidance_scale must be 1 for a model without texts, got 10.0"),
+        ({"guidance_scale": 10.0}, "guidance_scale must be 1 for an unconditional model, got 10.0"),
         (
             {"scheduler": DDPMScheduler(prediction_type="sample")},
             "prediction_type must be one of epsilon, v_prediction",
@@ -235,5 +235,5 @@ def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() 
 
 
 def test_a_model_without_trainable_parameters_is_not_fitted() -> None:
-    with pytest.raises(ValueError, match="nothing to train with this model: use predict or test"):
+    with pytest.raises(ValueError, match="cannot fit: use predict or test"):
         built(NoNoise(0.3)).setup("fit")

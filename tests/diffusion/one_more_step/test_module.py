@@ -180,7 +180,7 @@ def test_samples_for_fid_are_of_held_out_captions_and_follow_from_the_generator(
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
     module.start = "oracle"
-    with pytest.raises(ValueError, match="start oracle draws for real images alone"):
+    with pytest.raises(ValueError, match="start: oracle needs real images"):
         module.sample(2)
 
 
@@ -239,11 +239,11 @@ def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: P
         ({"start": "zero"}, "start must be one of one_more_step, plain, offset_noise, zero_terminal_snr, oracle"),
         ({"start": "zero_terminal_snr"}, "start zero_terminal_snr needs a model that predicts v_prediction or sample"),
         ({"deviation": 1.0}, r"deviation must be in \[0, 0.9\d+\], got 1.0"),
-        ({"deviation": 0.5, "official_variance": True}, "deviation must be left out where official_variance sets it"),
+        ({"deviation": 0.5, "official_variance": True}, "deviation must be None with official_variance"),
         ({"caption_dropout": 1.0}, r"caption_dropout must be in \[0, 1\)"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
         ({"step_guidance_scale": -1.0}, "step_guidance_scale must be at least 0"),
-        ({"text_encoder": None}, "text_encoder must be given: PixelModel has none"),
+        ({"text_encoder": None}, "text_encoder must be given, since PixelModel has no"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:

@@ -31,7 +31,7 @@ def test_no_time_is_heard_and_nothing_of_it_is_trained() -> None:
 
 
 def test_a_network_without_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="network must be a U-Net of diffusers with layers of time, got Linear"):
+    with pytest.raises(ValueError, match="network must be a diffusers U-Net with time embedding, got Linear"):
         TimeFreeUNet(nn.Linear(2, 2))
 
 

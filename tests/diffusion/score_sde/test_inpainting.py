@@ -95,9 +95,9 @@ def test_training_is_on_patches_and_a_prediction_writes_files(tmp_path: Path) ->
         (
             PREDICTED,
             data(AverageDownsampling(2)),
-            "data.operator: a score model knows pixels .* or grey values .*got AverageDownsampling",
+            "data.operator must be a mask .* or Grayscale .*got AverageDownsampling",
         ),
-        (ProbabilityFlow(), data(Grayscale()), "model.sampler: the probability flow has no step"),
+        (ProbabilityFlow(), data(Grayscale()), "model.sampler: ProbabilityFlow cannot inpaint"),
     ],
 )
 def test_other_operators_and_samplers_are_refused_before_anything_is_drawn(

@@ -156,9 +156,9 @@ def test_discrete_models_of_diffusers_networks_train_and_draw() -> None:
         ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
         ({"likelihood_repeats": -1}, "likelihood_repeats must be at least 0, got -1"),
         ({"num_levels": 10, "likelihood_weighting": True}, "num_levels: likelihood_weighting and likelihood_repeats"),
-        ({"image_shape": [4, 4]}, r"image_shape must be three numbers C, H and W, got \[4, 4\]"),
+        ({"image_shape": [4, 4]}, r"image_shape must be three positive integers C, H and W, got \[4, 4\]"),
         ({"process": SubVP(), "sampler": PredictorCorrector("ancestral")}, "sampler: the predictor ancestral is not"),
-        ({"process": SubVP(), "num_levels": 10}, "num_levels: discrete models are of VE and VP, not of SubVP"),
+        ({"process": SubVP(), "num_levels": 10}, "num_levels: discrete models need a VE or VP process, got SubVP"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options: dict[str, Any], message: str) -> None:

@@ -105,5 +105,5 @@ def test_clean_estimates_of_a_perfect_score_are_the_data(levels: TrainedLevels) 
 
 
 def test_discrete_models_of_sub_vp_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_levels: discrete models are of VE and VP, not of SubVP"):
+    with pytest.raises(ValueError, match="num_levels: discrete models need a VE or VP process, got SubVP"):
         TrainedLevels(SubVP(), 1000)

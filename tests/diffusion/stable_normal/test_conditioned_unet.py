@@ -90,5 +90,5 @@ def test_other_channels_are_refused() -> None:
         in_channels=4, out_channels=4, block_out_channels=(8,), down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",), norm_num_groups=4,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"model.network must have 3 channels in and out, got 4 and 4"):
+    with pytest.raises(ValueError, match=r"model.network must have 3 input and output channels, got 4 and 4"):
         PixelUNet(network)

@@ -175,9 +175,9 @@ def test_the_networks_have_the_papers_sizes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"yoso": False, "refiner": False}, "yoso and refiner are both missing"),
-        ({"yoso_target": "x0"}, "a refiner after yoso begins at the level of yoso's target"),
-        ({"repeated": False}, "a refiner after yoso begins at the level of yoso's target"),
+        ({"yoso": False, "refiner": False}, "yoso and refiner are both None"),
+        ({"yoso_target": "x0"}, "a refiner after yoso starts at the noise level of yoso's target"),
+        ({"repeated": False}, "a refiner after yoso starts at the noise level of yoso's target"),
         ({"yoso_target": "noise"}, "yoso_target must be one of independent, shared, x0, got 'noise'"),
         ({"zero_noise": 1.5}, r"zero_noise must be in \[0, 1\], got 1.5"),
         ({"steps": 501}, "steps must be in"),
@@ -193,9 +193,9 @@ def test_stages_of_other_schedules_or_latents_and_targets_that_keep_noise_are_re
     found = module()
     assert found.yoso is not None
     other = ConditionedUNet(TextToImage(str(text_to_image), tuning="full"))
-    with pytest.raises(ValueError, match="yoso and refiner have other autoencoders or schedules"):
+    with pytest.raises(ValueError, match="yoso and refiner have different autoencoders or schedules"):
         StableNormal(found.yoso, other)
-    with pytest.raises(ValueError, match="yoso_target shared leaves noise in its output"):
+    with pytest.raises(ValueError, match="yoso_target shared leaves noise in the output of yoso"):
         module(refiner=False, yoso_target="shared").normals(batch()["image"], generators(0, 1, 2, 3))
 
 
@@ -205,7 +205,7 @@ def test_a_first_stage_that_was_trained_for_other_steps_is_refused(tmp_path: Pat
     trained.on_save_checkpoint(checkpoint)
     module(steps=10).on_load_checkpoint(checkpoint)
     module(yoso=False, steps=4).on_load_checkpoint(checkpoint)
-    message = "was trained for the target independent at the level t = 401, and .* steps 4 needs .* level t = 251"
+    message = "was trained for the target independent at the level t = 401, but .* steps 4 needs .* level t = 251"
     with pytest.raises(ValueError, match=f"yoso of the checkpoint {message}"):
         module(steps=4).on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="needs the target shared at the level t = 401"):

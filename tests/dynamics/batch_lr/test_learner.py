@@ -148,7 +148,7 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: st
 def test_an_optimizer_without_the_learned_keys_is_refused() -> None:
     adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
     OnlineLearner("ssgd").check(adam)
-    with pytest.raises(ValueError, match=r"model.learner.rule ssgdm sets momentum, which Adam has not"):
+    with pytest.raises(ValueError, match=r"model.learner.rule ssgdm sets momentum, which Adam lacks"):
         OnlineLearner("ssgdm").check(adam)
     with pytest.raises(ValueError, match=r"rule nesterov needs an optimizer with nesterov: true"):
         OnlineLearner("nesterov").check(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0))

@@ -103,9 +103,9 @@ def test_any_other_optimizer_is_refused(optimizer: Callable[..., torch.optim.Opt
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [
-        (data({"batch_size": 2}), {}, "data.batch_size must be left out, got 2: .* batches of one point"),
-        (data(replicas=3), {}, "data.table.replicas must be model.replicas, 4, got 3"),
-        (data(dim=32), {}, "data.table.dim must be model.dim, 64, got 32"),
+        (data({"batch_size": 2}), {}, "data.batch_size must be unset, got 2: .* batches of one point"),
+        (data(replicas=3), {}, "data.table.replicas must equal model.replicas, 4, got 3"),
+        (data(dim=32), {}, "data.table.dim must equal model.dim, 64, got 32"),
         (Tables(DepletedSign(9)), {}, "data.table must be a FeatureNoise for BenignOscillation, got DepletedSign"),
         (data(), {"precision": "bf16-mixed"}, "trainer.precision must be 64-true"),
         (data(), {"gradient_clip_val": 1.0}, "gradient_clip_val=1.0"),

@@ -123,7 +123,7 @@ def test_pictures_show_masks_that_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"grid": 5}, "policy.grid must be grid, 5, got 4"),
+        ({"grid": 5}, "policy.grid must equal model.grid, 5, got 4"),
         ({"kernel": 4}, "kernel must be odd, got 4"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"mask_epochs": 0}, "mask_epochs must be at least 1"),
@@ -152,7 +152,7 @@ def test_masks_that_do_not_fit_the_images_are_refused(arguments: dict[str, Any],
 def test_a_policy_at_rest_needs_a_ddp_that_expects_it() -> None:
     net = module()
     net._trainer = quiet(max_epochs=2, strategy="ddp", devices=1)
-    with pytest.raises(ValueError, match=r"leaves its policy alone .* trainer.strategy must be ddp_find_unused"):
+    with pytest.raises(ValueError, match=r"does not train its policy .* trainer.strategy must be ddp_find_unused"):
         net.setup("fit")
 
 

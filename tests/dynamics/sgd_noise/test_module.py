@@ -109,7 +109,7 @@ def test_training_that_diverges_ends_with_this_result() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"iterations_per_step": 0}, "iterations_per_step must be at least 1"),
         ({"kernel_points": -1}, "kernel_points must be at least 0"),
-        ({"network": NTKMLP(4, [])}, "alpha is infinite, which needs a network of zeros"),
+        ({"network": NTKMLP(4, [])}, "alpha is infinite, which needs a network with zero weights"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -120,9 +120,9 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("arguments", "data", "options", "message"),
     [
-        ({}, {}, {"precision": "bf16-true"}, "trainer.precision bf16-true has too few digits"),
-        ({}, {"batch_size": 8}, {}, "data.batch_size must be left out"),
-        ({"batch_size": 61}, {}, {}, "model.batch_size is 61, more than the 60 training points"),
+        ({}, {}, {"precision": "bf16-true"}, "trainer.precision bf16-true is too low"),
+        ({}, {"batch_size": 8}, {}, "data.batch_size must be unset"),
+        ({"batch_size": 61}, {}, {}, "model.batch_size must be at most 60, the number of training points, got 61"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(

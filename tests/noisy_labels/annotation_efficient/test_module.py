@@ -263,9 +263,9 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
         ({"shape_weight": -1.0}, "shape_weight must be at least 0"),
         ({"keep_fraction": 0.0}, r"keep_fraction must be in \(0, 1\], got 0.0"),
         ({"constant_fraction": 1.5}, "constant_fraction"),
-        ({"vae": None}, "vae_epochs is 1, and vae is not given"),
-        ({"vae": None, "vae_epochs": 0}, "shape_discriminator, which needs a vae"),
-        ({"translation_epochs": 0}, "translation_epochs is 0, and translation is given"),
+        ({"vae": None}, "vae_epochs is 1, but vae is not given"),
+        ({"vae": None, "vae_epochs": 0}, "shape_discriminator needs model.vae"),
+        ({"translation_epochs": 0}, "translation_epochs is 0, but translation is given"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], reason: str) -> None:
@@ -274,7 +274,7 @@ def test_bad_arguments_are_named(options: dict[str, Any], reason: str) -> None:
 
 
 def test_what_does_not_fit_is_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"max_epochs is 8, and the stages .* have 7 epochs"):
+    with pytest.raises(ValueError, match=r"max_epochs is 8, but must be at most 7"):
         in_double(max_epochs=8).fit(module(), datamodule=data())
     given = module(vae=None, vae_epochs=0, translation=None, translation_epochs=0)
     with pytest.raises(ValueError, match=r"set data.images.training_masks"):

@@ -14,7 +14,11 @@ def test_stages_follow_one_another() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "reason"),
-    [((-1, 1, 1, 1, 1), "vae_epochs must be"), ((0, 0, 0, 0, 4), "nothing to train"), ((1, 1, 0, 2, 4), "rounds 2")],
+    [
+        ((-1, 1, 1, 1, 1), "vae_epochs must be"),
+        ((0, 0, 0, 0, 4), "must be at least 1, all are 0"),
+        ((1, 1, 0, 2, 4), "rounds 2"),
+    ],
 )
 def test_bad_stages_are_named(numbers: tuple[int, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

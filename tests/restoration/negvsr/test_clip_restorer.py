@@ -75,7 +75,7 @@ def test_a_disturbance_has_no_mean_of_its_own_and_is_clipped() -> None:
 
 
 def test_clips_without_clean_ones_are_not_tested() -> None:
-    with pytest.raises(ValueError, match="predict writes the estimates"):
+    with pytest.raises(ValueError, match="use predict to write estimates"):
         Doubling().test_step(batch(0, 1, clean=False), 0)  # type: ignore[arg-type]
 
 

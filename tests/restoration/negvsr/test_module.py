@@ -171,7 +171,7 @@ def test_a_second_stage_starts_from_the_averaged_weights_of_a_first(tmp_path: Pa
         ({"average_decay": 1.0}, {}, "average_decay"),
         ({"cleaning_weight": -1.0}, {}, "cleaning_weight"),
         ({"adversarial_weight": -1.0}, {}, "adversarial_weight"),
-        ({}, {"noise": None}, "negatives need sequences of noise: set data.noise"),
+        ({}, {"noise": None}, "negatives needs noise sequences: set data.noise"),
         ({}, {"noise": torch.rand(2, 3, 1, 12, 12)}, "noise must have the shape of the clips"),
     ],
 )

@@ -92,7 +92,7 @@ def test_gradients_reach_each_pixel_once() -> None:
         ({"mixture": 1.5}, (2, 3, 3, 8, 12), "mixture"),
         ({"weight": -1.0}, (2, 3, 3, 8, 12), "weight"),
         ({"patch_size": 0}, (2, 3, 3, 8, 12), "patch_size"),
-        ({"patch_size": 5}, (2, 3, 3, 8, 12), r"patch_size must divide the sides of \[8, 12\], got 5"),
+        ({"patch_size": 5}, (2, 3, 3, 8, 12), r"\[8, 12\] must be divisible by negatives.patch_size, got 5"),
         ({}, (2, 2, 3, 8, 12), "noise must have the shape of the clips"),
     ],
 )
@@ -102,5 +102,5 @@ def test_bad_input_is_refused(options: dict[str, Any], shape: tuple[int, ...], m
 
 
 def test_patches_that_are_no_squares_are_refused() -> None:
-    with pytest.raises(ValueError, match="no grid of 2 x 2 square patches"):
+    with pytest.raises(ValueError, match="do not divide into 2 x 2 square patches"):
         turned_patches(clip(), torch.zeros(2, 3, 2, 2, dtype=torch.int64))

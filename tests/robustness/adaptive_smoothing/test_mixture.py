@@ -144,7 +144,7 @@ def test_an_attack_sees_the_mixing_network_unless_it_is_cut_off() -> None:
     ("options", "message"),
     [
         ({"accurate_scale": 0.0}, r"accurate_scale must be in \(0, inf\), got 0"),
-        ({"alpha_scale": 0.9, "alpha_bias": 0.2}, "together at most 1, got 0.9 and 0.2"),
+        ({"alpha_scale": 0.9, "alpha_bias": 0.2}, "their sum at most 1, got 0.9 and 0.2"),
         ({"momentum": 0.0}, r"momentum must be in \(0, 1\], got 0"),
         ({"alpha": -0.1}, r"alpha must be in \[0, 1\], got -0.1"),
     ],

@@ -296,5 +296,5 @@ def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
 def test_bad_arguments_are_named(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=key):
         PGD(**{"norm": "linf", "epsilon": 0.1, key: value})
-    with pytest.raises(ValueError, match="restarts 3 repeat the same ascent"):
+    with pytest.raises(ValueError, match="restarts 3 needs random_start: true"):
         PGD("linf", 0.1, restarts=3, random_start=False)

@@ -84,5 +84,5 @@ def test_autoattack_finds_the_exact_robust_accuracy_of_a_linear_classifier(norm:
 def test_what_autoattack_cannot_attack_is_refused() -> None:
     with pytest.raises(ValueError, match="has 2: use PGD"):
         AutoAttack("linf", 0.1).perturb(half_space(numbers(18), 0), *images())
-    with pytest.raises(ValueError, match="these have 3: use PGD"):
+    with pytest.raises(ValueError, match="got 3: use PGD"):
         AutoAttack("l2", 0.1).perturb(perceptron(), *images())

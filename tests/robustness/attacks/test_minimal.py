@@ -288,7 +288,7 @@ def test_titles_are_names_and_what_cannot_work_is_refused() -> None:
         (DeepFool, {"overshoot": -0.1}, "overshoot must be in \\[0, inf\\), got -0.1"),
         (DeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
         (DeepFool, {"num_candidates": 0}, "num_candidates must be at least 1, got 0"),
-        (DeepFool, {"name": "a b"}, "name must be of letters"),
+        (DeepFool, {"name": "a b"}, "name must consist of letters"),
         (CarliniWagner, {"confidence": float("nan")}, "confidence must be in \\[0, inf\\), got nan"),
         (CarliniWagner, {"steps": 0}, "steps must be at least 1, got 0"),
         (CarliniWagner, {"search_steps": 0}, "search_steps must be at least 1, got 0"),

@@ -31,5 +31,5 @@ def test_the_ensemble_takes_the_layer_and_the_epsilon_that_tell_the_two_apart() 
     metrics = detection_metrics(ensemble.confidence(scores[2]), ensemble.confidence(scores[3]))
     assert metrics["auroc"] > 0.99
     assert best_column(scores[2, :, 1], scores[3, :, 1]) == 2
-    with pytest.raises(ValueError, match="at least 2 inputs of either kind"):
+    with pytest.raises(ValueError, match="at least 2 inputs of each kind"):
         fit_ensemble(Sample(scores[0, :1], scores[1]), Sample(scores[2], scores[3]), "auroc")

@@ -48,12 +48,12 @@ def test_channels_may_be_last() -> None:
     assert last.shape == (2, 4, 4, 12)
     torch.testing.assert_close(features[2], last.mean(dim=(1, 2)))
     for few, message in (
-        (["layers.0"], r"norm gives \[2, 4, 4, 12\], which is no \[B, d, H, W\] .*, name it in channels_last"),
-        (names, r"proj gives \[2, 6, 8, 8\], which is no \[B, H, W, d\] .*; leave it out of channels_last"),
+        (["layers.0"], r"norm outputs \[2, 4, 4, 12\], which is not \[B, d, H, W\] .*, name it in channels_last"),
+        (names, r"proj outputs \[2, 6, 8, 8\], which is not \[B, H, W, d\] .*; leave it out of channels_last"),
     ):
         with pytest.raises(ValueError, match=message):
             num_features(network, named_layers(network, names, few), shape)
-    with pytest.raises(ValueError, match=r"channels_last: layers\.1 is none of the layers, which are norm"):
+    with pytest.raises(ValueError, match=r"channels_last must name some of the layers norm.*, got layers\.1"):
         named_layers(network, ["norm"], ["layers.1"])
 
 
@@ -61,17 +61,17 @@ def test_what_is_no_layer_is_refused_with_the_names_that_there_are() -> None:
     network = ConvNet(1, [3, 4], 6)
     with pytest.raises(ValueError, match=r"no layer named relu3; did you mean .*relu2.*has: conv1, relu1"):
         named_layers(network, ["relu3"])
-    with pytest.raises(ValueError, match=r"at least one, got \[\]; ConvNet has: conv1"):
+    with pytest.raises(ValueError, match=r"at least one module, got \[\]; ConvNet has: conv1"):
         named_layers(network, [])
     with pytest.raises(ValueError, match="got relu1 twice"):
         named_layers(network, ["relu1", "relu1"])
     network.unused = nn.ReLU()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="unused has no part in the forward pass"):
+    with pytest.raises(ValueError, match="unused is not used in the forward pass"):
         num_features(network, named_layers(network, ["unused"]), (1, 8, 8))
     network.relu2 = network.relu1
     with pytest.raises(ValueError, match="relu1 is used more than once"):
         num_features(network, named_layers(network, ["relu1"]), (1, 8, 8))
-    with pytest.raises(ValueError, match=r"image_shape \[3, 8, 8\]: the network does not accept it"):
+    with pytest.raises(ValueError, match=r"image_shape \[3, 8, 8\] is not accepted by the network"):
         num_features(network, named_layers(network, ["conv2"]), (3, 8, 8))
 
 

@@ -66,7 +66,7 @@ def test_copies_and_points_at_one_distance_have_finite_dimensions() -> None:
 def test_where_neighbours_are_wanting_all_are_taken() -> None:
     features = numbers(8, 3)
     torch.testing.assert_close(local_dimension(features, features, [90]), local_dimension(features, features, [7]))
-    with pytest.raises(ValueError, match="3 reference features and 2 neighbours at least, got 2 and 10"):
+    with pytest.raises(ValueError, match="at least 3 reference features and 2 neighbours, got 2 and 10"):
         local_dimension(features, features[:2])
     with pytest.raises(ValueError, match="got 8 and 1"):
         local_dimension(features, features, [1])

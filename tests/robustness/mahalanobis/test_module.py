@@ -189,7 +189,7 @@ def test_local_dimension_is_left_out_where_nothing_can_be_tuned(tmp_path: Path) 
         ({"score": "tuned"}, "score must be one of tuned_on_target, .*, got 'tuned'"),
         ({"score": "tuned_on_attack"}, "score tuned_on_attack needs attacks"),
         ({"score": "odin"}, "score odin needs odin: true"),
-        ({"epsilons": [0.1]}, r"with 0 among them, got \[0.1\]"),
+        ({"epsilons": [0.1]}, r"include 0, got \[0.1\]"),
         ({"num_validation": 3}, "num_validation must be at least 4, got 3"),
         ({"shrinkage": 2.0}, r"shrinkage must be in \[0, 1\], got 2.0"),
         ({"noise_std": -1.0}, "noise_std must be at least 0, got -1.0"),
@@ -207,7 +207,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     trainer = in_double(default_root_dir=tmp_path)
-    with pytest.raises(ValueError, match="statistics are empty: run fit before"):
+    with pytest.raises(ValueError, match="statistics are empty: run fit first"):
         trainer.test(detector(), datamodule=data())
     ready = detector(num_validation=60)
     ready.gaussians.count += 1
