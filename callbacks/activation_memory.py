@@ -1,4 +1,4 @@
-"""Count the memory that a training step keeps for its backward pass."""
+"""Measure the memory a training step saves for its backward pass."""
 
 from typing import Any
 
@@ -11,10 +11,12 @@ MEBIBYTE = 2**20
 
 
 class SavedBytes(saved_tensors_hooks):
-    """Counts, within a `with`, the bytes that autograd saves: each storage once and whole, a network's own left out.
+    """Context manager that counts the bytes autograd saves for the backward pass.
+
+    Each storage counts once; the network's own parameters and buffers do not count.
 
     Args:
-        network: its parameters and buffers are held anyway.
+        network: its parameters and buffers are excluded, since they stay in memory anyway.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -35,22 +37,22 @@ class SavedBytes(saved_tensors_hooks):
 
     @property
     def total(self) -> int:
-        """The bytes so far; of what is freed before the backward pass, too."""
+        """Bytes saved so far, including those freed before the backward pass."""
         return sum(self.storages.values())
 
 
 class ActivationMemory(Callback):
-    """Logs what the first step of each epoch saves for its backward pass, `train/saved_mebibytes`.
+    """Log the memory the first step of each epoch saves for its backward pass, as `train/saved_mebibytes`.
 
-    A test logs the last of them again, as `test/saved_mebibytes`. It is that of the process with the most. On a GPU the
-    most memory that was ever allocated in it is logged, too: `train/peak_gibibytes` holds weights, gradients, the
-    optimizer's state and what comes and goes.
+    The largest value over all ranks is logged. A test logs the last one again, as `test/saved_mebibytes`. On a GPU,
+    `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and temporary
+    tensors.
     """
 
     def __init__(self) -> None:
         self.counted: SavedBytes | None = None
         self.found: tuple[int, float] = (-1, 0.0)
-        """The epoch of the last count, and what it was, in mebibytes."""
+        """Epoch and value, in mebibytes, of the last measurement."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.found[0] != trainer.current_epoch:

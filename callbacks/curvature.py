@@ -1,4 +1,4 @@
-"""The curvature of a classifier's loss while it trains: extreme eigenvalues and spectral density."""
+"""Curvature of a classifier's loss during training: extreme eigenvalues and spectral density."""
 
 from pathlib import Path
 from typing import Any
@@ -23,32 +23,31 @@ from lightning_modules.training.chosen_samples import chosen_samples, drawn_plac
 from lightning_modules.training.logging import log_same
 
 POINTS, WIDTH = 400, 0.01
-"""Points of a density, and the width of its Gaussians over the distance of the extreme eigenvalues."""
+"""Points of a density, and the width of its Gaussians relative to the range of the eigenvalues."""
 
 
 class Curvature(Callback):
-    """Measures the Hessian of the mean cross-entropy on a fixed subset of the training images, every n epochs.
+    """Measure the Hessian of the mean cross-entropy on a fixed subset of the training images, every n epochs.
 
-    Logs `train/greatest_eigenvalue` and `train/least_eigenvalue`, and in a test the last of them. The run directory
-    gets the eigenvalues over the epochs, `curvature.csv`, the last density, `curvature_density.csv`, and both as
-    pictures. Dropout and augmentation are off, and weight decay is not in the loss. The subset and the starting vector
-    are the same on all processes, and everything is summed over them.
+    Logs `train/greatest_eigenvalue` and `train/least_eigenvalue`; a test logs the last ones again. The run directory
+    gets the eigenvalues over the epochs, `curvature.csv`, the last density, `curvature_density.csv`, and a figure of
+    each. Dropout and augmentation are off, and the loss has no weight decay. The subset and the starting vectors are
+    the same on all ranks, and results are all-reduced.
 
     Args:
-        every_n_epochs: epochs from one measurement to the next; the last epoch is measured, too.
-        samples: training images, drawn once.
-        steps: Lanczos steps, each with one product.
-        starts: starting vectors; the density is their average, the eigenvalues are the extreme ones.
-        matrix: `hessian`, or `gauss_newton`, which is never negative.
-        batch_norm: statistics of BatchNorm: those of each `batch`, as in training, or the `running` ones.
-        images_at_once: images of a product's batch in a process, which with `batch` statistics are part of what is
-            measured.
-        seed: random seed of subset and starting vectors.
+        every_n_epochs: epochs between two measurements; the last epoch is measured, too.
+        samples: number of training images, sampled once.
+        steps: Lanczos steps, each with one matrix-vector product.
+        starts: starting vectors; the density is averaged over them, and the eigenvalues are the extremes over them.
+        matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
+        batch_norm: BatchNorm statistics: of each `batch`, as in training, or the `running` ones.
+        images_at_once: batch size of a product on each rank; with `batch` statistics it affects the result.
+        seed: random seed of the subset and the starting vectors.
 
     Raises:
-        TypeError: at setup, if the module is no classifier or the data give no training images.
-        ValueError: if an argument is out of range; before training, if the set has fewer images, or the network is in
-            half precision, in autocast or without a second derivative.
+        TypeError: at setup, if the module is not a classifier or the data have no training images.
+        ValueError: if an argument is out of range; before training, if the dataset has fewer images, or the network is
+            in half precision, under autocast or not twice differentiable.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Curvature(Callback):
             log_same(module, f"{stage}/{name}_eigenvalue", torch.tensor(value, dtype=torch.float64))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # on every process: it is broadcast
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
         if directory is None or not trainer.is_global_zero or not self.spectra:
             return
         epoch, greatest, least = (list(column) for column in zip(*self.rows, strict=True))

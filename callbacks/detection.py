@@ -1,4 +1,4 @@
-"""Tables and figures of what a detector makes of out-of-distribution and adversarial inputs."""
+"""Tables and figures of a detector's results on out-of-distribution and adversarial inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 
 class DetectionReport(Callback):
-    """Writes what a `Detector` found into the run directory, after testing.
+    """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each set and method, with AUROC, TNR at 95 % TPR, AUPR with either kind as the
-    positives, detection accuracy, the size of the input pre-processing in pixel units and the number of neighbours
-    where there is one, and how many inputs of either kind they were measured on. `detection_scores.csv` has the
-    confidence of each input by each method, higher for those in distribution, and whether something may have been tuned
-    on it. `figures/detection.png` has for each set the distributions of the detector's own confidence and the ROC
-    curves of all methods.
+    `detection.csv` has a row for each dataset and method: AUROC, TNR at 95 % TPR, AUPR with either kind as positives,
+    detection accuracy, the magnitude of input pre-processing in pixel units, the number of neighbours if the method has
+    one, and the number of inputs of either kind. `detection_scores.csv` has the confidence of each input by each
+    method, higher in distribution, and whether the input may have been used for tuning. `figures/detection.png` shows,
+    for each dataset, histograms of the detector's own confidence and the ROC curves of all methods.
 
     Args:
-        most_bins: greatest number of bins of a histogram.
+        most_bins: maximum number of bins of a histogram.
 
     Raises:
         ValueError: if `most_bins` is less than 2.
@@ -45,7 +44,7 @@ class DetectionReport(Callback):
             require(pl_module, Detector, "DetectionReport")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so every rank must ask
         if directory is None or not trainer.is_global_zero:
             return
         detector = require(pl_module, Detector, "DetectionReport")
@@ -59,7 +58,7 @@ class DetectionReport(Callback):
 
 
 def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
-    """Tabulate the metrics, a row for each set and method."""
+    """Tabulate the metrics, with a row for each dataset and method."""
     rows = []
     for detection in detections:
         for method in detection.confidence:
@@ -79,7 +78,7 @@ def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
 
 
 def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
-    """Tabulate the confidences, a row for each set and input."""
+    """Tabulate the confidences, with a row for each dataset and input."""
     tables = [
         pd.DataFrame(
             {
@@ -96,12 +95,12 @@ def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
 
 
 def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins: int = 40) -> "Figure":
-    """Draw two panels for each set: histograms of one method's confidence, and ROC curves of all methods.
+    """Draw two panels for each dataset: histograms of one method's confidence, and ROC curves of all methods.
 
     Args:
-        detections: one for each set.
-        score: the method whose confidence is shown; where a set does not have it, its first method is.
-        most_bins: greatest number of bins of a histogram.
+        detections: results, one for each dataset.
+        score: the method whose confidence is shown; a dataset without it shows its first method.
+        most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure
 
@@ -127,7 +126,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw the distributions of a confidence, its far tail, which would hide the rest, in the outermost bins."""
+    """Draw histograms of a confidence, with far tails in the outermost bins so that the rest stays visible."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)
@@ -138,5 +137,5 @@ def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bin
     for values, label in ((in_distribution, "in-distribution"), (other, detection.target)):
         weights = np.full(len(values), 1 / len(values))
         panel.hist(values.clip(low, high), bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
-    panel.set(title=f"{detection.target}: confidence of {method}", xlabel="confidence", ylabel="share")
+    panel.set(title=f"{detection.target}: confidence of {method}", xlabel="confidence", ylabel="fraction")
     panel.legend(fontsize=8, frameon=False)

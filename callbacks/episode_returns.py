@@ -1,4 +1,4 @@
-"""The return of a policy in the environment that it was trained in."""
+"""The return of a policy in the environment it was trained in."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,10 +8,10 @@ from lightning_modules.training.logging import log_same
 
 
 class EpisodeReturns(Callback):
-    """Logs `test/return`: the mean over episodes of the sum of rewards, all of them being the policy's own.
+    """Log `test/return`: the sum of rewards of an episode under the policy, averaged over episodes.
 
     Raises:
-        TypeError: at setup of a test, if the DataModule is no `EpisodeSource`.
+        TypeError: at setup of a test, if the DataModule is not an `EpisodeSource`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Write the weights that a network works with where they are functions of those that are trained."""
+"""Export the effective weights of a network whose weights are functions of the trained parameters."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from lightning_modules.interfaces import EffectiveNetwork, require
 class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
-    The first holds the weights that the network is tested with, by the names that the plain network has: timm,
-    transformers or torch load it without this project, and give the same logits. The second holds by layer what was
-    done to the weights: patterns, bits, scales. Where a run is tested twice (`checkpoint.also_test_best`) the weights
-    of the first time stay, which are those of the configured checkpoint.
+    The first holds the weights used in testing, under the plain network's parameter names: timm, transformers or torch
+    load it without this project, and compute the same logits. The second lists by layer what was applied to the
+    weights: patterns, bits, scales. If a run is tested twice (`checkpoint.also_test_best`), the files keep the weights
+    of the first test, those of the configured checkpoint.
 
     Raises:
-        TypeError: at setup, if the module is no `EffectiveNetwork`.
+        TypeError: at setup, if the module is not an `EffectiveNetwork`.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class ExportEffectiveWeights(Callback):
         self.tested = True
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so every rank must ask
         if directory is None or not trainer.is_global_zero:
             return
         weights, layers = require(pl_module, EffectiveNetwork, "ExportEffectiveWeights").effective_weights()

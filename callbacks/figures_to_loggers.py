@@ -1,4 +1,4 @@
-"""Figures in whatever a run is logged to, beside the run directory."""
+"""Send a run's figures to its loggers."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from PIL import Image
 
 
 class FiguresToLoggers(Callback):
-    """Sends each figure that a stage drew or drew anew to the loggers that take pictures, when the stage ends.
+    """Send each figure drawn in a stage to the loggers that accept images, when the stage ends.
 
-    These are `figures/*.png` of the run directory. TensorBoard shows them among its images; another logger gets them if
-    it has Lightning's `log_image(key, images, step)`, as that of Weights & Biases.
+    Figures are `figures/*.png` of the run directory. TensorBoard shows them as images; another logger receives them if
+    it has Lightning's `log_image(key, images, step)`, as the Weights & Biases logger does.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._directory = trainer.log_dir  # broadcast: every process asks
+        self._directory = trainer.log_dir  # a broadcast, so every rank must ask
         self._known = self._times()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of what a module does with images: rows of pictures, masks and differences."""
+"""Grids of a module's images: inputs, outputs, masks and differences."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,22 +21,22 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_ro
 
 
 class ImageGrid(Callback):
-    """Draws a few images with what the module shows of them, as `figures/<name>.png` in the run directory.
+    """Draw a few images and the module's outputs for them, as `figures/<name>.png` in the run directory.
 
-    In the stages `test` and `val` these are the first images of the first loader. In `train` they are training images
-    at equal distances, without augmentation: they are drawn when training ends, and as `<name>_epoch_<epoch>.png` when
-    early learning has ended for some categories (where the callback `EarlyLearning` says so), with their labels as they
-    are then. Without a logger nothing is drawn.
+    Stages `test` and `val` show the first images of the first dataloader. Stage `train` shows equally spaced training
+    images without augmentation, with their current labels. They are drawn at the end of training and, as
+    `<name>_epoch_<epoch>.png`, whenever the callback `EarlyLearning` reports that early learning has ended for some
+    categories. Without a logger nothing is drawn.
 
     Args:
-        name: of the picture.
-        stage: `train`, `val` or `test`: whose images are shown, and when.
-        num_images: rows, at most as many as there are images, or as the first process has.
-        cell: width of a picture, in inches.
+        name: file name of the figure.
+        stage: `train`, `val` or `test`: which images are shown, and when.
+        num_images: number of rows, at most the number of images on rank 0.
+        cell: width of an image, in inches.
 
     Raises:
         ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is none of the three.
-        TypeError: at setup, if the module is no `PictureSource` or, in `train`, the DataModule no
+        TypeError: at setup, if the module is not a `PictureSource` or, in `train`, the DataModule is not a
             `TrainingImageSource`.
     """
 
@@ -111,7 +111,7 @@ class ImageGrid(Callback):
         self._draw(trainer, name)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any, outputs: Any) -> None:
-        """Keep what is shown of a batch, until there are enough images."""
+        """Keep a batch's images and outputs, until there are enough images."""
         missing = self.num_images - sum(map(num_rows, self._batches))
         if missing <= 0 or not trainer.loggers or not trainer.is_global_zero:
             return
@@ -121,7 +121,7 @@ class ImageGrid(Callback):
         self._batches.append(first_rows(columns, missing))
 
     def _draw(self, trainer: Trainer, name: str) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
         batches, self._batches = self._batches, []
         if directory is not None and batches:
             figure = draw_image_grid(joined(batches), class_names(trainer), cell=self.cell)

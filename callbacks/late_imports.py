@@ -1,4 +1,4 @@
-"""Callbacks that their folder imports only where they are asked for, as the folder's subcommands need no Lightning."""
+"""Lazy imports of callbacks, so that their folders' subcommands do not import Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Give a folder's `__getattr__`.
+    """Return the `__getattr__` of a folder that imports its classes lazily.
 
     Args:
         folder: `__name__` of its `__init__.py`.
-        modules: by class, the module of the folder that defines it.
+        modules: the folder's module that defines each class.
     """
 
     def get(name: str) -> Any:

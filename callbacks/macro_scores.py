@@ -1,4 +1,4 @@
-"""Judge a classifier by scores in which each class counts the same, as sets with frequent and rare classes need."""
+"""Macro-averaged scores of a classifier, in which every class counts the same, for imbalanced datasets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,16 +15,16 @@ from lightning_modules.training.logging import log_same
 
 
 class MacroScores(Callback):
-    """Logs means over the classes of test images:
+    """Log macro averages over the classes of the test images:
 
     * `test/macro_precision`, `test/macro_recall`, which is the balanced accuracy, and `test/macro_f1`;
-    * `test/macro_auroc`: the area under the curve of each class against all others.
+    * `test/macro_auroc`: the one-vs-rest area under the ROC curve.
 
-    Where a class has no test image and is never predicted, the first three leave it out; the areas' mean leaves out
-    classes without an image. Logits of all test images are kept on the device until the end of the test.
+    A class without test images that is never predicted is left out of the first three; `test/macro_auroc` leaves out
+    all classes without test images. Logits of all test images stay on the device until the end of the test.
 
     Raises:
-        TypeError: at setup, if the module is no classifier; in the test, if its test step returns no logits.
+        TypeError: at setup, if the module is not a classifier; in the test, if its test step returns no logits.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,7 @@ class MacroScores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not isinstance(outputs, Mapping) or "logits" not in outputs:
-            raise TypeError(
-                f"MacroScores needs logits, which the test step of {type(pl_module).__name__} returns none of"
-            )
+            raise TypeError(f"test_step of {type(pl_module).__name__} must return a dict with 'logits' for MacroScores")
         assert self.scores is not None
         self.scores.update(outputs["logits"].float(), batch["label"])
         self.images += batch["label"].bincount(minlength=len(self.images))

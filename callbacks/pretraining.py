@@ -1,4 +1,4 @@
-"""Train a part of the module on other data before the run's own training tunes it or keeps it frozen."""
+"""Pretrain a part of the module on other data, before the run fine-tunes it or keeps it frozen."""
 
 from operator import attrgetter
 
@@ -9,21 +9,21 @@ from datamodules.arguments import at_least
 
 
 class Pretraining(Callback):
-    """Trains another module on its own data, and gives the weights of its `network` to a part of the run's module.
+    """Train another module on its own data, and copy the weights of its `network` to a part of the run's module.
 
-    It is for first stages of minutes, in one process. A long one is a run of its own, whose checkpoint
-    `lightning_modules.backbones.with_weights` reads. The network must have all names of the part; names that the part
-    lacks, such as the classifier of an encoder, are left behind. Several parts take a callback each. A resumed run has
-    the weights in its checkpoint and does not train them again.
+    It is meant for pretraining of minutes, on one process. For longer pretraining, use a separate run and load its
+    checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have all parameter names of
+    the part; other parameters, such as a classifier head on an encoder, are dropped. Each part needs its own callback.
+    A resumed run takes the weights from its checkpoint and does not pretrain again.
 
     Args:
-        model: module that is trained first.
-        data: data that the first module is trained on; its `seed` becomes that of the run's data.
-        max_epochs: epochs of the first stage.
-        part: dotted name, in the run's module, of the part that gets the weights.
+        model: module to pretrain.
+        data: data for pretraining; its `seed` is set to that of the run's data.
+        max_epochs: number of epochs of pretraining.
+        part: dotted name of the part of the run's module that gets the weights.
 
     Raises:
-        ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not fit.
+        ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not match.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Pretraining(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.world_size > 1:
             raise ValueError(
-                f"Pretraining runs in one process, and the trainer has {trainer.world_size}: pre-train in a run of its "
-                f"own, and read its checkpoint with lightning_modules.backbones.with_weights"
+                f"Pretraining needs one process, but the trainer has {trainer.world_size}: pretrain in a separate "
+                f"run, and load its checkpoint with lightning_modules.backbones.with_weights"
             )
         for name, module in ((self.part, pl_module), ("network", self.model)):
             try:
@@ -71,6 +71,6 @@ class Pretraining(Callback):
         unfit = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if unfit:
             raise ValueError(
-                f"the pre-trained network lacks what {self.part} has, or in another shape: {', '.join(unfit)}"
+                f"the pretrained network lacks parameters of {self.part}, or has other shapes: {', '.join(unfit)}"
             )
         part.load_state_dict({name: weights[name] for name in wanted})

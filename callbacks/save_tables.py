@@ -1,4 +1,4 @@
-"""Tables of numbers that a module measures, and their pictures."""
+"""Write a module's tables, and plot them."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from lightning_modules.interfaces import TableSource, require
 
 
 class SaveTables(Callback):
-    """Writes each table of the module as `<name>.csv` and draws it as `figures/<name>.png`, in the run directory.
+    """Write each table of the module as `<name>.csv` and plot it as `figures/<name>.png`, in the run directory.
 
-    It does so after training and after testing, with the tables that there are then. Where a run is tested twice
-    (`checkpoint.also_test_best`) those of the first time stay, which is the configured checkpoint.
+    It does so after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the tables of
+    the first test remain, those of the configured checkpoint.
 
     Raises:
-        TypeError: at setup, if the module is no `TableSource`.
+        TypeError: at setup, if the module is not a `TableSource`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class SaveTables(Callback):
         self.tested = True
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so every rank must ask
         if directory is None or not trainer.is_global_zero:
             return
         for name, table in require(pl_module, TableSource, "SaveTables").tables.items():

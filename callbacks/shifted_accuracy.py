@@ -1,4 +1,4 @@
-"""Measure how accurate a classifier remains where test images are distributed differently from its training images."""
+"""Measure a classifier's accuracy under distribution shift."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,16 +9,16 @@ from lightning_modules.training.logging import log_same
 
 
 class ShiftedAccuracy(Callback):
-    """After testing, classifies the DataModule's shifted test sets, and logs
+    """After testing, classify the DataModule's shifted test sets, and log
 
     * `test/accuracy_<set>`: top-1 accuracy on each;
     * `test/ood_accuracy`: their mean, each set counting once.
 
-    `test/accuracy` stays that of the usual test set. Where a set has only some of the classes, the prediction is the
-    most probable of those, as is usual for ImageNet-R and ImageNet-A.
+    `test/accuracy` remains that of the usual test set. For a set with only some of the classes, the prediction is the
+    most probable of these, as is usual for ImageNet-R and ImageNet-A.
 
-    Needs a DataModule with shifted test sets; one that is missing or damaged is refused before training. Each process
-    classifies its share of the images.
+    Needs a DataModule with shifted test sets; a missing or damaged one is reported before training. Images are sharded
+    over ranks.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -30,7 +30,7 @@ class ShiftedAccuracy(Callback):
         data = require_data(trainer, ShiftedTestSets, "ShiftedAccuracy")
         accuracies = []
         for name, loader in data.shifted_test_loaders().items():
-            counts = torch.zeros(2, dtype=torch.int64, device=pl_module.device)  # right, all
+            counts = torch.zeros(2, dtype=torch.int64, device=pl_module.device)  # correct, total
             for batch, logits in classified(trainer, pl_module, loader):
                 if "classes" in batch:
                     predicted = batch["classes"][logits[:, batch["classes"]].argmax(dim=1)]

@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAND = 5.0
-"""Width of a band of input ratios, in decibels."""
+"""Width of a band of input SNRs, in decibels."""
 WINDOW = 512
-"""Longest window of the spectrograms that are drawn, in samples."""
+"""Maximum window of the spectrograms, in samples."""
 RANGE = 60.0
-"""Decibels below the loudest part of the clean recording that are drawn."""
+"""Dynamic range of the spectrograms, in decibels below the loudest part of the clean recording."""
 
 
 class SpeechMetricsTable(Callback):
-    """Writes what a test measured of enhanced recordings, and draws and keeps a few, in the run directory.
+    """Write the metrics of enhanced recordings, and draw and save a few recordings, in the run directory.
 
-    `speech_quality.csv` has a row for each recording, and `speech_quality_summary.csv` mean and standard deviation of
-    each measure over the recordings of each set, and over those of each band of 5 decibels of the ratio of speech to
-    noise. `figures/spectrograms.png` shows the first recordings of the first set, noisy, enhanced and clean on one
-    scale of decibels, and `recordings/` holds them as WAV files where the package soundfile is installed.
+    `speech_quality.csv` has a row for each recording, and `speech_quality_summary.csv` the mean and standard deviation
+    of each metric over the recordings of each dataset, and over each band of 5 decibels of the input SNR.
+    `figures/spectrograms.png` shows the first recordings of the first dataset, noisy, enhanced and clean on one scale
+    of decibels, and `recordings/` holds them as WAV files if the package soundfile is installed.
 
     Args:
-        num_recordings: how many are drawn and kept, at most as many as the first process has.
+        num_recordings: number of recordings to draw and save, at most the number on rank 0.
 
     Raises:
-        TypeError: at setup, if the module is no `SpeechMeasurer`.
+        TypeError: at setup, if the module is not a `SpeechMeasurer`.
         ValueError: if `num_recordings` is negative.
     """
 
@@ -70,7 +70,7 @@ class SpeechMetricsTable(Callback):
                 self.shown.append({**cut, "name": batch["name"][row], "rate": batch["rate"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so every rank must ask
         first, self.tested = not self.tested, True
         if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -83,7 +83,7 @@ class SpeechMetricsTable(Callback):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Give mean, deviation and number of each measure over all recordings of a set, and over bands of ratios."""
+    """Compute mean, standard deviation and count of each metric for each dataset, and for bands of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
     long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
@@ -99,7 +99,7 @@ def decibels(signal: Tensor) -> np.ndarray:
 
 
 def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw recordings, a row each: noisy, enhanced and clean, on one scale of decibels."""
+    """Draw one row for each recording: noisy, enhanced and clean, on one scale of decibels."""
     from matplotlib.figure import Figure
 
     kinds = ("noisy", "enhanced", "clean")
@@ -128,7 +128,7 @@ def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
 
 
 def keep(shown: list[dict[str, Any]], folder: Path) -> None:
-    """Write recordings as `<name>_<kind>.wav`, where the package soundfile is installed."""
+    """Write recordings as `<name>_<kind>.wav`, if the package soundfile is installed."""
     try:
         library = soundfile()
     except ModuleNotFoundError:

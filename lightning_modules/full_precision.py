@@ -1,4 +1,4 @@
-"""Arithmetic in single precision or better, also where the network computes in half precision."""
+"""Computation in single precision or better, even under mixed precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it everything is computed in the precision that it has, whatever the trainer's.
+    """Context manager that disables autocast, so tensors are computed in their own dtype.
 
     Args:
-        device: of what is computed; on one without autocast, as `meta`, there is nothing to switch off.
+        device: device of the computation; devices without autocast, such as `meta`, need no change.
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -19,16 +19,16 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32 or better, for what needs more digits or range than half precision has."""
+    """Convert x to float32 or better, for computations that need more digits or range than half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def require_double(trainer: Any, name: str) -> None:
-    """Refuse a run in another precision than 64 bit, before training or testing.
+    """Reject a run whose precision is not 64 bit, before training or testing.
 
     Args:
-        trainer: of the run.
-        name: of the module that asks.
+        trainer: trainer of the run.
+        name: name of the module that needs double precision.
 
     Raises:
         ValueError: names the precision.

@@ -1,7 +1,7 @@
-"""Small protocols of what callbacks and DataModules may know about a module, checked when a run is set up.
+"""Protocols that callbacks and DataModules require of a module or of each other, checked at setup.
 
-Callbacks also find here what a module hands them to draw, and the two labels of `datamodules.batches` that stand for no
-class.
+This file also has the types a module returns for figures and tables, and re-exports the two labels of
+`datamodules.batches` that stand for no class.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ Required = TypeVar("Required")
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A module that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, for K `num_classes`."""
+    """A module that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, with K = `num_classes`."""
 
     num_classes: int
 
@@ -30,7 +30,7 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A module that maps images `[B, C, H, W]` to logits `[B, K, H, W]`, for K `num_classes`."""
+    """A module that maps images `[B, C, H, W]` to logits `[B, K, H, W]`, with K = `num_classes`."""
 
     num_classes: int
 
@@ -52,18 +52,18 @@ class Restorer(Protocol):
         """Estimate the clean images.
 
         Args:
-            degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values outside [0, 1] occur.
-            generator: on the host, for what is drawn at random.
+            degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values may lie outside [0, 1].
+            generator: random generator on the CPU.
 
         Returns:
-            As many images or clips, of the same size or enlarged, not clipped.
+            One estimate for each input, of the same size or upscaled, not clipped.
         """
         ...
 
 
 @runtime_checkable
 class ImageMeasurer(Protocol):
-    """A module that measures images against clean ones."""
+    """A module that compares images with clean ones by quality metrics."""
 
     quality: Any
     """A `lightning_modules.metrics.image_quality.ImageQuality`."""
@@ -71,84 +71,84 @@ class ImageMeasurer(Protocol):
 
 @runtime_checkable
 class SpeechMeasurer(Protocol):
-    """A module that measures enhanced recordings against clean ones."""
+    """A module that compares enhanced recordings with clean ones by speech metrics."""
 
     quality: Any
     """A `lightning_modules.restoration.sgmse.speech_metrics.SpeechQuality`."""
     spectrogram: Any
-    """The spectrograms that it enhances."""
+    """The spectrogram transform the module works on."""
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """A module that draws n images in [0, 1]."""
+    """A module that samples n images in [0, 1]."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class SmoothedClassifier(Protocol):
-    """A module whose smoothed classifier has several votes on each draw, or another radius than usual.
+    """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
 
-    Certification calls it in place of `forward(image + sigma * noise)` and sigma Phi^-1(p).
+    Certification calls its methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
     """
 
     certificate: str
-    """The theorem that the radius rests on; a formula that proves nothing ends with `: not a guarantee`. Logs of
+    """The theorem behind the radius. It ends with `: not a guarantee` for a formula without a proof. Logs with
     different certificates are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Give the logits `[S, B, K]` of S votes on each draw; the smoothed classifier adds the votes.
+        """Compute the logits `[S, B, K]` of S votes for each noise sample; the smoothed classifier sums the votes.
 
-        `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and read only. A vote may depend on them
-        only through image + s noise with s >= sigma, or through part of that.
+        `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
+        on them only through image + s noise with s >= sigma, or through part of that.
         """
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """Give the radius in pixel units, negative for none, if each vote has its `probability` of the class or more.
+        """Return the certified radius in pixel units, negative for none, if each vote has at least its `probability`.
 
-        It must not fall when a probability rises.
+        `probability` bounds the probability of the class for each vote; the radius must not decrease if one increases.
         """
         ...
 
 
 class MixtureOutput(NamedTuple):
-    """A mixture of two classifiers at some images."""
+    """The output of a mixture of two classifiers."""
 
     log_probability: Tensor
-    """`[B, K]`, whose softmax is the mixture."""
+    """`[B, K]`; the softmax is the mixture."""
     gamma: Tensor
-    """`[B]`: alpha before the sigmoid (and before the range it is brought to); infinite for alpha 0 and 1."""
+    """`[B]`: alpha before the sigmoid (and before scaling to its range); infinite for alpha 0 and 1."""
     alpha: Tensor
     """`[B]`, in [0, 1]: the weight of the robust classifier."""
 
 
 @runtime_checkable
 class MixedClassifier(Protocol):
-    """A module whose mixture can be evaluated at any alpha. Used by the curve of accuracy and robustness."""
+    """A module whose mixture can be evaluated at any alpha, for the trade-off curve of accuracy and robustness."""
 
     num_classes: int
     chooses_alpha: bool
     """Whether it also has a learned alpha for each image."""
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` in [0, 1] with a given alpha, or with the learned one."""
+        """Mix at images `[B, C, H, W]` in [0, 1] with a given alpha, or with the learned one if None."""
         ...
 
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that acts when early learning has ended for some categories, the same on all processes."""
+    """A module notified when early learning ends for some categories, with equal arguments on all ranks."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
 
 @runtime_checkable
 class EarlyLearningFollower(Protocol):
-    """A module that hears after every training epoch for which categories early learning seems over now.
+    """Notified after each epoch of the classes whose early-learning phase has ended.
 
-    These may have ended earlier, too. All processes call it, after `on_early_learning_end` of the same epoch.
+    These may have ended earlier, too. All ranks call it, after `on_early_learning_end` of the same epoch.
     """
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
@@ -156,10 +156,10 @@ class EarlyLearningFollower(Protocol):
 
 @runtime_checkable
 class LabelStore(Protocol):
-    """A DataModule whose training labels can be corrected; batches have the corrections from the next epoch on.
+    """A DataModule whose training labels can be corrected, with effect from the next epoch on.
 
-    Training batches also have the labels that were given, as `original_label`. All processes call `correct_labels`
-    equally often, each with samples of its own or with none; afterwards all of them have all corrections.
+    Training batches also hold the originally given labels, as `original_label`. All ranks call `correct_labels` equally
+    often, each with its own samples or with none. Afterwards every rank has all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -167,158 +167,158 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class TrainingSamples(Protocol):
-    """A DataModule that knows how many training samples it has, of which its batches give the positions as `index`."""
+    """A DataModule with a known number of training samples, whose batches hold the positions as `index`."""
 
     num_train_samples: int
 
 
 @runtime_checkable
 class TrainingRows(Protocol):
-    """A DataModule that gives all training rows of a table at once, the same on all processes."""
+    """A DataModule that returns all training rows of a table at once, the same on all ranks."""
 
     training_rows: Mapping[str, Tensor]
-    """Tensors `[N, ...]` by the keys that batches have."""
+    """Tensors `[N, ...]` by batch key."""
 
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """A DataModule of an environment in which the module is the policy."""
+    """A DataModule with an environment in which the module is the policy."""
 
     def mean_return(self) -> float:
-        """Play some episodes and average their sums of rewards; every process calls it and gets the same."""
+        """Average the returns of some episodes; every rank calls it and gets the same value."""
         ...
 
 
 @runtime_checkable
 class TrainingImageSource(Protocol):
-    """A DataModule that also gives its training images without augmentation, so that their labels can be judged."""
+    """A DataModule that also provides its training images without augmentation, to score their labels."""
 
     def training_images_dataloader(self) -> DataLoader:
-        """Give batches in the order of the training set; each process gets its share."""
+        """Return a dataloader over this rank's shard, in the order of the training set."""
         ...
 
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that may hold out a fold of its training images, whose labels are judged by what never saw them."""
+    """A DataModule that may hold out a fold of its training images, whose labels an unbiased network can score."""
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Give the fold in the order of the set, each process its share; None where no fold is held out."""
+        """Return a dataloader over this rank's shard of the fold, in the set's order; None without a held-out fold."""
         ...
 
 
 @runtime_checkable
 class MeasurementSource(Protocol):
-    """A DataModule of images that are known by measurements."""
+    """A DataModule of images observed through measurements."""
 
     operator: Any
-    """What they are measured with, a `datamodules.corruptions.operators.Operator`."""
+    """The measurement operator, a `datamodules.corruptions.operators.Operator`."""
 
 
 @runtime_checkable
 class ShiftedTestSets(Protocol):
-    """A DataModule with test sets that are distributed differently from its training set."""
+    """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise what `shifted_test_loaders` would if there is no set, or one is missing or damaged; read no image."""
+        """Raise the error of `shifted_test_loaders` if a set is missing or damaged, or there is none; read no image."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Give a loader for each set by name; batches of a set that has only some classes have them as `classes`."""
+        """Return dataloaders by dataset name; if a set has only some classes, its batches hold these as `classes`."""
         ...
 
 
 class ImageColumn(NamedTuple):
-    """A column of a grid of images: one thing that is shown of each image."""
+    """A column of an image grid: one thing shown of each image."""
 
     values: Tensor
-    """Floating point, `[n, C, H, W]`: pictures in [0, 1], in colour if C is 3 and otherwise the mean of the channels in
-    grey. Integers, `[n, H, W]`: categories, drawn over the first column; 0 is transparent and 255 white. Bool,
-    `[n, H, W]`: a region, outlined in all columns and none itself."""
+    """Floating point, `[n, C, H, W]`: images in [0, 1], in colour if C is 3, otherwise the channel mean in grey.
+    Integer, `[n, H, W]`: categories, overlaid on the first column; 0 is transparent and 255 white. Bool,
+    `[n, H, W]`: a region, outlined in all columns and without a column of its own."""
     captions: Sequence[str] = ()
-    """`[n]`: lines below the pictures."""
+    """`[n]`: captions below the images."""
     marked: Sequence[bool] = ()
     """`[n]`: which captions are red."""
     difference: bool = False
-    """The pictures are differences, around 0."""
+    """The images are differences, around 0."""
 
 
 @runtime_checkable
 class PictureSource(Protocol):
-    """A module that shows what it does with images."""
+    """A module that provides images of its inputs and outputs."""
 
     def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Give the columns of a grid of images by name, the first one with pictures.
+        """Return the columns of an image grid by name; the first one holds images.
 
-        It is called in one process alone, in evaluation mode and without gradients.
+        Called on one rank only, in evaluation mode and without gradients.
 
         Args:
-            batch: a few training images as they are, or the first batch of a validation or test.
-            outputs: what the step returned for the batch; None for training images.
+            batch: a few unmodified training images, or the first batch of a validation or test.
+            outputs: return value of the step for this batch; None for training images.
         """
         ...
 
 
 class Table(NamedTuple):
-    """Numbers that a module measured, and how their lines are drawn."""
+    """Columns of numbers from a module, and how to plot them."""
 
     columns: Mapping[str, Any]
-    """Sequences of one length by name. The first one of numbers is the horizontal axis; the rows that have the same
-    words in the columns of text are one line."""
+    """Sequences of equal length, by name. The first numeric one is the horizontal axis. Rows with equal values in the
+    text columns form one line."""
     drawn: Mapping[str, Any] | None = None
-    """A panel each, by the names of the vertical axes; None draws the other columns of numbers."""
+    """One panel for each entry, column name by label of the vertical axis; None plots all other numeric columns."""
     logarithmic: Collection[str] = ()
-    """Names of the axes that are logarithmic."""
+    """Names of the columns with a logarithmic axis."""
     labels: Mapping[str, str] | None = None
-    """In the legend, by the words in the columns of text; None writes these."""
+    """Legend labels, by the values of the text columns; None shows these values."""
     title: str = ""
     kind: Literal["lines", "points", "map"] = "lines"
-    """Whether rows are places on a line, points on their own, or values on a grid of the first two columns."""
+    """Plot rows as lines, as separate points, or as values on a grid of the first two columns."""
 
 
 @runtime_checkable
 class TableSource(Protocol):
-    """A module that measures tables of numbers."""
+    """A module that provides tables of numbers."""
 
     tables: Mapping[str, Table]
-    """By name: after training or a test those that it has; the same on all processes."""
+    """The tables available after training or testing, by name; the same on all ranks."""
 
 
 @runtime_checkable
 class EffectiveNetwork(Protocol):
-    """A module whose network works with weights that are functions of those it trains."""
+    """A module whose network computes with functions of its trained weights."""
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give the weights that it works with in evaluation mode, by the plain network's names, and what they are.
+        """Return the weights used in evaluation mode, by the plain network's names, and a description of each layer.
 
-        The second is by layer, and JSON can hold it.
+        The description must be serialisable as JSON.
         """
         ...
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """A module that tells out-of-distribution or adversarial inputs from in-distribution ones."""
+    """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution ones."""
 
     detections: Sequence[Any]
-    """After testing, for each set a `lightning_modules.metrics.detection.DetectionResult`."""
+    """After testing, a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
     score: str
-    """Name of the method among them that is the detector's own."""
+    """Name of the detector's own method among the results."""
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Refuse a module that lacks what a callback needs, and return it typed.
+    """Reject a module that lacks a protocol's members; otherwise return it, typed.
 
     Args:
-        module: LightningModule or DataModule; None where a run has no DataModule.
-        protocol: a class of this file.
-        needed_by: name of the callback that asks, for the message.
+        module: LightningModule or DataModule; None if a run has no DataModule.
+        protocol: a protocol from this file.
+        needed_by: name of the callback, for the message.
 
     Returns:
         `module` itself.
 
     Raises:
-        TypeError: names the module, the protocol and the members that are missing.
+        TypeError: names the module, the protocol and the missing members.
     """
     if missing := _missing(module, protocol):
         name = "a run without a DataModule" if module is None else type(module).__name__
@@ -332,10 +332,10 @@ def _missing(thing: Any, protocol: type) -> list[str]:
 
 
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Refuse a run whose data lack what is needed, and return the DataModule typed. See `require`.
+    """Reject a run whose DataModule lacks a protocol's members; otherwise return the DataModule, typed. See `require`.
 
-    In training from a loader of the user's own, or from a DataModule that knows nothing of this project, the training
-    loader's set stands in for it where it can (`OwnTrainingSet`).
+    When fitting with a user's own dataloader, or with a DataModule from outside this project, the dataset of the
+    training dataloader replaces it if possible (`OwnTrainingSet`).
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):
@@ -346,5 +346,5 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
 
 def class_names(trainer: Any) -> Sequence[str] | None:
-    """Give the names of the classes, `[K]`, where the DataModule knows them."""
+    """Return the class names, `[K]`, or None if the DataModule does not know them."""
     return getattr(getattr(trainer, "datamodule", None), "class_names", None)

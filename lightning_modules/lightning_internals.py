@@ -1,6 +1,7 @@
-"""Private names of Lightning that data, modules and callbacks use for lack of public ones, and why.
+"""Private Lightning names that data, modules and callbacks need for lack of public ones, each with its reason.
 
-They stand here alone. A test fails by name where an upgrade moves one, and `pyproject.toml` bounds the versions.
+They are used only through this file. A test fails by name if an upgrade moves one, and `pyproject.toml` bounds the
+versions.
 """
 
 from typing import Any
@@ -11,32 +12,32 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 
 ChildProcessObserver = _ChildProcessObserver
-"""Lightning's watch kills every process without saying why; `Independent` has one that gives way to its own."""
+"""Lightning's observer kills all processes without giving a reason; `Independent` stops it once its own one runs."""
 SubprocessScriptLauncher = _SubprocessScriptLauncher
-"""The launcher that starts a process a device; no public one can be given another watch."""
+"""The launcher that starts one process for each device; public launchers do not accept another observer."""
 set_num_threads_if_needed = _set_num_threads_if_needed
-"""A launcher of one's own divides the cores among the processes as Lightning's do."""
+"""Divides the CPU cores among processes, as Lightning's launchers do, for a custom launcher."""
 DataLoaderSource = _DataLoaderSource
-"""Where a loop has its loader from: a user's own loader is wrapped there, once the trainer has it."""
+"""The source of a loop's dataloader; a user's own dataloader is wrapped there, once the trainer has it."""
 
 
 def loader_source(loop: Any) -> Any:
-    """Give the source of a loop's loader, as no loader is built yet when modules and callbacks are set up."""
+    """Return the source of a loop's dataloader, since dataloaders do not exist yet at setup."""
     return loop._data_source
 
 
 def replace_loader_source(loop: Any, source: Any) -> None:
-    """Give a loop another source of its loader."""
+    """Replace the source of a loop's dataloader."""
     loop._data_source = source
 
 
 def repeats_samples(trainer: Any) -> bool:
-    """Tell whether Lightning adds samplers that give each process an equal share: the argument is kept nowhere else."""
+    """Whether Lightning adds samplers that pad ranks to equal shards; no public attribute keeps this argument."""
     return trainer._accelerator_connector.use_distributed_sampler
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Tell whether DDP may leave parameters without a gradient: its arguments are kept nowhere else."""
+    """Whether DDP allows parameters without a gradient; no public attribute keeps this argument."""
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
 

@@ -1,4 +1,4 @@
-"""The base of every method: what Lightning's own module does not know of a run."""
+"""Base class of every method's LightningModule."""
 
 from typing import Any, Self
 
@@ -7,21 +7,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 class MethodModule(LightningModule):
-    """A LightningModule whose checkpoints hold weights and state, and no constructor arguments."""
+    """A LightningModule whose checkpoints hold weights and state, but no constructor arguments."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """Warn if ranks will sample other random numbers than a single process does; `train.py` avoids that."""
+        """Warn if several ranks will sample other random numbers than one process would; `train.py` prevents this."""
         trainer: Any = self.trainer
         if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
             rank_zero_warn(
-                f"{trainer.world_size} processes draw other random numbers than one does: add "
-                "callbacks.guards.SeedEveryBatch() to the Trainer's callbacks for results that do not depend on them"
+                f"with {trainer.world_size} processes, random numbers differ from those of one process: for results "
+                "that do not depend on the number of processes, add callbacks.guards.SeedEveryBatch() to the callbacks"
             )
         return []
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Build the module from constructor arguments given here, and load a checkpoint's weights into it.
+        """Build the module from the constructor arguments given here, and load a checkpoint's weights.
 
         Raises:
             TypeError: if a constructor argument is missing.

@@ -1,6 +1,6 @@
-"""Private names of PyTorch that data, modules and callbacks use for lack of public ones, and why.
+"""Private PyTorch names that data, modules and callbacks need for lack of public ones, each with its reason.
 
-They stand here alone, apart from Lightning's, as networks are imported without Lightning.
+They are separate from Lightning's, since networks are imported without Lightning.
 """
 
 from typing import Any
@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # torch documents them, and has no other place for them
+__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # documented by torch, but without a public module
 
-# The classes above all layers of a kind, whatever their number of dimensions.
+# Base classes of all layers of a kind, for any number of dimensions.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 NormWithStatistics = nn.modules.batchnorm._NormBase
 AnyDropout = nn.modules.dropout._DropoutNd
 
-# One kernel for many small tensors; optimizers have them, and no public function does the same.
+# One kernel for many small tensors, used by torch's optimizers; no public function does the same.
 foreach_add_: Any = torch._foreach_add_
 foreach_sub_: Any = torch._foreach_sub_
 foreach_copy_: Any = torch._foreach_copy_
@@ -27,5 +27,5 @@ standard_gamma: Any = torch._standard_gamma
 
 
 def times_written(tensor: torch.Tensor) -> int:
-    """Count how often a tensor was written to in place, by which autograd knows values that have changed."""
+    """Return how often a tensor was modified in place: the counter that autograd uses to detect changed values."""
     return tensor._version

@@ -58,9 +58,7 @@ def test_several_processes_without_seeds_of_their_batches_are_told() -> None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             assert module.configure_callbacks() == []
-        assert [str(each.message)[:44] for each in said] == [
-            "2 processes draw other random numbers than one"[:44]
-        ] * warned
+        assert [str(each.message)[:44] for each in said] == ["with 2 processes, random numbers differ from"] * warned
 
 
 def test_every_method_has_this_base() -> None:

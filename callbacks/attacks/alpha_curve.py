@@ -1,4 +1,4 @@
-"""Accuracy and robustness of a mixture of two classifiers, against the weight of the robust one."""
+"""Accuracy and robustness of a mixture of two classifiers, as a function of the robust one's weight."""
 
 import math
 from collections.abc import Sequence
@@ -25,20 +25,19 @@ COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
 
 
 class AlphaCurve(Callback):
-    """Attacks the mixture at each of several alphas and, where it is learned, with the alpha of each image.
+    """Attack the mixture at several fixed alphas and, if alpha is learned, with the alpha predicted for each image.
 
-    It writes `alpha_curve.csv`, a row for each alpha, `figures/alpha_curve.png`, and in `alpha_curve_rows` the sums of
-    each block of images. Processes share out the blocks, and with the same weights and settings an interrupted
-    evaluation goes on after its last finished one. The directory must be one that all processes share.
+    Writes `alpha_curve.csv` with a row for each alpha, `figures/alpha_curve.png`, and in `alpha_curve_rows` the sums
+    over each block of images. Blocks are sharded over ranks. With the same weights and settings, an interrupted
+    evaluation resumes after its last finished block. All ranks must see the same run directory.
 
     Args:
-        attack: attack on the mixture at each alpha, of `lightning_modules.robustness.attacks`.
-        alphas: weights of the robust classifier, in [0, 1]; 0 and 1 are the classifiers themselves.
-        batch_size: images that a process attacks at once.
-        skip: every `skip`-th image of the test set is attacked.
-        max: positions from here on are left out; None leaves out none.
-        seed: random seed of the attacks, which begin at the same points for each alpha.
-
+        attack: attack on the mixture at each alpha, from `lightning_modules.robustness.attacks`.
+        alphas: weights of the robust classifier, in [0, 1]; 0 and 1 select a single classifier.
+        batch_size: images attacked at once on each rank.
+        skip: attack every `skip`-th image of the test set.
+        max: attack only images before this position; None attacks all.
+        seed: random seed of the attacks; every alpha gets the same random starts.
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -108,7 +107,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Sum the columns of the table over a block."""
+        """Compute a block's sums of the table's columns."""
 
         def log_probability(given: Tensor) -> Tensor:
             return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
@@ -125,10 +124,10 @@ class AlphaCurve(Callback):
 
 
 def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":
-    """Draws accuracies against alpha, and one against the other.
+    """Draw accuracies against alpha, and robust against clean accuracy.
 
     Args:
-        table: with the columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
+        table: columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
         attack: name of the attack.
     """
     from matplotlib.figure import Figure

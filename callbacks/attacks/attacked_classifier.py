@@ -1,4 +1,4 @@
-"""A classifier that is attacked, as it is or smoothed by Gaussian noise."""
+"""A classifier under attack, deterministic or smoothed by Gaussian noise."""
 
 from typing import NamedTuple, Protocol
 
@@ -14,20 +14,20 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 
 class Draw(Protocol):
-    """One evaluation of the classifier."""
+    """One forward pass of the classifier, possibly under noise."""
 
     def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Maps images to the logits `[S, B, K]` of S votes, of which most classifiers have one.
+        """Map images to the logits `[S, B, K]` of S votes; most classifiers have one vote.
 
         Args:
             image: `[B, C, H, W]`.
-            noise: `[B, C, H, W]`, standard normal, for a smoothed classifier; None draws it.
+            noise: `[B, C, H, W]`, standard normal, for a smoothed classifier; None samples it.
         """
         ...
 
 
 def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
-    """Give one evaluation of a module in the trainer's precision, under noise where `sigma` is positive."""
+    """Return a forward pass of the module in the trainer's precision, under noise if `sigma` is positive."""
 
     def network(image: Tensor) -> Tensor:
         return pl_module(trainer.precision_plugin.convert_input(image))
@@ -43,21 +43,21 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
 
 
 class Predicted(NamedTuple):
-    """The classes of images, and what they were predicted by."""
+    """Predicted classes and, for a single evaluation, the logits."""
 
     prediction: Tensor
     """`[B]`."""
     logits: Tensor | None
-    """`[B, K]`, where that is one evaluation, which attacks differentiate, too."""
+    """`[B, K]` for a single evaluation without votes, for attacks to differentiate; otherwise None."""
 
 
 class AttackedClassifier:
-    """A classifier by votes, and what attacks see of it.
+    """A classifier that predicts by majority vote, with the logits that attacks differentiate.
 
     Args:
-        draw: one evaluation.
-        smoothed: whether evaluations are under noise.
-        num_draws: evaluations of each image whose votes decide its class.
+        draw: one forward pass.
+        smoothed: whether the forward passes are under noise.
+        num_draws: forward passes for each image, whose majority vote is its class.
     """
 
     def __init__(self, draw: Draw, smoothed: bool, num_draws: int) -> None:
@@ -68,17 +68,17 @@ class AttackedClassifier:
     def differentiated(self, image: Tensor) -> Tensor:
         """Map images to the logits `[B, K]` that attacks differentiate.
 
-        Votes have no gradient, so of several votes they are those of the mean of their probabilities.
+        Votes have no gradient: with several, these are the logits of the mean probabilities.
         """
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
 
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
-        """Attack images `[B, C, H, W]` with labels `[B]`, of which `predict` has given the logits, or has none.
+        """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict` if it returned any.
 
-        Only a deterministic classifier has AutoAttack. It returns an image as it was where fixed draws err on the
-        image itself, or on no point that it tried. Votes may say otherwise of both, so these images are attacked by
-        projected gradient ascent with new draws.
+        AutoAttack needs a deterministic classifier, so it attacks with fixed random numbers. It returns an image
+        unchanged if these misclassify the image itself, or if no point it tried is misclassified. The majority vote may
+        differ in both cases, so such images are attacked again by projected gradient ascent with fresh random numbers.
         """
         if not (self.smoothed and isinstance(attack, AutoAttack)):
             return attack.perturb(self.differentiated, image, label, logits=logits)
@@ -91,10 +91,10 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Find the class of most votes in `num_draws` evaluations; ties go to the lowest.
+        """Predict the majority vote of `num_draws` forward passes; ties go to the lowest class.
 
         Raises:
-            ValueError: if logits are NaN; names the positions of the images.
+            ValueError: if logits are NaN; the message names the images' positions.
         """
         votes = torch.zeros((), dtype=torch.int64, device=image.device)
         broken = torch.zeros((), dtype=torch.bool, device=image.device)
@@ -102,7 +102,7 @@ class AttackedClassifier:
             logits = self.draw(image)
             votes = votes + torch.nn.functional.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
             broken = broken | logits.isnan().any()
-        if broken:  # the host looks once
+        if broken:  # one host synchronisation
             raise ValueError(
                 f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
             )

@@ -25,38 +25,42 @@ from lightning_modules.training.logging import log_same
 
 PICTURE = "adversarial.png"
 SAME = ["checkpoint", "attack", "norm", "epsilon", "steps", "restarts", "sigma", "num_images"]
-"""Columns of the table that say what was attacked and how."""
-CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
+"""Columns of the table that identify what was attacked and how."""
+CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # purposes of a block's random numbers
 
 
 class RobustAccuracy(Callback):
-    """Attacks the test set of any classifier, on any number of processes, before its other test metrics are computed.
+    """Attack the test set of any classifier, on any number of ranks, before the other test metrics are computed.
 
-    An image counts as robust to an attack if it is classified rightly before and after it. In the run directory this
-    writes `robust_accuracy.csv`, with a row for each attack and tested checkpoint, `figures/adversarial_last.png`, or
-    what the checkpoint is called (`adversarial.png` without one), and in `robust_accuracy_rows` the predictions of each
-    image; it logs `test/robust_accuracy_<attack>`. Rows of earlier evaluations stay in the table, but for those under
-    the same checkpoint's name that were of other weights, or of the same attack with the same settings.
+    An image counts as robust to an attack if it is classified correctly before and after the attack. The callback logs
+    `test/robust_accuracy_<attack>` and writes to the run directory
 
-    Images are attacked in blocks of `batch_size`, whose random numbers depend on (seed, block, attack) alone: any
-    number of processes finds the same perturbations, and with the same weights and settings an interrupted evaluation
-    goes on after its last finished block. The directory must be one that all processes share.
+    * `robust_accuracy.csv`, with a row for each attack and tested checkpoint;
+    * `figures/adversarial_<checkpoint>.png`, such as `adversarial_last.png` (`adversarial.png` without a checkpoint);
+    * `robust_accuracy_rows`, with the predictions for each image.
+
+    Rows of earlier evaluations stay in the table. A row under the same checkpoint name is replaced if its weights
+    differ, or if it is of the same attack with the same settings.
+
+    Images are attacked in blocks of `batch_size`, whose random numbers depend only on (seed, block, attack). So the
+    perturbations are the same on any number of ranks, and with the same weights and settings an interrupted
+    evaluation resumes after its last finished block. All ranks must see the same run directory.
 
     Args:
-        attacks: attacks on the classifier, one by one: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
-        batch_size: images that a process attacks at once. Processes share out blocks of so many images, so with few
-            images a smaller one uses more processes.
-        skip: every `skip`-th image of the set is attacked.
-        max: positions from here on are left out; None leaves out none.
-        sigma: standard deviation of Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
-            attacked, and 0 attacks the module as it is. Of a `SmoothedClassifier` all votes count, as in its
-            certificate; gradients are those of the mean of their probabilities.
-        num_draws: evaluations of each image whose votes decide its class; 1 for a deterministic classifier.
+        attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
+        batch_size: images attacked at once on each rank. Ranks work on blocks of this size: with few images, a smaller
+            value uses more ranks.
+        skip: attack every `skip`-th image of the test set.
+        max: attack only images before this position; None attacks all.
+        sigma: standard deviation of Gaussian noise, in pixel units. If positive, the smoothed classifier is attacked;
+            0 attacks the module as it is. For a `SmoothedClassifier` all votes count, as in its certificate; gradients
+            are those of the mean probabilities.
+        num_draws: forward passes for each image, whose majority vote is its class; 1 for a deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
 
     Raises:
-        ValueError: if an argument is out of range, two attacks have one name, or `sigma` asks for more draws.
+        ValueError: if an argument is out of range, two attacks share a name, or `sigma` needs a larger `num_draws`.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class RobustAccuracy(Callback):
         num_shown: int = 8,
     ) -> None:
         if not attacks:
-            raise ValueError("attacks must name at least one, got []")
+            raise ValueError("attacks must contain at least one attack, got []")
         different_titles(attacks)
         at_least(1, batch_size=batch_size, skip=skip, max=max, num_draws=num_draws, num_shown=num_shown)
         at_least(0, seed=seed, sigma=sigma)
@@ -89,14 +93,14 @@ class RobustAccuracy(Callback):
     @staticmethod
     def _require_draws(sigma: float, num_draws: int, attacks: Sequence[Attack]) -> None:
         if sigma > 0 and num_draws == 1:
-            raise ValueError(f"num_draws must be at least 2 with sigma {sigma}: a smoothed class is that of most votes")
+            raise ValueError(f"num_draws must be at least 2 with sigma {sigma}: a smoothed class is a majority vote")
         for attack in attacks:
             if sigma > 0 and getattr(attack, "num_draws", 2) == 1:
                 raise ValueError(f"{attack.title}: num_draws must be at least 2 with sigma {sigma}, got 1")
             if sigma == 0 and num_draws > 1 and isinstance(attack, AutoAttack):
                 raise ValueError(
-                    f"{attack.title}: AutoAttack needs a deterministic classifier, and num_draws {num_draws} without "
-                    f"sigma is for one with random numbers of its own: use PGD with num_draws"
+                    f"{attack.title}: AutoAttack needs a deterministic classifier, but num_draws {num_draws} without "
+                    f"sigma declares a stochastic one: use PGD with num_draws"
                 )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,8 +110,8 @@ class RobustAccuracy(Callback):
             require(pl_module, Classifier, "RobustAccuracy")
         if self.sigma > 0 and isinstance(pl_module, MixedClassifier):
             raise ValueError(
-                f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise its robust classifier "
-                f"votes alone, whose robust accuracy is not the mixture's"
+                f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise only its robust "
+                f"classifier votes, so the result would not be the mixture's robust accuracy"
             )
         require_testing(trainer, "RobustAccuracy")
         require_gradients(str(trainer.precision), "RobustAccuracy")
@@ -154,7 +158,7 @@ class RobustAccuracy(Callback):
         folder: Path,
         trainer: Trainer,
     ) -> pd.DataFrame:
-        """Attack one block and return its rows. With the first one goes the figure, into the folder."""
+        """Attack one block and return its rows; the first block also draws the figure into the folder."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
@@ -186,13 +190,13 @@ class RobustAccuracy(Callback):
             )
             grid[f"change by\n{attack.title}"] = ImageColumn(adversarial[shown] - image[shown], difference=True)
         if number == 0:
-            title = "" if len(shown) else "no image of the first block is classified rightly"
+            title = "" if len(shown) else "no image of the first block is classified correctly"
             save_figure(draw_image_grid(grid, title=title), folder / PICTURE)
         return pd.concat(frames)
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Images with the predicted classes below them, in red where the attack changed them."""
+        """Images captioned with the predicted class, in red where the attack changed it."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())
@@ -224,11 +228,11 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Add a table to that of the run, see `RobustAccuracy`, and copy the checkpoint's picture from its rows' folder."""
+    """Append a table to the run's, see `RobustAccuracy`, and copy the checkpoint's figure from the folder of rows."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():
-        table = table.astype(str)  # names may look like numbers
+        table = table.astype(str)  # checkpoint or attack names may parse as numbers
         earlier = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=table.columns)
         of_checkpoint = earlier["checkpoint"] == table["checkpoint"].iloc[0]
         stale = of_checkpoint & (earlier["weights"] != table["weights"].iloc[0])

@@ -1,4 +1,4 @@
-"""Certified radii of smoothed classifiers: the callback, its log, its curves."""
+"""Certified radii of smoothed classifiers: callback, log and curves."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Certify the test set of any classifier by randomised smoothing."""
+"""Certify any classifier on the test set by randomised smoothing."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,38 +26,38 @@ from lightning_modules.training.logging import log_same
 
 
 class Certification(Callback):
-    """Certifies the test set of any classifier, on any number of processes, before its other test metrics are computed.
+    """Certify any classifier on the test set, on any number of ranks, before the other test metrics are computed.
 
-    The classifier is smoothed as Cohen et al. (2019) do, or as it says itself where it is a `SmoothedClassifier`. The
-    run directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
-    `figures/certified_accuracy.png`; metrics are `test/acr`, `test/certified_accuracy_<radius>`, `test/abstained` and
+    The classifier is smoothed as in Cohen et al. (2019); a `SmoothedClassifier` defines its own smoothing. The run
+    directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
+    `figures/certified_accuracy.png`. Metrics are `test/acr`, `test/certified_accuracy_<radius>`, `test/abstained` and
     `test/mean_draws`.
 
-    An interrupted certification continues where it was when it is started again in the same run directory, on however
-    many processes. Only images that were under way are begun again.
+    An interrupted certification resumes when it is started again in the same run directory, on any number of ranks.
+    Only the images in progress start over.
 
-    Afterwards the trainer tests as it always does, one evaluation for each image. `trainer.limit_test_batches: 1`
-    shortens that, and not the certification, where it is not wanted. Where a run is tested twice
-    (`checkpoint.also_test_best`) the second checkpoint's files are in a folder of their own, `certification_best`.
+    Afterwards the usual test runs, with one forward pass for each image. To skip most of it, set
+    `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
+    (`checkpoint.also_test_best`), the second checkpoint's files go to a separate folder, `certification_best`.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        mode: number of draws of an image: `lightning_modules.robustness.certificates.FixedSampling` as published, or
-            `Anytime`, `Curve`, `InputSpecific` or `Stages` beside it with fewer.
-        batch_size: draws that each process evaluates at once.
-        skip: distance of the certified images in the set; CIFAR-10 is often reported with 20, ImageNet with 100.
-        max: end of the certified positions in the set; None certifies to the last image.
-        share: work that processes divide: `images` gives each its own, `draws` lets all work on the same ones, for few
-            or costly images.
-        seed: seed of the noise. With it every draw is the same, whatever the batch size and the number of processes.
-        radii: radii of the certified accuracies that are logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and
-            the mode's own `radius`, or for the first seven of its `grid`: elsewhere such modes give lower bounds only.
-        channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
-            precision. A `SmoothedClassifier` is handed images and noise in it.
+        mode: how many noise samples each image gets. `lightning_modules.robustness.certificates.FixedSampling` is the
+            published procedure; `Anytime`, `Curve`, `InputSpecific` and `Stages` need fewer samples.
+        batch_size: noise samples evaluated at once on each rank.
+        skip: certify every `skip`-th image; CIFAR-10 is often reported with 20, ImageNet with 100.
+        max: certify only images before this position; None certifies to the last image.
+        share: how ranks divide the work: `images` gives each rank its own images; `draws` lets all ranks work on the
+            same images, for few or costly images.
+        seed: random seed of the noise. It fixes every noise sample, whatever the batch size and the number of ranks.
+        radii: radii whose certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the mode's own
+            `radius`, or the first seven radii of its `grid`: elsewhere such modes give only lower bounds.
+        channels_last: whether the network runs in channels-last memory format, often faster for convolutions in mixed
+            precision. A `SmoothedClassifier` then receives images and noise in that format.
 
     Raises:
-        ValueError: if an argument is out of range, or, before anything is tested, if the trainer has two of these
-            callbacks, whose files and metrics have the same names.
+        ValueError: if an argument is out of range or, before testing, if the trainer has two of these callbacks: their
+            files and metrics would have the same names.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Certification(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _folder(self, trainer: Trainer) -> str:
-        """Name the folder of this test's files in the run directory."""
+        """Return the folder of this test's files in the run directory."""
         tested = Path(str(trainer.ckpt_path or "")).stem
         if self._first_tested is None:
             self._first_tested = tested
@@ -152,7 +152,7 @@ class Certification(Callback):
         positions: range,
         job: ResumableMap,
     ) -> None:
-        """Do this process's part, and wait for the others'."""
+        """Certify this rank's part, then wait for the other ranks."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
 
@@ -212,7 +212,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Say of the summary's numbers which are lower bounds only, and how they were found."""
+        """Describe how the summary's numbers were computed, and which are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {
@@ -222,7 +222,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """List the radii at which a mode's certified accuracy is logged, among them those that it is for."""
+    """Return the radii at which a mode's certified accuracy is logged, including the mode's own."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")
@@ -230,7 +230,7 @@ def default_radii(mode: Mode) -> list[float]:
 
 
 class _ChannelsLast:
-    """Hands a smoothed classifier images and noise in the channels-last memory layout."""
+    """Pass images and noise to a smoothed classifier in channels-last memory format."""
 
     def __init__(self, smoothed: SmoothedClassifier) -> None:
         self.smoothed = smoothed
@@ -248,15 +248,15 @@ def _require_single(trainer: Trainer) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if sum(isinstance(callback, Certification) for callback in callbacks) > 1:
         raise ValueError(
-            "trainer.callbacks holds more than one Certification, and their files and metrics have the same names: "
-            "leave out configs/callbacks/certification.yaml where the experiment's own configuration holds one, and "
-            "change that one; where it is the last callback, with --trainer.callbacks.sigma 0.5 and the like"
+            "trainer.callbacks holds more than one Certification, whose files and metrics would have the same names: "
+            "if the experiment's own configuration has one, leave out configs/callbacks/certification.yaml and change "
+            "the existing one; if it is the last callback, use --trainer.callbacks.sigma 0.5 and the like"
         )
 
 
 @contextmanager
 def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
-    """A terminal shows one live display at a time."""
+    """Stop other live displays, since a terminal can show only one at a time."""
     progress = getattr(trainer.progress_bar_callback, "progress", None)
     if progress is not None:
         progress.stop()

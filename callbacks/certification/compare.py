@@ -18,13 +18,13 @@ MOST_STEPS = 1_000_000
 
 
 def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> "pd.DataFrame":
-    """Write `certified_accuracy.png` and `certified_accuracy.csv` of several logs to a directory.
+    """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
         paths: run directories or logs, see `read_log`; each is named by the parts of its path that differ.
         output: directory to write to.
-        grid: distance of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories, which say theirs.
+        grid: spacing of the radii in the table, in pixel units.
+        alpha: failure probability of each certificate, for logs outside run directories; run directories record theirs.
 
     Returns:
         The table, see `accuracy_table`.
@@ -43,14 +43,14 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     if any(len(log) > len(common_images(logs)) for log in logs.values()):
         counts = ", ".join(f"{name} {len(log):,}" for name, log in logs.items())
         print(
-            f"warning: the logs are not of the same images ({counts}; {len(common_images(logs)):,} in all of them): "
-            f"their curves cannot be compared, and the envelope is that of the common images, if there are any",
+            f"warning: the logs cover different images ({counts}; {len(common_images(logs)):,} in all of them): "
+            f"their curves cannot be compared, and the envelope covers only the common images, if there are any",
             file=sys.stderr,
         )
     furthest = max(float(log["radius"].max()) for log in logs.values())
     if furthest / grid > MOST_STEPS:
-        raise ValueError(f"grid {grid:g} has more than {MOST_STEPS} radii up to {furthest:g}, the largest; widen it")
-    steps = range(int(furthest / grid) + 2)  # 0.3 / 0.1 is below 3
+        raise ValueError(f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest; widen it")
+    steps = range(int(furthest / grid) + 2)  # +2 since 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
     draw_curves(logs, output / "certified_accuracy.png", settings)
@@ -59,7 +59,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """Read the settings in a run directory, or beside a log in one; elsewhere there is the given alpha alone."""
+    """Read the settings in a run directory, or next to a log in one; for other logs only the given alpha is known."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
@@ -67,13 +67,13 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings, and refuse a file that holds others than curves and their legends can show."""
+    """Read settings, and reject a file with values that curves and their legends cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no settings of a certification, but a {type(found).__name__}")
+        raise ValueError(f"{path} must hold the settings of a certification, got a {type(found).__name__}")
     for key in ("certificate", "mode"):
         if not isinstance(found.get(key, ""), str):
             raise ValueError(f"{path}: {key} must be text, got {str(found[key])[:40]}")
@@ -90,8 +90,8 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Leave out the parts that all paths begin and end with."""
-    whole = [path.absolute() for path in paths]  # "." has no parts
+    """Strip the parts that all paths begin and end with."""
+    whole = [path.absolute() for path in paths]  # since "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:
         return [parts[0][-1]]

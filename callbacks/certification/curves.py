@@ -19,62 +19,62 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 NO_GUARANTEE = "not a guarantee"
-"""Part of the `certificate` of a `SmoothedClassifier` whose radii come from a formula that proves nothing."""
+"""Marks the `certificate` of a `SmoothedClassifier` whose radii come from a formula without a proof."""
 NUMBERS = ["idx", "label", "predict", "radius"]
-"""Columns that every log of certificates has."""
+"""Columns that every certification log has."""
 LARGEST_RADIUS = 100_000.0
-"""Greatest radius of a log, in pixel units: the farthest images of 3e9 pixels in three colours are as far apart."""
+"""Upper bound on a log's radii, in pixel units: the greatest distance of two images of 3e9 pixels in three colours."""
 MOST_NUMBER = 2**31 - 1
 Settings = Mapping[str, Any]
-"""Settings of all rows, see `certification_settings.json`; of other projects' logs at least `alpha`."""
+"""Settings common to all rows, see `certification_settings.json`; for other projects' logs at least `alpha`."""
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """Read rows of certificates.
+    """Read a certification log.
 
-    Whether a prediction is right is found anew, as some projects write a running count into that column. A row of
-    another project's log with radius 0 is an abstention, as some keep the selected class there. Further columns are
-    kept, and times are not interpreted. An unterminated last line, as an interruption leaves it, is no row.
+    Correctness is computed again, since some projects write a running count into that column. In another project's
+    log, a row with radius 0 is an abstention, since some keep the selected class there. Additional columns are kept,
+    and times are not parsed. An unterminated last line, as left by an interruption, is ignored.
 
     Args:
-        path: a run directory, our `certification.csv`, or a log in the published columns, separated by tabs.
+        path: a run directory, this project's `certification.csv`, or a tab-separated log in the published columns.
 
     Returns:
-        At least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct` (boolean), a row for each
-        image.
+        At least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct` (boolean), with a row for
+        each image.
 
     Raises:
-        FileNotFoundError: if there is no such log.
-        ValueError: if it lacks a column, has no row, a damaged line, or two rows of one image.
+        FileNotFoundError: if there is no log at `path`.
+        ValueError: if the log lacks a column, has no rows, a damaged line, or two rows for one image.
     """
     if path.is_dir():
         path = path / "certification.csv"
         if not path.is_file():
-            raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is not complete")
+            raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is incomplete")
     if not path.is_file():
         raise FileNotFoundError(f"there is no log {path}")
     separator = "," if path.suffix == ".csv" else "\t"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a line that does not end was torn
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # an unterminated last line is incomplete
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no log of certificates: it is not in UTF-8 ({error})") from error
+        raise ValueError(f"{path} is not a certification log: it is not in UTF-8 ({error})") from error
     columns = [column.strip() for column in lines[0].split(separator)] if lines else []
     if missing := [name for name in NUMBERS if name not in columns]:
-        raise ValueError(f"{path} is no log of certificates: it lacks the column {', '.join(missing)}")
+        raise ValueError(f"{path} is not a certification log: it lacks the column {', '.join(missing)}")
     if len(lines) == 1:
-        raise ValueError(f"{path} has no row")
+        raise ValueError(f"{path} has no rows")
     for number, line in enumerate(lines, start=1):
         if line.count(separator) != lines[0].count(separator):
             raise ValueError(f"line {number} of {path} is damaged: remove it to leave its image out")
     try:
         log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
         log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    except Exception as error:  # of pandas' many
-        raise ValueError(f"{path} is no log of certificates ({sentence(error)})") from error
+    except Exception as error:  # pandas raises many kinds
+        raise ValueError(f"{path} is not a certification log ({sentence(error)})") from error
     if (damaged := ~_possible(log)).any():
         raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
     if log["idx"].duplicated().any():
-        raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
+        raise ValueError(f"{path} has several rows for image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
     ours = "outcome" in log.columns or path.with_name("certification_settings.json").is_file()
     if not ours:
         log.loc[log["radius"] == 0, "predict"] = ABSTAIN
@@ -83,23 +83,23 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Say of each row whether its places and classes are whole numbers and its radius is one that an image can have."""
+    """Check for each row that positions and classes are whole numbers and the radius is possible for an image."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
-    """Compute the numbers that a certification is known by, under their metrics' names.
+    """Compute the summary metrics of a certification, by name.
 
     Args:
-        log: what `read_log` returns.
+        log: a log from `read_log`.
         radii: radii of the certified accuracies, in pixel units.
 
     Returns:
-        `acr` in pixel units, `certified_accuracy_<radius>` and, of our own logs, `abstained`, the share of images of
-        which nothing is claimed although their class was not known to be wrong, and `mean_draws` of all images and of
-        those whose selected class is right.
+        `acr` in pixel units and `certified_accuracy_<radius>`. For this project's logs also `abstained`, the fraction
+        of images without a claim although their class was not known to be wrong, and `mean_draws`, over all images and
+        over those whose selected class is correct.
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
@@ -114,18 +114,18 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
 
 
 def accuracy_name(radius: float) -> str:
-    """Name the metric of the certified accuracy at a radius."""
+    """Return the metric name of the certified accuracy at a radius."""
     return "certified_accuracy_" + (f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}")
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Say whether a log's certified accuracy is close to what more draws would certify, and not only a lower bound.
+    """Whether a log's certified accuracy is close to what more noise samples would certify, not just a lower bound.
 
     See `adaptive_sampling.py`.
 
     Args:
         settings: the settings of the log.
-        radius: in pixel units; None asks about the mean radius.
+        radius: in pixel units; None checks the average certified radius.
     """
     if "grid" in settings:
         return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
@@ -135,7 +135,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Say whether a log's radii are certified, and not computed by a formula that proves nothing."""
+    """Whether a log's radii are certified, rather than computed by a formula without a proof."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 
@@ -145,15 +145,15 @@ def accuracy_table(
     """Tabulate the certified accuracy of each log at each radius.
 
     Args:
-        logs: logs by their names.
+        logs: logs by name.
         radii: in pixel units.
-        settings: the settings of the logs, by the same names.
+        settings: settings of the logs, by the same names.
 
     Returns:
-        Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
-        `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee.
-        With several logs, rows `envelope` hold the best of them on the images they share. These rows are tight where
-        all logs are, and lack the bound, which does not hold for a choice among logs.
+        Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`) and
+        `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee). With
+        several logs, the rows `envelope` hold the best of them on the images common to all. They are tight where all
+        logs are, and have no such bound, which does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():
@@ -185,7 +185,7 @@ def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
-    """Find position and label of the images that all logs have."""
+    """Return position and label of the images common to all logs."""
     return set.intersection(*(set(_images(log)) for log in logs.values()))
 
 
@@ -193,9 +193,9 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[
     """Draw certified accuracy against radius, a curve for each log.
 
     Args:
-        logs: logs by their names, as the legend shows them.
+        logs: logs by their names in the legend.
         path: file of the figure.
-        settings: the settings of the logs, by the same names.
+        settings: settings of the logs, by the same names.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Show how far a certification is, while it runs."""
+"""Show the progress of a certification."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,15 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class CertificationProgress:
-    """Shows a bar of images done by all processes, with certified accuracy so far, draws per second and time left.
+    """Show a progress bar of the images certified by all ranks, with certified accuracy, speed and time left.
 
-    Where the output is no terminal, a line a minute takes its place.
+    If the output is not a terminal, one line is printed each minute instead.
 
     Args:
-        rows: reads all rows finished so far.
-        total: images to certify.
+        rows: returns all rows finished so far.
+        total: number of images to certify.
         radii: radii of the certified accuracies, in pixel units; the first three are shown.
-        enabled: whether anything is shown.
+        enabled: whether to show anything.
     """
 
     def __init__(
@@ -67,19 +67,19 @@ class CertificationProgress:
         self._bar.stop()
 
     def show(self, num_draws: int | None, now: bool = False) -> None:
-        """Bring the display up to date, at most every two seconds.
+        """Refresh the display, at most every two seconds.
 
         Args:
-            num_draws: draws evaluated by this process, or by those that share an image with it, since the start; None
-                while it waits. Those of other processes are counted when their images are finished.
-            now: whether it is brought up to date without waiting.
+            num_draws: noise samples evaluated since the start by this rank, or by the ranks that share an image with
+                it; None while it waits. Samples of other ranks count once their images are finished.
+            now: whether to refresh at once.
         """
         clock = time.monotonic()
         if not self.enabled or (clock < self._next_reading and not now):
             return
         rows = self.rows()
         reading = time.monotonic() - clock
-        self._next_reading = clock + max(SECONDS_BETWEEN_READINGS, 200 * reading)  # costs half a percent at most
+        self._next_reading = clock + max(SECONDS_BETWEEN_READINGS, 200 * reading)  # at most half a percent of the time
         state = self._accuracy(rows)
         elapsed = max(clock - self._began, 1e-9)
         new = [row for index, row in rows.items() if index not in self._before]

@@ -1,1 +1,1 @@
-"""The look of pictures that several callbacks draw: grids of images, and lines."""
+"""Shared drawing code of callbacks: image grids and curves."""

@@ -1,4 +1,4 @@
-"""Lines of measured numbers: their panels look the same in all pictures."""
+"""Line plots with one look in all figures."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKED = 40
-"""Places of a line that are marked, at most."""
+"""Maximum number of points for which a line has markers."""
 MANY = 4
-"""Panels from which on they are in two rows: beside each other they would be too small to read on a page."""
+"""Number of panels from which they are arranged in two rows, to stay legible on a page."""
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with panels beside each other, many in two rows, with a faint grid and without a frame.
+    """Make a figure with panels side by side, or in two rows if there are many, with a faint grid and no frame.
 
     Args:
         count: number of panels.
-        width: of a panel, in inches.
-        height: of a row, in inches.
-        shared: what the panels share: `sharex`, `sharey`.
+        width: width of a panel, in inches.
+        height: height of a row, in inches.
+        shared: axes shared by the panels: `sharex`, `sharey`.
     """
     from matplotlib.figure import Figure
 
@@ -37,15 +37,15 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
     panels = panels[:count]
     for panel in panels:
         panel.grid(alpha=0.25)
-        panel.tick_params(labelbottom=True)  # above other panels, too
+        panel.tick_params(labelbottom=True)  # also above other panels
         panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
 
 
 def draw_table(table: Table) -> "Figure":
-    """Draw a table: a panel for each drawn column, and in it a line for each value of the columns of text, or a map.
+    """Draw a table: one panel for each drawn column, with one line for each value of the text columns, or a heat map.
 
-    On a logarithmic axis, numbers below a millionth of the greatest are left out. Lines of many places have no dots.
+    On a logarithmic axis, values below a millionth of the largest are left out. Lines with many points have no markers.
     """
     import pandas as pd
 
@@ -83,7 +83,7 @@ def draw_table(table: Table) -> "Figure":
 
 
 def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
-    """Draw values on a grid: colours over the first two columns, a panel for each other one."""
+    """Draw a heat map over the first two columns, with one panel for each of the others."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))
     for panel, name in zip(panels, values, strict=True):

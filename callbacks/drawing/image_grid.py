@@ -1,4 +1,4 @@
-"""Grids of images: a row for each image, a column for each thing that is shown of it."""
+"""Image grids: a row for each image, a column for each thing shown of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 1.5
-MOST_COLUMNS = 8  # beside each other; more are drawn in several blocks, one below the other
+MOST_COLUMNS = 8  # side by side; further columns go to blocks below
 MOST_NAMES = 10  # in the legend
 OUTLINE, MARKED = "C1", "C3"  # colours
 
@@ -28,17 +28,17 @@ def draw_image_grid(
 ) -> "Figure":
     """Draw a row for each image and a column for each name.
 
-    Categories are drawn in colours over the pictures of the first column: the background, 0, is transparent and what is
-    ignored, 255, white; a legend names them. Differences are drawn around grey, on the scale of the column's largest,
-    which stands above it. Regions are outlined on all pictures where they do not cover a whole one, which a line above
-    the grid says.
+    Segmentation masks are overlaid in colour on the first column's images: background, 0, is transparent, ignored
+    pixels, 255, are white, and a legend names the categories. Differences are drawn around grey, scaled to the
+    column's largest, which is written above the column. Regions are outlined on all images unless they cover a whole
+    one; a line above the grid explains the outlines.
 
     Args:
-        columns: by name, see `ImageColumn`; the first one holds pictures. Without images there is the title alone.
-        class_names: `[K]`; None writes the numbers of the categories.
+        columns: columns by name, see `ImageColumn`; the first holds images. Without images only the title is drawn.
+        class_names: `[K]`; None shows category indices.
         title: line above the grid.
-        most_rows: images from here on are left out; None leaves out none.
-        cell: width of a picture, in inches.
+        most_rows: maximum number of rows; None draws all.
+        cell: width of an image, in inches.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -95,7 +95,7 @@ def draw_image_grid(
 
 
 def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | None) -> dict[str, ImageColumn]:
-    """Keep the first rows of columns, on the host; None keeps all."""
+    """Move the first rows of columns to the host; None keeps all rows."""
     kept = {}
     for name, column in columns.items():
         column = column if isinstance(column, ImageColumn) else ImageColumn(column)
@@ -105,15 +105,15 @@ def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | Non
 
 
 def num_rows(columns: Mapping[str, ImageColumn]) -> int:
-    """Count the images of a grid's columns."""
+    """Return the number of images in a grid's columns."""
     return len(next(iter(columns.values())).values)
 
 
 def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
-    """Put the rows of several batches into one grid; images of different sizes are cut to the least, in the middle.
+    """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest.
 
     Args:
-        batches: the columns of each, by name; those that some batch lacks are left out.
+        batches: columns of each batch, by name; columns missing from any batch are dropped.
     """
     columns = {}
     for name in (name for name in batches[0] if all(name in batch for batch in batches)):
@@ -131,7 +131,7 @@ def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColum
 
 
 def _colours(largest: int) -> NDArray[np.float64]:
-    """Give each category up to the largest its colour, `[256, 4]`."""
+    """Return the colours `[256, 4]` of the categories up to the largest."""
     from matplotlib import colormaps
 
     palette = colormaps["tab10" if largest <= 10 else "tab20"]
@@ -143,7 +143,7 @@ def _colours(largest: int) -> NDArray[np.float64]:
 
 
 def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
-    """Turn images into `[n, H, W, 3]`, or `[n, H, W]` in grey, in [0, 1], and say the scale of differences."""
+    """Convert images to `[n, H, W, 3]`, or grey `[n, H, W]`, in [0, 1], and return the scale of differences as text."""
     values, scale = column.values.double(), ""
     if column.difference:
         largest = float(values.abs().max())

@@ -1,4 +1,4 @@
-"""Generated images in a square, as one picture."""
+"""Generated images as one square grid."""
 
 import math
 from pathlib import Path
@@ -10,15 +10,15 @@ from torchvision.utils import make_grid
 
 from datamodules.files.whole_files import whole_file
 
-CELL = 64  # least side of an image in the picture, in pixels
+CELL = 64  # minimum side of an image in the grid, in pixels
 
 
 def save_samples(images: Tensor, path: Path) -> None:
-    """Write images as one PNG, in rows of as many as there are rows; small ones are enlarged by a whole factor.
+    """Write images to one PNG as a square grid; small images are enlarged by an integer factor.
 
     Args:
-        images: uint8 `[n, C, H, W]`, of one channel or three.
-        path: of the picture.
+        images: uint8 `[n, C, H, W]`, with one or three channels.
+        path: file of the grid.
     """
     factor = max(1, -(-CELL // images.shape[-1]))
     large = images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

@@ -1,4 +1,4 @@
-"""Watching how training fits given and true labels, and where early learning ends."""
+"""Track how training fits given and true labels, and detect where early learning ends."""
 
 from callbacks.early_learning.watch import EarlyLearning
 

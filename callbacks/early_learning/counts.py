@@ -1,13 +1,13 @@
-"""Count predictions and labels per category, and turn counts into the shares that show fit and memorisation.
+"""Count predictions and labels per category, and turn counts into fractions that show fit and memorisation.
 
-For the given labels y (maybe wrong), the true labels y* where they are known, and the training predictions p, per
+For the given labels y (possibly wrong), the true labels y* if known, and the training predictions p, for each
 category k:
 
-    fit to the given labels    share of the samples with y = k that have p = k; for pixels IoU of {p = k} and {y = k}
+    fit to the given labels    fraction of the samples with y = k that have p = k; for pixels IoU of {p = k}, {y = k}
     fit to the true labels     the same with y*
-    memorised share            share of the samples (pixels) with y = k and y* != k that have p = k
+    memorised fraction         fraction of the samples (pixels) with y = k and y* != k that have p = k
 
-Counts of two sets of samples add up, and so do those of several processes; shares do not.
+Counts add up over sets of samples and over ranks; fractions do not.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (fit); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv
@@ -22,16 +22,16 @@ from torch import Tensor
 from datamodules.distributed.collectives import all_reduce_sum, rank
 from lightning_modules.interfaces import IGNORED
 
-ROWS = 11  # of counts: 8 of `count_categories` and 3 of `count_right_labels`
+ROWS = 11  # rows of counts: 8 from `count_categories` and 3 from `count_right_labels`
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Count predictions by their given and their true labels, so that every share of a set of samples follows.
+    """Count predictions by their given and true labels; every fraction is computed from these counts.
 
     Args:
         logits: `[B, K]`, or `[B, K, H, W]` for pixels.
-        given: `[B]` or `[B, H, W]`, int64; a label outside 0 ... K - 1, and 255 for pixels, is ignored.
-        true: like `given`, where known.
+        given: `[B]` or `[B, H, W]`, int64; labels outside 0 ... K - 1, and 255 for pixels, are ignored.
+        true: true labels, shaped like `given`; None if unknown.
 
     Returns:
         `[8, K]`, int64, rows: given as k, predicted k (among the given), both; truly k, predicted k (among the true),
@@ -52,11 +52,11 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
 
 
 def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tensor:
-    """Count labels that are right, so that the quality of labels follows.
+    """Count correct labels, to measure the quality of corrected labels.
 
     Args:
-        current: `[B]` or `[B, H, W]`, int64: the labels that are trained on.
-        true: like `current`; where it is ignored nothing is counted.
+        current: `[B]` or `[B, H, W]`, int64: the labels used for training.
+        true: true labels, shaped like `current`; ignored entries are not counted.
         num_classes: K.
 
     Returns:
@@ -66,7 +66,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Flatten labels, and move the ignored ones to a bin of their own, K."""
+    """Flatten labels, and move ignored ones to a separate bin, K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
         inside &= label != IGNORED
@@ -74,23 +74,23 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Sort samples by their label, by what is predicted for them, and by their label where both agree."""
+    """Bin samples by label, by prediction, and by label where both agree."""
     among = torch.where(label < num_classes, predicted, num_classes)
     return [label, among, torch.where(predicted == label, label, num_classes)]
 
 
 def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
-    """Give the sizes of the bins 0 ... K - 1, `[len(bins), K]`, without bin K."""
+    """Return the sizes of the bins 0 ... K - 1, `[len(bins), K]`, without bin K."""
     counts = torch.zeros(len(bins), num_classes + 1, dtype=torch.int64, device=bins[0].device)
     ones = torch.ones((), dtype=torch.int64, device=bins[0].device).expand(len(bins), len(bins[0]))
     return counts.scatter_add_(1, torch.stack(bins), ones)[:, :num_classes]
 
 
 def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
-    """Give the fit of predictions to labels, from counts of one shape.
+    """Compute the fit of predictions to labels, from counts of one shape.
 
     Returns:
-        float64 in [0, 1]: for samples both / labelled, NaN where nothing is labelled; for pixels the IoU
+        float64 in [0, 1]: for samples both / labelled, NaN without labelled samples; for pixels the IoU
         both / (predicted + labelled - both + 1e-10).
     """
     if per_pixel:
@@ -99,7 +99,7 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
 
 
 def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Give the shares of each category, from counts `[..., 11, K]`; NaN where a share is not known."""
+    """Compute the fractions of each category, from counts `[..., 11, K]`; NaN if unknown."""
     given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
     fit_true = label_fit(true, true_predicted, true_both, per_pixel)
     has_true = true.sum(dim=-1, keepdim=True) > 0
@@ -111,7 +111,7 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Give the shares of all samples, from counts `[..., 11, K]`; for pixels the mean IoU of categories that occur."""
+    """Compute the fractions over all samples, from counts `[..., 11, K]`; for pixels mean IoU over occurring ones."""
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)
     if per_pixel:
@@ -128,29 +128,29 @@ def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 class RunningCounts:
-    """Counts of an epoch that is not over, by this process, cut into records.
+    """Counts of the current epoch on this rank, split into records.
 
-    A record ends with each batch whose number since training began is a multiple of the interval, and an epoch begins a
-    new one. A checkpoint has the sums over processes; when it is loaded the first process takes all, the others none.
+    A record ends with each batch whose index since training began is a multiple of the interval, and at the end of the
+    epoch. A checkpoint holds the counts summed over ranks; on loading, rank 0 takes them all.
 
     Args:
         num_classes: K.
-        interval: batches between two ends of records; None cuts none.
+        interval: batches between two ends of records; None splits no records off.
     """
 
     def __init__(self, num_classes: int, interval: int | None) -> None:
         self.interval = interval
         self.batches = 0  # since training began
-        self.epoch: int | None = None  # None between two epochs
+        self.epoch: int | None = None  # None between epochs
         self.records: list[Tensor] = []
         self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
 
     def to(self, device: torch.device) -> None:
-        """Move what is counted to the device of the counts to come."""
+        """Move the counts to the device of the next counts."""
         self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
 
     def add(self, epoch: int, counts: Tensor) -> None:
-        """Count a batch, `[11, K]`."""
+        """Add the counts of a batch, `[11, K]`."""
         self.epoch = epoch
         self.rest = self.rest + counts
         if self.interval is not None and self.batches % self.interval == 0:
@@ -159,13 +159,13 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch, and give its counts over all processes, `[R + 1, 11, K]`: R records and the rest."""
+        """End the epoch, and return its counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Every process must call this: it sums over them."""
+        """Every rank must call this, since it sums over ranks."""
         counts = None if self.epoch is None else self._over_processes()
         return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
 

@@ -1,4 +1,4 @@
-"""Find the end of early learning: fit a curve to how well training predictions fit the labels, until it flattens.
+"""Detect the end of early learning: fit a curve to the agreement of training predictions with labels over time.
 
 A network trained on wrong labels first learns the right pattern, then memorises the errors. With y_0 ... y_{L-1} the
 fit to the labels at L equally spaced records, ADELE fits
@@ -21,14 +21,14 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 
 class LearningCurve(NamedTuple):
-    """Parameters of f(t) = a (1 - exp(-t^b / c)), where t = 0 is the first of the records that were fitted."""
+    """Parameters of f(t) = a (1 - exp(-t^b / c)), where t = 0 is the first fitted record."""
 
     a: float
-    """Level that the fit approaches, in [0, 1]."""
+    """Asymptotic level of the fit, in [0, 1]."""
     b: float
     """Exponent, in [0, 1]."""
     c: float
-    """Time scale to the power of b, at least 0."""
+    """Time scale raised to the power b, at least 0."""
 
 
 def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
@@ -43,34 +43,34 @@ def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
 
 
 def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.float64]:
-    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1), where values above 1 are set to 0, as the authors do.
+    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1); values above 1 are set to 0, as in the authors' code.
 
-    It is in [0, 1], and 0 at epoch 1; elsewhere NaN if the curve has no slope at epoch 1.
+    The result is in [0, 1] and 0 at epoch 1. It is NaN elsewhere if the slope at epoch 1 is 0.
     """
     with np.errstate(all="ignore"):
         change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
-    # Rounding must not make the change at epoch 1 exceed r = 0.
+    # Rounding errors must not push the change at epoch 1 above r = 0.
     return np.where((change > 1) | (np.asarray(epoch) == 1), 0.0, change)
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records, of `[L]`, before the first increment of at least `min_jump`: rare categories start late.
+    """Count the records, of `[L]`, before the first increase of at least `min_jump`: rare categories start late.
 
-    Without such an increment it is L - 1.
+    Without such an increase the count is L - 1.
     """
     jumps = np.diff(np.asarray(values, dtype=np.float64)) >= min_jump
     return int(jumps.argmax()) if jumps.any() else len(jumps)
 
 
 def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None:
-    """Fit f by least squares in which the last record weighs 100 times the first.
+    """Fit f by weighted least squares; the last record weighs 100 times as much as the first.
 
-    As the authors do, the records are placed at L equal steps from 0 to `epochs`, although the first one is not at the
-    start of training: the fit, and so the detection, depends on it.
+    As in the authors' code, the records are placed at L equal steps from 0 to `epochs`, although the first record is
+    not at the start of training. The fit, and so the detection, depends on this.
 
     Args:
-        values: `[L]`, in [0, 1]; NaN where nothing was recorded.
-        epochs: epochs that the records span, L times the epochs between two records.
+        values: `[L]`, in [0, 1]; NaN for missing records.
+        epochs: epochs that the records span: L times the epochs between two records.
 
     Returns:
         The curve, or None if fewer than 3 records are known, the fit does not converge, or the curve is not finite.
@@ -83,7 +83,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
         return None
     options: Any = {"p0": (1, 1, 1), "method": "trf", "bounds": ([0, 0, 0], [1, 1, np.inf]), "absolute_sigma": True}
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance, which may not exist, is not used
+        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance, which may not exist, is unused
         try:
             parameters, _ = curve_fit(learning_curve, t[known], y[known], sigma=sigma[known], **options)
         except RuntimeError:
@@ -94,7 +94,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
     """Find the first epoch in 1 ... horizon - 1 at which the slope has changed by more than r, else `horizon`.
 
-    Epochs count from the curve's t = 0. It is None if the curve is flat, so that the change is not defined.
+    Epochs count from the curve's t = 0. Returns None for a flat curve, for which the change is undefined.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):
@@ -104,12 +104,12 @@ def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int |
 
 
 class EarlyLearningEnd(NamedTuple):
-    """The end of early learning of one category, as the records so far show it."""
+    """The end of early learning of one category, estimated from the records so far."""
 
     curve: LearningCurve
-    """Fitted to the records from `start` on."""
+    """Curve fitted to the records from `start` on."""
     start: int
-    """Records before the category started to be learned."""
+    """Number of records before learning of the category started."""
     end: float
     """Epoch at which early learning ends, from the start of training."""
 
@@ -122,14 +122,14 @@ def detect(
     Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
 
     Args:
-        values: `[L]`, the fit to the labels at each record so far, in [0, 1]; NaN where nothing was recorded.
+        values: `[L]`, the fit to the labels at each record so far, in [0, 1]; NaN for missing records.
         epochs_per_record: epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
-        horizon: number of epochs n in which the end is sought.
-        min_jump: increment that marks the start of learning; records before it are left out. None leaves out none.
+        horizon: number of epochs n searched for the end.
+        min_jump: increase that marks the start of learning; earlier records are dropped. None keeps all.
 
     Returns:
-        None with fewer than 3 records since the start, without convergence, or for a flat curve.
+        The end; None with fewer than 3 records since the start, without convergence, or for a flat curve.
     """
     values = np.asarray(values, dtype=np.float64)
     start = 0 if min_jump is None else start_shift(values, min_jump)

@@ -1,4 +1,4 @@
-"""Draw early learning: each category's fit to the given labels with its fitted curve, and memorisation."""
+"""Draw early learning: each category's fit to the given labels, its fitted curve, and memorisation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,15 @@ Floats = NDArray[np.float64]
 
 
 def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
-    """Draw a line for each of at most 20 categories; of more, the mean and the band of the 10 % and 90 % quantiles.
+    """Draw a line for each category; above 20 categories, draw their mean and the band from the 10 % to 90 % quantile.
 
     Args:
-        history: of at least one epoch.
+        history: history of at least one epoch.
         fit_epochs: epoch of each of the history's records.
         names: `[K]`.
 
     Returns:
-        One panel of fits, and one of memorisation where true labels are known.
+        A figure with one panel of fits, and one of memorisation if true labels are known.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -47,19 +47,19 @@ def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], n
 
     panels[0].set(
         title="Fit to the given labels and end of early learning",
-        ylabel="IoU with the given labels" if history.per_pixel else "share predicted as given",
+        ylabel="IoU with the given labels" if history.per_pixel else "fraction predicted as given",
     )
     if many:
         _band(panels[0], fit_epochs, fits, "C0")
         panels[0].plot(fit_epochs, np.nanmean(fits, axis=1), color="C0", marker=".", label="mean over categories")
         ended = (ended_at[None] >= 0) & (ended_at[None] <= np.array(epochs)[:, None])
-        ended_style: Any = {"color": "0.35", "linestyle": ":", "label": "share of categories that have ended"}
+        ended_style: Any = {"color": "0.35", "linestyle": ":", "label": "fraction of categories that have ended"}
         panels[0].step(epochs, ended.mean(1), where="post", **ended_style)
     else:
         _lines(panels[0], fit_epochs, fits, history.curves.numpy(), ended_at, names)
 
     if with_truth:
-        panels[1].set(title="Memorisation of false labels", ylabel="share")
+        panels[1].set(title="Memorisation of false labels", ylabel="fraction")
         if many:
             _band(panels[1], epochs, memorized, "C3")
         else:
@@ -71,7 +71,7 @@ def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], n
         panels[1].plot(epochs, overall["fit_true"], color="black", label="fit to the true labels", **style)
         panels[1].plot(epochs, overall["memorized"], color="C3", label="false labels memorised", **style)
         if np.isfinite(overall["label_quality"]).any():
-            labels = "labels trained on, fit to the true ones"
+            labels = "training labels, fit to the true ones"
             panels[1].plot(epochs, overall["label_quality"], color="black", linestyle="--", label=labels, **style)
         panels[1].tick_params(labelleft=True)
     for panel, ncols in zip(panels, (columns, 2), strict=False):
@@ -99,12 +99,12 @@ def _lines(
         panel.plot(fit_epochs, fits[:, category], ".-", color=color, markersize=4, linewidth=0.8, label=name)
         a, b, c, start, num_records = curves[category]
         if np.isfinite(a):
-            # The L records from `start` on were fitted at L equal steps from 0 to L times the distance of two records.
+            # The L records from `start` on were fitted at L equal steps from 0 to L times the record spacing.
             t = np.linspace(0, num_records * per_record, 200)
             at = fit_epochs[int(start)] + t * (num_records - 1) / num_records
             panel.plot(at, learning_curve(t, a, b, c), color=color, linestyle="--", linewidth=1.2)
         if ended_at[category] >= 0:
-            # categories that end together have their marks stacked
+            # stack the markers of categories that end at the same epoch
             rank = int((ended_at[:category] == ended_at[category]).sum())
             panel.plot(ended_at[category], 0.03 + 0.035 * rank, "v", color=color, markersize=6, zorder=3)
     for epoch in np.unique(ended_at[ended_at >= 0]):

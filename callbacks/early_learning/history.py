@@ -1,4 +1,4 @@
-"""The history of each category since training began: how its training predictions agreed with labels, by epoch."""
+"""Per-category history of training: how predictions agreed with labels, by epoch."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
 
 class CategoryHistory:
-    """Counts of each epoch, the records that curves are fitted to, and when early learning ended.
+    """Counts of each epoch, the records used to fit curves, and the ends of early learning.
 
     Args:
         num_classes: K.
@@ -26,21 +26,21 @@ class CategoryHistory:
         self.per_pixel = False
         self.epochs: list[int] = []
         self.counts = torch.zeros(0, ROWS, num_classes, dtype=torch.int64)
-        """`[epochs, 11, K]`, over all processes; rows as in `count_categories`, then in `count_right_labels`."""
+        """`[epochs, 11, K]`, over all ranks; rows as in `count_categories`, then in `count_right_labels`."""
         self.records = torch.zeros(0, num_classes, dtype=torch.float64)
         """`[records, K]`: fit to the given labels."""
         self.ended_at = torch.full((num_classes,), -1)
-        """`[K]`: epoch at which early learning ended, -1 before."""
+        """`[K]`: epoch at which early learning ended, -1 if it has not."""
         self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
-        """`[K, 5]`: a, b, c, first record and number of records of the last fit, NaN without one."""
+        """`[K, 5]`: a, b, c, first record and number of records of the last fit; NaN without a fit."""
 
     def append(self, epoch: int, counts: Tensor, cut: bool) -> None:
         """Add an epoch.
 
         Args:
-            epoch: number of the epoch, from 0.
-            counts: `[R + 1, 11, K]`: see `RunningCounts.close`.
-            cut: whether the R records are those that curves are fitted to; otherwise it is the whole epoch.
+            epoch: index of the epoch, from 0.
+            counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
+            cut: fit curves to the R records; otherwise the whole epoch is one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])
@@ -53,7 +53,7 @@ class CategoryHistory:
     ) -> list[int]:
         """Fit the curves of some categories, and return those whose early learning has ended by the last epoch.
 
-        A curve that has ended once is kept. The arguments are those of `curve.detect`.
+        An end, once detected, is kept. For the arguments see `curve.detect`.
         """
         ended = []
         for category in categories:
@@ -68,7 +68,7 @@ class CategoryHistory:
         return ended
 
     def table(self) -> str:
-        """Write a row for each epoch and category as CSV, in which a share that is not known is empty."""
+        """Write CSV with a row for each epoch and category; unknown fractions are empty."""
         epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
         shares = category_shares(self.counts, self.per_pixel)
         columns = {

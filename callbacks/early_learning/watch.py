@@ -1,7 +1,7 @@
-"""Early learning and memorisation, watched per category while any classifier or segmenter trains.
+"""Track early learning and memorisation per category while any classifier or segmenter trains.
 
-Counts and shares are in `counts.py`. The curve of the fit to the given labels over the epochs tells when early learning
-ends; it is in `curve.py`.
+Counts and fractions are in `counts.py`. `curve.py` detects the end of early learning from the fit to the given labels
+over the epochs.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (detection); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
@@ -25,54 +25,53 @@ from lightning_modules.training.logging import log_same
 
 
 class EarlyLearning(Callback):
-    """Records fit and memorisation per category, and detects when early learning ends for each.
+    """Record fit and memorisation per category, and detect when early learning ends for each.
 
-    It reads the `logits` that `training_step` returns: there is no second pass, and no step waits for the host. After
-    each epoch it logs, over all categories,
+    It reads the `logits` that `training_step` returns, so there is no second forward pass and no host synchronisation
+    in a step. After each epoch it logs, over all categories,
 
-    * `train/fit_given`, and where true labels are known `train/fit_true` and `train/memorized`; for pixels the fits are
-      means of the IoU over the categories that occur;
+    * `train/fit_given` and, if true labels are known, `train/fit_true` and `train/memorized`; for pixels the fits are
+      mean IoUs over the categories that occur;
     * `early_learning/ended`, the number of categories whose early learning has ended;
-    * where labels can be corrected (a batch has `original_label`) and true ones are known, the share of right labels
-      among those that were trained on: `train/label_accuracy`, or for pixels `train/label_miou`.
+    * if labels can be corrected (a batch has `original_label`) and true labels are known, the fraction of correct
+      labels among those used for training: `train/label_accuracy`, or for pixels `train/label_miou`.
 
-    With a logger it writes `early_learning.csv` (epoch, category, fit_given, fit_true, memorized, ended; an unknown
-    value is empty) and `figures/early_learning.png` into the run directory.
+    With a logger it writes `early_learning.csv` (epoch, category, fit_given, fit_true, memorized, ended; unknown values
+    are empty) and `figures/early_learning.png` to the run directory.
 
-    When early learning ends for some categories, once for each, it calls `on_early_learning_end` of the module if that
-    is a `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of the callbacks that have it.
-    Between the two, and after every other epoch too, it calls `on_early_learning_tested` of the module if that is an
-    `EarlyLearningFollower`, with all categories for which the curve says so now: with more records it may no longer do
-    so for one that had ended.
+    When early learning first ends for some categories, it calls `on_early_learning_end` of the module, if that is a
+    `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of the callbacks that define it.
+    Between the two calls, and after every other epoch, it calls `on_early_learning_tested` of the module, if that is an
+    `EarlyLearningFollower`, with all categories that the current curves mark as ended. With more records, a category
+    may lose that mark.
 
-    The ADELE authors' settings are, for SegTHOR, `min_jump: 0.1, reference: current, background: 0`, and for PASCAL VOC
-    `horizon: 16, interval: 100, background: 0`. Both test epoch e, counted from 0, at its end, with the records up to
-    it.
+    The ADELE authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
+    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both test epoch e, counted from 0, at its end, with the
+    records up to then.
 
     Args:
         r: threshold on the relative change of the curve's slope, in [0, 1].
-        horizon: number of epochs n in which the end is sought; the trainer's `max_epochs` if not given.
-        interval: iterations (batches) between two records of the curve; one record for each epoch if not given. As in
-            the VOC code the first record is the first batch, and a record counts from the one before it or from the
-            start of its epoch.
-        min_jump: increment between two records that marks the start of learning of a category; earlier records are left
-            out of its curve, and a category without such an increment never ends. Not given: no record is left out.
-        reference: labels that the fit and the memorised share are measured against: the `original` ones, which a batch
-            with corrected labels carries as `original_label`, or the `current` ones, which are trained on.
+        horizon: number of epochs n searched for the end; default: the trainer's `max_epochs`.
+        interval: iterations (batches) between two records of the curve; default: one record for each epoch. As in the
+            VOC code the first record is the first batch, and a record covers the batches since the previous one or
+            since the start of its epoch.
+        min_jump: increase between two records that marks the start of learning of a category. Earlier records are
+            dropped from its curve, and a category without such an increase never ends. Default: keep all records.
+        reference: labels that fit and memorisation are measured against: `original` (a batch with corrected labels
+            holds these as `original_label`) or `current`, the labels used for training.
         background: category that is never tested.
-        draw_every_n_epochs: epochs between two drawings; the last one is at the end of training.
+        draw_every_n_epochs: epochs between two figures; the last one is drawn at the end of training.
 
     Raises:
-        ValueError: if an argument is out of its range; in training, if there is no horizon, if `interval` is given and
-            the number of batches is not known, or if the logits are missing or do not match the labels or
-            `num_classes`.
+        ValueError: if an argument is out of range; in training, if there is no horizon, if `interval` is given but the
+            number of batches is unknown, or if the logits are missing or do not match the labels or `num_classes`.
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
     reads_logits = True
-    """Tells a module that computes no logits in some of its steps to do so."""
+    """Tells a module that skips logits in some of its steps to compute them."""
     detects_early_learning = True
-    """Tells a module that waits for the end of early learning that it will hear of it."""
+    """Tells a module that waits for the end of early learning that it will be notified."""
 
     def __init__(
         self,
@@ -110,20 +109,21 @@ class EarlyLearning(Callback):
         if self.background is not None and not 0 <= self.background < num_classes:
             raise ValueError(f"background must be a category in 0 ... {num_classes - 1}, got {self.background}")
         if self.horizon is None and not (trainer.max_epochs or 0) > 0:
-            raise ValueError("EarlyLearning: set horizon, since the trainer has no max_epochs to take it from")
+            raise ValueError("EarlyLearning: set horizon, since the trainer has no max_epochs to use as default")
         if num_classes != self.history.num_classes:
             self._start(num_classes)
-        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must ask
         self._directory = Path(directory) if directory else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.interval is not None and trainer.num_training_batches == float("inf"):
             raise ValueError(
-                f"EarlyLearning: interval {self.interval} needs a loader of known length; leave it out to record epochs"
+                f"EarlyLearning: interval {self.interval} needs a dataloader of known length; omit it to record epochs"
             )
         self.running.to(pl_module.device)
         if self.running.epoch is not None and self.running.epoch < trainer.current_epoch:
-            # A checkpoint of the last batch of an epoch is resumed in the next epoch, without an end of the former.
+            # A checkpoint of an epoch's last batch resumes in the next epoch, and the end of the former is never
+            # called.
             self._close_epoch(trainer, pl_module, self.running.epoch)
 
     def on_train_batch_end(
@@ -131,7 +131,7 @@ class EarlyLearning(Callback):
     ) -> None:
         if not isinstance(outputs, Mapping) or "logits" not in outputs:
             raise ValueError(
-                f"EarlyLearning needs 'logits' in the dict that training_step returns, and {type(pl_module).__name__} "
+                f"training_step must return a dict with 'logits' for EarlyLearning, and {type(pl_module).__name__} "
                 f"returns {sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}"
             )
         logits = outputs["logits"].detach()
@@ -151,7 +151,7 @@ class EarlyLearning(Callback):
         self.running.add(trainer.current_epoch, torch.cat([fit, right]))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.running.epoch is None:  # resumed from a checkpoint of the end of this epoch
+        if self.running.epoch is None:  # resumed from a checkpoint at the end of this epoch
             return
         self._close_epoch(trainer, pl_module, self.running.epoch)
         shares = overall_shares(self.history.counts[-1], self.history.per_pixel)
@@ -162,12 +162,12 @@ class EarlyLearning(Callback):
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, also in a call of a run that is complete: the one before may have been killed while it drew."""
+        """Draw the figure, even if the run was already complete: an earlier call may have been killed while drawing."""
         if trainer.is_global_zero:
             self._draw(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Every process must call this: the counts of an unfinished epoch are summed over them."""
+        """Every rank must call this, since the counts of an unfinished epoch are summed over ranks."""
         return {"history": self.history.state_dict(), "running": self.running.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class EarlyLearning(Callback):
         self.running.load_state_dict(state_dict["running"])
 
     def _close_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Add up the epoch's counts, test the categories, write the table, and tell who wants to know."""
+        """Sum the epoch's counts, test the categories, write the table, and notify module and callbacks."""
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None

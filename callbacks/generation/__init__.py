@@ -1,4 +1,4 @@
-"""Quality of generated images: FID, KID and IS of any module that draws images, and of folders."""
+"""Quality of generated images: FID, KID and IS of any generative module, and of image folders."""
 
 from typing import TYPE_CHECKING
 

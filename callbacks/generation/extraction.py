@@ -1,4 +1,4 @@
-"""Features of real images, computed once and kept on the disk, by a network that metrics are named after."""
+"""Features of real images, computed once and cached on disk."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +18,14 @@ from datamodules.loading.seeded_batches import free_cores
 from lightning_modules.networks.fid_inception import FIDInception
 
 ROWS_PER_PART = 1024
-"""Real images after whose features a killed computation continues, about."""
+"""Approximate number of real images between two points from which a killed computation resumes."""
 
 
 INCEPTION = "FIDInception"
 
 
 class Shares(NamedTuple):
-    """The processes that compute together."""
+    """Rank, world size and device of a distributed computation."""
 
     rank: int = 0
     world_size: int = 1
@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """The same where float64 exists: on the host in place of Apple's devices."""
+        """Return the same on a device with float64: the CPU instead of Apple's MPS."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 
@@ -41,11 +41,11 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric after its features: fid, kid or is of FID's Inception, fd_<name> and kd_<name> of others.
+    """Name a metric after its features: fid, kid or is for FID's Inception, fd_<name> and kd_<name> for others.
 
     Args:
         kind: fid, kid or is.
-        extractor: an `Extractor`'s identity; None where nothing says it.
+        extractor: an `Extractor`'s identity; None if unknown.
     """
     if extractor is None or extractor["name"] == INCEPTION:
         return f"{kind}_clean" if extractor is not None and extractor["resize"] == "clean" else kind
@@ -53,29 +53,29 @@ def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
 
 
 class Extractor:
-    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and the names of their distances.
+    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, with the name used in metrics.
 
     Args:
         network: any module; an `FIDInception` reads its weights now.
-        name: of the features, which metrics are named after; None for an `FIDInception`.
+        name: name of the features in metric names; None for an `FIDInception`.
 
     Raises:
-        ValueError: if the name is missing, or given for an `FIDInception`.
+        ValueError: if the name is missing, or is given for an `FIDInception`.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:
         self.inception = network if isinstance(network, FIDInception) else None
         if (self.inception is None) == (name is None):
             raise ValueError(
-                f"extractor_name {name!r} with {type(network).__name__}: distances of FID's Inception are called fid "
-                f"and kid, those of any other extractor fd_<extractor_name> and kd_<extractor_name>; it has to have "
-                f"that name, and FID's Inception none"
+                f"extractor_name {name!r} with {type(network).__name__}: metrics of FID's Inception are called fid "
+                f"and kid, so it takes no extractor_name; any other extractor needs one, for metrics called "
+                f"fd_<extractor_name> and kd_<extractor_name>"
             )
         if self.inception is not None:
             self.inception.read()
         self.network = network.eval().requires_grad_(False)
         self.name = name
-        hashed = network if self.inception is None else self.inception.network  # not the classifier, if there is one
+        hashed = network if self.inception is None else self.inception.network  # without a classifier head
         self.identity: dict[str, Any] = {
             "name": name or INCEPTION,
             "digest": hash_of_module(hashed, attributes=self.inception is None),
@@ -84,16 +84,16 @@ class Extractor:
 
     @property
     def classifier(self) -> Tensor | None:
-        """The layer that IS needs, `[K, D]`, where there is one."""
+        """The weights `[K, D]` of the classification layer used by IS, or None."""
         return None if self.inception is None else self.inception.classifier
 
     def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:
-        """Compute features on a device, in float32 whatever the precision around.
+        """Compute features on a device, in float32 regardless of autocast.
 
         Args:
-            images: B of uint8 `[C, H, W]`, of different sizes only for FID's Inception, which resizes each.
-            device: where the network is.
-            name_of: names an image by its place, for messages.
+            images: B images, uint8 `[C, H, W]`; sizes may differ only for FID's Inception, which resizes each.
+            device: device of the network.
+            name_of: returns an image's name by its position, for messages.
 
         Raises:
             ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
@@ -107,32 +107,32 @@ class Extractor:
                 features = self.inception.network(torch.cat(resized))
             else:
                 raise ValueError(
-                    f"{name_of(differing)} has the shape {list(images[differing].shape)} and {name_of(0)} "
+                    f"{name_of(differing)} has shape {list(images[differing].shape)} and {name_of(0)} has shape "
                     f"{list(images[0].shape)}: the extractor {self.name} needs images of one size"
                 )
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
-                f"extractor: {type(self.network).__name__} must give features [B, D], of {len(images)} images "
-                f"[{len(images)}, D], and gives {given}"
+                f"extractor: {type(self.network).__name__} must return features [B, D], for {len(images)} images "
+                f"[{len(images)}, D], got {given}"
             )
         if not (finite := features.isfinite().all(dim=1)).all():
             place = int((~finite).nonzero()[0])
-            raise ValueError(f"extractor: the features of {name_of(place)} are infinite or undefined")
+            raise ValueError(f"extractor: the features of {name_of(place)} are infinite or NaN")
         return features.float()
 
 
 def features_of(
     images: ImageList, extractor: Extractor, cache_dir: Path, batch_size: int, shares: Shares = ALONE
 ) -> Features:
-    """Give the features of real images, `[N, D]`, from the cache or computed by all processes together.
+    """Return the features of real images, `[N, D]`, from the cache or computed by all ranks together.
 
     Args:
         images: the images.
         extractor: the network.
-        cache_dir: folder of the cache, which all processes see.
-        batch_size: images at once in each process.
-        shares: the processes.
+        cache_dir: cache folder, visible to all ranks.
+        batch_size: images at once on each rank.
+        shares: rank, world size and device.
     """
     rows = batch_size * max(ROWS_PER_PART // batch_size, 1)
     parts = [range(start, min(start + rows, len(images))) for start in range(0, len(images), rows)]

@@ -1,4 +1,4 @@
-"""FID, KID and IS of images that a module generates."""
+"""FID, KID and IS of generated images."""
 
 import shutil
 from pathlib import Path
@@ -28,51 +28,52 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same
 
 GENERATED = "generated_features"
-"""Folder in the run directory, while images are generated."""
+"""Folder in the run directory used while images are generated."""
 SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
-"""Columns of the table that say what was measured; of equal ones the last counts."""
+"""Columns that identify a measurement; a new row replaces one with equal values."""
 
 
 class FID(Callback):
-    """Measures how far a module's generated images are from real ones, on any number of processes.
+    """Measure the distance of generated images from real ones by FID, KID and IS, on any number of ranks.
 
-    Metrics are `fid`, `kid` and, where the weights have a classifier, `is`, after `val/` or `test/`. With another
-    extractor than FID's Inception they are `fd_<extractor_name>` and `kd_<extractor_name>`: such numbers are not to be
-    compared with published ones. Where there are no more images than features, the name of FID ends with `_n<images>`:
-    it then depends on their number. The run directory gets `fid.csv`, a row for each measurement, a picture of samples
-    each time (`figures/samples_*.png`), the metrics over the epochs of training (`figures/fid.png`) and, from a test,
+    Metrics are `fid`, `kid` and, if the weights include a classifier, `is`, prefixed by `val/` or `test/`. With another
+    extractor than FID's Inception they are `fd_<extractor_name>` and `kd_<extractor_name>`, which cannot be compared
+    with published FIDs. With no more images than features, the name of FID ends with `_n<images>`, since its value then
+    depends on their number.
+
+    The run directory gets `fid.csv` with a row for each measurement, a figure of samples for each
+    (`figures/samples_*.png`), the metrics over training epochs (`figures/fid.png`) and, from a test,
     `generated_statistics.npz`, which `train.py fid` compares with other statistics or folders.
 
-    Images are generated in blocks, each from random numbers that depend on (seed, block) alone, so they are the same on
-    any number of processes. They are rounded down to bytes, as a file would hold them; their features go to the run
-    directory block by block until they are measured, and a killed measurement continues after its last finished block.
-    Features and statistics of the real images are kept in `cache_dir`. Both folders must be shared by all processes.
+    Images are generated in blocks. The random numbers of a block depend only on (seed, block), so images are the same
+    on any number of ranks. Images are rounded down to bytes, as in an image file. Their features are stored in the run
+    directory block by block, and a killed measurement resumes after its last finished block. Features and statistics of
+    the real images are cached in `cache_dir`. All ranks must see both folders.
 
     Args:
-        num_samples: images generated in a test; published numbers are of 50,000.
-        validation_samples: images generated at the end of a validation; 0 measures in tests alone.
-        every_n_epochs: epochs of training between two measurements in validation.
-        images: real images, of any data set; None takes those of the run's DataModule.
-        split: training (all of it, as published), validation or test images of that set.
-        extractor: maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`; None is FID's Inception, see
-            `lightning_modules.networks.fid_inception.FIDInception`.
-        extractor_name: name of another extractor in the metrics' names.
-        batch_size: images in a block, generated at once.
-        exact_kid: compute KID of all pairs of images in place of 100 random subsets of 1,000, for which at most 10,000
-            images of each side count.
+        num_samples: images generated in a test; published results use 50,000.
+        validation_samples: images generated at the end of a validation; 0 measures only in tests.
+        every_n_epochs: training epochs between two measurements in validation.
+        images: real images, from any dataset; None uses those of the run's DataModule.
+        split: split of the real images: training (all of it, as published), validation or test.
+        extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`; None uses FID's Inception,
+            see `lightning_modules.networks.fid_inception.FIDInception`.
+        extractor_name: name of another extractor, used in the metric names.
+        batch_size: images generated at once, one block.
+        exact_kid: compute KID over all pairs of images, instead of 100 random subsets of 1,000 taken from at most
+            10,000 images of each side.
         seed: random seed of the generated images.
-        num_shown: images in the picture, at most a block.
-        cache_dir: folder that keeps features and statistics of the real images.
+        num_shown: number of images in the figure of samples, at most one block.
+        cache_dir: folder that caches features and statistics of the real images.
 
     Raises:
-        ValueError: if an argument is out of range, a name is missing, or the images or features are not what they
-            should be.
-        TypeError: at setup, if the module is no `Generator`, or its data hold no set of images.
+        ValueError: if an argument is out of range, a name is missing, or the images or features are invalid.
+        TypeError: at setup, if the module is not a `Generator`, or its data have no images.
         FileNotFoundError: at setup, if the weights of FID's Inception are missing.
     """
 
     measures_whole_runs_alone = True
-    """Its metrics are not in a run of a few batches, in which `checkpoint.monitor` is looked for."""
+    """Whether its metrics are missing from the short run that checks `checkpoint.monitor`."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class FID(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict":
-            return  # in training, what a test would refuse is refused before the first step
+            return  # when fitting, errors of a later test are raised before the first step
         require(pl_module, Generator, "FID")
         require_whole_network(trainer, "FID")
         self._set(trainer)
@@ -120,19 +121,18 @@ class FID(Callback):
             self._extractor = Extractor(self.network, self.extractor_name)
 
     def _set(self, trainer: Trainer) -> AnySet:
-        """Find the set of real images."""
+        """Find the dataset of real images."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for found in (self.images, getattr(data, "images", None), getattr(data, "training", None)):
             if isinstance(found, AnySet):
                 return found
         raise TypeError(
-            f"FID.images is not given, and {type(data).__name__} holds no set of images to compare with: give a data "
-            f"set, such as {{class_path: datamodules.classification.cifar.CIFAR10}}"
+            f"FID.images is not given, and {type(data).__name__} has no dataset of images to compare with: set it to a "
+            f"dataset, such as {{class_path: datamodules.classification.cifar.CIFAR10}}"
         )
 
-    # Averaged weights take the place of the trained ones between the start of a validation epoch and its end, by
-    # callbacks or by the module itself: they are there when the first batch begins. A process without a batch measures
-    # when the epoch ends.
+    # Averaged weights replace the trained ones during a validation epoch, set by callbacks or by the module itself:
+    # they are in place when the first batch begins. A rank without a batch measures at the end of the epoch.
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -161,8 +161,8 @@ class FID(Callback):
     def _measure_once(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> None:
         if not self._measured:
             self._measured = True
-            # Testing takes place in inference mode, in which no sampler could take gradients. The module's steps draw
-            # the same numbers after it, whether real images were read or their statistics were there.
+            # Testing runs in inference mode, in which no sampler could compute gradients. The random state is restored,
+            # so later steps do not depend on whether the real statistics were cached.
             devices = [pl_module.device] if pl_module.device.type == "cuda" else []
             evaluating = in_evaluation_mode(trainer, pl_module)
             with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:
@@ -184,7 +184,7 @@ class FID(Callback):
             return {}
         shares = Shares(trainer.global_rank, trainer.world_size, pl_module.device)
         real = self._real_images(trainer, extractor, shares)
-        directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        directory = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast, so every rank must ask
         checkpoint = Path(str(trainer.ckpt_path or "")).stem if stage == "test" else ""
         name = f"val_epoch_{trainer.current_epoch:03d}" if stage == "val" else f"test_{checkpoint}".rstrip("_")
         blocks.picture, blocks.num_shown = directory / "figures" / f"samples_{name}.png", self.num_shown
@@ -231,7 +231,7 @@ class FID(Callback):
 
 
 def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Add a row to a table, in place of one of the same measurement, and give the whole table."""
+    """Add a row to a table, replacing one of the same measurement, and return the whole table."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})
@@ -242,7 +242,7 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
 
 
 def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
-    """Draw the metrics of all validations of a training run that measured the same thing as the last one, `row`."""
+    """Plot the metrics of all validations of a training run that measured the same thing as the last one, `row`."""
     same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
     columns = table[same].sort_values("epoch")[["epoch", *metrics]]
     if len(columns) > 1:

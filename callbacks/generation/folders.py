@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 def read_side(
     path: Path, extractor: "Extractor | None", cache_dir: Path, batch_size: int, shares: "Shares"
 ) -> "Described":
-    """Read statistics, or measure the images of a folder.
+    """Read statistics, or compute them for the images of a folder.
 
     Args:
         path: an .npz file or a folder.
-        extractor: the network; None where no side is a folder.
-        cache_dir: folder that keeps features and statistics.
+        extractor: the network; None if no side is a folder.
+        cache_dir: folder that caches features and statistics.
         batch_size: images at once.
-        shares: where the network computes.
+        shares: rank, world size and device.
 
     Raises:
-        FileNotFoundError: if there is neither.
-        ValueError: if a file is damaged, or the images do not suit the extractor.
+        FileNotFoundError: if `path` does not exist.
+        ValueError: if a file is damaged, or the images do not fit the extractor.
     """
     from callbacks.generation.extraction import features_of
     from callbacks.generation.image_lists import FolderImages
@@ -44,10 +44,10 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Find a device of this machine that can compute; without a name the GPU, or the processor where there is none.
+    """Return the named device if it is available; without a name the GPU, or the CPU if there is none.
 
     Raises:
-        ValueError: names those that there are.
+        ValueError: for an unavailable device; the message lists the available ones.
     """
     import torch
 

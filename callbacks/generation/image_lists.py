@@ -1,4 +1,4 @@
-"""Real images by position, of any data set or folder, as bytes: what generated images are compared with."""
+"""Real images by position, from any dataset or folder, as bytes, to compare generated images with."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import PairSet, Split
 
 AnySet = ImageSet | PairSet | CaptionedSet
-"""Data sets whose images can be read, of whatever kind."""
+"""Datasets whose images can be read."""
 
 
 class ImageList(Protocol):
@@ -27,21 +27,21 @@ class ImageList(Protocol):
     name: str
     in_memory: bool
     identity: dict[str, Any]
-    """All by which the images are known again, as JSON values."""
+    """Everything that identifies the images, as JSON values."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        """Give images, uint8 `[C, H, W]` each, of perhaps different sizes."""
+        """Return images, uint8 `[C, H, W]` each; sizes may differ."""
         ...
 
     def name_of(self, row: int) -> str:
-        """Name an image, for messages."""
+        """Name of an image, for messages."""
         ...
 
 
 def in_bytes(stored: Tensor, data_range: float) -> Tensor:
-    """Scale stored values, `data_range` for white, to 0...255, rounded down as generated images are."""
+    """Scale stored values, where `data_range` is white, to 0...255, rounded down as generated images are."""
     if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
@@ -50,11 +50,11 @@ def in_bytes(stored: Tensor, data_range: float) -> Tensor:
 
 
 class SourceImages:
-    """The images of one split of a set of labelled images.
+    """The images of one split of a labelled dataset.
 
     Args:
         source: the split.
-        name: of the set and the split.
+        name: name of dataset and split.
     """
 
     def __init__(self, source: ImageSource, name: str) -> None:
@@ -79,12 +79,12 @@ class SourceImages:
 
 
 class ArrayImages:
-    """Images in memory, as sets of pairs give them; of pairs, the clean ones.
+    """Images in memory, from datasets of image pairs; of each pair, the clean one.
 
     Args:
         images: `[C, H, W]` each.
         data_range: the stored value of white.
-        name: of the set and the split.
+        name: name of dataset and split.
     """
 
     in_memory = True
@@ -110,13 +110,13 @@ class ArrayImages:
 
 
 class FolderImages:
-    """The images in a folder and its subfolders, in colour, each decoded when it is asked for.
+    """The images in a folder and its subfolders, in colour, decoded on access.
 
     Args:
-        folder: the folder; its images are known again by their names, sizes and times of modification.
+        folder: the folder; names, sizes and modification times identify its images.
 
     Raises:
-        FileNotFoundError: if there is no image.
+        FileNotFoundError: if there are no images.
     """
 
     in_memory = False
@@ -143,16 +143,16 @@ class FolderImages:
 
 
 def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device) -> ImageList:
-    """Read a split of a data set.
+    """Read a split of a dataset.
 
     Args:
-        images: the set.
-        split: training (all of it, before any is held out), validation or test.
-        seed: random seed, for sets that are drawn.
-        device: where this process computes.
+        images: the dataset.
+        split: training (all of it, before a part is held out), validation or test.
+        seed: random seed, for randomly generated datasets.
+        device: device of this rank.
 
     Raises:
-        ValueError: if the set has no such split.
+        ValueError: if the dataset has no such split.
     """
     name = f"{type(images).__name__}-{split}"
     if isinstance(images, PairSet):

@@ -1,4 +1,4 @@
-"""Distances of two sets of images by their features, and files of the statistics that they rest on."""
+"""Distances between two sets of images by their features, and files of feature statistics."""
 
 import json
 from pathlib import Path
@@ -34,20 +34,20 @@ class Described(NamedTuple):
     name: str
     moments: FeatureMoments
     feature: Features | None
-    """None where only the moments are known."""
+    """None if only the moments are known."""
     extractor: dict[str, Any] | None
-    """Its identity; None where the file does not say it."""
+    """The extractor's identity; None if the file does not record it."""
 
 
 def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
-    """Compute the moments of features, by all processes together.
+    """Compute the moments of features, on all ranks together.
 
     Args:
-        name: of the images.
-        feature: `[N, D]`, the same on all processes.
-        extractor: its identity.
-        shares: the processes.
-        file: keeps the moments; where it exists they are read from it. None keeps them nowhere.
+        name: name of the images.
+        feature: `[N, D]`, the same on all ranks.
+        extractor: the extractor's identity.
+        shares: rank, world size and device.
+        file: cache file of the moments, which are read from it if it exists. None caches nothing.
 
     Raises:
         ValueError: if there are fewer than two images.
@@ -65,13 +65,13 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
 
 
 def statistics_file(feature: Features) -> Path:
-    """Name the file of the moments of features that the cache keeps: beside their folder."""
+    """Return the cache file of the moments of features, next to the features' folder."""
     entry = Path(str(feature.filename)).parent  # type: ignore[attr-defined]
     return entry.with_name(f"{entry.name}.npz")
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments as `.npz` with the keys `mu` and `sigma`, as pytorch-fid and clean-fid do, and what they are of."""
+    """Write moments as `.npz` with the keys `mu` and `sigma`, as pytorch-fid and clean-fid do, and their origin."""
     mean, covariance, count = images.moments
     with whole_file(file) as partial, partial.open("wb") as stream:
         said = json.dumps(images.extractor)
@@ -79,10 +79,10 @@ def write_statistics(file: Path, images: Described) -> None:
 
 
 def read_statistics(file: Path) -> Described:
-    """Read a file of `write_statistics`, of pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
+    """Read a file from `write_statistics`, pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
 
     Raises:
-        ValueError: names a file that is damaged or holds something else.
+        ValueError: names a file that is damaged or has other contents.
     """
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))
@@ -92,12 +92,12 @@ def read_statistics(file: Path) -> Described:
             raise ValueError(f"{file}: pool_3 must be [N, D] or [N, D, 1, 1], got {list(feature.shape)}")
         return described(str(file), feature.reshape(len(feature), -1), {}, ALONE, None)._replace(extractor=said)
     if not {"mu", "sigma"} <= arrays.keys():
-        read_npz(file, needed=("mu", "sigma, or features as pool_3"))  # raises, and says what it holds
+        read_npz(file, needed=("mu", "sigma, or features as pool_3"))  # raises an error that lists the contents
     mean, covariance = (torch.from_numpy(_real(file, key, arrays[key])).double() for key in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise ValueError(f"{file}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit, [D] and [D, D]")
+        raise ValueError(f"{file}: mu {list(mean.shape)} and sigma {list(covariance.shape)} must be [D] and [D, D]")
     if not torch.allclose(covariance, covariance.T, rtol=1e-3) or (covariance.diagonal() < 0).any():
-        raise ValueError(f"{file}: sigma must be symmetric and its diagonal not negative, as a covariance is")
+        raise ValueError(f"{file}: sigma must be a covariance: symmetric, with a nonnegative diagonal")
     return Described(str(file), FeatureMoments(mean, covariance, _count(file, arrays.get("count"))), None, said)
 
 
@@ -113,12 +113,12 @@ def _count(file: Path, array: NDArray[Any] | None) -> int | None:
     if array is None:
         return None
     if array.ndim or array.dtype.kind not in "fiu" or array % 1 != 0 or array < 0 or array == 1:
-        raise ValueError(f"{file}: count must be a whole number from 2, or 0 where it is unknown, got {array}")
+        raise ValueError(f"{file}: count must be a whole number of at least 2, or 0 if unknown, got {array}")
     return int(array) or None
 
 
 def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
-    """Parse the identity of an extractor, which names metrics."""
+    """Parse the identity of an extractor, used in metric names."""
     try:
         said = None if array is None else json.loads(str(array))
         if said is None or (said.keys() == {"name", "digest", "resize"} and isinstance(said["name"], str)):
@@ -129,7 +129,7 @@ def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
 
 
 def refuse_other_extractor(first: Described, second: Described) -> None:
-    """Refuse statistics of different features.
+    """Reject statistics of different extractors.
 
     Raises:
         ValueError: names both.
@@ -154,22 +154,23 @@ def distances(
     seed: int = 0,
     shares: Shares = ALONE,
 ) -> dict[str, float]:
-    """Measure generated images against real ones. All processes call it, with features that are the same on all.
+    """Compute FID, KID and IS. All ranks call it, with the same features.
 
     Args:
-        generated: the one side; IS is of it alone.
-        real: the other side.
-        classifier: `[K, D]`, which IS needs; None leaves it out.
-        exact_kid: of all pairs of images in place of 100 subsets of 1,000, of at most 10,000 images of each side.
+        generated: the generated images; IS depends on them alone.
+        real: the real images.
+        classifier: `[K, D]`, needed for IS; None omits IS.
+        exact_kid: KID over all pairs of images, instead of 100 subsets of 1,000 from at most 10,000 images of each
+            side.
         seed: random seed of the subsets.
-        shares: the processes.
+        shares: rank, world size and device.
 
     Returns:
-        Values by their metrics' names. With no more images than features, which leaves the covariance singular and the
-        distance dependent on their number, the name of FID tells that number.
+        Values by metric name. With no more images than features the covariance is singular and the distance depends on
+        the number of images, so the name of FID includes that number.
 
     Raises:
-        ValueError: if the two are of different extractors.
+        ValueError: if the two are from different extractors.
     """
     refuse_other_extractor(generated, real)
     rank, processes, device = shares.exact
@@ -188,8 +189,8 @@ def distances(
         fid, dimensions = metric_name("fid", identity), len(real.moments.mean)
         if counts and min(counts) <= dimensions:
             rank_zero_warn(
-                f"{fid} of {min(counts)} images and {dimensions} features rests on a singular covariance and is too "
-                f"high; it is called {fid}_n{min(counts)}, and only comparable with that of as many images"
+                f"{fid} of {min(counts)} images and {dimensions} features uses a singular covariance and is too high; "
+                f"it is called {fid}_n{min(counts)}, and is only comparable between equal numbers of images"
             )
             fid = f"{fid}_n{min(counts)}"
         results[fid] = frechet_distance(generated.moments, real.moments)

@@ -1,12 +1,12 @@
-"""Distances of two sets of images by their features: FID and KID, and IS of one set.
+"""FID and KID, distances between two sets of images by their features, and IS of one set.
 
     FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read a chunk at a time, from an array that may lie on the disk, and summed in float64: memory does not
-grow with the number of images. KID's subsets come from a reservoir of 10,000 images of a set that has more; it can also
-be computed of all pairs of images.
+Features are read in chunks, from an array that may be on disk, and summed in float64: memory does not grow with the
+number of images. KID's subsets come from a reservoir of 10,000 images of a larger set; KID over all pairs of images is
+also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -25,11 +25,11 @@ from torch import Tensor
 from datamodules.randomness.generators import generator_of, seed_of
 
 Features = NDArray[Any]
-"""`[N, D]`, in memory or mapped from a file."""
+"""`[N, D]`, in memory or memory-mapped."""
 CHUNK = 1024
 SUBSETS, SUBSET_SIZE = 100, 1000
 RESERVOIR = 10_000
-"""Images of a set that KID's subsets are drawn from."""
+"""Maximum number of a set's images from which KID's subsets are sampled."""
 
 
 class FeatureMoments(NamedTuple):
@@ -40,7 +40,7 @@ class FeatureMoments(NamedTuple):
     covariance: Tensor
     """`[D, D]`, float64, divided by N - 1."""
     images: int | None
-    """N; None where it is not known, as in the files of other projects."""
+    """N; None if unknown, as in the files of other projects."""
 
 
 def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
@@ -49,22 +49,22 @@ def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
 
 
 def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum features and their products over one of several shares of the chunks.
+    """Sum features and their outer products over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.
-        device: computes, in float64.
-        share: number of the share.
-        shares: all shares' results add up to the sums over all rows.
+        device: device of the computation, in float64.
+        share: index of the shard.
+        shares: number of shards; their results add up to the sums over all rows.
 
     Returns:
-        `[D + 1, D]`, float64: the sum of f f^T, and below it that of f.
+        `[D + 1, D]`, float64: the sum of f f^T, and in the last row that of f.
     """
     dimensions = feature.shape[1]
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
     for start in range(share * CHUNK, len(feature), shares * CHUNK):
         rows = _rows(feature, slice(start, start + CHUNK), device)
-        if device.type == "cpu":  # NumPy computes one half of a product with itself, as PyTorch does not
+        if device.type == "cpu":  # NumPy computes only half of a symmetric product, unlike PyTorch
             sums[:-1] += torch.from_numpy(rows.numpy().T @ rows.numpy())
         else:
             sums[:-1].addmm_(rows.T, rows)
@@ -73,22 +73,23 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
 
 
 def moments_of(sums: Tensor, count: int) -> FeatureMoments:
-    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the host and in place."""
+    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the CPU and in place."""
     sums = sums.cpu()
     mean = sums[-1] / count
     return FeatureMoments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
 
 
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
-    """Compute the distance of two Gaussians, FID.
+    """Compute FID, the Fréchet distance of two Gaussians.
 
-    The trace of the root is the sum of the roots of the eigenvalues of A^T S2 A, with A A^T = S1, which is symmetric.
-    Only as many of them as the numbers of images allow can be other than zero; those that rounding adds are left out.
+    The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric A^T S2 A, with
+    A A^T = S1. The numbers of images bound how many eigenvalues can be nonzero; the others, rounding errors, are
+    dropped.
     """
     dimensions = len(first.mean)
     ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
     values, vectors = torch.linalg.eigh(first.covariance)
-    kept = slice(dimensions - ranks[0], None)  # in ascending order
+    kept = slice(dimensions - ranks[0], None)  # eigenvalues ascend
     root = vectors[:, kept] * values[kept].clamp(min=0).sqrt()
     products = torch.linalg.eigvalsh(root.T @ second.covariance @ root)[-min(ranks) :]
     apart = (first.mean - second.mean).square().sum() + first.covariance.trace() + second.covariance.trace()
@@ -105,17 +106,17 @@ def _kernel_with_itself(rows: Tensor) -> Tensor:
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Turn sums over pairs, of one set without those of a row with itself, into the squared MMD."""
+    """Turn sums over pairs, without those of a row with itself, into the squared MMD."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
-    """Draw the rows of a set that KID's subsets come from, all of them up to `RESERVOIR`, in ascending order.
+    """Sample the rows of a set that KID's subsets come from: at most `RESERVOIR`, in ascending order.
 
     Args:
         count: rows of the set.
-        words: numbers that the draw depends on, and on nothing else.
+        words: integers that seed the sampling.
     """
     if count <= RESERVOIR:
         return np.arange(count)
@@ -123,12 +124,12 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Count the subsets of KID of N and M images; where one has all images of both sets, it is the only one."""
+    """Number of KID subsets for N and M images; 1 if a subset would hold all images of both sets."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 
 def kid_basis(first: int, second: int, exact: bool) -> str:
-    """Say in words what KID of N and M images rests on."""
+    """Describe in words which images KID of N and M images uses."""
     if exact:
         return f"all pairs of {first} and {second} images"
     drawn = [f"{RESERVOIR} of {count}" if count > RESERVOIR else str(count) for count in (first, second)]
@@ -142,18 +143,18 @@ def subset_distances(
     """Compute the squared MMD of random subsets of two sets; KID is the mean.
 
     A subset has 1,000 rows of each reservoir, or as many as the smaller one has. Reservoirs depend on the seed alone,
-    subsets on (seed, their number). The kernel of two rows is computed once, in tiles, for all subsets that have both.
+    subsets on (seed, their index). The kernel of two rows is computed once, in tiles, for all subsets with both rows.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         seed: random seed.
-        device: computes, in float64.
-        share: number of this process's share of the tiles.
-        shares: number of shares.
+        device: device of the computation, in float64.
+        share: index of this rank's shard of the tiles.
+        shares: number of shards.
 
     Returns:
-        `[S]`, float64; the shares add up.
+        `[S]`, float64; the results of all shards add up.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
@@ -186,9 +187,9 @@ def kernel_sums(first: Features, second: Features, device: torch.device, share: 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
-        device: computes, in float64.
-        share: number of this process's share of the tiles.
-        shares: all shares' results add up.
+        device: device of the computation, in float64.
+        share: index of this rank's shard of the tiles.
+        shares: number of shards; the results of all shards add up.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for place, (left, right) in enumerate(((first, first), (second, second), (first, second))):
@@ -207,14 +208,14 @@ def exact_distance(sums: Tensor, first: int, second: int) -> float:
 
 
 def score_sums(feature: Features, classifier: Tensor, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum what IS is made of over a share of the chunks.
+    """Compute the sums that IS needs over a shard of the chunks.
 
     Args:
         feature: `[N, D]`.
         classifier: `[K, D]`, maps features to logits.
-        device: computes, in float64.
-        share: number of the share.
-        shares: all shares' results add up.
+        device: device of the computation, in float64.
+        share: index of the shard.
+        shares: number of shards; the results of all shards add up.
 
     Returns:
         `[K + 1]`, float64: the sum of the probabilities p, and that of <p, log p>.
@@ -230,6 +231,6 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
 
 
 def inception_score(sums: Tensor, count: int) -> float:
-    """Turn the `score_sums` of N = `count` rows into IS, over all images at once and not in ten parts."""
+    """Turn the `score_sums` of N = `count` rows into IS, over all images at once, not in ten splits."""
     mean = sums[:-1] / count
     return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

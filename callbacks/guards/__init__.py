@@ -1,4 +1,4 @@
-"""Guards of every run: seeds of batches, contracts between its parts, and finite losses."""
+"""Guards of every run: batch seeds, sanity checks before training, and finite losses."""
 
 from callbacks.guards.finite_loss import Divergence, FiniteLoss
 from callbacks.guards.sanity_checks import SanityChecks

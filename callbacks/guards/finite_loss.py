@@ -1,6 +1,6 @@
-"""Stop a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step.
+"""Stop a run whose loss is not finite before a bad checkpoint replaces a good one, without synchronising in a step.
 
-That is an error (`FiniteLoss`) or, where a configuration says so, a result (`Divergence`).
+A non-finite loss is an error (`FiniteLoss`) or, if configured so, a result (`Divergence`).
 """
 
 import math
@@ -17,9 +17,9 @@ from datamodules.distributed.collectives import is_distributed, world_size
 MOST_INDICES = 20
 NEVER = torch.iinfo(torch.int64).max
 AT_ONCE = 64
-"""Batches whose losses are looked at together."""
+"""Number of batches whose losses are checked together."""
 MOST_HELD = 2**20
-"""Sample indices that are held until then."""
+"""Number of sample indices kept until then."""
 
 
 class NonFiniteLoss(ValueError):
@@ -27,30 +27,30 @@ class NonFiniteLoss(ValueError):
 
 
 class FiniteLoss(Callback):
-    """Stops training at a NaN or infinite loss, naming the first bad step and the indices of that step's samples.
+    """Stop training at a NaN or infinite loss, naming the first bad step and the indices of its samples.
 
-    The device notes which loss is the first bad one, of many steps at once. All processes read the note together: every
+    The device records the first bad loss over many steps, and all ranks read the record together: every
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. So a bad
-    run writes no checkpoint, and the last good one stays. Lightning does not announce a checkpoint with
-    `save_weights_only: true`: within an epoch, a bad one can be written up to `log_every_n_steps` batches after the
-    first bad loss. Beside a `Divergence`, which does the same and takes it for a result, it stands back.
+    run writes no checkpoint, and the last good one remains. One exception: Lightning does not announce a checkpoint
+    with `save_weights_only: true`, so within an epoch a bad one can be written up to `log_every_n_steps` batches after
+    the first bad loss. If a `Divergence` is present, this callback is inactive.
 
     Raises:
-        NonFiniteLoss: at one of these places, on all processes.
+        NonFiniteLoss: at one of these places, on all ranks.
         ValueError: if a module with manual optimization does not return its loss.
     """
 
     takes_over = False
-    """Whether another one stands back for this."""
+    """Whether a plain `FiniteLoss` is inactive if this callback is present."""
 
     def __init__(self) -> None:
         self._off = False
-        self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last reading
-        self._held: list[tuple[int, Tensor, Tensor]] = []  # batch of the epoch, loss and samples, not looked at
+        self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last read
+        self._held: list[tuple[int, Tensor, Tensor]] = []  # batch of the epoch, loss and samples, not checked yet
         self._step = 0
         self._first: Tensor | None = None  # batch of the epoch whose loss was the first bad one, on the device
         self._loss: Tensor | None = None
-        self._index: Tensor | None = None  # its samples, filled up with -1
+        self._index: Tensor | None = None  # its samples, padded with -1
         self._checkpoint = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -74,7 +74,7 @@ class FiniteLoss(Callback):
         if isinstance(loss, Tensor):
             self._note(loss.detach(), batch.get("index") if isinstance(batch, Mapping) else None, batch_idx)
         elif not pl_module.automatic_optimization:
-            raise ValueError(f"FiniteLoss needs the 'loss' that training_step of {type(pl_module).__name__} returns")
+            raise ValueError(f"training_step of {type(pl_module).__name__} must return its 'loss' for FiniteLoss")
         self._steps[batch_idx] = self._step
         if trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._read(trainer)
@@ -89,16 +89,16 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep batch, loss and sample indices until they are looked at with those of the next batches."""
+        """Keep batch, loss and sample indices until they are checked together with those of the next batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._held and self._held[-1][0] != batch_idx - 1:
             self._look()
-        self._held.append((batch_idx, loss.mean(), index))  # a number of its own, which no later step overwrites
+        self._held.append((batch_idx, loss.mean(), index))  # the mean is a new tensor, which no later step overwrites
         if len(self._held) == AT_ONCE or len(self._held) * len(index) > MOST_HELD:
             self._look()
 
     def _look(self) -> None:
-        """Keep the first bad loss since the last reading with its batch and samples, on the device."""
+        """Keep the first bad loss since the last read, with its batch and samples, on the device."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)
@@ -113,7 +113,7 @@ class FiniteLoss(Callback):
             for each in (self._index, *indices)
         )
         bad = self._is_bad(loss)
-        place = bad.int().argmax()[None]  # of the first one
+        place = bad.int().argmax()[None]  # of the first bad loss
         is_first = bad.any() & (self._first == NEVER)
         self._first = torch.where(is_first, first + place[0], self._first)
         self._loss = torch.where(is_first, loss.index_select(0, place)[0], self._loss)
@@ -126,7 +126,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Wait for the device, and agree with the other processes: all of them have run the same batches."""
+        """Synchronise with the device and the other ranks: all have run the same batches."""
         if not self._steps:
             return
         self._look()
@@ -160,13 +160,13 @@ class FiniteLoss(Callback):
         )
         return (
             f"the training loss became {loss} at step {self._steps[batch_idx]} (epoch {trainer.current_epoch}, batch "
-            f"{batch_idx}) on {of}; {checkpoint}; look at these samples, or try a smaller learning rate, gradient "
+            f"{batch_idx}) on {of}; {checkpoint}; inspect these samples, or try a smaller learning rate, gradient "
             f"clipping or precision 32-true"
         )
 
 
 class Diverged(NonFiniteLoss):
-    """The training loss diverged, which the configuration takes for a result.
+    """The training loss diverged, which the configuration treats as a result.
 
     Args:
         message: names step, loss, samples and the last good checkpoint.
@@ -176,18 +176,18 @@ class Diverged(NonFiniteLoss):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.test_metrics = {"test/diverged": 1.0, "test/diverged_step": float(step)}
-        """Results of the run: the command line writes them where a test would have followed."""
+        """Results of the run, written by the command line in place of test results."""
 
 
 class Divergence(FiniteLoss):
-    """Ends a run whose training loss diverges with `test/diverged` 1 and `test/diverged_step`, and no error.
+    """End a run with a diverging training loss without an error, with `test/diverged` 1 and `test/diverged_step`.
 
-    `compare`, `claim` and sweeps count such runs, and take no mean of what they did not measure. A run that does not
-    diverge has `test/diverged` 0 beside its other results. The loss is looked at as `FiniteLoss` does, which stands
-    back. In Python the trainer raises `Diverged`.
+    `compare`, `claim` and sweeps count such runs, and leave metrics they did not measure out of the means. A run that
+    does not diverge logs `test/diverged` 0 with its other results. Losses are checked as in `FiniteLoss`, which is
+    inactive if this callback is present. In Python the trainer raises `Diverged`.
 
     Args:
-        beyond: a loss of a batch that is greater has diverged, as NaN and infinite ones have.
+        beyond: a batch loss above this value counts as divergence, as do NaN and infinite losses.
     """
 
     takes_over = True
@@ -202,8 +202,8 @@ class Divergence(FiniteLoss):
         pl_module.log("test/diverged", 0.0, sync_dist=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Name the divergence where something else failed of it first, as a matrix with NaN has no eigenvalues."""
-        alone = not is_distributed()  # another process may not have failed
+        """Report divergence if another error came first, such as an eigenvalue solver failing on NaN."""
+        alone = not is_distributed()  # other ranks may not have failed
         if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
             self._read(trainer)
 
@@ -215,7 +215,7 @@ class Divergence(FiniteLoss):
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Give the path of the last checkpoint, else of the best, else of the one that was resumed, else nothing."""
+    """Return the path of the last checkpoint, else the best, else the resumed one, else an empty string."""
     for callback in trainer.checkpoint_callbacks:
         if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)

@@ -20,27 +20,27 @@ from lightning_modules.lightning_internals import repeats_samples
 from lightning_modules.training.evaluation_mode import evaluating
 
 REFUSED: dict[type[Callback], str] = {
-    StochasticWeightAveraging: "puts its average into no checkpoint that is tested or resumed; "
-    "lightning.pytorch.callbacks.WeightAveraging and EMAWeightAveraging do",
+    StochasticWeightAveraging: "does not put its average into tested or resumed checkpoints; use "
+    "lightning.pytorch.callbacks.WeightAveraging or EMAWeightAveraging",
     BatchSizeFinder: "would change the batch size, which is part of the experiment; set data.batch_size",
-    SpikeDetection: "fails in this version of Lightning when a checkpoint is saved; "
-    "callbacks.guards.FiniteLoss ends a run whose loss is not finite",
+    SpikeDetection: "fails in this version of Lightning when a checkpoint is saved; use "
+    "callbacks.guards.FiniteLoss, which ends a run whose loss is not finite",
 }
-"""Lightning's callbacks that do not work here, and why."""
+"""Lightning callbacks that do not work here, with the reason."""
 
 
 class SanityChecks(Callback):
-    """Refuses what would fail or mislead later, by name and before anything is computed:
+    """Reject configurations that would fail or mislead later, before anything is computed:
 
     * `num_classes` of module and data that differ;
-    * a classifier's network that does not accept the data's images, or gives another number of logits (found on the
+    * a classifier whose network does not accept the data's images, or outputs another number of logits (checked on the
       meta device);
     * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
       order of the batches;
-    * callbacks of Lightning that do not work here, or not with this module;
-    * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
+    * Lightning callbacks that do not work here, or not with this module;
+    * `trainer.use_distributed_sampler` for a DataModule that shards its batches itself.
 
-    It also says how many samples an optimizer step has where gradients are accumulated.
+    With gradient accumulation, it also reports the number of samples in an optimizer step.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -51,8 +51,8 @@ class SanityChecks(Callback):
             )
         if trainer.overfit_batches and isinstance(data, SeededBatches):  # type: ignore[attr-defined]
             raise ValueError(
-                f"trainer.overfit_batches is not possible, as {type(data).__name__} deals out its batches itself: "
-                f"trainer.limit_train_batches trains on the first batches of each epoch"
+                f"trainer.overfit_batches is not supported, since {type(data).__name__} shards its batches itself: "
+                f"use trainer.limit_train_batches to train on the first batches of each epoch"
             )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if reason := _refused(callback, pl_module):
@@ -66,14 +66,14 @@ class SanityChecks(Callback):
             self._check_network(network, shape, wanted)
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
-                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals out its batches itself, "
+                f"trainer.use_distributed_sampler must be false: {type(data).__name__} shards its batches itself, "
                 f"and a second sampler would repeat samples"
             )
         batch_size = getattr(data, "batch_size", None)
         if stage == "fit" and trainer.accumulate_grad_batches > 1 and batch_size is not None:
             rank_zero_info(
                 f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} makes an optimizer step of "
-                f"{trainer.accumulate_grad_batches * batch_size} samples: batches hold {batch_size} over all processes"
+                f"{trainer.accumulate_grad_batches * batch_size} samples: the global batch size is {batch_size}"
             )
 
     @staticmethod
@@ -84,7 +84,7 @@ class SanityChecks(Callback):
         images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
         name = type(network).__name__
         try:
-            # In training it may exchange statistics with other processes, which nothing on meta can.
+            # In training mode it may synchronise statistics across ranks, which fails on the meta device.
             with evaluating(network), torch.no_grad():
                 logits = functional_call(network, weights, images)
         except (RuntimeError, ValueError) as error:
@@ -92,22 +92,22 @@ class SanityChecks(Callback):
             raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
         if isinstance(logits, torch.Tensor) and logits.ndim > 1 and logits.shape[1] != num_classes:
             raise ValueError(
-                f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}"
+                f"model.network {name} outputs {logits.shape[1]} logits, but model.num_classes is {num_classes}"
             )
 
 
 def _refused(callback: Callback, module: LightningModule) -> str | None:
-    """Say why a callback of Lightning does not work here, None if it does."""
+    """Return why a Lightning callback does not work here, or None if it does."""
     if type(callback) is BaseFinetuning:
-        return "does nothing by itself: name a class that derives from it"
+        return "does nothing by itself: use a subclass"
     if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
         return (
             f"needs a module with an attribute backbone, and {type(module).__name__} has none; "
-            f"a backbone is frozen by its own argument tuning"
+            f"to freeze a backbone, use its argument tuning"
         )
     if isinstance(callback, LearningRateFinder) and not {"lr", "learning_rate"} & {*vars(module), *module.hparams}:
         return (
-            f"needs a module with an attribute lr, and {type(module).__name__} takes its rate from model.optimizer; "
-            f"compare --vary model.optimizer.lr=... tries several"
+            f"needs a module with an attribute lr, and {type(module).__name__} takes its learning rate from "
+            f"model.optimizer; use compare --vary model.optimizer.lr=... to try several"
         )
     return next((reason for kind, reason in REFUSED.items() if isinstance(callback, kind)), None)

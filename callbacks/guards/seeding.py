@@ -1,4 +1,4 @@
-"""Let the random numbers of a batch depend on where the batch is, not on what was drawn before it."""
+"""Make a batch's random numbers depend on its position, not on earlier batches."""
 
 import random
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from datamodules.randomness.shared_batches import begin_batch, end_batch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed torch's generators of the host and of the device that is used.
+    """Seed torch's generators on the CPU and on the device in use.
 
-    `torch.manual_seed` also notes where it was called from for each kind of accelerator that is not there, which takes
-    longer than a small network's step.
+    For each missing kind of accelerator, `torch.manual_seed` also records its call stack, which takes longer than a
+    small network's training step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
@@ -26,14 +26,14 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 class SeedEveryBatch(Callback):
-    """Seeds random generators before each batch from (seed, stage, epoch, batch).
+    """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    So dropout, mixup and noise are the same after an interruption as without it, and no generator's state has to be
-    saved. What a step draws for its samples is the same on any number of processes (`sample_rows`); several processes
-    have torch's own generators, from which networks draw their dropout, each seeded by its number, too.
+    So dropout, mixup and noise are the same with and without an interruption, and no generator state needs saving.
+    Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks, torch's own
+    generators, which networks use for dropout, are also seeded by rank.
 
     Args:
-        seed: seed of all batches; None takes that of `seed_everything`.
+        seed: seed of all batches; None uses that of `seed_everything`.
     """
 
     seeds_batches = True

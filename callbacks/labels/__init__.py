@@ -1,4 +1,4 @@
-"""Judging the labels that a network was trained on by its own predictions."""
+"""Check training labels by the predictions of a trained network."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Scores of labels by a classifier's predictions, and how far they can be trusted."""
+"""Label scores from a classifier's predictions, and the reliability of label reports."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
         label: `[B]`, int64: the given labels.
 
     Returns:
-        `[B]`, in [0, 1]. Below 1/2 exactly where another class is more probable than the given one.
+        `[B]`, in [0, 1]. Below 1/2 if and only if another class is more probable than the given one.
 
     Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
     DataPerf workshop.
@@ -32,14 +32,14 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """Give the share of the suspected labels that are wrong, and of the wrong labels that are suspected.
+    """Compute the precision and recall of the suspected labels.
 
     Args:
         suspected: `[N]`.
-        wrong: `[N]`: the given label is not the true one.
+        wrong: `[N]`: whether the given label differs from the true one.
 
     Returns:
-        |suspected and wrong| / |suspected| and |suspected and wrong| / |wrong|; 0 where the denominator is.
+        |suspected and wrong| / |suspected| and |suspected and wrong| / |wrong|; 0 if the denominator is 0.
     """
     found = float((suspected & wrong).sum())
     return found / max(float(suspected.sum()), 1.0), found / max(float(wrong.sum()), 1.0)
@@ -48,16 +48,16 @@ def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_])
 def report_metrics(
     given: NDArray[np.int64], suspected: NDArray[np.bool_], score: NDArray[Any], clean_label: NDArray[np.int64] | None
 ) -> dict[str, float]:
-    """Measure how far a report can be trusted, where true labels are known.
+    """Measure the reliability of a label report against the true labels, if known.
 
     Args:
         given: `[N]`: the given labels.
-        suspected: `[N]`: whether each is suspected.
-        score: `[N]`, of the labels, in [0, 1].
-        clean_label: `[N]`: the true ones, `UNVERIFIED` where unknown; None where all are.
+        suspected: `[N]`: whether each label is suspected.
+        score: `[N]`: label scores, in [0, 1].
+        clean_label: `[N]`: the true labels, `UNVERIFIED` where unknown; None if all are unknown.
 
     Returns:
-        `labels_suspected`, and of the verified labels `label_precision`, `label_recall` and `label_auroc`.
+        `labels_suspected` and, over the verified labels, `label_precision`, `label_recall` and `label_auroc`.
     """
     metrics = {"labels_suspected": float(suspected.mean())}
     verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED

@@ -1,4 +1,4 @@
-"""Measure how many of the false labels a trained classifier gives back."""
+"""Measure how many false labels a trained classifier has memorised."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,15 +9,15 @@ from lightning_modules.training.logging import log_same
 
 
 class Memorization(Callback):
-    """After testing, classifies the training images without augmentation, and logs
+    """After testing, classify the training images without augmentation, and log
 
-    * `test/memorized`: share of the falsely labelled ones that are given their false label,
-    * `test/recovered`: share of the falsely labelled ones that are given their true label.
+    * `test/memorized`: fraction of the falsely labelled images predicted as their false label,
+    * `test/recovered`: fraction of the falsely labelled images predicted as their true label.
 
-    Where labels have been corrected, the false ones are those that were given (`original_label`). Images whose label
-    nobody has verified do not count.
+    If labels have been corrected, the original labels (`original_label`) decide which are false. Images whose label
+    is unverified do not count.
 
-    Needs a DataModule that knows the true training labels, as all do whose label noise is a corruption.
+    Needs a DataModule that knows the true training labels, as with label noise from `datamodules.corruptions`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 REPORT = "label_report.csv"
 MOST = 2**31 - 1
 COLUMNS = {"row": (0, MOST), "given": (0, MOST), "suspected": (0, 1)}
-"""Columns of whole numbers, with the least and the greatest."""
+"""Columns of whole numbers, with minimum and maximum."""
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Join the reports of several folds, the worst label first.
+    """Merge the reports of several folds, the worst label first.
 
     Raises:
-        ValueError: names a report of images that were trained on, or an image that two reports judge.
+        ValueError: for a report on images used in training, or an image in two reports; the message names it.
     """
     import pandas as pd
 
@@ -25,31 +25,31 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     for path, table in zip(reports, tables, strict=True):
         if "in_sample" not in table or table["in_sample"].any():
             raise ValueError(
-                f"{path} judges labels that its network was trained on: train with data.folds 5 and data.fold 0, 1, ..."
+                f"{path} covers labels its network was trained on: train with data.folds 5 and data.fold 0, 1, ..."
             )
     together = pd.concat(tables, ignore_index=True)
     if (twice := together["row"].duplicated()).any():
         raise ValueError(
-            f"row {together['row'][twice].iloc[0]} is judged by two of the reports: each fold comes once, from runs of "
-            f"one seed"
+            f"row {together['row'][twice].iloc[0]} is in two of the reports: give each fold once, from runs with the "
+            f"same seed"
         )
     if len(together) != together["row"].max() + 1:
         raise ValueError(
-            f"{len(together)} of at least {together['row'].max() + 1} images are judged by {len(reports)} reports: the "
+            f"the {len(reports)} reports cover {len(together)} of at least {together['row'].max() + 1} images: the "
             f"runs of some folds are missing or not tested"
         )
     return together.sort_values("score", kind="stable", ignore_index=True)
 
 
 def _read(path: Path) -> "pd.DataFrame":
-    """Read a report, and refuse one without a column that is used here, or with a value of another kind in it."""
+    """Read a report, and reject one with missing columns or invalid values in the columns used here."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers
     from datamodules.files.number_tables import checked_numbers, read_csv
 
     table = read_csv(path, "label report")
     if missing := [column for column in ("in_sample", "score", *COLUMNS) if column not in table]:
-        raise ValueError(f"{path} is no label report: it lacks the column {missing[0]}")
+        raise ValueError(f"{path} is not a label report: it lacks the column {missing[0]}")
     for column, (least, most) in COLUMNS.items():
         table[column] = whole_numbers(table[column], least, most, path, column)
     if "clean_label" in table:

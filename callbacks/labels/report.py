@@ -1,4 +1,4 @@
-"""Report the training labels that a trained classifier holds for wrong, and how far it can be trusted in that."""
+"""Flag training labels that a classifier considers wrong, and estimate how reliable the flags are."""
 
 import warnings
 from collections.abc import Sequence
@@ -35,43 +35,43 @@ PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_pr
 
 
 class LabelReport(Callback):
-    """After testing, judges the label of every training image by the classifier's own predictions.
+    """After testing, score the label of every training image by the classifier's own predictions.
 
-    A label is *suspected* where its score, the normalised margin of `label_score`, is below `threshold`. The
-    predictions are those of the network that was trained on the same labels, so a network that has memorised a false
-    label does not suspect it: such a judgement is *in-sample*, and the report says so. Where the data hold out a fold
-    of the training images (`data.folds`), the labels of that fold are judged instead, by a network that has not seen
-    them; `train.py label_report` puts the reports of all folds together. In Python, a trainer that was fitted with a
-    DataLoader judges that loader's set, as it gives its images.
+    A label is *suspected* if its score, the normalised margin of `label_score`, is below `threshold`. By default the
+    network was trained on these same labels, so it does not suspect a false label it has memorised: the report is
+    *in-sample*, and says so. If the data hold out a fold of the training images (`data.folds`), the report covers that
+    fold instead, by a network that has not seen it; `train.py label_report` merges the reports of all folds. In Python,
+    a trainer that was fitted with a DataLoader reports on that loader's dataset, with the images as it returns them.
 
-    In the run directory it writes
+    It writes to the run directory
 
-    * `label_report.csv`, the worst first: `index` (position in the set that is judged), `row` and `name` (position and
-      file in the whole set, as in `labels.csv`) where the data have them, `given`, `proposed` (the most probable
-      class), `given_name` and `proposed_name` where the classes have names, `probability_given`,
-      `probability_proposed`, `score`, `suspected` (0 or 1), `in_sample` (1, or 0 of images that were held out) and,
-      where it is known, `clean_label`, empty for an image that is not verified;
-    * `figures/label_report.png`, the images whose labels are worst.
+    * `label_report.csv`, worst first: `index` (position in the reported set), `row` and `name` (position and file in
+      the whole set, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
+      `given_name` and `proposed_name` if the classes have names, `probability_given`, `probability_proposed`, `score`,
+      `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, empty for an
+      unverified image;
+    * `figures/label_report.png`, the images with the worst labels.
 
-    It logs `test/labels_suspected`, the suspected share, and where true labels are known `test/label_precision`,
-    `test/label_recall` and `test/label_auroc` (of the score, for wrong against right labels), of the verified images.
+    It logs `test/labels_suspected`, the suspected fraction, and if true labels are known `test/label_precision`,
+    `test/label_recall` and `test/label_auroc` (of the score, wrong against correct labels), over verified images.
 
-    Each process judges its share of the images. Six numbers for each image are held, and never all images; with
-    `compare_with_cleanlab` the first process also holds all probabilities, N K numbers. Where a run is tested twice
-    (`checkpoint.also_test_best`) the files are those of the first time, which is the configured checkpoint.
+    Images are sharded over ranks. Memory holds six numbers for each image, not the images; with `compare_with_cleanlab`
+    rank 0 also holds all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from
+    the first test, that of the configured checkpoint.
 
     Args:
-        threshold: in (0, 1); at 1/2 the suspected labels are those that are not the most probable class, and less
-            suspects fewer.
-        num_images: images of the figure.
+        threshold: score below which a label is suspected, in (0, 1). At 1/2, labels that are not the most probable
+            class are suspected; a smaller value suspects fewer.
+        num_images: number of images in the figure.
         compare_with_cleanlab: also find label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 2021,
             arXiv 1911.00068) on the same predictions, with the defaults of cleanlab's `find_label_issues`. Adds a
             column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`,
-            `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the share of labels on which both agree.
+            `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the fraction of labels on which both
+            agree.
 
     Raises:
         ValueError: if an argument is out of range.
-        ImportError: if cleanlab is asked for and not installed.
+        ImportError: if cleanlab is requested but not installed.
     """
 
     def __init__(self, threshold: float = 0.5, num_images: int = 40, compare_with_cleanlab: bool = False) -> None:
@@ -87,7 +87,9 @@ class LabelReport(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
-            self._own = require_data(trainer, TrainingImageSource, "LabelReport")  # testing knows nothing of it
+            self._own = require_data(
+                trainer, TrainingImageSource, "LabelReport"
+            )  # kept for testing, which does not see it
         if stage != "test":
             return
         num_classes = require(pl_module, Classifier, "LabelReport").num_classes
@@ -101,16 +103,16 @@ class LabelReport(Callback):
         try:
             return require_data(trainer, TrainingImageSource, "LabelReport")
         except TypeError as error:
-            raise TypeError(f"{error}; a trainer that was fitted with a loader before judges that one's set") from error
+            raise TypeError(f"{error}; or fit the trainer with a DataLoader first, to report on its dataset") from error
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir  # a broadcast, so every rank must ask
         if directory is None:  # a fast_dev_run
             return
         images = self._images(trainer)
         held_out = images.held_out_dataloader() if isinstance(images, HeldOutImages) else None
         loader: Any = images.training_images_dataloader() if held_out is None else held_out
-        # Gathered through files: shares differ in length, and collectives of objects do not reach every backend.
+        # Gathered through files: shards differ in length, and not every backend has object collectives.
         world = trainer.world_size
         parts = [Path(directory, f"label_report.rank_{rank}_of_{world}.npz") for rank in range(world)]
         parts[trainer.global_rank].parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +126,8 @@ class LabelReport(Callback):
             table, metrics = self._report(judged, loader.dataset, class_names(trainer), in_sample=held_out is None)
             if held_out is None:
                 rank_zero_info(
-                    "The label report is in-sample: it judges labels that the network was trained on, and a false one "
-                    "that it has memorised is not suspected. With data.folds it judges images that were held out."
+                    "The label report is in-sample: the network was trained on these labels, and does not suspect a "
+                    "false label it has memorised. Set data.folds to report on held-out images."
                 )
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
@@ -134,10 +136,10 @@ class LabelReport(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """Judge this process's images, in the order of its loader: what `PER_SAMPLE` names of each."""
+        """Score this rank's images in the order of its dataloader; returns the arrays of `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
         for batch, logits in classified(trainer, pl_module, loader):
-            # In double precision, where confident predictions still differ from one another.
+            # In double precision, where confident predictions still differ.
             probability, given = logits.cpu().double().softmax(dim=1), batch["label"].cpu()
             highest, proposed = probability.max(dim=1)
             judged = {
@@ -158,7 +160,7 @@ class LabelReport(Callback):
     def _report(
         self, judged: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Give the table, worst first, and the metrics."""
+        """Return the table, worst first, and the metrics."""
         table = pd.DataFrame({name: judged[name] for name in PER_SAMPLE if name in judged})
         suspected = judged["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
@@ -189,7 +191,7 @@ class LabelReport(Callback):
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]
-        if image.ndim < 4:  # features in place of images show nothing
+        if image.ndim < 4:  # feature vectors, not images
             return
         num_suspected = int(table["suspected"].sum())
         figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names(trainer))
@@ -197,7 +199,7 @@ class LabelReport(Callback):
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues as cleanlab does by default, in this process alone.
+    """Find label issues with cleanlab's defaults, in this process only.
 
     Args:
         label: `[N]`: the given labels.
@@ -214,10 +216,10 @@ def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]
 
 
 def _merged(parts: list[Path]) -> dict[str, NDArray[Any]]:
-    """Put together what all processes judged, in the order of the training set."""
+    """Merge the results of all ranks, in the order of the training set."""
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part} is missing: every process writes its part there; is the folder shared?")
+            raise FileNotFoundError(f"{part} is missing: every rank writes its part there; is the folder shared?")
     shares = [dict(np.load(part)) for part in parts]
     merged = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
     order = np.argsort(merged["index"], kind="stable")

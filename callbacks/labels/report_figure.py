@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 WRONG, RIGHT, UNKNOWN = "#c1272d", "#1f77b4", "0.6"
-LONGEST = 16  # characters of a line below an image
+LONGEST = 16  # maximum characters of a line below an image
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -25,17 +25,17 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet: each image above its given label and, if it is another one, the proposed one.
+    """Draw a contact sheet: each image above its given label and, if different, the proposed one.
 
-    A frame is red where the label is truly wrong and blue where it is right; without true labels it is grey. Where the
-    truth is neither of the two classes, it is written below them; of an image of no class, -1, that it has none.
+    A frame is red if the label is wrong, blue if it is correct, and grey without true labels. A true class that is
+    neither of the two is written below them, and so is that an image has no class, -1.
 
     Args:
-        image: `[n, C, H, W]`, in [0, 1]; drawn in colour with three channels, and otherwise as their mean in grey.
+        image: `[n, C, H, W]`, in [0, 1]; drawn in colour with three channels, otherwise as the channel mean in grey.
         worst: n rows of a label report.
-        num_labels: labels that were judged.
-        num_suspected: labels that are suspected.
-        class_names: `[K]`; None writes the numbers of the classes.
+        num_labels: number of scored labels.
+        num_suspected: number of suspected labels.
+        class_names: `[K]`; None shows class indices.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

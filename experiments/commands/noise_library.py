@@ -1,8 +1,8 @@
-"""Cut noise sequences out of videos into a library that negatives are made of, with a sheet of pictures.
+"""Extract noise sequences from videos into a library that provides negatives, with a contact sheet.
 
-A window of a clip is kept where its content is nearly constant in space and time, so that what is left is noise. Clips
-are folders of frames or video files. Sequences are LIBRARY/<clip>_<k>/00000000.png and so on; contact_sheet.png shows
-first, middle and last frame of each, and the first with its contrast enlarged.
+A window of a clip is kept if its content is nearly constant in space and time, so that only noise remains. Clips are
+folders of frames or video files. Sequences are LIBRARY/<clip>_<k>/00000000.png and so on; contact_sheet.png shows
+the first, middle and last frame of each, and the first with increased contrast.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTRAST = 6
-"""Times that differences from the mean are enlarged in the picture."""
+"""Factor that enlarges differences from the mean in the contact sheet."""
 SHOWN = 24
-"""Sequences in the picture."""
+"""Maximum number of sequences in the contact sheet."""
 
 
 def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path) -> None:
-    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, and write the picture."""
+    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, to a file."""
     import numpy as np
     import torch
 
@@ -46,9 +46,9 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
-    parser.add_argument("library", type=Path, help="folder to write, which must not exist or be empty")
+    parser.add_argument("library", type=Path, help="folder to write, which must be empty or not exist")
     parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
-    parser.add_argument("--frames", type=int, help="frames of a sequence, which clips are cut into; default: all")
+    parser.add_argument("--frames", type=int, help="frames in a sequence, to split clips into; default: all")
     parser.add_argument("--max_variance", type=float, default=50.0, help="of a frame's grey levels; default: 50")
     parser.add_argument("--min_mean", type=float, default=0.0, help="of a frame's grey levels; default: 0")
     parser.add_argument("--max_variance_change", type=float, default=50.0, help="variance of variances; default: 50")

@@ -1,4 +1,4 @@
-"""Backbones for configs: any network of timm, diffusers, transformers or smp, its weights and its adaptation."""
+"""Backbones for configs: any network from timm, diffusers, transformers or smp, its weights and its adaptation."""
 
 from lightning_modules.backbones.adaptation import (
     adapted,

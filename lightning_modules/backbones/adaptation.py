@@ -1,9 +1,9 @@
-"""Adaptation of networks: trained in full, frozen or by low-rank adapters; checkpointed, in half precision, compiled.
+"""Adaptation of networks: full fine-tuning, frozen, or LoRA; gradient checkpointing, half precision, compilation.
 
-Every function changes the network in place and returns it, so that forward, attributes and (adapters aside) state_dict
-keys stay what they were. `adapted` combines them for configs.
+Every function changes the network in place and returns it, so that forward, attributes and (apart from adapters)
+state_dict keys stay unchanged. `adapted` combines them for configs.
 
-LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] zero at the start, and W fixed.
+LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] initially zero, and W frozen.
 
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Chen et al.,
 Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, for recomputed activations.
@@ -43,23 +43,24 @@ def adapted(
     dtype: Precision | None = None,
     compile: str | None = None,
 ) -> nn.Module:
-    """A network, and how it is trained.
+    """Choose how a network is trained: which parameters, in which precision, and with how much memory.
 
     Args:
-        network: any network. Names below are those inside a `Normalized` one.
-        tuning: full trains every parameter, lora adapters alone, frozen none.
-        trainable: submodules that train even so, by name and in float32; with lora and frozen.
-        lora_rank: r; with lora.
-        lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
-        lora_alpha: scales the adapters by alpha / r; by default r.
-        lora_dropout: probability of dropping each input of an adapter.
+        network: any network. Names below are those inside a `Normalized` network.
+        tuning: full trains every parameter, lora only adapters, frozen none.
+        trainable: names of submodules to train anyway, in float32; only with lora and frozen.
+        lora_rank: r; only with lora.
+        lora_targets: names, or last parts of names, of the layers that get adapters; default: every `nn.Linear`.
+        lora_alpha: the adapters are scaled by alpha / r; default: r.
+        lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside, with float32 outside; by default unchanged.
-        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
+            unchanged.
+        compile: a `torch.compile` backend, such as inductor; default: not compiled.
 
     Raises:
-        ValueError: if `tuning`, `dtype` or `compile` is unknown, a name in `trainable` or `lora_targets` is not the
-            network's, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
+        ValueError: if `tuning`, `dtype` or `compile` is unknown, the network has no layer of a name in `trainable` or
+            `lora_targets`, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -82,21 +83,21 @@ def adapted(
 
 
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
-    """Fix a network: no parameter needs a gradient, and `train()` leaves it in evaluation mode, statistics included.
+    """Freeze a network: no parameter requires a gradient, and `train()` leaves it in evaluation mode.
 
-    Submodules that are left to training, and are in half precision, are held, and compute, in float32: half precision
-    would round small steps away. The arguments are those of `adapted`.
+    Submodules that stay trainable but are in half precision are converted to float32 and compute in it, since half
+    precision would round small steps to zero. For the arguments see `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
     _left_to_training(_submodules(network, names))
-    # On the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
+    # Set on the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
     network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
     return network.train()
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set the mode of a network that trains but for some submodules, or of one of which only some submodules train."""
+    """Set the training mode of a network, except for some submodules or only for some submodules."""
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
         submodule.train(mode and not trains)
@@ -126,7 +127,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Casts inputs to a module's precision, and outputs to that of its inputs or, if they are integers, `outside`."""
+    """Cast inputs to a module's precision, and outputs to that of its inputs or, for integer inputs, to `outside`."""
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
     outside = next(given, outside)
@@ -150,10 +151,10 @@ def with_lora(
     trainable: list[str] | None = None,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Add low-rank adapters and fix everything else, batch normalisation's statistics included.
+    """Add low-rank adapters and freeze everything else, including batch normalisation's statistics.
 
-    The output is at first unchanged. Adapters, and what else trains, are float32 where the weights have half precision.
-    Adapters are in the state_dict beside the weights. The arguments are those of `adapted`.
+    The output is initially unchanged. Adapters and other trainable submodules are float32 if the weights have half
+    precision. Adapters are in the state_dict next to the weights. For the arguments see `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -165,7 +166,7 @@ def with_lora(
     inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
     if targets is None:
-        # nn.MultiheadAttention uses its projection's weight without calling it: an adapter there would do nothing.
+        # nn.MultiheadAttention uses its projection's weight without calling the layer: an adapter would have no effect.
         chosen = [
             name
             for name, module in layers.items()
@@ -211,11 +212,11 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Keep only the inputs of a network's blocks and recompute what is inside them during the backward pass.
+    """Keep only the inputs of a network's blocks, and recompute activations inside them during the backward pass.
 
-    The network's own implementation is used where it has one (diffusers, transformers, timm) and no batch
-    normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
-    `nn.ModuleList`; batch statistics count once. A network without blocks is refused.
+    The network's own implementation is used if it has one (diffusers, transformers, timm) and has no batch
+    normalisation. Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or
+    `nn.ModuleList`, and batch statistics are updated once. A network without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -246,7 +247,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    if torch.compiler.is_compiling():  # the compiler hoists updates of buffers out of what is recomputed
+    if torch.compiler.is_compiling():  # the compiler moves updates of buffers out of the recomputation
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
 
@@ -257,7 +258,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The second pass must not count: with momentum 0 batch normalisation computes the same and moves nothing."""
+    """Keep running statistics in the recomputation: with momentum 0, batch normalisation computes the same output."""
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
@@ -270,11 +271,11 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
-    """Put a network's weights and computation in another precision, with float32 outside.
+    """Convert a network's weights and computation to another precision, with float32 inputs and outputs.
 
-    Inputs with two or more dimensions are cast on the way in (time steps and noise levels `[B]` keep their precision),
-    floating outputs to float32 on the way out. Modules that a diffusers model keeps in float32 stay so. Methods other
-    than forward see `dtype`.
+    Inputs with two or more dimensions are cast at the start (time steps and noise levels `[B]` keep their precision),
+    floating-point outputs are cast to float32 at the end. Modules that a diffusers model keeps in float32 stay so.
+    Methods other than forward compute in `dtype`.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -302,7 +303,7 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay."""
+    """Compile a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay unchanged."""
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
         raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")

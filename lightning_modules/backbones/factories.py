@@ -1,4 +1,4 @@
-"""Networks of timm and diffusers by name, with every argument in the signature, so that configs are checked."""
+"""Networks from timm and diffusers by name, with every argument in the signature, so that configs are checked."""
 
 import difflib
 import re
@@ -36,39 +36,40 @@ def timm_model(
     tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
     **adaptation: Any,
 ) -> nn.Module:
-    """Any classification network of timm: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+    """Any classification network from timm: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
 
-    On the meta device, where parameters have no values, no weights are read or fetched.
+    On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name: as in `timm.list_models()`, with or without a tag of pretrained weights (`resnet18.a1_in1k`).
-        num_classes: number of logits, K; 0 gives pooled features instead.
-        pretrained: fetch timm's weights for this name from the Hugging Face Hub, or take them from its cache.
-        weights: local file or folder of weights; a classifier with other than `num_classes` outputs is drawn anew.
+        name: a name from `timm.list_models()`, with or without a tag of pretrained weights (`resnet18.a1_in1k`).
+        num_classes: number of logits, K; 0 returns pooled features instead.
+        pretrained: use timm's weights for this name, from the Hugging Face Hub or its cache.
+        weights: local file or folder of weights; a classifier with another number of outputs is reinitialised.
         in_channels: channels of an image, C; timm adapts pretrained weights to it.
-        image_size: height and width, for networks built for one size; by default the network's own.
-        drop_rate: probability of dropout, mostly before the classifier; by default the network's own.
-        drop_path_rate: greatest probability of dropping a residual branch; by default the network's own.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
-        mean: per channel, in pixel units; by default that of timm's weights.
-        std: per channel, in pixel units; by default that of timm's weights.
-        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
-        adaptation: arguments of `adapted`: adapters, recomputed activations, precision, compilation.
+        image_size: height and width, for networks with a fixed image size; default: the network's own.
+        drop_rate: dropout probability, usually before the classifier; default: the network's own.
+        drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
+        mean: per channel, in pixel units; default: that of timm's weights.
+        std: per channel, in pixel units; default: that of timm's weights.
+        tuning: full trains all parameters, lora only adapters and the classifier, linear_probe only the classifier,
+            frozen none.
+        adaptation: arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
 
     Raises:
         ValueError: names the argument that is unknown, contradicts another, or does not fit the network or the weights.
-        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import timm
 
     _check_timm_name(name)
     if pretrained and weights is not None:
-        raise ValueError(f"pretrained fetches weights and weights={weights} reads them: give one of the two")
+        raise ValueError(f"pretrained cannot be combined with weights={weights}: give one of the two")
     if pretrained and not timm.models.is_model_pretrained(name):
         raise ValueError(f"pretrained: timm has no weights for {name}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
     if normalize and in_channels != 3 and (mean is None or std is None):
         raise ValueError(f"mean and std must be given, one value per channel: timm has 3, in_channels is {in_channels}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
@@ -106,7 +107,7 @@ def _check_timm_name(name: str) -> None:
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         known = listed(tagged, at_most=10) if tagged else "none"
-        raise ValueError(f"name: {tag!r} is no tag of {architecture}'s pretrained weights; timm has: {known}")
+        raise ValueError(f"name: {tag!r} is not a tag of {architecture}'s pretrained weights; timm has: {known}")
 
 
 def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -116,13 +117,13 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
         return timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
         raise FileNotFoundError(
-            f"pretrained: the weights of {name} are not in the Hugging Face cache and could not be fetched; fetch "
-            f"them where there is a network, and give the file as weights"
+            f"pretrained: the weights of {name} are not in the Hugging Face cache and could not be downloaded; "
+            f"download them where there is a network, and give the file as weights"
         ) from error
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Builds the network as the file has it, so that every name must match, then gives it its classifier."""
+    """Build the network with the file's classifier, so that every name must match, then replace the classifier."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)
@@ -138,7 +139,7 @@ def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
         if "unexpected keyword argument" in str(error):
             raise
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
-    except Exception as error:  # of tensors of other shapes, converters raise almost anything
+    except Exception as error:  # converters raise many kinds for tensors of other shapes
         raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
     model.pretrained_cfg.pop("state_dict")
     if classes != options["num_classes"]:
@@ -158,23 +159,24 @@ def diffusers_model(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any network of diffusers: U-Nets, transformers, autoencoders.
+    """Any network from diffusers: U-Nets, transformers, autoencoders.
 
-    On the meta device, where parameters have no values, no weights are read or fetched.
+    On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, a model's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
-        subfolder: where the network is in a pipeline, such as unet, transformer or vae.
-        pretrained: load the weights; otherwise draw new ones for the architecture in the config.
-        tuning: full trains every parameter, lora adapters alone, frozen none.
-        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+        subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
+        pretrained: load the weights; otherwise initialise the config's architecture randomly.
+        tuning: full trains every parameter, lora only adapters, frozen none.
+        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
+            float32.
+        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
         NotADirectoryError: if `name_or_path` is a file other than a config.
-        ValueError: if the config names no class of diffusers, the weights do not fit it, or an argument is unknown.
+        ValueError: if the config's class is not from diffusers, the weights do not fit it, or an argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import diffusers
@@ -186,7 +188,7 @@ def diffusers_model(
     network_class = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin)):
         raise ValueError(
-            f"_class_name in {config_file} must be a network of diffusers, such as UNet2DModel, got {class_name!r}"
+            f"_class_name in {config_file} must be a diffusers network, such as UNet2DModel, got {class_name!r}"
         )
     if pretrained and Path(name_or_path).expanduser().is_file():
         raise ValueError(
@@ -238,6 +240,6 @@ def _config_file(name_or_path: str, subfolder: str | None) -> Path:
         where = f"{name_or_path}/{subfolder}" if subfolder else name_or_path
         raise FileNotFoundError(
             f"no diffusers network {where}: there is no such folder in {Path.cwd()}, and config.json is neither in the "
-            f"Hugging Face cache nor could it be fetched; run `hf download {name_or_path}` where there is a network, "
-            f"and give the folder"
+            f"Hugging Face cache nor could it be downloaded; run `hf download {name_or_path}` where there is a "
+            f"network, and give the folder"
         ) from error

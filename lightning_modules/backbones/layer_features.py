@@ -16,15 +16,15 @@ MOST_NAMES = 60
 
 
 def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
-    """Find the layer of a name, or the only one whose name ends in it (`layer2` finds `network.layer2`).
+    """Find the layer with a name, or the only one whose name ends with it (`layer2` finds `network.layer2`).
 
     Args:
-        network: has the layer; the names inside a `Normalized` network come first.
-        name: of the layer.
-        argument: name of the argument that it was given by, for the message.
+        network: network to search; the names inside a `Normalized` network come first.
+        name: name of the layer.
+        argument: argument that gave the name, for the message.
 
     Raises:
-        ValueError: if no layer or several have the name; says which layers there are.
+        ValueError: if no layer or several match; lists the layers.
     """
     layers = {each: module for each, module in network.named_modules() if each}
     inside = "network." if isinstance(network, Normalized) else ""
@@ -39,7 +39,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """List the names of a network's layers, from the outside in, as those on top are the ones that are wanted."""
+    """List the names of a network's layers, outermost first, since these are the most likely choices."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
@@ -63,12 +63,12 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers within the block, a list for each name, call by call.
+    """Collect the outputs of layers within a `with` block: for each name, one entry for each call.
 
     Args:
-        layers: by the names under which their outputs are collected.
-        keep: maps a name and an output (of a tuple its first part) to what is collected, before a later layer may write
-            into it.
+        layers: layers by the names under which their outputs are collected.
+        keep: maps a name and an output (the first element of a tuple) to the collected value, before a later layer
+            can modify the output in place.
         inputs: collect the first input of each layer instead.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}
@@ -82,7 +82,7 @@ def tapped(
         else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
         for name, layer in layers.items()
     ]
-    # A compiled network would not call the hooks. To ask costs the import of a compiler that nothing else has loaded.
+    # A compiled network would not call the hooks. The check would import a compiler, so skip it if none is loaded.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         with eager:
@@ -93,18 +93,18 @@ def tapped(
 
 
 def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute a classifier's logits `[B, K]`, and the features `[B, D]` that its last linear layer is given."""
+    """Compute a classifier's logits `[B, K]`, and the features `[B, D]` before its last linear layer."""
     with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
         logits = network(image)
     return logits, seen["classifier"][-1]
 
 
 def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
-    """Average a layer's output over places, `[B, D]`.
+    """Average a layer's output over positions, `[B, D]`.
 
     Args:
-        output: rows `[B, D]`, tokens `[B, T, D]`, or maps `[B, D, H, W]` with any number of axes of places.
-        channels_last: whether maps are `[B, H, W, D]` instead.
+        output: rows `[B, D]`, tokens `[B, T, D]`, or feature maps `[B, D, H, W]` with any number of spatial axes.
+        channels_last: whether feature maps are `[B, H, W, D]` instead.
     """
     if output.ndim == 2:
         return output

@@ -2,7 +2,7 @@
 
     f(x) = g((x - mean) / std),  x in [0, 1].
 
-Outside a network every image is in [0, 1], so that noise levels, radii of attacks and certificates have pixel units.
+Outside a network every image is in [0, 1], so that noise levels, attack radii and certified radii have pixel units.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Normalized(nn.Module):
-    """A network that takes images in [0, 1] and sees them normalised.
+    """A network that takes images in [0, 1] and normalises them.
 
-    The wrapped network stays reachable as `network`, its state_dict keys unchanged below that name; mean and std come
-    from the config and are not saved.
+    The wrapped network is the attribute `network`, and its state_dict keys are unchanged below that name; mean and std
+    come from the config and are not saved.
 
     Args:
         network: takes normalised images `[B, C, H, W]`.
-        mean: one value per channel, or one for all, in pixel units; by default that of the timm network's
+        mean: one value per channel, or one for all, in pixel units; default: that of the timm network's
             `pretrained_cfg`.
-        std: one positive value per channel, or one for all, in pixel units; by default that of the timm network's
+        std: one positive value per channel, or one for all, in pixel units; default: that of the timm network's
             `pretrained_cfg`.
 
     Raises:
-        ValueError: if `mean` or `std` is missing and the network has none of its own, if their lengths differ, or if an
-            entry of `std` is not positive.
+        ValueError: if `mean` or `std` is missing and the network defines none, if their lengths differ, or if a value
+            of `std` is not positive.
     """
 
     mean: Tensor
@@ -60,10 +60,10 @@ class Normalized(nn.Module):
             self.register_buffer(key, statistic, persistent=False)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """(image - mean) / std for images `[B, C, H, W]` in [0, 1].
+        """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1].
 
         Raises:
-            ValueError: if the image's channels are not those of `mean`.
+            ValueError: if the number of the image's channels differs from that of `mean`.
         """
         if len(self.mean) not in (1, image.shape[-3]):
             raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")
@@ -73,5 +73,5 @@ class Normalized(nn.Module):
         return self.network(self.normalized(image))
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """The wrapped network's `forward_features` on images `[B, C, H, W]` in [0, 1]."""
+        """Call the wrapped network's `forward_features` on images `[B, C, H, W]` in [0, 1]."""
         return self.network.forward_features(self.normalized(image))  # type: ignore[operator]

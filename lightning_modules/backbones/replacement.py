@@ -1,8 +1,8 @@
-"""Put other layers in the place of a network's own ones, which patterns of their names choose.
+"""Replace layers of a network, chosen by name patterns.
 
-The new layers hold the very parameters of the old ones, so that a checkpoint of the plain network loads into the
-changed one and the other way round. Layers may also compute with a function of the weight that is trained, which is
-computed anew in every forward pass; `effective_weights` gives the plain network's weights of that moment.
+The new layers hold the same parameters as the old ones, so that checkpoints load in both directions between the plain
+and the changed network. A layer may also compute with a function of its trained weight, evaluated again in every
+forward pass; `effective_weights` returns the plain network's current weights.
 """
 
 import re
@@ -22,18 +22,18 @@ from lightning_modules.backbones.weights import listed
 def layers_named(
     network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
-    """Find the layers of some kinds whose names match one of some patterns, in the order of definition.
+    """Find the layers of some kinds whose names match a pattern, in the order of definition.
 
-    The output projection of `nn.MultiheadAttention`, which is never called, is not among them.
+    The output projection of `nn.MultiheadAttention` is excluded, since its forward is never called.
 
     Args:
         network: any network.
-        patterns: names as in `network.named_modules()`; `*` stands for any characters, dots too, and `?` for one.
+        patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` one.
         kinds: classes of the layers.
-        key: what the configuration calls the patterns, for messages.
+        key: name of the patterns in the configuration, for messages.
 
     Raises:
-        ValueError: if a pattern matches no such layer; it says what there is.
+        ValueError: if a pattern matches no such layer; lists the existing ones.
     """
     layers: dict[str, nn.Module] = {
         name: module
@@ -46,7 +46,7 @@ def layers_named(
             kind = " or ".join(each.__name__ for each in kinds)
             known = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in layers)) or ["none"]
             raise ValueError(
-                f"{key}: {pattern!r} is no {kind} of {type(network).__name__}; it has: {listed(known, at_most=20)}"
+                f"{key}: {pattern!r} matches no {kind} of {type(network).__name__}; it has: {listed(known, at_most=20)}"
             )
     return chosen
 
@@ -54,16 +54,16 @@ def layers_named(
 def replace_layers(
     network: nn.Module, layers: Mapping[str, nn.Module], key: str, replaced: Callable[[str, Any], nn.Module]
 ) -> None:
-    """Replace layers of a network, in place, by others that train differently.
+    """Replace layers of a network, in place, by layers that train differently.
 
     Args:
-        network: holds the layers.
-        layers: by name.
-        key: what the configuration calls their names, for messages.
-        replaced: gives the layer that takes the place of the one of a name, with the same parameters.
+        network: network that contains the layers.
+        layers: layers by name.
+        key: name of the patterns in the configuration, for messages.
+        replaced: maps a layer's name and the layer to its replacement, with the same parameters.
 
     Raises:
-        ValueError: if a layer is frozen, or computes something else than the layer of torch that it is a kind of.
+        ValueError: if a layer is frozen, or its class overrides the computation of the torch layer it derives from.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)
@@ -74,31 +74,31 @@ def replace_layers(
             )
         own = list(layer.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):
-            raise ValueError(f"{key}: {name} is frozen, and what replaces it changes its training alone")
+            raise ValueError(f"{key}: {name} is frozen, but its replacement changes only training")
     for name, layer in layers.items():
         network.set_submodule(name, replaced(name, layer).train(layer.training))
 
 
 class WeightFunction(nn.Module, ABC):
-    """Computes the weight that a layer works with from the one that is trained.
+    """Compute a layer's effective weight from its trained weight.
 
-    Under autocast it is given the trained weight in the precision that this has.
+    Under autocast it receives the trained weight in its own precision.
     """
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight of a forward pass, of the same shape; in evaluation mode the one that is exported."""
+        """Compute the weight of a forward pass, of the same shape; in evaluation mode the exported one."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Say what the exported weight is, in what JSON can hold."""
+        """Describe the exported weight with JSON values."""
 
 
 class FunctionOfThirds(WeightFunction):
-    """Functions of the rows of queries, keys and values in timm's fused `qkv`; rows without one stay as they are.
+    """Separate functions for the rows of queries, keys and values in timm's fused `qkv`; other rows stay unchanged.
 
     Args:
-        functions: by q, k or v.
+        functions: functions by q, k or v.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:
@@ -115,7 +115,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer with the parameters of another one, which works with a function of its weight."""
+    """A linear layer that shares another one's parameters, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -127,7 +127,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution with the parameters of another one, which works with a function of its weight."""
+    """A convolution that shares another one's parameters, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {
@@ -143,26 +143,26 @@ class Conv2dOfFunction(nn.Conv2d):
 
 
 def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.Module:
-    """Give what takes a layer's place and works with a function of its weight."""
+    """Build a layer's replacement that computes with a function of its weight."""
     return Conv2dOfFunction(layer, function) if isinstance(layer, nn.Conv2d) else LinearOfFunction(layer, function)
 
 
 def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv2dOfFunction]:
-    """Find the layers that work with functions of their weights, by name."""
+    """Find the layers that compute with functions of their weights, by name."""
     kinds = (LinearOfFunction, Conv2dOfFunction)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 @torch.no_grad()
 def effective_weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Give the weights that a network works with in evaluation mode, as the plain network has them.
+    """Return the weights of a network in evaluation mode, under the plain network's names.
 
     Args:
-        network: its layers may work with functions of their weights. Wrappers that hold a network as `network` and no
-            weight of their own, such as `Normalized`, are taken off.
+        network: network whose layers may compute with functions of their weights. Wrappers that hold a network as
+            `network` without weights of their own, such as `Normalized`, are removed.
 
     Returns:
-        The state dict of the plain network, and by the names of its layers what the functions say of their weights.
+        The state dict of the plain network, and the functions' descriptions by layer name.
     """
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     described = {}

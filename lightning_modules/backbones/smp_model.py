@@ -1,4 +1,4 @@
-"""Segmentation networks of the package segmentation-models-pytorch by name, with every argument in the signature."""
+"""Segmentation networks from segmentation-models-pytorch by name, with every argument in the signature."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """A network for sides that are multiples of a number: other images are filled up, and their logits cut to size.
+    """Pad images so that their sides are multiples of a number, and crop the network's logits accordingly.
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
@@ -47,27 +47,27 @@ def smp_model(
     tuning: Tuning = "full",
     **adaptation: Any,
 ) -> nn.Module:
-    """Any network of segmentation-models-pytorch: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+    """Any network from segmentation-models-pytorch: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
-    On the meta device, where parameters have no values, no weights are read or fetched. Images of any size are taken.
+    On the meta device, where parameters have no values, no weights are read or downloaded. Images may have any size.
 
     Args:
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another of the package, in any case.
-        num_classes: categories of a pixel, K, with the background.
-        encoder: one of the package's encoders, or `tu-` and the name of a network of timm.
-        pretrained: fetch the encoder's ImageNet weights from the Hugging Face Hub, or take them from its cache.
-        weights: local file of weights of the whole network; its categories must be `num_classes`.
+        num_classes: categories of a pixel, K, including the background.
+        encoder: one of the package's encoders, or `tu-` and the name of a timm network.
+        pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
+        weights: local weight file of the whole network; it must have `num_classes` categories.
         in_channels: channels of an image, C.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
-        mean: per channel, in pixel units; by default ImageNet's.
-        std: per channel, in pixel units; by default ImageNet's.
-        tuning: full trains every parameter, lora adapters alone, frozen none.
-        adaptation: arguments of `adapted`: adapters, submodules that train, recomputed activations, precision.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
+        mean: per channel, in pixel units; default: ImageNet's.
+        std: per channel, in pixel units; default: ImageNet's.
+        tuning: full trains every parameter, lora only adapters, frozen none.
+        adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:
         ImportError: if the package is not installed.
         ValueError: names the argument that is unknown, contradicts another, or does not fit.
-        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """
     try:
         import segmentation_models_pytorch as smp
@@ -84,7 +84,7 @@ def smp_model(
         close = difflib.get_close_matches(encoder, known, n=5, cutoff=0.4)
         raise ValueError(f"encoder: the package has no {encoder}; it has {', '.join(close or known[:10])} and others")
     if pretrained and weights is not None:
-        raise ValueError(f"pretrained fetches weights and weights={weights} reads them: give one of the two")
+        raise ValueError(f"pretrained cannot be combined with weights={weights}: give one of the two")
     if normalize and in_channels != 3 and (mean is None or std is None):
         raise ValueError(f"mean and std must be given, one value per channel: in_channels is {in_channels}, not 3")
     on_meta = torch.get_default_device().type == "meta"
@@ -97,9 +97,9 @@ def smp_model(
         )
     except OSError as error:
         raise FileNotFoundError(
-            f"pretrained: the weights of {encoder} are not in the Hugging Face cache and could not be fetched"
+            f"pretrained: the weights of {encoder} are not in the Hugging Face cache and could not be downloaded"
         ) from error
-    except (KeyError, RuntimeError) as error:  # as the package and timm name what they do not know
+    except (KeyError, RuntimeError) as error:  # raised by the package and timm for unknown names
         raise ValueError(f"{name} on {encoder}: {' '.join(str(error).split())}") from error
     if weights is not None and not on_meta:
         load(network, read_weights(weights), weights)

@@ -1,4 +1,4 @@
-"""Classifiers of texts from transformers by name, with every argument in the signature: BERT, T5 and others."""
+"""Text classifiers from transformers by name, with every argument in the signature: BERT, T5 and others."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from lightning_modules.backbones.weights import check_pretrained, from_pretraine
 
 
 class TextClassifier(nn.Module):
-    """A network of transformers that classifies sequences, and gives logits `[B, K]` alone.
+    """A transformers network for sequence classification that returns only logits `[B, K]`.
 
     Args:
-        network: takes what a tokenizer gives, and has `logits`.
+        network: called with a tokenizer's output; its output has `logits`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -28,11 +28,11 @@ class TextClassifier(nn.Module):
 
 
 class TextToTextClassifier(nn.Module):
-    """An encoder and decoder of transformers that answers with one token of K.
+    """An encoder-decoder from transformers that answers with one of K tokens.
 
     Args:
-        network: a T5, or another one that is conditioned on a text.
-        answers: the tokens, in the order of the classes, `[K]`.
+        network: a T5, or another text-to-text model.
+        answers: answer tokens, in the order of the classes, `[K]`.
     """
 
     answers: Tensor
@@ -60,24 +60,25 @@ def transformers_classifier(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any network of transformers that classifies texts: maps what its tokenizer gives to logits `[B, num_classes]`.
+    """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
 
-    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, drawn anew. Encoders with decoders (T5) answer, as
-    in text-to-text training, with the first token of the class' number, 0, 1, ..., of which the K logits are taken. On
-    the meta device, where parameters have no values, no weights are read or fetched.
+    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer, as
+    in text-to-text training, with the first token of the class index, 0, 1, ...; the logits are those of these K
+    tokens. On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
         num_classes: number of classes, K.
-        architecture: of a network that is not read: `model_type`, such as bert or t5, and other keys of its config.
-        pretrained: load the weights; otherwise draw new ones, for the architecture.
-        tuning: full trains all, lora adapters and the new classifier, frozen the new classifier alone.
-        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+        architecture: config of a network to build without loading: `model_type`, such as bert or t5, and other keys.
+        pretrained: load the weights; otherwise initialise the architecture randomly.
+        tuning: full trains all parameters, lora only adapters and the new classifier, frozen only the new classifier.
+        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
+            float32.
+        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
         FileNotFoundError: if config, weights or tokenizer are neither on disk nor on the Hub.
-        ValueError: if it is no network of texts, the weights do not fit it, or an argument does not.
+        ValueError: if it is not a text network, or weights or arguments do not fit.
         ImportError: if transformers, or for lora peft, is not installed.
     """
     need_transformers("transformers_classifier")
@@ -92,12 +93,12 @@ def transformers_classifier(
         config.num_labels = num_classes
     network_class = kind._model_mapping.get(type(config), None)
     if network_class is None:
-        raise ValueError(f"name_or_path: {config.model_type} is no network of transformers that classifies texts")
+        raise ValueError(f"name_or_path: {config.model_type} is not a text classification network of transformers")
     base = network_class.base_model_prefix
     if read:
         inside = "" if config.is_encoder_decoder else f"{base}."
         options = {"config": config, "local_files_only": local, "dtype": torch.float32}
-        with quiet_transformers():  # it reports the classifier that is drawn anew
+        with quiet_transformers():  # it reports the newly initialised classifier
             network = from_pretrained(network_class, source, "model.safetensors", needed=inside, **options)
     else:
         network = new_network(network_class, config, source)
@@ -123,30 +124,30 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
             return AutoConfig.for_model(**architecture)
         except (TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"architecture: {architecture} is no config of transformers: {reason}") from error
+            raise ValueError(f"architecture: {architecture} is not a config of transformers: {reason}") from error
     check_pretrained(source)
     try:
         return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"name_or_path: no network of transformers at {source}; expected a folder with config.json, as "
+            f"name_or_path: no transformers network at {source}; expected a folder with config.json, as "
             f"save_pretrained writes it, or a name on the Hugging Face Hub"
         ) from error
-    except Exception as error:  # a config of other values raises almost anything
-        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
+    except Exception as error:  # transformers raises many kinds for invalid values
+        raise ValueError(f"config.json of {source} is not a config of transformers: {sentence(error)}") from error
 
 
 def _answers(source: str, local: bool, num_classes: int) -> list[int]:
-    """Look up the first tokens of the classes' numbers."""
+    """Look up the first tokens of the class indices."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # damaged files raise almost anything
+    except Exception as error:  # transformers raises many kinds for damaged files
         raise ValueError(f"name_or_path: the tokenizer of {source} cannot be read: {sentence(error)}") from error
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:
         raise ValueError(
-            f"num_classes: the numbers below {num_classes} begin with the tokens {listed(map(str, tokens))}"
+            f"num_classes: numbers below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
         )
     return tokens

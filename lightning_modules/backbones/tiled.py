@@ -1,6 +1,7 @@
-"""Apply a function of images to padded images, to tiles of large ones, and to their rotations and reflections.
+"""Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
 
-Each takes a function that maps images `[B, C, H, W]` to images of the same size, a network for example, and images.
+Each function here takes a function that maps images `[B, C, H, W]` to images of the same size, such as a network, and
+images.
 """
 
 from collections.abc import Callable
@@ -18,18 +19,18 @@ ImageFunction = Callable[[Tensor], Tensor]
 
 
 def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
-    """Reflect images at their lower and right borders up to a multiple of a network's stride, and cut that off again.
+    """Apply a function to images padded by reflection to a multiple of a network's stride, and crop the result.
 
     Args:
         function: maps images to images of the same size.
-        image: `[B, C, H, W]`.
-        multiple: that height and width become multiples of.
+        image: `[B, C, H, W]`, padded at the lower and right borders.
+        multiple: height and width are padded to multiples of it.
 
     Returns:
         `[B, C', H, W]`.
 
     Raises:
-        ValueError: if the images are too small to be reflected that far.
+        ValueError: if the images are too small for the reflection.
     """
     at_least(1, multiple=multiple)
     height, width = image.shape[2:]
@@ -37,7 +38,7 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
     if down >= height or right >= width:
         raise ValueError(
             f"images of {height} x {width} pixels are too small for a network that needs multiples of {multiple}: "
-            f"they need more than {multiple // 2} pixels a side"
+            f"each side must exceed {multiple // 2} pixels"
         )
     if down or right:
         image = F.pad(image, (0, right, 0, down), mode="reflect")
@@ -45,16 +46,16 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Divide a side into tiles.
+    """Divide a side into overlapping tiles.
 
     Args:
-        length: of the side, in pixels.
-        tile: of a tile.
-        overlap: pixels that two neighbours share.
+        length: length of the side, in pixels.
+        tile: length of a tile.
+        overlap: pixels shared by two neighbours.
 
     Returns:
-        Of each tile the pixels that it sees, and those among them, counted from the side's start, that it gives: up to
-        the middle of what it shares with a neighbour.
+        For each tile its input pixels, and its output pixels, which end in the middle of an overlap; both count from
+        the start of the side.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -67,17 +68,17 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 
 
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Apply a function to overlapping tiles of images, in memory that does not grow with the images.
+    """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    A pixel's value is that of the tile in whose inside it lies deepest. So it is what the function gives for the whole
-    image, if it depends on pixels at most half of the overlap away, and, for a network with a stride, if tile and
-    overlap are multiples of that.
+    A pixel's value comes from the tile in which it is farthest from the border. So the result is that of the whole
+    image if the function depends only on pixels within half of the overlap and, for a network with a stride, if tile
+    and overlap are multiples of the stride.
 
     Args:
         function: maps images to images of the same size; called once for each tile.
         image: `[B, C, H, W]`.
-        tile: side of a tile, in pixels; those at the lower and right borders can be smaller.
-        overlap: pixels that neighbouring tiles share, less than half a tile.
+        tile: side of a tile, in pixels; tiles at the lower and right borders can be smaller.
+        overlap: pixels shared by neighbouring tiles, less than half a tile.
 
     Returns:
         `[B, C', H, W]`.
@@ -106,7 +107,7 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
 
 
 def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
-    """Average what a function gives for the eight rotations and reflections of images, each turned back.
+    """Average a function over the eight rotations and reflections of images, each output transformed back.
 
     Source: Timofte, Rothe and Van Gool, Seven Ways to Improve Example-Based Single Image Super Resolution, CVPR 2016,
     arXiv 1511.02228.
@@ -130,14 +131,14 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """Say how a network is applied to whole images of any size; by default just so.
+    """How a network is applied to whole images of any size; by default in one unpadded pass.
 
     Args:
-        multiple: the network's stride: images are reflected up to sides that are multiples of it.
-        tile: side of the tiles that large images are restored in, in pixels; None restores them whole.
-        overlap: pixels that neighbouring tiles share; from twice the network's reach on, tiles give what whole images
-            give.
-        self_ensemble: whether the result is the mean over eight rotations and reflections.
+        multiple: the network's stride: images are padded by reflection to multiples of it.
+        tile: side of the tiles in which large images are restored, in pixels; None restores them whole.
+        overlap: pixels shared by neighbouring tiles. From twice the reach of the network's receptive field on, the
+            result is that of whole images.
+        self_ensemble: average the result over eight rotations and reflections.
 
     Raises:
         ValueError: if an argument is out of range.

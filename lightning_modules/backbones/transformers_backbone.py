@@ -1,4 +1,4 @@
-"""Vision networks of transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
+"""Vision networks from transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +17,11 @@ Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
 
 class TransformersBackbone(nn.Module):
-    """Features of a vision network of transformers, and a classifier behind them.
+    """Features of a transformers vision network, with an optional linear classifier.
 
     Args:
         network: takes `pixel_values`, normalised images `[B, C, H, W]`.
-        features: which of its outputs; see `transformers_model`.
+        features: which of its outputs to use; see `transformers_model`.
         num_classes: outputs of the linear classifier; 0 for none.
     """
 
@@ -45,14 +45,14 @@ class TransformersBackbone(nn.Module):
             features = output.pooler_output.flatten(1)
         else:
             tokens = output.last_hidden_state
-            if tokens.ndim == 4:  # maps of a convolutional network
+            if tokens.ndim == 4:  # feature maps of a convolutional network
                 tokens = tokens.flatten(2).transpose(1, 2)
             features = tokens[:, 0] if self.features == "first_token" else tokens.mean(dim=1)
         return self.classifier(features)
 
 
 def _width(config: Any) -> int:
-    """Features of the last layer: a convolutional network lists those of each stage."""
+    """Number of features of the last layer: the config of a convolutional network lists those of each stage."""
     sizes = getattr(config, "hidden_sizes", None)
     return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
 
@@ -69,27 +69,29 @@ def transformers_model(
     dtype: Precision | None = None,
     **adaptation: Any,
 ) -> nn.Module:
-    """Any vision network of transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
+    """Any vision network from transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
 
-    Of a model with a text tower, such as CLIP, it is the vision tower. On the meta device, where parameters have no
-    values, no weights are read or fetched.
+    For a model with a text tower, such as CLIP, it is the vision tower. On the meta device, where parameters have no
+    values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
-        num_classes: number of logits of a new linear classifier, K; 0 gives the features.
-        features: what the network pools itself (pooled), its first token (first_token), the mean of all tokens or
-            pixels of its last layer (mean_token), or CLIP's embedding that it shares with texts (projected).
-        pretrained: load the weights; otherwise draw new ones for the architecture in the config.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
-        mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
-        std: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
-        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
-        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+        num_classes: number of logits of a new linear classifier, K; 0 returns the features.
+        features: the network's own pooled output (pooled), its first token (first_token), the mean over all tokens or
+            pixels of its last layer (mean_token), or CLIP's embedding in the space shared with texts (projected).
+        pretrained: load the weights; otherwise initialise the config's architecture randomly.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
+        mean: per channel, in pixel units; default: that of `preprocessor_config.json` next to the config.
+        std: per channel, in pixel units; default: that of `preprocessor_config.json` next to the config.
+        tuning: full trains all parameters, lora only adapters and the classifier, linear_probe only the classifier,
+            frozen none.
+        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
+            float32.
+        adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
-        ValueError: if it is no vision network, the weights do not fit it, or an argument does not.
+        ValueError: if it is not a vision network, or weights or arguments do not fit.
         ImportError: if transformers, or for lora peft, is not installed.
     """
     need_transformers("transformers_model")
@@ -98,7 +100,7 @@ def transformers_model(
     if features not in get_args(Features):
         raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
     folder = Path(name_or_path).expanduser()
     local = folder.is_dir()
     source = str(folder) if local else name_or_path
@@ -107,11 +109,11 @@ def transformers_model(
         config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"no network of transformers at {name_or_path}: expected a folder with config.json, as save_pretrained "
+            f"no transformers network at {name_or_path}: expected a folder with config.json, as save_pretrained "
             f"writes it, or a name on the Hugging Face Hub"
         ) from error
-    except Exception as error:  # a config of other values raises almost anything
-        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
+    except Exception as error:  # transformers raises many kinds for invalid values
+        raise ValueError(f"config.json of {source} is not a config of transformers: {sentence(error)}") from error
     config = getattr(config, "vision_config", config)
     network_class = _vision_class(transformers, config, features)
     if pretrained and torch.get_default_device().type != "meta":
@@ -129,7 +131,7 @@ def transformers_model(
                 )
         for key in ("image_mean", "image_std"):
             if not _are_numbers(statistics.get(key, [0.5])):
-                raise ValueError(f"preprocessor_config.json of {name_or_path}: {key} must be numbers, one a channel")
+                raise ValueError(f"preprocessor_config.json of {name_or_path}: {key} must be numbers, one per channel")
         model = Normalized(model, mean or statistics["image_mean"], std or statistics["image_std"])
     return adapted(
         model,
@@ -149,7 +151,7 @@ def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
     found = mapping.get(type(config), None)
     found = found[0] if isinstance(found, tuple | list) else found
     if found is None or getattr(found, "main_input_name", None) != "pixel_values":
-        raise ValueError(f"name_or_path: {config.model_type} is no vision network of transformers")
+        raise ValueError(f"name_or_path: {config.model_type} is not a vision network of transformers")
     if features == "projected":
         projecting = getattr(transformers, f"{found.__name__}WithProjection", None)
         if projecting is None:
@@ -161,7 +163,7 @@ def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
 def _with_weights(network_class: Any, source: str, local: bool, config: Any, dtype: Precision | None) -> Any:
     precision = torch.float32 if dtype is None else getattr(torch, dtype)
     options = {"config": config, "local_files_only": local, "dtype": precision}
-    with quiet_transformers():  # it reports the text tower's weights as unexpected, name by name
+    with quiet_transformers():  # it reports each of the text tower's weights as unexpected
         return from_pretrained(network_class, source, "model.safetensors", **options)
 
 

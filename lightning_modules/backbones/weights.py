@@ -1,4 +1,4 @@
-"""Weights from local files: safetensors, PyTorch state dicts, Lightning checkpoints; no code in them is run."""
+"""Load weights from local files: safetensors, PyTorch state dicts, Lightning checkpoints; their code is never run."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,27 +13,27 @@ from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.backbones.normalized import Normalized
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
-INSIDE = ("state_dict", "model_state_dict", "model")  # where training scripts keep the network's weights
-WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every key
+INSIDE = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save the weights
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes added by DistributedDataParallel and torch.compile
 MOST_LAYERS = 10_000
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
-    """The first names, and how many more there are."""
+    """Join the first names, and the number of omitted ones."""
     names = list(names)
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
 
 
 def weights_file(path: str | Path) -> Path:
-    """The one file of weights that a path means.
+    """Find the weight file at a path.
 
     Args:
-        path: a file, or a folder that holds one file of weights (a safetensors file is preferred to others beside it).
+        path: a file, or a folder that contains one weight file (a safetensors file takes precedence).
 
     Raises:
         FileNotFoundError: if there is nothing at `path`, or no weights in the folder.
-        ValueError: if the suffix is unknown, or the folder holds several files of weights.
+        ValueError: if the suffix is unknown, or the folder contains several weight files.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -44,7 +44,9 @@ def weights_file(path: str | Path) -> Path:
                 f"no weights in the folder {path}: expected one file ending in {', '.join(SUFFIXES)}"
             )
         if len(files) > 1:
-            raise ValueError(f"{path} holds several files of weights, name one: {listed(file.name for file in files)}")
+            raise ValueError(
+                f"{path} contains several files of weights, name one: {listed(file.name for file in files)}"
+            )
         return files[0]
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: expected a file or a folder; copy it there or correct the path")
@@ -54,11 +56,11 @@ def weights_file(path: str | Path) -> Path:
 
 
 def check_safetensors(file: Path) -> None:
-    """Compare the header of a file of safetensors with its content, without reading that.
+    """Compare the header of a safetensors file with its size, without reading the tensors.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or something else, naming the file.
+        ValueError: if it is damaged or has another format; names the file.
     """
     check_is_file(file)
     try:
@@ -69,22 +71,20 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check what `save_pretrained` wrote before a library reads it: its config, and the headers of its weights.
+    """Check a `save_pretrained` folder before a library reads it: its config, and the headers of its weights.
 
     Raises:
-        ValueError: names the file that is damaged, leads out of the folder, declares too many layers or loads another.
+        ValueError: names a file that is damaged, points outside the folder, declares too many layers or loads another.
     """
     if (adapters := folder / "adapter_config.json").exists():
-        raise ValueError(
-            f"{adapters} makes the folder one of adapters, which name the network that is loaded; merge them"
-        )
+        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network by name; merge them")
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         shards = read_json_object(index, ["weight_map"])["weight_map"]
         named = shards.values() if isinstance(shards, dict) else [shards]
         if wrong := [name for name in named if not isinstance(name, str) or Path(name).name != name]:
-            raise ValueError(f"{index}: weight_map must name files beside it, got {wrong[0]!r}")
+            raise ValueError(f"{index}: weight_map must name files next to it, got {wrong[0]!r}")
         for name in sorted(set(named)):
             check_safetensors(folder / name)
     for file in sorted(folder.glob("*.safetensors")):
@@ -92,10 +92,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_pretrained(name_or_path: str) -> None:
-    """Check every configuration in JSON and the weights of a local folder; names on the Hub pass.
+    """Check every JSON config and the weights of a local folder; names on the Hub pass.
 
     Raises:
-        ValueError: names the file that is damaged or hostile.
+        ValueError: names a file that is damaged or hostile.
     """
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
@@ -103,19 +103,19 @@ def check_pretrained(name_or_path: str) -> None:
 
 
 def new_network(network_class: Any, config: Any, source: str) -> Any:
-    """Build a network with new weights from a config that a file holds.
+    """Build a network from a config file, with newly initialised weights.
 
     Raises:
-        ValueError: names where the config is from, if its values make no network.
+        ValueError: names the config's source, if its values define no network.
     """
     try:
         return network_class(config)
-    except Exception as error:  # a config of other values raises almost anything
-        raise ValueError(f"the config of {source} makes no {network_class.__name__}: {sentence(error)}") from error
+    except Exception as error:  # the libraries raise many kinds for invalid values
+        raise ValueError(f"the config of {source} defines no {network_class.__name__}: {sentence(error)}") from error
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config whose network would take for ever to build, or is made by code from elsewhere.
+    """Reject a config whose network would take excessively long to build, or runs code from elsewhere.
 
     Raises:
         ValueError: names file, key and value.
@@ -131,18 +131,18 @@ def check_config(file: Path, config: dict[str, Any]) -> None:
 
 
 def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """A state dict from a local file, on the CPU.
+    """Read a state dict from a local file, on the CPU.
 
     Args:
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. Weights
-            are also found inside it, under `state_dict` as in Lightning's checkpoints, `model_state_dict` or `model`;
-            `module.` and `_orig_mod.` before all keys are removed.
-        prefix: keeps the keys that start with it, after that or as they stand in the file, and removes it from them.
-        renamed: other beginnings for what is left of the keys.
+            may be nested in it under `state_dict` as in Lightning's checkpoints, `model_state_dict` or `model`; a
+            prefix `module.` or `_orig_mod.` of all keys is removed.
+        prefix: keep only keys that start with it, before or after that removal, and strip it.
+        renamed: replacements for the beginnings of the remaining keys.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, holds anything but tensors, or no key starts with `prefix` or with a
+        ValueError: if the file is damaged, contains anything but tensors, or no key starts with `prefix` or with a
             beginning in `renamed`.
     """
     file = weights_file(path)
@@ -152,7 +152,7 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         found = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
-            f"{file} holds no state dict (names and tensors, perhaps under {', '.join(INSIDE)}), but: {found}"
+            f"{file} must contain a state dict (names and tensors, perhaps under {', '.join(INSIDE)}), got: {found}"
         )
     weights = dict(content)
     for wrapper in WRAPPERS * 2:  # in either order
@@ -160,35 +160,34 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
     kept = below(weights, prefix) or below(content, prefix)
     if not kept:
-        raise ValueError(f"prefix {prefix!r} begins no key of {file}, whose keys are: {listed(weights)}")
+        raise ValueError(f"no key of {file} starts with prefix {prefix!r}; its keys are: {listed(weights)}")
     for old, new in (renamed or {}).items():
         if not below(kept, old):
-            raise ValueError(f"renamed: {old!r} begins no key of {file}, whose keys are: {listed(kept)}")
+            raise ValueError(f"renamed: no key of {file} starts with {old!r}; its keys are: {listed(kept)}")
         kept = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in kept.items()}
     return kept
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose keys start with `prefix`, without it."""
+    """Select the weights whose keys start with `prefix`, and strip it."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """A network with weights from a local file, all of them and nothing else.
+    """Load a network's weights from a local file, which must hold all of them and nothing else.
 
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: any network; a `Normalized` one also takes the keys of the network inside it.
+        network: any network; a `Normalized` one also accepts the keys of the network inside it.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
-        prefix: keeps the keys that start with it, and removes it from them: `network.` for the network of a Lightning
-            module.
-        renamed: other beginnings for what is left of the keys: `{fc.: linear.}` for the classifier of a ResNet whose
-            last layer has another name.
+        prefix: keep only keys that start with it, and strip it: `network.` selects the network of a Lightning module.
+        renamed: replacements for the beginnings of the remaining keys: `{fc.: linear.}` for the classifier of a ResNet
+            whose last layer has another name.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, or names are missing, unexpected, of another shape or not there to rename.
+        ValueError: if the file is damaged, or keys are missing, unexpected, of another shape or absent for renaming.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -201,13 +200,13 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
 
 
 def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copies weights into a network.
+    """Copy weights into a network.
 
     Raises:
-        ValueError: names what is missing, unexpected or of another shape.
+        ValueError: names weights that are missing, unexpected or of another shape.
     """
     own = network.state_dict()
-    # Old files lack batch normalisation's counters, which no output depends on; PyTorch fills them in.
+    # Old files lack batch normalisation's counters, which affect no output; PyTorch adds them.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
     reshaped = [
@@ -232,14 +231,14 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
 
 
 def from_pretrained(network_class: Any, source: str, file: str, needed: str = "", **options: Any) -> Any:
-    """Load a network of diffusers or transformers with all of its weights.
+    """Load a diffusers or transformers network with all of its weights.
 
     Args:
-        network_class: the network's class, of one of the two.
-        source: a folder that `save_pretrained` wrote, or a name on the Hugging Face Hub.
-        file: the weights that are expected there.
-        needed: what the names of those weights begin with that must be there; others may be drawn anew.
-        options: what else the class's own `from_pretrained` is given.
+        network_class: the network's class, from diffusers or transformers.
+        source: a folder written by `save_pretrained`, or a name on the Hugging Face Hub.
+        file: expected name of the weight file.
+        needed: prefix of the weights that must be present; others may be newly initialised.
+        options: keyword arguments of the class's own `from_pretrained`.
 
     Raises:
         FileNotFoundError: if there are no weights.
@@ -253,10 +252,10 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         )
     except OSError as error:
         raise FileNotFoundError(
-            f"no weights of {network_class.__name__} for {source}: expected {file} beside config.json, as "
-            f"save_pretrained writes it; or draw new ones with pretrained: false"
+            f"no weights of {network_class.__name__} for {source}: expected {file} next to config.json, as "
+            f"save_pretrained writes it; or initialise new ones with pretrained: false"
         ) from error
-    except Exception as error:  # configs and weights that do not fit raise almost anything
+    except Exception as error:  # the libraries raise many kinds for configs and weights that do not fit
         raise ValueError(f"the weights of {source} do not fit: {sentence(error)}") from error
     without = [key for key, value in network.state_dict().items() if value.is_meta]
     if missing := sorted(key for key in {*report["missing_keys"], *without} if key.startswith(needed)):

@@ -1,4 +1,4 @@
-"""Methods that several fields compare with."""
+"""Baselines shared by several fields."""
 
 from lightning_modules.baselines.bm3d import BM3D
 from lightning_modules.baselines.cross_entropy import CrossEntropy

@@ -1,11 +1,11 @@
-"""Denoise by block matching and collaborative filtering in three dimensions (BM3D), which trains nothing.
+"""Denoise by block matching and 3-D collaborative filtering (BM3D), without training.
 
-Similar blocks are stacked; the stack's transform is thresholded, which gives a first estimate, and then shrunk like
-Wiener's filter with the spectrum of that. A pixel is the weighted mean over all blocks that hold it.
+Similar blocks are stacked. Thresholding the stack's transform gives a first estimate, whose spectrum then defines a
+Wiener filter. A pixel is the weighted mean over all blocks that contain it.
 
 The filter is the authors' own, the package `bm3d`, with its default profile; its licence is for non-commercial use.
-With noise of 25 grey levels it has 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables), and in colour 30.71 dB on
-CBSD68 and 31.68 dB on Kodak24 (FFDNet's).
+With noise of 25 grey levels it reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables), and in colour 30.71 dB
+on CBSD68 and 31.68 dB on Kodak24 (FFDNet's).
 
 Source: Dabov, Foi, Katkovnik and Egiazarian, Image Denoising by Sparse 3-D Transform-Domain Collaborative Filtering,
 IEEE Transactions on Image Processing 2007.
@@ -34,13 +34,13 @@ def bm3d_filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def estimated_deviation(noisy: Tensor) -> Tensor:
-    """Estimate the standard deviation of white noise from the finest diagonal wavelets of Haar, w: median |w| / 0.6745.
+    """Estimate the standard deviation of white noise from the finest diagonal Haar wavelets w: median |w| / 0.6745.
 
     Args:
         noisy: `[B, C, H, W]`, of at least 2 x 2 pixels.
 
     Returns:
-        `[B]`, the mean over channels, at least 0.0001, as the filter needs some.
+        `[B]`, the mean over channels, at least 0.0001, since the filter needs a positive value.
 
     Source: Donoho and Johnstone, Ideal Spatial Adaptation by Wavelet Shrinkage, Biometrika 1994.
     """
@@ -51,12 +51,13 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
 
 
 class BM3D(RestorerSteps, MethodModule):
-    """Denoise grey or colour images with BM3D, on the host; it is tested and predicts, and has nothing to train.
+    """Denoise grey or colour images with BM3D, on the CPU; for testing and prediction only, since nothing is trained.
 
     Args:
-        grey_levels: standard deviation of the noise in grey levels, of which white has 255; None estimates that of each
-            image from its finest wavelets.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
+            image from the finest wavelets.
+        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
+            `unclipped`.
 
     Raises:
         ImportError: at setup, if the package `bm3d` is not installed.
@@ -71,7 +72,7 @@ class BM3D(RestorerSteps, MethodModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            raise ValueError("BM3D has nothing to train: test or predict, without fit")
+            raise ValueError("BM3D cannot be trained: run test or predict, without fit")
         if find_spec("bm3d") is None:
             raise ImportError(MISSING)
 
@@ -82,7 +83,7 @@ class BM3D(RestorerSteps, MethodModule):
         return self._filtered(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate the clean images, in [0, 1], for noise of standard deviation sigma, a number or one an image."""
+        """Estimate the clean images, in [0, 1]; sigma, the noise's standard deviation, is a number or one per image."""
         return self._filtered(noisy, sigma).clamp(0, 1)
 
     def _filtered(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:

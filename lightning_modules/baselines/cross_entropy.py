@@ -2,8 +2,8 @@
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-It first fits the pattern and later the false labels, example by example (Liu et al., 2020, section 3). The methods for
-noisy labels are compared with it.
+It first fits the pattern and later, sample by sample, the false labels (Liu et al., 2020, section 3). It is the
+baseline of the methods for noisy labels.
 
 Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
 2017, arXiv 1611.03530.
@@ -22,20 +22,20 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cros
 
 
 class CrossEntropy(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy on the labels it is given.
+    """Train any network with cross-entropy on the given labels.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
-            callback sees the logits of training images.
-        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
+        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
+            receive no logits of training images.
+        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if smoothed labels shall have binary cross-entropy.
+        ValueError: if smoothed labels are combined with binary cross-entropy.
     """
 
     def __init__(

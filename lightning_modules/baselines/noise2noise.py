@@ -1,9 +1,9 @@
-"""Train a network on pairs of noisy images of one scene, without a clean one.
+"""Train a network on pairs of noisy images of the same scene, without a clean one.
 
     L = mean (f(y_1) - y_2)^2
 
-for two noisy images y_1 and y_2 = x + n_2 whose noise is independent and of mean zero. The cross term
--2 (f(y_1) - x) n_2 vanishes in the mean, so the minimiser is the one of training on clean images, E[x | y_1].
+for two noisy images y_1 and y_2 = x + n_2 with independent noise of mean zero. The cross term -2 (f(y_1) - x) n_2
+vanishes in expectation, so the minimiser is that of training on clean images, E[x | y_1].
 
 Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
 Clean Data, ICML 2018, arXiv 1803.04189.
@@ -25,12 +25,13 @@ from lightning_modules.training.logging import log_training
 
 
 class Noise2Noise(RestorerSteps, MethodModule):
-    """Train any network on two noisy images of each scene; the data give the second one (`second_noisy`).
+    """Train any network on two noisy images of each scene; the data provide the second one (`second_noisy`).
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
+            `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
     """

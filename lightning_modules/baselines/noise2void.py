@@ -1,16 +1,16 @@
-"""Train a network on single noisy images by hiding pixels from it.
+"""Train a network on single noisy images with masked pixels (blind-spot training).
 
-Some pixels i of a patch are replaced by pixels of their neighbourhood, y -> y~, and the network has to give what was
-there:
+Some pixels i of a patch are replaced by neighbouring pixels, y -> y~, and the network has to predict the original
+values:
 
-    L = mean over the hidden i of (f(y~)_i - y_i)^2
+    L = mean over the replaced i of (f(y~)_i - y_i)^2
 
-With noise that is independent from pixel to pixel, nothing that the network sees tells it the noise of y_i, and the
+If the noise is independent between pixels, the network's input has no information about the noise of y_i, and the
 minimiser is E[x_i | all other pixels].
 
-A patch is divided into squares, and in each one pixel is hidden (stratified sampling); the one that replaces it is
-drawn from the 5 x 5 pixels around it, moved inwards at borders, and is not itself. The authors' first code let it stay
-itself, too, which shows the network its noise 1 time of 25.
+A patch is divided into squares, and one pixel of each is masked (stratified sampling). Its replacement is sampled from
+the 5 x 5 pixels around it, a window moved inwards at borders, without the pixel itself. The authors' first code could
+also sample the pixel itself, which shows the network its noise 1 time in 25.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -32,9 +32,9 @@ from lightning_modules.optim.optimizers import adam, constant, optimizer_config,
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
-STREAM = 3000  # of random numbers; those below belong to data
+STREAM = 3000  # stream of random numbers; smaller ones belong to the data
 REACH = 2
-"""Greatest distance of a pixel that replaces another one inside the image, in rows and in columns."""
+"""Maximum distance of a replacement pixel inside the image, in rows and in columns."""
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
         square: side of a square, in pixels.
 
     Returns:
-        The images with replaced pixels, and where these are, `[B, 1, H, W]`, bool.
+        The images with replaced pixels, and the mask of these pixels, `[B, 1, H, W]`, bool.
     """
     batch, channels, height, width = noisy.shape
     down, across = height // square, width // square
@@ -56,7 +56,7 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
     side = 2 * REACH + 1
     top, left = (row - REACH).clamp(0, height - side), (column - REACH).clamp(0, width - side)
     neighbour = (uniform[..., 2] * (side**2 - 1)).long()
-    neighbour = neighbour + (neighbour >= (row - top) * side + column - left)  # all but the pixel itself
+    neighbour = neighbour + (neighbour >= (row - top) * side + column - left)  # skips the pixel itself
     other_row, other_column = top + neighbour // side, left + neighbour % side
     place, other = row * width + column, other_row * width + other_column
     flat = noisy.flatten(2)
@@ -67,18 +67,19 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
 
 
 class Noise2Void(RestorerSteps, MethodModule):
-    """Train any network on single noisy images, with hidden pixels.
+    """Train any network on single noisy images, with masked pixels.
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
-        square: side of the squares in each of which one pixel is hidden; 8 are the paper's 64 pixels of 64 x 64.
+        square: side of the squares in which one pixel each is masked; 8 gives the paper's 64 pixels of 64 x 64.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
+            `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if `square` is less than 2, or in training patches are smaller than it or than 5 pixels.
+        ValueError: if `square` is less than 2 or, in training, patches are smaller than `square` or 5 pixels.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Noise2Void(RestorerSteps, MethodModule):
         noisy = batch["noisy"]
         if min(noisy.shape[2:]) < max(self.square, 2 * REACH + 1):
             raise ValueError(
-                f"patches of {list(noisy.shape[2:])} pixels are smaller than model.square, {self.square}, or 5"
+                f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.square, {self.square}, or 5"
             )
         squares = (noisy.shape[2] // self.square) * (noisy.shape[3] // self.square)
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 3 * squares, stream=STREAM)

@@ -1,7 +1,7 @@
-"""Score images by the out-of-distribution detectors of the package pytorch-ood, on a classifier's logits and features.
+"""Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
 The package has some twenty published scores, of logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN, KLMatching)
-and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). A forward pass a batch serves all.
+and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All share one forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -29,22 +29,22 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class OODScores(ClassifierSteps, MethodModule):
-    """Train a classifier with cross-entropy, and test how well its logits and features tell other images.
+    """Train a classifier with cross-entropy, and test how well its logits and features detect other images.
 
-    Testing takes data of `OutOfDistribution`. Detectors that learn from training images see all of them, without
-    augmentation, before the test; processes share the work, and all of them have the same scores.
+    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to all
+    of them, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
         num_classes: number of classes, K.
-        detectors: the arguments of each detector, by its class name in `pytorch_ood.detector`; the first one's metrics
-            have no detector's name.
+        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first one are
+            named without it.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: names the detector that there is not, or that needs other things than logits or features.
+        ValueError: names a detector that does not exist, or needs inputs other than logits or features.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class OODScores(ClassifierSteps, MethodModule):
     def on_test_start(self) -> None:
         self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
         if len(self._names) < 2:
-            raise ValueError("OODScores tests how well other images are told: give data of OutOfDistribution")
+            raise ValueError("OODScores tests the detection of other images: set data to OutOfDistribution")
         self._seen = [Collected() for _ in self._names]
         head = copy.deepcopy(classifier_layer(self.network)).cpu().float()
         self.scorers = {name: detector_of(name, given, head) for name, given in self.detectors.items()}
@@ -117,26 +117,26 @@ class OODScores(ClassifierSteps, MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _parts(self, seen: Collected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Give positions, logits, features and labels of all images that any process saw, on the host."""
+        """Return positions, logits, features and labels of the images from all ranks, on the CPU."""
         index, rows = seen.compute()
         return index, rows[:, : self.num_classes].float(), rows[:, self.num_classes : -1].float(), rows[:, -1].long()
 
 
 def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
-    """Put together what is kept of images, `[B, K + D + 1]`."""
+    """Concatenate the values kept for images, `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 
 
 def of_logits(detector: Any) -> bool:
-    """Tell whether a detector takes logits, or features."""
+    """Whether a detector takes logits; otherwise it takes features."""
     return hasattr(detector, "predict_logits")
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Build a detector of logits or features; of the network it is handed the last linear layer alone.
+    """Build a detector on logits or features; it receives only the network's last linear layer.
 
     Args:
-        name: class of `pytorch_ood.detector`.
+        name: class in `pytorch_ood.detector`.
         given: its arguments.
         head: the last linear layer.
     """
@@ -148,7 +148,7 @@ def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.
     kinds = {key: kind for key, kind in vars(package).items() if inspect.isclass(kind)}
     usable = {key: kind for key, kind in kinds.items() if issubclass(kind, (LogitsDetector, FeaturesDetector))}
     if name not in usable:
-        raise ValueError(f"detectors: {name} is none of logits or features; there are {', '.join(sorted(usable))}")
+        raise ValueError(f"detectors: {name} must work on logits or features; allowed: {', '.join(sorted(usable))}")
     known = {"model": None, "encoder": None, "head": head, "w": head.weight.detach(), "b": head.bias}
     every = inspect.signature(usable[name]).parameters.items()
     asked = {key: parameter for key, parameter in every if parameter.kind is not parameter.VAR_KEYWORD}

@@ -1,9 +1,8 @@
-"""Segmentation with cross-entropy: the baseline that memorises the errors of its annotations.
+"""Segmentation with cross-entropy: the baseline that memorises annotation errors.
 
     L = -mean_{b,h,w} log softmax(z)_y
 
-Pixels of label 255 have a loss of 0 and count in the mean, as in the authors' code of ADELE, which this baseline is
-trained beside.
+Pixels labelled 255 add a loss of 0 and count in the mean, as in the authors' code of ADELE, whose baseline this is.
 
 Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv
 1411.4038.
@@ -25,18 +24,18 @@ from lightning_modules.training.logging import log_training
 
 
 class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
-    """Train any segmenter with cross-entropy on the labels that it is given.
+    """Train any segmenter with cross-entropy on the given labels.
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
-        num_classes: number of categories, K, with the background.
-        new_layers: names of submodules of a pretrained network that are trained from scratch, at ten times the learning
-            rate (see `learning_rate_groups`); without any, all parameters have the same.
+        num_classes: number of categories, K, including the background.
+        new_layers: names of submodules of a pretrained network to train from scratch, at ten times the learning rate
+            (see `learning_rate_groups`); without any, all parameters have the same learning rate.
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
-        ValueError: if `new_layers` names no submodule.
+        ValueError: if a name in `new_layers` is not a submodule.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""SimCLR learns features without labels, from which methods for noisy labels begin.
+"""SimCLR learns features without labels, as an initialisation for methods with noisy labels.
 
-Two views of each image are drawn; a perceptron maps the features of both to h, and each view must find the other view
-of its image among all views of the batch, over all processes (see `nt_xent`).
+Two random views of each image are generated; an MLP maps the features of both to h, and each view must identify the
+other view of its image among all views of the global batch (see `nt_xent`).
 
-The network is a whole classifier whose last layer keeps its initial weights, so that a checkpoint fits the classifier
-that is trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pre-train within the
-same run, give this module to the callback `Pretraining` as its `model`.
+The network is a whole classifier whose last layer keeps its initial weights, so that its checkpoint fits the classifier
+trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the same run,
+use this module as the `model` of the callback `Pretraining`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709.
@@ -30,16 +30,16 @@ from lightning_modules.views.unaugmented import check_unaugmented
 
 
 class SimCLR(OwnLoaders, MethodModule):
-    """Pre-train a classifier's features without labels.
+    """Pretrain a classifier's features without labels.
 
     Args:
         network: a classifier; its last linear layer is not trained.
         num_classes: number of classes of the data; labels are not used.
-        view: augments a batch of images, each by itself; drawn twice.
-        hidden_features: hidden width of the perceptron.
-        projection_features: width of h, the perceptron's output.
-        temperature: tau of the loss; the lower, the more the closest images count.
-        optimizer: built on the trainable parameters of network and perceptron.
+        view: random augmentation of a batch of images, each independently; applied twice.
+        hidden_features: hidden width of the MLP.
+        projection_features: width of h, the MLP's output.
+        temperature: tau of the loss; a lower value gives the closest images more weight.
+        optimizer: built on the trainable parameters of network and MLP.
         lr_scheduler: stepped every epoch.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Train a network to give the clean image for a noisy one.
+"""Train a network to predict the clean image from a noisy one.
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 
-for noisy images y and clean ones x. It is what methods without clean images are measured against.
+for noisy images y and clean ones x. It is the baseline for methods without clean images.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -33,16 +33,17 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
-        loss: mean of squares (`mse`) or of absolute values (`l1`).
-        factor: pixels of a clean image for one of the given one, along each axis: the network sees given images that
-            are enlarged by bicubic interpolation.
+        loss: mean squared error (`mse`) or mean absolute error (`l1`).
+        factor: upscaling factor of the clean image along each axis: the network receives the given images upscaled by
+            bicubic interpolation.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
+            `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is none of those that are allowed.
+        ValueError: if an argument is not an allowed value.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Estimate clean images of enlarged noisy ones, `[B, C, H, W]`."""
+        """Estimate the clean images of upscaled noisy ones, `[B, C, H, W]`."""
         return self.network(noisy)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,1 +1,1 @@
-"""State and rows that are shared out over processes."""
+"""State and rows sharded over ranks."""

@@ -1,4 +1,4 @@
-"""Rows of the whole batch, over all processes, through which gradients reach the process that they came from."""
+"""Gather the rows of the global batch, with gradients that flow back to each row's rank."""
 
 from typing import Any
 
@@ -25,17 +25,17 @@ class _Gathered(torch.autograd.Function):
 
 
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
-    """Gathers what each process has of a batch.
+    """Gather the rows of a batch from all ranks.
 
-    The gradient of a row is the sum of what all processes' losses have for it. So where process r of W backs up its
-    loss L_r and DDP averages, the parameters get the gradient of mean_r L_r.
+    The gradient of a row is the sum of the gradients from all ranks' losses. So if rank r of W backpropagates its loss
+    L_r and DDP averages, parameters get the gradient of mean_r L_r.
 
     Args:
-        local: `[b, ...]`: this process's rows.
-        global_batch_size: B, rows of all processes, dealt out as `GlobalBatches` does.
+        local: `[b, ...]`: this rank's rows.
+        global_batch_size: B, rows over all ranks, sharded as by `GlobalBatches`.
 
     Returns:
-        `[B, ...]`, in the order of the processes; `local` itself in a single process.
+        `[B, ...]`, ordered by rank; `local` itself on a single process.
     """
     if world_size() == 1:
         return local
@@ -43,19 +43,19 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch the rows that stand at other places of a batch from the processes that have them, and no others.
+    """Fetch only the partner rows of this rank's rows from the ranks that hold them.
 
     Args:
-        local: `[b, ...]`: this process's rows, without gradient where there are several processes.
-        partner: `[B]`, int64, on the host: a permutation of the places in the batch of all processes, the same on all;
-            or `[b]`, of the places in `local`.
+        local: `[b, ...]`: this rank's rows, without gradient if there are several ranks.
+        partner: `[B]`, int64, on the CPU: a permutation of the positions in the global batch, the same on all ranks; or
+            `[b]`, of the positions in `local`.
 
     Returns:
-        `[b, ...]`: for each place of this process the row of its partner.
+        `[b, ...]`: the partner of each of this rank's rows.
     """
     if len(partner) == len(local):
         return local[partner.to(local.device, non_blocking=True)]
-    assert not local.requires_grad, "rows of other processes have no gradient"
+    assert not local.requires_grad, "rows of other ranks have no gradient"
     rank, processes = collectives.rank(), collectives.world_size()
     wanted = partner[rank::processes]
     given = [each[each % processes == rank] // processes for each in (partner[r::processes] for r in range(processes))]
@@ -63,10 +63,10 @@ def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
     arrived = local.new_empty(len(wanted), *local.shape[1:])
     sent = local[torch.cat(given).to(local.device, non_blocking=True)]
     dist.all_to_all_single(arrived, sent, taken, list(map(len, given)))
-    place = (wanted % processes).argsort(stable=True).argsort()  # what came is in the order of the processes
+    place = (wanted % processes).argsort(stable=True).argsort()  # received rows are ordered by rank
     return arrived[place.to(local.device, non_blocking=True)]
 
 
 def global_sum(local: Tensor) -> Tensor:
-    """The sum over processes of a tensor of any shape, the same on all, with gradient as in `global_rows`."""
+    """Sum a tensor of any shape over ranks; the gradient is as in `global_rows`."""
     return local if world_size() == 1 else global_rows(local[None], world_size()).sum(dim=0)

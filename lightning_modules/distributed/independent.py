@@ -1,9 +1,9 @@
-"""Train models of their own in several processes: rows that are dealt out, and a strategy that averages no gradients.
+"""Train separate models on several ranks: model rows sharded over ranks, and a strategy without gradient averaging.
 
-Models that are trained together, such as the nodes of a network or the members of a population, are rows of stacked
-tensors, and each process hosts a block of them (`Hosted`). Under the strategy `Independent` no process is given another
-one's weights or gradients; a module exchanges what it has to say itself. A checkpoint holds the rows of all models, and
-is read by any number of processes. If a process is killed, the others say which, and end.
+Models trained together, such as the nodes of a network or the members of a population, are rows of stacked tensors, and
+each rank hosts a block of them (`Hosted`). Under the strategy `Independent`, weights and gradients are not
+communicated; a module does its own communication. A checkpoint holds the rows of all models, and loads on any number of
+ranks. If a process is killed, the others name it and exit.
 """
 
 import contextlib
@@ -33,66 +33,66 @@ from lightning_modules.lightning_internals import (
 )
 
 GRACE = 10.0
-"""Seconds that a process has to end by an error of its own once another one is lost."""
+"""Seconds in which a process may end with its own error once another process is lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
-"""Errors of a collective that another process left."""
+"""Patterns of errors from a collective that another process has left."""
 
 
 class Hosted(nn.Module):
-    """Parameters and buffers with a row for each of several models, of which a process keeps a block once it is dealt.
+    """Parameters and buffers with a row for each of several models; after `deal`, a rank keeps only its block of rows.
 
     Args:
-        count: number of models over all processes.
+        count: number of models over all ranks.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
         self.own = range(count)
-        """The models that this process hosts."""
+        """The models hosted by this rank."""
 
     def deal(self) -> None:
-        """Keep the rows of this process alone. It is called before training, a test or a prediction.
+        """Keep only the rows of this rank. Called before training, testing or prediction.
 
         Raises:
-            ValueError: if a process would have none.
+            ValueError: if a rank would have no rows.
         """
         own = collectives.block(self.count, collectives.rank(), collectives.world_size())
         if not own:
             processes = collectives.world_size()
-            raise ValueError(f"{self.count} models cannot be shared by {processes} processes: use at most {self.count}")
+            raise ValueError(f"{self.count} models cannot be sharded over {processes} ranks: use at most {self.count}")
         if own != self.own:
             for tensor in (*self.parameters(), *self.buffers()):
                 tensor.data = tensor.data[own.start : own.stop].clone()
             self.own = own
 
     def whole(self, rows: Tensor) -> Tensor:
-        """Gather the rows of all models, `[count, ...]`, from those of each process, without gradient.
+        """Gather the rows of all models, `[count, ...]`, from all ranks, without gradient.
 
-        Every process calls it. A single process gets what it gives.
+        Every rank must call it. On a single process it returns its input.
         """
         rows = rows.detach()
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
 
     def part(self, whole: Tensor) -> Tensor:
-        """Take this process's rows of those of all models, `[count, ...]`."""
+        """Return this rank's rows from those of all models, `[count, ...]`."""
         return whole[self.own.start : self.own.stop]
 
 
 class LostProcess(ConnectionError):
-    """A process of the run is gone; the message says which."""
+    """A process of the run is lost; the message names it."""
 
 
 class Heartbeats(threading.Thread):
-    """Tell every process which other one is gone, whatever it waits for.
+    """Report the loss of a process to all others, whatever they are waiting for.
 
-    Each process counts up a number in a store of process 0, which watches the numbers. A process that learns of a lost
-    one has some seconds to end by an error of its own. If it waits on, for a collective that nobody will complete, it
-    says what is lost and ends.
+    Each process increments a counter in a store of process 0, which monitors the counters. A process that learns of a
+    lost one has some seconds to end with its own error. If it keeps waiting, for a collective that will never complete,
+    it reports the loss and exits.
 
     Args:
-        strategy: the processes.
-        patience: seconds without a beat after which a process is lost.
+        strategy: strategy of the run.
+        patience: seconds without a heartbeat after which a process is lost.
     """
 
     def __init__(self, strategy: DDPStrategy, patience: float) -> None:
@@ -100,7 +100,7 @@ class Heartbeats(threading.Thread):
         self.rank, self.processes, self.patience = strategy.global_rank, strategy.world_size, patience
         self.interval = min(1.0, patience / 10)
         self.lost = ""
-        """Says which process is gone, once one is."""
+        """Names the lost process, if any."""
         self.running = False
         self.runs = self.left = 0
         assert strategy.cluster_environment is not None
@@ -121,14 +121,14 @@ class Heartbeats(threading.Thread):
         while not self.lost:
             time.sleep(self.interval)
             if time.monotonic() - self.answered > self.patience:
-                self.lost = f"{self.names[0]} does not answer any more: it was killed or hangs"
+                self.lost = f"{self.names[0]} does not respond: it was killed or hangs"
         time.sleep(GRACE)
         if self.running:
             print(f"error: {self.message}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _beat(self) -> None:
-        """Talk to the store, which no other thread does: without process 0's machine the answer never comes."""
+        """Access the store, from this thread only: if process 0's machine is gone, a call never returns."""
         try:
             while not self.lost:
                 self.store.add(f"beats/{self.rank}", 1)
@@ -142,7 +142,7 @@ class Heartbeats(threading.Thread):
                     call()
                     done.set()
         except RuntimeError:  # the connection is closed
-            self.lost = f"{self.names[0]} does not answer any more: it ended or was killed"
+            self.lost = f"{self.names[0]} does not respond: it ended or was killed"
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -150,13 +150,13 @@ class Heartbeats(threading.Thread):
             if (count := self.store.add(f"beats/{rank}", 0)) != beats:
                 self.beaten[rank] = (count, now)
             elif now - since > self.patience:
-                self._say(f"{self.names[rank]} was not heard of for {self.patience:g} s: it was killed or hangs")
+                self._say(f"{self.names[rank]} sent no heartbeat for {self.patience:g} s: it was killed or hangs")
 
     def _say(self, sentence: str) -> None:
-        self.store.compare_set("lost", "", sentence)  # the first sentence stays
+        self.store.compare_set("lost", "", sentence)  # keeps the first sentence
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Let the store be talked to, and wait until that is done, a process is lost or patience ends."""
+        """Ask the thread to access the store, and wait for that, for the loss of a process or for a timeout."""
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
         while not (self.lost or done.wait(0.02)) and time.monotonic() < end:
@@ -167,15 +167,15 @@ class Heartbeats(threading.Thread):
 
     @property
     def message(self) -> str:
-        return f"{self.lost}; --resume RUN_DIRECTORY goes on from the last checkpoint, on any number of processes"
+        return f"{self.lost}; resume from the last checkpoint with --resume RUN_DIRECTORY, on any number of processes"
 
     def enter(self) -> None:
-        """Begin a run, in which no process may be lost."""
+        """Start a run; from here on, the loss of a process is an error."""
         self.running = True
         self.runs += 1
 
     def leave(self) -> None:
-        """End a run. Process 0, whose end would be taken for a loss, waits for the others to end theirs."""
+        """End a run. Process 0 waits for the others to end, since its exit would count as a loss."""
         end = time.monotonic() + self.patience
         self._ask(lambda: self._count_left(1))
         while self.rank == 0 and self.left < self.runs * self.processes and not self.lost and time.monotonic() < end:
@@ -183,7 +183,7 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run by an error: one that another process's loss caused says so, and of any other the others hear.
+        """End a run with an error, and report it to the other ranks unless the loss of a process caused it.
 
         Raises:
             LostProcess: if another process is lost.
@@ -197,13 +197,13 @@ class Heartbeats(threading.Thread):
             reason = " ".join(f"{type(exception).__name__} {exception}".split())
             self._ask(lambda: self._say(f"{self.names[self.rank]} ended with {reason[:300]}"))
         if self.rank == 0:
-            time.sleep(3 * self.interval)  # until the others have read in its store what is lost
+            time.sleep(3 * self.interval)  # so that the others can read the message in its store
         if lost:
             raise LostProcess(self.message) from exception
 
 
 class _UntilWatched(ChildProcessObserver):
-    """Lightning's watch over the processes that it starts, which kills all without saying why, until `Heartbeats`."""
+    """Lightning's observer, which kills all processes without giving a reason, active until `Heartbeats` starts."""
 
     watched = False
 
@@ -225,18 +225,18 @@ class _Launcher(SubprocessScriptLauncher):
 
 
 class Independent(DDPStrategy):
-    """Let each process train the models that it hosts, by gradients of its own.
+    """Let each rank train the models it hosts, without averaging gradients.
 
-    Nothing is broadcast or averaged. Modules keep what differs between processes in `Hosted`, whose rows a checkpoint
-    holds whole, and the state that an optimizer has for them.
+    Nothing is broadcast or averaged. Modules keep per-rank parameters in `Hosted`; a checkpoint holds the rows of all
+    models, and their optimizer state.
 
     Args:
-        patience: seconds after which a process that gives no sign is lost, and the others end with an error that says
-            which it is.
+        patience: seconds without a heartbeat after which a process is lost, and the others end with an error that
+            names it.
 
     Raises:
         LostProcess: if a process is lost.
-        ValueError: if `patience` is not positive, or batch normalisation is to be synchronised.
+        ValueError: if `patience` is not positive, or batch normalisation is set to be synchronised.
     """
 
     def __init__(self, patience: float = 30.0) -> None:
@@ -260,9 +260,9 @@ class Independent(DDPStrategy):
     def setup(self, trainer: Any) -> None:
         if self._layer_sync is not None:
             raise ValueError(
-                "trainer.sync_batchnorm must be false: processes that train models of their own share none"
+                "trainer.sync_batchnorm must be false: ranks that train separate models share no statistics"
             )
-        super(DDPStrategy, self).setup(trainer)  # without what makes processes alike
+        super(DDPStrategy, self).setup(trainer)  # skips DDP's wrapping and synchronisation
 
     def _setup_model(self, model: Any) -> Any:
         return model
@@ -296,7 +296,7 @@ class Independent(DDPStrategy):
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": own})
 
     def _by_rows(self, optimizer: Optimizer, state: Any, change: Callable[[Hosted, Tensor], Tensor]) -> dict[str, Any]:
-        """Change what an optimizer's state has for each row of the models."""
+        """Apply a change to the optimizer state of each model row."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         parts = {id(parameter): part for _, part in self._parts() for parameter in part.parameters()}
         changed = {}
@@ -319,10 +319,10 @@ class Independent(DDPStrategy):
 
 
 def require_independent(trainer: Any) -> None:
-    """Refuse several processes under a strategy that would make them alike.
+    """Reject several ranks under a strategy that would synchronise them.
 
     Raises:
-        ValueError: names the strategy and the layer of configuration that sets it.
+        ValueError: names the strategy and the configuration that sets it.
     """
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
         raise ValueError(

@@ -1,14 +1,12 @@
-"""A vector remembered for every training sample, kept once over all processes.
+"""A vector stored for every training sample, sharded over ranks.
 
-Methods that learn with noisy labels keep a running target, a loss history or a guess for each sample. A shuffled
-epoch brings a sample to any process, so the memory is sharded by sample and not by batch: process r of W owns the
+Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
+shuffling, a sample can occur on any rank, so the storage is sharded by sample, not by batch: rank r of W owns the
 samples r, r + W, r + 2W, ... and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over
-all processes, half of that in float16). In each step the processes exchange the rows of the global batch alone, 2 * B
-* K numbers.
+all ranks, half of that in float16). Each step exchanges only the rows of the global batch, 2 * B * K numbers.
 
-This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has.
-It travels in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes. Process 0
-collects it on the host, some rows at a time.
+This is neither a parameter nor a buffer, since DDP would overwrite the shards with rank 0's. The checkpoint holds all
+rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers them on the CPU, some rows at a time.
 """
 
 from collections.abc import Callable
@@ -21,30 +19,30 @@ from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
 _NUMBERS_AT_ONCE = 1 << 27
-"""Rows, and numbers in them, that process 0 gets from all processes at once, on its device, when it collects them."""
+"""Number of rows and of their values that rank 0 gathers from all ranks at once, on its device."""
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
-    """Count the samples of a batch that each process has, in the order of their ranks, as `GlobalBatches` deals them.
+    """Return the number of samples of a batch on each rank, ordered by rank, as sharded by `GlobalBatches`.
 
     Args:
-        global_batch_size: samples over all processes.
+        global_batch_size: samples over all ranks.
     """
     processes = collectives.world_size()
     return [len(range(process, global_batch_size, processes)) for process in range(processes)]
 
 
 def share_start(global_batch_size: int) -> int:
-    """The first row of this process's share among those of all, in the order of their ranks."""
+    """Return the first row of this rank's shard of the global batch."""
     return sum(share_sizes(global_batch_size)[: collectives.rank()])
 
 
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all processes, in the order of their ranks, without gradient.
+    """Gather the rows of all ranks, ordered by rank, without gradient.
 
     Args:
-        local: `[b, ...]`: this process's rows.
-        counts: how many each process has, so that no sizes are exchanged.
+        local: `[b, ...]`: this rank's rows.
+        counts: number of rows on each rank, so that sizes need not be exchanged.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -54,10 +52,10 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
 
 class PerSample:
-    """A row of numbers for each training sample, kept once over all processes, at first zero.
+    """A row of numbers for each training sample, sharded over ranks, initially zero.
 
-    A module makes it in its constructor, calls `allocate` in `on_fit_start`, keeps `gathered()` in a checkpoint and
-    gives it back by `restore`.
+    A module creates it in its constructor, calls `allocate` in `on_fit_start`, saves `gathered()` in checkpoints and
+    loads it with `restore`.
 
     Args:
         num_features: K, numbers for each sample.
@@ -78,40 +76,40 @@ class PerSample:
         dtype: torch.dtype = torch.float32,
         exchange: torch.device | str | None = None,
     ) -> "PerSample":
-        """Begin a training: rows are what `restore` was given, or zero.
+        """Start training: rows are those given to `restore`, or zero.
 
         Args:
             num_samples: N, samples of the training set.
-            device: where this process's rows live.
-            dtype: how they are stored; they are combined in the type of the values that come in.
-            exchange: where processes exchange them, if that is not where they live: rows on the host of a process with
-                a GPU go through the GPU, those of a batch at a time.
+            device: device of this rank's rows.
+            dtype: dtype of the stored rows; computations use the dtype of the new values.
+            exchange: device for communication, if not `device`: with rows on the CPU of a rank with a GPU, those of a
+                batch go through the GPU.
 
         Returns:
             This object.
 
         Raises:
-            ValueError: if what was restored is of another number of samples or features.
+            ValueError: if the restored rows are for another number of samples or features.
         """
         rank, processes = collectives.rank(), collectives.world_size()
         self.num_samples = num_samples
         self.num_owned = len(range(rank, num_samples, processes))
-        # One row more than is owned: what is computed for other processes' samples goes there.
+        # One row more than owned: results for samples of other ranks are written there.
         self._rows = torch.zeros(self.num_owned + 1, self.num_features, device=device, dtype=dtype)
         self._exchange = self._rows.device if exchange is None else torch.device(exchange)
         if len(self._restored):
             expected = (num_samples, self.num_features)
             if tuple(self._restored.shape) != expected:
                 raise ValueError(
-                    f"the checkpoint's per-sample state is {list(self._restored.shape)}, "
-                    f"the training set's {list(expected)}"
+                    f"the checkpoint's per-sample state is {list(self._restored.shape)}, but the training set needs "
+                    f"{list(expected)}"
                 )
             self._rows[:-1] = self._restored[rank::processes].to(self._rows)
-            self._restored = torch.zeros(0, self.num_features)  # a part would keep all of it
+            self._restored = torch.zeros(0, self.num_features)  # a view would keep all of it in memory
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; without any, training begins anew."""
+        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; with none, training starts from zero."""
         self._restored = everything
 
     def update(
@@ -121,18 +119,18 @@ class PerSample:
         rule: Callable[[Tensor, Tensor], Tensor],
         global_batch_size: int | None = None,
     ) -> Tensor:
-        """Replaces the rows of the global batch and returns this process's part of them.
+        """Update the rows of the global batch, and return this rank's.
 
-        All processes call it in the same step, each with the share of the batch that `GlobalBatches` deals it.
+        All ranks must call it in the same step, each with its shard of the batch as given by `GlobalBatches`.
 
         Args:
-            index: `[b]`, int64: samples of this process's share; none occurs twice in the global batch.
-            value: `[b, K]`: what this process has to say of them, without gradient.
+            index: `[b]`, int64: samples on this rank; none occurs twice in the global batch.
+            value: `[b, K]`: this rank's values for them, without gradient.
             rule: `(old rows, values) -> new rows`, row by row.
-            global_batch_size: samples of the batch over all processes; needed where there is more than one.
+            global_batch_size: samples of the batch over all ranks; needed with more than one rank.
 
         Returns:
-            The new rows of `index`, `[b, K]`, in the type of `value` and on its device.
+            The new rows of `index`, `[b, K]`, with the dtype and device of `value`.
         """
         rank, processes = collectives.rank(), collectives.world_size()
         if processes == 1:
@@ -141,7 +139,7 @@ class PerSample:
             return self._rows[row].to(value)
         if global_batch_size is None:
             raise ValueError(
-                f"the batch lacks global_batch_size, which {processes} processes need to share per-sample state"
+                f"the batch lacks global_batch_size, which {processes} processes need to shard per-sample state"
             )
         counts = share_sizes(global_batch_size)
         all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
@@ -154,10 +152,10 @@ class PerSample:
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:
-        """All rows, `[N, K]`, on the CPU of process 0; no rows elsewhere. Every process calls it.
+        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Every rank must call it.
 
-        Before `allocate` they are what was restored. Of one process on the CPU they are the table itself, which goes on
-        to change: they are for a checkpoint that is written at once, or copied by whoever writes it later.
+        Before `allocate` these are the restored rows. On a single process on the CPU this is the table itself, which
+        later updates change: write a checkpoint at once, or copy it.
         """
         if not self.num_samples:
             return self._restored
@@ -168,7 +166,7 @@ class PerSample:
         most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
         longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)
         for first in range(0, longest, at_once):
-            # Equally many on all processes: there is one row more.
+            # Equally many on all ranks, thanks to the additional row.
             own = self._rows[first : min(first + at_once, longest)].to(self._exchange)
             chunk = [torch.empty_like(own) for _ in range(processes)] if rank == 0 else None
             dist.gather(own, chunk)

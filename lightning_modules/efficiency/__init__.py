@@ -1,1 +1,1 @@
-"""Efficiency: what training keeps, computes and writes when memory and arithmetic are short."""
+"""Efficiency: training with less memory, arithmetic and precision."""

@@ -1,1 +1,1 @@
-"""Loss functions that methods of several fields use: plain functions of tensors."""
+"""Loss functions shared by methods of several fields: plain functions of tensors."""

@@ -1,6 +1,6 @@
-"""Contrastive losses over the global batch, and the cosines that they compare.
+"""Contrastive losses over the global batch, and their cosine similarities.
 
-NT-Xent of SimCLR: each view of an image must find the other one among all other views of the batch.
+NT-Xent of SimCLR: each view of an image must identify the other one among all other views of the batch.
 
     L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a,
 
@@ -9,11 +9,11 @@ over the 2B views of a batch, with |h| = 1.
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709, equation 1.
 
-InfoNCE against targets, as rRCM has it: each feature must find its own target among those of the global batch.
+InfoNCE against targets, as in rRCM: each feature must identify its own target among those of the global batch.
 
     NCE(f, g) = mean_i [ log sum_j exp(<f_i, g_j> / tau) - <f_i, g_i> / tau ],   |f_i| = |g_j| = 1
 
-Targets have no gradient, so processes exchange their values alone.
+Targets have no gradient, so ranks exchange only their values.
 """
 
 import torch
@@ -26,14 +26,14 @@ from lightning_modules.full_precision import in_full_precision
 def nt_xent(
     first: Tensor, second: Tensor, all_first: Tensor, all_second: Tensor, offset: int, temperature: float
 ) -> Tensor:
-    """L of some images, among all.
+    """Compute L for this rank's images among those of the global batch.
 
     Args:
-        first: `[b, D]`: one view of each; need not be normalised.
-        second: `[b, D]`: the other.
-        all_first: `[B, D]`: of all images, with those in `first` from row `offset` on.
-        all_second: `[B, D]`: the other views of all images, in the same order.
-        offset: first row of these images among all.
+        first: `[b, D]`: one view of each image; need not be normalised.
+        second: `[b, D]`: the other view.
+        all_first: `[B, D]`: first views of all images; those in `first` start at row `offset`.
+        all_second: `[B, D]`: second views of all images, in the same order.
+        offset: row of this rank's first image among all.
         temperature: tau.
 
     Returns:
@@ -48,14 +48,14 @@ def nt_xent(
 
 
 def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
-    """The cosine of each row of one batch with each row of another.
+    """Compute the cosine similarity of each row of one batch with each row of another.
 
     Args:
         first: `[b, D]`; need not be normalised.
         second: `[B, D]`; need not be normalised.
 
     Returns:
-        `[b, B]`, in single precision or better, also where the network computes in half precision.
+        `[b, B]`, in single precision or better, even under mixed precision.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
     with in_full_precision(first.device):
@@ -63,12 +63,12 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
 
 
 def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """NCE, in single precision or better, also where the networks compute in half precision.
+    """Compute NCE, in single precision or better, even under mixed precision.
 
     Args:
-        feature: `[b, D]`: f; need not be normalised, nor the others.
+        feature: `[b, D]`: f; neither it nor the others need be normalised.
         target: `[b, D]`: g of the same samples.
-        candidates: `[B, D]`: g of all samples, those in `target` among them.
+        candidates: `[B, D]`: g of all samples, including those in `target`.
         temperature: tau.
 
     Returns:

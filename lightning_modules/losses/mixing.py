@@ -1,4 +1,4 @@
-"""Mixed examples and soft labels: mixup, CutMix and label smoothing, and their cross-entropy.
+"""Mixed samples and soft labels: mixup, CutMix and label smoothing, and their cross-entropy.
 
 Sources: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412; Yun et al., CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019, arXiv 1905.04899; Szegedy et
@@ -18,30 +18,30 @@ from lightning_modules.distributed.global_rows import partner_rows
 
 
 class Mixing(NamedTuple):
-    """Each example of a batch is mixed with another one; its own part is `weight`."""
+    """A random pairing of a batch: each sample is mixed with a partner, and keeps the weight `weight`."""
 
     weight: float
-    """l in [1/2, 1]: the example keeps the larger part."""
+    """l in [1/2, 1]: the sample's own, larger weight."""
     partner: Tensor
-    """`[B]`, int64, on the host: a permutation of the batch of all processes, see `partner_rows`."""
+    """`[B]`, int64, on the CPU: a permutation of the global batch, see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """l value + (1 - l) value of the partner, of this process's rows `[b, ...]`."""
+        """Compute l value + (1 - l) partner's value, for this rank's rows `[b, ...]`."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Take the partners' values, of this process's rows `[b, ...]`. Every process calls it."""
+        """Fetch the partners' values for this rank's rows `[b, ...]`. Every rank must call it."""
         return partner_rows(value, self.partner)
 
 
 def draw_mixing(share: int, alpha: float) -> Mixing:
-    """Draw l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the batch of all processes.
+    """Sample l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the global batch.
 
-    Both are drawn on the host, so that no step waits for them.
+    Both are sampled on the CPU, so that no step synchronises.
 
     Args:
-        share: examples of this process.
-        alpha: both parameters of the Beta distribution; 0 leaves the examples unmixed.
+        share: number of samples on this rank.
+        alpha: both parameters of the Beta distribution; 0 leaves the samples unmixed.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -50,16 +50,17 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 
 
 class SoftLabels:
-    """Makes labels soft, with mixed images or without.
+    """Soften labels by mixup, CutMix and label smoothing.
 
-    Each batch is mixed by one of the two, with equal probability where both are on: an example with the one before it.
+    Each batch is mixed by one of mixup and CutMix, with equal probability if both are on. A sample's partner is the
+    one before it.
 
     Args:
-        mixup_alpha: of mixup's Beta distribution; 0 leaves it out.
-        cutmix_alpha: of CutMix's; 0 leaves it out.
-        smoothing: the part of a label that is spread over all classes, in [0, 1).
-        all_right: whether for binary cross-entropy all classes of a mixed image are right, as in DeiT III, in place of
-            each in its part.
+        mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
+        cutmix_alpha: parameter of CutMix's Beta distribution; 0 turns CutMix off.
+        smoothing: fraction of a label spread over all classes, in [0, 1).
+        all_right: for binary cross-entropy, give every class of a mixed image the target 1, as in DeiT III, instead of
+            its mixing weight.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -80,15 +81,15 @@ class SoftLabels:
 
     @property
     def mixes(self) -> bool:
-        """True where images change, not labels alone."""
+        """Whether images are mixed, not only labels smoothed."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Mix images `[B, C, H, W]`, and give probabilities `[B, K]` for labels `[B]`."""
+        """Mix images `[B, C, H, W]`, and return class probabilities `[B, K]` for labels `[B]`."""
         soft = F.one_hot(label, num_classes).to(image.dtype)
         ways = [(kind, alpha) for kind, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha)) if alpha > 0]
         if ways:
-            with shared_rng():  # on the host, as the transform's own weight is: no step waits for it
+            with shared_rng():  # on the CPU, like the transform's own weight, so that no step synchronises
                 kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
                 image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
@@ -98,10 +99,11 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
     """Average the cross-entropy of logits `[B, K]` with labels `[B]` or probabilities `[B, K]`.
 
     Args:
-        logits: of the images, mixed or not.
-        target: labels, int64, or what `SoftLabels` gives without smoothing.
-        binary: whether each class is a question of its own, and the average is over classes, too.
-        all_right: whether its answer is yes for every class that has a part in the image, or that part.
+        logits: logits of the images, mixed or not.
+        target: labels, int64, or probabilities from `SoftLabels`.
+        binary: use binary cross-entropy for each class, averaged over classes, too.
+        all_right: with `binary`, the target is 1 for every class in the image, instead of its probability; needs
+            `SoftLabels` without smoothing.
     """
     if not binary:
         return F.cross_entropy(logits, target)
@@ -110,9 +112,9 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each example with the one before it in the batch of all processes.
+    """Mix each sample with the one before it in the global batch.
 
-    The transform mixes neighbours in what it is given: there, this process's examples stand behind their partners.
+    The transform mixes neighbours within its input, so this rank's samples are placed after their partners.
     """
     size = rows_of_batch(len(image))
     if size == len(image):

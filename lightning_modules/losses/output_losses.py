@@ -1,7 +1,7 @@
-"""Losses of a network's outputs, summed over samples, and the course of their mean over a training set.
+"""Losses of a network's outputs, summed over samples, and their mean over the training set by epoch.
 
-Where the gradient of the loss by the outputs is expensive, as of a simulator, an optimizer is judged by how many of
-these gradients it takes: they are counted by a hook on the loss.
+If the gradient of the loss by the outputs is expensive, as for a simulator, an optimizer is judged by the number of
+these gradients. A hook on the loss counts them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,18 +23,18 @@ COURSE = ("training_loss", "gradient_norm", "expensive_gradients")
 
 
 def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
-    """Give what the network takes of a batch of rows or images, and what its outputs are compared with."""
+    """Return the network's input and target from a batch of rows or images."""
     return (batch["features"], batch["target"]) if "features" in batch else (batch["image"], batch["label"])
 
 
 class CountedLoss(nn.Module):
-    """Compute a summed loss, and count how often its gradient by the outputs is computed.
+    """A summed loss that counts how often its gradient by the outputs is computed.
 
     Args:
-        loss: maps outputs and targets to the sum of the samples' losses; says `reduction = "sum"`, as torch's do.
+        loss: maps outputs and targets to the sum of the samples' losses, with `reduction = "sum"` as in torch's losses.
 
     Raises:
-        ValueError: if the loss is a mean, or does not say that it is a sum.
+        ValueError: if the loss is a mean, or its `reduction` is unknown.
     """
 
     gradients: Tensor
@@ -43,8 +43,8 @@ class CountedLoss(nn.Module):
         super().__init__()
         if (reduction := getattr(loss, "reduction", None)) != "sum":
             raise ValueError(
-                f"loss.reduction must be sum, so that the gradient by an output is of its sample's own loss, got "
-                f"{reduction} of {type(loss).__name__}"
+                f"loss.reduction must be sum, so that the gradient by an output is that of its own sample's loss, got "
+                f"{reduction} for {type(loss).__name__}"
             )
         self.loss = loss
         self.register_buffer("gradients", torch.zeros((), dtype=torch.int64))
@@ -54,19 +54,19 @@ class CountedLoss(nn.Module):
         return self.uncounted(outputs, target)
 
     def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss for a measurement, whose gradients do not count."""
+        """Compute the loss for evaluation only; gradients do not count."""
         return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
 
 
 def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
-    """Count, as a backward hook of a `CountedLoss`."""
+    """Backward hook of a `CountedLoss` that counts a gradient."""
     loss.gradients.add_(1)
 
 
 class OutputLossSteps:
-    """Gives a LightningModule tests and the course of its training: mean loss and norm of its gradient by epoch.
+    """Mixin that tests a LightningModule and records its mean loss and gradient norm by epoch.
 
-    Both are of the whole training set at the weights of an epoch's end, and before training. The module owns `network`,
+    Both are over the whole training set, before training and at the end of each epoch. The module owns `network`,
     `loss` and `course`.
     """
 
@@ -79,7 +79,7 @@ class OutputLossSteps:
             raise ValueError(f"trainer.precision {precision} has too few digits: use 32-true, 64-true or bf16-mixed")
 
     def outputs(self: Any, inputs: Tensor) -> Tensor:
-        """Give the network's outputs in single precision or better."""
+        """Compute the network's outputs in single precision or better."""
         return at_least_float32(self.network(inputs))
 
     def on_train_start(self: Any) -> None:
@@ -99,7 +99,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Sum the loss over all samples of all processes, and give it with its gradient's norm and their number."""
+        """Return the loss summed over all samples and ranks, the norm of its gradient, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
@@ -116,13 +116,13 @@ class OutputLossSteps:
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
-        """Log what was measured of the training set at last."""
+        """Log the last values on the training set."""
         for name, value in (self.course[-1] if self.course else {}).items():
             log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Loss and gradient norm of the whole training set against the expensive gradients."""
+        """Loss and gradient norm on the whole training set against the number of expensive gradients."""
         if not self.course:
             return {}
         columns = {name: [row[name] for row in self.course] for name in reversed(COURSE)}

@@ -1,12 +1,12 @@
-"""Losses between predicted and given masks: Dice, and the cross-entropy of pixels, some of which have no label.
+"""Losses between predicted and given masks: Dice, and pixel-wise cross-entropy with unlabelled pixels.
 
 With probabilities p, masks y and pixel weights w, sums over the pixels of an image and a small eps:
 
     weighted         1 - (2 sum w p y + eps) / (sum w (p + y) + eps);       soft Dice with w = 1
-    noise-weighted   the weighted one with w = exp(-gamma |p - y|), without gradient
+    noise-weighted   the weighted loss with w = exp(-gamma |p - y|), without gradient
 
-Sources: soft Dice: Milletari et al., V-Net, 3DV 2016, arXiv 1606.04797, with the denominator of the overlap itself.
-Noise-weighted: named in Wang et al., arXiv 2012.14584, whose formula could not be read: the weight is our choice.
+Sources: soft Dice: Milletari et al., V-Net, 3DV 2016, arXiv 1606.04797, with the overlap's own denominator.
+Noise-weighted: named in Wang et al., arXiv 2012.14584, whose formula was not available: the weight is our choice.
 """
 
 import torch
@@ -27,8 +27,8 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
     Args:
         p: `[B, ...]`, probabilities.
         y: `[B, ...]`, masks in [0, 1].
-        w: weights of the pixels, of the same shape and not negative; 1 gives soft Dice.
-        eps: makes two empty masks agree.
+        w: nonnegative pixel weights, of the same shape; 1 gives soft Dice.
+        eps: smoothing constant, with which two empty masks agree.
 
     Returns:
         `[B]`.
@@ -37,23 +37,23 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
 
 
 def disagreement_weight(p: Tensor, y: Tensor, gamma: float) -> Tensor:
-    """Compute exp(-gamma |p - y|) without gradient: 1 where both agree, e^-gamma where they are opposite."""
+    """Compute exp(-gamma |p - y|) without gradient: 1 if p and y agree, e^-gamma if they are opposite."""
     return torch.exp(-gamma * (p.detach() - y).abs())
 
 
 def noise_weighted_dice(p: Tensor, y: Tensor, gamma: float = 3.0, eps: float = 1e-5) -> Tensor:
-    """Compute the noise-weighted Dice loss of each image, `[B]` in [0, 1]; with gamma 0 it is soft Dice."""
+    """Compute the noise-weighted Dice loss of each image, `[B]` in [0, 1]; gamma 0 gives soft Dice."""
     return weighted_dice(p, y, disagreement_weight(p, y, gamma), eps)
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Average -log softmax(z)_y over images and pixels, in at least single precision.
+    """Average -log softmax(z)_y over images and pixels, in single precision or better.
 
     Args:
         logits: z, `[B, K, H, W]`.
-        label: y, `[B, H, W]`, int64; 255 is ignored, and counts in the mean with a loss of 0.
+        label: y, `[B, H, W]`, int64; pixels labelled 255 add a loss of 0, but count in the mean.
 
     Returns:
-        A number.
+        A scalar.
     """
     return F.cross_entropy(at_least_float32(logits), label, ignore_index=IGNORED, reduction="sum") / label.numel()

@@ -1,4 +1,4 @@
-"""Rows that are gathered from all batches and processes, in the order of the images."""
+"""Gather rows from all batches and ranks, in dataset order."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class Collected(Metric):
-    """Concatenates rows `[B, F]` with their positions, over batches and processes with shares of any size.
+    """Concatenate rows `[B, F]` and their positions over batches and ranks, whose shards may differ in size.
 
-    Rows of images that a sampler repeated to fill up are dropped.
+    Rows of samples repeated by a padding sampler are dropped.
     """
 
     full_state_update = False
@@ -28,7 +28,7 @@ class Collected(Metric):
         self.rows.append(rows.detach())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Give the index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
+        """Return the index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
         index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
         first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]])
         return index[first], dim_zero_cat(self.rows).cpu()[order][first]

@@ -1,9 +1,9 @@
-"""Products of a network's curvature with vectors: the Hessian of its mean cross-entropy, and Gauss and Newton's part.
+"""Curvature-vector products of a network: the Hessian of its mean cross-entropy, and its Gauss-Newton part.
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
-over samples in batches, each weighted by its samples, and over all processes. Weight decay, which would add itself to
-every eigenvalue, is not in L. Attention is computed without fused kernels, which have no second derivative.
+over samples in batches, weighted by the number of samples, and all-reduced over ranks. L does not include weight decay,
+which would add itself to every eigenvalue. Attention runs without fused kernels, which have no second derivative.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,18 +25,18 @@ from lightning_modules.torch_internals import times_written
 from lightning_modules.training.evaluation_mode import evaluating
 
 KEPT_BYTES = 2 << 30
-"""Of the graphs of gradients that are kept from one product to the next, beside that of the first batch."""
+"""Maximum memory of gradient graphs kept between products, in addition to the first batch's."""
 Matrix = Literal["hessian", "gauss_newton"]
 BatchNorm = Literal["batch", "running"]
 
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Put a network where its curvature is defined: without dropout, and with statistics that no pass changes.
+    """Put a network in a state where its curvature is defined: without dropout, and with unchanging statistics.
 
     Args:
-        network: afterwards each part of it is as it was.
-        batch_norm: statistics of BatchNorm, those of each batch or the running ones.
+        network: the network; its previous state is restored afterwards.
+        batch_norm: BatchNorm statistics: of each batch, or the running ones.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -55,13 +55,13 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
 def refuse_without_curvature(
     network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], batch_norm: BatchNorm, needed_by: str
 ) -> None:
-    """Try a product, and refuse a network that computes in autocast or has no second derivative.
+    """Try a product, and reject a network that uses autocast or has no second derivative.
 
     Args:
         network: see `CurvatureProduct`.
-        batches: of a few samples.
+        batches: batches of a few samples.
         batch_norm: see `curvature_mode`.
-        needed_by: name of what asks, for messages.
+        needed_by: name of the caller, for messages.
 
     Raises:
         ValueError: names what the network lacks.
@@ -69,7 +69,7 @@ def refuse_without_curvature(
 
     def in_autocast(part: nn.Module, _: Any) -> None:
         if torch.is_autocast_enabled(batches[0][1].device.type):
-            raise ValueError(f"{needed_by} needs single precision or better, and {type(part).__name__} is in autocast")
+            raise ValueError(f"{needed_by} needs single precision or better, and {type(part).__name__} uses autocast")
 
     hooks = [part.register_forward_pre_hook(in_autocast) for part in network.modules()]
     try:
@@ -79,7 +79,7 @@ def refuse_without_curvature(
     except (RuntimeError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, as fused attention does: "
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, as does fused attention: "
             f"{reason}"
         ) from error
     finally:
@@ -89,10 +89,10 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory that graphs which are made within keep, by its address; of some tensors it is not counted.
+    """Measure the memory kept by the autograd graphs created within, by address, without the given tensors.
 
     Args:
-        apart_from: tensors that are there anyway.
+        apart_from: tensors to exclude, since they stay in memory anyway.
     """
     there, sizes = {each.untyped_storage().data_ptr() for each in apart_from}, {}
 
@@ -111,9 +111,9 @@ class CurvatureProduct:
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
-        batches: this process's inputs and labels `[B]`, a batch at a time. The gradient with its graph is kept of the
-            first one and of others as long as they take 2 GiB, so that their further products cost half.
-        matrix: `hessian`, or `gauss_newton`, which is never negative.
+        batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
+            batch, and for further ones up to 2 GiB, which halves the cost of their next products.
+        matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
         ValueError: if the matrix is unknown, or parameters are in half precision.
@@ -132,7 +132,7 @@ class CurvatureProduct:
         self.matrix = matrix
         self.like = next(iter(self.weights.values()))
         self.leaves = {name: each.detach().requires_grad_() for name, each in self.weights.items()}
-        self.gradients: dict[int, list[Tensor]] = {}  # of the losses of batches by their number, with their graphs
+        self.gradients: dict[int, list[Tensor]] = {}  # gradients of batch losses, with their graphs, by batch index
         self.kept, self.version = 0, -1
         self.samples = all_reduce_sum(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
 
@@ -142,7 +142,7 @@ class CurvatureProduct:
         return sum(each.numel() for each in self.weights.values())
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Compute H v or G v, `[P]`. Every process calls it."""
+        """Compute H v or G v, `[P]`. Every rank must call it."""
         parts = vector.split([each.numel() for each in self.weights.values()])
         v = {name: part.view_as(each) for (name, each), part in zip(self.weights.items(), parts, strict=True)}
         total = torch.zeros_like(vector)
@@ -152,7 +152,7 @@ class CurvatureProduct:
         return all_reduce_sum(total) / self.samples
 
     def gradient(self) -> Tensor:
-        """Compute the gradient of L, `[P]`. Every process calls it."""
+        """Compute the gradient of L, `[P]`. Every rank must call it."""
         total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
         for inputs, label in self.batches:
             total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
@@ -165,9 +165,9 @@ class CurvatureProduct:
         return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
 
     def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The product from the left, which is the same as H is symmetric, and which every layer has."""
+        """Compute v^T H, equal to H v since H is symmetric, by a product that every layer supports."""
         leaves = list(self.leaves.values())
-        if self.version != (version := sum(times_written(each) for each in leaves)):  # weights that have moved since
+        if self.version != (version := sum(times_written(each) for each in leaves)):  # the weights have changed
             self.gradients, self.kept, self.version = {}, 0, version
         gradient = self.gradients.get(number)
         with torch.enable_grad():
@@ -202,5 +202,5 @@ class CurvatureProduct:
 
 
 def flat(parts: dict[str, Tensor]) -> Tensor:
-    """Put tensors after each other, `[P]`."""
+    """Concatenate flattened tensors, `[P]`."""
     return torch.cat([part.flatten() for part in parts.values()])

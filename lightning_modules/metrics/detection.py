@@ -1,18 +1,18 @@
-"""Metrics of a confidence that tells inputs in distribution, which should have the higher one, from others.
+"""Metrics of a confidence that separates in-distribution inputs, with higher values, from others.
 
-AUROC: probability that an in-distribution input has the higher confidence than another one, ties counting half.
+AUROC: probability that an in-distribution input has a higher confidence than another one; ties count half.
 AUPR in, out: average precision with the in-distribution or the other inputs (and the negative confidence) as positives.
-TNR at 95 % TPR: share of the others below the threshold that accepts 95 % of the in-distribution inputs.
+TNR at 95 % TPR: fraction of the others below the threshold that accepts 95 % of the in-distribution inputs.
 Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
-With N in-distribution inputs, TNR counts the others that lie below the one of these at rank k, counted from the
-lowest, with 1 - k/N closest to .95: as in the authors' code, which also lets the others lose ties.
+With N in-distribution inputs, the TNR threshold is their k-th lowest confidence, with 1 - k/N closest to .95.
+As in the authors' code, others tied with the threshold do not count as below it.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
 and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. Their code integrates precision over recall by the
-trapezoidal rule, and average precision by steps; they differ by less than one over the number of inputs, if no large
-part of them is tied.
+trapezoidal rule, average precision by steps; the difference is below one over the number of inputs, unless many of them
+are tied.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ METRICS = ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy")
 
 
 def ranks(confidence: Tensor) -> Tensor:
-    """Map values into [0, 1] in the same order and with the same ties: torchmetrics takes others for logits."""
+    """Map values into [0, 1] with the same order and ties, since torchmetrics treats other values as logits."""
     position = torch.unique(confidence, return_inverse=True)[1]
     return position.double() / position.max().clamp(min=1)
 
@@ -40,11 +40,11 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
         true_positive_rate: in (0, 1].
 
     Returns:
-        `[]`, float64; 0 if there are so few in-distribution inputs that the closest TPR is 1.
+        `[]`, float64; 0 if the in-distribution inputs are so few that the closest TPR is 1.
     """
     N = len(in_distribution)
     distance = (1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs()
-    k = int(distance.round(decimals=12).argmin())  # of two that are equally close, not the one that rounding prefers
+    k = int(distance.round(decimals=12).argmin())  # rounding makes the choice between two equally close ones stable
     if k == 0:
         return torch.zeros((), dtype=torch.float64)
     threshold = in_distribution.kthvalue(k).values
@@ -52,7 +52,7 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
 
 
 def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float]:
-    """Compute all of `METRICS`.
+    """Compute all metrics in `METRICS`.
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs, without NaN.
@@ -74,21 +74,21 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
         "aupr_out": binary_average_precision(1 - confidence, 1 - target),
         "detection_accuracy": (0.5 * (true_positive + 1 - false_positive)).max(),
     }
-    return {name: min(float(value), 1.0) for name, value in values.items()}  # sums in float32 may exceed 1
+    return {name: min(float(value), 1.0) for name, value in values.items()}  # float32 sums may exceed 1
 
 
 @dataclass
 class DetectionResult:
-    """Confidences of detectors at one set of inputs that is to be found among in-distribution ones.
+    """Confidences of detectors on in-distribution inputs and one dataset of inputs to detect.
 
     Args:
-        target: name of the set.
-        index: `[N + M]`, int64: position of each input in its own set.
-        is_target: `[N + M]`, bool: whether it is to be found.
-        is_validation: `[N + M]`, bool: whether something may have been tuned on it; metrics leave it out.
-        confidence: `[N + M]` of each method.
-        epsilon: size of the input pre-processing that was chosen, of each method that has one; in pixel units.
-        num_neighbours: number of neighbours that was chosen, of each method that has one.
+        target: name of the dataset to detect.
+        index: `[N + M]`, int64: position of each input in its own dataset.
+        is_target: `[N + M]`, bool: whether the input should be detected.
+        is_validation: `[N + M]`, bool: whether the input may have been used for tuning; metrics leave it out.
+        confidence: `[N + M]` for each method.
+        epsilon: chosen magnitude of input pre-processing for each method that has it, in pixel units.
+        num_neighbours: chosen number of neighbours for each method that has it.
     """
 
     target: str
@@ -100,25 +100,25 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Take the confidence of the in-distribution and of the other inputs that nothing was tuned on."""
+        """Return the confidence of the in-distribution and of the other inputs, without those used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
     def metrics(self, method: str) -> dict[str, float]:
-        """Compute the metrics of one method on them."""
+        """Compute one method's metrics on these inputs."""
         return detection_metrics(*self.parts(method))
 
 
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Name the metrics of each set, and the means of one score's over the first sets.
+    """Name the metrics of each dataset, and the means of one score's metrics over the first datasets.
 
     Args:
-        detections: one for each set.
-        score: the score of the metrics without a score's name.
-        scores: scores whose AUROC has a name, in whatever set.
-        num_averaged: number of sets that means are over.
+        detections: results, one for each dataset.
+        score: the score whose metrics are named without it.
+        scores: scores whose AUROC is also returned, on every dataset.
+        num_averaged: number of datasets to average over.
     """
     named: dict[str, float] = {}
     means: dict[str, list[float]] = {metric: [] for metric in METRICS}

@@ -2,8 +2,8 @@
 
     H Q = Q T + remainder,   T = U diag(theta) U^T,   weights gamma_i = U_1i^2
 
-from a unit vector q of which only products H v are needed. The Ritz values theta_i with their own weights gamma_i are
-the nodes of a Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below 2m.
+from a unit vector q, using only products H v. The Ritz values theta_i and weights gamma_i are nodes and weights of a
+Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below 2m.
 
 Source: Golub and Meurant, Matrices, Moments and Quadrature, 1994; Granziol et al., JMLR 2022, arXiv 2006.09092.
 """
@@ -19,28 +19,28 @@ from datamodules.randomness.generators import generator_of
 
 
 class Spectrum(NamedTuple):
-    """Ritz values with the weights that they have in the starting vector."""
+    """Ritz values and their weights for the starting vector."""
 
     values: Tensor
-    """theta, `[m]`, float64 on the host, in ascending order."""
+    """theta, `[m]`, float64 on the CPU, in ascending order."""
     weights: Tensor
-    """gamma, `[m]`, float64 on the host; their sum is 1."""
+    """gamma, `[m]`, float64 on the CPU; their sum is 1."""
 
 
 def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
-    """Draw a random unit vector `[size]`, the same on all processes, in the type of a tensor and on its device."""
+    """Sample a random unit vector `[size]`, the same on all ranks, with the dtype and device of a tensor."""
     drawn = torch.randn(size, generator=generator_of(*seed), dtype=torch.float64)
     return (drawn / drawn.norm()).to(like)
 
 
 @torch.no_grad()
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
-    """Take Lanczos steps, each with one product; fewer, where the products of the start span less.
+    """Run Lanczos steps, each with one product; fewer, if the Krylov space has a smaller dimension.
 
     Args:
-        product: computes H v for a symmetric H, the same on all processes.
-        start: q, a unit vector `[P]`; the basis `[steps, P]` is kept beside it.
-        steps: m; P of them at most.
+        product: computes H v for a symmetric H, the same on all ranks.
+        start: q, a unit vector `[P]`; memory also holds the basis `[steps, P]`.
+        steps: m; at most P are run.
     """
     steps = min(steps, len(start))
     basis = start.new_zeros(steps, len(start))
@@ -50,7 +50,7 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> S
     for step in range(steps):
         new = product(basis[step])
         diagonal.append(float(new @ basis[step]))
-        for _ in range(2):  # twice is enough
+        for _ in range(2):  # two passes of orthogonalisation suffice
             new = new - basis[: step + 1].T @ (basis[: step + 1] @ new)
         norm, size = float(new.norm()), max(map(abs, [*diagonal, *off_diagonal]))
         if step + 1 == steps or norm <= 10 * torch.finfo(new.dtype).eps * size:
@@ -67,9 +67,9 @@ def spectral_density(spectra: Sequence[Spectrum], at: Tensor, width: float) -> T
     """Average sum_i gamma_i N(x; theta_i, width^2) over starting vectors (stochastic Lanczos quadrature).
 
     Args:
-        spectra: one for each starting vector.
+        spectra: results, one for each starting vector.
         at: x, `[n]`, float64.
-        width: standard deviation of the Gaussian that stands for each Ritz value.
+        width: standard deviation of the Gaussian that replaces each Ritz value.
     """
 
     def smoothed(spectrum: Spectrum) -> Tensor:

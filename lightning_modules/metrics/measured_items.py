@@ -1,4 +1,4 @@
-"""Measures of a set's items, each with its own row, and their means over all processes."""
+"""Metrics of individual items, one row each, and their means over all ranks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,32 +9,32 @@ from datamodules.distributed.collectives import all_gather
 
 
 class MeasuredItems:
-    """Collects what is measured of each item, a batch at a time. A module owns one; checkpoints hold nothing of it."""
+    """Collect metrics of individual items, batch by batch. A module owns one; checkpoints do not include it."""
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
-        """A row for each item of the last epoch: `set`, `index`, `name` and the measures; the same on all processes."""
+        """A row for each item of the last epoch: `set`, `index`, `name` and the metrics; the same on all ranks."""
         self._batches: list[tuple[int, Tensor, Sequence[str], dict[str, Tensor]]] = []
 
     def add(self, values: dict[str, Tensor], index: Tensor, name: Sequence[str], loader: int = 0) -> None:
         """Add a batch.
 
         Args:
-            values: by the measure, `[B]`.
-            index: `[B]`, position in the set.
+            values: `[B]` for each metric.
+            index: `[B]`, position in the dataset.
             name: `[B]`, names of the items.
-            loader: number of the set.
+            loader: index of the dataset.
         """
         self._batches.append((loader, index, name, values))
 
     def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
-        """End an epoch: fill `table` and give each set's means by its name and the measure. Every process calls it.
+        """End an epoch: fill `table` and return the means by dataset name and metric. Every rank must call it.
 
-        They are the same whatever the number of processes, to the last bit; an item that several processes had, as
-        samplers that fill up the last batch cause, counts once.
+        The means do not depend on the number of ranks, to the last bit. An item repeated on several ranks by a padding
+        sampler counts once.
 
         Args:
-            set_names: names of the sets by their numbers.
+            set_names: names of the datasets, by index.
         """
         own = {}
         for loader, index, names, values in self._batches:

@@ -1,4 +1,4 @@
-"""Wasserstein distances of two samples of points."""
+"""Wasserstein distances between two samples of points."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -9,29 +9,29 @@ DIRECTIONS = 200
 
 
 def wasserstein(first: Tensor, second: Tensor) -> float:
-    """Compute W1 of two equally large samples exactly: the mean distance of points that are matched best.
+    """Compute W1 of two samples of equal size exactly: the mean distance under the optimal matching.
 
     Args:
         first: `[N, D]`, N up to 1,500.
         second: `[N, D]`.
 
     Raises:
-        ValueError: if the samples differ in size, or are larger than can be matched.
+        ValueError: if the samples differ in size, or are too large to match.
     """
     if len(first) != len(second) or len(first) > MOST_POINTS:
-        raise ValueError(f"W1 matches equally many points, up to {MOST_POINTS}; got {len(first)} and {len(second)}")
+        raise ValueError(f"W1 needs equally many points, up to {MOST_POINTS}; got {len(first)} and {len(second)}")
     distances = torch.cdist(first.double().cpu(), second.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
     rows, columns = linear_sum_assignment(distances.numpy())
     return float(distances[rows, columns].mean())
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean of W1 along drawn directions, of each the mean difference of what is sorted.
+    """Compute the mean of W1 over random directions; along a direction, W1 is the mean difference of sorted values.
 
     Args:
         first: `[N, D]`, any N.
         second: `[N, D]`.
-        directions: how many are drawn, evenly from the sphere and the same in each call.
+        directions: number of directions, uniform on the sphere and the same in each call.
 
     Raises:
         ValueError: if the samples differ in size.
@@ -39,7 +39,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIO
     Source: Bonneel, Rabin, Peyre and Pfister, Sliced and Radon Wasserstein Barycenters of Measures, JMIV 2015.
     """
     if len(first) != len(second):
-        raise ValueError(f"sliced W1 sorts equally many points; got {len(first)} and {len(second)}")
+        raise ValueError(f"sliced W1 needs equally many points; got {len(first)} and {len(second)}")
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(first.shape[1], directions, dtype=torch.float64, generator=generator)
     direction /= direction.norm(dim=0)

@@ -1,1 +1,1 @@
-"""Architectures, one a file; backbones of other libraries are in `lightning_modules.backbones`."""
+"""Architectures, one per file; backbones from other libraries are in `lightning_modules.backbones`."""

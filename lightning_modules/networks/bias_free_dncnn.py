@@ -1,13 +1,13 @@
-"""A DnCNN without any additive constant, so that the estimate of a times an image is a times the estimate.
+"""A DnCNN without additive constants, so that scaling an image scales its estimate by the same factor.
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
-with 3 x 3 kernels without bias. s is the deviation of a channel over the batch in training, and its running average in
-evaluation. One network serves all noise levels, also those it was not trained at.
+with 3 x 3 kernels without bias. s is a channel's standard deviation over the batch in training, and its running average
+in evaluation. One network handles all noise levels, including those absent from training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
-Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameters have the names of the authors' code; s averages
-in 0.1 of each batch, and is a process's own where there are several, as DDP does with batch normalisation.
+Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names are those of the authors' code. s averages
+in 0.1 of each batch, separately on each rank, as DDP does with batch normalisation.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from datamodules.arguments import at_least
 
 
 class _Deviations(nn.Module):
-    """Running deviations of the inner layers, as buffers `0`, `1`, ..."""
+    """Running standard deviations of the inner layers, as buffers `0`, `1`, ..."""
 
     def __init__(self, number: int, features: int) -> None:
         super().__init__()
@@ -28,12 +28,12 @@ class _Deviations(nn.Module):
 
 
 class BiasFreeDnCNN(nn.Module):
-    """Estimates clean images from noisy ones, `[B, C, H, W]` both, at any level of Gaussian noise.
+    """Estimate clean images from noisy ones, `[B, C, H, W]` both, at any level of Gaussian noise.
 
     Args:
-        channels: of an image.
+        channels: channels of an image.
         depth: number of convolutions, D, at least 2.
-        features: channels between them.
+        features: channels of the inner layers.
     """
 
     def __init__(self, channels: int = 3, depth: int = 20, features: int = 64) -> None:

@@ -1,8 +1,8 @@
 """A dilated blind-spot network, whose output at a pixel does not depend on that pixel.
 
-Two branches begin with a convolution without its centre tap, 3x3 in one and 5x5 in the other, and go on with 1x1
+Two branches start with a convolution without its centre tap, 3x3 in one and 5x5 in the other. Then follow 1x1
 convolutions and 3x3 ones with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels: no path leads from a
-pixel to itself. With the centre taps, which are weights like the others, the same network sees the whole neighbourhood.
+pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole neighbourhood.
 
 Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the switch and the second
 ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled Invariance Loss
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 
 TAIL = 64
-"""Channels of the last layers, of any network: with fewer, all of their ReLUs close early in training."""
+"""Channels of the last layers, for any width: with fewer, all of their ReLUs die early in training."""
 
 
 class CentreMaskedConvolution(nn.Conv2d):
-    """A convolution that keeps the size, with or without the centre tap of its kernel.
+    """A size-preserving convolution, with or without the centre tap of its kernel.
 
     Args:
-        channels: of input and output.
+        channels: number of input and output channels.
         kernel_size: an odd number.
     """
 
@@ -56,7 +56,7 @@ class DilatedModule(nn.Module):
 
 
 class Branch(nn.Module):
-    """A centre-masked convolution and what follows it without ever seeing the centre again."""
+    """A centre-masked convolution, followed by layers that never see the centre again."""
 
     def __init__(self, channels: int, dilation: int, modules: int, last_relu: bool) -> None:
         super().__init__()
@@ -75,16 +75,16 @@ class Branch(nn.Module):
 
 
 class BlindSpotNetwork(nn.Module):
-    """Maps images `[B, C, H, W]` of any size to images, each pixel from the others around it alone.
+    """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on the other pixels around it.
 
-    The weights have the names of the code of AP-BSN and of SDAP, whose files `with_weights` reads.
+    Weight names are those of the code of AP-BSN and of SDAP, whose files `with_weights` reads.
 
     Args:
         in_channels: channels of an image, C.
-        channels: of the layers but the last ones, which have 64.
-        modules: dilated modules of each branch.
-        module_relu: whether a dilated module ends with a ReLU before its input is added, and weights begin He-normal,
-            both as in C-BSN; AP-BSN and SDAP have neither.
+        channels: channels of all layers except the last ones, which have 64.
+        modules: number of dilated modules in each branch.
+        module_relu: end a dilated module with a ReLU before its input is added, and use He-normal initial weights, both
+            as in C-BSN; AP-BSN and SDAP have neither.
 
     Raises:
         ValueError: if a number is out of range.
@@ -105,17 +105,17 @@ class BlindSpotNetwork(nn.Module):
                     he_normal(layer)
 
     def forward(self, image: Tensor, masked: bool = True) -> Tensor:
-        """Map images to images; with `masked` no pixel of the output sees the pixel in its place."""
+        """Map images to images; with `masked` no output pixel depends on the input pixel at its position."""
         x = self.head(image)
         return self.tail(torch.cat([self.branch1(x, masked), self.branch2(x, masked)], dim=1))
 
 
 def he_normal(layer: nn.Conv2d) -> None:
-    """Begin with weights of variance 2 / fan_in, normal at the centre-masked layers and truncated at the others."""
+    """Initialise weights with variance 2 / fan_in, normal in centre-masked layers and truncated normal in others."""
     std = math.sqrt(2 / layer.weight[0].numel())
     if isinstance(layer, CentreMaskedConvolution):
         nn.init.normal_(layer.weight, std=std)
-    else:  # a normal distribution that is cut at two standard deviations has 0.8796 of its own
+    else:  # a normal distribution truncated at two standard deviations has 0.8796 of the original one
         wide = std / 0.87962566103423978
         nn.init.trunc_normal_(layer.weight, std=wide, a=-2 * wide, b=2 * wide)
     assert layer.bias is not None

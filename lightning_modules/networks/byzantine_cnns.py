@@ -1,4 +1,4 @@
-"""The two small convolutional networks on which work on Byzantine nodes is measured, for MNIST and for CIFAR-10."""
+"""The two small convolutional networks of the literature on Byzantine nodes, for MNIST and for CIFAR-10."""
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class MNISTCNN(nn.Sequential):
 class CIFARCNN(nn.Sequential):
     """Map colour images of 32 x 32 pixels to logits by four 3 x 3 convolutions and two linear layers.
 
-    BatchNorm follows each ReLU, and dropout of a quarter each pooling and the hidden layer; 1,310,922 parameters.
+    BatchNorm follows each ReLU, and dropout of 0.25 each pooling and the hidden layer; 1,310,922 parameters.
 
     Args:
         num_classes: number of logits, K.

@@ -1,9 +1,9 @@
-"""The residual networks for 32x32 images: three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2.
+"""Residual networks for 32x32 images: three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2.
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x))))))
 
-Where a stage halves the resolution the shortcut is either parameter-free (A: every second pixel, missing channels zero)
-or a strided 1x1 convolution with batch normalisation (B).
+Where a stage halves the resolution, the shortcut is either parameter-free (A: every second pixel, missing channels
+zero) or a strided 1x1 convolution with batch normalisation (B).
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
 """
@@ -22,9 +22,9 @@ def subsampled(image: Tensor, out_channels: int) -> Tensor:
         out_channels: at least C.
 
     Returns:
-        `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with as many zero channels before the given ones
-            as
-        after them.
+        `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with equally many zero channels before and after
+        the
+            given ones.
     """
     missing = out_channels - image.shape[1]
     return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
@@ -63,7 +63,7 @@ class CIFARResNet(nn.Module):
         depth: 6n + 2.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
-        shortcut: A, as He et al. report on CIFAR-10, or B, as in the ResNet-110 of the randomised-smoothing literature.
+        shortcut: A, as He et al. use on CIFAR-10, or B, as in the ResNet-110 of the randomised-smoothing literature.
 
     Raises:
         ValueError: if `depth` is not 6n + 2 with n >= 1.
@@ -96,7 +96,7 @@ class CIFARResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(blocks - 1)))
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps normalised images `[B, C, H, W]` to pooled features `[B, 64]`."""
+        """Map normalised images `[B, C, H, W]` to pooled features `[B, 64]`."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean(dim=(-2, -1))

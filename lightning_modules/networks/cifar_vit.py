@@ -2,10 +2,10 @@
 
     z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls),
 
-with attention softmax(q k^T / sqrt(D)) v, whose scale is the width D and not that of a head, a GELU g behind both
-layers of the perceptron, and patches that a linear layer embeds, in the order row, column, channel.
+with attention softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension, a GELU g after both
+layers of the MLP, and patches embedded by a linear layer, in the order row, column, channel.
 
-Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), which TrAct's paper trains; after Dosovitskiy
+Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), used in TrAct's paper; after Dosovitskiy
 et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Attention of several heads whose scores are divided by the root of the width.
+    """Multi-head attention whose scores are divided by the square root of the width.
 
     Args:
         width: D, length of a token.
@@ -37,11 +37,11 @@ class Attention(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Attention and a perceptron of two layers, each added to its input, which is normalised before.
+    """Pre-norm attention and a two-layer MLP, each with a residual connection.
 
     Args:
-        width: D, length of a token and of the perceptron's hidden layer.
-        num_heads: of the attention.
+        width: D, length of a token and of the MLP's hidden layer.
+        num_heads: number of attention heads.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -56,7 +56,7 @@ class ViTBlock(nn.Module):
 
 
 class CIFARViT(nn.Module):
-    """Maps normalised images `[B, C, H, W]` to logits `[B, num_classes]`.
+    """Map normalised images `[B, C, H, W]` to logits `[B, num_classes]`.
 
     Args:
         num_classes: number of logits, K.
@@ -64,11 +64,11 @@ class CIFARViT(nn.Module):
         patch_size: height and width of a patch, in pixels.
         width: D, length of a token.
         depth: number of blocks.
-        num_heads: of the attention; divides `width`.
+        num_heads: number of attention heads; divides `width`.
         in_channels: C.
 
     Raises:
-        ValueError: if patches do not tile the image, or the heads the width.
+        ValueError: if patches do not tile the image, or `num_heads` does not divide the width.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A small convolutional network: 3x3 convolutions with ReLU, the mean over places, and a linear classifier."""
+"""A small convolutional network: 3x3 convolutions with ReLU, global average pooling, and a linear classifier."""
 
 from itertools import pairwise
 
@@ -12,11 +12,11 @@ class ConvNet(nn.Module):
 
     Args:
         in_channels: channels of an image.
-        channels: of each convolution's output.
+        channels: output channels of each convolution.
         num_classes: number of logits, K.
 
     Raises:
-        ValueError: if a number is not positive or there is no convolution.
+        ValueError: if a number is not positive or there are no convolutions.
     """
 
     def __init__(self, in_channels: int, channels: list[int], num_classes: int) -> None:
@@ -35,7 +35,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(channels[-1], num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps `[B, in_channels, H, W]` to `[B, num_classes]`."""
+        """Map `[B, in_channels, H, W]` to `[B, num_classes]`."""
         for number in range(1, self.num_layers + 1):
             image = self.get_submodule(f"relu{number}")(self.get_submodule(f"conv{number}")(image))
         return self.classifier(image.mean(dim=(2, 3)))

@@ -1,7 +1,7 @@
-"""Generators of image translation: a residual network and a U-Net, with instance normalisation.
+"""Generators for image translation: a residual network and a U-Net, with instance normalisation.
 
-Both give values before any squashing; sigmoid or tanh belong to the method. Their last layer stands apart, so that a
-method can scale the features in front of it.
+Both return unbounded values; a sigmoid or tanh belongs to the method. Their last layer is separate, so that a method
+can scale the features before it.
 
 Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv
 1703.10593, appendix 7.2 (the residual network, after Johnson et al., 2016); Isola et al., CVPR 2017, arXiv 1611.07004
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def small_normal_weights(module: nn.Module) -> None:
-    """CycleGAN's initial weights: convolutions N(0, 0.02^2), biases 0."""
+    """Initialise weights as in CycleGAN: convolutions N(0, 0.02^2), biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -29,7 +29,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions of x, with a ReLU between them."""
+    """x plus two 3x3 convolutions of x, with a ReLU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -41,15 +41,15 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Maps images `[B, C, H, W]` to `[B, C', H, W]`: two halvings, residual blocks, two doublings.
+    """Map images `[B, C, H, W]` to `[B, C', H, W]`: two downsamplings, residual blocks, two upsamplings.
 
     `H` and `W` must be multiples of 4.
 
     Args:
         in_channels: C.
         out_channels: C'.
-        width: channels at the full size, 64 in the paper.
-        num_blocks: residual blocks at a quarter of the size; 9 for images of 256 x 256, 6 for 128 x 128.
+        width: channels at full resolution, 64 in the paper.
+        num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
 
     Raises:
         ValueError: if an argument is less than 1.
@@ -71,7 +71,7 @@ class ResNetGenerator(nn.Module):
         self.apply(small_normal_weights)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps images `[B, C, H, W]` to the features in front of the last layer, `[B, num_features, H, W]`."""
+        """Map images `[B, C, H, W]` to the features before the last layer, `[B, num_features, H, W]`."""
         return self.features(image)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -79,15 +79,15 @@ class ResNetGenerator(nn.Module):
 
 
 class UNetGenerator(nn.Module):
-    """Maps images `[B, C, H, W]` to `[B, C', H, W]`: 4x4 convolutions of stride 2 down and up, levels joined.
+    """Map images `[B, C, H, W]` to `[B, C', H, W]`: 4x4 convolutions of stride 2 down and up, with skip connections.
 
-    `H` and `W` must be multiples of 2^num_downsamplings and at least twice that.
+    `H` and `W` must be multiples of 2^num_downsamplings, and at least twice that.
 
     Args:
         in_channels: C.
         out_channels: C'.
-        width: channels after the first halving; they double up to eight times that.
-        num_downsamplings: halvings; 7 for images of 256 x 256.
+        width: channels after the first downsampling; they double up to eight times that.
+        num_downsamplings: number of downsamplings; 7 for images of 256 x 256.
 
     Raises:
         ValueError: if an argument is less than 1.
@@ -114,7 +114,7 @@ class UNetGenerator(nn.Module):
         self.apply(small_normal_weights)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps images `[B, C, H, W]` to the features in front of the last layer, `[B, num_features, H, W]`."""
+        """Map images `[B, C, H, W]` to the features before the last layer, `[B, num_features, H, W]`."""
         levels = []
         x = image
         for layer in self.down:

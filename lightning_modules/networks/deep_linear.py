@@ -1,4 +1,4 @@
-"""The deep linear network: matrices one after the other, with nothing between them."""
+"""The deep linear network: a product of matrices, without activations."""
 
 from itertools import pairwise
 
@@ -8,11 +8,11 @@ from datamodules.arguments import at_least
 
 
 class DeepLinear(nn.Module):
-    """Multiply by matrices, without biases; a narrow one bounds the rank of the product.
+    """A product of matrices, without biases; a narrow one bounds the rank of the product.
 
     Args:
-        in_features: values of one input.
-        hidden_features: widths between the matrices; an empty list is a single matrix.
+        in_features: number of values of an input.
+        hidden_features: widths between the matrices; an empty list gives a single matrix.
         out_features: number of outputs.
     """
 

@@ -1,4 +1,4 @@
-"""DeepLabv3 on ResNet-50, from torchvision, with plain logits for output and weights from local files.
+"""DeepLabv3 on ResNet-50 from torchvision, with plain logits as output and weights from local files.
 
 Source: Chen, Papandreou, Schroff and Adam, Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv
 1706.05587.
@@ -38,23 +38,23 @@ def deeplabv3_resnet50(
 ) -> nn.Module:
     """DeepLabv3 on a ResNet-50 with output stride 8: maps images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
-    On the meta device, where parameters have no values, no weights are read or fetched.
+    On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        num_classes: categories of a pixel, K, with the background.
-        pretrained_backbone: fetch torchvision's ImageNet weights of the ResNet-50, or take them from its cache.
+        num_classes: categories of a pixel, K, including the background.
+        pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, downloaded or from its cache.
         weights: a local file of weights, or a folder with one: of the whole network as torchvision saves it (its last
-            layer is drawn anew if it has another number of categories, and an auxiliary classifier is left out), or of
-            a ResNet-50 classifier for the backbone.
+            layer is reinitialised if it has another number of categories, and an auxiliary classifier is dropped), or
+            of a ResNet-50 classifier for the backbone.
         normalize: take images in [0, 1] and normalise them inside by ImageNet's mean and standard deviation; otherwise
-            images must come normalised.
+            images must be normalised before.
 
     Returns:
         The network, inside a `Normalized` if `normalize`.
 
     Raises:
         ValueError: if both sources of weights are given, or the file does not fit.
-        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """
     from torchvision.models import ResNet50_Weights
     from torchvision.models.segmentation import deeplabv3_resnet50 as torchvision_deeplab
@@ -62,7 +62,7 @@ def deeplabv3_resnet50(
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if pretrained_backbone and weights is not None:
-        raise ValueError(f"pretrained_backbone fetches weights and weights={weights} reads them: give one of the two")
+        raise ValueError(f"pretrained_backbone cannot be combined with weights={weights}: give one of the two")
     on_meta = torch.get_default_device().type == "meta"
     fetched = ResNet50_Weights.IMAGENET1K_V1 if pretrained_backbone and not on_meta else None
     try:
@@ -71,8 +71,8 @@ def deeplabv3_resnet50(
         )
     except (urllib.error.URLError, OSError) as error:
         raise FileNotFoundError(
-            "pretrained_backbone: torchvision's ResNet-50 weights are not in its cache and could not be fetched; fetch "
-            "them where there is a network, and give the file as weights"
+            "pretrained_backbone: torchvision's ResNet-50 weights are not in its cache and could not be downloaded; "
+            "download them where there is a network, and give the file as weights"
         ) from error
     if weights is not None and not on_meta:
         _read_into(network, weights)
@@ -81,7 +81,7 @@ def deeplabv3_resnet50(
 
 
 def _read_into(network: nn.Module, path: str) -> None:
-    """Loads a whole network's weights, or a ResNet-50's into the backbone."""
+    """Load a whole network's weights, or a ResNet-50's into the backbone."""
     state = read_weights(path)
     own = network.state_dict()
     if not any(key.startswith("backbone.") for key in state):

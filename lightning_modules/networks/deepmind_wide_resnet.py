@@ -1,10 +1,10 @@
-"""The wide residual networks that adversarially robust CIFAR classifiers are published with.
+"""The wide residual networks of published adversarially robust CIFAR classifiers.
 
     a = act(BN(x)),   y = s + conv(act(BN(conv(a)))),
 
-s = x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Unlike in
-`wide_resnet.py`, the activation can be chosen, and a strided convolution pads below and to the right alone. Names are
-those of the published state dicts, so that their weights can be read.
+s = x inside a stage, and a (strided) 1x1 convolution of a if the number of channels changes. Unlike in
+`wide_resnet.py`, the activation can be chosen, and a strided convolution pads only below and to the right. Names are
+those of the published state dicts, so that their weights load.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded
 Adversarial Examples, arXiv 2010.03593; Wang et al., Better Diffusion Models Further Improve Adversarial Training, ICML
@@ -42,7 +42,7 @@ class WideBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width."""
+    """Blocks of equal width."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, stride: int, activation: type[nn.Module]

@@ -2,8 +2,8 @@
 
     x_l = [x_{l-1}, conv3x3(ReLU(BN(conv1x1(ReLU(BN(x_{l-1}))))))],    transition(x) = pool(conv1x1(ReLU(BN(x))))
 
-Each layer of a block adds k channels, from 4k inside of it, and each of the two transitions keeps a share of the
-channels and a quarter of the places. A depth of 6n + 4 has n layers in each block.
+Each layer of a block adds k channels, from a bottleneck of 4k, and each of the two transitions keeps a fraction of the
+channels and a quarter of the pixels. A depth of 6n + 4 has n layers in each block.
 
 Source: Huang, Liu, van der Maaten and Weinberger, Densely Connected Convolutional Networks, CVPR 2017, arXiv
 1608.06993, section 3; initialised as in section 4.2.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class BottleneckLayer(nn.Module):
-    """Puts k new channels behind those given."""
+    """Append k new channels to the input."""
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BottleneckLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Fewer channels, and means of 2 x 2 places."""
+    """Reduce the number of channels, and average over 2 x 2 pixels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class DenseNetBC(nn.Module):
         depth: 6n + 4.
         num_classes: number of logits, K.
         growth: k.
-        reduction: share of the channels that a transition keeps, in (0, 1].
+        reduction: fraction of the channels that a transition keeps, in (0, 1].
         in_channels: channels of an image, C.
 
     Raises:

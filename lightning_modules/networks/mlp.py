@@ -15,8 +15,8 @@ class MLP(nn.Module):
     """Linear-activation-...-Linear.
 
     Args:
-        in_features: values of one input, C H W for images.
-        hidden_features: widths of the hidden layers; an empty list is a linear model.
+        in_features: number of values of an input, C H W for images.
+        hidden_features: widths of the hidden layers; an empty list gives a linear model.
         out_features: number of outputs.
         activation: `relu` or `tanh`.
 
@@ -48,7 +48,7 @@ class MLP(nn.Module):
         self.in_features = in_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps `[B, ...]` with `in_features` values per sample to `[B, out_features]`.
+        """Map `[B, ...]` with `in_features` values per sample to `[B, out_features]`.
 
         Raises:
             ValueError: if a sample has another number of values.

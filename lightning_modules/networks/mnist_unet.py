@@ -1,14 +1,13 @@
-"""A U-Net of half a million parameters for 28 x 28 grey images in 1,000 levels of noise, with weights to load.
+"""A U-Net of half a million parameters for 28 x 28 grey images with 1,000 noise levels, with loadable weights.
 
     block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
 
-on the way down at 28, 14, 7 and 3 pixels with 10, 20, 40 and 40 channels, and up again with the maps of the way down
-concatenated. The sines of c(t) stand in its even columns and the cosines in its odd ones, with the frequencies
-10000^{-2j/100} of column j, where a pair has that of its sine. The last block of all does not normalise, though it has
-the parameters of it.
+in the encoder at 28, 14, 7 and 3 pixels with 10, 20, 40 and 40 channels, and in the decoder with the encoder's features
+concatenated. c(t) has sines in its even columns and cosines in its odd ones, with frequency 10000^{-2j/100} in column
+j, where a pair shares that of its sine. The very last block has parameters of a normalisation, but does not apply it.
 
-Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer, whose parameters have these names. The
-fixed table of c(t), which its files may hold as `time_embed.weight`, is computed here.
+Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer, with its parameter names. The fixed table
+c(t), which its files may contain as `time_embed.weight`, is computed here.
 """
 
 import itertools
@@ -20,7 +19,7 @@ FEATURES = 100
 
 
 def interleaved_embedding(time: Tensor, num_features: int) -> Tensor:
-    """c(t), `[B, num_features]` in single precision, of times `[B]`."""
+    """Compute c(t), `[B, num_features]` in single precision, for times `[B]`."""
     column = torch.arange(0, num_features, 2, device=time.device, dtype=torch.float32)
     angle = time.float()[:, None] * 10000.0 ** (-2 * column / num_features)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
@@ -49,9 +48,9 @@ def _time(outside: int) -> nn.Sequential:
 
 
 class MNISTUNet(nn.Module):
-    """Predicts the noise in images `[B, 1, 28, 28]`, those of the data in [-1, 1], at times `[B]` in 0..999.
+    """Predict the noise in images `[B, 1, 28, 28]`, with data in [-1, 1], at times `[B]` in 0..999.
 
-    `lightning_modules.backbones.with_weights` gives it trained weights.
+    Load trained weights with `lightning_modules.backbones.with_weights`.
     """
 
     def __init__(self) -> None:

@@ -1,16 +1,16 @@
-"""NCSN++ and DDPM++: U-Nets of score models, of residual blocks that also change the resolution.
+"""NCSN++ and DDPM++: U-Nets of score models, with residual blocks that also change the resolution.
 
-Each level has residual blocks, self-attention at some sizes, and a residual block that halves (doubles) the image;
-every sum of two branches is divided by sqrt(2). NCSN++ changes sizes with the filter [1, 3, 3, 1], adds a pyramid of
-the noisy image on the way down, is told log sigma by random Fourier features and divides its output by sigma: it
-estimates the score under noise sigma. DDPM++ has none of these; it is told a time in 0..999 by sines and cosines and
-predicts the noise.
+Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples; every
+sum of two branches is divided by sqrt(2). NCSN++ resamples with the filter [1, 3, 3, 1], adds a pyramid of the noisy
+image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma: it estimates the
+score under noise sigma. DDPM++ has none of these; it embeds a time in 0..999 by sines and cosines and predicts the
+noise.
 
-Blocks are diffusers'. Weights are drawn uniformly with variance s / mean(fan_in, fan_out), biases are zero; s is 1, 0.1
-for queries, keys and values, and 1e-10 for the last layer of each branch and of the network.
+Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), biases zero; s is 1, 0.1 for
+queries, keys and values, and 1e-10 for the last layer of each branch and of the network.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
-2011.13456, appendix H; numbers of parameters as of the authors' code.
+2011.13456, appendix H; numbers of parameters as in the authors' code.
 """
 
 import math
@@ -29,16 +29,16 @@ from datamodules.arguments import at_least, one_of, only_with, within
 
 EPSILON = 1e-6
 ZERO = 1e-10
-"""Scale of the variance of weights that are nearly zero."""
+"""Variance scale of weights that are nearly zero initially."""
 
 
 def groups(channels: int) -> int:
-    """Count the groups of a group normalisation."""
+    """Return the number of groups of a group normalisation."""
     return min(channels // 4, 32)
 
 
 def drawn(layer: Any, scale: float = 1.0) -> Any:
-    """Draw the weights of a layer with a scale of their variance, and set its bias to zero."""
+    """Initialise a layer's weights with a scale of their variance, and its bias with zero."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -53,7 +53,7 @@ def residual_block(
     fir: bool = True,
     resize: Literal["up", "down"] | None = None,
 ) -> ResnetBlock2D:
-    """Build the residual block of BigGAN; a 1x1 convolution is on its shortcut where channels or size change."""
+    """Build the residual block of BigGAN, with a 1x1 convolution as shortcut if channels or resolution change."""
     block = ResnetBlock2D(
         in_channels=inside,
         out_channels=outside,
@@ -76,7 +76,7 @@ def residual_block(
 
 
 def attention_block(channels: int) -> Attention:
-    """Build self-attention of one head over the places of an image."""
+    """Build single-head self-attention over the pixels of an image."""
     attention = Attention(
         query_dim=channels,
         heads=1,
@@ -99,7 +99,7 @@ def _last(inside: int, outside: int) -> nn.Sequential:
 
 
 class _Level(nn.Module):
-    """Blocks of one size, each perhaps with attention, and what belongs to the step to the next size."""
+    """Blocks at one resolution, optionally with attention, and the layers that change to the next resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,31 +110,31 @@ class _Level(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """Maps noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of their shape.
+    """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
 
-    The arguments' defaults are the NCSN++ of CIFAR-10 for continuous sigma; DDPM++ is `fir: false, input_pyramid: none,
-    embedding: positional, centre_input: false, divide_by_level: false`. Deep ones have 8 blocks.
+    The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ is `fir: false, input_pyramid: none,
+    embedding: positional, centre_input: false, divide_by_level: false`. The deep versions have 8 blocks.
 
     Args:
-        image_size: height H, which attention sizes are told by. The width, of spectrograms, may be another one.
-        channels: of an image, C.
-        width: channels at full size, a multiple of 4.
-        multipliers: of the channels, for each size from H downwards.
-        num_blocks: residual blocks for each size.
-        attention_sizes: heights that have self-attention, beside the middle of the network.
-        dropout: probability inside residual blocks.
-        fir: change sizes with the filter [1, 3, 3, 1] in place of means and copies.
-        input_pyramid: residual adds the shrunk image after a convolution, and carries the sum on; skip adds the shrunk
-            image itself through a 1x1 convolution.
-        output_pyramid: skip sums the output over sizes.
-        embedding: fourier for levels sigma, positional for times that count to 1,000.
-        fourier_scale: standard deviation of the frequencies of log sigma.
+        image_size: height H, to which `attention_sizes` refer. The width, for spectrograms, may differ.
+        channels: channels of an image, C.
+        width: channels at full resolution, a multiple of 4.
+        multipliers: channel multipliers for each resolution, from H downwards.
+        num_blocks: residual blocks for each resolution.
+        attention_sizes: heights with self-attention, in addition to the middle of the network.
+        dropout: dropout probability inside residual blocks.
+        fir: resample with the filter [1, 3, 3, 1] instead of averages and copies.
+        input_pyramid: residual adds a convolution of the downsampled image, and passes the sum on to the next level;
+            skip adds the downsampled image itself through a 1x1 convolution.
+        output_pyramid: skip sums the output over resolutions.
+        embedding: fourier for noise levels sigma, positional for times that count to 1,000.
+        fourier_scale: standard deviation of the frequencies for log sigma.
         centre_input: images are in [0, 1] before noise is added, and the network rescales them to [-1, 1].
         divide_by_level: divide the output by sigma.
 
     Raises:
-        ValueError: if an argument is out of range, the image can not be halved for each size, or `divide_by_level` is
-            to divide by times.
+        ValueError: if an argument is out of range, the image cannot be halved for each resolution, or `divide_by_level`
+            is used with times.
     """
 
     _keep_in_fp32_modules = ("embedding",)
@@ -166,10 +166,10 @@ class NCSNpp(nn.Module):
         if width < 4 or width % 4:
             raise ValueError(f"width must be a multiple of 4, got {width}")
         if not multipliers or image_size % 2 ** (len(multipliers) - 1):
-            raise ValueError(f"image_size {image_size} can not be halved for each of multipliers {list(multipliers)}")
+            raise ValueError(f"image_size {image_size} cannot be halved for each of multipliers {list(multipliers)}")
         if divide_by_level and embedding == "positional":
             raise ValueError(
-                "divide_by_level divides by sigma, and with embedding positional the network is told times"
+                "divide_by_level divides by sigma, but with embedding positional the network receives times"
             )
         self.image_size = image_size
         self.smallest = 2 ** (len(multipliers) - 1)
@@ -237,7 +237,7 @@ class NCSNpp(nn.Module):
         told = self.told(self.embedding(level).to(self.first.weight.dtype))
         x = 2 * noisy - 1 if self.centre_input else noisy
         x = self._through(x, told)
-        if self.divide_by_level:  # in single precision, as sigma spans four orders of magnitude
+        if self.divide_by_level:  # in single precision, since sigma spans four orders of magnitude
             x = x.to(level.dtype) / level.view(-1, 1, 1, 1)
         return x
 

@@ -1,12 +1,12 @@
-"""The U-Net of the Noise2Noise literature, with the weights of its inner levels shared, as Noise2Score trains it.
+"""The U-Net of the Noise2Noise literature, with weights shared between its inner levels, as in Noise2Score.
 
-Five poolings, and on the way up the pooled features of each level, at last the image itself, are joined to the deeper
-ones. The convolutions of the poolings two to five are one block that is applied four times, and those of the levels up
-to the second one block that is applied three times; so the network is small, 698,017 numbers for grey images.
+The encoder pools five times. The decoder concatenates the pooled features of each level, and at last the image itself.
+The convolutions of poolings two to five are one block applied four times, and those of the decoder's levels up to the
+second one block applied three times; so the network is small, with 698,017 parameters for grey images.
 
 Source: Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data, ICML 2018, arXiv 1803.04189, with
-the sharing of the code of Kim and Ye, Noise2Score, NeurIPS 2021, arXiv 2106.07009. Images whose sides are no multiples
-of 32, which that code does not take, are padded by reflection and the output cropped.
+the weight sharing of the code of Kim and Ye, Noise2Score, NeurIPS 2021, arXiv 2106.07009. That code does not accept
+images whose sides are not multiples of 32; here they are padded by reflection and the output is cropped.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from lightning_modules.backbones.tiled import padded
 
 
 def convolutions(*channels: int) -> list[nn.Module]:
-    """Make 3x3 convolutions that keep the size, each with a leaky ReLU of slope 0.1."""
+    """Build size-preserving 3x3 convolutions, each with a leaky ReLU of slope 0.1."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.1)]
@@ -26,18 +26,18 @@ def convolutions(*channels: int) -> list[nn.Module]:
 
 
 def doubled(channels: int) -> nn.ConvTranspose2d:
-    """Make a transposed convolution that doubles height and width."""
+    """Build a transposed convolution that doubles height and width."""
     return nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
 
 
 class Noise2NoiseUNet(nn.Module):
-    """Map images `[B, C, H, W]` to as many numbers of the same shape, of any range.
+    """Map images `[B, C, H, W]` to unbounded values of the same shape.
 
     Weights start as N(0, 0.02^2) and biases at zero, as in Noise2Score's code.
 
     Args:
         channels: channels of an image, C.
-        width: channels of the features on the way down; twice as many on the way up.
+        width: channels of the encoder's features; the decoder has twice as many.
     """
 
     def __init__(self, channels: int = 1, width: int = 48) -> None:

@@ -1,9 +1,9 @@
-"""A wide residual network that is told the noise of its image, with group in place of batch normalisation.
+"""A wide residual network conditioned on the noise level, with group instead of batch normalisation.
 
     y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))),
 
-with an embedding e of log sigma by random Fourier features and two linear layers, and s = x shrunk by means and filled
-up with channels of zeros. Images are standardised, each by itself.
+with an embedding e of log sigma by random Fourier features and two linear layers, and s = x average-pooled and padded
+with zero channels. Each image is standardised.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix I, with the layers of the authors' JAX code; Zagoruyko and Komodakis, Wide Residual Networks, BMVC
@@ -48,7 +48,7 @@ class _Block(nn.Module):
 
 
 class NoiseConditionalWideResNet(nn.Module):
-    """Maps noisy images `[B, C, H, W]` and the standard deviations of their noise `[B]` to logits `[B, num_classes]`.
+    """Map noisy images `[B, C, H, W]` and the standard deviations of their noise `[B]` to logits `[B, num_classes]`.
 
     Args:
         depth: 6n + 4.

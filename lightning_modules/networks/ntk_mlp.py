@@ -1,4 +1,4 @@
-"""The multilayer perceptron in the scaling of the neural tangent kernel, with an output of the mean-field scale.
+"""The multilayer perceptron in neural tangent kernel scaling, with a mean-field output.
 
     z_1 = s(W_1 x / sqrt(d)),   z_{l+1} = s(W_{l+1} z_l / sqrt(h_l)),   f(x) = w . z_L / h_L,
 
@@ -56,13 +56,13 @@ class UnitActivation(nn.Module):
 
 
 class NTKMLP(nn.Module):
-    """A perceptron with any number of hidden layers, whose weights are N(0, 1) and divided in the forward pass.
+    """An MLP with any number of hidden layers, whose N(0, 1) weights are scaled in the forward pass.
 
     Args:
-        in_features: values of one input, C H W for images.
-        hidden_features: widths of the hidden layers; an empty list is the perceptron.
+        in_features: number of values of an input, C H W for images.
+        hidden_features: widths of the hidden layers; an empty list gives the perceptron.
         activation: `relu`, `gelu` or `silu`.
-        initial_std: standard deviation of the initial weights; 0 is for a perceptron that starts from zero.
+        initial_std: standard deviation of the initial weights; 0 lets a perceptron start from zero.
 
     Raises:
         ValueError: if a width is not positive, an activation is unknown or `initial_std` is negative.
@@ -87,8 +87,8 @@ class NTKMLP(nn.Module):
         self.output_scale = 1 / widths[-2] if hidden_features else 1 / math.sqrt(in_features)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map `[B, ...]`, with `in_features` values a sample, to `[B, 1]`."""
-        x, scale = image.flatten(start_dim=1), 1.0  # the layer's input is scale * x: one product for two factors
+        """Map `[B, ...]`, with `in_features` values per sample, to `[B, 1]`."""
+        x, scale = image.flatten(start_dim=1), 1.0  # the layer's input is scale * x, to apply two factors at once
         *hidden, last = self.weights
         for weight in hidden:
             x = self.activation.function(F.linear(x, weight) * (scale / math.sqrt(weight.shape[1])))

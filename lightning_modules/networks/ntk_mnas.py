@@ -1,7 +1,7 @@
-"""MnasNet's inverted residual blocks in the scaling of the neural tangent kernel, for images of two classes.
+"""MnasNet's inverted residual blocks in neural tangent kernel scaling, for binary image classification.
 
-All weights are N(0, 1); in the forward pass a convolution is divided by k sqrt(c) for kernels k x k on c channels, one
-on each channel by k, and the output by its number of inputs. Images are padded as TensorFlow does ("same").
+All weights are N(0, 1); in the forward pass a convolution with k x k kernels on c channels is divided by k sqrt(c), a
+depthwise one by k, and the output by its number of inputs. Images are padded as in TensorFlow ("same").
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703 (`mnas`), after Tan et al., MnasNet, CVPR 2019.
 """
@@ -17,13 +17,13 @@ from lightning_modules.networks.ntk_mlp import Activation, UnitActivation
 
 
 class NTKConv(nn.Module):
-    """A convolution without bias, padded so that the stride alone makes the image smaller.
+    """A convolution without bias, padded so that only the stride reduces the image size.
 
     Args:
-        in_channels: channels of an image.
-        out_channels: channels of the result; None convolves each channel by itself.
+        in_channels: number of input channels.
+        out_channels: number of output channels; None gives a depthwise convolution.
         kernel_size: height and width of the kernel.
-        stride: step of the kernel.
+        stride: stride of the kernel.
     """
 
     def __init__(self, in_channels: int, out_channels: int | None, kernel_size: int = 1, stride: int = 1) -> None:
@@ -45,12 +45,12 @@ class NTKConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1 x 1, convolve each channel by 5 x 5, narrow by 1 x 1; (x + input) / sqrt(2) where the shapes are one.
+    """Expand by 1 x 1, 5 x 5 depthwise convolution, project by 1 x 1; (x + input) / sqrt(2) if the shapes are equal.
 
     Args:
-        in_channels: channels of an image.
-        out_channels: channels of the result.
-        stride: step of the 5 x 5 kernels.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        stride: stride of the 5 x 5 kernels.
         activation: name of the activation.
     """
 
@@ -79,7 +79,7 @@ class NTKMnas(nn.Module):
         activation: `relu`, `gelu` or `silu`.
 
     Raises:
-        ValueError: if a number is not positive, or an activation unknown.
+        ValueError: if a number is not positive, or an activation is unknown.
     """
 
     def __init__(self, width: int, in_channels: int = 3, activation: Activation = "relu") -> None:

@@ -1,8 +1,8 @@
-"""Weights of the U-Nets of improved diffusion and guided diffusion, in diffusers' `UNet2DModel`.
+"""Load weights of the U-Nets of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
 
-Both have the same layers in the same order and other names. In the published files, `input_blocks` and `output_blocks`
-count the layers of all levels through; the residual blocks and the attention of a level share a number; and the
-queries, keys and values of a head lie together, head after head.
+Both have the same layers in the same order, with different names. In the published files, `input_blocks` and
+`output_blocks` number the layers across all levels; the residual blocks and the attention of a level share a number;
+and queries, keys and values are stored together for each head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -27,17 +27,17 @@ RESIDUAL = {  # layers of a residual block
 
 
 def with_published_weights(network: nn.Module, path: str) -> nn.Module:
-    """A U-Net with weights that OpenAI published, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`.
+    """Load weights published by OpenAI, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`, into a U-Net.
 
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: a diffusers `UNet2DModel` of the layout of the file.
+        network: a diffusers `UNet2DModel` with the file's layout.
         path: the downloaded file; the readme files of openai/improved-diffusion and openai/guided-diffusion link them.
 
     Raises:
         FileNotFoundError: if there is no file at `path`.
-        ValueError: if it is damaged, or of another layout; names what does not fit.
+        ValueError: if it is damaged, or has another layout; names what does not fit.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -51,10 +51,10 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
 
 
 def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
-    """A published state dict with the names and shapes of `unet`, whose layout must be that of the file.
+    """Convert a published state dict to the names and shapes of `unet`, which must have the file's layout.
 
     Raises:
-        ValueError: names published weights that are missing, or that the layout has no place for.
+        ValueError: names published weights that are missing, or that `unet` has no layer for.
     """
     left = dict(published)
     renamed: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
     def take(name: str) -> Tensor:
         if name not in left:
             raise ValueError(
-                f"the published weights have no {name}, which this layout needs: the layout is another one"
+                f"the published weights have no {name}, which this layout needs: the file has another layout"
             )
         return left.pop(name)
 
@@ -82,12 +82,12 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
                 renamed[f"{target}.{kind}"] = take(f"{source}.{kind}")
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        raise ValueError(f"this layout has no place for the published {', '.join(sorted(left)[:3])}{more}")
+        raise ValueError(f"the network has no layer for the published {', '.join(sorted(left)[:3])}{more}")
     return renamed
 
 
 def layers(unet: Any) -> Iterator[tuple[str, str]]:
-    """Each layer by its published and by its diffusers name: residual blocks, attentions, and what stands alone."""
+    """Yield each layer's published and diffusers names: residual blocks, attentions, and single layers."""
     yield "time_embed.0", "time_embedding.linear_1"
     yield "time_embed.2", "time_embedding.linear_2"
     yield "input_blocks.0.0", "conv_in"
@@ -116,7 +116,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
 
 
 def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
-    """A residual block, and the attention after it on levels that have one."""
+    """Yield a residual block, and the attention after it on levels that have one."""
     yield f"{source}.0", f"{target}.resnets.{layer}"
     if _attends(block):
         yield f"{source}.1", f"{target}.attentions.{layer}"
@@ -127,13 +127,13 @@ def _attends(block: Any) -> bool:
 
 
 def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> tuple[str, str]:
-    """A change of resolution: a residual block, or a convolution alone."""
+    """Return the names of a resampling layer: a residual block, or a single convolution."""
     if hasattr(sampler, "norm1"):
         return source, target
     return f"{source}.{convolution}", f"{target}.conv"
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Queries, keys and values of all heads, from those of one head after another: `[3 C, C, 1]` or `[3 C]`."""
+    """Split queries, keys and values that are stored together for each head: `[3 C, C, 1]` or `[3 C]`."""
     by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
     return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

@@ -1,8 +1,8 @@
-"""The discriminator of image translation: real or false, patch by patch.
+"""The discriminator of image translation: real or fake, patch by patch.
 
-4x4 convolutions with LeakyReLU(0.2): `num_downsamplings` of stride 2, whose widths double up to eight times the first,
-one of stride 1, and one to a single score. All but the first and the last are followed by instance normalisation. Three
-downsamplings make each score see 70 x 70 pixels, two 34 x 34.
+4x4 convolutions with LeakyReLU(0.2): `num_downsamplings` with stride 2, whose widths double up to eight times the
+first, one with stride 1, and one to a single score. All but the first and the last are followed by instance
+normalisation. With three downsamplings each score depends on 70 x 70 pixels, with two on 34 x 34.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, arXiv 1611.07004,
 with the instance normalisation of CycleGAN (Zhu et al., ICCV 2017, arXiv 1703.10593).
@@ -14,12 +14,12 @@ from lightning_modules.networks.cycle_generator import small_normal_weights
 
 
 class PatchDiscriminator(nn.Module):
-    """Maps images `[B, C, H, W]` to scores `[B, 1, h, w]`, one for each patch.
+    """Map images `[B, C, H, W]` to scores `[B, 1, h, w]`, one for each patch.
 
     Args:
         in_channels: channels of an image, C.
         width: channels after the first convolution.
-        num_downsamplings: convolutions of stride 2.
+        num_downsamplings: number of convolutions with stride 2.
 
     Raises:
         ValueError: if an argument is less than 1.
@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         self.apply(small_normal_weights)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps images `[B, C, H, W]` to the features of the last hidden layer, `[B, num_features, h + 1, w + 1]`."""
+        """Map images `[B, C, H, W]` to the features of the last hidden layer, `[B, num_features, h + 1, w + 1]`."""
         return self.features(image)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The pre-activation residual networks with bottlenecks for 32x32 images: three stages of n blocks, depth 9n + 2.
+"""Pre-activation residual networks with bottlenecks for 32x32 images: three stages of n blocks, depth 9n + 2.
 
     y = s(x) + conv_1x1(a(conv_3x3(a(conv_1x1(a(x)))))),   a = ReLU(BN(x)),   s = identity, or a strided 1x1 convolution
 
-The shortcut starts before the activation, and BN and ReLU come between the last block and the pooling.
+The shortcut starts before the activation, and BN and ReLU precede the final pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027.
 """
@@ -70,7 +70,7 @@ class PreActBottleneckResNet(nn.Module):
         return nn.Sequential(BottleneckBlock(in_channels, channels, stride), *more)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps normalised images `[B, C, H, W]` to pooled features `[B, 256]`."""
+        """Map normalised images `[B, C, H, W]` to pooled features `[B, 256]`."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(image))))
         return F.relu(self.bn(x)).mean(dim=(-2, -1))
 

@@ -2,9 +2,8 @@
 
     a = ReLU(BN(x)),   y = s(a) + conv(ReLU(BN(conv(a)))),   s = identity, or a strided 1x1 convolution.
 
-It differs from the network of the paper that proposed pre-activation in three places: BN and ReLU follow the first
-convolution, the shortcut of every block starts after the activation, and no BN-ReLU comes between the last block and
-the pooling.
+It differs in three places from the network of the paper that proposed pre-activation: BN and ReLU follow the first
+convolution, the shortcut of every block starts after the activation, and no BN-ReLU precedes the final pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027; the variant is that of ELR+
 (Liu et al., NeurIPS 2020, arXiv 2007.00151) and of LSA (Albert et al., ECCV 2024).
@@ -34,7 +33,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """Maps normalised images to logits.
+    """Map normalised images to logits.
 
     Args:
         num_classes: number of logits, K.
@@ -54,7 +53,7 @@ class PreActResNet18(nn.Module):
         self.linear = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps normalised images `[B, C, H, W]` to pooled features `[B, 512]`."""
+        """Map normalised images `[B, C, H, W]` to pooled features `[B, 512]`."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(-2, -1))

@@ -1,13 +1,13 @@
-"""RealBasicVSR: clean the frames of a clip one by one, then enlarge them by a network that runs through it both ways.
+"""RealBasicVSR: clean each frame of a clip, then upscale the clip by a bidirectional recurrent network.
 
-    v   = x + clean(x),      again while the mean of |clean(v)| is not below a threshold, three times at most
+    v   = x + clean(x),      repeated while the mean of |clean(v)| is not below a threshold, at most three times
     b_t = B(v_t, warp(b_{t+1}, flow t -> t+1)),    f_t = F(v_t, warp(f_{t-1}, flow t -> t-1))
     y_t = up(v_t) + U(b_t, f_t)
 
-B, F and clean are residual convolutions; U fuses both directions and doubles the sides by pixel shuffle, once or twice;
-up is bilinear. A clip is cleaned once in training, and in evaluation as often as its own residue asks for, so that a
-result does not depend on the batch (in the authors' code all clips of a batch are cleaned as often as their mean says).
-Flows of mirrored clips are computed in both directions, where theirs are copied.
+B, F and clean are residual convolutions; U fuses both directions and upscales by pixel shuffle, once or twice; up is
+bilinear. In training a clip is cleaned once. In evaluation each clip is cleaned as often as its own residue requires,
+so that results do not depend on the batch (the authors' code uses the mean over the batch). For mirrored clips, flows
+are computed in both directions; the authors' code copies them.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -29,7 +29,7 @@ MOST_CLEANINGS = 3
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Draw a convolution's weights as Kaiming He's for ReLU, times a scale, and set its bias to zero."""
+    """Initialise a convolution's weights by Kaiming He's method for ReLU, times a scale, and its bias by zero."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)
@@ -39,7 +39,7 @@ def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
 
 
 class VSRResidualBlock(nn.Module):
-    """x + a convolution of the ReLU of another one of x, which begins near zero."""
+    """A residual block of two convolutions with a ReLU between them, initially close to the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class VSRResidualBlock(nn.Module):
 
 
 def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequential:
-    """A convolution with LeakyReLU, and residual blocks behind it."""
+    """Build a convolution with LeakyReLU, followed by residual blocks."""
     first = nn.Conv2d(channels, width, 3, padding=1)
     return nn.Sequential(first, nn.LeakyReLU(SLOPE), *(VSRResidualBlock(width) for _ in range(num_blocks)))
 
 
 class Enlargement(nn.Module):
-    """Make a frame of the features of both directions, with sides that are `scale` times as long."""
+    """Compute a frame, upscaled by `scale`, from the features of both directions."""
 
     def __init__(self, channels: int, width: int, scale: int) -> None:
         super().__init__()
@@ -75,19 +75,17 @@ class Enlargement(nn.Module):
 
 
 class RealBasicVSR(nn.Module):
-    """Clean clips `[B, T, C, h, w]` and enlarge them to `[B, T, C, s h, s w]`.
+    """Clean clips `[B, T, C, h, w]` and upscale them to `[B, T, C, s h, s w]`.
 
     Args:
         flow: estimates motion: `SPyNet` with its weights, or `ZeroFlow`.
         channels: C.
         width: channels of the features.
-        num_blocks: residual blocks of each direction: 20 in RealBasicVSR, 10 in NegVSR.
-        num_cleaning_blocks: residual blocks of the cleaning.
+        num_blocks: residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
+        num_cleaning_blocks: residual blocks of the cleaning network.
         scale: s, 2 or 4.
-        threshold: mean of the cleaning's residue, in [0, 1] of the pixels' range, below which evaluation cleans no
-            more.
-        checkpointed: whether training computes the steps of the recurrence again in its backward pass in place of
-            keeping their activations.
+        threshold: cleaning stops in evaluation once its mean residue, for pixels in [0, 1], is below this value.
+        checkpointed: recompute activations of the recurrence in the backward pass instead of keeping them.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -121,7 +119,7 @@ class RealBasicVSR(nn.Module):
         self.width = width
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Clean and enlarge clips."""
+        """Clean and upscale clips."""
         return self.enlarged(self.cleaned(clip))
 
     def cleaned(self, clip: Tensor) -> Tensor:
@@ -139,7 +137,7 @@ class RealBasicVSR(nn.Module):
         return cleaned
 
     def enlarged(self, clip: Tensor) -> Tensor:
-        """Enlarge clips that are clean."""
+        """Upscale cleaned clips."""
         self.require_fit(clip)
         to_later, to_earlier = self.flows(clip)
         frames = clip.unbind(dim=1)
@@ -158,7 +156,7 @@ class RealBasicVSR(nn.Module):
         return torch.stack([self._step(self._frame, *given) for given in zip(frames, *both, strict=True)], dim=1)
 
     def flows(self, clip: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next and to the one before; None without any."""
+        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next and the previous; None for `ZeroFlow`."""
         if isinstance(self.flow, ZeroFlow):
             return None, None
         pairs = clip[:, :-1].flatten(0, 1), clip[:, 1:].flatten(0, 1)
@@ -168,7 +166,7 @@ class RealBasicVSR(nn.Module):
         return self.flow(*pairs).unflatten(0, shape), self.flow(*pairs[::-1]).unflatten(0, shape)
 
     def require_fit(self, clip: Tensor) -> None:
-        """Refuse frames that are too small for the flow.
+        """Reject frames that are too small for the flow network.
 
         Raises:
             ValueError: names the size.

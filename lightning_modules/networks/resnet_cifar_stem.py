@@ -1,4 +1,4 @@
-"""ImageNet's residual networks on small images: one 3x3 convolution takes the place of the 7x7 one and the max-pooling.
+"""ImageNet's residual networks for small images: a 3x3 convolution replaces the 7x7 one and the max-pooling.
 
 Source: the ResNet-34 of Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
 arXiv 2007.00151; blocks of He et al., arXiv 1512.03385, table 1.
@@ -17,9 +17,9 @@ STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 
 class CIFARStemResNet(ResNet):
-    """ResNet-18, 34 or 50 whose first stage sees the full resolution: maps normalised images to logits.
+    """ResNet-18, 34 or 50 whose first stage has the full resolution: maps normalised images to logits.
 
-    torchvision's network with another stem, so `layer1` ... `layer4` and `fc` have torchvision's names.
+    It is torchvision's network with another stem, so `layer1` ... `layer4` and `fc` have torchvision's names.
 
     Args:
         depth: 18, 34 or 50.
@@ -36,7 +36,7 @@ class CIFARStemResNet(ResNet):
         super().__init__(*STAGES[depth], num_classes=num_classes)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.maxpool = nn.Identity()
-        # The CIFAR literature starts from PyTorch's own initialisation, torchvision's ResNet from He's.
+        # The CIFAR literature uses PyTorch's default initialisation, torchvision's ResNet He's.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()

@@ -1,10 +1,10 @@
-"""A perceptron that estimates scores or noise, for images of a few hundred pixels at most and for a CPU.
+"""An MLP that estimates scores or noise, for images of at most a few hundred pixels and for CPUs.
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t,
 
-with v the image, 2 x - 1 where it is in [0, 1], and `out` a linear map of the features of `time_conditioned_mlp.py`, to
-which `skip` adds the input times a number that is learned for each level: noise of more values than `width` does not
-pass through the hidden layers.
+with v the image, mapped by 2 x - 1 if it is in [0, 1], and `out` a linear map of the features of
+`time_conditioned_mlp.py`. `skip` adds the input times a factor learned as a function of the level: noise with more
+values than `width` cannot pass through the hidden layers.
 """
 
 import math
@@ -18,14 +18,14 @@ from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
 class ScoreMLP(nn.Module):
-    """Maps noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of their shape.
+    """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
 
     Args:
         image_shape: C, H and W.
-        width: of the hidden layers; even.
+        width: width of the hidden layers; even.
         depth: number of residual blocks.
-        told_sigma: levels are sigma, images are in [0, 1] before noise is added, and the output is divided by sigma;
-            otherwise images are in [-1, 1] and the network is told times that count to 1,000.
+        told_sigma: the network receives levels sigma, images are in [0, 1] before noise is added, and the output is
+            divided by sigma; otherwise images are in [-1, 1] and the network receives times that count to 1,000.
         skip: add a multiple of the input to the output.
     """
 

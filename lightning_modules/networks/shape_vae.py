@@ -1,9 +1,9 @@
-"""A variational autoencoder of masks: what shapes a structure has.
+"""A variational autoencoder of masks: a model of the shapes that a structure can have.
 
     q(u | z) = N(mu(z), diag exp(logvar(z))),      r(u): the logits of a mask,
     loss = BCE(r(u), z), summed over pixels, + beta KL(q || N(0, I)),      u = mu + exp(logvar / 2) eps.
 
-Four convolutions of stride 2 and a linear map encode; the mirror image decodes.
+Four convolutions of stride 2 and a linear map encode; the decoder mirrors them.
 
 Source: Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv 1312.6114.
 """
@@ -19,22 +19,22 @@ from datamodules.randomness.shared_batches import sample_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
+    """Compute KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1)
 
 
 def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels, `[B]` in nats."""
+    """Compute the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels, `[B]` in nats."""
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(start_dim=1).sum(dim=1)
 
 
 class ShapeVAE(nn.Module):
-    """Encodes masks `[B, 1, S, S]` in [0, 1] as `num_latents` numbers, and decodes them.
+    """Encode masks `[B, 1, S, S]` in [0, 1] as `num_latents` numbers, and decode them.
 
     Args:
         image_size: S, height and width of a mask; a multiple of 16.
         num_latents: L.
-        widths: channels after each of the four halvings.
+        widths: channels after each of the four downsamplings.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -64,21 +64,21 @@ class ShapeVAE(nn.Module):
         self.num_latents = num_latents
 
     def encode(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar, both `[B, L]`."""
+        """Return mu and logvar, both `[B, L]`."""
         mean, log_variance = self.encoder(mask).chunk(2, dim=1)
         return mean, log_variance
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Logits `[B, 1, S, S]` of the masks that the means stand for: r(mu(z))."""
+        """Decode the posterior means: logits r(mu(z)), `[B, 1, S, S]`."""
         return self.decoder(self.encode(mask)[0])
 
     def negative_elbo(self, mask: Tensor, beta: float = 1.0, noise: Tensor | None = None) -> Tensor:
-        """Reconstruction error plus beta times the KL, of each mask.
+        """Compute the reconstruction error plus beta times the KL, for each mask.
 
         Args:
             mask: `[B, 1, S, S]`, in [0, 1].
             beta: weight of the KL.
-            noise: eps, `[B, L]`; None draws it.
+            noise: eps, `[B, L]`; None samples it.
 
         Returns:
             `[B]`, in nats.

@@ -1,12 +1,13 @@
-"""The U-Net of See-in-the-dark, which most methods for raw images of the dark train.
+"""The U-Net of See-in-the-Dark, used by most methods for raw low-light images.
 
-Down: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, and 2x2 max-pooling between levels. Up: the
-deeper features are enlarged by a transposed convolution, joined to those of the level above, and convolved twice again.
-A 1x1 convolution gives the image. There is no normalisation.
+Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels. Decoder:
+the deeper features are upsampled by a transposed convolution, concatenated with those of the level above, and convolved
+twice again. A 1x1 convolution returns the image. There is no normalisation.
 
-Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; packed raw images in, and
-out without its last shuffling of pixels, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. Images whose sides
-are no multiples of the stride, which that code does not take, are padded by reflection and the output cropped.
+Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; input and output are packed
+raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. That code does
+not accept images whose sides are not multiples of the stride; here they are padded by reflection and the output is
+cropped.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from lightning_modules.backbones.tiled import padded
 
 
 def two_convolutions(before: int, after: int) -> nn.Sequential:
-    """Make two 3x3 convolutions that keep the size, each with a leaky ReLU of slope 0.2."""
+    """Build two size-preserving 3x3 convolutions, each with a leaky ReLU of slope 0.2."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(after, after, 3, padding=1),
         nn.LeakyReLU(0.2),
@@ -28,13 +29,13 @@ def two_convolutions(before: int, after: int) -> nn.Sequential:
 
 
 class SIDUNet(nn.Module):
-    """Map images `[B, C, H, W]` to images of the same shape, of any range.
+    """Map images `[B, C, H, W]` to unbounded images of the same shape.
 
-    Weights start as PyTorch's. With the widths of the paper and four channels it has 7,760,484 of them.
+    Weights use PyTorch's initialisation. With the paper's widths and four channels there are 7,760,484 parameters.
 
     Args:
-        channels: channels of an image, C: 4 of packed raw images.
-        widths: channels of the features of each level, from the full size down.
+        channels: channels of an image, C: 4 for packed raw images.
+        widths: feature channels of each level, from full resolution down.
 
     Raises:
         ValueError: if there are fewer than two levels.

@@ -1,9 +1,9 @@
-"""SPyNet: optical flow from one frame to another, corrected at each level of a pyramid by five convolutions.
+"""SPyNet: optical flow between two frames, refined at each level of a pyramid by five convolutions.
 
     v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0,
 
-on frames with sides that are multiples of 32 (others are stretched), halved five times. It is given here with fixed
-weights, and lets gradients through to the frames, as in the networks of video that use it.
+on frames whose sides are multiples of 32 (others are resized), halved five times. Its weights are frozen here, and
+gradients flow to the frames, as in the video networks that use it.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
@@ -23,22 +23,22 @@ from lightning_modules.backbones.weights import load, read_weights
 LEVELS = 6
 STRIDE = 2 ** (LEVELS - 1)
 LEAST_SIDE = 64
-"""Of frames that flow is estimated on, in pixels, as in BasicVSR."""
+"""Minimum size of frames for flow estimation, in pixels, as in BasicVSR."""
 
 
 def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
-    """Look up images at places that a flow points to, between pixels bilinearly.
+    """Sample images bilinearly at the positions that a flow points to.
 
     Args:
         image: `[B, C, H, W]`.
-        flow: `[B, 2, H, W]`: steps to the right and down, in pixels.
-        padding: value outside the image: `zeros`, or that of the nearest pixel.
+        flow: `[B, 2, H, W]`: displacements to the right and down, in pixels.
+        padding: value outside the image: `zeros`, or that of the nearest pixel (`border`).
 
     Returns:
         `[B, C, H, W]`.
     """
     height, width = image.shape[2:]
-    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half rounds places
+    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half rounds positions
     flow = flow.to(dtype)
     axes = (torch.arange(side, device=flow.device, dtype=dtype) for side in (height, width))
     rows, columns = torch.meshgrid(*axes, indexing="ij")
@@ -50,17 +50,17 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Stand for frames that do not move: nothing is warped. For small networks without weights of a flow."""
+    """Assume that frames do not move: nothing is warped. For small networks without weights of a flow network."""
 
     least_side = 1
 
 
 class SPyNet(nn.Module):
-    """Estimate the flow between frames, with weights that are never trained.
+    """Estimate the flow between frames, with frozen weights.
 
     Args:
-        weights: file of weights, safetensors or any other of `read_weights`: in BasicSR's or mmediting's names. None
-            draws them at random, for tests.
+        weights: file of weights, safetensors or any other format of `read_weights`, with BasicSR's or mmediting's
+            names. None uses random weights, for tests.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -90,14 +90,14 @@ class SPyNet(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
-        """Estimate where each pixel of a frame is in the other one.
+        """Estimate the displacement of each pixel from a frame to the other one.
 
         Args:
             frame: `[B, 3, H, W]` in [0, 1].
             other: `[B, 3, H, W]`.
 
         Returns:
-            `[B, 2, H, W]`: steps to the right and down, in pixels.
+            `[B, 2, H, W]`: displacements to the right and down, in pixels.
         """
         height, width = frame.shape[2:]
         size = [math.ceil(side / STRIDE) * STRIDE for side in (height, width)]
@@ -117,7 +117,7 @@ class SPyNet(nn.Module):
 
 
 def _own_name(key: str) -> str:
-    """Translate a name of BasicSR's layers, or of mmediting's, which count no activations."""
+    """Translate a layer name of BasicSR, or of mmediting, which does not count activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

@@ -1,4 +1,4 @@
-"""A residual perceptron that is told the time (or the noise level) of its image: for images of a few dozen pixels.
+"""A residual MLP conditioned on the time (or the noise level), for images of a few dozen pixels.
 
     h_0 = W x,   h_{i+1} = h_i + V_i SiLU(U_i LayerNorm(h_i) + T_i SiLU(W_t c(t))),   feature = LayerNorm(h_L)
 
@@ -28,11 +28,11 @@ class _Block(nn.Module):
 
 
 class TimeConditionedMLP(nn.Module):
-    """Maps images and times to one feature vector each.
+    """Map images and times to one feature vector each.
 
     Args:
-        in_features: values of one image, C H W.
-        width: of the hidden layers and of the feature; even.
+        in_features: number of values of an image, C H W.
+        width: width of the hidden layers and of the feature; even.
         depth: L, number of residual blocks.
 
     Raises:
@@ -51,7 +51,7 @@ class TimeConditionedMLP(nn.Module):
         self.width = width
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        """Features `[B, width]` of images `[B, C, H, W]` at times `[B]`.
+        """Compute features `[B, width]` of images `[B, C, H, W]` at times `[B]`.
 
         Raises:
             ValueError: if an image has another number of values than `in_features`.
@@ -67,11 +67,11 @@ class TimeConditionedMLP(nn.Module):
 
 
 class TimeConditionedImageMLP(TimeConditionedMLP):
-    """Maps images and times to one value for each of an image's: a diffusion model of very small images.
+    """Map images and times to outputs shaped like the images: a diffusion model of very small images.
 
     Args:
-        in_features: values of one image, C H W.
-        width: of the hidden layers; even.
+        in_features: number of values of an image, C H W.
+        width: width of the hidden layers; even.
         depth: L, number of residual blocks.
 
     Raises:
@@ -83,17 +83,17 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
         self.head = nn.Linear(width, in_features)
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        """Values of the shape of images `[B, C, H, W]` at times `[B]`."""
+        """Compute outputs shaped like images `[B, C, H, W]` at times `[B]`."""
         return self.head(super().forward(image, time)).view_as(image)
 
 
 class PromptedImageMLP(TimeConditionedMLP):
-    """Maps images, times and texts to one value for each of an image's: a text-to-image model of very small images.
+    """Map images, times and texts to outputs shaped like the images: a text-to-image model of very small images.
 
     Args:
-        in_features: values of one image, C H W.
-        prompt_features: D, size of a token's embedding, of which a text's mean is put beside the image.
-        width: of the hidden layers; even.
+        in_features: number of values of an image, C H W.
+        prompt_features: D, size of a token embedding; their mean over the text is concatenated with the image.
+        width: width of the hidden layers; even.
         depth: L, number of residual blocks.
 
     Raises:
@@ -105,6 +105,6 @@ class PromptedImageMLP(TimeConditionedMLP):
         self.head = nn.Linear(width, in_features)
 
     def forward(self, image: Tensor, time: Tensor, prompts: Prompts) -> Tensor:  # type: ignore[override]
-        """Values of the shape of images `[B, C, H, W]` at times `[B]` and B texts."""
+        """Compute outputs shaped like images `[B, C, H, W]` at times `[B]` for B texts."""
         text = prompts.embedding.mean(dim=1).to(image.dtype)
         return self.head(super().forward(torch.cat([image.flatten(1), text], dim=1), time)).view_as(image)

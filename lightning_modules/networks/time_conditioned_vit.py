@@ -1,9 +1,9 @@
-"""A vision transformer that is told the time (or the noise level) of its image by one token more.
+"""A vision transformer conditioned on the time (or the noise level) by an additional token.
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-with c of `time_embedding.py`, no perceptron behind it, and blocks that normalise first and have no bias on queries,
-keys and values. With B patches of a side of p pixels, C channels, width D and depth L it has
+with c of `time_embedding.py`, without an MLP after it, and pre-norm blocks without bias on queries, keys and values.
+With B patches of p x p pixels, C channels, width D and depth L it has
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
 
@@ -26,22 +26,22 @@ from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
 class TimeConditionedViT(nn.Module):
-    """Maps images and times to one feature vector each.
+    """Map images and times to one feature vector each.
 
     Args:
         image_size: height and width, in pixels.
         patch_size: height and width of a patch, in pixels.
         width: D, length of a token; even.
         depth: L, number of blocks.
-        num_heads: of the attention; divides `width`.
+        num_heads: number of attention heads; divides `width`.
         in_channels: C.
-        final_norm: whether the feature passes through a last LayerNorm.
-        initialization: of linear layers and patches: `default` is PyTorch's, `moco_v3` uniform by fan-in and fan-out,
-            queries, keys and values each for themselves, with biases of zero.
-        train_patches: whether the embedding of patches is trained, or stays as it is at first.
+        final_norm: apply a last LayerNorm to the feature.
+        initialization: of linear layers and patch embedding: `default` is PyTorch's; `moco_v3` is uniform by fan-in and
+            fan-out, separately for queries, keys and values, with zero biases.
+        train_patches: train the patch embedding; otherwise it keeps its initial weights.
 
     Raises:
-        ValueError: if patches do not tile the image, or the heads or the time's cosines and sines the width.
+        ValueError: if patches do not tile the image, or the width is odd or not a multiple of `num_heads`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TimeConditionedViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        """Features `[B, D]` of images `[B, C, H, W]` at times `[B]`."""
+        """Compute features `[B, D]` of images `[B, C, H, W]` at times `[B]`."""
         patches = self.patch_embed(image).flatten(start_dim=2).transpose(1, 2)
         times = sinusoidal_embedding(time, self.width).to(patches.dtype)[:, None]
         tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), times, patches], dim=1) + self.pos_embed

@@ -1,4 +1,4 @@
-"""Sines and cosines of a time or a noise level, as transformers encode positions.
+"""Sines and cosines of a time or a noise level, as in the position encoding of transformers.
 
     c(t) = [cos(w_1 t), ..., cos(w_n t), sin(w_1 t), ..., sin(w_n t)],   w_i = 10000^{-(i - 1) / n}
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def sinusoidal_embedding(time: Tensor, num_features: int) -> Tensor:
-    """c(t), computed in single precision or better, as half precision cannot tell late times apart.
+    """Compute c(t) in single precision or better, since half precision cannot distinguish late times.
 
     Args:
         time: `[B]`.

@@ -1,9 +1,9 @@
-"""The 2-D U-Net that the noisy-mask literature trains on medical slices.
+"""The 2-D U-Net of the noisy-mask literature on medical slices.
 
-Down: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, and 2x2 max-pooling between levels. Up: the
-deeper features, enlarged twofold bilinearly (corners aligned), are joined to those of the level above, and a double
-convolution first halves the channels of the two, where that is asked for, and gives as many as the next level has. A
-1x1 convolution gives the logits. There is no transposed convolution.
+Encoder: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, with 2x2 max-pooling between levels.
+Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with those of the level
+above; a double convolution, whose first part optionally halves the channels, returns as many channels as the next level
+has. A 1x1 convolution returns the logits. There is no transposed convolution.
 
 Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
 arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR
@@ -26,17 +26,18 @@ def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.
 
 
 class UNet(nn.Module):
-    """Maps images `[B, C, H, W]` of any size to logits `[B, K, H, W]`.
+    """Map images `[B, C, H, W]` of any size to logits `[B, K, H, W]`.
 
-    `H` and `W` must leave at least one pixel after the poolings: 2^(levels - 1). Where a pooling drops an odd row or
-    column, zeros stand in for it on the way up.
+    After the poolings, at least one pixel must remain: `H` and `W` are at least 2^(levels - 1). If a pooling drops an
+        odd
+    row or column, the decoder pads with zeros.
 
     Args:
         in_channels: channels of an image, C.
         num_classes: categories of a pixel, K.
-        widths: channels of each level, from the full size down.
-        halved: whether the first convolution of each double one on the way up halves the channels; otherwise it gives
-            as many as the next level has.
+        widths: channels of each level, from full resolution down.
+        halved: whether the first convolution of each double one in the decoder halves the channels; otherwise it
+            returns as many as the next level has.
 
     Raises:
         ValueError: if there are fewer than two levels or a width is less than 1.
@@ -69,7 +70,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(deep, num_classes, 1)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps images `[B, C, H, W]` to the features of each pixel before the logits, `[B, widths[0], H, W]`."""
+        """Map images `[B, C, H, W]` to the features of each pixel before the logits, `[B, widths[0], H, W]`."""
         levels = []
         x = image
         for depth, convolution in enumerate(self.down):

@@ -1,4 +1,4 @@
-"""The discriminator of Real-ESRGAN: a U-Net that says of every pixel whether it is real, with spectral normalisation.
+"""The discriminator of Real-ESRGAN: a U-Net with spectral normalisation that scores every pixel as real or fake.
 
 Source: Wang, Xie, Dong and Shan, Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data, ICCV
 Workshops 2021, arXiv 2107.10833.
@@ -14,14 +14,14 @@ from datamodules.arguments import at_least
 
 
 class UNetDiscriminator(nn.Module):
-    """Maps images `[B, C, H, W]` to scores `[B, 1, H, W]`; sides are multiples of 8.
+    """Map images `[B, C, H, W]` to scores `[B, 1, H, W]`; sides must be multiples of 8.
 
-    Three 4x4 convolutions halve the sides, three 3x3 ones after bilinear doublings bring them back, with sums across;
-    all but the first and the last have their spectral norm divided out.
+    Three 4x4 convolutions downsample, and three 3x3 ones after bilinear upsampling restore the size, with additive skip
+    connections; all but the first and the last have spectral normalisation.
 
     Args:
         in_channels: C.
-        width: channels at the full size; they double at each halving.
+        width: channels at full resolution; they double at each downsampling.
 
     Raises:
         ValueError: if an argument is less than 1.
@@ -40,10 +40,10 @@ class UNetDiscriminator(nn.Module):
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Score every pixel; a positive score says real.
+        """Score every pixel; positive scores mean real.
 
         Raises:
-            ValueError: if a side is no multiple of 8.
+            ValueError: if a side is not a multiple of 8.
         """
         if any(side % 8 for side in image.shape[2:]):
             raise ValueError(f"UNetDiscriminator needs sides that are multiples of 8, got {list(image.shape)}")

@@ -1,4 +1,4 @@
-"""VGG for 32x32 images: 3x3 convolutions in five stages, each followed by pooling, and three layers of 512 units.
+"""VGG for 32x32 images: 3x3 convolutions in five stages, each followed by pooling, and three linear layers, 512 wide.
 
 Source: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, arXiv
 1409.1556; the classifier is that of Granziol, Zohren and Roberts, arXiv 2006.09092.
@@ -18,14 +18,14 @@ class VGG(nn.Module):
     """VGG-11, 13, 16 or 19: maps normalised images of 32 x 32 pixels to logits.
 
     Args:
-        depth: layers with weights, 11, 13, 16 or 19.
+        depth: number of layers with weights: 11, 13, 16 or 19.
         num_classes: number of logits, K.
-        batch_norm: whether BatchNorm follows each convolution.
-        dropout: probability of dropping an input of the first two layers of the classifier.
+        batch_norm: use BatchNorm after each convolution.
+        dropout: dropout probability for the inputs of the classifier's first two layers.
         in_channels: channels of an image, C.
 
     Raises:
-        ValueError: if the depth is another.
+        ValueError: if the depth is another number.
     """
 
     num_features = 512
@@ -62,7 +62,7 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps normalised images `[B, C, 32, 32]` to features `[B, 512]`."""
+        """Map normalised images `[B, C, 32, 32]` to features `[B, 512]`."""
         return self.classifier(self.features(image).flatten(start_dim=1))
 
     def forward(self, image: Tensor) -> Tensor:

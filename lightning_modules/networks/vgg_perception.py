@@ -1,8 +1,8 @@
-"""Distance of images in the features of VGG19: absolute differences in front of five of its ReLUs.
+"""Perceptual distance of images by VGG19: absolute differences of the features before five of its ReLUs.
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
-for images in [0, 1], that the network sees with ImageNet's mean and deviation.
+for images in [0, 1], normalised inside by ImageNet's mean and standard deviation.
 
 Source: Wang, Xie, Dong and Shan, Real-ESRGAN, ICCV Workshops 2021, arXiv 2107.10833; Simonyan and Zisserman, ICLR 2015,
 arXiv 1409.1556 (VGG19).
@@ -19,10 +19,10 @@ WEIGHTS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
 
 class VGGPerception(nn.Module):
-    """Measure how far images are from others, as VGG19 with fixed weights sees them.
+    """Measure the distance between images by the features of a frozen VGG19.
 
     Args:
-        weights: file of torchvision's `vgg19` weights, whole or its `features` alone. None draws them at random, for
+        weights: file of torchvision's `vgg19` weights, whole or only its `features`. None uses random weights, for
             tests.
 
     Raises:
@@ -50,7 +50,7 @@ class VGGPerception(nn.Module):
         distance = image.new_zeros(())
         for number, layer in enumerate(self.features):
             if isinstance(layer, nn.ReLU):
-                x, y = F.relu(x), F.relu(y)  # not in place, as what is in front was compared
+                x, y = F.relu(x), F.relu(y)  # not in place, since the features before were compared
                 continue
             x, y = layer(x), layer(y)
             if number in WEIGHTS:

@@ -2,7 +2,7 @@
 
     a = ReLU(BN(x)),   y = s + conv(dropout(ReLU(BN(conv(a))))),
 
-where s = x inside a stage and a (strided) 1x1 convolution of a where the number of channels changes.
+where s = x inside a stage and a (strided) 1x1 convolution of a if the number of channels changes.
 
 Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, table 1 and section 2.4.
 """
@@ -38,7 +38,7 @@ class WideResNet(nn.Module):
         depth: 6n + 4.
         width: widening factor, k.
         num_classes: number of logits, K.
-        dropout: probability that an activation between the two convolutions of a block is dropped.
+        dropout: probability of dropping an activation between the two convolutions of a block.
         in_channels: channels of an image, C.
 
     Raises:
@@ -74,7 +74,7 @@ class WideResNet(nn.Module):
         return nn.Sequential(first, *(WideBlock(out_channels, out_channels, 1, dropout) for _ in range(blocks - 1)))
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Maps normalised images `[B, C, H, W]` to pooled features `[B, 64 k]`."""
+        """Map normalised images `[B, C, H, W]` to pooled features `[B, 64 k]`."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(image))))
         return F.relu(self.bn(x)).mean(dim=(-2, -1))
 

@@ -1,4 +1,4 @@
-"""Averages of weights that follow a network while it is trained."""
+"""Moving averages of a network's weights during training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,39 +11,39 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 @torch.no_grad()
 def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
-    """Move the parameters of an average a little towards those of a trained network, in place.
+    """Update the parameters of a moving average towards a trained network, in place.
 
         e <- decay e + (1 - decay) theta
 
-    Buffers, such as the statistics of batch normalisation, stay as they are.
+    Buffers, such as the statistics of batch normalisation, stay unchanged.
 
     Args:
         average: e, of the same architecture.
         trained: theta.
-        decay: the weight that the average keeps, in [0, 1].
+        decay: weight of the old average, in [0, 1].
     """
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(trained.parameters()), None)
 
 
 def ramped_decay(update: int, decay: float) -> float:
-    """Compute the weight that an average keeps in its n-th update, which rises with n: min(decay, (1 + n) / (10 + n)).
+    """Compute the decay of the n-th update, which increases with n: min(decay, (1 + n) / (10 + n)).
 
     Args:
-        update: n, the updates before this one.
-        decay: the greatest weight.
+        update: n, the number of earlier updates.
+        decay: maximum decay.
     """
     return min(decay, (1 + update) / (10 + update))
 
 
 class AveragedWeights(nn.Module):
-    """The average of what is trained in a network, in float32 or better, in the state dict of the module that owns it.
+    """Moving average of a network's trainable parameters, in float32 or better, saved in its owner's state dict.
 
-    It is moved after each step of the optimizer; a step that a gradient scaler skips moves nothing. Buffers are not
-    averaged. Within `with average.used_by(network):` the network has the averaged weights.
+    It is updated after each optimizer step, except those a gradient scaler skips. Buffers are not averaged. Within
+    `with average.used_by(network):` the network has the averaged weights.
 
     Args:
-        network: the network; its parameters that need no gradient are left out.
-        decay: gives the weight that the average keeps in an update, in [0, 1], for the number of updates before it.
+        network: the network; frozen parameters are left out.
+        decay: maps the number of earlier updates to the weight of the old average, in [0, 1].
     """
 
     updates: int
@@ -60,18 +60,18 @@ class AveragedWeights(nn.Module):
         self._in_use = False
 
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
-        """Give the parameters that are averaged, whether or not they need a gradient now."""
+        """Return the averaged parameters, whether or not they currently require a gradient."""
         named = dict(network.named_parameters())
         return [named[name] for name in self.names]
 
     @torch.no_grad()
     def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
-        """Move the average after every step of an optimizer of the network."""
+        """Update the average after every step of an optimizer of the network."""
         optimizer.register_step_post_hook(lambda *_: self.update(network))
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move the average a little towards the network: e <- d e + (1 - d) theta."""
+        """Update the average towards the network: e <- d e + (1 - d) theta."""
         trained = [
             parameter.to(mine.dtype) for parameter, mine in zip(self._averaged(network), self.weights, strict=True)
         ]
@@ -80,7 +80,7 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Give the network the averaged weights within a `with`, which may lie in another one."""
+        """Context manager that gives the network the averaged weights; it can be nested."""
         if self._in_use:
             yield
             return
@@ -88,7 +88,7 @@ class AveragedWeights(nn.Module):
         own = [parameter.detach().clone() for parameter in trained]
         self._in_use = True
         try:
-            _copy(trained, list(self.weights))  # in place: sharded parameters keep views of their storage
+            _copy(trained, list(self.weights))  # in place, since sharded parameters are views of their storage
             yield
         finally:
             _copy(trained, own)

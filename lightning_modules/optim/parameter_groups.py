@@ -1,8 +1,8 @@
-"""Parameter groups with learning rates of their own: new layers of a pretrained network, heads, and layer-wise decay.
+"""Parameter groups with separate learning rates: new layers of a pretrained network, heads, and layer-wise decay.
 
-Layer-wise decay: a parameter of block i has the depth i + 1, patches' embedding, positions and the class token have 0,
-and everything behind the L blocks has L + 1. Its learning rate is multiplied by d^{L + 1 - depth}. Vectors and numbers
-(biases, norms) are not decayed towards zero.
+Layer-wise decay: a parameter of block i has depth i + 1; patch embedding, positions and class token have depth 0, and
+everything after the L blocks has depth L + 1. Its learning rate is multiplied by d^{L + 1 - depth}. Vectors and scalars
+(biases, norms) have no weight decay.
 
 Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
 """
@@ -21,17 +21,16 @@ NORMALISATION = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[dict[str, Any]]:
-    """Groups for an optimizer, with the key `lr_factor`; `scale_learning_rates` applies it.
+    """Build optimizer groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
-    As in the authors' code of ADELE, which is SEAM's: weights, biases (parameters whose names end with `bias`) at twice
-    the rate and without weight decay, and both at ten times that in the new layers. Scales and shifts of normalisation
-    layers are not trained: they are in no group, and no longer require gradients. All others are in one, where the
-    authors' networks have convolutions and linear layers alone.
+    As in the authors' code of ADELE, which follows SEAM: weights; biases (parameters whose names end with `bias`) at
+    twice the learning rate and without weight decay; and both at ten times these rates in the new layers. Scales and
+    shifts of normalisation layers are frozen: they are in no group. All other parameters are in a group; the authors'
+    networks have only convolutions and linear layers.
 
     Args:
-        network: has the parameters; where there are new layers, those of normalisation layers are frozen.
-        new_layers: names of submodules that are trained from scratch; without any, all trainable parameters of the
-            network are one group.
+        network: network with the parameters; with new layers, its normalisation layers are frozen.
+        new_layers: names of submodules trained from scratch; without any, all trainable parameters are one group.
 
     Raises:
         ValueError: if the network has no submodule of a name.
@@ -58,7 +57,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiplies the learning rate of each group by its `lr_factor`, where it has one."""
+    """Multiply the learning rate of each group by its `lr_factor`, if it has one."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
 
@@ -66,13 +65,13 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
 def optimizer_with_heads(
     optimizer: OptimizerCallable, module: nn.Module, heads: Iterable[nn.Module], lr_factor: float
 ) -> Optimizer:
-    """Builds an optimizer on a module's trainable parameters.
+    """Build an optimizer on a module's trainable parameters, with another learning rate for its heads.
 
     Args:
-        optimizer: its learning rate is that of everything but the heads.
-        module: has the parameters.
-        heads: parts of it.
-        lr_factor: their learning rate as a multiple of the others'; 1 makes one group of all.
+        optimizer: its learning rate applies to everything but the heads.
+        module: module with the parameters.
+        heads: parts of the module.
+        lr_factor: learning rate of the heads relative to the rest; 1 makes a single group.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if lr_factor == 1:
@@ -91,7 +90,7 @@ STEM = ("cls_token", "pos_embed", "patch_embed")
 
 
 def layer_of(name: str, num_blocks: int) -> int:
-    """The depth of a parameter of an encoder whose blocks are named `blocks.<i>`."""
+    """Return the depth of a parameter in an encoder whose blocks are named `blocks.<i>`."""
     first, *rest = name.split(".")
     if first in STEM:
         return 0
@@ -101,12 +100,12 @@ def layer_of(name: str, num_blocks: int) -> int:
 def optimizer_with_layer_decay(
     optimizer: OptimizerCallable, encoder: nn.Module, head: nn.Module, decay: float
 ) -> Optimizer:
-    """Builds an optimizer on the trainable parameters of both.
+    """Build an optimizer on the trainable parameters of encoder and head, with layer-wise decay.
 
     Args:
         optimizer: its learning rate is that of the head.
-        encoder: with blocks in `blocks`; without any, all of it counts as the head.
-        head: what follows the encoder.
+        encoder: encoder with its blocks in `blocks`; without blocks, all of it counts as the head.
+        head: layers after the encoder.
         decay: d, in (0, 1].
     """
     num_blocks = len(getattr(encoder, "blocks", ()))

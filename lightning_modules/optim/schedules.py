@@ -1,4 +1,4 @@
-"""Learning-rate schedules that PyTorch lacks. One that counts batches in place of epochs has `interval = "step"`."""
+"""Learning-rate schedules that PyTorch lacks. Schedules over batches instead of epochs have `interval = "step"`."""
 
 import math
 from typing import Literal
@@ -10,7 +10,7 @@ from datamodules.arguments import at_least, one_of, positive, within
 
 
 class CosineOverSteps(CosineAnnealingLR):
-    """PyTorch's cosine, stepped after every batch: `T_max` counts batches."""
+    """PyTorch's cosine annealing, stepped after every batch: `T_max` counts batches."""
 
     interval = "step"
 
@@ -28,7 +28,7 @@ class StepOverSteps(StepLR):
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0; from T on it is 0."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0; it is 0 from T on."""
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -36,14 +36,14 @@ def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
 
 
 class CosineSchedule(LambdaLR):
-    """Keep the learning rate for W epochs, then lower it along a cosine that never reaches zero, as PLS and LSA do.
+    """Constant learning rate for W epochs, then cosine annealing that never reaches zero, as in PLS and LSA.
 
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 
     Args:
-        optimizer: its learning rates are lr_0.
+        optimizer: its learning rate is lr_0.
         epochs: T, length of the schedule.
-        constant_epochs: W, epochs at lr_0, in 0...T - 1.
+        constant_epochs: W, number of epochs at lr_0, in 0...T - 1.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -56,13 +56,13 @@ class CosineSchedule(LambdaLR):
 
 
 class WarmupConstant(LambdaLR):
-    """Raise the learning rate linearly over steps, then keep it: lr min(k / w, 1) at step k = 0, 1, ...
+    """Linear warmup of the learning rate over steps, then constant: lr min(k / w, 1) at step k = 0, 1, ...
 
-    As in the published code of score models, the first step is at a learning rate of 0.
+    As in the published code of score models, the learning rate is 0 in the first step.
 
     Args:
         optimizer: its learning rates are scaled.
-        warmup: w, length of the rise in steps (batches).
+        warmup: w, length of the warmup in steps (batches).
     """
 
     interval = "step"
@@ -73,14 +73,14 @@ class WarmupConstant(LambdaLR):
 
 
 class WarmupLinear(LambdaLR):
-    """Raise the learning rate linearly over steps, then lower it linearly to zero, as transformers' trainer does.
+    """Linear warmup of the learning rate over steps, then linear decay to zero, as in transformers' trainer.
 
         lr k / w for k < w, then lr (n - k) / (n - w), at step k = 0, 1, ...
 
     Args:
         optimizer: its learning rates are scaled.
-        warmup: w, length of the rise in steps (batches); 0 leaves it out.
-        length: n, length of the whole schedule in steps; the learning rate is 0 from then on.
+        warmup: w, length of the warmup in steps (batches); 0 skips it.
+        length: n, length of the whole schedule in steps; the learning rate is 0 afterwards.
 
     Raises:
         ValueError: if `warmup` is not below `length`.
@@ -94,11 +94,11 @@ class WarmupLinear(LambdaLR):
 
 
 class HyperbolicOverSteps(LambdaLR):
-    """Lower the learning rate by steps of a hyperbola: lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
+    """Decay the learning rate hyperbolically, in stages: lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
 
     Args:
         optimizer: its learning rates are scaled.
-        half_life: d, batches after which the hyperbola has half the learning rate.
+        half_life: d, batches after which the hyperbola reaches half the learning rate.
         every: delta, batches between two changes.
     """
 
@@ -111,17 +111,17 @@ class HyperbolicOverSteps(LambdaLR):
 
 
 class WarmupCosine(LambdaLR):
-    """Raise the learning rate linearly, then lower it to zero along a cosine.
+    """Linear warmup of the learning rate, then cosine annealing to zero.
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule begins with a step, or an epoch, at a learning rate of 0, which this one leaves out.
+    The published schedule starts with a step, or an epoch, at learning rate 0, which this one omits.
 
     Args:
         optimizer: its learning rates are scaled.
-        warmup: w, length of the rise; 0 leaves it out.
-        length: n, length of the whole schedule; the learning rate is 0 from then on.
-        interval: the unit of both lengths, epoch or step (a batch).
+        warmup: w, length of the warmup; 0 skips it.
+        length: n, length of the whole schedule; the learning rate is 0 afterwards.
+        interval: unit of both lengths, epoch or step (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, or the interval is unknown.
@@ -143,20 +143,20 @@ class WarmupCosine(LambdaLR):
 
 
 class TimmCosine(LambdaLR):
-    """Raise the learning rate linearly from a first one, lower it along a cosine, and hold the least one, as timm does.
+    """Linear warmup from an initial learning rate, then cosine annealing to a minimum, as in timm.
 
         lr_1 + k (lr - lr_1) / w for k < w,    lr_n + (lr - lr_n) (1 + cos(pi k / n)) / 2 for w <= k < n,    then lr_n
 
-    The cosine counts from the beginning, so that the rate falls a little at the end of the rise. Epochs beyond n are
+    The cosine starts at step 0, so the learning rate drops slightly at the end of the warmup. Epochs beyond n are
     timm's cooldown.
 
     Args:
         optimizer: its learning rate is lr, the same in all groups.
-        warmup: w, length of the rise; 0 leaves it out.
+        warmup: w, length of the warmup; 0 skips it.
         length: n, length of the cosine.
-        first_lr: lr_1, with which the rise begins.
-        least_lr: lr_n.
-        interval: the unit of both lengths, epoch or step (a batch).
+        first_lr: lr_1, initial learning rate of the warmup.
+        least_lr: lr_n, minimum learning rate.
+        interval: unit of both lengths, epoch or step (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, a rate is negative, or the interval is unknown.
@@ -186,14 +186,14 @@ class TimmCosine(LambdaLR):
 
 
 class PiecewiseConstant(LambdaLR):
-    """Hold the learning rate at another multiple of its first value from each of some epochs on.
+    """Scale the learning rate by a factor that changes at given epochs.
 
     Args:
         optimizer: its learning rates are scaled.
-        factors: the multiple by the epoch, counted from 0, that it begins with; 1 before the first of them.
+        factors: factor from each epoch on, by epoch counted from 0; 1 before the first.
 
     Raises:
-        ValueError: if an epoch is below 1 or a multiple is negative.
+        ValueError: if an epoch is below 1 or a factor is negative.
     """
 
     def __init__(self, optimizer: Optimizer, factors: dict[int, float]) -> None:
@@ -214,12 +214,12 @@ def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
 
 
 class HeldThenLinear(LambdaLR):
-    """Hold the learning rate for half of the epochs, lower it linearly until 90 % of them, and hold the last one.
+    """Constant learning rate for half of the epochs, then linear decay until 90 % of them, then constant.
 
     Args:
         optimizer: its learning rates are scaled.
         epochs: length of the schedule.
-        last: the last rate over the first one.
+        last: last learning rate relative to the first.
 
     Raises:
         ValueError: if an argument is out of range.

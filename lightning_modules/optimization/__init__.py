@@ -1,1 +1,1 @@
-"""Optimisation whose gradients, measurements or evaluations are noisy, corrupted or falsified."""
+"""Optimisation with noisy, corrupted or falsified gradients, measurements or evaluations."""

@@ -1,29 +1,29 @@
-"""Recover a low-rank matrix from measurements with gross errors, by sub-gradient steps from a small start (SubGM).
+"""Recover a low-rank matrix from measurements with gross errors by sub-gradient steps from a small start (SubGM).
 
-Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]` some are arbitrarily wrong, or all are
-noisy. A factor U `[d, r']` of any number of columns, r' = d if the rank is unknown, descends on
+Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`, some are arbitrarily wrong, or all are
+noisy. A factor U `[d, r']` with any number of columns, r' = d if the rank is unknown, is optimised on
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-from U_0 = alpha B with a small alpha. D points as X U / ||X||_F does, X = U U^T - X*, whatever the errors are
-(Sign-RIP), so directions of X* grow out of the start while the others stay small: the error is a power of alpha,
-whatever r'. B is
+from U_0 = alpha B with a small alpha. D has the direction of X U / ||X||_F, X = U U^T - X*, whatever the errors are
+(Sign-RIP). So the directions of X* grow while the others stay small: the error is a power of alpha, for any
+r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), of the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; columns of
-               negative ones are zero, and stay it
-    random     the first r' columns of a random orthogonal matrix, which uses all of them
+               negative ones are and remain zero
+    random     the first r' columns of a random orthogonal matrix, none of which is zero
 
 and the step sizes are
 
-    quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which shrinks with the error as
-               long as q < 1 - p for a fraction p of gross errors
-    geometric  eta rho^t, where p or the law of the noise is unknown
-    constant   eta, which ends at a distance in proportion to it
+    quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which decreases with the error if
+               q < 1 - p for a fraction p of gross errors
+    geometric  eta rho^t, if p or the noise distribution is unknown
+    constant   eta, which ends at a distance proportional to eta
 
-Only the abstract and the introduction of the paper were at hand: the spectral start and the step sizes are as the field
-recalls them, the random start is this project's. Gradient descent on the squared loss, (1/2m) sum_i (.)^2, is the
-baseline that gross errors mislead.
+Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
+reconstructed from the literature, the random start is this project's. Gradient descent on the squared loss,
+(1/2m) sum_i (.)^2, is the baseline, which fails under gross errors.
 
 Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
 Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
@@ -53,22 +53,22 @@ LOSSES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 }
 """Losses of a residual and their derivatives."""
 DRAWN_VALUES = 6
-"""Singular values of U that the table of them has, at most."""
+"""Maximum number of singular values of U in their table."""
 MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "scale")
-"""Columns of the tables `error` and `sign_rip`, where X* is known."""
+"""Columns of the tables `error` and `sign_rip`, if X* is known."""
 
 
 def residuals_and_direction(
     features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i, some measurements at a time.
+    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i, in chunks of measurements.
 
     Args:
-        features: A, `[m, d, d]`, on the factor's device, or on any where some are taken at a time.
+        features: A, `[m, d, d]`, on the factor's device, or with `at_once` on any device.
         target: y, `[m]`.
         factor: U, `[d, r']`.
         slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
-        at_once: measurements that are on the factor's device at a time; None takes all.
+        at_once: number of measurements moved to the factor's device at once; None uses all in place.
 
     Returns:
         `[m]` and `[d, d]`.
@@ -86,14 +86,14 @@ def residuals_and_direction(
 
 
 def spectral_start(features: Tensor, target: Tensor, columns: int, measurements: int, device: torch.device) -> Tensor:
-    """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all processes.
+    """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all ranks.
 
     Args:
-        features: this process's A, `[b, d, d]`.
-        target: this process's y, `[b]`.
+        features: this rank's A, `[b, d, d]`.
+        target: this rank's y, `[b]`.
         columns: r'.
-        measurements: m, over all processes.
-        device: where B is computed.
+        measurements: m, over all ranks.
+        device: device of the computation.
     """
     signed = all_reduce_sum(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
     values, vectors = torch.linalg.eigh((signed + signed.T) / 2)
@@ -101,7 +101,7 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
 
 
 def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure the signal V^T U by its least singular value, and the residual V_perp^T U by its greatest.
+    """Compute the signal V^T U by its smallest singular value, and the residual V_perp^T U by its largest.
 
     Args:
         factor: U, `[d, r']`.
@@ -127,21 +127,21 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SubGM(MethodModule):
-    """Recover a positive semidefinite matrix from measurements by sub-gradient steps; one process or several.
+    """Recover a positive semidefinite matrix from measurements by sub-gradient steps, on one or several ranks.
 
     Args:
         dim: d; the matrix is `[d, d]`.
-        columns: r', columns of the factor; None takes d of them, whatever the rank is.
-        alpha: size of the start; the smaller, the smaller is the error, and the longer the way.
+        columns: r', number of columns of the factor; None uses d, whatever the rank.
+        alpha: scale of the initialisation; a smaller one gives a smaller error, but needs more iterations.
         start: `spectral` or `random`.
-        loss: `absolute`, or `squared` for the baseline that is not robust.
+        loss: `absolute`, or `squared` for the non-robust baseline.
         step_rule: `quantile`, `geometric` or `constant`.
         eta: factor of all step sizes.
         q: quantile of the absolute residuals, below 1 - p.
         p: fraction of the measurements that may be grossly wrong.
-        rho: factor from one step size to the next, for `geometric`.
+        rho: ratio of successive step sizes, for `geometric`.
         iterations_per_step: iterations in a training step, which is logged once.
-        at_once: measurements that are on the device at a time, where the data stay on the host; None takes all.
+        at_once: number of measurements on the device at once, if the data stay on the CPU; None uses all.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit or a batch is not all rows.
@@ -197,11 +197,11 @@ class SubGM(MethodModule):
         require_all_rows(self.trainer, "SubGM")
         if self.at_once is None and not getattr(self.trainer.datamodule, "rows_on_device", True):  # type: ignore[attr-defined]
             raise ValueError(
-                "model.at_once must say how many measurements are taken where data.rows_on_device is false"
+                "model.at_once must be given if data.rows_on_device is false: the number of measurements used at once"
             )
 
     def forward(self) -> Tensor:
-        """Give the estimate U U^T, `[d, d]`."""
+        """Return the estimate U U^T, `[d, d]`."""
         return self.factor @ self.factor.T
 
     @torch.no_grad()
@@ -215,7 +215,7 @@ class SubGM(MethodModule):
         return {"loss": log_training(self, batch, self.loss(residual).mean())}
 
     def _direction(self, batch: TableBatch) -> tuple[Tensor, Tensor]:
-        """Compute this process's residuals, and (1/m) sum_i slope(r_i) A_i over all processes."""
+        """Compute this rank's residuals, and (1/m) sum_i slope(r_i) A_i over all ranks."""
         arrays = batch["features"], batch["target"]
         residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
         return residual, (all_reduce_sum(direction) if world_size() > 1 else direction) / global_batch_size(batch)
@@ -232,7 +232,7 @@ class SubGM(MethodModule):
             self.step_size.mul_(self.rho)
 
     def _record(self, direction: Tensor, batch: TableBatch) -> None:
-        """Keep what the tables show: singular values, and where X* is known the error and its parts."""
+        """Record values for the tables: singular values and, if X* is known, the error and its parts."""
         values = torch.linalg.svdvals(self.factor)[:DRAWN_VALUES]
         if "x_star" not in batch:
             self.history.append(values)
@@ -252,7 +252,7 @@ class SubGM(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Singular values of U over the iterations and, where X* is known, the relative error and what makes it."""
+        """Singular values of U over the iterations and, if X* is known, the relative error and its components."""
         if not self.history:
             return {}
         rows = torch.stack([row.cpu() for row in self.history])

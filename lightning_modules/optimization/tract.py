@@ -1,28 +1,28 @@
-"""Train the first layer as if its pre-activations could be trained (TrAct).
+"""Train the first layer as if its pre-activations were trainable (TrAct).
 
-The gradient of the first layer's weights is proportional to pixel values, so bright images of high contrast decide what
-it learns. TrAct takes the weight step that best makes a gradient step on the pre-activations z = X W^T instead. With
-G = dL/dz of a mean loss L, rows X `[b, n]` (of a convolution all its patches) and b rows in the batch,
+The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
+its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. With
+G = dL/dz of a mean loss L, rows X `[b, n]` (for a convolution all its patches) and b rows in the batch,
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
-so the optimizer is handed
+so the optimizer receives
 
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
-in place of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as a
-convolution has with few or large patches, the inverse is that of a b x b matrix, by Woodbury's identity:
+instead of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as in a
+convolution with few or large patches, the inverse is that of a b x b matrix, by Woodbury's identity:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The layer's weights keep their names, so checkpoints of the plain network load here and the other way round. Images are
-to be standardised before the first layer: lambda is in units of their variance.
+The layer's weights keep their names, so checkpoints load in both directions between the plain and this network. Images
+must be standardised before the first layer: lambda is in units of their variance.
 
-Each process takes its own X^T X, as the published runs on several GPUs do; with `sync_gram` all processes share one,
-which is n x n, and give what one process gives. Accumulated gradients take that of each part.
+Each rank uses its own X^T X, as in the published multi-GPU runs; with `sync_gram` X^T X, which is n x n, is
+all-reduced, and results equal those of a single process. With gradient accumulation each part uses its own.
 
-Differences from the authors' code: the matrix is solved by its Cholesky factor, in single precision at least, whatever
-the precision of training; options of a convolution that their code drops (groups, padding modes) are refused.
+Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better,
+whatever the training precision; options of a convolution that their code ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -49,11 +49,11 @@ from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, 
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 AT_ONCE = 2**24
-"""Numbers of unfolded patches that are held at a time."""
+"""Number of values of unfolded patches in memory at once."""
 
 
 def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
-    """Count the rows b that a layer sees: of a convolution all its patches."""
+    """Count a layer's input rows b: for a convolution all its patches."""
     if isinstance(layer, nn.Linear):
         return inputs[..., 0].numel()
     kernel: Any = zip(inputs.shape[2:], layer.kernel_size, layer.dilation, layer.padding, layer.stride, strict=True)
@@ -61,7 +61,7 @@ def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
 
 
 def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
-    """Give the rows X that a layer sees, each `[b, n]`, part by part, in single precision at least."""
+    """Yield the layer's input rows X, each `[b, n]`, in parts, in single precision or better."""
     inputs = at_least_float32(inputs.to(layer.weight.dtype))
     if isinstance(layer, nn.Linear):
         yield inputs.flatten(end_dim=-2)
@@ -73,7 +73,7 @@ def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]
 
 
 def factored(matrix: Tensor, shift: float) -> Tensor:
-    """Compute the lower Cholesky factor of A + s I for a positive semidefinite A, without waiting for the device."""
+    """Compute the lower Cholesky factor of A + s I for a positive semidefinite A, without a host synchronisation."""
     shifted = matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.cholesky_ex(shifted, check_errors=False).L
 
@@ -83,8 +83,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
 
     Args:
         gradient: G^T X, `[m, n]`.
-        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or where `rows` are given of
-            X X^T + lambda b I, `[b, b]`.
+        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or with `rows` of X X^T + lambda b I, `[b, b]`.
         rows: X, `[b, n]`, for the second form.
         ridge: lambda.
 
@@ -97,7 +96,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
 
 
 class _PreActivationGradient(torch.autograd.Function):
-    """Hands on a weight as it is, and solves its gradient on the way back."""
+    """Identity in the forward pass; solves for the weight gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
@@ -114,13 +113,13 @@ class _PreActivationGradient(torch.autograd.Function):
 
 
 def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
-    """Give a layer's weight, through which the gradient of a mean loss comes back as TrAct's.
+    """Return a layer's weight with TrAct's gradient for a mean loss.
 
     Args:
-        layer: whose weight it is, `[m, n]` or `[m, C, kh, kw]`.
-        inputs: of the layer, `[..., n]` or `[B, C, H, W]`.
+        layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
+        inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: lambda.
-        sync_gram: whether X^T X is that of all processes.
+        sync_gram: all-reduce X^T X.
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
@@ -142,7 +141,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
 
 
 class TrActLinear(nn.Linear):
-    """A linear layer with the parameters of another one, whose weight gets TrAct's gradient."""
+    """A linear layer that shares another one's parameters, with TrAct's gradient for its weight."""
 
     def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -154,7 +153,7 @@ class TrActLinear(nn.Linear):
 
 
 class TrActConv2d(nn.Conv2d):
-    """A convolution with the parameters of another one, whose weight gets TrAct's gradient."""
+    """A convolution that shares another one's parameters, with TrAct's gradient for its weight."""
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
         kernel: Any = layer.kernel_size
@@ -181,11 +180,11 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
     """Replace a network's first layer, in place, by one whose weight gets TrAct's gradient.
 
     Args:
-        network: holds the layer; its parameters stay the same objects under the same names.
-        first_layer: name of a `Linear` or `Conv2d` in it, or a pattern (see `layers_named`), of whose matches the first
-            in the order of definition is taken; None takes the first of all.
+        network: network with the layer; its parameters remain the same objects under the same names.
+        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`), of whose matches the first in
+            the order of definition is used; None uses the first of all.
         ridge: lambda.
-        sync_gram: whether X^T X is that of all processes.
+        sync_gram: all-reduce X^T X.
 
     Returns:
         The name of the layer.
@@ -199,33 +198,34 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
     if isinstance(layer, nn.Conv2d):
         for key, value, allowed in (("groups", layer.groups, 1), ("padding_mode", layer.padding_mode, "zeros")):
             if value != allowed:
-                raise ValueError(f"first_layer: {name} has {key} {value!r}, and TrAct takes {allowed!r} alone")
+                raise ValueError(f"first_layer: {name} has {key} {value!r}, but TrAct supports only {allowed!r}")
         if isinstance(layer.padding, str):
-            raise ValueError(f"first_layer: {name} has padding {layer.padding!r}, and TrAct takes numbers alone")
+            raise ValueError(f"first_layer: {name} has padding {layer.padding!r}, but TrAct supports only numbers")
     kind: Any = TrActConv2d if isinstance(layer, nn.Conv2d) else TrActLinear
     replace_layers(network, {name: layer}, "first_layer", lambda _, layer: kind(layer, ridge, sync_gram))
     return name
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy, its first layer by the gradient of its pre-activations.
+    """Train any network with cross-entropy, and its first layer by the gradient of its pre-activations.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`, and standardises them before its
             first layer, as `lightning_modules.backbones.normalized.Normalized` does.
         num_classes: number of classes, K.
-        ridge: lambda, the weight of the smallness of a step; the paper takes 0.05 for short training, 0.2 for long.
-        first_layer: name of the network's first layer, a Linear or Conv2d; None takes the first that it defines.
-        sync_gram: share the statistics of the first layer's inputs among processes, so that several give what one does.
-        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
-            callback sees the logits of training images.
-        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
+        ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
+        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first that is defined.
+        sync_gram: all-reduce the statistics of the first layer's inputs, so that results do not depend on the world
+            size.
+        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
+            receive no logits of training images.
+        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the network has no such layer, or smoothed labels shall have binary
-            cross-entropy.
+        ValueError: if an argument is out of range, the network has no such layer, or smoothed labels are combined with
+            binary cross-entropy.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Laws and what is learned of them: densities, processes, graphs and sequences, from rows of numbers."""
+"""Probabilistic models of densities, processes, graphs and sequences, learned from tabular data."""

@@ -1,6 +1,6 @@
-"""Kernels of infinitely wide networks: what Gaussian weights make of pairs of inputs.
+"""Kernels of infinitely wide networks: expectations over Gaussian weights for pairs of inputs.
 
-For a pair (u, v) of normal numbers with variances a, b and covariance c, with the angle t = arccos(c / sqrt(a b)),
+For a pair (u, v) of normal variables with variances a, b and covariance c, with the angle t = arccos(c / sqrt(a b)),
 
     E[relu(u) relu(v)] = sqrt(a b) (sin t + (pi - t) cos t) / (2 pi),    E[relu'(u) relu'(v)] = (pi - t) / (2 pi),
     E[erf(u) erf(v)] = (2 / pi) arcsin(2 c / r),    E[erf'(u) erf'(v)] = (4 / pi) / sqrt(r^2 - 4 c^2),
@@ -21,11 +21,11 @@ from torch import Tensor
 
 Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 AT_ONCE = 2**15
-"""Numbers of a result that are computed at a time on a host, so that all on the way to them stay in its cache."""
+"""Number of values of a result computed at once on the CPU, so that intermediate results fit in its cache."""
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute large moments on a host a few rows at a time, each number as in one piece; not where gradients are."""
+    """Compute large moments on the CPU a few rows at a time, with equal results; not when gradients are needed."""
 
     @wraps(moments)
     def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def in_parts(moments: Moments) -> Moments:
 
 @in_parts
 def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] of pairs.
+    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs.
 
     Args:
         first: variances a of u, positive, as `[N, 1]`.
@@ -54,12 +54,12 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
         covariance: c, `[N, M]`.
 
     Returns:
-        Both of the shape to which all three are broadcast. At pairs of equal or opposite inputs, where the cosine has
-        an extreme and no gradient, none goes through it.
+        Both, of the broadcast shape. At pairs of equal or opposite inputs, where the cosine is extreme and has no
+        gradient, none is propagated.
     """
     product = (first * second).sqrt()
     cosine = covariance / product
-    # An angle near 0 is lost in its cosine; where rounding alone, up to 4 eps, parts a pair, it is 0, and pi near pi.
+    # Angles near 0 and pi are inaccurate; if the cosine is within 4 eps of its extreme, the angle is set to 0 or pi.
     rounded = 3.5 * torch.finfo(cosine.dtype).eps - 1
     opposite = F.threshold(cosine, rounded, -1, inplace=True).neg_()
     opposite = F.threshold(opposite, rounded, -1, inplace=True)
@@ -71,7 +71,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
 
 @in_parts
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] of pairs; arguments as of `relu_moments`."""
+    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs; for the arguments see `relu_moments`."""
     square = (1 + 2 * first) * (1 + 2 * second)
     sine = (covariance / square.sqrt()).mul_(2).clamp_(-1, 1)
     root = (square - (covariance * covariance).mul_(4)).clamp_(min=1).sqrt()

@@ -1,27 +1,27 @@
-"""Fit a generative model to data on a curve or surface by likelihood, after adding noise to the data.
+"""Fit a generative model to data on a curve or surface by maximum likelihood, after adding noise to the data.
 
-The model is X = f(Z) + s eps with a network f, latent numbers Z of a known law P_Z and Gaussian eps. Where data have no
-density, its likelihood
+The model is X = f(Z) + s eps with a network f, latent Z with a known distribution P_Z, and Gaussian eps. If the data
+have no density, its likelihood
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s falls, and says little of where mass lies. So each data point gets noise once, and f and s are fitted
-to the noisy points; the noise is left out of what is generated:
+is unbounded as s decreases, and says little about where mass lies. So noise is added once to each data point, f and s
+are fitted to the noisy points, and generated points have no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
 
-and the estimate is the law of f(Z). By the theory t is to be of the order of the rate n^{-b / (2 (b + d))}, with b the
-smoothness and d the intrinsic dimension of the truth, unless data are that noisy already.
+and the estimate is the distribution of f(Z). By the theory t should be of the order of the rate n^{-b / (2 (b + d))},
+with b the smoothness and d the intrinsic dimension of the truth, unless data are already that noisy.
 
-Three ways to the likelihood, with M latent points:
+Three ways to compute the likelihood, with M latent points:
 
-    quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m drawn in each of M equal cells
-    monte_carlo   the same of M independent normal z_m, which all data points share
-    importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m of x by an encoder q: a lower bound
+    quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m sampled in each of M equal cells
+    monte_carlo   the same with M independent normal z_m, shared by all data points
+    importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
 The rate, its constants and the sieve of networks in the theorem are from memory: the paper's text beyond its
-introduction was not at hand. Networks here are bounded in nothing but their size. With `importance` and M = 1 it is a
-variational autoencoder, where noise was not seen to gain anything.
+introduction was not available. Networks here are bounded only in their size. With `importance` and M = 1 it is a
+variational autoencoder, for which adding noise showed no benefit.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -53,11 +53,11 @@ from lightning_modules.optim.parameter_groups import scale_learning_rates
 from lightning_modules.training.logging import log_same, log_training
 
 AT_ONCE = 2**20
-"""Pairs of a data point and a latent point that are held at a time."""
+"""Number of pairs of a data point and a latent point in memory at once."""
 
 
 def squared_distances(x: Tensor, centre: Tensor) -> Tensor:
-    """Compute |x_i - c_m|^2, `[B, M]`, of points `[B, D]` and centres `[M, D]`."""
+    """Compute |x_i - c_m|^2, `[B, M]`, for points `[B, D]` and centres `[M, D]`."""
     return (x.square().sum(1)[:, None] + centre.square().sum(1) - 2 * x @ centre.T).clamp(min=0)
 
 
@@ -68,15 +68,15 @@ def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
 
 
 def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: int = AT_ONCE) -> Tensor:
-    """Compute log mean_m phi_s(x - c_m), `[B]`, of an equal mixture of Gaussians.
+    """Compute log mean_m phi_s(x - c_m), `[B]`, for an equal mixture of Gaussians.
 
-    Where there are many pairs of a point and a centre, points are taken part by part, and computed again for gradients.
+    With many pairs of a point and a centre, points are processed in chunks, and recomputed in the backward pass.
 
     Args:
         x: points, `[B, D]`.
         centre: `[M, D]`.
-        log_std: log s, a number.
-        at_once: pairs that are held at a time.
+        log_std: log s, a scalar.
+        at_once: number of pairs in memory at once.
     """
     rows = max(1, at_once // len(centre))
     if len(x) <= rows:
@@ -86,14 +86,14 @@ def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: 
 
 
 def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior: Tensor, log_std: Tensor) -> Tensor:
-    """Bound log p(x) from below by K samples of an encoder: log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x), `[B]`.
+    """Bound log p(x) from below by K encoder samples: log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x), `[B]`.
 
     Args:
         x: points, `[B, D]`.
         mean: f(z_k), `[B, K, D]`.
         latent: z_k, `[B, K, d]`; P_Z is standard normal.
         posterior: mean and log standard deviation of q, `[B, 2 d]`.
-        log_std: log s, a number.
+        log_std: log s, a scalar.
     """
     centre, log_width = posterior[:, None].chunk(2, dim=-1)
     dim = x.shape[1]
@@ -104,10 +104,10 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Give the k with k^d = M.
+    """Return the k with k^d = M.
 
     Raises:
-        ValueError: if M is no such power.
+        ValueError: if there is no such integer.
     """
     k = round(points ** (1 / dim))
     if k**dim != points:
@@ -116,7 +116,7 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Move uniform numbers `[k^d, d]` in [0, 1) into the k^d equal cells of the unit cube, one into each."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the k^d equal cells of the unit cube, one to each."""
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells
@@ -128,25 +128,24 @@ def perturbation_rate(samples: int, smoothness: float, dim: int) -> float:
 
 
 class SingularDensity(MethodModule):
-    """Fit a generator to noisy copies of data by likelihood.
+    """Fit a generator to noisy copies of data by maximum likelihood.
 
     Args:
-        network: the generator f: maps latent numbers `[M, d]` to points `[M, D]`.
+        network: the generator f: maps latents `[M, d]` to points `[M, D]`.
         latent_dim: d.
-        points: M; for `quadrature` a power d of a whole number.
+        points: M; for `quadrature` the d-th power of an integer.
         likelihood: `quadrature`, `monte_carlo` or `importance`.
-        encoder: maps points `[B, D]` to mean and log standard deviation of their latent numbers, `[B, 2 d]`; for
-            `importance`.
-        perturbation: t, standard deviation of the noise that data get, in their units; None takes the theory's rate.
-        smoothness: b of the rate; recalled, and read by nobody here.
-        smallest_std: s_min, the least standard deviation of the model where `perturbation` is smaller.
-        start_std: s at the start, where `perturbation` is smaller.
-        std_lr_factor: learning rate of log s as a multiple of the network's.
+        encoder: for `importance`: maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`.
+        perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
+        smoothness: b of the rate; from memory, since the text was not available.
+        smallest_std: s_min, the minimum standard deviation of the model if `perturbation` is smaller.
+        start_std: initial s, if `perturbation` is smaller.
+        std_lr_factor: learning rate of log s relative to the network's.
         optimizer: built on the parameters of generator and encoder, and log s.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or one of encoder and `importance` is without the other.
+        ValueError: if an argument is out of range, or only one of encoder and `importance` is given.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class SingularDensity(MethodModule):
         one_of(("quadrature", "monte_carlo", "importance"), likelihood=likelihood)
         only_with("perturbation null", perturbation is None, SingularDensity, smoothness=smoothness)
         if (encoder is not None) != (likelihood == "importance"):
-            raise ValueError(f"encoder: likelihood importance takes one and the others none, got {likelihood}")
+            raise ValueError(f"encoder must be given if and only if likelihood is importance, got {likelihood}")
         self.cells = cells_per_axis(points, latent_dim) if likelihood == "quadrature" else 0
         self.network = network
         self.latent_dim = latent_dim
@@ -204,20 +203,20 @@ class SingularDensity(MethodModule):
         self.noise: Tensor | None = None
 
     def perturbed_rows(self, batch: TableBatch) -> Tensor:
-        """Give the batch's points with their noise, which is a function of (seed, index): x + t e, `[B, D]`."""
+        """Return the batch's points with their noise, a function of (seed, index): x + t e, `[B, D]`."""
         x = batch["features"]
         if self.level == 0:
             return x
-        if self.noise is None:  # rows of a generator do not depend on how many follow
+        if self.noise is None:  # a generator's first rows do not depend on the number of rows
             samples = require_data(self.trainer, TrainingSamples, "SingularDensity").num_train_samples
             drawn = np.random.default_rng([run_seed(), 3]).standard_normal((samples, x.shape[1]))
             self.noise = torch.from_numpy(drawn).to(x)
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), or its bound, of points `[B, D]` with freshly sampled latent points: `[B]`.
+        """Compute log p_{f,s}(x), or its bound, for points `[B, D]` with newly sampled latents: `[B]`.
 
-        Networks too compute in full precision: in bfloat16 points are off by a half of the default `smallest_std`.
+        Networks compute in full precision, too: in bfloat16 points are off by half of the default `smallest_std`.
         """
         with in_full_precision(x.device):
             return self._log_likelihood(x)
@@ -249,7 +248,7 @@ class SingularDensity(MethodModule):
         log_same(self, "train/std", self.log_std.exp())
 
     def generated(self, count: int) -> Tensor:
-        """Draw points f(z) `[count, D]`, of latent numbers that fill their law evenly (Sobol's sequence)."""
+        """Generate points f(z) `[count, D]`, from latents that cover their distribution evenly (Sobol sequence)."""
         uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
         latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
         with in_full_precision(self.device):

@@ -1,1 +1,1 @@
-"""Diffusion of data to noise and back, in continuous and in discrete time: processes, samplers, exact scores."""
+"""Diffusion processes in continuous and discrete time: processes, samplers, exact scores."""

@@ -1,12 +1,13 @@
-"""Denoising diffusion implicit models (DDIM): few steps from noise to an image, and back from an image to its noise.
+"""Denoising diffusion implicit models (DDIM): few steps from noise to an image, and from an image back to its noise.
 
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s),
 
-with the model's estimates x and e at x_t. eta = 0 draws nothing: the path is an ordinary differential equation, along
-which an image can be encoded by the same step to a later time. eta = 1 over all T times is DDPM's ancestral sampler.
+with the model's estimates x and e at x_t. With eta = 0 no noise is added: the path is an ordinary differential
+equation, and an image is encoded by the same step to a later time. eta = 1 over all T times is DDPM's ancestral
+sampler.
 
-A path is a list of times; -1 stands for the image itself, abar = 1.
+A path is a list of times; -1 denotes the image itself, abar = 1.
 
 Source: Song, Meng and Ermon, Denoising Diffusion Implicit Models, ICLR 2021, arXiv 2010.02502, equations 12, 14 and 16.
 """
@@ -26,9 +27,9 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
-    """List the times from noise to an image as a scheduler of diffusers spaces them, `[num_steps + 1]`.
+    """List the times from noise to an image with the spacing of a diffusers scheduler, `[num_steps + 1]`.
 
-    The last one is -1, or 0 for a scheduler with `set_alpha_to_one: false`. Reversed, it leads back to noise.
+    The last one is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
 
     Raises:
         ValueError: if the scheduler has fewer times.
@@ -40,7 +41,7 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Read abar_t out of `[T]`; that of time -1 is 1."""
+    """Look up abar_t in `[T]`; it is 1 at time -1."""
     return 1.0 if t < 0 else float(np.asarray(abar)[t])
 
 
@@ -54,14 +55,14 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Move to the level abar_to, which may have less noise or more.
+    """Step to the level abar_to, with less or more noise.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
         noise: estimate of e.
         abar_to: abar_s.
         deviation: sigma, see `ddim_deviation`.
-        drawn: z, standard normal; needed where `deviation` is not 0.
+        drawn: z, standard normal; needed unless `deviation` is 0.
     """
     moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
     return moved if drawn is None else moved + deviation * drawn
@@ -78,19 +79,19 @@ def ddim(
     clip: bool = False,
     told: Sequence[int] | None = None,
 ) -> Tensor:
-    """Move images along a path of times: falling ones make images of noise, rising ones encode images as noise.
+    """Move images along a path of times: decreasing times turn noise into images, increasing times encode images.
 
     Args:
         model: called with x_t and t `[B]`, see `predicted`.
         x: `[B, C, H, W]` at the first time.
         times: the path, see `scheduler_path`.
-        abar: `[T]`, on the host.
+        abar: `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: in [0, 1], amount of fresh noise on the way to images; none is added on the way back.
-        draw: gives standard normal noise of the shape of a tensor; for `eta` above 0.
-        clip: bring each estimate of the image to [-1, 1]; that of the noise stays.
-        told: the time that the model is told in each step, one fewer than `times`. By default the time that the step
-            begins at, and 0 for an image; diffusers' inverse scheduler tells it the time that the step ends at.
+        eta: in [0, 1], amount of fresh noise on the way to images; encoding adds none.
+        draw: samples standard normal noise shaped like a tensor; needed for `eta` above 0.
+        clip: clip each estimate of the image to [-1, 1], without changing that of the noise.
+        told: time passed to the model in each step, one fewer than `times`. By default the time at which the step
+            starts, and 0 for an image; diffusers' inverse scheduler passes the time at which the step ends.
 
     Returns:
         `[B, C, H, W]` at the last time.

@@ -1,11 +1,11 @@
-"""Diffusion in T discrete steps: levels of noise, and the quantities that a model may predict.
+"""Diffusion in T discrete steps: noise levels, and the quantities that a model may predict.
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I),
 
-of an image x in [-1, 1]. A model that is called with x_t and t predicts e (epsilon), x (sample), or
-v = sqrt(abar_t) e - sqrt(1 - abar_t) x (v_prediction); each gives the other two.
+of an image x in [-1, 1]. A model called with x_t and t predicts e (epsilon), x (sample), or
+v = sqrt(abar_t) e - sqrt(1 - abar_t) x (v_prediction); each determines the other two.
 
-Levels abar are numbers or `[B, 1, 1, 1]`; a scheduler of diffusers says them for each t.
+Levels abar are scalars or `[B, 1, 1, 1]`; a diffusers scheduler defines them for each t.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
 Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
@@ -28,9 +28,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read abar, `[T]`, of a scheduler of diffusers, also of one that was made on the meta device."""
+    """Read abar, `[T]`, from a diffusers scheduler, including one created on the meta device."""
     abar = scheduler.alphas_cumprod
-    if abar.is_meta:  # no values there; `from_config` would forget arguments that were given by their position
+    if abar.is_meta:  # without values; `from_config` would lose arguments given by position
         with torch.device("cpu"):
             given = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
             abar = type(scheduler)(**given).alphas_cumprod
@@ -38,10 +38,10 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
 
 
 def scheduler_prediction(scheduler: Any) -> Prediction:
-    """Read which quantity the model of a scheduler of diffusers predicts.
+    """Read which quantity the model of a diffusers scheduler predicts.
 
     Raises:
-        ValueError: if it is none of epsilon, v_prediction and sample.
+        ValueError: if it is not epsilon, v_prediction or sample.
     """
     prediction = scheduler.config.prediction_type
     one_of(get_args(Prediction), prediction_type=prediction)
@@ -62,15 +62,15 @@ def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        alphas_cumprod: `[T]`, falling values of abar.
+        alphas_cumprod: `[T]`, decreasing values of abar.
 
     Raises:
-        ValueError: if no level has so much noise.
+        ValueError: if no level has that much noise.
     """
     levels = noise_levels(alphas_cumprod)
     t = int(np.searchsorted(levels, sigma))
     if t == len(levels):
-        raise ValueError(f"sigma must be at most {levels[-1]:.4g}, the most noise of the scheduler, got {sigma}")
+        raise ValueError(f"sigma must be at most {levels[-1]:.4g}, the scheduler's maximum, got {sigma}")
     return t
 
 
@@ -81,15 +81,16 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model at one time or at a time for each image.
+    """Evaluate a model at one time, or at one time for each image.
 
     Args:
-        model: called with x_t and t `[B]`; gives a tensor, or an object with a tensor `sample` as diffusers' networks.
+        model: called with x_t and t `[B]`; returns a tensor, or like diffusers' networks an object with a tensor
+            `sample`.
         noisy: x_t, `[B, C, H, W]`.
         t: a number or `[B]`.
 
     Returns:
-        `[B, C, H, W]`; further channels, of a learned variance, are left out.
+        `[B, C, H, W]`; additional channels, of a learned variance, are dropped.
     """
     if not isinstance(t, Tensor):
         t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -99,10 +100,10 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the image in [-1, 1] that a diffusion model's output stands for, not clipped.
+    """Compute the estimate of the image in [-1, 1] from a diffusion model's output, not clipped.
 
     Args:
-        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
+        output: `[B, C, H, W]`, output of the model; additional channels, of a learned variance, are dropped.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
@@ -117,12 +118,12 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the standard normal noise e that a diffusion model's output stands for.
+    """Compute the estimate of the standard normal noise e from a diffusion model's output.
 
     Args:
-        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
+        output: `[B, C, H, W]`, output of the model; additional channels, of a learned variance, are dropped.
         noisy: `[B, C, H, W]`, x_t.
-        abar: abar_t, a number or `[B, 1, 1, 1]`; below 1 where the model predicts the image.
+        abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]

@@ -1,9 +1,9 @@
-"""The probability-flow ODE of a diffusion, solved to a tolerance: samples, latent codes and exact likelihoods.
+"""The probability-flow ODE of a diffusion, solved to a tolerance: samples, latents and exact likelihoods.
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
-has the marginals of the process. Along it log p changes by the divergence of the right side, which is estimated as
-e^T (J e) with signs e that are drawn once:
+has the marginals of the process. Along it, log p changes by the divergence of the right-hand side, estimated as
+e^T (J e) with random signs e that are sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 
@@ -28,25 +28,25 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """A result of the flow, and what it cost."""
+    """A solution of the flow, and its cost."""
 
     x: Tensor
     evaluations: int
-    """Of the right side, each for the whole batch."""
+    """Number of evaluations of the right-hand side, each for the whole batch."""
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, and what it was found by."""
+    """Log density of data, with the latents and the cost."""
 
     log_density: Tensor
-    """`[B]`, natural logarithm, in float64 on the host."""
+    """`[B]`, natural logarithm, in float64 on the CPU."""
     latent: Tensor
     """x_1, of the shape of the data."""
     evaluations: int
 
 
 def flow_drift(score: Score, x: Tensor, t: float, process: Process) -> Tensor:
-    """Compute the right side of the ODE."""
+    """Compute the right-hand side of the ODE."""
     time = torch.tensor([t], dtype=torch.float64, device="cpu")
     return process.drift(x, time) - 0.5 * along(process.diffusion(time), x) ** 2 * score(x, times_of(x, t))
 
@@ -63,7 +63,7 @@ def _integrate(
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
     """Move samples along the flow from one time to another, by Runge-Kutta steps of orders 4 and 5.
 
-    A batch shares its steps, so a result depends on its batch within the tolerance.
+    Step sizes are common to a batch, so a result depends on its batch, within the tolerance.
 
     Args:
         score: see `samplers.Score`.
@@ -71,10 +71,10 @@ def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: flo
         process: the process.
         start: time of x.
         end: time of the result; larger than `start` to encode data.
-        tolerance: absolute and relative.
+        tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step is small enough.
+        RuntimeError: if no step size is small enough.
     """
     kind = np.complex128 if x.is_complex() else np.float64
 
@@ -96,11 +96,11 @@ def likelihood(
         x: `[B, ...]`.
         process: the process.
         signs: e, -1 or 1, of the shape of x.
-        start: time that data are taken to be at.
-        tolerance: absolute and relative.
+        start: time at which data are assumed to be.
+        tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step is small enough.
+        RuntimeError: if no step size is small enough.
     """
     size = x.numel()
 
@@ -123,26 +123,27 @@ def likelihood(
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Tensor:
-    """Convert log densities of images to bits for each of their values of 256 levels.
+    """Convert log densities of images to bits per dimension, for values of 256 levels.
 
     Args:
         log_density: natural logarithms, `[B]`.
-        dimensions: values of one image, D.
+        dimensions: number of values of an image, D.
         width: difference between white and black in the density's units: 2 for images in [-1, 1], 1 for [0, 1].
     """
     return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
 
 
 class ProbabilityFlow:
-    """Draws samples by solving the probability-flow ODE to a tolerance.
+    """Sample by solving the probability-flow ODE to a tolerance.
 
     Args:
-        tolerance: absolute and relative, of Runge-Kutta steps of orders 4 and 5.
-        end: the last time; None takes that of the process: 1e-5 for VE, 1e-3 for VP and sub-VP.
-        denoise: take one noise-free step more to time 0, as long as one of 1,000 equal ones.
+        tolerance: absolute and relative tolerance of Runge-Kutta steps of orders 4 and 5.
+        end: the last time; None uses that of the process: 1e-5 for VE, 1e-3 for VP and sub-VP.
+        denoise: take an additional noise-free step to time 0, of the size of one of 1,000 equal steps.
 
     Raises:
-        ValueError: if `tolerance` is not positive, `end` not inside (0, 1), or something is known of the samples.
+        ValueError: if `tolerance` is not positive, `end` is not inside (0, 1), or sampling is conditioned on known
+            pixels.
     """
 
     def __init__(self, tolerance: float = 1e-5, end: float | None = None, denoise: bool = False) -> None:
@@ -153,9 +154,9 @@ class ProbabilityFlow:
         self.denoise = denoise
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
-        """Move samples of the prior, `[B, ...]`, to data."""
+        """Transform samples of the prior, `[B, ...]`, to data."""
         if project is not None:
-            raise ValueError("sampler: the probability flow has no step that could respect what is known of an image")
+            raise ValueError("sampler: the probability flow cannot condition on known pixels; use another sampler")
         end = process.sampling_end if self.end is None else self.end
         x = solve_flow(score, x, process, 1.0, end, self.tolerance).x
         return reverse_diffusion(score, x, end, 1000, process, draw).mean if self.denoise else x

@@ -1,9 +1,9 @@
-"""The process that carries a clean image to its degraded one, in discrete time, and the ways back.
+"""The process that moves a clean image to its degraded one, in discrete time, and reverse samplers.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
-from the clean image x_0 towards the degraded one mu and noise of the deviation lambda. With r_t = theta_t dt, and their
-sum R_t over 1 ... t,
+from the clean image x_0 towards the degraded one mu with noise of standard deviation lambda. With r_t = theta_t dt, and
+their sum R_t over 1 ... t,
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
@@ -14,8 +14,8 @@ A step from t to s < t, with r = R_t - R_s and the noise n that a network sees i
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t that the noise implies: the law
-of x_s given x_t and x^, which serves where steps are few.
+with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t implied by the noise:
+`posterior` is the distribution of x_s given x_t and x^, which is useful with few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -41,7 +41,7 @@ SAMPLERS: tuple[Sampler, ...] = ("euler", "ode", "posterior")
 
 
 def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
-    """Compute theta_0 ... theta_T, up to a factor, of T steps."""
+    """Compute theta_0 ... theta_T, up to a factor, for T steps."""
     if schedule == "constant":
         return np.ones(steps + 1)
     if schedule == "linear":
@@ -53,20 +53,20 @@ def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
 
 
 class MeanReverting(nn.Module):
-    """The process and its steps back.
+    """The process and its reverse steps.
 
     Args:
         steps: T.
-        schedule: how the rate theta grows: `cosine`, `linear` or `constant`.
+        schedule: how the rate theta increases: `cosine`, `linear` or `constant`.
         deviation: lambda, standard deviation of the noise at the end, in the images' units.
-        remaining: the part of x_0 - mu that is left at the end, in (0, 1).
+        remaining: fraction of x_0 - mu left at the end, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
     rate: Tensor
-    """`[T + 1]`: r_t of steps from t to t - 1; those of 0 mean nothing, here and below."""
+    """`[T + 1]`: r_t of steps from t to t - 1; entry 0 is unused, here and below."""
     kept: Tensor
     """`[T + 1]`: w_t."""
     std: Tensor
@@ -74,7 +74,7 @@ class MeanReverting(nn.Module):
     towards: Tensor
     """`[T + 1]`: weight of x_t - mu in the mean of x_{t-1} given x_t and x_0."""
     back: Tensor
-    """`[T + 1]`: weight of x_0 - mu in it."""
+    """`[T + 1]`: weight of x_0 - mu in the mean of x_{t-1} given x_t and x_0."""
 
     def __init__(
         self, steps: int = 100, schedule: Schedule = "cosine", deviation: float = 50 / 255, remaining: float = 0.005
@@ -101,18 +101,18 @@ class MeanReverting(nn.Module):
         return f"steps={self.steps}, schedule={self.schedule}, deviation={self.deviation}, remaining={self.remaining}"
 
     def std_at(self, t: Any) -> Any:
-        """Compute s_t in double precision, of a time or an array of times."""
+        """Compute s_t in double precision, for a time or an array of times."""
         return self.deviation * np.sqrt(-np.expm1(-2 * self.total[t]))
 
     def posterior(self, t: Any, s: Any) -> tuple[Any, Any, Any]:
-        """Compute, in double precision, the law of x_s given x_t and x_0.
+        """Compute, in double precision, the distribution of x_s given x_t and x_0.
 
         Args:
             t: times, from 1.
-            s: earlier ones.
+            s: earlier times.
 
         Returns:
-            The weights of x_t - mu and of x_0 - mu in its mean, and its standard deviation.
+            The weights of x_t - mu and of x_0 - mu in the mean, and the standard deviation.
         """
         before, after = self.total[t], self.total[s]
         whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))
@@ -120,7 +120,7 @@ class MeanReverting(nn.Module):
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
     def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Compute x_t `[B, C, H, W]` of images and noise of this shape, at times `[B]`, int64."""
+        """Compute x_t `[B, C, H, W]` from images and noise of this shape, at times `[B]`, int64."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -129,11 +129,11 @@ class MeanReverting(nn.Module):
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 
     def best_step_back(self, x: Tensor, clean: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Compute the likeliest x_{t-1} given x_t and x_0, `[B, C, H, W]`, at times `[B]` from 1."""
+        """Compute the most likely x_{t-1} given x_t and x_0, `[B, C, H, W]`, at times `[B]` from 1."""
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List T ... 0, the times that `count` steps epoch, evenly; at most T of them."""
+        """List times from T to 0, spaced evenly over `count` steps; at most T steps."""
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
     def sample(
@@ -144,14 +144,14 @@ class MeanReverting(nn.Module):
         sampler: Sampler = "euler",
         steps: int | None = None,
     ) -> Tensor:
-        """Go from the degraded image and noise to an image.
+        """Sample an image, starting from the degraded image with noise.
 
         Args:
-            noise_in: gives the noise that a network sees in x_t `[B, C, H, W]`, for t.
+            noise_in: estimates the noise in x_t `[B, C, H, W]`, for x_t and t.
             degraded: mu, `[B, C, H, W]`.
-            draw: gives standard normal numbers of the shape of a tensor.
-            sampler: `euler`, with noise in its last step too, `ode` or `posterior`.
-            steps: of the way, at most T; None takes all T.
+            draw: samples standard normal noise shaped like a tensor.
+            sampler: `euler` (its last step adds noise, too), `ode` or `posterior`.
+            steps: number of steps, at most T; None takes all T.
         """
         x = degraded + self.deviation * draw(degraded)
         for t, s in pairwise(self.times(steps or self.steps)):

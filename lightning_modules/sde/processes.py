@@ -1,4 +1,4 @@
-"""Processes that diffuse data to noise in continuous time: dx = f(x, t) dt + g(t) dw for t in [0, 1].
+"""Diffusion processes from data to noise in continuous time: dx = f(x, t) dt + g(t) dw for t in [0, 1].
 
 |        | f(x, t)       | g(t)                                   | x_t given x_0: mean, deviation | x_1          |
 |--------|---------------|----------------------------------------|--------------------------------|--------------|
@@ -7,10 +7,10 @@
 | sub-VP | -beta(t) x/2  | sqrt(beta(t) (1 - e^{-2 B(t)}))        | m x_0, 1 - m^2                 | N(0, 1)      |
 
 with sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B its integral and m(t) = e^{-B(t) / 2}. The
-exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code take sigma(t)^2.
+exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
 
-A process is told x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. One whose drift depends on an
-observation, as those that revert to a degraded image or to noisy speech, holds the observation of its batch.
+A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. A process whose drift depends on
+an observation, such as a degraded image or noisy speech, stores the observation for its batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
@@ -26,20 +26,20 @@ from datamodules.arguments import at_least, positive
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
-    """Bring a number for each sample, `[B]` or `[1]`, to device, precision and dimensions of x `[B, ...]`."""
+    """Convert a number for each sample, `[B]` or `[1]`, to the device, precision and dimensions of x `[B, ...]`."""
     return value.to(x.device, x.real.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process(ABC):
     """A diffusion from data at t = 0 to a Gaussian at t = 1.
 
-    Steps in discrete time are those of a grid of n levels of noise; level i = floor(t (n - 1)).
+    Steps in discrete time use a grid of n noise levels; the level at t is i = floor(t (n - 1)).
     """
 
     prior_deviation: float
     """Standard deviation of x_1 around `prior_mean`."""
     sampling_end: float
-    """The last time of samplers, where none is given: the smallest at which the score is used."""
+    """Default last time of samplers: the smallest at which the score is evaluated."""
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -47,18 +47,18 @@ class Process(ABC):
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """Compute g(t), of the shape of t."""
+        """Compute g(t), shaped like t."""
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean `[B, ...]` and standard deviation, of the shape of t, of x_t given x_0."""
+        """Compute mean `[B, ...]` and standard deviation, shaped like t, of x_t given x_0."""
 
     @abstractmethod
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """Compute E[x_0 | x_t] from the score at x_t, by Tweedie's formula."""
 
     def prior_mean(self, x: Tensor) -> Tensor:
-        """Give the mean of x_1, of the shape of x."""
+        """Return the mean of x_1, shaped like x."""
         return torch.zeros_like(x)
 
     def prior_log_density(self, x: Tensor) -> Tensor:
@@ -68,24 +68,24 @@ class Process(ABC):
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute f_i and G_i, of the shape of t, of x_{i+1} = x_i + f_i + G_i z: those of Euler and Maruyama."""
+        """Compute f_i and G_i, shaped like t, of x_{i+1} = x_i + f_i + G_i z, by the Euler-Maruyama method."""
         return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
 
     def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean and standard deviation of x_{i-1} given x_i, as the discrete model's own sampler draws it.
+        """Compute mean and standard deviation of x_{i-1} given x_i, for ancestral sampling of the discrete model.
 
         Raises:
             ValueError: if the process has no such sampler.
         """
-        raise ValueError(f"predictor must be another than ancestral: it is not defined for {type(self).__name__}")
+        raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another")
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
-        """Compute the factor a of Langevin steps, of the shape of t."""
+        """Compute the factor a of Langevin steps, shaped like t."""
         return torch.ones_like(t)
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)), also where rounding has left it a little below a whole number."""
+    """Compute floor(t (n - 1)), correcting values that rounding left just below an integer."""
     return (t * (n - 1) + 1e-4).floor()
 
 
@@ -97,7 +97,7 @@ class VE(Process):
         sigma_max: largest standard deviation of the noise.
 
     Raises:
-        ValueError: if `sigma_min` is not positive or `sigma_max` not larger.
+        ValueError: if `sigma_min` is not positive, or `sigma_max` is not larger.
     """
 
     sampling_end = 1e-5
@@ -114,7 +114,7 @@ class VE(Process):
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which data have noise of the standard deviation sigma."""
+        """Find the time at which data have noise of standard deviation sigma."""
         return (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class VE(Process):
 
 
 class _Decaying(Process):
-    """Processes that shrink data by m(t) while noise grows to variance 1."""
+    """Processes that scale data down by m(t) while the noise variance increases to 1."""
 
     prior_deviation = 1.0
     sampling_end = 1e-3
@@ -186,7 +186,7 @@ class _Decaying(Process):
         return along(-0.5 * self.beta(t), x) * x
 
     def grid_beta(self, t: Tensor, n: float) -> Tensor:
-        """Compute beta_i of n equally spaced ones from bmin / n to bmax / n."""
+        """Compute beta_i on an equally spaced grid of n values from bmin / n to bmax / n."""
         return self.beta(grid_level(t, n) / max(n - 1, 1)) / n
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
@@ -201,7 +201,7 @@ class VP(_Decaying):
         beta_max: rate of the noise at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` smaller or not positive.
+        ValueError: if `beta_min` is negative, or `beta_max` is smaller or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class VP(_Decaying):
         return self.beta(t).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which x_t / m(t) has noise of the standard deviation sigma."""
+        """Find the time at which x_t / m(t) has noise of standard deviation sigma."""
         return self._time_of_integral(torch.log1p(sigma**2))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
@@ -224,14 +224,14 @@ class VP(_Decaying):
 
 
 class SubVP(_Decaying):
-    """The process whose variance is below that of VP at all times; its models have the higher likelihoods.
+    """The sub-VP process, with a variance below that of VP at all times and higher likelihoods.
 
     Args:
         beta_min: rate of the decay at t = 0.
         beta_max: rate of the decay at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` smaller or not positive.
+        ValueError: if `beta_min` is negative, or `beta_max` is smaller or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -241,5 +241,5 @@ class SubVP(_Decaying):
         return (self.beta(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which x_t / m(t) has noise of the standard deviation sigma."""
+        """Find the time at which x_t / m(t) has noise of standard deviation sigma."""
         return self._time_of_integral(2 * torch.asinh(sigma / 2))

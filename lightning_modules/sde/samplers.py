@@ -1,11 +1,11 @@
 """Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with the score s of x_t: predictors and correctors.
 
-A predictor moves x_t to the next time, a corrector moves it within the same time by Langevin steps
+A predictor moves x_t to the next time; a corrector moves it within the same time by Langevin steps
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2,
 
-with a signal-to-noise ratio r and norms that are means over the batch. Each returns x and its mean, before noise was
-added: the last mean is the sample. With `flow` a predictor follows the ordinary differential equation with the same
+with a signal-to-noise ratio r and norms averaged over the batch. Each returns x and its mean before noise was added;
+the last mean is the sample. With `flow`, a predictor follows the ordinary differential equation with the same
 marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
@@ -27,7 +27,7 @@ from lightning_modules.sde.processes import Process, along
 Score = Callable[[Tensor, Tensor], Tensor]
 """Maps x `[B, ...]` and times `[B]` to the gradient of log p_t at x."""
 Draw = Callable[[Tensor], Tensor]
-"""Gives standard normal noise of the shape and type of a tensor."""
+"""Samples standard normal noise with the shape and dtype of a tensor."""
 
 
 class Moved(NamedTuple):
@@ -39,23 +39,23 @@ class Moved(NamedTuple):
 
 
 Project = Callable[[Moved, float], Moved]
-"""Brings what is known of the samples at a time into them."""
+"""Imposes known values on the samples at a time."""
 
 
 def times_of(x: Tensor, t: float) -> Tensor:
-    """Give t for each sample, `[B]`."""
+    """Repeat t for each sample, `[B]`."""
     return torch.full((len(x),), t, dtype=x.real.dtype, device=x.device)
 
 
 def _host(t: float) -> Tensor:
-    """Give t in double precision, so that no level of a grid is lost to rounding."""
+    """Convert t to double precision, so that rounding skips no level of a grid."""
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
 
 def euler_maruyama(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Take a step of 1 / n of the reverse-time process by the method of Euler and Maruyama."""
+    """Take an Euler-Maruyama step of size 1 / n of the reverse-time process."""
     time = _host(t)
     g = along(process.diffusion(time), x)
     mean = x - (process.drift(x, time) - g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)) / n
@@ -65,7 +65,7 @@ def euler_maruyama(
 def reverse_diffusion(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Undo a step x_{i+1} = x_i + f_i + G_i z of the process in n steps: x - f_i + G_i^2 s + G_i z."""
+    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process in n steps: x - f_i + G_i^2 s + G_i z."""
     f, g = process.step(x, _host(t), n)
     g = along(g, x)
     mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)
@@ -73,7 +73,7 @@ def reverse_diffusion(
 
 
 def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw) -> Moved:
-    """Draw x_{i-1} given x_i of the discrete model with n levels."""
+    """Sample x_{i-1} given x_i in the discrete model with n levels."""
     mean, deviation = process.ancestral(x, _host(t), n, score(x, times_of(x, t)))
     return Moved(mean + along(deviation, x) * draw(x), mean)
 
@@ -81,7 +81,7 @@ def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, dra
 def langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a time, whose size follows from the norms of noise and score."""
+    """Take Langevin steps at a time, with a step size from the norms of noise and score."""
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
         gradient, noise = score(x, times_of(x, t)), draw(x)
@@ -95,7 +95,7 @@ def langevin(
 def annealed_langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a time, of size 2 a (r std)^2 with the deviation of the noise at that time."""
+    """Take Langevin steps at a time, of size 2 a (r std)^2, where std is the noise's standard deviation."""
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
     for _ in range(num_steps):
@@ -118,16 +118,16 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples from the first time to the last and one step beyond, to data; correct, then predict at each time.
+    """Move samples from the first time to the last and one step beyond, to data; at each time correct, then predict.
 
     Args:
         score: see `Score`.
         x: `[B, ...]` at the first time.
-        times: falling times, usually n equally spaced ones from 1 to nearly 0.
-        process: the process that is reversed.
-        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None corrects alone.
-        corrector: `langevin` or `annealed_langevin` with their `snr`; None predicts alone.
-        n: steps from 1 to 0 of the size that is taken, or that of each step; by default the number of times.
+        times: decreasing times, usually n equally spaced ones from 1 to nearly 0.
+        process: the process to reverse.
+        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None only corrects.
+        corrector: `langevin` or `annealed_langevin` with their `snr`; None only predicts.
+        n: number of steps from 1 to 0 at the step size used, for all steps or for each; default: number of times.
         draw: see `Draw`.
         project: applied after each correction and prediction.
 
@@ -149,19 +149,19 @@ CORRECTORS = {"langevin": langevin, "annealed_langevin": annealed_langevin}
 
 
 class PredictorCorrector:
-    """Draws samples by alternating corrector and predictor over equally spaced times.
+    """Sample by alternating corrector and predictor over equally spaced times.
 
     Args:
-        predictor: moves samples to the next time; none corrects alone.
-        corrector: moves samples within a time; none predicts alone.
+        predictor: moves samples to the next time; none only corrects.
+        corrector: moves samples within a time; none only predicts.
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.
-        end: the last time; None takes that of the process: the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
-        flow: predict along the ordinary differential equation, without noise.
+        end: the last time; None uses that of the process: the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
+        flow: predict along the probability-flow ordinary differential equation, without noise.
 
     Raises:
-        ValueError: if an argument is out of range, or the ancestral predictor is to follow the flow.
+        ValueError: if an argument is out of range, or `flow` is used with the ancestral predictor.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class PredictorCorrector:
         langevin_steps = {"snr": snr, "corrector_steps": corrector_steps}
         only_with("a corrector", corrector != "none", PredictorCorrector, **langevin_steps)
         if flow and predictor not in ("euler_maruyama", "reverse_diffusion"):
-            raise ValueError(f"flow needs a predictor among euler_maruyama and reverse_diffusion, got {predictor}")
+            raise ValueError(f"flow needs the predictor euler_maruyama or reverse_diffusion, got {predictor}")
         self.num_steps = num_steps
         self.end = end
         update: Any = PREDICTORS.get(predictor)
@@ -193,7 +193,7 @@ class PredictorCorrector:
             self.corrector = partial(CORRECTORS[corrector], snr=snr, num_steps=corrector_steps)
 
     def check(self, process: Process) -> None:
-        """Refuse a process that the predictor is not defined for.
+        """Reject a process for which the predictor is not defined.
 
         Raises:
             ValueError: names both.
@@ -202,7 +202,7 @@ class PredictorCorrector:
             raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
-        """Move samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
+        """Transform samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
         end = process.sampling_end if self.end is None else self.end
         times = torch.linspace(1, end, self.num_steps, dtype=torch.float64, device="cpu").tolist()
         return predict_and_correct(score, x, times, process, self.predictor, self.corrector, draw=draw, project=project)

@@ -1,1 +1,1 @@
-"""Bases of classifiers, segmenters and restorers: their steps, metrics and writers of predictions."""
+"""Base classes of classifiers, segmenters and restorers: their steps, metrics and prediction writers."""

@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a classifier, and a step of plain training: the same for every method."""
+"""Validation, test and prediction of a classifier, and plain cross-entropy training, shared by all methods."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 class PositiveF1(MulticlassF1Score):
-    """F1 of the second of two classes, from logits `[B, 2]`."""
+    """F1 of class 1 in binary classification, from logits `[B, 2]`."""
 
     def __init__(self) -> None:
         super().__init__(2, average="none", validate_args=False)
@@ -23,9 +23,9 @@ class PositiveF1(MulticlassF1Score):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 accuracy, and top-5 accuracy where there are classes enough for it to tell something.
+    """Top-1 accuracy, and top-5 accuracy with at least 50 classes.
 
-    Of two classes also F1 of the second one and Matthews' correlation, by which unequal classes are judged.
+    For two classes also F1 of class 1 and Matthews' correlation, which are suited to imbalanced classes.
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -38,26 +38,26 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
-    """Refuse smoothed labels for binary cross-entropy, to which every class would be right.
+    """Reject label smoothing with binary cross-entropy, under which every class would be correct.
 
     Raises:
-        ValueError: if both are asked for.
+        ValueError: if both are used.
     """
     if binary and soft_labels is not None and soft_labels.smoothing:
         raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")
 
 
 def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, binary: bool) -> dict[str, Tensor]:
-    """Take a training step with cross-entropy.
+    """Compute a training step with cross-entropy.
 
     Args:
-        module: a classifier that knows `num_classes`.
-        batch: labelled images, or texts, which nothing mixes.
-        soft_labels: mixes images and labels, and smooths these; None leaves them.
+        module: a classifier with `num_classes`.
+        batch: labelled images, or texts, which are never mixed.
+        soft_labels: mixes images and smooths labels; None does neither.
         binary: see `soft_cross_entropy`.
 
     Returns:
-        What a training step returns; logits are those of images that are not mixed.
+        The return value of a training step, with logits of unmixed images.
     """
     inputs, target = network_input(batch), batch["label"]
     if soft_labels is not None:
@@ -69,10 +69,10 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
 
 class ClassifierSteps(OwnLoaders):
-    """Gives a LightningModule its validation, test and prediction steps, on loaders of any kind (see `OwnLoaders`).
+    """Validation, test and prediction steps for a LightningModule, with any dataloader (see `OwnLoaders`).
 
-    The module says what `forward` is and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation is
-    measured against the given labels, as a user has no others; test labels are those of the test set.
+    The module defines `forward` and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation uses the
+    given labels, since a user has no others; testing uses the labels of the test set.
     """
 
     num_classes: int
@@ -82,7 +82,7 @@ class ClassifierSteps(OwnLoaders):
         self._measure(batch, "val")
 
     def test_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
-        """Returns `logits` `[B, K]`."""
+        """Return `logits` `[B, K]`."""
         return self._measure(batch, "test")
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor] | None:
@@ -99,6 +99,6 @@ class ClassifierSteps(OwnLoaders):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Returns `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
+        """Return `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
         probabilities = self(network_input(batch)).float().softmax(dim=1)
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}

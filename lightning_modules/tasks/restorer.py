@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a module that restores images: the same for every method."""
+"""Validation, test and prediction of a module that restores images, shared by all methods."""
 
 from typing import Any
 
@@ -17,20 +17,20 @@ from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_means
 
 ZOOM = 4
-"""Part of an image's sides that a crop shows enlarged."""
+"""Zoom factor of crops: an image's side divided by the crop's."""
 
 
 class RestorerSteps(ImageWriter):
-    """Give a LightningModule its validation, test and prediction steps.
+    """Validation, test and prediction steps for a LightningModule that restores images.
 
-    The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
-    says itself what `restore` is. Validation and test log the measures of the
-    estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
-    images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured, and
-    images that are smaller than theirs are measured, and shown, as bicubic interpolation enlarges them.
+    The module owns `quality = ImageQuality()` and either `inference`, which applies `forward` to whole images, or its
+    own `restore`. Validation and test log the metrics of the estimate and of the degraded image, `test/psnr`,
+    `test/ssim`, `test/noisy_psnr` and `test/noisy_ssim`, averaged over images and ranks; with several test sets
+    `test/<set>/psnr`. Images without a clean one are not measured. Degraded images smaller than the clean ones are
+    measured, and shown, after bicubic interpolation.
 
-    `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
-    the Bayer image that begins with red, and of floating-point numbers 16 bits, see `ImageWriter`.
+    `predict` writes `restored/<name>.png` to the run directory, in the bit depth of the given image: packed raw images
+    as a Bayer image that begins with red, floating-point images in 16 bits, see `ImageWriter`.
     """
 
     quality: ImageQuality
@@ -38,18 +38,18 @@ class RestorerSteps(ImageWriter):
     written, given, settings_name = "restored", "noisy", "restoration_settings.json"
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Restore images `[B, C, H, W]` by `forward`; not clipped."""
+        """Restore images `[B, C, H, W]` with `forward`; the result is not clipped."""
         return self.inference(self, degraded)
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
         """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
 
-        What is drawn at random follows from the seed of the run and the position of the batch's first image.
+        Random numbers are seeded by the run's seed and the position of the batch's first image.
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Give more estimates of a test batch, which are measured beside the first: `test/<name>_psnr` and others."""
+        """Return additional estimates of a test batch, measured as `test/<name>_psnr` and so on."""
         return {}
 
     def validation_step(
@@ -64,7 +64,7 @@ class RestorerSteps(ImageWriter):
             ValueError: if there are no clean images.
         """
         if "clean" not in batch:
-            raise ValueError("test measures against clean images, and the data have none: predict writes the estimates")
+            raise ValueError("testing needs clean images, and the data have none: use predict to write the estimates")
         return self._measured(batch, dataloader_idx, self.other_estimates(batch))
 
     def _measured(
@@ -87,7 +87,7 @@ class RestorerSteps(ImageWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""
+        """Show images before and after, the error of the estimate, and an enlarged crop of the most detailed part."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
         given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
@@ -107,11 +107,11 @@ class RestorerSteps(ImageWriter):
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
-    """Cut out of each image the part with the greatest variance.
+    """Crop from each image the window with the largest variance.
 
     Args:
         image: `[B, C, H, W]`.
-        detail: `[B, C', H, W]`: the images whose variance counts.
+        detail: `[B, C', H, W]`: images whose variance selects the window.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.
@@ -119,7 +119,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
     height, width = max(image.shape[2] // ZOOM, 1), max(image.shape[3] // ZOOM, 1)
     grey = detail.cpu().double().mean(dim=1)
     mean, square = (window_sums(each, height, width) / (height * width) for each in (grey, grey.square()))
-    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # of equal ones the first
+    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # ties go to the first
     crops = []
     for row, place in enumerate(best.tolist()):
         top, left = divmod(place, mean.shape[2])

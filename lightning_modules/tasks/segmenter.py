@@ -1,11 +1,11 @@
-"""Validation, test and prediction of a segmenter: the same for every method.
+"""Validation, test and prediction of a segmenter, shared by all methods.
 
-Per category k, from pixels pooled over the whole set and over all processes, ignored ones left out: with TP pixels
-rightly of k, P predicted as k and T truly of k,
+For each category k, over the pixels of all images and ranks without ignored ones: with TP pixels correctly predicted
+as k, P predicted as k and T truly k,
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
-Means are over the categories that occur, in truth or in prediction (P + T > 0), the background among them.
+Means are over the categories that occur, in truth or prediction (P + T > 0), including the background.
 """
 
 from typing import Any
@@ -21,18 +21,18 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Count pixels by their true and their predicted category, `[K, K]`."""
+    """Confusion matrix of true and predicted categories over pixels, `[K, K]`."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, validate_args=False)
 
 
 def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute how much truth and prediction overlap in each category.
+    """Compute the overlap of truth and prediction for each category.
 
     Args:
         counts: `[..., K, K]`, pixels: rows are true categories, columns predicted ones.
 
     Returns:
-        IoU and Dice, both `[..., K]`, float64 in [0, 1]; nan for a category that neither holds.
+        IoU and Dice, both `[..., K]`, float64 in [0, 1]; NaN for a category in neither.
     """
     counts = counts.double()
     both, predicted, true = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
@@ -40,11 +40,11 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmenterSteps(OwnLoaders):
-    """Give a LightningModule its validation, test and prediction steps.
+    """Validation, test and prediction steps for a LightningModule that segments images.
 
-    The module says what `forward` is and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs
-    `miou` and `dice` over the categories, `iou_<category>` and `dice_<category>` for each that occurs, by its name
-    where the DataModule has `class_names`, and `cross_entropy`, the mean over all pixels that are not ignored.
+    The module defines `forward` and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs `miou` and
+    `dice` averaged over categories, `iou_<category>` and `dice_<category>` for each category that occurs, by its name
+    if the DataModule has `class_names`, and `cross_entropy`, averaged over all pixels that are not ignored.
     """
 
     num_classes: int
@@ -61,7 +61,7 @@ class SegmenterSteps(OwnLoaders):
         self.metrics.update(logits.argmax(dim=1), label)
         pixels = int((label != IGNORED).sum())
         total = nn.functional.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-        # Summed values and sizes are reduced over processes before they are divided: the mean over all pixels.
+        # Sums and counts are all-reduced before the division, which gives the mean over all pixels.
         loss = total / max(pixels, 1)
         self.log(f"{stage}/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=pixels, sync_dist=True)
 
@@ -83,7 +83,7 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images from their least to their greatest value, the masks that are known, and the prediction."""
+        """Show images scaled from minimum to maximum, the known masks, and the prediction."""
         low, high = (
             extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
         )

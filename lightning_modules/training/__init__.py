@@ -1,1 +1,1 @@
-"""Pieces of a training step: what a classifier or a segmenter measures, optimizers, schedules, parameter groups."""
+"""Shared parts of training: logging, evaluation mode, sampled training images, own dataloaders, requirements."""

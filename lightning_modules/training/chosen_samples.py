@@ -1,4 +1,4 @@
-"""Training samples at chosen places, as they are, with each process's share of them on its device."""
+"""Training samples at chosen positions, without augmentation, sharded over ranks."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from lightning_modules.interfaces import TrainingImageSource, require
 
 
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
-    """Draw places in the training set, without repetition and the same on all processes: `[samples]`, int64.
+    """Sample positions in the training set without replacement, the same on all ranks: `[samples]`, int64.
 
     Raises:
-        ValueError: if the set has fewer samples.
+        ValueError: if the dataset has fewer samples.
     """
     within(1, data.num_train_samples, **{f"samples of {needed_by}": samples})
     return torch.randperm(data.num_train_samples, generator=generator_of(*seed))[:samples]
@@ -26,20 +26,20 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
 def chosen_samples(
     trainer: Any, places: Tensor, needed_by: str, at_once: int, everywhere: bool = False
 ) -> list[tuple[Any, Tensor]]:
-    """Fetch this process's share of training images, without augmentation, and their labels.
+    """Fetch this rank's shard of training images, without augmentation, and their labels.
 
     Args:
-        trainer: of the run.
-        places: in the training set, `[n]`, the same on all processes.
-        needed_by: name of what asks, for messages.
-        at_once: images of a batch in this process.
-        everywhere: fetch all of them in each process instead.
+        trainer: trainer of the run.
+        places: positions in the training set, `[n]`, the same on all ranks.
+        needed_by: name of the caller, for messages.
+        at_once: batch size on this rank.
+        everywhere: fetch all images on every rank instead.
 
     Returns:
-        Inputs of the network and labels `[B]`, a batch at a time.
+        Inputs of the network and labels `[B]`, batch by batch.
 
     Raises:
-        TypeError: if the DataModule gives no training images without augmentation.
+        TypeError: if the DataModule provides no training images without augmentation.
     """
     source = require(trainer.datamodule, TrainingImageSource, needed_by)
     images: Any = source.training_images_dataloader().dataset

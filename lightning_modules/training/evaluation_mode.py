@@ -1,4 +1,4 @@
-"""Predictions beside the trainer's loop, as callbacks and sweeps over a training set need them."""
+"""Predictions outside the trainer's loop, for callbacks and passes over a training set."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode; afterwards each submodule is in the mode it was in, whatever the others are."""
+    """Put a module in evaluation mode, and restore the mode of each submodule afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -23,14 +23,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Give a module as a function of images, in evaluation mode, in the trainer's precision and without gradients."""
+    """Yield a module as a function of images, in evaluation mode, in the trainer's precision and without gradients."""
     with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
         yield lambda image: module(trainer.precision_plugin.convert_input(image))
 
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Bring a module back to the trainer's device: before `on_fit_end`, Lightning moves it to the CPU."""
+    """Move a module back to the trainer's device: before `on_fit_end`, Lightning moves it to the CPU."""
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
     try:
@@ -42,7 +42,7 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Give the batches of a loader, on the device, with the module's logits; a `fast_dev_run` ends early."""
+    """Yield the batches of a dataloader, on the device, with the module's logits; a `fast_dev_run` ends early."""
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

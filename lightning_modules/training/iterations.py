@@ -1,7 +1,7 @@
-"""Many iterations of an algorithm in one training step, for algorithms whose iteration takes microseconds.
+"""Several iterations of an algorithm in one training step, for iterations that take microseconds.
 
-A loop of Lightning's costs about a millisecond a step, whatever happens in it. So a step takes several iterations, one
-after the other as if they were alone, and logs once; a checkpoint stands between two steps.
+Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence, with the same
+result as single ones, and logs once; checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 
 class OwnUpdates(Optimizer):
-    """Hold parameters that a module updates by its own equations: a step does what its closure does.
+    """Optimizer for parameters that a module updates by its own equations: a step only calls its closure.
 
-    So Lightning counts the steps of a module with manual optimization, which checkpoints and loggers go by.
+    With it Lightning counts the steps of a module with manual optimization, for checkpoints and loggers.
 
     Args:
-        parameters: what the module updates.
+        parameters: parameters that the module updates.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -30,12 +30,12 @@ class OwnUpdates(Optimizer):
 
 
 def iterate(module: LightningModule, iterations: int, iteration: Callable[[], object]) -> None:
-    """Take iterations of an algorithm, without gradients, as one step of the module's `OwnUpdates`.
+    """Run iterations of an algorithm, without gradients, as one step of the module's `OwnUpdates`.
 
     Args:
-        module: with manual optimization; its optimizer is an `OwnUpdates`.
-        iterations: how many.
-        iteration: takes one, which depends on the module's parameters and buffers alone.
+        module: module with manual optimization, whose optimizer is an `OwnUpdates`.
+        iterations: number of iterations.
+        iteration: runs one iteration, which depends only on the module's parameters and buffers.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Log what a training step computes, weighted so that the mean over processes is the mean over the global batch."""
+"""Log the results of a training step, weighted so that the mean over ranks is the mean over the global batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class EpochMean(Metric):
-    """Mean over an epoch of what its batches add, weighted by their samples, over all processes.
+    """Mean over an epoch of per-batch values, weighted by the number of samples, over all ranks.
 
-    A call of `self.log` takes as long as a small network's forward pass. So Lightning is given this once an epoch, and
-    computes and resets it at the epoch's end. A step only adds to it, on the device. The states have the names and
-    types of those of Lightning's own means.
+    A call of `self.log` takes as long as a small network's forward pass. So Lightning receives this metric once an
+    epoch, and computes and resets it at the epoch's end. A step only adds to it, on the device. Its states have the
+    names and dtypes of those of Lightning's own means.
     """
 
     value: Tensor
@@ -30,13 +30,13 @@ class EpochMean(Metric):
         self.add_state("value", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("cumulated_batch_size", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.logged = False
-        """Whether Lightning has it for this epoch."""
+        """Whether Lightning has received it in this epoch."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # no state is a parameter or a module, which torch would look for
+        object.__setattr__(self, name, value)  # skips torch's search for parameters and modules, as no state is one
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add a batch's mean, a number, which counts for `size` samples; the first of an epoch is an `update`."""
+        """Add a batch's mean, a scalar, with weight `size`; the first call of an epoch is an `update`."""
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
 
@@ -51,14 +51,14 @@ class EpochMean(Metric):
 
 
 _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""Of each trainer, by name. They are no modules within the one that trains, whose state dict does not hold them."""
+"""Metrics of each trainer, by name. They are not submodules of the module, so its state dict omits them."""
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
-    """Add a batch's mean, which counts for `size` samples, to that of the epoch."""
+    """Add a batch's mean, with weight `size`, to the epoch's mean."""
     try:
         trainer = module.trainer
-    except RuntimeError:  # it has none
+    except RuntimeError:  # the module has no trainer
         trainer = None
     if not isinstance(trainer, Trainer):
         module.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
@@ -66,7 +66,7 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
     of_trainer = _means.setdefault(trainer, {})
     mean = of_trainer.get(name)
     if mean is None:
-        with module.device:  # a copy of its states would have the host wait
+        with module.device:  # otherwise copying its states would synchronise with the host
             mean = of_trainer[name] = EpochMean()
     if not mean.logged:
         mean.to(module.device)
@@ -78,15 +78,15 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Weight a step's loss by this process's share of the batch and log it as `train/loss`.
+    """Weight a step's loss by this rank's fraction of the global batch, and log it as `train/loss`.
 
-    The epoch's mean is exact for uneven last batches and any number of processes.
+    The epoch's mean is exact for uneven last batches and any number of ranks.
 
     Args:
-        module: the module that trains.
-        batch: this process's part of the batch.
-        loss: the mean loss of this process's samples, a number.
-        terms: parts of the loss, means over the same samples; each is logged as `train/<its name>`.
+        module: the module in training.
+        batch: this rank's part of the batch.
+        loss: mean loss over this rank's samples, a scalar.
+        terms: terms of the loss, means over the same samples; each is logged as `train/<name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -100,26 +100,26 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a number that is the same on all processes, once an epoch; a tensor keeps all its digits.
+    """Log a value that is the same on all ranks, once an epoch; a tensor keeps its precision.
 
     Args:
         module: the module that logs.
-        name: the metric's name, `<stage>/<metric>`.
-        value: the number, on any device.
+        name: metric name, `<stage>/<metric>`.
+        value: the value, on any device.
     """
     value = value.detach() if isinstance(value, Tensor) else float(value)
-    if isinstance(value, Tensor) and is_distributed():  # Lightning reduces it where it is, and NCCL not on the host
+    if isinstance(value, Tensor) and is_distributed():  # Lightning reduces it on its device, and NCCL needs a GPU
         value = value.to(module.device)
     module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
 
 
 def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
-    """Log means over sets, the same on all processes, as `<stage>/<set>/<measure>`.
+    """Log means over datasets, the same on all ranks, as `<stage>/<set>/<measure>`.
 
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: measures by the set's name; without a name, `<stage>/<measure>`.
+        means: metrics by dataset name; an empty name logs `<stage>/<measure>`.
     """
     for name, measures in means.items():
         for key, value in measures.items():

@@ -1,4 +1,4 @@
-"""Training, testing and prediction from DataLoaders of a user's own, without a DataModule of this project."""
+"""Training, testing and prediction with a user's own DataLoader, without a DataModule of this project."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Gives a loop its loader, with the positions of the samples (see `with_positions`)."""
+    """Dataloader source of a loop that adds the positions of the samples (see `with_positions`)."""
 
     passes: int = 1
 
@@ -26,20 +26,20 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Lets a LightningModule take batches of dicts with `image` and `label`, or `(image, label)`, of any DataLoader.
+    """Accept batches from any DataLoader: dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Batches get what the module needs beside these: `index`, the samples' positions in the loader's set, whatever the
-    loader's order, and `global_batch_size`, where the trainer shards the samples evenly. Lightning makes the shards of
-    several ranks equal by repeating some samples; the DataModules of this project repeat none. A module that
-    overrides `setup` calls `super().setup(stage)`.
+    Batches get two more keys: `index`, the samples' positions in the dataset, whatever the dataloader's order, and
+    `global_batch_size`, if the trainer shards the samples evenly. Lightning makes the shards of several ranks equal by
+    repeating some samples; the DataModules of this project repeat none. A module that overrides `setup` must call
+    `super().setup(stage)`.
     """
 
     passes_per_epoch = 1
-    """Times that an epoch visits the training set."""
+    """Number of passes over the training set in an epoch."""
 
     def setup(self: Any, stage: str) -> None:
         super().setup(stage)  # type: ignore[misc]
-        # Said for every DataModule, whose batches the hook below leaves as they are.
+        # Lightning warns for every DataModule, although the hook below leaves batches of this project unchanged.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
         if gives_positions(self.trainer.datamodule):
             return
@@ -55,12 +55,12 @@ class OwnLoaders:
         batch = as_batch(batch)
         if not (isinstance(batch, dict) and isinstance(batch.get("image"), Tensor)):
             raise TypeError(
-                f"{type(self).__name__} takes batches that are dicts with `image` and `label`, or pairs of the two, "
-                f"and the loader's are {type(batch).__name__}"
+                f"{type(self).__name__} needs batches that are dicts with `image` and `label`, or pairs of the two, "
+                f"and the dataloader's are {type(batch).__name__}"
             )
         image, processes = batch["image"], world_size()
         if self.trainer.datamodule is None and not image.is_floating_point():
-            raise TypeError(f"images are floating-point numbers in [0, 1], and the loader's are {image.dtype}")
+            raise TypeError(f"images must be floating point in [0, 1], and the dataloader's are {image.dtype}")
         if processes == 1 or repeats_samples(self.trainer):
             batch = {**batch, "global_batch_size": processes * len(image)}
         return batch

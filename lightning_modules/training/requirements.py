@@ -1,4 +1,4 @@
-"""Requirements of algorithms that see all of their data at once, refused by name before training."""
+"""Checks, before training, of the settings that some algorithms need."""
 
 from typing import Any
 
@@ -8,49 +8,49 @@ from lightning_modules.lightning_internals import finds_unused_parameters
 
 
 def require_all_rows(trainer: Any, name: str) -> None:
-    """Refuse data whose training batches are not the whole set.
+    """Reject data whose training batches are not the whole dataset.
 
     Args:
-        trainer: of the run.
-        name: of the module that asks.
+        trainer: trainer of the run.
+        name: name of the module.
 
     Raises:
         ValueError: names the key.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(
-            f"data.batch_size must be left out for {name}, each of whose steps is of all rows, "
+            f"data.batch_size must be left out for {name}, whose steps use all rows, "
             f"got {trainer.datamodule.batch_size}"
         )
 
 
 def require_one_process(trainer: Any, name: str) -> None:
-    """Refuse several processes, where one must hold what an algorithm works on whole.
+    """Reject several processes, for an algorithm that needs all of its data in one process.
 
     Args:
-        trainer: of the run.
-        name: of the module that asks.
+        trainer: trainer of the run.
+        name: name of the module.
 
     Raises:
-        ValueError: says to run seeds in parallel instead.
+        ValueError: suggests running seeds in parallel instead.
     """
     if trainer.world_size > 1:
         raise ValueError(
             f"{name} works in one process, and trainer.devices and num_nodes make {trainer.world_size}: run seeds in "
-            f"parallel instead, by train.py compare --seeds 0 1 2 --jobs 3"
+            f"parallel instead, with train.py compare --seeds 0 1 2 --jobs 3"
         )
 
 
 def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
-    """Refuse a DDP that takes it for an error that some parameters get no gradient in a step.
+    """Reject a DDP strategy that treats parameters without a gradient as an error.
 
     Args:
-        trainer: of the run.
-        name: of the module that asks.
-        what: the module does, so that it needs this.
+        trainer: trainer of the run.
+        name: name of the module.
+        what: reason why some parameters get no gradient, as a verb phrase for the message.
 
     Raises:
-        ValueError: names the strategy that does not.
+        ValueError: names the strategy to use.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):

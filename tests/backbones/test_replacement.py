@@ -61,9 +61,9 @@ def test_parameters_mode_and_names_stay_and_checkpoints_are_exchanged() -> None:
         (
             vit(),
             ["*.fc1", "*.fc9"],
-            r"layers: '\*.fc9' is no Linear of VisionTransformer.*: blocks.\*.attn.qkv, .*head",
+            r"layers: '\*.fc9' matches no Linear of VisionTransformer.*: blocks.\*.attn.qkv, .*head",
         ),
-        (vit(), ["*.norm1"], r"norm1' is no Linear"),
+        (vit(), ["*.norm1"], r"norm1' matches no Linear"),
         (nn.Sequential(nn.ReLU()), ["*"], "it has: none"),
         (nn.MultiheadAttention(4, 2), ["out_proj"], "it has: none"),
         (vit().requires_grad_(False), ["*.fc1"], "layers: blocks.0.mlp.fc1 is frozen"),

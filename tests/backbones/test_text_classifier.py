@@ -55,19 +55,19 @@ def test_an_encoder_and_decoder_answers_with_the_classes_numbers(tmp_path: Path)
     torch.testing.assert_close(network(TEXT), words[:, [4, 5, 6]])
     assert "answers" not in network.state_dict()
     save_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="num_classes: the numbers below 3 begin with the tokens 2, 2, 2"):
+    with pytest.raises(ValueError, match="num_classes: numbers below 3 must start with different tokens, got 2, 2, 2"):
         transformers_classifier(str(tmp_path), 3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name_or_path": "/nowhere"}, FileNotFoundError, "name_or_path: no network of transformers at /nowhere"),
+        ({"name_or_path": "/nowhere"}, FileNotFoundError, "name_or_path: no transformers network at /nowhere"),
         ({"architecture": {"model_type": "bart2"}}, ValueError, "architecture: .*bart2"),
         (
             {"architecture": {"model_type": "vit"}},
             ValueError,
-            "vit is no network of transformers that classifies texts",
+            "vit is not a text classification network of transformers",
         ),
         ({"tuning": "half"}, ValueError, "tuning must be full, lora or frozen"),
     ],

@@ -91,12 +91,12 @@ def test_without_weights_it_is_drawn_anew_and_on_the_meta_device_nothing_is_read
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
-        ("bert", {}, ValueError, "bert is no vision network of transformers"),
-        ("nothing", {}, FileNotFoundError, r"no network of transformers at .*: expected a folder with config"),
+        ("bert", {}, ValueError, "bert is not a vision network of transformers"),
+        ("nothing", {}, FileNotFoundError, r"no transformers network at .*: expected a folder with config"),
         ("vit", {"mean": None}, ValueError, "mean must be given: there is no image_mean in preprocessor_config"),
         ("vit", {"features": "projected"}, ValueError, "features: vit has no projection"),
         ("vit", {"features": "x"}, ValueError, "must be one of pooled, first_token, mean_token, projected, got 'x'"),
-        ("vit", {"tuning": "linear_probe"}, ValueError, "linear_probe trains the classifier, and num_classes=0 leaves"),
+        ("vit", {"tuning": "linear_probe"}, ValueError, "linear_probe trains the classifier, but num_classes=0 leaves"),
         ("cut", {}, ValueError, r"lack: .*and \d+ more"),
     ],
 )

@@ -117,14 +117,19 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
         ("cut.safetensors", {}, ValueError, "cut.safetensors is not a readable file"),
         ("cut.pt", {}, ValueError, "cut.pt is not a readable file"),
         ("empty.pt", {}, ValueError, "empty.pt is not a readable file"),
-        ("log.pt", {}, ValueError, "log.pt holds no state dict.*epoch, loss"),
-        ("tensor.pt", {}, ValueError, "tensor.pt holds no state dict.*Tensor"),
+        ("log.pt", {}, ValueError, "log.pt must contain a state dict.*epoch, loss"),
+        ("tensor.pt", {}, ValueError, "tensor.pt must contain a state dict.*Tensor"),
         ("nothing.pt", {}, FileNotFoundError, r"no weights at .*nothing\.pt"),
         ("bare", {}, FileNotFoundError, r"no weights in the folder .*\.safetensors"),
         ("bare/notes.txt", {}, ValueError, r"must end in \.safetensors.*notes\.txt"),
         ("two", {}, ValueError, r"several files of weights, name one: a\.safetensors, b\.safetensors"),
-        ("two/a.safetensors", {"prefix": "network."}, ValueError, r"prefix 'network\.' begins no key.*: x"),
-        ("two/a.safetensors", {"renamed": {"head.": ""}}, ValueError, r"renamed: 'head\.' begins no key of .*: x"),
+        ("two/a.safetensors", {"prefix": "network."}, ValueError, r"no key of .* starts with prefix 'network\.'.*: x"),
+        (
+            "two/a.safetensors",
+            {"renamed": {"head.": ""}},
+            ValueError,
+            r"renamed: no key of .* starts with 'head\.'.*: x",
+        ),
     ],
 )
 def test_files_that_can_not_be_read_are_named(

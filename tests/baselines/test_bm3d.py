@@ -49,7 +49,7 @@ def test_a_deviation_that_is_not_given_is_estimated(filtered_with: list[float]) 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, filtered_with: list[float]) -> None:
     with pytest.raises(ValueError, match="grey_levels must be positive, got 0"):
         BM3D(0)
-    with pytest.raises(ValueError, match="nothing to train: test or predict"):
+    with pytest.raises(ValueError, match="cannot be trained: run test or predict"):
         BM3D(25).setup("fit")
     monkeypatch.setattr(bm3d, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "noiseworks\[bm3d\]"'):

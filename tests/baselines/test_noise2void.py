@@ -66,5 +66,7 @@ def test_hidden_pixels_follow_from_epoch_and_sample() -> None:
 @pytest.mark.parametrize(("size", "square"), [((16, 7), 8), ((4, 4), 2)])
 def test_small_patches_are_refused(size: tuple[int, int], square: int) -> None:
     batch: Any = {"noisy": torch.zeros(1, 1, *size), "index": torch.tensor([0]), "global_batch_size": 1}
-    with pytest.raises(ValueError, match=rf"patches of \[{size[0]}, {size[1]}\] pixels are smaller than model.square"):
+    with pytest.raises(
+        ValueError, match=rf"patches of \[{size[0]}, {size[1]}\] pixels must not be smaller than model.square"
+    ):
         Noise2Void(nn.Identity(), square=square).training_step(batch, 0)

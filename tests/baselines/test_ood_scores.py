@@ -71,8 +71,8 @@ def test_a_trained_classifier_tells_other_images_by_all_scores(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("detectors", "said"),
     [
-        ({"Nothing": {}}, "detectors: Nothing is none of logits or features; there are .*EnergyBased"),
-        ({"ODIN": {}}, "ODIN is none of logits or features"),
+        ({"Nothing": {}}, "detectors: Nothing must work on logits or features; allowed: .*EnergyBased"),
+        ({"ODIN": {}}, "ODIN must work on logits or features"),
         ({"ViM": {}}, "ViM needs d; its arguments are d"),
         ({"KNN": {"neighbours": 3}}, "KNN has no argument neighbours; its arguments are k"),
     ],
@@ -87,5 +87,5 @@ def test_there_must_be_other_images() -> None:
     pytest.importorskip("pytorch_ood")
     from datamodules.classification.labelled_images import LabelledImages
 
-    with pytest.raises(ValueError, match="give data of OutOfDistribution"):
+    with pytest.raises(ValueError, match="set data to OutOfDistribution"):
         quiet().test(OODScores(network(), 8), LabelledImages(Digits(num_classes=8)), verbose=False)

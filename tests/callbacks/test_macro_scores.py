@@ -74,7 +74,7 @@ def test_what_gives_no_logits_is_named() -> None:
         def test_step(self, batch: Any, batch_idx: int) -> None:
             pass
 
-    with pytest.raises(TypeError, match="MacroScores needs logits, which the test step of Silent returns none of"):
+    with pytest.raises(TypeError, match="test_step of Silent must return a dict with 'logits' for MacroScores"):
         quiet(callbacks=[MacroScores()]).test(Silent(), LabelledImages(Unequal(), batch_size=8), verbose=False)
     with pytest.raises(TypeError, match="MacroScores needs a Classifier"):
         MacroScores().setup(quiet(), LightningModule(), "test")

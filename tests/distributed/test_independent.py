@@ -156,7 +156,7 @@ def test_a_lost_process_is_named_within_a_minute(
     """With the strategy's own patience; one that is stopped closes no connection."""
     for said in killed(two_processes, tmp_path, victim, how, Independent().patience):
         assert f"process {victim} of 3 (" in said
-        assert "goes on from the last checkpoint" in said
+        assert "resume from the last checkpoint with --resume" in said
 
 
 def test_a_killed_process_is_named(two_processes: TwoProcesses, tmp_path: Path) -> None:

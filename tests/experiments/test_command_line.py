@@ -119,11 +119,11 @@ BAD_INPUT = {
     "wrong type inside": (["--model.strength", "abc"], "model.strength: Problem with given class_path"),
     "unknown key inside": (["--data.label_noise.noise_rat", "0.5"], "did you mean noise_rate? It accepts noise_rate"),
     "abbreviated key": (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
-    "overfitting": (["--trainer.overfit_batches", "1"], "trainer.overfit_batches is not possible"),
+    "overfitting": (["--trainer.overfit_batches", "1"], "trainer.overfit_batches is not supported"),
     "no accumulation": (["--trainer.accumulate_grad_batches", "0"], "must be at least 1, got 0"),
     "averages that are lost": (
         ["--trainer.callbacks+", "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1}}"],
-        "StochasticWeightAveraging puts its average into no checkpoint",
+        "StochasticWeightAveraging does not put its average into",
     ),
     "missing class": (
         ["--model", "lightning_modules.noisy_labels.elr.ERL"],
@@ -150,7 +150,7 @@ BAD_INPUT = {
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
     "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and LabelledImages has 10 classes"),
     "network's input": (["--model.network.in_features", "65"], "does not accept images of shape [1, 8, 8]"),
-    "network's output": (["--model.network.out_features", "9"], "gives 9 logits, and model.num_classes is 10"),
+    "network's output": (["--model.network.out_features", "9"], "outputs 9 logits, but model.num_classes is 10"),
     "sampler": (["--trainer.use_distributed_sampler", "true"], "use_distributed_sampler must be false"),
     "missing monitor": (["--checkpoint.monitor", "null"], "checkpoint.monitor must name a metric"),
     "data_dir is a file": (
@@ -326,7 +326,7 @@ def test_accumulation_works_or_is_refused_by_name(
     if status:
         assert "accumulate_grad_batches" in capsys.readouterr().err
     else:
-        assert "makes an optimizer step of 384 samples: batches hold 128" in caplog.text
+        assert "makes an optimizer step of 384 samples: the global batch size is 128" in caplog.text
         assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # of 10 batches
 
 

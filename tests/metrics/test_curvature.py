@@ -140,7 +140,7 @@ def test_a_network_without_a_second_derivative_or_in_autocast_is_refused() -> No
     with pytest.raises(ValueError, match="Curvature needs second derivatives, which Attending lacks"):
         refuse_without_curvature(Attending(5, 3, True), few, "batch", "Curvature")
     network = Attending(5, 3, False)
-    with pytest.raises(ValueError, match="Curvature needs single precision or better, and Linear is in autocast"):
+    with pytest.raises(ValueError, match="Curvature needs single precision or better, and Linear uses autocast"):
         refuse_without_curvature(network, few, "batch", "Curvature")
     assert not network.linear._forward_pre_hooks
     refuse_without_curvature(network.linear, few, "batch", "Curvature")

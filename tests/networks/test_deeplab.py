@@ -63,7 +63,7 @@ def test_parameters_on_the_meta_device_whatever_the_weights() -> None:
     ("options", "error", "message"),
     [
         ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
-        ({"pretrained_backbone": True, "weights": "x.pth"}, ValueError, "pretrained_backbone fetches .* give one of"),
+        ({"pretrained_backbone": True, "weights": "x.pth"}, ValueError, "pretrained_backbone cannot .* give one of"),
         ({"weights": "missing.pth"}, FileNotFoundError, r"no weights at .*missing\.pth"),
         ({"weights": "other.pth"}, ValueError, "neither a DeepLabv3 nor a ResNet-50"),
     ],

@@ -88,5 +88,5 @@ def test_a_regressor_corrects_the_enlarged_image() -> None:
 
 
 def test_levels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="as many levels, got 2 and 1"):
+    with pytest.raises(ValueError, match="as many levels each, got 2 and 1"):
         small(decoder=[1])

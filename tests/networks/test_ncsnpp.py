@@ -90,7 +90,7 @@ def test_in_half_precision_levels_keep_theirs() -> None:
     ("options", "message"),
     [
         ({"width": 10}, "width must be a multiple of 4, got 10"),
-        ({"image_size": 10, "multipliers": (1, 1, 1)}, r"image_size 10 can not be halved .* \[1, 1, 1\]"),
+        ({"image_size": 10, "multipliers": (1, 1, 1)}, r"image_size 10 cannot be halved .* \[1, 1, 1\]"),
         ({"embedding": "positional"}, "divide_by_level divides by sigma"),
         ({"input_pyramid": "sum"}, "input_pyramid must be one of none, residual, skip, got 'sum'"),
     ],

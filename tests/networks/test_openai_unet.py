@@ -142,7 +142,7 @@ def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
     weights, ours = published(False).state_dict(), UNet2DModel(**SMALL, **CONVOLUTIONS)
     with pytest.raises(ValueError, match=r"no input_blocks\.3\.0\.in_layers\.0\.weight, which this layout needs"):
         in_diffusers_names(weights, UNet2DModel(**SMALL, **RESIDUALS))
-    with pytest.raises(ValueError, match=r"has no place for the published input_blocks\.2\..* and \d+ more"):
+    with pytest.raises(ValueError, match=r"has no layer for the published input_blocks\.2\..* and \d+ more"):
         in_diffusers_names({**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}}, ours)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; the readme files of openai"):
         with_published_weights(ours, str(tmp_path / "nowhere.pt"))

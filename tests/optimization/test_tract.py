@@ -274,7 +274,7 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
             {"soft_labels": SoftLabels(smoothing=0.1), "binary": True},
             "soft_labels.smoothing must be 0 with binary: true, got 0.1",
         ),
-        (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1' is no Linear or Conv2d.*has: 0"),
+        (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1' matches no Linear or Conv2d.*has: 0"),
         (nn.Sequential(nn.ReLU()), {}, "it has: none"),
         (GROUPS, {}, "0 has groups 2"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), {}, "padding_mode 'reflect'"),

@@ -108,7 +108,7 @@ def test_validation_logs_under_its_own_names(tmp_path: Path) -> None:
 
 def test_without_clean_images_nothing_is_validated_and_a_test_refused(tmp_path: Path) -> None:
     assert trainer(tmp_path).validate(Scaling(), Sets(clean=False), verbose=False) == [{}]
-    with pytest.raises(ValueError, match="the data have none: predict writes the estimates"):
+    with pytest.raises(ValueError, match="the data have none: use predict to write the estimates"):
         trainer(tmp_path).test(Scaling(), Sets(clean=False), verbose=False)
 
 

@@ -1,4 +1,4 @@
-"""Pretrained diffusion pipelines: text to image in latent space, in pixels, cached latents, and their export."""
+"""Pretrained diffusion pipelines: text to image in latent or pixel space, cached latents, and export."""
 
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline

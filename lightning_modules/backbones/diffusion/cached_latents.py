@@ -1,4 +1,4 @@
-"""Latents and embedded captions of a whole data set, computed once, by all processes together, and kept on disk."""
+"""Latents and embedded captions of a whole dataset, computed once by all ranks together, and cached on disk."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,24 +18,23 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 AT_ONCE = 64
-"""Images or captions of a part."""
+"""Number of images or captions in a part."""
 
 
 def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, device: torch.device) -> None:
-    """Let a DataModule give the moments of its images' latents and their embedded captions in place of the images.
+    """Replace a DataModule's images by the moments of their latents and their embedded captions.
 
-    Every process calls it. Images are those of the data set as they are: cut out of the centre and not mirrored. An
-    entry of the cache has the digest of the images, their size and the autoencoder, or of the captions and the text
-    encoders, in its name.
+    Every rank must call it. Images are the unaugmented ones: centre-cropped and not mirrored. The name of a cache entry
+    contains a digest of the images, their size and the autoencoder, or of the captions and the text encoders.
 
     Args:
-        network: on `device`.
-        data: with its sets.
-        folder: of the cache, which all processes see.
-        device: where it is computed.
+        network: pipeline with autoencoder and text encoders, on `device`.
+        data: DataModule after setup.
+        folder: cache folder, visible to all ranks.
+        device: device of the computation.
 
     Raises:
-        ValueError: if training images are mirrored or moved, which those of the cache are not, or processes disagree.
+        ValueError: if training images are augmented, which cached ones cannot be, or ranks disagree.
     """
     if data.augmentation.flip or data.augmentation.crop_padding:
         raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir be null")
@@ -79,7 +78,7 @@ def _array(
     folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
-        raise ValueError(f"process {rank()} has other images, captions or another pipeline than process 0")
+        raise ValueError(f"process {rank()} has different images, captions or pipeline from process 0")
 
     def computed(numbers: list[int]) -> Parts:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Save a tuned diffusion model as an ordinary folder of diffusers or peft, which needs nothing of this project."""
+"""Export a fine-tuned diffusion model as a plain folder of diffusers or peft, independent of this project."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 
 def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> None:
-    """Save what was trained. Every process calls it, and one writes.
+    """Save the trained model. Every rank must call it, and one writes.
 
-    All of a text-to-image pipeline is loaded by `DiffusionPipeline.from_pretrained(folder)`, its adapters alone by
-    `pipeline.load_lora_weights(folder)`. A U-Net of images is saved as a whole pipeline, with adapters added in; of a
-    network that diffusers does not know, the weights are saved, which `lightning_modules.backbones.with_weights` reads.
+    `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline,
+    `pipeline.load_lora_weights(folder)` its adapters. A pixel-space U-Net is saved as a whole pipeline, with adapters
+    merged. For a network unknown to diffusers only the weights are saved, for
+    `lightning_modules.backbones.with_weights`.
 
     Args:
         model: the model.
-        folder: where it is saved.
-        writes: whether this process writes.
+        folder: folder to write.
+        writes: whether this rank writes.
     """
     network: Any = model.network
     state: dict[str, Any] = get_model_state_dict(
@@ -57,12 +58,12 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> N
 
 
 def type_of(network: nn.Module) -> Any:
-    """Find the class of diffusers that a network had before it was sharded."""
+    """Return the diffusers class that a network had before sharding."""
     return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add adapters to the weights that they belong to: W + s B A, under the name of W."""
+    """Merge adapters into the weights they belong to: W + s B A, under the name of W."""
     plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
     for name, layer in network.named_modules():
         scalings = getattr(layer, "scaling", None) if hasattr(layer, "base_layer") else None

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the prediction for a text is moved away from that for another, mostly empty, text.
+"""Classifier-free guidance: the prediction for a text is moved away from that for another, usually empty, text.
 
     e = e_u + w (e_c - e_u)
 
@@ -14,7 +14,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 def joined(first: Prompts, second: Prompts) -> Prompts:
-    """Put the prompts of two batches into one."""
+    """Concatenate two batches of prompts."""
     pairs = zip(first, second, strict=True)
     return Prompts(*(None if one is None or other is None else torch.cat([one, other]) for one, other in pairs))  # type: ignore[arg-type]
 
@@ -22,13 +22,13 @@ def joined(first: Prompts, second: Prompts) -> Prompts:
 def guided(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make a model of texts a function of x_t and t alone.
+    """Turn a text-conditional model into a function of x_t and t only.
 
     Args:
         model: called with x_t, t and prompts.
-        prompts: B of them, e_c; None for a model without texts.
-        negative: B texts of e_u; not used where `scale` is 1, and None for a model without texts.
-        scale: w; 1 asks for `prompts` alone.
+        prompts: B prompts, for e_c; None for a model without texts.
+        negative: B prompts, for e_u; unused if `scale` is 1, and None for a model without texts.
+        scale: w; 1 evaluates only `prompts`.
     """
     if prompts is None or negative is None or scale == 1:
         return lambda x, t: model(x, t, prompts)

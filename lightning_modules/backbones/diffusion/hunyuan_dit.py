@@ -1,4 +1,4 @@
-"""Hunyuan-DiT of diffusers, a latent text-to-image transformer that two text encoders speak to."""
+"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,25 +10,25 @@ from lightning_modules.backbones.adaptation import Precision
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
 
 ORIGINAL_SIZE = (1024, 1024)
-"""Height and width of the image that a picture is said to be cut out of, as the pipeline says by default."""
+"""Height and width of the uncropped original image, a condition of the model; the pipeline's default."""
 LENGTHS = (77, 256)
-"""Tokens of a text, of each encoder."""
+"""Maximum number of tokens of a text, for each encoder."""
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT: its transformer, and autoencoder and text encoders, all of which stay as they are.
+    """Hunyuan-DiT: its transformer, autoencoder and text encoders, all frozen.
 
     Args:
         pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
             (`Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers`).
-        variant: which of several files of weights, such as fp16; by default those without a variant.
-        local_files_only: take a name's files from the Hugging Face cache alone.
-        dtype: precision of transformer and text encoders; the autoencoder has float32, and so has what is outside.
-        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
+        variant: variant of the weight files, such as fp16; default: files without a variant.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache.
+        dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
+        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or the scheduler is of another kind.
+        ValueError: if a part is missing, or the scheduler is of an unsupported kind.
         ImportError: if transformers is not installed.
     """
 
@@ -62,11 +62,11 @@ class HunyuanDiT(TextToImage):
         return Prompts(found[0], None, *found[1:])
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed an empty text n times."""
+        """Embed the empty text n times."""
         return self.encode_prompts([""] * n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict what the scheduler's `prediction_type` says, `[B, c, h, w]`; a learned variance is left out."""
+        """Predict the quantity of the scheduler's `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
         from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -104,6 +104,6 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Bring times to the network's precision, as its embedding of times needs; bfloat16 rounds the late ones."""
+    """Cast times to the network's precision, as its time embedding requires; bfloat16 rounds the late ones."""
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

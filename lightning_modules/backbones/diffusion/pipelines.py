@@ -1,4 +1,4 @@
-"""Whole pipelines of diffusers by name, from a folder or from one file, with every argument in the signature."""
+"""Whole diffusers pipelines by name, from a folder or from one file, with every argument in the signature."""
 
 import re
 import warnings
@@ -19,14 +19,14 @@ from lightning_modules.backbones.weights import check_safetensors, from_pretrain
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts that no method here uses: a safety checker's black images would falsify every comparison."""
+"""Parts unused by every method here: a safety checker's black images would falsify comparisons."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 FULL_PRECISION = ("vae",)
 """Parts that stay in float32: SDXL's autoencoder overflows in half precision."""
 
 
 def need_transformers(needed_by: str) -> None:
-    """Refuse what needs the package transformers where it is not installed.
+    """Raise an error if the package transformers is not installed.
 
     Raises:
         ImportError: says how to install it.
@@ -37,7 +37,7 @@ def need_transformers(needed_by: str) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Let transformers report errors alone, within a `with`."""
+    """Context manager that silences transformers, except for errors."""
     from transformers.utils import logging
 
     said = logging.get_verbosity()
@@ -57,25 +57,25 @@ def diffusers_pipeline(
     local_files_only: bool = False,
     pipeline_class: str | None = None,
 ) -> Any:
-    """Load a pipeline of diffusers on the CPU: its networks, tokenizers and scheduler, and no code that comes with it.
+    """Load a diffusers pipeline on the CPU: its networks, tokenizers and scheduler, but no code from its files.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub, or one
             `.safetensors` or `.ckpt` file that holds all weights, with `config`.
-        parts: what has to be in it, such as unet, vae, text_encoder, tokenizer and scheduler.
-        config: of a single file alone: the folder or name of a pipeline of the same architecture.
-        variant: which of several files of weights, such as fp16 or non_ema; by default those without a variant.
-        dtype: precision of the weights, float32 by default; the autoencoder always has float32.
-        local_files_only: take a name's files from the Hugging Face cache alone. A folder never needs a network.
-        pipeline_class: class of diffusers that the parts are loaded into; by default that of the pipeline.
+        parts: required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
+        config: for a single file only: the folder or name of a pipeline of the same architecture.
+        variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
+        dtype: precision of the weights, float32 by default; the autoencoder is always float32.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
+        pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
 
     Raises:
         FileNotFoundError: if the pipeline, its weights or a part are neither on disk nor on the Hub.
-        ValueError: if a part is missing in its `model_index.json`, its class is none of diffusers, the weights do not
-            fit, or an argument does not.
+        ValueError: if a part is missing in its `model_index.json`, its class is not from diffusers, or weights or
+            arguments do not fit.
         ImportError: if its text encoder needs transformers, which is not installed.
     """
     import diffusers
@@ -87,22 +87,21 @@ def diffusers_pipeline(
         raise FileNotFoundError(f"no pipeline at {path}: expected one file with all weights; copy it there")
     if single and config is None:
         raise ValueError(
-            f"config: {path.name} holds weights alone; give the folder or the name of a pipeline of the same "
+            f"config: {path.name} holds only weights; give the folder or the name of a pipeline of the same "
             f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     if config is not None and not single:
-        raise ValueError(f"config belongs to a single file of weights, and {name_or_path} is none")
+        raise ValueError(f"config belongs to a single file of weights, and {name_or_path} is not one")
     described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
     index = _index(described, local_files_only)
     named = pipeline_class or index.get("_class_name")
     found: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise ValueError(
-            f"_class_name of {described} must be a pipeline of diffusers, such as StableDiffusionPipeline, got "
-            f"{named!r}"
+            f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} fetches others")
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads others")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)
@@ -114,8 +113,8 @@ def diffusers_pipeline(
     options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
     precision = getattr(torch, dtype or "float32")
     try:
-        # It reads values, which tensors of another default device would not have. `torch_dtype` has a new name, which
-        # the oldest diffusers that is allowed does not know.
+        # Loading reads values, which tensors on a default device such as meta would lack. `torch_dtype` has a new name,
+        # unknown to the oldest supported diffusers.
         with torch.device("cpu"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
             if single:
@@ -136,21 +135,21 @@ def diffusers_pipeline(
                 )
         _check_whole(name_or_path, pipeline)
     except FileNotFoundError as error:
-        missing = sentence(error).partition("; or draw new ones")[0]
+        missing = sentence(error).partition("; or initialise new ones")[0]
         raise FileNotFoundError(f"no pipeline {name_or_path}: {missing}") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be fetched; expected "
+            f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be downloaded; expected "
             f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
             f"({sentence(error)})"
         ) from error
-    except Exception as error:  # configs and weights that do not fit raise almost anything
+    except Exception as error:  # diffusers raises many kinds for configs and weights that do not fit
         raise ValueError(f"the pipeline {name_or_path} cannot be loaded: {sentence(error)}") from error
     return pipeline
 
 
 def _index(described: str, local_files_only: bool) -> dict[str, Any]:
-    """Read the list of a pipeline's parts."""
+    """Read the parts listed in a pipeline's index."""
     from huggingface_hub import hf_hub_download
 
     if (folder := Path(described)).is_dir():
@@ -163,19 +162,19 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
         try:
             file = Path(hf_hub_download(described, "model_index.json", local_files_only=local_files_only))
         except OSError as error:
-            only = ", where alone local_files_only lets it be looked for" if local_files_only else ""
+            only = ", the only place that local_files_only allows" if local_files_only else ""
             raise FileNotFoundError(
                 f"no pipeline {described}: there is no such folder in {Path.cwd()}, and model_index.json is not in the "
-                f"Hugging Face cache{only or ', nor could it be fetched'}; run `hf download {described}` where there "
-                f"is a network, and give the folder"
+                f"Hugging Face cache{only or ', nor could it be downloaded'}; run `hf download {described}` where "
+                f"there is a network, and give the folder"
             ) from error
     return read_json_object(file)
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Look up the parts that are read: library and class, of diffusers and transformers alone.
+    """Look up library and class of each part to load, from diffusers and transformers only.
 
-    diffusers would import any module that the file names.
+    diffusers itself would import any module that the file names.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, entry in index.items():
@@ -183,10 +182,10 @@ def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]
             continue
         if len(entry) != 2 or entry[0] not in ("diffusers", "transformers") or not isinstance(entry[1], str):
             raise ValueError(
-                f"{name} in model_index.json of {described} must be [diffusers or transformers, a class], got {entry}"
+                f"{name} in model_index.json of {described} must be [diffusers or transformers, class], got {entry}"
             )
         if Path(name).name != name:
-            raise ValueError(f"{name} in model_index.json of {described} is no folder's name")
+            raise ValueError(f"{name} in model_index.json of {described} is not a folder name")
         found[name] = entry[0], entry[1]
     return found
 
@@ -194,7 +193,7 @@ def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]
 def _loaded(
     folder: Path, classes: dict[str, tuple[str, str]], variant: str | None, precisions: dict[str, torch.dtype]
 ) -> dict[str, Any]:
-    """Load networks with all of their weights, and what transformers tokenizes with, without code beside them."""
+    """Load networks with all of their weights, and tokenizers, without running code from the folder."""
     import diffusers
 
     found: dict[str, Any] = {}
@@ -202,10 +201,10 @@ def _loaded(
         place = folder / name
         kind: Any = getattr(import_module(library), named, None)
         if not callable(getattr(kind, "from_pretrained", None)) or not hasattr(kind, "__mro__"):
-            raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, no class of {library}")
+            raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, which is not a class of {library}")
         if issubclass(kind, torch.nn.Module) and kind.__module__.startswith(f"{library}.models."):
             if variant is not None and not any(folder.glob(f"*/*.{variant}[.-]*")):
-                continue  # diffusers says so
+                continue  # diffusers raises the error
             options: dict[str, Any] = {"local_files_only": True}
             options["torch_dtype" if library == "diffusers" else "dtype"] = precisions.get(name, precisions["default"])
             options["variant"] = variant if any(place.glob(f"*.{variant}[.-]*")) else None
@@ -223,7 +222,7 @@ def _loaded(
 
 
 def _check_whole(name_or_path: str, pipeline: Any) -> None:
-    """Refuse networks with a weight that has no values, which fail when they compute."""
+    """Reject networks with a weight on the meta device, which would fail in the forward pass."""
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and (
             missing := [key for key, value in part.state_dict().items() if value.is_meta]
@@ -239,20 +238,20 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
         absent = [part for part in libraries if part not in UNUSED and not (folder / part).is_dir()]
         if absent:
             raise FileNotFoundError(
-                f"{described} lacks {listed(absent)}: expected the folder {folder / absent[0]}, which its "
-                f"model_index.json names"
+                f"{described} lacks {listed(absent)}: its model_index.json lists them, so the folder "
+                f"{folder / absent[0]} must exist"
             )
 
 
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> None:
-    """Refuse a scheduler of networks that predict something else, or of a process that does not preserve variance.
+    """Reject a scheduler with another prediction type, or without a variance-preserving process.
 
     Args:
-        scheduler: one of diffusers.
-        prediction_types: what the networks of a method may predict: epsilon, v_prediction or sample.
+        scheduler: a diffusers scheduler.
+        prediction_types: quantities that a method's networks may predict: epsilon, v_prediction or sample.
 
     Raises:
-        ValueError: names what the scheduler is.
+        ValueError: names the scheduler's kind or prediction type.
     """
     kind = type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod"):

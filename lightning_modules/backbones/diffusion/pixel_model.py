@@ -1,4 +1,4 @@
-"""A diffusion model of images themselves in the place of a latent text-to-image model, mostly without texts."""
+"""A pixel-space diffusion model with the interface of a latent text-to-image model, usually without texts."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,16 +15,16 @@ from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_
 
 
 class PixelModel(nn.Module):
-    """A noise-predicting network and its schedule, with the methods of `networks.text_to_image.TextToImage`.
+    """A noise-predicting network and its schedule, with the methods of `backbones.diffusion.text_to_image.TextToImage`.
 
     Args:
-        network: called with x_t, `[B, C, H, W]`, and t `[B]`, it predicts what the scheduler says; gives a tensor, or
-            an object with a tensor `sample` as diffusers' networks.
-        scheduler: scheduler that the network was trained with, of which levels, prediction type and spacing are used.
-        text_encoder: embeds texts for the network, which is then called with `Prompts`, too; None has no texts.
+        network: called with x_t, `[B, C, H, W]`, and t `[B]`; predicts the scheduler's prediction type. Returns a
+            tensor, or like diffusers' networks an object with a tensor `sample`.
+        scheduler: scheduler that the network was trained with; its levels, prediction type and spacing are used.
+        text_encoder: embeds texts for the network, which is then also called with `Prompts`; None uses no texts.
 
     Raises:
-        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample.
+        ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
     """
 
     alphas_cumprod: Tensor
@@ -45,15 +45,15 @@ class PixelModel(nn.Module):
         return f"{type(scheduler).__name__} {settings}"
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Bring images in [0, 1] to [-1, 1]."""
+        """Scale images from [0, 1] to [-1, 1]."""
         return 2 * image - 1
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Bring images in [-1, 1] to [0, 1]."""
+        """Scale images from [-1, 1] to [0, 1]."""
         return (latent + 1) / 2
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts | None:
-        """Embed texts; None of a model that they say nothing to."""
+        """Embed texts; returns None for a model without text conditioning."""
         return None if self.text_encoder is None else self.text_encoder.encode_prompts(texts)
 
     def empty_prompts(self, n: int) -> Prompts | None:
@@ -61,7 +61,7 @@ class PixelModel(nn.Module):
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict what the scheduler's `prediction_type` says, at x_t and t, `[B]`."""
+        """Predict the quantity of the scheduler's `prediction_type`, at x_t and t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
@@ -71,12 +71,12 @@ class PixelModel(nn.Module):
     def generate(
         self, noise: Tensor, num_inference_steps: int, prompts: Prompts | None = None, guidance_scale: float = 1.0
     ) -> Tensor:
-        """Make images `[B, C, H, W]` in [0, 1] of standard normal noise of that shape, by deterministic DDIM steps."""
+        """Generate images `[B, C, H, W]` in [0, 1] from standard normal noise by deterministic DDIM steps."""
         path = scheduler_path(self.scheduler, num_inference_steps)
         model = guided(self, prompts, self.empty_prompts(len(noise)), guidance_scale)
         x = ddim(model, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
         return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Compute the mean squared error of the network at random levels, for images in [0, 1]: a number."""
+        """Compute the mean squared error of the network at random levels, for images in [0, 1]: a scalar."""
         return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

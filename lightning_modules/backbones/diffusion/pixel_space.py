@@ -1,4 +1,4 @@
-"""Diffusion models of images alone, without texts and latents: a U-Net of diffusers and its schedule."""
+"""Unconditional pixel-space diffusion models: a diffusers U-Net and its schedule."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 
 
 class PixelSpace(PixelModel):
-    """A network without conditions and its schedule, which samples by deterministic DDIM steps.
+    """An unconditional network and its schedule, which samples by deterministic DDIM steps.
 
     Args:
-        network: a `UNet2DModel` of diffusers, or any network that is called with images `[B, C, H, W]` and times `[B]`.
-        scheduler: scheduler of its levels and of what it predicts.
-        image_shape: C, H, W of its images; None takes them from the config of a U-Net of diffusers.
+        network: a diffusers `UNet2DModel`, or any network called with images `[B, C, H, W]` and times `[B]`.
+        scheduler: scheduler that defines noise levels and prediction type.
+        image_shape: C, H, W of its images; None takes them from the config of a diffusers U-Net.
 
     Raises:
-        ValueError: if the U-Net does not say the size of its images, or has other channels behind than in front.
+        ValueError: if the U-Net's config lacks the image size, or input and output channels differ.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class PixelSpace(PixelModel):
             if not isinstance(size, int) or config.in_channels != config.out_channels:
                 raise ValueError(
                     f"network: {type(network).__name__} needs a config with a sample_size and as many output as input "
-                    f"channels; give image_shape where it has another"
+                    f"channels; otherwise give image_shape"
                 )
             image_shape = (config.in_channels, size, size)
         self.shape = tuple(image_shape)
 
     def latent_shape(self, n: int) -> tuple[int, ...]:
-        """Compute the shape of n images."""
+        """Return the shape of n images."""
         return (n, *self.shape)
 
 
@@ -52,20 +52,20 @@ def pixel_pipeline(
     gradient_checkpointing: bool = False,
     local_files_only: bool = False,
 ) -> PixelSpace:
-    """A trained unconditional pipeline of diffusers.
+    """A trained unconditional diffusers pipeline.
 
     Args:
         pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`).
-        tuning: full trains every parameter of the U-Net, lora adapters, frozen none.
+        tuning: full trains every parameter of the U-Net, lora only adapters, frozen none.
         lora_rank: rank of the adapters.
-        lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
+        lora_targets: names, or last parts of names, of the layers that get adapters; default: every `nn.Linear`.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        local_files_only: take a name's files from the Hugging Face cache alone.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if it has other parts, or its scheduler is of another kind.
+        ValueError: if it has other parts, or its scheduler is of an unsupported kind.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
     only_with("tuning lora", tuning == "lora", pixel_pipeline, **lora)

@@ -1,10 +1,10 @@
-"""Latent text-to-image models of diffusers, Stable Diffusion's and SDXL's, as a network that methods train or ask.
+"""Latent text-to-image models of diffusers, Stable Diffusion and SDXL, as a network for methods to train or evaluate.
 
-Hunyuan-DiT, whose network is a transformer, is in `hunyuan_dit.py`.
+Hunyuan-DiT, a transformer, is in `hunyuan_dit.py`.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
-E is the encoder of an autoencoder, s its scaling factor, and the U-Net predicts e, or v = sqrt(abar_t) e -
+E is the encoder of an autoencoder and s its scaling factor. The U-Net predicts e, or v = sqrt(abar_t) e -
 sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
@@ -22,25 +22,25 @@ Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 
 
 class Prompts(NamedTuple):
-    """Prompts as the networks take them."""
+    """Embedded prompts, as input of the networks."""
 
     embedding: Tensor
     """`[B, L, D]`, of L tokens."""
     pooled: Tensor | None = None
-    """`[B, P]`, of SDXL alone."""
+    """`[B, P]`, only for SDXL."""
     mask: Tensor | None = None
-    """`[B, L]`, 1 for a token and 0 for what fills a text up; of Hunyuan-DiT alone, as what follows."""
+    """`[B, L]`, 1 for a token and 0 for padding; only for Hunyuan-DiT, as are the next two."""
     second: Tensor | None = None
     """`[B, M, E]`, of its second text encoder."""
     second_mask: Tensor | None = None
     """`[B, M]`."""
 
     def rows(self, index: Any) -> "Prompts":
-        """Take some of the prompts."""
+        """Select some of the prompts."""
         return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Put others, B or one, in the place of those that are chosen, `[B]`."""
+        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or one."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
             if own is None or theirs is None:
@@ -51,35 +51,35 @@ class Prompts(NamedTuple):
 
 
 class TextToImage(nn.Module):
-    """A latent text-to-image model: its U-Net, and autoencoder and text encoders, which stay as they are.
+    """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
-    Its state dict holds what is trained, and nothing else: the rest comes from the pipeline.
+    Its state dict holds only trained tensors; the others are loaded from the pipeline.
 
     Args:
         pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or one
             `.safetensors` file, with `config`.
-        config: of a single file alone: the folder or name of a pipeline of the same architecture.
-        variant: which of several files of weights, such as fp16; by default those without a variant.
-        local_files_only: take a name's files from the Hugging Face cache alone.
-        tuning: full trains every parameter of the U-Net, lora adapters in its attention, frozen none.
+        config: for a single file only: the folder or name of a pipeline of the same architecture.
+        variant: variant of the weight files, such as fp16; default: files without a variant.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache.
+        tuning: full trains every parameter of the U-Net, lora only adapters in its attention, frozen none.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; by default the attention's projections.
-        dtype: precision of U-Net and text encoders; the autoencoder has float32, and so has what is outside.
+        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        prediction_types: what the U-Net may predict.
-        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
+        prediction_types: quantities that the U-Net may predict.
+        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, the scheduler is of another kind, or the U-Net takes other than latents.
+        ValueError: if a part is missing, the scheduler is of an unsupported kind, or the U-Net's input is not a latent.
         ImportError: if transformers is not installed, or peft with lora.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    """What the pipeline must have; the first one predicts."""
+    """Required parts of the pipeline; the first one is the predicting network."""
     needs_captions: ClassVar[bool] = True
-    """A module that trains it on images needs their captions."""
+    """Whether training it needs the images' captions."""
 
     def __init__(
         self,
@@ -112,10 +112,10 @@ class TextToImage(nn.Module):
         channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
         if channels != latent:
             raise ValueError(
-                f"the {self.parts[0]} of {pipeline} takes {channels} channels, and its autoencoder's latents have "
+                f"the {self.parts[0]} of {pipeline} takes {channels} channels, but its autoencoder's latents have "
                 f"{latent}"
             )
-        if tuning == "full":  # trained weights are float32, however those of a frozen network are held
+        if tuning == "full":  # trained weights are float32, whatever the dtype of frozen ones
             network = network.float()
         self.network: Any = adapted(
             network.train(),
@@ -142,38 +142,38 @@ class TextToImage(nn.Module):
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
-        """Compute the shape of z for n images, by default of the model's own size."""
+        """Return the shape of z for n images, by default of the model's own size."""
         scale, size = self.pipeline.vae_scale_factor, self.image_size
         channels: int = self.vae.config.latent_channels
         return n, channels, (height or size) // scale, (width or size) // scale
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute z of images.
+        """Encode images to z.
 
         Args:
             image: `[B, 3, H, W]` in [0, 1], differentiable.
-            draw: standard normal, of the shape of z, for a draw of the encoder's distribution; None takes its mean.
+            draw: standard normal noise shaped like z, to sample from the encoder's distribution; None uses its mean.
         """
         return self.latent(self.moments(image), draw)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and the standard deviation of E's distribution of images in [0, 1], `[B, 2, c, h, w]`."""
+        """Compute mean and standard deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute z from what `moments` gives; see `encode`."""
+        """Compute z from the output of `moments`; see `encode`."""
         mean, deviation = moments.unbind(dim=1)
         return self.scaling_factor * (mean if draw is None else mean + deviation * draw)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Compute the images of z, `[B, 3, H, W]`; they may leave [0, 1] a little."""
+        """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
         decoded = self.vae.decode((latent / self.scaling_factor).to(self.vae.dtype)).sample
         return ((decoded + 1) / 2).to(latent.dtype)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each cut off or filled up to the encoder's length, on the encoder's device."""
+        """Embed B texts, each truncated or padded to the encoder's length, on the encoder's device."""
         device = next(self.text_encoders.parameters()).device
         embedded = self.pipeline.encode_prompt(
             prompt=list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
@@ -181,19 +181,19 @@ class TextToImage(nn.Module):
         return Prompts(embedded[0], embedded[2] if self.is_xl else None)
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed no prompt n times, as the pipeline does for guidance: an empty text, or zeros where its config says."""
+        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros by its config."""
         empty = self.encode_prompts([""] * n)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict what the scheduler's `prediction_type` says.
+        """Predict the quantity of the scheduler's `prediction_type`.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
             timestep: t, `[B]` or one for all, int64.
-            prompts: B of them.
+            prompts: B prompts.
         """
         added = None
         if prompts.pooled is not None:
@@ -213,14 +213,14 @@ class TextToImage(nn.Module):
         guidance_scale: float = 7.5,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Run the unmodified pipeline of diffusers from given noise.
+        """Run the unmodified diffusers pipeline from given noise.
 
         Args:
-            prompts: B of them.
-            noise: standard normal latents, `[B, c, h, w]`; they are all that is random with a deterministic scheduler.
-            num_inference_steps: steps of the scheduler.
-            guidance_scale: weight of classifier-free guidance; 1 is none.
-            generator: on the host, for schedulers that draw.
+            prompts: B prompts.
+            noise: standard normal latents, `[B, c, h, w]`; with a deterministic scheduler the only randomness.
+            num_inference_steps: number of steps of the scheduler.
+            guidance_scale: weight of classifier-free guidance; 1 turns it off.
+            generator: random generator on the CPU, for stochastic schedulers.
 
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
@@ -239,7 +239,7 @@ class TextToImage(nn.Module):
         return images.clamp(0, 1).to(noise.dtype)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Name prompts and empty ones as the pipeline's arguments."""
+        """Return prompts and empty prompts as keyword arguments of the pipeline."""
         given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
         if prompts.pooled is not None:
             given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
@@ -247,14 +247,14 @@ class TextToImage(nn.Module):
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
-    """Leave what no training changes out of a model's state dict; whoever makes the model reads it from elsewhere."""
+    """Leave frozen tensors out of a model's state dict; the model's constructor loads them from elsewhere."""
     module.register_state_dict_post_hook(_keep_what_is_trained)
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
 
 def _fixed(module: nn.Module) -> set[str]:
-    """Name the tensors of a model that no training changes."""
-    # Tied weights have several names, all of which a state dict holds.
+    """Return the names of a model's frozen tensors."""
+    # Tied weights have several names, and a state dict holds all of them.
     named = list(module.named_parameters(remove_duplicate=False))
     fixed = {name for name, parameter in named if not parameter.requires_grad}
     return fixed | {name for name, _ in module.named_buffers(remove_duplicate=False)}

@@ -1,6 +1,6 @@
-"""The way from the dense to the N:M network: how mask and pattern follow from step and epoch, and what holds them.
+"""The schedule from the dense to the N:M network: mask and pattern as functions of step and epoch.
 
-Nothing of it is stored: an interrupted run takes up the same D and pattern from its step and epoch.
+It has no stored state: an interrupted run derives D and pattern from its step and epoch.
 """
 
 import math
@@ -25,15 +25,15 @@ WAYS: tuple[Way, ...] = get_args(Way)
 Along = Literal["inputs", "outputs"]
 AXES: dict[Along, int] = {"inputs": 1, "outputs": 0}
 PULL = 2e-4
-"""lambda of SR-STE, of its authors."""
+"""lambda of SR-STE, from its authors."""
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
-    """Compute D at a step that counts from the end of the dense phase.
+    """Compute D at a step, counted from the end of the dense phase.
 
     Args:
         way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential exp(-rate step), others 0.
-        rate: beta or eta, for each step of the optimizer.
+        rate: beta or eta, per optimizer step.
         step: t, at least 0.
     """
     if way == "mdgf_linear":
@@ -42,17 +42,17 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
 
 
 def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
-    """List the patterns by the epoch that each begins with, counted from the end of the dense phase.
+    """List the patterns by their first epoch, counted from the end of the dense phase.
 
     Args:
         way: sdgf_stepwise takes (M-1):M, M/2:M, M/4:M, ..., N:M, sdgf_geometric ..., 4N:4M, 2N:2M, N:M, others N:M.
         n: N.
         m: M.
-        epochs: length of all frames together.
-        geometric_frames: number of frames of sdgf_geometric.
+        epochs: total length of all frames.
+        geometric_frames: number of frames for sdgf_geometric.
 
     Raises:
-        ValueError: if M / N is no power of two above 1 for sdgf_stepwise.
+        ValueError: if M / N is not a power of two above 1 for sdgf_stepwise.
     """
     patterns = [(n, m)]
     if way == "sdgf_stepwise":
@@ -66,17 +66,17 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
 
 
 class Flow:
-    """Holds what all sparse layers of a network share: the way, and the place on it.
+    """State shared by all sparse layers of a network: the schedule, and the current position in it.
 
-    Until `place` is called they are sparse.
+    Until `place` is called, layers are sparse.
 
     Args:
         way: how the network becomes sparse.
-        rate: of the decay of MDGF.
-        gradient: of pruned weights.
-        dense_epochs: epochs before it begins.
-        fine_tune_epochs: last epochs, in which the mask is binary and the pattern N:M.
-        geometric_frames: number of patterns of sdgf_geometric.
+        rate: decay rate of MDGF.
+        gradient: gradient of pruned weights.
+        dense_epochs: epochs before sparsification starts.
+        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern N:M.
+        geometric_frames: number of patterns for sdgf_geometric.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class Flow:
         self.dense = False
 
     def is_dense(self, epoch: int) -> bool:
-        """Say whether an epoch, counted from 0, is of the dense phase."""
+        """Whether an epoch, counted from 0, is in the dense phase."""
         return epoch < self.dense_epochs
 
     def decay_at(self, step: int, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute D at a step of the optimizer, counted from 0.
+        """Compute D at an optimizer step, counted from 0.
 
         Args:
-            step: of all.
-            epoch: of the step, counted from 0.
-            epochs: of the whole training.
-            steps_per_epoch: steps of the optimizer in an epoch.
+            step: step, over the whole training.
+            epoch: epoch of the step, counted from 0.
+            epochs: number of epochs of the whole training.
+            steps_per_epoch: optimizer steps in an epoch.
         """
         if self.is_dense(epoch):
             return 1.0
@@ -115,14 +115,14 @@ class Flow:
         return mask_decay(self.way, self.rate, int(step - start))
 
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute the part of an epoch's steps in which pruned weights are 0; arguments as of `decay_at`."""
+        """Compute the fraction of an epoch's steps in which pruned weights are 0; for the arguments see `decay_at`."""
         steps = range(epoch * int(steps_per_epoch), (epoch + 1) * int(steps_per_epoch))
         return sum(self.decay_at(step, epoch, epochs, steps_per_epoch) == 0 for step in steps) / len(steps)
 
     def place(
         self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
     ) -> None:
-        """Bring layers to where they are in a step of the training; arguments as of `decay_at`."""
+        """Set the state of layers for a training step; for the arguments see `decay_at`."""
         self.dense = self.is_dense(epoch)
         decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
         for function in functions:
@@ -131,13 +131,13 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prunes a weight to N:M, on the flow's way in training mode and at its end in evaluation mode.
+    """Prune a weight to N:M: along the schedule in training mode, at its end in evaluation mode.
 
     Args:
         n: N.
         m: M.
-        axis: along which weights are consecutive.
-        flow: of the network.
+        axis: axis along which weights are consecutive.
+        flow: schedule of the network.
     """
 
     decay: Tensor
@@ -146,11 +146,11 @@ class NMWeight(WeightFunction):
         super().__init__()
         self.n, self.m, self.axis, self.flow = n, m, axis, flow
         self.pattern = n, m
-        # A tensor, so that a compiled network is not compiled anew for each of its values.
+        # A tensor, since a compiled network would be recompiled for each value of a number.
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
     def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
-        """Give N and M of an epoch, counted from 0, of a training of some epochs."""
+        """Return N and M at an epoch, counted from 0, of a training with `epochs` epochs."""
         flow = self.flow
         since = epoch - flow.dense_epochs
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
@@ -173,18 +173,18 @@ class NMWeight(WeightFunction):
 
 
 def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) -> None:
-    """Refuse a pattern that a layer cannot have.
+    """Reject a pattern that a layer cannot have.
 
     Args:
-        key: names the pattern.
+        key: name of the pattern, for messages.
         n: N.
         m: M.
         size: length of the layer's axis.
-        axis: along which weights are consecutive.
-        flow: of the network; its patterns must fit, too.
+        axis: axis along which weights are consecutive.
+        flow: schedule of the network, whose patterns must fit, too.
 
     Raises:
-        ValueError: names the layer, the numbers and what is allowed.
+        ValueError: names the layer, the numbers and the allowed values.
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
@@ -202,16 +202,16 @@ def sparsify(
     along: Along,
     flow: Flow,
 ) -> list[NMWeight]:
-    """Let layers of a network, in place, work with N:M weights; parameters keep their names.
+    """Make layers of a network N:M sparse, in place; parameters keep their names.
 
     Args:
         network: any network.
         n: N.
         m: M.
-        layers: patterns of names, see `layers_named`.
-        own: N and M by patterns of names; behind a slash q, k or v: of these rows of a fused `qkv` alone.
+        layers: name patterns of the layers, see `layers_named`.
+        own: N and M by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of a fused `qkv`.
         along: which weights are consecutive.
-        flow: of the network.
+        flow: schedule of the network.
 
     Raises:
         ValueError: names the pattern or the layer that does not fit.
@@ -227,7 +227,7 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which are no q, k and v")  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which are not q, k and v")  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

@@ -1,4 +1,4 @@
-"""2:4 weights in the format that tensor cores multiply by: half the numbers, and twice the speed at most."""
+"""2:4 sparse weights in the tensor cores' format, with half the numbers and up to twice the speed."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ DEVICE = "cuda"
 
 @torch.no_grad()
 def in_semi_structured_kernels(network: nn.Module) -> list[str]:
-    """Put the 2:4 layers of a trained network, in place, in torch's semi-structured format, for inference alone.
+    """Convert the 2:4 layers of a trained network, in place, to torch's semi-structured format, for inference only.
 
     Args:
-        network: with linear layers that are 2:4 along their inputs, on a GPU and in half precision.
+        network: network with linear layers that are 2:4 along their inputs, on a GPU and in half precision.
 
     Returns:
         The names of the layers.
 
     Raises:
-        ValueError: if no layer is 2:4, or the network is elsewhere or in another precision.
+        ValueError: if no layer is 2:4, or the network is on another device or in another precision.
     """
     chosen: dict[str, Any] = {}
     for name, layer in layers_of_functions(network).items():
@@ -32,12 +32,12 @@ def in_semi_structured_kernels(network: nn.Module) -> list[str]:
         if two_of_four and isinstance(layer, LinearOfFunction):
             chosen[name] = layer
     if not chosen:
-        raise ValueError("semi-structured kernels are for linear layers that are 2:4 along their inputs: there is none")
+        raise ValueError("semi-structured kernels need linear layers that are 2:4 along their inputs: there are none")
     for name, layer in chosen.items():
         weight = layer.weight
         if weight.device.type != DEVICE or weight.dtype not in HALF:
             raise ValueError(
-                f"semi-structured kernels are for float16 and bfloat16 on a GPU, and {name} is {weight.dtype} on "
+                f"semi-structured kernels need float16 or bfloat16 on a GPU, and {name} is {weight.dtype} on "
                 f"{weight.device.type}"
             )
     for name, layer in chosen.items():

@@ -1,10 +1,10 @@
-"""N:M masks, and the weight that a layer works with while its mask closes.
+"""N:M masks, and the effective weight of a layer while its mask decays.
 
-Of every M consecutive weights along an axis the N of largest magnitude are kept,
+Of every M consecutive weights along an axis, the N with the largest magnitude are kept,
 
     W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1],
 
-where D = 0 is the sparse network and D = 1 the dense one.
+where D = 0 gives the sparse network and D = 1 the dense one.
 """
 
 from typing import Any, Literal, get_args
@@ -18,20 +18,20 @@ GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 
 COMPARED = 16
-"""The longest groups whose weights are compared with each other; longer ones are sorted, which then takes no longer."""
+"""Longest groups for which weights are compared pairwise; for longer ones sorting is as fast."""
 
 
 def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
-    """Mark the N weights of largest magnitude among every M; of equal ones the first, so that processes agree.
+    """Mark the N weights of largest magnitude among every M; ties go to the first, so that ranks agree.
 
     Args:
-        weight: `[out, in]` or `[out, in, height, width]`; no gradient goes through the mask.
-        n: N, of 1...M.
-        m: M, divides the length of the axis.
-        axis: along which weights are consecutive: 1 is a layer's inputs, 0 its outputs.
+        weight: `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.
+        n: N, in 1...M.
+        m: M, which divides the length of the axis.
+        axis: axis along which weights are consecutive: 1 for a layer's inputs, 0 for its outputs.
 
     Returns:
-        Of the weight's shape, bool.
+        Bool, shaped like the weight.
     """
     groups = weight.detach().abs().movedim(axis, -1).unflatten(-1, (-1, m))
     if n == 1 or m > COMPARED:
@@ -39,7 +39,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest[..., :n], True)
     else:
         places = groups.movedim(-1, 0).contiguous()
-        larger = torch.zeros_like(places, dtype=torch.uint8)  # weights of the group that come before each
+        larger = torch.zeros_like(places, dtype=torch.uint8)  # number of weights of the group that rank before each
         for place in range(m):
             larger[place + 1 :] += places[place] >= places[place + 1 :]
             larger[:place] += places[place] > places[:place]
@@ -48,7 +48,7 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
 
 
 class _Decayed(torch.autograd.Function):
-    """Multiplies pruned weights by D, and lets through a gradient of one's choice."""
+    """Multiply pruned weights by D, with a choice of gradients."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, gradient: Gradient, pull: float) -> Tensor:
@@ -78,9 +78,9 @@ def decayed_weight(
 
     Args:
         weight: W.
-        mask: m, bool, of its shape.
-        decay: D, a number in a tensor.
-        gradient: of W for a gradient g of the result: ste gives g, masked gives (m + D (1 - m)) g.
-        pull: lambda of SR-STE, which adds lambda (1 - m) W to g; for ste.
+        mask: m, bool, shaped like W.
+        decay: D, a scalar tensor.
+        gradient: gradient of W for a gradient g of the result: ste passes g, masked (m + D (1 - m)) g.
+        pull: lambda of SR-STE, which adds lambda (1 - m) W to g; only with ste.
     """
     return _Decayed.apply(weight, mask, decay, gradient, pull)

@@ -19,9 +19,9 @@ FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_atten
 
 
 class Operations(TorchDispatchMode):
-    """Counts the floating-point operations of products within a `with`, by torch's own formulas.
+    """Count the floating-point operations of matrix products within a `with` block, by torch's own formulas.
 
-    Torch's own counter follows modules by hooks on tensors, which would stay on the trained weights.
+    Torch's own counter tracks modules by hooks on tensors, which would remain on the trained weights.
     """
 
     def __init__(self) -> None:
@@ -41,17 +41,17 @@ class ForwardCost:
 
     network: float = 0.0
     layers: dict[str, float] = field(default_factory=dict)
-    """Of the dense layers that become sparse, by name."""
+    """Operations of the dense layers that become sparse, by name."""
 
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
-        """Count a training step, where a product costs what its non-zero weights do.
+        """Count a training step in which only nonzero weights cost operations.
 
-        Each layer takes one product forward, one for its input's gradient, both with the weight that it works with, and
-        one for its weight's gradient.
+        Each layer has one product in the forward pass and one for its input's gradient, both with the effective weight,
+        and one for its weight's gradient.
 
         Args:
-            density: part of a layer's weights that it works with, by name.
-            gradient_density: part of them that has a gradient.
+            density: fraction of nonzero effective weights, by layer name.
+            gradient_density: fraction of weights with a gradient.
         """
         saved = sum(
             cost * (2 * (1 - density[name]) + (1 - gradient_density[name])) for name, cost in self.layers.items()
@@ -61,11 +61,11 @@ class ForwardCost:
 
 @torch.no_grad()
 def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
-    """Count the forward pass of one sample, in evaluation mode and not compiled.
+    """Count the operations of one sample's forward pass, in evaluation mode and not compiled.
 
     Args:
-        network: has layers that become sparse.
-        inputs: images, or texts as their tokenizer gives them, of one sample or more.
+        network: network with layers that become sparse.
+        inputs: images, or texts as encoded by their tokenizer, of one sample or more.
 
     Raises:
         ValueError: if a layer is never called.
@@ -91,7 +91,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
             handle.remove()
     if unused := [name for name in layers if name not in cost.layers]:
         raise ValueError(
-            f"layers: {unused[0]} is never called: the network works with its weight by itself; leave it out"
+            f"layers: {unused[0]} is never called, since the network uses its weight directly; leave it out"
         )
     cost.network = operations.total
     return cost
@@ -100,14 +100,14 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute the mean part of the weights that layers work with in an epoch, and of those with a gradient, by name.
+    """Compute the mean fractions of nonzero effective weights, and of weights with a gradient, in an epoch, by layer.
 
     Args:
-        network: has the sparse layers.
-        flow: of the network.
+        network: network with the sparse layers.
+        flow: schedule of the network.
         epoch: counted from 0.
-        epochs: of the whole training.
-        steps_per_epoch: steps of the optimizer in an epoch.
+        epochs: number of epochs of the whole training.
+        steps_per_epoch: optimizer steps in an epoch.
     """
     closed = flow.closed(epoch, epochs, steps_per_epoch)
     density, of_gradients = {}, {}
@@ -122,6 +122,6 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights; None where there is none."""
+    """Average Adam's running mean of squared gradients over all entries of weights; None without such a state."""
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

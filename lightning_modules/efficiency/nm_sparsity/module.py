@@ -26,29 +26,29 @@ from lightning_modules.training.logging import log_same
 
 
 class NMSparsity(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy, some of its layers towards N:M sparse weights.
+    """Train any network with cross-entropy, and some of its layers towards N:M sparse weights.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
-        n: N, weights that are kept of every M, in 1...M.
-        m: M, consecutive weights; divides the length of the layers' axis.
-        layers: patterns of names of linear layers and convolutions: `*` stands for any characters, `?` for one.
-        own: N and M of other layers, by patterns of names; behind a slash q, k or v, of these rows of timm's fused
-            `qkv` alone, as in `*.qkv/v`.
+        n: N, number of weights kept of every M, in 1...M.
+        m: M, number of consecutive weights in a group; divides the length of the layers' axis.
+        layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` one.
+        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of timm's fused
+            `qkv`, as in `*.qkv/v`.
         along: which weights are consecutive: those of a layer's inputs (input channels), or of its outputs.
         way: ste and sr_ste are sparse from the start; masks of mdgf_linear and mdgf_exponential decay, patterns of
             sdgf_stepwise and sdgf_geometric tighten.
-        decay_rate: beta or eta of MDGF, for each step of the optimizer.
-        gradient: of pruned weights, ste or masked.
-        geometric_frames: number of patterns of sdgf_geometric.
-        dense_epochs: epochs before anything is pruned.
-        fine_tune_epochs: last epochs, in which the mask is binary and the pattern N:M.
-        view: changes training images on the device, such as `views.TimmRandAugment`; None leaves them.
-        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
-            callback sees the logits of training images.
-        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
+        decay_rate: beta or eta of MDGF, per optimizer step.
+        gradient: gradient of pruned weights, ste or masked.
+        geometric_frames: number of patterns for sdgf_geometric.
+        dense_epochs: epochs before pruning starts.
+        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern N:M.
+        view: augmentation of training images on the device, such as `views.TimmRandAugment`; None for none.
+        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
+            receive no logits of training images.
+        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -108,7 +108,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return self.network(inputs)
 
     def on_fit_start(self) -> None:
-        if getattr(self.trainer, "fast_dev_run", False):  # which has one epoch
+        if getattr(self.trainer, "fast_dev_run", False):  # has one epoch
             return
         epochs = self.trainer.max_epochs or -1
         flow = self.flow
@@ -120,7 +120,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     @property
     def _length(self) -> tuple[int, float]:
-        """Epochs of the training, and steps of the optimizer in each."""
+        """Number of epochs, and of optimizer steps in each."""
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return self.trainer.max_epochs or 0, steps
 
@@ -147,5 +147,5 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give the sparse weights, and the patterns by layer, by the names that the plain network has."""
+        """Return the sparse weights, and the patterns by layer, under the plain network's names."""
         return effective_weights(self.network)

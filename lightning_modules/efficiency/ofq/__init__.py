@@ -1,43 +1,45 @@
-"""Train vision transformers with few bits, without weights that swing between two levels (OFQ).
+"""Train vision transformers at low bit-width, without weights that oscillate between two levels (OFQ).
 
-In quantisation-aware training a trained weight near a threshold of rounding goes back and forth between two levels.
-OFQ holds a learned scale, and query and key weights that move each other, responsible, and changes three things. With b
-bits, n = 2^(b - 1) and rows W_i of a weight:
+In quantisation-aware training, a trained weight near a rounding threshold oscillates between two levels. OFQ attributes
+this to a learned scale, and to query and key weights that move each other, and changes three things. With b bits,
+n = 2^(b - 1) and rows W_i of a weight:
 
     Q(W)_ij = s_i (round(t_ij) + 1/2) / n,    t = clip(W / s, -1, 1) n - 1/2,    s_i = 2 mean_j |W_ij|          (StatsQ)
 
-whose gradient is that of W, for clipped entries too;
+whose gradient is passed to W, also for clipped entries;
 
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
-of each head h, where the product of query and key weights is quantised in place of the two, which have no bias; and
-confidence-guided annealing (CGA): in the last epochs only weights with |t - threshold| <= BR train, the others keep
-their values bit by bit. Activations, and weights of the first layer and the heads, have learned scales (LSQ) with
-learned shifts around: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. A full-precision network teaches:
+for each head h, where the product of query and key weights is quantised instead of the two, without biases; and
+confidence-guided annealing (CGA): in the last epochs only weights with |t - threshold| <= BR train, and the others keep
+their exact values. Activations, and weights of the first layer and the heads, have learned scales (LSQ) with learned
+shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The teacher is a full-precision network:
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
-`train/oscillating` is the part of StatsQ weights whose integer turns back in more than 1 of 200 steps (an average of
-momentum 0.01), `train/annealed` the part that CGA trains. `latent_weights` shows them between their thresholds.
+`train/oscillating` is the fraction of StatsQ weights whose integer reverses direction in more than 1 of 200 steps (a
+running average of momentum 0.01), `train/annealed` the fraction trained by CGA. The table `latent_weights` shows
+weights between their thresholds.
 
 Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) give the logits of a network without
-quantised activations and without QKR, as StatsQ's scales are theirs. A plain network has no place for QKR's product,
-nor for quantised activations: these need ranges, scales and shifts, which the JSON file beside the weights tells layer
-by layer.
+quantised activations and without QKR, since StatsQ's scales follow from the weights. The plain network cannot hold
+QKR's product, nor quantised activations: their ranges, scales and shifts are in the JSON file next to the weights, by
+layer.
 
 Differences from the authors' code:
 
-* every pre-trained weight is kept, there `proj`, and `qkv` without QKR, begin anew;
-* scales exist from the start for the number of tokens that the network has, and are measured with images that are not
-  augmented, the same in all processes; there with the first training batch of one of them;
-* the gradient of an activation's scale counts what shares it in the global batch, there in that of one process, so
-  that it is the root of their number larger; Adam takes no notice;
-* whether images have both signs is decided in calibration, there by any image later on, too;
-* timm's Swin gives its perceptrons all tokens in a row, which have a scale each, torchvision's one for each column;
-* timm's default alone says what does not decay, biases, scales and shifts; its list for a network (class token and
-  places of a ViT) is not asked for;
-* CGA follows in the same run, at whatever rate the schedule has come to; there it is one of its own. With QKR it
-  trains all of q and k, as there, where a mask on their product has no effect.
+* every pretrained weight is kept, in their code `proj`, and `qkv` without QKR, are reinitialised;
+* scales exist from the start, for the network's number of tokens, and are measured on images without augmentation, the
+  same on all ranks; in their code on the first training batch of one rank;
+* the gradient of an activation's scale counts the entries that share it over the global batch, in their code over one
+  rank's batch, where it is larger by the square root of the world size; Adam's steps do not depend on it;
+* whether images have both signs is decided in calibration, in their code also by later images;
+* timm's Swin passes all tokens of an image to its MLPs in one row, with a scale for each token, torchvision's one scale
+  for each column;
+* weight decay follows only timm's default, which excludes biases, scales and shifts; a network's own list of exclusions
+  (class token and positions of a ViT) is not used;
+* CGA follows in the same run, at the schedule's current learning rate; in their code it is a separate run. With QKR
+  all of q and k train, as in their code, where a mask on the product has no effect.
 
 Source: Liu, Liu and Cheng, Oscillation-free Quantization for Low-bit Vision Transformers, ICML 2023, arXiv 2302.02210.
 """

@@ -1,4 +1,4 @@
-"""Attention of timm whose activations are quantised, plain and with queries and keys in one product (QKR)."""
+"""timm's attention with quantised activations, plain and with queries and keys in one product (QKR)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ Made = Callable[..., nn.Module]
 
 
 class _QuantizedAttention(nn.Module):
-    """Has parameters, buffers and layers of one of timm's attention modules, by their names, and quantises its weights.
+    """Attention with quantised weights, and with the parameters, buffers and layers of one of timm's attention modules.
 
     Args:
-        attention: `Attention` or `WindowAttention` of timm, whose linear layers are quantised already.
-        tokens: N, of its input.
-        made: gives a `Quantizer` for the arguments behind its first two, or the identity.
+        attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
+        tokens: N, number of input tokens.
+        made: builds a `Quantizer` from its arguments after the first two, or the identity.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -29,7 +29,7 @@ class _QuantizedAttention(nn.Module):
         if getattr(attention, "gate", None) is not None:
             unknown.append("gate")
         if unknown:
-            raise ValueError(f"quantised attention has no {', '.join(unknown)}")
+            raise ValueError(f"quantised attention does not support {', '.join(unknown)}")
         self.num_heads: int = attention.num_heads  # type: ignore[assignment]
         self.attention_scale: float = attention.scale  # type: ignore[assignment]
         self.qkv: Any = attention.qkv
@@ -44,14 +44,14 @@ class _QuantizedAttention(nn.Module):
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
     def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Give the module's output for logits `[B, H, N, N]` before scaling and values `[B, N, H d]`."""
+        """Compute the module's output from logits `[B, H, N, N]` before scaling and values `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
         if self.windowed:
             index: Any = self.relative_position_index
             bias = self.relative_position_bias_table[index.flatten()].view(tokens, tokens, -1)
             logits = logits + bias.permute(2, 0, 1)
-        if mask is not None:  # one for each window, of all images
+        if mask is not None:  # one mask for each window, shared by all images
             windows = logits.unflatten(0, (-1, len(mask))) + mask[:, None]
             logits = windows.flatten(end_dim=1)
         weights = self.attn_drop(self.softmax(logits.softmax(dim=-1)))
@@ -59,7 +59,7 @@ class _QuantizedAttention(nn.Module):
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(start_dim=2)))
 
     def _heads(self, x: Tensor) -> Tensor:
-        """`[B, N, H d]` to `[B, H, N, d]`."""
+        """Reshape `[B, N, H d]` to `[B, H, N, d]`."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
@@ -68,7 +68,7 @@ def _is_identity(module: nn.Module | None) -> bool:
 
 
 class QuantizedAttention(_QuantizedAttention):
-    """Quantises queries and keys by tokens, values by channels and the softmax by queries."""
+    """Attention that quantises queries and keys by token, values by channel and the softmax by query."""
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
         super().__init__(attention, tokens, made)
@@ -86,12 +86,12 @@ class QuantizedAttention(_QuantizedAttention):
 
 
 class QKRAttention(_QuantizedAttention):
-    """Quantises the product of each head's query and key weights in place of the two, and has no bias of theirs.
+    """Attention that quantises the product of each head's query and key weights, without biases, instead of the two.
 
     Args:
-        attention: see `QuantizedAttention`; the function of its `qkv` quantises the rows of values alone.
-        tokens: N, of its input.
-        made: gives a `Quantizer` for the arguments behind its first two, or the identity.
+        attention: see `QuantizedAttention`; the function of its `qkv` quantises only the rows of values.
+        tokens: N, number of input tokens.
+        made: builds a `Quantizer` from its arguments after the first two, or the identity.
         product: quantises the weights of all heads' products, `[H C, C]`.
     """
 
@@ -121,18 +121,18 @@ class QKRAttention(_QuantizedAttention):
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     if attn_mask is not None or is_causal:
-        raise ValueError("attn_mask: quantised attention is between all tokens, or those of a window")
+        raise ValueError("attn_mask: quantised attention supports no masks other than those of windows")
 
 
 KNOWN: dict[type[nn.Module], str] = {Attention: "VisionTransformer", WindowAttention: "SwinTransformer"}
-"""Attention modules that can be quantised, exactly these classes, and the networks of timm that they belong to."""
+"""Attention classes that can be quantised, without their subclasses, and the timm networks that use them."""
 
 
 def attention_names(network: nn.Module) -> list[str]:
-    """Find the attention modules of a network of timm.
+    """Find the attention modules of a timm network.
 
     Raises:
-        ValueError: names one that cannot be quantised, and those that can.
+        ValueError: names a module that cannot be quantised, and the classes that can.
     """
     names = []
     for name, module in network.named_modules():
@@ -142,7 +142,7 @@ def attention_names(network: nn.Module) -> list[str]:
         elif "Attention" in kind.__name__ and not any(name.startswith(f"{each}.") for each in names):
             known = ", ".join(f"{each.__name__} of {owner}" for each, owner in KNOWN.items())
             raise ValueError(
-                f"network: {name} is a {kind.__name__} of {kind.__module__}, and attention that can be quantised is "
+                f"network: {name} is a {kind.__name__} of {kind.__module__}, but attention that can be quantised is "
                 f"timm's {known}"
             )
     return names

@@ -1,4 +1,4 @@
-"""Quantise a vision transformer of timm in place: which layers, by what, and how it is exported."""
+"""Quantise a timm vision transformer in place, layer by layer, and export it."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +27,7 @@ HEADS = ("head", "head_dist", "head.fc")
 
 
 class QuantizedLinear(LinearOfFunction):
-    """A linear layer that quantises its input, too."""
+    """A quantised linear layer that also quantises its input."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)
@@ -38,7 +38,7 @@ class QuantizedLinear(LinearOfFunction):
 
 
 class QuantizedConv2d(Conv2dOfFunction):
-    """A convolution that quantises its input, too."""
+    """A quantised convolution that also quantises its input."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)
@@ -49,20 +49,20 @@ class QuantizedConv2d(Conv2dOfFunction):
 
 
 def transformer_of(network: nn.Module) -> Any:
-    """Find the vision transformer of timm in what wraps it, quantised or not.
+    """Find the timm vision transformer inside wrappers, quantised or not.
 
     Raises:
-        ValueError: if there is none, naming the attention that there is instead.
+        ValueError: if there is none.
     """
     for module in network.modules():
         if isinstance(module, VisionTransformer | SwinTransformer):
             return module
     attention_names(network)
-    raise ValueError(f"network: {type(network).__name__} holds no VisionTransformer or SwinTransformer of timm")
+    raise ValueError(f"network: {type(network).__name__} contains no VisionTransformer or SwinTransformer of timm")
 
 
 def input_shapes(transformer: Any) -> dict[str, torch.Size]:
-    """Find the shapes of all modules' inputs for one image, without values: a pass on the meta device."""
+    """Find the input shapes of all modules for one image, by a forward pass on the meta device."""
     shapes: dict[str, torch.Size] = {}
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
@@ -74,7 +74,7 @@ def input_shapes(transformer: Any) -> dict[str, torch.Size]:
         for name, module in transformer.named_modules()
     ]
     if not transformer.patch_embed.img_size:
-        raise ValueError("network: it takes images of any size, and scales are those of one number of tokens")
+        raise ValueError("network: it takes images of any size, but scales need a fixed number of tokens")
     height, width = transformer.patch_embed.img_size
     tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
     image = torch.empty(1, transformer.patch_embed.proj.in_channels, height, width, device="meta")
@@ -99,14 +99,14 @@ def quantize(
 ) -> None:
     """Quantise a vision transformer, in place; its parameters keep their names and values.
 
-    Perceptrons, attention and merged patches have StatsQ weights and LSQ inputs, the first layer and the heads LSQ for
-    both. Scales are to be calibrated.
+    MLPs, attention and patch merging get StatsQ weights and LSQ inputs, the first layer and the heads LSQ for both.
+    Scales must be calibrated afterwards.
 
     Args:
-        network: a VisionTransformer or SwinTransformer of timm, or what wraps one.
-        weight_bits: of the weights, at least 2.
-        activation_bits: of the activations, at least 2; None leaves all activations as they are.
-        end_bits: of weights and activations of first layer and heads; None leaves them as they are.
+        network: a VisionTransformer or SwinTransformer of timm, or a wrapper of one.
+        weight_bits: bits of the weights, at least 2.
+        activation_bits: bits of the activations, at least 2; None does not quantise activations.
+        end_bits: bits of weights and activations of first layer and heads; None does not quantise these.
         reparametrised: quantise the product of query and key weights (QKR).
 
     Raises:
@@ -141,7 +141,7 @@ def quantize(
     chosen: dict[str, Any] = {}
     for name, module in transformer.named_modules():
         if isinstance(module, Mlp):
-            chosen |= {f"{name}.fc1": body, f"{name}.fc2": partial(body, signed=False)}  # behind a GELU
+            chosen |= {f"{name}.fc1": body, f"{name}.fc2": partial(body, signed=False)}  # fc2 follows a GELU
         elif isinstance(module, PatchMerging):
             chosen[f"{name}.reduction"] = body
         elif name in names:
@@ -176,7 +176,7 @@ class QuantizedRows(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """The rows as they are trained, `[out, in]`, a part of the parameter."""
+        """The trained values of the rows, `[out, in]`, a view of the parameter."""
         return self.layer.weight.detach()[self.start :]
 
     @property
@@ -185,7 +185,7 @@ class QuantizedRows(NamedTuple):
 
 
 def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Find what StatsQ quantises, by the plain network's names; of a reparametrised `qkv` the values alone."""
+    """Find the rows quantised by StatsQ, under the plain network's names; with QKR only the values of a `qkv`."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
@@ -196,15 +196,15 @@ def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 
 
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Give the quantised weights by the plain network's names, and all bits, ranges, scales and shifts by layer.
+    """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
 
-    With them a plain network gives the logits of one whose activations are not quantised and whose queries and keys
-    are not one product; the product is quantised in no weight of the plain network, which gets both as they are
-    trained. Quantised activations need the ranges, scales and shifts that are told, at the places that are named.
+    With these weights a plain network computes the logits of the quantised network without quantised activations and
+    without QKR. The plain network cannot hold the quantised product: it gets the trained query and key weights.
+    Quantised activations need the returned ranges, scales and shifts, at the named places.
 
     Args:
-        network: quantised.
-        plain: of the same architecture, not quantised.
+        network: quantised network.
+        plain: network of the same architecture, not quantised.
     """
     transformer = transformer_of(network)
     weights, described = effective_weights(transformer)

@@ -34,7 +34,7 @@ MOST_BITS = 8
 
 
 Logits = Tensor | tuple[Tensor, Tensor]
-"""Of the only head, or of both, `[B, K]` each."""
+"""Logits of the only head, or of both, `[B, K]` each."""
 
 
 def mean_logits(outputs: Logits) -> Tensor:
@@ -43,10 +43,10 @@ def mean_logits(outputs: Logits) -> Tensor:
 
 
 def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the cross-entropy of the first head with labels, and that of the second with the teacher's classes.
+    """Compute the cross-entropies of the first head with labels, and of the second with the teacher's softmax.
 
     Args:
-        outputs: logits `[B, K]` of both heads, or of the only one.
+        outputs: logits `[B, K]` of both heads, or of a single head.
         label: `[B]`, int64.
         teacher: logits `[B, K]`.
     """
@@ -55,7 +55,7 @@ def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tenso
 
 
 class Teacher(nn.Module):
-    """A network that stays as it is, in evaluation mode and without gradients."""
+    """A frozen network, in evaluation mode and without gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -70,24 +70,24 @@ class Teacher(nn.Module):
 
 
 class OFQ(ClassifierSteps, MethodModule):
-    """Train a vision transformer of timm with few bits for weights and activations, from pre-trained weights.
+    """Train a timm vision transformer with few bits for weights and activations, from pretrained weights.
 
     Args:
-        network: VisionTransformer or SwinTransformer of timm, or what wraps one: maps images `[B, C, H, W]` in [0, 1]
-            to logits `[B, num_classes]`. As it is it becomes the teacher; weights that are found later, as by
-            `callbacks.pretraining.Pretraining`, go to `teacher.network`, with which the quantised network begins.
+        network: timm's VisionTransformer or SwinTransformer, or a wrapper of one: maps images `[B, C, H, W]` in [0, 1]
+            to logits `[B, num_classes]`. It becomes the teacher. Weights found later, as by
+            `callbacks.pretraining.Pretraining`, belong in `teacher.network`, which initialises the quantised network.
         num_classes: number of classes, K.
-        weight_bits: of the weights of perceptrons, attention and merged patches, in 2...8.
-        activation_bits: of activations, in 2...8; None leaves them as they are, also in the first layer and the heads.
-        end_bits: of the first layer and the heads, in 2...8; None leaves them as they are.
-        reparametrised: quantise the product of query and key weights in place of the two (QKR).
-        annealed_epochs: last epochs, in which only weights near a threshold train (CGA).
-        boundary: BR, distance from a threshold, in steps, within which a weight trains then.
-        calibration_samples: training images that the first scales are measured with.
-        track: count oscillating weights; it takes six bytes a weight, and a pass over all of them in each step.
-        view: changes training images on the device, such as `lightning_modules.views.TimmView`; None leaves them.
-        optimizer: built on the network's trainable parameters, with the scales; of these weights alone decay, and no
-            biases, scales and shifts.
+        weight_bits: bits of the weights of MLPs, attention and patch merging, in 2...8.
+        activation_bits: bits of activations, in 2...8; None quantises none, also in the first layer and the heads.
+        end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
+        reparametrised: quantise the product of query and key weights instead of the two (QKR).
+        annealed_epochs: number of last epochs in which only weights near a threshold train (CGA).
+        boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains during CGA.
+        calibration_samples: number of training images for measuring the initial scales.
+        track: count oscillating weights, which takes six bytes per weight, and a pass over all weights in each step.
+        view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None for none.
+        optimizer: built on the network's trainable parameters, including scales; weight decay excludes biases, scales
+            and shifts.
         lr_scheduler: stepped every epoch.
 
     Raises:
@@ -143,13 +143,13 @@ class OFQ(ClassifierSteps, MethodModule):
 
     def on_fit_start(self) -> None:
         epochs, annealed = self.trainer.max_epochs or 0, self.annealed_epochs
-        if annealed > epochs and not getattr(self.trainer, "fast_dev_run", False):  # which has one epoch
+        if annealed > epochs and not getattr(self.trainer, "fast_dev_run", False):  # a fast_dev_run has one epoch
             raise ValueError(f"annealed_epochs must be at most trainer.max_epochs {epochs}, got {annealed}")
         if self.device.type != "meta" and not self.calibrated:
             self._begin()
 
     def _begin(self) -> None:
-        """Take the teacher's weights, and measure all scales on the same images in all processes."""
+        """Copy the teacher's weights, and measure all scales on the same images on all ranks."""
         found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
         assert not found.unexpected_keys
         data: Any = require(self.trainer.datamodule, TrainingImageSource, "OFQ")  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ class OFQ(ClassifierSteps, MethodModule):
     # a step
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Scales have the gradient of the global batch, whose entries share them.
+        # The gradient of a scale is summed over the global batch, whose entries share it.
         for part in self._activations:
             part.parts = global_batch_size(batch) / local_size(batch)
 
@@ -200,7 +200,7 @@ class OFQ(ClassifierSteps, MethodModule):
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]
 
     def configure_optimizers(self) -> Any:
-        # One layer of all, without another one behind it: vectors do not decay, as timm has it.
+        # A single layer, so that no other one follows it: vectors do not decay, as in timm.
         optimizer = optimizer_with_layer_decay(self.optimizer, self.network, nn.Identity(), 1.0)
         return scheduled(optimizer, self.lr_scheduler)
 
@@ -208,10 +208,10 @@ class OFQ(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Latent weights between the thresholds that they are rounded at."""
+        """Histogram of latent weights between their rounding thresholds."""
         oscillating = self._oscillating if len(self.trackers) else None
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Give the quantised weights, and bits and scales by layer, by the names that the plain network has."""
+        """Return the quantised weights, and bits and scales by layer, under the plain network's names."""
         return exported(self.network, self.teacher.network)

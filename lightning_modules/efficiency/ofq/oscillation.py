@@ -1,4 +1,4 @@
-"""Weights that swing between two levels: how they are counted, drawn, and calmed by confidence-guided annealing."""
+"""Oscillation of weights between two levels: counting, plotting, and confidence-guided annealing against it."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,23 +10,23 @@ from lightning_modules.efficiency.ofq.quantizers import near_threshold, position
 from lightning_modules.interfaces import Table
 
 MOMENTUM = 0.01
-"""Of the average of oscillations."""
+"""Momentum of the average of oscillations."""
 OFTEN = 0.005
-"""Above this average a weight counts as oscillating, as Nagel et al. have it."""
+"""Threshold on this average above which a weight counts as oscillating, from Nagel et al."""
 BINS_PER_STEP = 10
 PLACE = "latent weight n W / s, in steps"
 
 
 class OscillationTracker(nn.Module):
-    """Follows how often each integer of a quantised weight turns back.
+    """Track how often each integer of a quantised weight reverses direction.
 
-    An oscillation is a change whose sign is opposite to that of the change before it, however long ago.
+    An oscillation is a change with the opposite sign of the previous change, however long ago.
 
     Source: Nagel, Fournarakis, Bondarenko and Blankevoort, Overcoming Oscillations in Quantization-Aware Training,
     ICML 2022, arXiv 2203.11086.
 
     Args:
-        shape: of the weight.
+        shape: shape of the weight.
     """
 
     last: Tensor
@@ -41,14 +41,14 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def start(self, integers: Tensor) -> None:
-        """Begin with the integers before the first step."""
+        """Store the integers before the first step."""
         self.last.copy_(integers)
         self.direction.zero_()
         self.frequency.zero_()
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Take the integers after a step, and tell which have oscillated in it; bool, of their shape."""
+        """Update with the integers after a step, and mark those that oscillated in it; bool, of their shape."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)
@@ -58,16 +58,16 @@ class OscillationTracker(nn.Module):
 
 
 def share_of(marked: Sequence[Tensor]) -> Tensor:
-    """Compute the part of all entries of bool tensors that is true."""
+    """Compute the fraction of true entries over all bool tensors."""
     return sum(each.sum() for each in marked) / sum(each.numel() for each in marked)  # type: ignore[return-value]
 
 
 class Annealing:
-    """Trains weights that are near a threshold alone, for one step: the others have no gradient and do not move.
+    """Freeze all weights that are not near a threshold, for one step: they get no gradient and keep their values.
 
     Args:
-        rows: what StatsQ quantises.
-        boundary: BR, distance from a threshold in steps within which a weight trains.
+        rows: rows quantised by StatsQ.
+        boundary: BR, distance from a threshold in quantisation steps within which a weight trains.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -77,7 +77,7 @@ class Annealing:
 
     @torch.no_grad()
     def mask(self) -> Tensor:
-        """Take the gradients of frozen weights away, keep what they are, and give the part of weights that trains."""
+        """Zero the gradients of frozen weights, save their values, and return the fraction of trained weights."""
         masks = []
         self._held = []
         for rows in self.rows:
@@ -90,7 +90,7 @@ class Annealing:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give frozen weights their values back, which momentum and decay have changed."""
+        """Restore frozen weights, which momentum and decay have changed."""
         for rows, trains, before in self._held:
             rows.weight.copy_(torch.where(trains, rows.weight, before))
         self._held = []
@@ -98,12 +98,12 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Make a histogram of latent weights between thresholds, of all and of those that oscillate.
+    """Compute histograms of latent weights between thresholds, for all weights and for oscillating ones.
 
     Args:
-        rows: what StatsQ quantises.
-        oscillating: which entries of the rows of a number oscillate; None leaves them out.
-        bits: of the weights.
+        rows: rows quantised by StatsQ.
+        oscillating: returns the mask of oscillating entries for the i-th rows; None omits them.
+        bits: bits of the weights.
     """
     n = 2 ** (bits - 1)
     bins, low, high = BINS_PER_STEP * 2 * (n + 1), -n - 1.0, n + 1.0
@@ -121,4 +121,4 @@ def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], T
             columns[PLACE] += middles
             columns["weights"] += bins * [name]
             columns["density"] += (count / count.sum() / width).tolist()
-    return Table(columns, title=f"thresholds are the whole numbers {1 - n} ... {n - 1}")
+    return Table(columns, title=f"thresholds are the integers {1 - n} ... {n - 1}")

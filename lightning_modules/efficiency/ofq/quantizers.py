@@ -13,7 +13,7 @@ from lightning_modules.backbones.replacement import WeightFunction
 from lightning_modules.full_precision import in_full_precision
 
 LEAST_SCALE = 1e-5
-"""Of LSQ, in the forward pass; its gradient is that of a scale without bound."""
+"""Minimum scale of LSQ in the forward pass; the gradient ignores this bound."""
 
 
 def row_scale(weight: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def row_scale(weight: Tensor) -> Tensor:
 
 
 def positions(weight: Tensor, bits: int) -> Tensor:
-    """Compute t = n W / s - 1/2, whose rounding is the integer of each entry, before it is clipped."""
+    """Compute t = n W / s - 1/2, whose rounding gives the integer of each entry, before clipping."""
     scale = row_scale(weight)
     return weight.detach() / scale.clamp(min=torch.finfo(scale.dtype).tiny) * 2 ** (bits - 1) - 0.5
 
@@ -35,9 +35,9 @@ def integers(weight: Tensor, bits: int) -> Tensor:
 
 
 def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
-    """Tell which entries lie within `boundary` of one of the 2^bits - 1 thresholds, in steps; bool, of its shape.
+    """Mark entries within `boundary` of one of the 2^bits - 1 thresholds, in quantisation steps; bool, of its shape.
 
-    Clipped entries, as the forward pass has them, are about one step away from the nearest.
+    Clipped entries are about one step away from the nearest threshold.
     """
     n = 2 ** (bits - 1)
     clipped = positions(weight, bits).clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
@@ -46,7 +46,7 @@ def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
 
 
 class _StatsQ(torch.autograd.Function):
-    """Rounds a weight, and lets the whole gradient through."""
+    """Round a weight, with the identity as gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
@@ -59,12 +59,12 @@ class _StatsQ(torch.autograd.Function):
 
 
 def statsq(weight: Tensor, bits: int) -> Tensor:
-    """Quantise a weight `[out, ...]` to 2^bits symmetric levels without zero; each entry gets its level's gradient."""
+    """Quantise a weight `[out, ...]` to 2^bits symmetric levels without zero, with a straight-through gradient."""
     return _StatsQ.apply(weight, bits)
 
 
 class _LSQ(torch.autograd.Function):
-    """Rounds what was clamped before, and has gradients of what it rounds and of the scale."""
+    """Round clamped values, with gradients for the values and for the scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float) -> Tensor:
@@ -89,26 +89,26 @@ class _LSQ(torch.autograd.Function):
 def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
 
-    The gradient passes where Q_n <= x / s <= Q_p; that of s is round(x / s) - x / s there, and Q_n or Q_p outside,
-    over sqrt(Q_p count) for the count of entries that share s.
+    The gradient passes where Q_n <= x / s <= Q_p. That of s is round(x / s) - x / s there, and Q_n or Q_p outside,
+    divided by sqrt(Q_p count), where count entries share s.
 
     Args:
-        x: of any shape.
-        scale: s, broadcasts to it; at least 1e-5 is used.
+        x: tensor of any shape.
+        scale: s, broadcastable to x; at least 1e-5 is used.
         bounds: Q_n and Q_p, `[2]`.
-        parts: entries that share s on all processes, over those on this one.
+        parts: entries that share s over all ranks, divided by those on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 
 
 def bounds_of(bits: int, signed: bool) -> Tensor:
-    """Give Q_n and Q_p of LSQ, `[2]`."""
+    """Return Q_n and Q_p of LSQ, `[2]`."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     return torch.tensor([low, high], dtype=torch.get_default_dtype())
 
 
 class StatsQ(WeightFunction):
-    """Quantises the rows of a weight by statistics of its own.
+    """Quantise the rows of a weight by scales computed from the row.
 
     Args:
         bits: b, at least 2.
@@ -126,12 +126,12 @@ class StatsQ(WeightFunction):
 
 
 class _Scaled(nn.Module):
-    """Owns the scales of LSQ, which are measured in calibration.
+    """Base class with the scales of LSQ, measured in calibration.
 
     Args:
         bits: b, at least 2.
-        scales: number of them.
-        signed: whether what is quantised has both signs; None finds out in calibration.
+        scales: number of scales.
+        signed: whether quantised values have both signs; None decides in calibration.
     """
 
     bounds: Tensor
@@ -145,7 +145,7 @@ class _Scaled(nn.Module):
         self.parts = 1.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
-        """Quantise along a dimension, counted from the end, that has a scale for each entry; or one for all."""
+        """Quantise with one scale for each entry of a dimension, counted from the end, or one for all."""
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
             with torch.no_grad():
@@ -157,17 +157,17 @@ class _Scaled(nn.Module):
         return lsq(x, self.scale.view(shape), self.bounds, self.parts)
 
     def described(self) -> dict[str, Any]:
-        """Say bits, range and scales, in what JSON can hold."""
+        """Describe bits, range and scales with JSON values."""
         least, greatest = (int(each) for each in self.bounds.tolist())
         return {"quantizer": "lsq", "bits": self.bits, "range": [least, greatest], "scale": self.scale.tolist()}
 
 
 class LSQWeight(_Scaled, WeightFunction):
-    """Quantises the rows of a weight by learned scales.
+    """Quantise the rows of a weight by learned scales.
 
     Args:
         bits: b, at least 2.
-        rows: of the weight.
+        rows: number of rows of the weight.
     """
 
     def __init__(self, bits: int, rows: int) -> None:
@@ -181,17 +181,17 @@ class LSQWeight(_Scaled, WeightFunction):
 
 
 class Quantizer(_Scaled):
-    """Shifts activations, quantises them by learned scales, and shifts them again.
+    """Shift activations, quantise them by learned scales, and shift them again.
 
     Args:
-        name: for messages.
+        name: name for messages.
         bits: b, at least 2.
-        scales: number of them; 1 is shared by all.
-        dim: that has a scale for each entry, counted from the end: -2 are tokens, -1 channels of tokens, -3 channels of
-            images.
-        signed: whether activations have both signs; None finds out in calibration.
-        shift: shape of the learned shifts, the last dimensions of the activations; None has none.
-        heads: parts of the last dimension that have scales of their own, each for every token.
+        scales: number of scales; 1 shares one scale.
+        dim: dimension with one scale for each entry, counted from the end: -2 for tokens, -1 for channels of tokens, -3
+            for channels of images.
+        signed: whether activations have both signs; None decides in calibration.
+        shift: shape of the learned shifts, the last dimensions of the activations; None for no shifts.
+        heads: number of parts of the last dimension with separate scales, each for every token.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Quantizer(_Scaled):
     ) -> None:
         super().__init__(bits, scales, signed)
         self.name, self.dim, self.heads, self.shift = name, dim, heads, shift or ()
-        # Vectors, as scales are, so that optimizers can tell them from weights, which decay.
+        # Stored as vectors, so that optimizers can exclude scales from weight decay.
         self.before = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
         self.after = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
 
@@ -227,19 +227,19 @@ class Quantizer(_Scaled):
                 raise ValueError(f"{self.name} is quantised for {size} {what} in dimension {dim}, got {x.shape[dim]}")
 
     def describe(self) -> dict[str, Any]:
-        """Say bits, range, scales and shifts, in what JSON can hold."""
+        """Describe bits, range, scales and shifts with JSON values."""
         shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
         return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
 
 
 def scaled_parts(network: nn.Module) -> list[_Scaled]:
-    """List what has learned scales in a network."""
+    """List the parts of a network with learned scales."""
     return [module for module in network.modules() if isinstance(module, _Scaled)]
 
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Let forward passes within measure the scales: each from what the quantised layers before it give."""
+    """Let forward passes within measure the scales, each from the outputs of the quantised layers before it."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True
@@ -251,7 +251,7 @@ def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
 
 
 def head_products(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Multiply W_q^T W_k of each head, one above the other: `[heads C, C]` from two weights `[heads d, C]`."""
+    """Compute W_q^T W_k for each head, stacked: `[heads C, C]` from two weights `[heads d, C]`."""
     with in_full_precision(query.device):
         first, second = (weight.unflatten(0, (heads, -1)) for weight in (query, key))
         return (first.mT @ second).flatten(end_dim=1)

@@ -1,7 +1,7 @@
-"""Products of attention, of any network, by sampled ones: queries with keys, and weights with values.
+"""Sampled products in the attention of any network: queries with keys, and weights with values.
 
-While an attention module of timm or transformers runs, its products of four-dimensional tensors are taken over, and
-fused attention, which keeps no weights, is computed in its parts.
+While an attention module of timm or transformers runs, its products of four-dimensional tensors are intercepted, and
+fused attention, which keeps no weights, is computed in separate steps.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ Dropout = Callable[[Tensor, float, bool], Tensor]
 
 
 class _TakenOver(TorchFunctionMode):
-    """Hands the two products of an attention module to others, and its dropout of weights.
+    """Replace the two products of an attention module, and the dropout of its weights.
 
     Args:
-        products: of queries with keys, and of weights with values.
-        dropout: takes a tensor, a probability and whether it drops.
+        products: replacements for the products of queries with keys, and of weights with values.
+        dropout: called with a tensor, a probability and whether it is active.
     """
 
     def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:
@@ -60,7 +60,7 @@ class _TakenOver(TorchFunctionMode):
     ) -> Tensor:
         """Compute what `scaled_dot_product_attention` does, with the same arguments."""
         if enable_gqa or len(self.left) < 2 or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
-            raise ValueError("attention: heads that share keys and values, or attend twice, cannot be sampled")
+            raise ValueError("attention: grouped keys and values, or two products in one call, cannot be sampled")
         scores = sampled_product(
             query * (query.shape[-1] ** -0.5 if scale is None else scale), key.mT, self.left.pop(0)
         )
@@ -90,20 +90,21 @@ def _run(
     if mode.left:
         raise ValueError(
             f"attention: {mode.left[0].name} multiplies {len(products) - len(mode.left)} pairs of heads "
-            f"[batch, head, token, feature], and attention multiplies 2"
+            f"[batch, head, token, feature], but attention must multiply 2"
         )
     return output
 
 
 def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dropout = F.dropout) -> None:
-    """Let an attention module's two products, in place, have gradients from chosen column-row pairs.
+    """Compute the gradients of an attention module's two products, in place, from sampled column-row pairs.
 
     Args:
-        module: whose forward pass multiplies queries with keys, and weights with values, heads in dimension 1.
+        module: module whose forward pass multiplies queries with keys, and weights with values, with heads in dimension
+            1.
         name: its name, for messages.
-        sampler: of its network.
-        dropout: of the weights, as `torch.nn.functional.dropout` is called.
+        sampler: sampler of its network.
+        dropout: dropout of the weights, called like `torch.nn.functional.dropout`.
     """
     products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]
-    # On the instance, as what recomputes activations does: a subclass would be one more for each kind of attention.
+    # Set on the instance, as gradient checkpointing does: otherwise each attention class would need a subclass.
     module.forward = partial(_run, module.forward, module, products, dropout)

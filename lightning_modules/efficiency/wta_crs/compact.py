@@ -1,7 +1,7 @@
-"""Layers that keep less for the backward pass and compute the same: masks in bits, normalisation by its output.
+"""Layers that save less for the backward pass with equal results: masks in bits, normalisation by its output.
 
-The published memory of WTA-CRS counts these too: dropout and ReLU keep one bit for each number in place of a byte, or
-of a number, and layer normalisation keeps its output, which the next layer keeps anyway, in place of its input.
+The published memory of WTA-CRS includes them: dropout and ReLU keep one bit for each value instead of a byte, or of the
+value, and layer normalisation keeps its output, which the next layer keeps anyway, instead of its input.
 """
 
 from collections.abc import Collection
@@ -15,17 +15,17 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 LEAST = 8
-"""Least weight of a normalisation, in units of its bias's rounding, with which its input is read from its output."""
+"""Minimum weight of a normalisation, in units of its bias's rounding, for recovering its input from its output."""
 
 
 def packed(mask: Tensor) -> Tensor:
-    """Write a bool tensor into bytes, eight places each, `[ceil(n / 8)]`."""
+    """Pack a bool tensor into bytes, eight entries each, `[ceil(n / 8)]`."""
     flat = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
     return (flat << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(dim=1, dtype=torch.uint8)
 
 
 def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Read the bool tensor that `packed` wrote."""
+    """Unpack the bool tensor that `packed` packed."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
 
@@ -60,14 +60,14 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Tell by which weights of a normalisation its output, kept in a type, can be divided; without a bias all but 0."""
+    """Mark weights of a normalisation by which its stored output can be divided; without a bias all but 0."""
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
     return weight.abs() >= least
 
 
 def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
-    """Normalise the last dimension, and give the inverse of its deviation, too."""
+    """Normalise the last dimension, and also return the inverse standard deviation."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
     inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
@@ -75,15 +75,15 @@ def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
 
 
 def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Multiply by a weight and add a bias, into a type."""
+    """Multiply by a weight and add a bias, with a given output dtype."""
     output = x * weight
     return (output if bias is None else output + bias).to(dtype)
 
 
 class _Normalisation(torch.autograd.Function):
-    """Normalises the last dimension; keeps the output, from which the normalised input is read back.
+    """Normalise the last dimension; save the output, from which the backward pass recovers the normalised input.
 
-    Where a weight is too near 0 to read it back, the gradient takes it as 0.
+    If a weight is too close to 0 to recover it, the gradient treats the input as 0.
     """
 
     @staticmethod
@@ -113,30 +113,30 @@ class _Normalisation(torch.autograd.Function):
 
 
 def compact_dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Drop out as `torch.nn.functional.dropout` does, and keep a bit for each number."""
+    """Apply dropout like `torch.nn.functional.dropout`, and save one bit for each value."""
     return _Dropout.apply(input, p) if training and p > 0 else input
 
 
 class CompactDropout(nn.Dropout):
-    """Dropout that keeps its mask in bits."""
+    """Dropout that saves its mask in bits."""
 
     def forward(self, input: Tensor) -> Tensor:
         return compact_dropout(input, self.p, self.training)
 
 
 class CompactReLU(nn.ReLU):
-    """ReLU that keeps its mask in bits."""
+    """ReLU that saves its mask in bits."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _ReLU.apply(input)
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation, or T5's without mean and bias, that keeps its output in place of its input.
+    """Layer normalisation, or T5's without mean and bias, that saves its output instead of its input.
 
     Args:
-        layer: whose parameters it takes: a `LayerNorm` of the last dimension with a weight, or one of transformers with
-            `variance_epsilon`.
+        layer: source of its parameters: a `LayerNorm` over the last dimension with a weight, or one of transformers
+            with `variance_epsilon`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -145,9 +145,9 @@ class CompactNorm(nn.Module):
         self.centred = isinstance(layer, nn.LayerNorm)
         self.eps = layer.eps if self.centred else layer.variance_epsilon
         self.kept_in = self.weight.dtype
-        """Type of the last output."""
+        """Dtype of the last output."""
         self.reads_back = True
-        """Whether the normalised input is read from the output; where a weight is too near 0 it is kept instead."""
+        """Whether the normalised input is recovered from the output; with a weight close to 0 it is saved instead."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:
@@ -158,7 +158,7 @@ class CompactNorm(nn.Module):
 
 
 def _readable(layer: Any) -> bool:
-    """Tell whether a layer is a normalisation whose input can be read back: none of its weights is 0."""
+    """Whether a layer is a normalisation whose input can be recovered: none of its weights is 0."""
     layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
     if not (layer_norm or hasattr(layer, "variance_epsilon")):
         return False
@@ -167,9 +167,9 @@ def _readable(layer: Any) -> bool:
 
 
 def compact_layers(network: nn.Module) -> None:
-    """Replace dropout, ReLU and layer normalisation in a network, in place; parameters stay the same objects.
+    """Replace dropout, ReLU and layer normalisation in a network, in place; parameters remain the same objects.
 
-    A normalisation with weights of nought, as some networks begin with, stays as it is.
+    A normalisation with zero weights, which some networks have initially, is not replaced.
     """
     for name, layer in list(network.named_modules()):
         new: nn.Module | None = None
@@ -184,10 +184,10 @@ def compact_layers(network: nn.Module) -> None:
 
 
 def keep_inputs(network: nn.Module) -> None:
-    """Let those normalisations keep their inputs that have trained a weight towards 0, and warn once of each.
+    """Switch normalisations with a weight close to 0 to saving their inputs, and warn once for each.
 
-    It waits for the device, so it is called between epochs, not in a step. At an epoch's end the type of the outputs
-    is known and the checkpoint not yet written; at its start weights may be 0 from the beginning.
+    This synchronises with the device, so it is called between epochs: at the end of one, when the outputs' dtype is
+    known and the checkpoint is not yet written, and at its start, when initial weights may be 0.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
@@ -196,18 +196,18 @@ def keep_inputs(network: nn.Module) -> None:
         if count:
             layer.reads_back = False
             rank_zero_warn(
-                f"{name}: weights of this normalisation are too near 0 ({count} of {len(layer.weight)}) to read its "
-                f"input from its output, so it keeps its input from now on, which takes more memory"
+                f"{name}: weights of this normalisation are too close to 0 ({count} of {len(layer.weight)}) to "
+                f"recover its input from its output, so it saves its input from now on, which takes more memory"
             )
 
 
 def kept_inputs(network: nn.Module) -> list[str]:
-    """List the normalisations that keep their inputs, for a checkpoint: a run that goes on within an epoch has them."""
+    """List the normalisations that save their inputs, for a checkpoint, so that a run can resume within an epoch."""
     return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
 
 
 def restore_kept_inputs(network: nn.Module, names: Collection[str]) -> None:
-    """Let the normalisations of a checkpoint's list keep their inputs."""
+    """Switch the normalisations listed in a checkpoint to saving their inputs."""
     for name, layer in network.named_modules():
         if isinstance(layer, CompactNorm):
             layer.reads_back = name not in names

@@ -15,15 +15,15 @@ from lightning_modules.interfaces import Table
 
 
 def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
-    """Measure ||estimate - exact|| / ||exact|| of each layer's weight for a batch of all processes.
+    """Measure ||estimate - exact|| / ||exact|| for each layer's weight on a global batch.
 
-    It passes the batch once with all activations, and once for each estimator; with the same dropout in each.
+    It runs the batch once with all activations, and once for each estimator, with the same dropout masks.
 
     Args:
-        network: with sampled linear layers; its gradients stay as they are.
-        sampler: of the network.
-        batch: with labels.
-        begin: begins the step anew, with the same random numbers.
+        network: network with sampled linear layers; its gradients do not change.
+        sampler: sampler of the network.
+        batch: batch with labels.
+        begin: restarts the step, with the same random numbers.
 
     Returns:
         For each estimator the errors of the layers in the order of definition, `[layers]`.
@@ -53,9 +53,9 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
 
 def table_of(errors: dict[str, Tensor]) -> Table:
-    """Make the table of the errors of layers, a line for each estimator."""
+    """Build the table of the layers' errors, with a line for each estimator."""
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}
-    labels = {"wta_crs": "WTA-CRS", "crs": "CRS", "top_k": "the most probable alone"}
+    labels = {"wta_crs": "WTA-CRS", "crs": "CRS", "top_k": "only the most probable"}
     return Table(columns, labels=labels, title="gradients of the layers' weights against the exact ones")

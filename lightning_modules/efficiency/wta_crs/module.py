@@ -36,17 +36,17 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Let products of a network, in place, have gradients from chosen pairs; parameters keep their names.
+    """Compute gradients of a network's products, in place, from sampled pairs; parameters keep their names.
 
     Args:
-        network: any network of timm, transformers or torch.
-        layers: patterns of names of linear layers, see `layers_named`.
-        attention: patterns of names of attention modules.
-        sampler: of the network.
-        compact: whether dropout, ReLU and layer normalisation keep less, too.
+        network: any network from timm, transformers or torch.
+        layers: name patterns of linear layers, see `layers_named`.
+        attention: name patterns of attention modules.
+        sampler: sampler of the network.
+        compact: save less in dropout, ReLU and layer normalisation, too.
 
     Raises:
-        ValueError: if a pattern matches nothing, or a layer that is frozen.
+        ValueError: if a pattern matches nothing, or a frozen layer.
     """
     for name, module in layers_named(network, attention, (nn.Module,), "attention").items():
         sample_attention(module, name, sampler, compact_dropout if compact else F.dropout)
@@ -60,24 +60,24 @@ class WTACRS(ClassifierSteps, MethodModule):
     """Fine-tune any network with cross-entropy, keeping few of its activations.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: patterns of names of linear layers that are sampled: `*` stands for any characters, `?` for one.
-        attention: patterns of names of attention modules whose two products are sampled.
-        ratio: part of the tokens that is kept, in (0, 1]; ten tokens at least.
-        estimator: wta_crs; crs, plain column-row sampling; or top_k, the most probable tokens alone, which is biased.
-        compact: keep masks of dropout and ReLU in bits, and layer normalisation's output in place of its input.
-        shares: parts of a batch that are sampled each by itself, a multiple of the number of processes; None takes that
-            number.
-        measure_error: compare the gradients of layers with the exact ones on each epoch's last batch, for each
-            estimator: `train/gradient_error`, and in a test of the last epoch `test/gradient_error`, is the mean of
-            this one. It takes all activations of that batch.
+        layers: name patterns of linear layers to sample: `*` matches any characters, `?` one.
+        attention: name patterns of attention modules whose two products are sampled.
+        ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens.
+        estimator: wta_crs; crs, plain column-row sampling; or top_k, only the most probable tokens, which is biased.
+        compact: save masks of dropout and ReLU in bits, and layer normalisation's output instead of its input.
+        shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
+            number of ranks.
+        measure_error: compare the layers' gradients with the exact ones on each epoch's last batch, for each estimator.
+            `train/gradient_error`, and in a test `test/gradient_error` for the last epoch, is the mean of the estimator
+            in use. It needs memory for all activations of that batch.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or a pattern matches nothing, or a layer that is frozen.
+        ValueError: if an argument is out of range, or a pattern matches nothing, or a frozen layer.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
-        # Share s of all is, round robin as samples are dealt out, the process's own share s // W.
+        # Share s of all is part s // W of this rank's shard, since samples are dealt round robin.
         place = (run_seed(), self.trainer.current_epoch, batch_idx)
         generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
         self.sampler.begin_step(samples, known, generators)
@@ -158,16 +158,16 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """The errors of the layers' gradients in the last epoch, where they were measured."""
+        """Errors of the layers' gradients in the last epoch, if measured."""
         return {"gradient_error": table_of(self.errors)} if self.errors else {}
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
-    # gradient norms of the samples' last visit, on the host
+    # gradient norms of each sample in the previous epoch, on the CPU
 
     def _loss_scale(self) -> Tensor | float:
-        """Give what half precision multiplies the loss by; a tensor is not waited for."""
+        """Return the loss scale of half precision; a tensor is returned without synchronising."""
         scaler = getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
 
@@ -175,13 +175,13 @@ class WTACRS(ClassifierSteps, MethodModule):
         self.gradient_norms.allocate(self._num_train_samples, "cpu", torch.bfloat16, exchange=self.device)
 
     def _known(self, batch: Any) -> Tensor | None:
-        if not self.gradient_norms.num_features:  # the first step of all finds out how many there are
+        if not self.gradient_norms.num_features:  # the very first step determines their number
             return None
         nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
         return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_batch_size(batch))
 
     def _store(self) -> None:
-        """Keep what the last step measured, as norms of the gradients of each sample's own loss."""
+        """Store the norms measured in the last step, for the gradients of each sample's own loss."""
         norms = self.sampler.measured()
         if self._unstored is None or norms is None:
             return
@@ -191,7 +191,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         if not self.gradient_norms.num_features:
             self.gradient_norms = PerSample(norms.shape[1])
             self._allocate()
-        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # of a step that half precision will skip
+        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # for a step that half precision will skip
         self.gradient_norms.update(index, finite, lambda old, new: new, size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         kept = checkpoint["gradient_norms"]
         if len(kept["widths"]) != len(self.sampler.products):
             raise ValueError(
-                f"layers and attention choose {len(self.sampler.products)} products, and the checkpoint's are "
+                f"layers and attention select {len(self.sampler.products)} products, but the checkpoint has "
                 f"{len(kept['widths'])}"
             )
         for product, width in zip(self.sampler.products, kept["widths"], strict=True):

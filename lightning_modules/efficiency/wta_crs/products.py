@@ -1,9 +1,9 @@
-"""Products whose backward pass keeps some column-row pairs alone: linear layers, and products of attention.
+"""Products whose backward pass keeps only some column-row pairs: linear layers, and products of attention.
 
-    Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; output, dL/dH = G W and the bias' are exact
+    Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The forward pass knows the norms of H, and for those of G it takes what the sample's last visit measured.
+The forward pass computes the norms of H; for those of G it uses the values of the sample's previous epoch.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class Sampler:
-    """Holds what the sampled products of a network share: budget, estimator, and what is known of a step's samples.
+    """State shared by the sampled products of a network: budget, estimator, and the current samples' gradient norms.
 
-    Without `begin_step` they know nothing of the samples, and draw from torch's own generator.
+    Without `begin_step` no norms are known, and sampling uses torch's own generator.
 
     Args:
-        ratio: part of the pairs that is kept, in (0, 1].
+        ratio: fraction of the pairs to keep, in (0, 1].
         estimator: see `chosen_pairs`.
     """
 
@@ -39,12 +39,12 @@ class Sampler:
     def begin_step(
         self, samples: int, known: Tensor | None = None, generators: Sequence[torch.Generator | None] = (None,)
     ) -> None:
-        """Say whose products come next.
+        """Set the samples of the next step.
 
         Args:
-            samples: b, samples of this process.
-            known: gradient norms of the samples' last visit, `[b, F]`, as `measured` gave them; 0 for one not seen yet.
-            generators: one for each share of the samples that is sampled by itself: sample j belongs to share j modulo
+            samples: b, number of samples on this rank.
+            known: gradient norms of the samples' previous epoch, `[b, F]`, as returned by `measured`; 0 if unknown.
+            generators: one for each part of the samples that is sampled separately: sample j belongs to part j modulo
                 their number.
         """
         self.samples, self.known, self.generators = samples, known, generators
@@ -53,11 +53,11 @@ class Sampler:
 
     @property
     def widths(self) -> list[int]:
-        """Gradient norms of a sample in each product, in the order of their definition; 0 for one never called."""
+        """Number of gradient norms of a sample in each product, in the order of definition; 0 for one never called."""
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
-        """Give the gradient norms of the step, `[b, F]`, in single precision at least; None before a backward pass."""
+        """Return the step's gradient norms, `[b, F]`, in single precision or better; None before a backward pass."""
         found = [product.measured for product in self.products]
         like = next((norms for norms in found if norms is not None), None)
         if like is None:
@@ -67,11 +67,11 @@ class Sampler:
 
 
 class SampledProduct:
-    """Chooses the pairs of one product of a network, and measures its gradient.
+    """Sample the pairs of one product of a network, and measure its gradient norms.
 
     Args:
-        sampler: what it shares with the others.
-        name: of the layer, for messages.
+        sampler: state shared with the other products.
+        name: name of the layer, for messages.
     """
 
     def __init__(self, sampler: Sampler, name: str) -> None:
@@ -83,24 +83,24 @@ class SampledProduct:
         sampler.products.append(self)
 
     def begin(self, numbers: int) -> Tensor | None:
-        """Say how many gradient norms a call has, and get the known ones, `[b, numbers / b]`, if there are any.
+        """Register the number of gradient norms of a call, and return the known ones, `[b, numbers / b]`, if any.
 
         Raises:
-            ValueError: if they are not the same for each sample and step, or it is the second call of a step.
+            ValueError: if the number differs between samples or steps, or it is the second call in a step.
         """
         sampler = self.sampler
         if sampler.samples is None:
             return None
         if self.called:
             raise ValueError(
-                f"{self.name} is called twice in a step, and its gradient norms are remembered once: leave out layers "
+                f"{self.name} is called twice in a step, but its gradient norms are stored once: leave out layers "
                 f"that share weights, and gradient_checkpointing"
             )
         self.called = True
         width, more = divmod(numbers, sampler.samples)
         if more or width != (self.width or width):
             raise ValueError(
-                f"{self.name} has {numbers} rows for {sampler.samples} samples, and needs "
+                f"{self.name} has {numbers} rows for {sampler.samples} samples, but needs "
                 f"{self.width or 'equally many'} for each: pad texts to one length"
             )
         self.width = width
@@ -110,12 +110,12 @@ class SampledProduct:
         return sampler.known[:, start : start + width]
 
     def measure(self, *gradient_norms: Tensor) -> None:
-        """Keep the norms of a call's gradients, each `[b, ...]` or `[b N]`."""
+        """Store the norms of a call's gradients, each `[b, ...]` or `[b N]`."""
         if (samples := self.sampler.samples) is not None:
             self.measured = torch.cat([norms.reshape(samples, -1) for norms in gradient_norms], dim=1)
 
     def rows(self, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Choose among the rows of a layer's inputs.
+        """Sample rows of a layer's inputs.
 
         Args:
             inputs: H, `[b, ..., d]`.
@@ -142,7 +142,7 @@ class SampledProduct:
         return torch.cat(position), torch.cat(weight)
 
     def rows_of_heads(self, inputs: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Choose among the rows of each head, equally many winners in all heads of a share.
+        """Sample rows of each head, with the same number of winners in all heads of a part.
 
         Args:
             inputs: `[b, h, M, d]`.
@@ -169,7 +169,7 @@ class SampledProduct:
     def _of_share(
         self, share: int, rows: Tensor, norms: Tensor | None, flatten: bool = False
     ) -> tuple[Tensor, Tensor] | None:
-        """Choose among rows `[R, M, d]` of R products; None if all are kept."""
+        """Sample among rows `[R, M, d]` of R products; None if all are kept."""
         k = budget(rows.shape[1], self.sampler.ratio)
         if k == rows.shape[1]:
             return None
@@ -181,7 +181,7 @@ class SampledProduct:
 
 
 def seen(known: Tensor) -> Tensor:
-    """Give samples that were not seen yet the mean of the others' norms; without others, all have 1.
+    """Replace unknown norms by the mean of the known ones; without known ones, by 1.
 
     Args:
         known: `[b, N]`, at least 0.
@@ -192,17 +192,17 @@ def seen(known: Tensor) -> Tensor:
 
 
 def weighted(rows: Tensor, weight: Tensor) -> Tensor:
-    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision at least, and give the rows' own."""
+    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision or better, and cast to the rows' dtype."""
     return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
 
 
 def row_norms(gradient: Tensor, dim: int = -1) -> Tensor:
-    """Compute norms over a dimension in single precision at least."""
+    """Compute norms over a dimension in single precision or better."""
     return torch.linalg.vector_norm(at_least_float32(gradient), dim=dim)
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer that keeps chosen rows of its input for the weight's gradient."""
+    """A linear layer that saves only the chosen rows of its input, for the weight's gradient."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, product: SampledProduct) -> Tensor:
@@ -232,7 +232,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """A product of heads A `[b, h, m, d]` and B `[b, h, d, n]`, both of whose gradients come from chosen pairs."""
+    """A product of heads A `[b, h, m, d]` and B `[b, h, d, n]`, with both gradients from sampled pairs."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
@@ -267,7 +267,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Cast single precision to that of the trainer's autocast, where it is on, as torch's own layers do inside."""
+    """Cast single precision to that of the trainer's autocast, if it is on, as torch's own layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
@@ -276,12 +276,12 @@ def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
-    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`; gradients come from chosen column-row pairs."""
+    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`, with gradients from sampled column-row pairs."""
     return _Product.apply(*in_autocast(first, second), product)
 
 
 class SampledLinear(nn.Linear):
-    """A linear layer with the parameters of another one, whose weight's gradient comes from chosen rows of its input.
+    """A linear layer that shares another one's parameters, with a weight gradient from sampled rows of its input.
 
     Without gradients, and in evaluation mode, it is the plain layer.
     """

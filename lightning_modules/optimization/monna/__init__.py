@@ -1,30 +1,31 @@
-"""MoNNA: nodes learn together without a server while some of them send anything.
+"""MoNNA: decentralised learning without a server, robust to Byzantine nodes that send arbitrary vectors.
 
-Of n nodes up to f are Byzantine. Each of the n - f honest ones has a shard of the data, a model theta_i and a momentum
-m_i, at first the same model and 0. In round t = 0, 1, ... it takes a local step with the gradient g_i of the mean
-cross-entropy on a batch of its own, to whose loss c |theta_i| is added (the norm, not its square):
+Of n nodes up to f are Byzantine. Each of the n - f honest ones has a shard of the data, a model theta_i, initially the
+same for all, and a momentum m_i, initially 0. In round t = 0, 1, ... it takes a local step with the gradient g_i of the
+mean cross-entropy on its own batch, to whose loss c |theta_i| is added (the norm, not its square):
 
     m_i <- beta m_i + (1 - beta) g_i,    theta_i <- theta_i - lr_t m_i.
 
-Then it sends theta_i and hears n - f models: its own, those of n - 2f - 1 other honest nodes, drawn uniformly as if the
-rest were late, and of all f Byzantine ones, which know all honest models. It keeps the n - 2f of them that are nearest
-to its own, which is one of them, and takes their mean (nearest-neighbor averaging, NNA):
+Then it sends theta_i and receives n - f models: its own, those of n - 2f - 1 other honest nodes, sampled uniformly as
+if the rest were late, and those of all f Byzantine ones, which know all honest models. It averages the n - 2f models
+nearest to its own, which is one of them (nearest-neighbor averaging, NNA):
 
     theta_i <- mean of {theta_j : j among the n - 2f nearest to theta_i}.
 
-The analysis wants n >= 11 f; the rule itself n > 3 f, with which runs are allowed, as the paper's n = 26, f = 5 are.
+The analysis needs n >= 11 f. The rule itself needs n > 3 f, which runs require and the paper's n = 26, f = 5 meet.
 
-Honest nodes are dealt out over the processes of `lightning_modules.distributed.independent.Independent`, one or several
-to each; models alone are exchanged, once a round, and the steps are those of one process (but for dropout, which each
-process draws by itself). No process is spent on Byzantine nodes: every one makes what they send, of the models of all
-honest nodes, which it holds meanwhile. Buffers, as the statistics of BatchNorm, stay with their node.
+Honest nodes are distributed over the ranks of `lightning_modules.distributed.independent.Independent`, one or several
+to each. Ranks communicate only models, once a round, and steps are those of a single process (except for dropout, which
+each rank samples separately). Byzantine nodes need no rank: every rank computes what they send from the models of all
+honest nodes, which it gathers. Buffers, such as BatchNorm statistics, stay with their node.
 
-Baselines are other rules in its place, under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
-`SelfCenteredClipping`; LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and batches that grow.
+Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
+`SelfCenteredClipping`; LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and increasing batch sizes.
 
-Differences from the authors' code: nodes begin with copies of one model, where theirs share one tensor in the first
-round, which so takes the step of all; a batch that begins near the end of a shard goes on with its next order, where
-theirs is short; flipped labels have the forward pass of the given ones; all test images are tested once, none mirrored.
+Differences from the authors' code: nodes start with copies of one model; theirs share one tensor in the first round,
+which takes the steps of all. A batch that starts near the end of a shard continues with its next shuffled order;
+theirs is short. Flipped labels use the forward pass of the given ones. Every test image is tested once, without
+mirroring.
 
 Source: Farhadkhani et al., Robust Collaborative Learning with Linear Gradient Overhead, ICML 2023, arXiv 2209.10931.
 """

@@ -1,7 +1,7 @@
-"""Rules by which a node makes one vector of those that it hears, its own among them.
+"""Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`, and what each node hears are places in it, so that the vector that all Byzantine
-nodes send stands there once. A row that is not finite is infinitely far from all.
+Vectors are rows of a table `[m, D]`, and the vectors a node receives are row indices, so that the vector sent by all
+Byzantine nodes is stored once. A row with non-finite values is infinitely far from all others.
 """
 
 from abc import ABC, abstractmethod
@@ -15,17 +15,17 @@ from datamodules.arguments import positive
 from lightning_modules.full_precision import at_least_float32
 
 AT_ONCE = 2**24
-"""Numbers that are sorted at a time."""
+"""Number of values sorted at once."""
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
-    """Measure `|own_i - vectors_j|`, `[k, m]`, by differences: models lie far from 0 and close to each other."""
+    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, since models are far from 0 and close to each other."""
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Put 0 in place of rows that are not finite, whose weight is 0."""
+    """Replace rows with non-finite values by 0; their weight is 0."""
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
@@ -35,26 +35,26 @@ def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Choose the places in `heard` `[k, h]` of the `keep` least distances, `[k, keep]`; the earlier one of equals.
+    """Select the indices in `heard` `[k, h]` of the `keep` smallest distances, `[k, keep]`; ties go to the earlier one.
 
     Args:
         distance: `[k, m]`, to all rows of the table.
-        heard: places in the table.
-        keep: how many.
+        heard: row indices in the table.
+        keep: number of indices to select.
     """
     order = distance.gather(1, heard).sort(dim=1, stable=True).indices
     return heard.gather(1, order[:, :keep])
 
 
 def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
-    """Average each coordinate of what is heard without its `trim` lowest and `trim` highest values, `[k, D]`."""
+    """Average each coordinate of the received vectors without its `trim` lowest and `trim` highest values, `[k, D]`."""
     last = heard.shape[1] - trim
     parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
     return torch.cat([part[heard].sort(dim=1).values[:, trim:last].mean(dim=1) for part in parts], dim=1)
 
 
 def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smoothing: float = 0.1) -> Tensor:
-    """Approach the point of least mean distance to what is heard, by smoothed Weiszfeld iterations from 0, `[k, D]`.
+    """Approximate the geometric median of the received vectors by smoothed Weiszfeld iterations from 0, `[k, D]`.
 
     z <- sum_j b_j x_j / sum_j b_j,  b_j = 1 / max(|x_j - z|, nu).
     """
@@ -66,7 +66,7 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
 
 def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: float, iterations: int = 3) -> Tensor:
-    """Move from one's own vector by the mean of the differences to what is heard, each clipped in length, `[k, D]`.
+    """Move from a node's own vector by the mean of the clipped differences to the received vectors, `[k, D]`.
 
     v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
@@ -78,31 +78,31 @@ def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: f
 
 
 class Rule(ABC):
-    """A rule by which each node makes one vector of those that it hears."""
+    """A rule that aggregates the vectors received by each node into one."""
 
     centred = False
-    """Whether it depends on which of the vectors is the node's own."""
+    """Whether the rule depends on which of the vectors is the node's own."""
 
     @abstractmethod
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
-        """Give each node its new vector, `[k, D]`.
+        """Compute each node's new vector, `[k, D]`.
 
         Args:
-            own: of k nodes, `[k, D]`.
-            vectors: all that are sent, `[m, D]`.
-            heard: of each node h places in `vectors`, `[k, h]`.
-            byzantine: f, how many of those heard may be wrong.
+            own: vectors of k nodes, `[k, D]`.
+            vectors: all sent vectors, `[m, D]`.
+            heard: for each node h row indices in `vectors`, `[k, h]`.
+            byzantine: f, number of received vectors that may be wrong.
         """
 
     def most_byzantine(self, nodes: int) -> int:
-        """Count the Byzantine ones among n nodes that it tolerates: f < n / 3, as n - f are heard, 2f < n - f."""
+        """Return how many of n nodes may be Byzantine: f < n / 3, since n - f vectors are received and 2f < n - f."""
         return (nodes - 1) // 3
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        """Give the mean over honest nodes of what the rule makes if each hears all, as a function of what f send.
+        """Return the rule's mean output over honest nodes that receive all vectors, as a function of the Byzantine one.
 
         Args:
-            honest: what the honest nodes send, `[H, D]`.
+            honest: vectors sent by the honest nodes, `[H, D]`.
             byzantine: f.
         """
         own = honest if self.centred else honest[:1]
@@ -110,10 +110,10 @@ class Rule(ABC):
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Give the squared distance of `answer` from the honest mean, where mean + eta direction is sent.
+        """Return the squared distance of `answer` from the honest mean if mean + eta direction is sent.
 
         Args:
-            honest: what the honest nodes send, `[H, D]`.
+            honest: vectors sent by the honest nodes, `[H, D]`.
             byzantine: f.
             direction: `[D]`.
 
@@ -125,21 +125,21 @@ class Rule(ABC):
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """List the places of all H honest rows and f times that of the row after them, `[1, H + f]`."""
+    """Return the indices of all H honest rows and f times that of the row after them, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 
 class NearestNeighborAveraging(Rule):
-    """Average the h - f vectors that are nearest to one's own, which is among them: MoNNA's rule."""
+    """Average the h - f vectors nearest to the node's own, including it: MoNNA's rule."""
 
     centred = True
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         chosen = nearest(distances(own, vectors), heard, heard.shape[1] - byzantine)
-        return F.embedding_bag(chosen, vectors, mode="mean")  # reads nothing of the others
+        return F.embedding_bag(chosen, vectors, mode="mean")  # reads only the chosen rows
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        between, summed = distances(honest, honest), finite(honest)  # once, whatever is sent
+        between, summed = distances(honest, honest), finite(honest)  # independent of the sent vector
         heard = all_heard(len(honest), byzantine, honest.device).expand(len(honest), -1)
         places = torch.arange(len(honest), device=honest.device)[None]
 
@@ -153,7 +153,7 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Solve it from the inner products of x_i - mean and the direction, whatever eta is.
+        """Solve it from the inner products of x_i - mean and the direction, for any eta.
 
         |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
         """
@@ -179,13 +179,13 @@ class NearestNeighborAveraging(Rule):
 
 
 class Average(Rule):
-    """Average all that is heard, as D-SGD does. It tolerates no Byzantine node, and is there to show what they do."""
+    """Average all received vectors, as in D-SGD: a baseline that tolerates no Byzantine node."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return F.embedding_bag(heard, vectors, mode="mean")
 
     def most_byzantine(self, nodes: int) -> int:
-        return (nodes - 1) // 2  # as many as leave a node itself to hear
+        return (nodes - 1) // 2  # so that a node still receives its own vector
 
 
 class TrimmedMean(Rule):
@@ -196,17 +196,17 @@ class TrimmedMean(Rule):
 
 
 class GeometricMedian(Rule):
-    """Take three smoothed Weiszfeld iterations to the geometric median (RFA), with nu = 0.1 as in the authors' runs."""
+    """Take three smoothed Weiszfeld iterations to the geometric median (RFA), with the authors' nu = 0.1."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return geometric_median(vectors, heard)
 
 
 class SelfCenteredClipping(Rule):
-    """Move from one's own vector by differences that are clipped in length, in three iterations (SCC).
+    """Move from the node's own vector by clipped differences, in three iterations (SCC).
 
     Args:
-        radius: tau, length to which differences are clipped; the authors' runs have 2 on MNIST and 5 on CIFAR-10.
+        radius: tau, length to which differences are clipped; the authors use 2 on MNIST and 5 on CIFAR-10.
     """
 
     centred = True

@@ -1,4 +1,4 @@
-"""Attacks of Byzantine nodes, which all send one vector to everyone, made of all that honest nodes send."""
+"""Attacks in which all Byzantine nodes send the same vector to everyone, computed from the honest nodes' vectors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,34 +11,34 @@ from datamodules.arguments import at_least
 from lightning_modules.optimization.monna.aggregation import Rule
 
 EVALUATIONS = 16
-"""Of the line search for an attack's factor."""
+"""Number of evaluations of the line search for an attack's factor."""
 
 
 class Round(NamedTuple):
-    """All that Byzantine nodes know of a round before they send."""
+    """What Byzantine nodes know about a round before they send."""
 
     honest: Tensor
-    """`[H, D]`: what the honest nodes send."""
+    """`[H, D]`: vectors sent by the honest nodes."""
     byzantine: int
     """f."""
     rule: Rule
     number: int
     """t, from 0."""
     poisoned: Tensor | None = None
-    """`[D]`: what honest nodes would send on average had the labels of this round's batch been flipped, where an attack
+    """`[D]`: mean vector of the honest nodes if the labels of this round's batch had been flipped, for an attack that
     `flips_labels`."""
 
 
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
-    """Find a large value of a function of x >= 0 by a number of evaluations, and return its x.
+    """Approximate the maximum of a function of x >= 0 with a given number of evaluations, and return its x.
 
-    From 0 the step, at first 1, doubles as long as the value rises. Then it shrinks by 0.8 with each evaluation, on the
-    side of the best x at which the last one was not. The device is not waited for.
+    From 0 the step, initially 1, doubles as long as the value increases. Then each evaluation shrinks it by 0.8, on the
+    side of the best x opposite to the previous one. There is no synchronisation with the device.
 
     Args:
-        function: of a number, a tensor of float64; gives a number.
+        function: maps a float64 scalar tensor to a scalar.
         like: a tensor on the device.
-        evaluations: how many.
+        evaluations: number of evaluations.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)
     step, rises = torch.ones_like(best), torch.ones_like(best, dtype=torch.bool)
@@ -49,7 +49,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
         highest, best = torch.where(better, value, highest), torch.where(better, x, best)
         rises = rises & better
         step = torch.where(rises, 2 * step, 0.8 * step)
-        # As often halved as keeps x - step from being negative.
+        # Halved as often as needed to keep x - step nonnegative.
         halvings = torch.log2(step / x).ceil().clamp(min=0)
         back = (x - step * torch.exp2(-halvings)).clamp(min=0)
         x = torch.where(rises, best + step, torch.where(x < best, x + step, back))
@@ -57,31 +57,31 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 
 
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
-    """Go from the honest mean along a direction, `[D]`, as far as moves the rule's mean output most (`Rule.answer`)."""
+    """Move the honest mean along a direction, `[D]`, by the step that changes `Rule.answer` most."""
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
     return mean + eta * direction
 
 
 class ByzantineAttack(nn.Module, ABC):
-    """A way to make the vector that all Byzantine nodes send."""
+    """An attack: computes the vector that all Byzantine nodes send."""
 
     flips_labels = False
-    """Whether it needs gradients for flipped labels."""
+    """Whether the attack needs gradients for flipped labels."""
 
     def allocate(self, size: int) -> None:
-        """Make room for what it keeps of vectors of a size."""
+        """Allocate state for vectors of a given size."""
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:
-        """Make the vector, `[D]`."""
+        """Compute the vector, `[D]`."""
 
     def learns(self, number: int) -> bool:
-        """Tell whether it looks at the honest models at the end of round t."""
+        """Whether the attack observes the honest models at the end of round t."""
         return False
 
     def learn(self, models: Tensor, number: int) -> None:
-        """Look at the honest models `[H, D]` at the end of round t."""
+        """Observe the honest models `[H, D]` at the end of round t."""
 
 
 class SignFlip(ByzantineAttack):
@@ -92,21 +92,21 @@ class SignFlip(ByzantineAttack):
 
 
 class ALittleIsEnough(ByzantineAttack):
-    """Send the mean plus a multiple of the standard deviation in each coordinate, of the most harmful factor (ALIE)."""
+    """Send the mean plus a multiple of the coordinate-wise standard deviation, with the most harmful factor (ALIE)."""
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, situation.honest.std(dim=0))
 
 
 class FallOfEmpires(ByzantineAttack):
-    """Send the mean minus a multiple of itself, of the most harmful factor (FOE)."""
+    """Send the mean minus a multiple of itself, with the most harmful factor (FOE)."""
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, -situation.honest.mean(dim=0))
 
 
 class LabelFlip(ByzantineAttack):
-    """Send what honest nodes would on average, had they trained on labels K - 1 - y in place of y."""
+    """Send the honest nodes' mean vector as if they had trained on labels K - 1 - y instead of y."""
 
     flips_labels = True
 
@@ -116,17 +116,18 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send what one honest node does, so that it counts for several.
+    """Send a copy of one honest node's vector, so that it counts several times.
 
-    It is node 0, or, once some rounds have been watched, the node with the largest |<x_i, z>|, where z follows the
-    direction in which the models vary most: with w = (t + 1) / (t + 2) at the end of round t,
+    It is node 0 or, after some observed rounds, the node with the largest |<x_i, z>|, where z tracks the direction of
+    largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 
-    The authors' code multiplies by |<x_i - mu, z>|, which follows no direction of variance, and scales z by w twice.
+    The authors' code multiplies by |<x_i - mu, z>|, which does not track a direction of variance, and scales z by w
+    twice.
 
     Args:
-        learning_rounds: rounds that are watched; 0 always sends what node 0 does, and the authors take 100.
+        learning_rounds: number of observed rounds; 0 always sends node 0's vector; the authors use 100.
     """
 
     mean: Tensor

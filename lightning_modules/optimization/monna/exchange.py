@@ -1,4 +1,4 @@
-"""A round's exchange: honest nodes send, Byzantine ones send what they make of that, and each mixes what it hears."""
+"""A round's exchange: honest nodes send models, Byzantine nodes an attack, and each node aggregates its messages."""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Roun
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
-    """Draw for each of H honest nodes which others it hears, uniformly, and put itself last: `[H, others + 1]`."""
-    lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # whatever the trainer's precision
+    """Sample for each of H honest nodes uniformly which others it receives, with itself last: `[H, others + 1]`."""
+    lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # for any trainer precision
     lots.fill_diagonal_(torch.inf)
     return torch.cat([lots.argsort(dim=1)[:, :others], torch.arange(honest)[:, None]], dim=1)
 
@@ -27,20 +27,20 @@ def exchanged(
     poison: Tensor | None = None,
     relative: bool = False,
 ) -> Tensor:
-    """Let nodes send vectors and make new ones of what they hear: themselves, H - f - 1 others and f Byzantine nodes.
+    """Let nodes send vectors and aggregate their own, those of H - f - 1 others and those of f Byzantine nodes.
 
-    Every process calls it, and makes by itself what Byzantine nodes send.
+    Every rank must call it, and computes the Byzantine vector itself.
 
     Args:
-        own: what this process's nodes send, `[k, D]`.
-        hosted: which these are.
-        rule: makes one vector of several.
+        own: vectors sent by this rank's nodes, `[k, D]`.
+        hosted: indices of these nodes.
+        rule: aggregates several vectors into one.
         byzantine: f.
-        attack: makes what Byzantine nodes send.
-        number: of the round.
-        generator: on the host, the same on all processes, for who is heard.
-        poison: `Round.poisoned`, `[D]`; None where the attack flips no labels.
-        relative: whether it is to be added to the mean of what honest nodes send.
+        attack: computes the Byzantine vector.
+        number: index of the round.
+        generator: random generator on the CPU, the same on all ranks, that decides which vectors are received.
+        poison: `Round.poisoned`, `[D]`; None unless the attack flips labels.
+        relative: whether `poison` is relative to the mean of the honest vectors.
 
     Returns:
         `[k, D]`.

@@ -1,4 +1,4 @@
-"""The training of all honest nodes: a step is a round."""
+"""Training of all honest nodes; a step is a round."""
 
 from typing import Any
 
@@ -25,18 +25,18 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:
-    """Compute each node's mean cross-entropy, of logits `[k, B, K]` and labels `[k, B]`, plus c |theta_i|; `[k]`."""
+    """Compute each node's mean cross-entropy plus c |theta_i|, from logits `[k, B, K]` and labels `[k, B]`; `[k]`."""
     cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
     return cross_entropy.view_as(label).mean(dim=1) + norm_weight * weights.norm(dim=1)
 
 
 def spread(models: Tensor) -> Tensor:
-    """Measure the mean distance of models `[H, D]` to their mean."""
+    """Compute the mean distance of models `[H, D]` to their mean."""
     return (models - models.mean(dim=0)).norm(dim=1).mean()
 
 
 def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
-    """Tabulate rounds with the accuracies of the mean and the worst honest node."""
+    """Tabulate the accuracies of the mean and the worst honest node by round."""
     return Table(
         {
             "round": [number for number, *_ in curve for _ in range(2)],
@@ -48,28 +48,28 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
 
 
 class MoNNA(ClassifierSteps, MethodModule):
-    """Train a classifier on each of several nodes that exchange their models with each other and with Byzantine ones.
+    """Train a classifier on each of several nodes, which exchange models with each other and with Byzantine nodes.
 
-    Training batches hold equally many images of each honest node (`data.shards`), and an optimizer step is a round.
-    Accuracy is the mean over honest nodes, and `worst_accuracy` that of the worst one; as a `Classifier` and in
-    predictions it is node 0. Several processes need `--config configs/trainer/independent.yaml`.
+    Training batches hold equally many images for each honest node (`data.shards`), and an optimizer step is a round.
+    Accuracy is averaged over honest nodes, and `worst_accuracy` is that of the worst one. As a `Classifier` and in
+    prediction it uses node 0. Several processes need `--config configs/trainer/independent.yaml`.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes begin with its weights.
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with its weights.
         num_classes: number of classes, K.
-        nodes: n, honest and Byzantine ones.
-        byzantine: f, nodes that send what `attack` makes, at most as many as the rule tolerates: less than a third.
-        attack: makes what Byzantine nodes send.
+        nodes: n, number of honest and Byzantine nodes.
+        byzantine: f, number of nodes that send the attack, at most as many as the rule tolerates: less than a third.
+        attack: computes the vector sent by Byzantine nodes.
         momentum: beta, in [0, 1).
-        norm_weight: c, the weight of the norm of a node's weights in its loss.
-        rule: makes a node's new model of those that it hears.
-        exchange_gradients: let nodes exchange momenta by the same rule before they step, as LEARN does.
-        optimizer: takes the local step, with the momentum in place of the gradient.
-        lr_scheduler: stepped every epoch, or every round where it has `interval = "step"`.
+        norm_weight: c, weight in the loss of the norm of a node's weights.
+        rule: aggregates the models a node receives.
+        exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
+        optimizer: takes the local step, with the momentum as gradient.
+        lr_scheduler: stepped every epoch, or every round if it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range, there are more Byzantine nodes than the rule tolerates, Byzantine
-            nodes without an attack or the reverse, or data or trainer that do not fit.
+            nodes without an attack or an attack without them, or data or trainer do not fit.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class MoNNA(ClassifierSteps, MethodModule):
         self.rule = rule or NearestNeighborAveraging()
         if byzantine > (most := self.rule.most_byzantine(nodes)):
             raise ValueError(
-                f"byzantine must be at most {most}, which is what {type(self.rule).__name__} tolerates among {nodes} "
+                f"byzantine must be at most {most}, the number that {type(self.rule).__name__} tolerates among {nodes} "
                 f"nodes, got {byzantine}"
             )
         if (byzantine > 0) != (attack is not None):
             raise ValueError(
-                f"attack must be given if there are Byzantine nodes and only then, and byzantine is {byzantine}"
+                f"attack must be given if and only if there are Byzantine nodes, and byzantine is {byzantine}"
             )
         self.automatic_optimization = False
         self.honest = nodes - byzantine
@@ -115,9 +115,9 @@ class MoNNA(ClassifierSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
         self.tables: dict[str, Table] = {}
         self.curve: list[tuple[int, float, float]] = []
-        """Of each validation the rounds before it, and the accuracy of the mean and the worst honest node."""
-        self._everyone: dict[str, Tensor] | None = None  # the tensors of all nodes, while they are evaluated
-        self._counts = torch.zeros(0)  # right answers of each node, and images, of this process
+        """For each validation the rounds before it, and the accuracy of the mean and the worst honest node."""
+        self._everyone: dict[str, Tensor] | None = None  # tensors of all nodes, during evaluation
+        self._counts = torch.zeros(0)  # correct predictions of each node, and number of images, on this rank
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image, self._everyone)
@@ -136,8 +136,8 @@ class MoNNA(ClassifierSteps, MethodModule):
             found = "none" if shards is None else shards.nodes
             if found != self.honest:
                 raise ValueError(
-                    f"data.shards.nodes must be {self.honest}, the honest nodes of {self.honest + self.byzantine} "
-                    f"(model.nodes) with {self.byzantine} Byzantine ones (model.byzantine), got {found}"
+                    f"data.shards.nodes must be {self.honest}, the number of honest nodes "
+                    f"(model.nodes {self.honest + self.byzantine} - model.byzantine {self.byzantine}), got {found}"
                 )
         self.network.deal()
 
@@ -146,7 +146,7 @@ class MoNNA(ClassifierSteps, MethodModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         network, number, hosted = self.network, self.global_step, len(self.network.own)
         if len(batch["image"]) % hosted:
-            raise ValueError(f"a batch of {len(batch['image'])} images is not shared equally by {hosted} nodes")
+            raise ValueError(f"batch size {len(batch['image'])} is not divisible by the {hosted} nodes")
         optimizer: Any = self.optimizers()
         rate = optimizer.param_groups[0]["lr"]
         image, label = batch["image"].unflatten(0, (hosted, -1)), batch["label"].unflatten(0, (hosted, -1))
@@ -184,7 +184,7 @@ class MoNNA(ClassifierSteps, MethodModule):
     def on_train_epoch_end(self) -> None:
         self._schedule("epoch")
 
-    # evaluation of all honest nodes on each process's share of the images
+    # evaluation of all honest nodes on each rank's shard of the images
 
     def on_validation_epoch_start(self) -> None:
         self._everyone = self.network.tensors(whole=True)
@@ -199,7 +199,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         self._counts[-1] += len(batch["label"])
 
     def _finish(self, stage: str) -> Tensor:
-        """Log what was measured, and return the accuracy of each honest node, `[H]`."""
+        """Log the metrics, and return the accuracy of each honest node, `[H]`."""
         assert self._everyone is not None
         models = torch.cat([self._everyone[name].flatten(1) for name in self.network.shapes], dim=1)
         self._everyone, counts = None, all_reduce_sum(self._counts)

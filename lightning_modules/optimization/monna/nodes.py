@@ -1,4 +1,4 @@
-"""The networks of several nodes in one tensor: a row of weights for each, which are evaluated together."""
+"""The networks of several nodes, stacked in one tensor with a row for each node, and evaluated together."""
 
 import copy
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from lightning_modules.distributed.independent import Hosted
 
 
 class NodeNetworks(Hosted):
-    """Copies of a network, with the weights, momentum and buffers of each of several nodes.
+    """Copies of a network, with separate weights, momentum and buffers for each of several nodes.
 
-    What is trained of a node is its row of `weights`, a vector in the order of the network's parameters. Buffers, such
-    as the statistics of BatchNorm, are each node's own; frozen parameters are among them.
+    A node's trainable parameters are its row of `weights`, flattened in the order of the network's parameters. Each
+    node has its own buffers, such as BatchNorm statistics, and its own frozen parameters.
 
     Args:
-        network: whose weights all nodes begin with.
+        network: network with the initial weights of all nodes.
         count: number of nodes.
     """
 
@@ -25,7 +25,7 @@ class NodeNetworks(Hosted):
 
     def __init__(self, network: nn.Module, count: int) -> None:
         super().__init__(count)
-        # Not a submodule, whose weights would be this module's, too.
+        # Not a submodule, whose weights would be registered here, too.
         self._skeleton = (copy.deepcopy(network).to("meta"),)
         trained = {name: each.detach() for name, each in network.named_parameters() if each.requires_grad}
         frozen = {name: each.detach() for name, each in network.named_parameters() if name not in trained}
@@ -42,20 +42,20 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in this module's mode, which Lightning sets again without a call of `train`."""
+        """The network without values, in this module's mode, which Lightning sets without calling `train`."""
         return self._skeleton[0].train(self.training)
 
     @property
     def size(self) -> int:
-        """D, the numbers of a node's vector."""
+        """D, the length of a node's vector."""
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
-        """Give the networks' parameters and buffers by the names that they have in one, each `[k, ...]`.
+        """Return the networks' parameters and buffers by their names in one network, each `[k, ...]`.
 
         Args:
-            whole: whether they are those of all nodes, without gradient, for which every process calls it, or of this
-                process's.
+            whole: return those of all nodes, without gradient, for which every rank must call it; otherwise those of
+                this rank.
         """
         weights = self.whole(self.weights) if whole else self.weights
         parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)
@@ -68,9 +68,9 @@ class NodeNetworks(Hosted):
         """Evaluate each node's network.
 
         Args:
-            tensors: of k nodes, as `tensors` gives them.
-            image: a batch for each, `[k, B, C, H, W]`, or if it is shared one for all, `[B, C, H, W]`.
-            shared: whether it is.
+            tensors: tensors of k nodes, as returned by `tensors`.
+            image: one batch for each node, `[k, B, C, H, W]`, or a shared one, `[B, C, H, W]`.
+            shared: whether the batch is shared.
 
         Returns:
             `[k, B, K]`.
@@ -84,6 +84,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate the network of the first node alone, of this process's nodes or those that `tensors` has."""
+        """Evaluate only the network of the first node, of this rank's nodes or of those in `tensors`."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

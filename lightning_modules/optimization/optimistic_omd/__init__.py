@@ -1,7 +1,7 @@
-"""Learn online from a stream that is random and drifts, by mirror descent that expects the last gradient again.
+"""Learn online from a stochastic, drifting stream by optimistic mirror descent, with the last gradient as hint.
 
-In round t a point x_t of a ball of diameter D is played, then a loss f_t is drawn from that round's distribution, whose
-mean is F_t. Optimistic online mirror descent has a hint M_t = g_{t-1}, g_t the gradient of f_t at x_t (M_1 = 0):
+In round t a point x_t of a ball of diameter D is played, then a loss f_t is sampled from the round's distribution, with
+mean F_t. Optimistic online mirror descent has a hint M_t = g_{t-1}, g_t the gradient of f_t at x_t (M_1 = 0):
 
     x_t = argmin <M_t, x> + D_{R_t}(x, x^_t),    x^_{t+1} = argmin <g_t, x> + D_{R_t}(x, x^_t),    x in the ball.
 
@@ -11,27 +11,27 @@ mean is F_t. Optimistic online mirror descent has a hint M_t = g_{t-1}, g_t the 
     exp-concave      R_t = ||x||^2_{H_t} / 2,    H_t = (1 + beta G^2 / 2) I + (beta / 2) sum_{s<t} g_s g_s^T,
                      beta = min{1 / (4 G D), alpha} / 2; H^-1 by Sherman and Morrison, projection in the norm of H_t
 
-For comparators that move, N learners of fixed steps eta_i = 2^i D / (G sqrt(T)) take the convex case's steps, all with
-the gradient at x_t = sum_i p_{t,i} x_{t,i}, and optimistic Hedge weighs them:
+For moving comparators, N learners with fixed steps eta_i = 2^i D / (G sqrt(T)) take the convex case's steps, all with
+the gradient at x_t = sum_i p_{t,i} x_{t,i}, and optimistic Hedge weights them:
 
     p^_{t+1,i} ~ p^_{t,i} exp(-eps_t l_{t,i}),    p_{t,i} ~ p^_{t,i} exp(-eps_t m_{t,i}),
     l_{t,i} = <g_t, x_{t,i}> + 2 L ||x_{t,i} - x_{t-1,i}||^2,    m_{t,i} the same with g_{t-1},
     eps_t = min{1 / (8 D^2 L), (1 + sum_{s<t} ||l_s - m_s||_inf^2)^(-1/2)}.
 
-What it is judged by are two variations and the regret over the whole stream,
+Evaluation uses two variations and the regret over the whole stream,
 
     sigma^2 = sum_t max_x E||grad f_t - grad F_t||^2,    Sigma^2 = sum_t max_x ||grad F_t - grad F_{t-1}||^2, F_0 = 0,
     sum_t F_t(x_t) - min_u sum_t F_t(u)  (static),    sum_t F_t(x_t) - min F_t  (dynamic),
 
-with f_t in place of F_t where the mean is not known. In the convex case static regret is of the order of
+with f_t in place of F_t if the mean is unknown. In the convex case static regret is of the order of
 sqrt(sigma^2) + sqrt(Sigma^2). Baselines are online gradient descent, eta_t = D / (G sqrt(t)); M_t = 0; and optimistic
 FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
-The ensemble's last step is the first of at least 1 / (8 L); PyNOL adds another one where that is met exactly.
+The ensemble's last step is the first of at least 1 / (8 L); PyNOL adds another one if that holds with equality.
 
-The theorems were not at hand in full: delta, the strongly convex step and H_t are as they are recalled, the ensemble is
-Sword++ of the same group's PyNOL, whose points it gives to rounding, nu is ours, and so are all streams, as the paper
-has no experiments. The variant for losses that are not smooth is left out.
+The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory, the
+ensemble is Sword++ of the same group's PyNOL, with equal points up to rounding, and nu is ours, as are all streams,
+since the paper has no experiments. The variant for non-smooth losses is not included.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

@@ -1,6 +1,6 @@
-"""Nearest points of a ball around the origin: in the Euclidean norm and in the norm of a positive definite matrix.
+"""Projection onto a ball around the origin: in the Euclidean norm and in the norm of a positive definite matrix.
 
-Both take tensors, or arrays of NumPy, which on a host is several times faster for a few numbers.
+Both accept tensors or NumPy arrays; on the CPU, NumPy is several times faster for a few numbers.
 """
 
 import math
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 64
-"""Parts of an interval that are tried at once; nine such trials leave less than rounding."""
+"""Number of parts of an interval tested at once; nine rounds reach rounding precision."""
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of `[d]`: a tensor of a tensor, a plain number of an array."""
+    """Compute ||x||^2 of `[d]`: a tensor for a tensor, a plain number for an array."""
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
 def project(x: Any, radius: float) -> Any:
-    """Give the points of the ball that are nearest to points `[..., d]`."""
+    """Project points `[..., d]` onto the ball."""
     if isinstance(x, np.ndarray):
         if x.ndim > 1:
             return x * (radius / np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), radius))[..., None]
@@ -30,15 +30,15 @@ def project(x: Any, radius: float) -> Any:
 
 
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
-    """Give the point y of the ball with the least (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
+    """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
 
-    ||y|| falls with nu, which is found between 0 and ||H x|| / radius by bisection into many parts. On a host nothing
-    is solved for a point of the ball; a GPU does not wait to learn whether it is one.
+    ||y|| decreases with nu, which is found between 0 and ||H x|| / radius by bisection into many parts. On the CPU,
+    points inside the ball are returned at once; on a GPU this check would synchronise, so it is omitted.
 
     Args:
         x: `[d]`.
         h: H, `[d, d]`, positive definite.
-        radius: of the ball.
+        radius: radius of the ball.
     """
     if isinstance(x, np.ndarray):
         return project_in_norm(torch.from_numpy(x), torch.from_numpy(h), radius).numpy()

@@ -1,4 +1,4 @@
-"""Rounds of a stream that are played and paid one after the other, and what they cost in hindsight."""
+"""Online learning on a stream, round by round, with regret computed in hindsight."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,30 +30,30 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
 }
 """Losses of outputs `[n, K]` and targets `[n]`, each `[n]`."""
 DRAWN_ROUNDS = 1000
-"""Rounds that the table of regrets has, at most."""
+"""Maximum number of rounds in the table of regrets."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Of each round, before the gradient of its expected loss at 0."""
+"""Measured values of each round, before the gradient of its expected loss at 0."""
 ACCURACY = 1e-6
-"""Of the least loss of a stream, relative to its size, where that is not known in closed form."""
+"""Accuracy of a stream's minimum loss, relative to its size, if there is no closed form."""
 
 
 class OnlineConvexOptimization(MethodModule):
-    """Play every round of a stream once, with parameters that begin at 0 and stay in a ball; one process or several.
+    """Play every round of a stream once, with parameters that start at 0 and stay in a ball; on one or several ranks.
 
     The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.
 
     Args:
-        network: maps features `[n, ...]` to outputs `[n, K]`; one output but for `cross_entropy`.
+        network: maps features `[n, ...]` to outputs `[n, K]`; one output except for `cross_entropy`.
         loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
-        rows_per_round: rows of a round over all processes, whose losses are averaged; a batch has one round or several.
-        ridge: half of it times the squared norm of the parameters is added to each round's loss.
-        trained: name of the part of the network that learns, such as its last layer; None trains all of it.
+        rows_per_round: rows of a round over all ranks, whose losses are averaged; a batch has one round or several.
+        ridge: adds ridge / 2 times the squared norm of the parameters to each round's loss.
+        trained: name of the part of the network to train, such as its last layer; None trains all of it.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if a gradient is beyond the optimizer's G, or expected
-            losses are known of points with other coordinates than the trained parameters.
-        TypeError: if the optimizer is none of the package.
+        ValueError: if an argument is out of range; in training, if a gradient exceeds the optimizer's G, or the
+            stream's expected losses and the trained parameters have different dimensions.
+        TypeError: if the optimizer is not from this package.
     """
 
     previous: Tensor
@@ -124,8 +124,8 @@ class OnlineConvexOptimization(MethodModule):
         return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
 
     def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
-        """Play a round and end it, and measure it: `MEASURED` and, where it is known, the expected gradient at 0."""
-        own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # rows that this process has
+        """Play and end a round, and measure it: `MEASURED` and, if known, the gradient of the expected loss at 0."""
+        own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # this rank's rows
         target = batch["target"][own] if "target" in batch else None
         losses = self.loss(self.network(batch["features"][own]), target)
         gradient = torch.autograd.grad(losses.sum(), self._learning)
@@ -153,7 +153,7 @@ class OnlineConvexOptimization(MethodModule):
         optimizer.check()
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
-        """Measure nothing: what is tested is how the stream was played, from all of it."""
+        """Measure nothing: the test metrics describe the whole stream, as it was played."""
 
     def on_test_epoch_end(self) -> None:
         for name, value in self._hindsight()[0].items():
@@ -161,7 +161,7 @@ class OnlineConvexOptimization(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Regret over the rounds, against the best point of all and, where they are known, those of each."""
+        """Regret over the rounds, against the best fixed point and, if known, the best point of each round."""
         if not self.history:
             return {}
         curves = self._hindsight()[1]
@@ -175,7 +175,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and the regret up to each round by its comparator; the same on all processes."""
+        """Compute metrics, and the regret up to each round by comparator; the same on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])
@@ -239,7 +239,7 @@ class OnlineConvexOptimization(MethodModule):
 
 
 def whole_order(index: Tensor, size: int) -> Tensor:
-    """Give the positions of a batch's rows over all processes, `[size]`, in the order of the stream."""
+    """Return the positions of a batch's rows over all ranks, `[size]`, in the order of the stream."""
     if world_size() == 1:
         return index
     places = torch.cat([torch.arange(process, size, world_size()) for process in range(world_size())])

@@ -1,12 +1,11 @@
-"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and what it is compared
-with. The equations are those of the package's docstring.
+"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and its baselines.
 
-A step is given the gradient of a round at the point that was played, and plays the next point at once, with its hint:
-the parameters hold x_{t+1} before anything of round t + 1 is seen. So `loss.backward(); optimizer.step()` of any
-training loop is a round, whatever the parameters are part of.
+The equations are in the package's docstring. A step takes the gradient of a round at the played point, and immediately
+plays the next point, with its hint: the parameters hold x_{t+1} before round t + 1. So `loss.backward();
+optimizer.step()` in any training loop is a round.
 
-On a host a round is computed with plain numbers and NumPy's arrays, which share the memory of the tensors: an operation
-on ten numbers is bound by what calls it, and that is several times less than PyTorch's.
+On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: an operation on ten
+numbers is dominated by call overhead, which is several times lower than PyTorch's.
 """
 
 import math
@@ -23,19 +22,19 @@ from datamodules.arguments import at_least, one_of, only_with, positive
 from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm, squared_norm
 
 Memory = dict[str, Any]
-"""Tensors, or, while a round is computed on a host, plain numbers in place of those `[]` and arrays of NumPy."""
+"""Tensors or, while a round is computed on the CPU, plain numbers instead of `[]` tensors and NumPy arrays."""
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round; all parameters together are the point.
+    """Play a point of the ball of diameter D around the origin in every round; all parameters together form the point.
 
-    Their start is moved into the ball. What a learner remembers is in `state`, and so in checkpoints.
+    The initial point is projected onto the ball. A learner's memory is in `state`, and so in checkpoints.
 
     Args:
-        params: parameters of one type and on one device, without groups.
+        params: parameters with one dtype and device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included; None takes the greatest norm so far, for which no regret
-            is proven.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, for which no regret
+            bound is proven.
 
     Raises:
         ValueError: if an argument is out of range, or there are groups.
@@ -63,16 +62,16 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
-        """Make what is remembered before the first round, in which x `[d]` is played."""
+        """Create the memory before the first round, in which x `[d]` is played."""
 
     @abstractmethod
     def decide(self, gradient: Any, memory: Memory) -> Any:
-        """Give the next round's point `[d]`.
+        """Compute the next round's point `[d]`.
 
         Args:
-            gradient: of the round that has ended, at the point that was played, `[d]`; a tensor or an array.
-            memory: what is remembered, brought up to date here by new values; `round` counts the rounds that have
-                ended. With an array its values are arrays and plain numbers.
+            gradient: gradient of the round that has ended, at the played point, `[d]`; a tensor or an array.
+            memory: memory of the rounds, updated here; `round` counts the rounds that have ended. With an array its
+                values are arrays and plain numbers.
         """
 
     @property
@@ -81,17 +80,17 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @property
     def memory(self) -> Memory:
-        """Give what is remembered of the rounds."""
+        """Return the memory of the rounds."""
         return self.state[self._parameters[0]]
 
     @property
     def point(self) -> Tensor:
-        """The point that is played in the round to come, `[d]`."""
+        """The point to play in the next round, `[d]`."""
         return torch.cat([each.detach().flatten() for each in self._parameters])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round, by the gradients that the parameters have, and play the next point."""
+        """End a round with the parameters' gradients, and play the next point."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -109,7 +108,7 @@ class OnlineOptimizer(Optimizer, ABC):
         memory["round"] += 1
         norm = gradient.norm()
         memory["greatest"] = torch.maximum(memory["greatest"], norm)
-        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # also one that is not finite
+        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # includes non-finite norms
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
         return self.decide(gradient, memory)
 
@@ -131,11 +130,11 @@ class OnlineOptimizer(Optimizer, ABC):
         return point
 
     def _allowed(self, dtype: torch.dtype) -> float:
-        """Give the greatest norm of a gradient that is not refused."""
+        """Return the largest accepted norm of a gradient."""
         return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
     def check(self) -> None:
-        """Refuse what happened if a gradient was beyond G. It waits for the device, so `step` leaves it to the caller.
+        """Raise an error if a gradient has exceeded G. It synchronises with the device, so the caller decides when.
 
         Raises:
             ValueError: names the first such round.
@@ -145,12 +144,12 @@ class OnlineOptimizer(Optimizer, ABC):
             raise ValueError(f"the gradient of round {number:.0f} has norm {norm:g}: it is not finite")
         if number:
             raise ValueError(
-                f"G is {self.G}, and the gradient of round {number:.0f} has norm {norm:g}: state a G that bounds all "
+                f"G is {self.G}, but the gradient of round {number:.0f} has norm {norm:g}: set G to a bound on all "
                 f"gradients, noise included"
             )
 
     def bound(self, memory: Memory) -> Any:
-        """Give G, or the greatest norm so far."""
+        """Return G, or the largest norm so far."""
         if self.G is not None:
             return self.G
         greatest = memory["greatest"]
@@ -164,18 +163,18 @@ class OnlineOptimizer(Optimizer, ABC):
 
 
 class OptimisticOMD(OnlineOptimizer):
-    """Take optimistic mirror descent's steps, with the last gradient as hint, for three kinds of losses.
+    """Optimistic mirror descent, with the last gradient as hint, for three kinds of losses.
 
     Args:
-        params: parameters of one type and on one device, without groups.
+        params: parameters with one dtype and device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included; None takes the greatest norm so far, for which no regret
-            is proven, and is not for exp-concave losses. No step of strongly convex losses depends on it.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, for which no regret
+            bound is proven, and is not allowed for exp-concave losses. Steps for strongly convex losses ignore it.
         L: smoothness of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda of strongly convex, alpha of exp-concave losses.
-        delta: added to 4 G^2 in the step size of convex losses; None takes 10 D^2 L^2.
-        hint: whether the last gradient is expected again, or 0.
+        delta: added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
+        hint: use the last gradient as hint; otherwise 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -201,7 +200,7 @@ class OptimisticOMD(OnlineOptimizer):
                 f"modulus must be {'left out' if mode == 'convex' else 'given'} for mode {mode}, got {modulus}"
             )
         if G is None and mode == "exp_concave":
-            raise ValueError("G must be stated for mode exp_concave, got None")
+            raise ValueError("G must be given for mode exp_concave, got None")
         self.mode = mode
         self.modulus = modulus or 0.0
         self.delta = 10 * D**2 * L**2 if delta is None else delta
@@ -219,7 +218,7 @@ class OptimisticOMD(OnlineOptimizer):
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t of the round after those that have ended; that of exp-concave losses is in H_t."""
+        """Compute eta_t of the next round; for exp-concave losses H_t contains it."""
         if self.mode == "convex":
             bound = self.bound(memory)
             return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
@@ -238,7 +237,7 @@ class OptimisticOMD(OnlineOptimizer):
         return self._moved(gradient, memory)
 
     def _moved(self, gradient: Any, memory: Memory) -> Any:
-        """Move the anchor against a gradient, and back into the ball."""
+        """Move the anchor against a gradient, and project it onto the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
         return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
@@ -251,15 +250,15 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Weigh learners of fixed step sizes by optimistic Hedge, for comparators that move; one gradient a round.
+    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators, with one gradient a round.
 
-    The step sizes double from D / (G sqrt(T)) until 1 / (8 L) is reached, which is one step alone where that is less.
+    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if this is smaller, there is one step size.
 
     Args:
-        params: parameters of one type and on one device, without groups.
+        params: parameters with one dtype and device, without groups.
         D: diameter of the ball.
         G: bound on the norm of all gradients, noise included.
-        T: rounds of the stream.
+        T: number of rounds of the stream.
         L: smoothness of the expected losses, positive.
 
     Raises:
@@ -283,7 +282,7 @@ class OptimisticEnsemble(OnlineOptimizer):
         return {**memory, "log_weight": same, "weight": same.exp(), "error": torch.ones_like(x[0])}
 
     def rate(self, memory: Memory) -> Any:
-        """Compute eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the round to come."""
+        """Compute eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the next round."""
         most, found = 1 / (8 * self.D**2 * self.L), memory["error"] ** -0.5
         return found.clamp(max=most) if isinstance(found, Tensor) else min(found, most)
 
@@ -308,7 +307,7 @@ class OptimisticEnsemble(OnlineOptimizer):
 
 
 def log_softmax(x: Any) -> Any:
-    """Normalise logarithms of weights `[N]`."""
+    """Normalise log weights `[N]`."""
     if isinstance(x, Tensor):
         return x.log_softmax(0)
     moved = x - x.max()
@@ -316,7 +315,7 @@ def log_softmax(x: Any) -> Any:
 
 
 class OnlineGradientDescent(OnlineOptimizer):
-    """Take online gradient descent's steps of size D / (G sqrt(t)), which expects nothing of the next round."""
+    """Online gradient descent with steps of size D / (G sqrt(t)) and no hint."""
 
     def begin(self, x: Tensor) -> Memory:
         return {}
@@ -330,10 +329,10 @@ class OptimisticFTRL(OnlineOptimizer):
     """Follow the regularised leader with the last gradient as hint, as Sachs et al. do for the same streams.
 
     Args:
-        params: parameters of one type and on one device, without groups.
+        params: parameters with one dtype and device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included, which no step depends on; None checks none.
-        nu: part of the denominator of the step size that is there from the start.
+        G: bound on the norm of all gradients, noise included, without effect on steps; None checks no bound.
+        nu: initial denominator of the step size.
 
     Raises:
         ValueError: if an argument is out of range.

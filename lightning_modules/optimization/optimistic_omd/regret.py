@@ -1,4 +1,4 @@
-"""The best points of a ball in hindsight, and what was lost by not playing them."""
+"""The best points of a ball in hindsight, and the regret against them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from lightning_modules.optimization.optimistic_omd.ball import project
 
 
 def quadratic(u: Tensor, slope: Tensor, curvature: float | Tensor) -> Tensor:
-    """Compute curvature ||u||^2 / 2 + <slope, u> of points `[..., d]`."""
+    """Compute curvature ||u||^2 / 2 + <slope, u> for points `[..., d]`."""
     return curvature / 2 * u.square().sum(-1) + (slope * u).sum(-1)
 
 
 def least_of_quadratic(slope: Tensor, curvature: float, radius: float) -> Tensor:
-    """Give the points of the ball where `quadratic` is least, for slopes `[..., d]` and a curvature of at least 0."""
+    """Find the points of the ball that minimise `quadratic`, for slopes `[..., d]` and a curvature of at least 0."""
     length = slope.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
     scale = radius / length
     return -slope * (scale.clamp(max=1 / curvature) if curvature else scale)
 
 
 class Regret(NamedTuple):
-    """Lost in each round of a stream whose expected losses are known, and what these are."""
+    """Regret of each round of a stream with known expected losses, and the stream's variation."""
 
     static: Tensor
     """F_t(x_t) - F_t(u), `[T]`, with u the best point for the whole stream."""
@@ -35,13 +35,13 @@ class Regret(NamedTuple):
 
 
 def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radius: float) -> Regret:
-    """Compare with the best points where F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
+    """Compute the regret against the best points for F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
 
     Args:
         expected: F_t(x_t), `[T]`.
-        slope: of each round, `[T, d]`.
-        curvature: of all rounds.
-        radius: of the ball.
+        slope: slope of each round, `[T, d]`.
+        curvature: curvature of all rounds.
+        radius: radius of the ball.
     """
     fixed = least_of_quadratic(slope.mean(0), curvature, radius)
     moving = least_of_quadratic(slope, curvature, radius)
@@ -55,7 +55,7 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
 
 
 class Best(NamedTuple):
-    """A point of the ball, its value, and a bound on how far that is above the least one."""
+    """A point of the ball, its value, and a bound on the difference to the minimum."""
 
     point: Tensor
     value: Tensor
@@ -69,16 +69,16 @@ def least_on_ball(
     accuracy: float,
     steps: int = 3000,
 ) -> Best:
-    """Minimise a convex function over the ball by accelerated projected gradients that begin anew where they overshoot.
+    """Minimise a convex function over the ball by accelerated projected gradients, restarted after overshoots.
 
-    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||, which says when it is done.
+    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||, which is the stopping criterion.
 
     Args:
-        objective: gives value and gradient `[d]` at a point `[d]`.
+        objective: returns value and gradient `[d]` at a point `[d]`.
         start: a point of the ball.
-        radius: of the ball.
-        accuracy: of the value, relative to 1 + its size.
-        steps: at most so many.
+        radius: radius of the ball.
+        accuracy: accuracy of the value, relative to 1 + its absolute value.
+        steps: maximum number of steps.
     """
     x = y = start
     value, gradient = objective(x)

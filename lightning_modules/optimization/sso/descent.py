@@ -1,10 +1,10 @@
-"""Plain descent on a loss of a network's outputs, by the optimizers that surrogates in their space compare with.
+"""Plain descent on a loss of a network's outputs, by the baseline optimizers of target-based surrogates.
 
     theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
 
-by any optimizer of torch (`Descent`) or by gradient steps whose size a line search on the loss of the batch finds
-(`LineSearchDescent`, SLS): the size that was found may grow by a factor of 2 in an epoch. Each batch takes one
-expensive gradient.
+with any torch optimizer (`Descent`), or with gradient steps whose size is found by a line search on the batch's loss
+(`LineSearchDescent`, SLS); the step size may grow by a factor of 2 in an epoch. Each batch needs one expensive
+gradient.
 
 Source: Vaswani, Mishkin, Laradji, Schmidt, Gidel and Lacoste-Julien, Painless Stochastic Gradient: Interpolation,
 Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.
@@ -28,11 +28,11 @@ from lightning_modules.training.logging import log_training
 
 
 class Descent(OutputLossSteps, MethodModule):
-    """Train a network on the mean loss of its outputs by an optimizer of torch.
+    """Train a network on the mean loss of its outputs with a torch optimizer.
 
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
+        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -67,13 +67,13 @@ class Descent(OutputLossSteps, MethodModule):
 
 
 class LineSearchDescent(OutputLossSteps, MethodModule):
-    """Train a network on the mean loss of its outputs by gradient steps that a line search finds (SLS).
+    """Train a network on the mean loss of its outputs by gradient steps with a line search (SLS).
 
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
-        initial_step: first step that is tried.
-        c: part of the loss's first-order decrease that a step must give, in (0, 1).
+        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
+        initial_step: initial step size of the line search.
+        c: fraction of the loss's first-order decrease that a step must achieve, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range, or the loss is a mean.

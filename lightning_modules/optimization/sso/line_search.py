@@ -1,8 +1,8 @@
-"""Gradient descent whose step sizes are found by trying: Armijo's condition with backtracking.
+"""Gradient descent with a line search for the step size: Armijo's condition with backtracking.
 
     accept the first step of s, .9 s, .9^2 s, ... with  f(theta - step g) <= f(theta) - c step ||g||^2,   g = grad f.
 
-Every try waits for its value, and all processes decide by the same numbers.
+Every trial waits for its value on the host, and all ranks decide by the same numbers.
 
 Source: Armijo, Minimization of Functions Having Lipschitz Continuous First Partial Derivatives, Pacific Journal of
 Mathematics 1966; Vaswani et al., Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates,
@@ -18,22 +18,22 @@ from torch import Tensor
 from lightning_modules.torch_internals import foreach_add_, foreach_copy_, foreach_norm
 
 SHRINK = 0.9
-"""Factor from one try to the next."""
+"""Factor between successive trial steps."""
 EXPAND = 2.0
-"""Factor by which a step that was found may grow in an epoch, or in target space from one batch to the next."""
+"""Factor by which the step size may grow in an epoch, or in target space from one batch to the next."""
 TRIES = 100
 LEAST_STEP = 1e-6
 LEAST_NORM = 1e-6
-"""Norm of a gradient from which there is nothing left to do."""
+"""Norm of a gradient below which the search stops."""
 
 
 class Found(NamedTuple):
-    """The end of a search."""
+    """Result of a search."""
 
     step: float
-    """The step that was taken; where none was accepted, the smallest one that was tried."""
+    """The accepted step or, if none was accepted, the smallest trial step."""
     tries: int
-    """Values that were computed; 0 where the gradient was nought already."""
+    """Number of evaluations; 0 if the gradient was already 0."""
     accepted: bool
 
 
@@ -46,15 +46,15 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets Armijo's condition; they stay where they are without one.
+    """Move parameters, in place, by the first step that meets Armijo's condition; without one they do not change.
 
     Args:
         parameters: theta.
-        gradient: g, of the function over all processes.
-        value: f(theta), of all processes.
-        function: computes f at the parameters as they are then, over all processes.
-        step: s, the first step that is tried.
-        c: part of the first-order decrease that is asked for, in (0, 1).
+        gradient: g, over all ranks.
+        value: f(theta), over all ranks.
+        function: computes f at the current parameters, over all ranks.
+        step: s, the first trial step.
+        c: required fraction of the first-order decrease, in (0, 1).
     """
     squared = torch.stack(foreach_norm(gradient)).square().sum()
     before, squared_norm = torch.stack([value.to(squared), squared]).tolist()

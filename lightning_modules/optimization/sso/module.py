@@ -1,4 +1,4 @@
-"""The LightningModule of SSO: one expensive gradient a batch, and m steps on its surrogate."""
+"""The LightningModule of SSO: one expensive gradient per batch, and m steps on its surrogate."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -22,7 +22,7 @@ from lightning_modules.training.logging import log_training
 
 
 def refuse_random_outputs(network: nn.Module) -> None:
-    """Refuse layers whose outputs differ from one pass over a batch to the next, or change with each.
+    """Reject layers whose outputs for a batch differ between passes, or change with each pass.
 
     Raises:
         ValueError: names the first dropout, or BatchNorm in training mode.
@@ -31,8 +31,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
         drops = isinstance(layer, AnyDropout) and layer.p > 0
         if layer.training and (drops or isinstance(layer, BatchNorm)):
             raise ValueError(
-                f"network has {name}, {type(layer).__name__} in training mode, and SSO needs outputs that are a "
-                f"function of the weights alone within a batch: leave it out, or put it in evaluation mode"
+                f"network has {name}, {type(layer).__name__} in training mode, but SSO needs outputs that are a "
+                f"function of only the weights within a batch: leave it out, or put it in evaluation mode"
             )
 
 
@@ -42,13 +42,13 @@ class SSO(OutputLossSteps, MethodModule):
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`; without dropout and without BatchNorm in
             training mode.
-        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
-        target_step: gives the inverse step size H in the space of outputs.
-        m: steps on the surrogate for each batch.
-        scaling: of the surrogate: `code`, a mean over entries whose least value is at z - G/(2H), or `paper`, a sum
-            whose least value is at z - G/H.
-        initial_step: first step of the weights that is tried at each batch.
-        c: part of the surrogate's first-order decrease that a step must give, in (0, 1).
+        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
+        target_step: computes the inverse step size H in the space of outputs.
+        m: number of steps on the surrogate for each batch.
+        scaling: scaling of the surrogate: `code`, a mean over entries with its minimum at z - G/(2H), or `paper`, a sum
+            with its minimum at z - G/H.
+        initial_step: initial step size of the weights' line search for each batch.
+        c: fraction of the surrogate's first-order decrease that a step must achieve, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range, or the loss is a mean; at setup, if the outputs are random.
@@ -99,7 +99,7 @@ class SSO(OutputLossSteps, MethodModule):
         return {"loss": log_training(self, batch, value.detach() / len(at))}
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
-        """Give this process's share of the surrogate, as a function of the outputs."""
+        """Return this rank's part of the surrogate, as a function of the outputs."""
         target, size = inputs_and_target(batch)[1], global_batch_size(batch)
         inverse_step = self.target_step(
             Target(
@@ -119,7 +119,7 @@ class SSO(OutputLossSteps, MethodModule):
         return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
-        """Take m steps on the surrogate; the first one has the outputs that made it."""
+        """Take m steps on the surrogate; the first one starts from the outputs that define it."""
         parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):

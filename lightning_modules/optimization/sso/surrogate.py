@@ -22,14 +22,14 @@ def paper_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step:
 
 
 def code_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step: Tensor, entries: int) -> Tensor:
-    """Compute S, the mean of G (z - z_t) / H + (z - z_t)^2; where H is `[b, K]`, of G (z - z_t) + H (z - z_t)^2.
+    """Compute S, the mean of G (z - z_t) / H + (z - z_t)^2; if H is `[b, K]`, of G (z - z_t) + H (z - z_t)^2.
 
     Args:
         outputs: z, `[b, K]`.
         at: z_t, `[b, K]`.
         gradient: G, `[b, K]`.
         inverse_step: H, a number or `[b, K]`.
-        entries: what the sum is divided by, b K over all processes.
+        entries: divisor of the sum, b K over all ranks.
     """
     difference = outputs - at
     linear, square = gradient * difference, difference**2

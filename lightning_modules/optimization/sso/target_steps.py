@@ -1,4 +1,4 @@
-"""Inverse step sizes H in the space of outputs: scheduled, found by a line search, or of AdaGrad's kind."""
+"""Inverse step sizes H in the space of outputs: scheduled, found by a line search, or adaptive as in AdaGrad."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,20 +15,20 @@ from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 
 Schedule = Literal["constant", "stochastic", "exponential"]
 LEAST, GREATEST = 1e-4, 1e4
-"""Bounds of an H that was searched for."""
+"""Bounds of an H from a line search."""
 LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
 """Bounds of a sample's sum of squared gradients."""
 
 
 class Target(NamedTuple):
-    """A batch in the space of outputs, of which each process has its share."""
+    """This rank's part of a batch in the space of outputs."""
 
     at: Tensor
     """z_t, `[b, K]`."""
     gradient: Tensor
     """G, `[b, K]`."""
     value: Callable[[Tensor], Tensor]
-    """Computes the loss of outputs, summed over all processes."""
+    """Computes the loss of outputs, summed over all ranks."""
     samples: Tensor
     """`[b]`, int64: positions in the training set."""
     global_batch_size: int
@@ -46,27 +46,27 @@ def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: 
 
 
 class TargetStep(nn.Module, ABC):
-    """Give H for a batch; what is kept from one batch to the next is a buffer, or shared out over processes."""
+    """Compute H for a batch; state kept between batches is a buffer, or sharded over ranks."""
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
-        """Give H, a number or `[b, K]`. Every process calls it."""
+        """Return H, a number or `[b, K]`. Every rank must call it."""
 
     def kept(self) -> Tensor | None:
-        """Give what a checkpoint keeps of each sample, `[N, K]`; None for nothing. Every process calls it."""
+        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call it."""
         return None
 
     def restore(self, kept: Tensor) -> None:
-        """Take what a checkpoint kept of each sample."""
+        """Load the per-sample state of a checkpoint."""
 
 
 class ScheduledStep(TargetStep):
     """Follow a schedule.
 
     Args:
-        rate: 1/H before the schedule; eta in the paper's scaling. The authors take 1/4 for the squared loss, 2 for the
-            logistic one and 1 / (1 - 1/K) for cross-entropy with K classes.
-        schedule: `constant`, `stochastic`, H sqrt(t), or `exponential`, H T^(t/T), at batch t of T.
+        rate: 1/H before the schedule; eta in the paper's scaling. The authors use 1/4 for the squared loss, 2 for the
+            logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
+        schedule: `constant`; `stochastic`, H sqrt(t); or `exponential`, H T^(t/T), at batch t of T.
     """
 
     inverse: Tensor
@@ -83,12 +83,12 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """Search for H on the outputs (SSO-SLS): half the last one, over .9, until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+    """Search for H on the outputs (SSO-SLS): H/2, then / .9 each, until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
         rate: 1/H before the first batch.
-        schedule: of the H that was found: `constant`, `stochastic` or `exponential`.
-        c: part of the first-order decrease that is asked for, in (0, 1).
+        schedule: schedule applied to the H found: `constant`, `stochastic` or `exponential`.
+        c: required fraction of the first-order decrease, in (0, 1).
     """
 
     def __init__(self, rate: float = 1.0, schedule: Schedule = "constant", c: float = 0.5) -> None:
@@ -111,7 +111,7 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """Give H sqrt(A) + 1e-6, with A the sum of ||G||^2 over all batches so far.
+    """Compute H sqrt(A) + 1e-6, with A the sum of ||G||^2 over all batches so far.
 
     Args:
         rate: 1/H.
@@ -131,9 +131,9 @@ class AdaGradStep(TargetStep):
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """Give H sqrt(D), `[b, K]`, with D the sums of G^2 of each sample and output, in [1e-5, 1e5].
+    """Compute H sqrt(D), `[b, K]`, with D the sums of G^2 for each sample and output, in [1e-5, 1e5].
 
-    D has N K numbers, shared out over the processes.
+    D has N K numbers, sharded over ranks.
 
     Args:
         rate: 1/H.
@@ -147,12 +147,12 @@ class DiagonalAdaGradStep(TargetStep):
 
     def forward(self, target: Target) -> Tensor:
         gradient = target.gradient.flatten(1)
-        if not self.squares.num_owned:  # how many outputs there are is known now
+        if not self.squares.num_owned:  # the number of outputs is known from here on
             restored = self.squares.gathered()
             self.squares = PerSample(gradient.shape[1])
             self.squares.restore(restored)
             self.squares.allocate(target.num_train_samples, gradient.device, gradient.dtype)
-        least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were bounded after each batch
+        least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were clamped after each batch
         add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
         squares = self.squares.update(target.samples, gradient**2, add, target.global_batch_size)
         return squares.sqrt().view_as(target.gradient) / self.rate

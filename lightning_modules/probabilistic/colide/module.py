@@ -1,4 +1,4 @@
-"""The LightningModule of CoLiDE-EV, CoLiDE-NV and, as the baseline, least squares."""
+"""The LightningModule of CoLiDE-EV, CoLiDE-NV and the baseline, least squares."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
@@ -28,20 +28,20 @@ COLUMNS = ("iteration", "objective", "acyclicity", "mean noise scale")
 
 
 class CoLiDE(MethodModule):
-    """Learn a linear directed acyclic graph and the scale of its noise from observations of its nodes.
+    """Learn a linear directed acyclic graph and its noise scales from observations of its nodes.
 
     Args:
         nodes: d.
-        variant: `ev` for one noise scale, `nv` for one of each node, `ls` for least squares, which is DAGMA.
+        variant: `ev` for one noise scale, `nv` for one for each node, `ls` for least squares, which is DAGMA.
         penalty: lambda, the weight of the sum of absolute weights.
-        s: of each stage, which make the domain smaller.
+        s: value for each stage; smaller values shrink the domain.
         mu: weight of score and penalty in the first stage.
-        mu_factor: factor from one stage's mu to the next one's.
-        warm_iterations: most iterations of each stage but the last.
-        iterations: most iterations of the last stage.
-        learning_rate: of Adam, at the beginning of a stage.
-        look_every: iterations between two looks at the objective, which ends a stage where it changes no more.
-        threshold: greatest absolute weight that is no edge.
+        mu_factor: ratio of mu between successive stages.
+        warm_iterations: maximum iterations of each stage except the last.
+        iterations: maximum iterations of the last stage.
+        learning_rate: Adam's learning rate at the start of a stage.
+        look_every: iterations between two checks of the objective; a stage ends once it no longer changes.
+        threshold: largest absolute weight that does not count as an edge.
         iterations_per_step: iterations in a training step, which is logged once.
 
     Raises:
@@ -93,7 +93,7 @@ class CoLiDE(MethodModule):
     def training_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
         features = batch["features"]
         if features.shape[1] != self.nodes:
-            raise ValueError(f"model.nodes is {self.nodes}, and the data have {features.shape[1]} columns")
+            raise ValueError(f"model.nodes is {self.nodes}, but the data have {features.shape[1]} columns")
         self.path.observe(covariance(features.cpu().numpy()))
         iterate(self, self.iterations_per_step, self.path.iterate)
         self.weight.copy_(torch.from_numpy(self.path.weight))
@@ -107,11 +107,11 @@ class CoLiDE(MethodModule):
         if not self.path.finished:
             rank_zero_warn(
                 f"training ended in stage {self.path.stage + 1} of {len(self.path.schedule.s)} of CoLiDE's path: "
-                f"raise trainer.max_epochs, data.passes_per_epoch or model.iterations_per_step"
+                f"increase trainer.max_epochs, data.passes_per_epoch or model.iterations_per_step"
             )
 
     def forward(self) -> Tensor:
-        """Give the estimated weights of an acyclic graph, `[d, d]`."""
+        """Return the estimated weights of an acyclic graph, `[d, d]`."""
         return to_dag(self.weight.detach(), self.threshold)
 
     def test_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class CoLiDE(MethodModule):
         return {"estimated": estimated}
 
     def predict_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
-        """Give the estimated graph, and write it to `graph.csv` of the run: from row to column."""
+        """Return the estimated graph, and write it to the run's `graph.csv`: edges from row to column."""
         estimated = self()
         if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             text = pd.DataFrame(estimated.cpu().numpy()).to_csv(index=False)
@@ -144,7 +144,7 @@ class CoLiDE(MethodModule):
         return {"path": Table(columns, logarithmic=["acyclicity"])}
 
     def image_columns(self, batch: GraphBatch, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Show true and estimated weights, and the graphs on top of each other."""
+        """Show true and estimated weights, and the estimated graph drawn over the true one."""
         estimated = outputs["estimated"]
         true = batch.get("w_true", estimated)
         largest = true.abs().max()

@@ -1,4 +1,4 @@
-"""The path of stages that CoLiDE and DAGMA follow, iteration by iteration, and the state between two of them."""
+"""The stages of CoLiDE and DAGMA, iteration by iteration, with their resumable state."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +18,19 @@ from lightning_modules.probabilistic.colide.score import (
 
 BETAS, EPS = (0.99, 0.999), 1e-8
 TOLERANCE = 1e-6
-"""Relative change of the objective between two looks at it that ends a stage."""
+"""Relative change of the objective between two checks below which a stage ends."""
 LEAST_RATE = 1e-16
-"""Learning rate at which halving it ends a stage."""
+"""Learning rate at which a further halving ends the stage."""
 FLOOR = 1e-4
-"""Least noise scale, in units of the least deviation of a column."""
+"""Minimum noise scale, relative to the smallest standard deviation of a column."""
 OUTSIDE = {"ev": -1e-6, "nv": -1e-6, "ls": -1e-16}
-"""Values of the inverse below which it counts as negative, in the two codes."""
+"""Values of the inverse below which it counts as negative, in the two published codes."""
 FAR = 1e16
-"""The objective before it was looked at."""
+"""The objective before its first check."""
 
 NUMBERS = ("stage", "iteration", "mu", "s", "learning_rate", "objective")
 ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "start_sigma")
-"""Of a path's state, by the names in a checkpoint."""
+"""Arrays of a path's state, by their names in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Schedule:
     """The stages of a path.
 
     Args:
-        variant: whose score and scales.
+        variant: variant of score and scales.
         penalty: lambda.
-        s: of each stage.
-        mu: of the first stage.
-        mu_factor: factor from one stage's mu to the next one's.
-        warm_iterations: iterations of each stage but the last, at most.
-        iterations: iterations of the last stage, at most.
-        learning_rate: of Adam at a stage's beginning.
-        look_every: iterations between two looks at the objective.
+        s: value for each stage.
+        mu: mu of the first stage.
+        mu_factor: ratio of mu between successive stages.
+        warm_iterations: maximum iterations of each stage except the last.
+        iterations: maximum iterations of the last stage.
+        learning_rate: Adam's learning rate at the start of a stage.
+        look_every: iterations between two checks of the objective.
     """
 
     variant: Variant
@@ -60,12 +60,12 @@ class Schedule:
     look_every: int
 
     def length(self, stage: int) -> int:
-        """Count a stage's iterations, at most."""
+        """Return a stage's maximum number of iterations."""
         return self.iterations if stage == len(self.s) - 1 else self.warm_iterations
 
 
 class RegularizationPath:
-    """Follow the stages of a schedule, iteration by iteration.
+    """Run the stages of a schedule, iteration by iteration.
 
     Args:
         schedule: the stages.
@@ -76,24 +76,24 @@ class RegularizationPath:
         self.schedule = schedule
         self.weight = np.zeros((nodes, nodes))
         self.sigma = np.ones(nodes)
-        self.stage = 0  # that of a finished path is their count
-        self.iteration = 0  # of the stage
+        self.stage = 0  # equals the number of stages once the path is finished
+        self.iteration = 0  # in the stage
         self.mu = schedule.mu
         self.s = schedule.s[0]
         self.learning_rate = schedule.learning_rate
-        self.objective = FAR  # when it was last looked at, in the stage
-        self.mean, self.square, self.direction = (np.zeros_like(self.weight) for _ in range(3))  # Adam's
-        self.start: tuple[Array, Array] | None = None  # W and sigma at the stage's beginning
+        self.objective = FAR  # at its last check in the stage
+        self.mean, self.square, self.direction = (np.zeros_like(self.weight) for _ in range(3))  # Adam's state
+        self.start: tuple[Array, Array] | None = None  # W and sigma at the start of the stage
 
     @property
     def finished(self) -> bool:
-        """Tell whether the last stage is over."""
+        """Whether the last stage is over."""
         return self.stage == len(self.schedule.s)
 
     def observe(self, cov: Array) -> None:
-        """Take X^T X / n, `[d, d]`, before any iteration; a new path begins with sigma the deviation of each column.
+        """Set X^T X / n, `[d, d]`, before any iteration; a new path starts with sigma the columns' standard deviations.
 
-        For EV it begins with the least of them.
+        For EV it starts with the smallest of them.
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
@@ -105,7 +105,7 @@ class RegularizationPath:
             self._begin_stage()
 
     def value(self) -> float:
-        """Compute mu (S + lambda ||W||_1) + h_s(W) of the stage, at W and sigma."""
+        """Compute the stage's objective mu (S + lambda ||W||_1) + h_s(W), at W and sigma."""
         fit = score(self.variance, self.sigma, self.schedule.variant)
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
@@ -114,7 +114,7 @@ class RegularizationPath:
         return acyclicity(self.weight, self.s)
 
     def iterate(self) -> None:
-        """Take an iteration, or none where the path is finished."""
+        """Run one iteration, unless the path is finished."""
         if self.finished:
             return
         inverse = self._inverse()
@@ -144,7 +144,7 @@ class RegularizationPath:
         return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
 
     def _turn(self, slope: Array) -> None:
-        """Update Adam's moments by a gradient, and the direction of its step."""
+        """Update Adam's moments with a gradient, and the direction of its step."""
         self.mean *= BETAS[0]
         self.mean += (1 - BETAS[0]) * slope
         self.square *= BETAS[1]
@@ -153,12 +153,12 @@ class RegularizationPath:
         self.direction = self.mean / (first * (np.sqrt(self.square / second) + EPS))
 
     def _step(self) -> None:
-        """Go along the direction, and set sigma to where the score is least."""
+        """Step along the direction, and set sigma to the minimiser of the score."""
         self.weight -= self.learning_rate * self.direction
         self._fit()
 
     def _fit(self) -> None:
-        """Set the residuals, and sigma to where the score is least, to those of W."""
+        """Update the residuals of W, and set sigma to the minimiser of the score."""
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
         self.sigma[:] = noise_scale(self.variance, self.schedule.variant, self.floor)
 
@@ -168,7 +168,7 @@ class RegularizationPath:
         self.start = self.weight.copy(), self.sigma.copy()
 
     def _begin_stage_again(self) -> None:
-        """Go back to the stage's beginning, with half its learning rate in a larger domain."""
+        """Restart the stage, with half its learning rate in a larger domain."""
         assert self.start is not None
         self.weight[:], self.sigma[:] = self.start
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
@@ -177,7 +177,7 @@ class RegularizationPath:
         self._begin_stage()
 
     def _end_stage(self) -> None:
-        """Begin the next stage, or finish."""
+        """Start the next stage, or finish."""
         self.stage += 1
         if not self.finished:
             self.mu, self.s = self.mu * self.schedule.mu_factor, self.schedule.s[self.stage]
@@ -185,14 +185,14 @@ class RegularizationPath:
             self._begin_stage()
 
     def state_dict(self) -> dict[str, Any]:
-        """Give all that the next iteration depends on, in numbers and tensors."""
+        """Return the state that the next iteration depends on, as numbers and tensors."""
         assert self.start is not None
         arrays = dict(zip(ARRAYS, (*(getattr(self, name) for name in ARRAYS[:-2]), *self.start), strict=True))
         numbers = {name: getattr(self, name) for name in NUMBERS}
         return numbers | {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         for name in NUMBERS:
             setattr(self, name, state[name])
         *own, weight, sigma = (state[name].cpu().numpy().copy() for name in ARRAYS)

@@ -1,4 +1,4 @@
-"""Pictures of a weighted graph: its matrix in colours, and its nodes and edges."""
+"""Images of a weighted graph: its matrix as a heat map, and its nodes and edges."""
 
 import networkx as nx
 import numpy as np
@@ -9,16 +9,16 @@ PIXELS = 480
 
 
 def heat(weight: Tensor, largest: Tensor) -> Tensor:
-    """Colour a matrix `[d, d]`, `[1, 3, d, d]` in [0, 1]: white for 0, red up to `largest`, blue down to minus it."""
+    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1]: white for 0, red up to `largest`, blue down to minus it."""
     part = (weight / largest).clamp(-1, 1)
     red, blue = part.clamp(min=0), -part.clamp(max=0)
     return (1 - torch.stack([blue, red + blue, red]))[None]
 
 
 def drawn_graph(estimated: Tensor, true: Tensor) -> Tensor:
-    """Draw the edges of an estimated graph on those of the true one, `[1, 3, height, width]` in [0, 1].
+    """Draw the edges of an estimated graph over those of the true one, `[1, 3, height, width]` in [0, 1].
 
-    Right ones are black, reversed ones orange, those too many red, and missing ones grey and dashed.
+    Correct edges are black, reversed ones orange, extra ones red, and missing ones grey and dashed.
 
     Args:
         estimated: `[d, d]`, bool, from row to column.

@@ -1,4 +1,4 @@
-"""Acyclic graphs out of weights, and how far a graph is from the true one."""
+"""Convert weights to acyclic graphs, and compare a graph with the true one."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Zero weights of at most a threshold and, if cycles remain, as few of the smallest as leave none.
+    """Zero weights of at most a threshold and, if cycles remain, as few of the smallest as necessary to leave none.
 
     Args:
         weight: `[d, d]`, from row to column.
-        threshold: least absolute weight that is left out.
+        threshold: largest absolute weight that is set to zero.
     """
     kept = torch.where(weight.abs() > threshold, weight, 0).cpu().numpy()
     edges = np.argwhere(kept)
@@ -24,7 +24,7 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
         rest[tuple(edges[:count].T)] = 0
         return rest
 
-    low, high = 0, len(edges)  # a graph without more of its edges has no more cycles
+    low, high = 0, len(edges)  # removing more edges never adds cycles
     while low < high:
         middle = (low + high) // 2
         if nx.is_directed_acyclic_graph(nx.DiGraph(without(middle))):
@@ -35,21 +35,21 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
 
 
 class Recovery(NamedTuple):
-    """Measures of an estimated graph against the true one."""
+    """Metrics of an estimated graph against the true one."""
 
     shd: int
-    """Structural Hamming distance: edges too many, too few or reversed; a reversed one counts once."""
+    """Structural Hamming distance: number of extra, missing or reversed edges; a reversed one counts once."""
     tpr: float
-    """Edges of the right direction, of the true ones."""
+    """Fraction of the true edges that are estimated with the right direction."""
     fdr: float
-    """Edges that are reversed or not there, of the estimated ones."""
+    """Fraction of the estimated edges that are reversed or do not exist."""
 
 
 def recovery(estimated: Tensor, true: Tensor) -> Recovery:
     """Compare graphs, both `[d, d]` and bool, from row to column.
 
     Args:
-        estimated: the graph that is judged.
+        estimated: the graph to evaluate.
         true: the graph that generated the data.
     """
     skeleton = true | true.T

@@ -1,6 +1,6 @@
 """Score, noise scales and acyclicity of a weighted graph, and their gradients by the weights, on NumPy arrays.
 
-NumPy takes half the time of torch for matrices of twenty nodes, of which a path has a hundred thousand.
+For matrices of twenty nodes, NumPy takes half the time of torch; a path has a hundred thousand iterations.
 """
 
 from typing import Any, Literal
@@ -26,8 +26,8 @@ def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]
 
 
 def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
-    """Give the scales sigma `[d]` at which the score is least, of residual variances `[d]`; 1 for least squares."""
-    least = floor * floor  # also of a variance that rounding makes negative
+    """Compute the scales sigma `[d]` that minimise the score, from residual variances `[d]`; 1 for least squares."""
+    least = floor * floor  # also for a variance that rounding makes negative
     if variant == "nv":
         return np.sqrt(np.maximum(variance, least))
     shared = 1.0 if variant == "ls" else max(float(variance.sum()) / len(variance), least) ** 0.5
@@ -35,13 +35,13 @@ def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
 
 
 def score(variance: Array, sigma: Array, variant: Variant) -> float:
-    """Compute S of residual variances `[d]` and scales `[d]`."""
+    """Compute S from residual variances `[d]` and scales `[d]`."""
     fit = float((variance / sigma).sum()) / 2
     return fit if variant == "ls" else fit + float(sigma.sum()) / 2
 
 
 def acyclicity(weight: Array, s: float) -> float:
-    """Compute h_s(W), zero for acyclic graphs and positive for others in its domain."""
+    """Compute h_s(W), which is zero for acyclic graphs and positive for others in its domain."""
     matrix = s * np.eye(len(weight)) - weight * weight
     return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)
 

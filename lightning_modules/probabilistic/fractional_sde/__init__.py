@@ -1,33 +1,33 @@
-"""Variational inference of stochastic differential equations that are driven by fractional noise.
+"""Variational inference for stochastic differential equations driven by fractional noise.
 
-Fractional Brownian motion has no state from which it goes on. Here it is approximated by a weighted sum of K
-Ornstein-Uhlenbeck processes on one Brownian motion W, which together have one:
+Fractional Brownian motion has no Markov state. Here it is approximated by a weighted sum of K Ornstein-Uhlenbeck
+processes driven by one Brownian motion W, which together are Markov:
 
     prior:     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = -gamma_k Y_k dt + dW,
     posterior: the same with dY_k = (-gamma_k Y_k + u(t, X, Y)) dt + dW,
-    loss:      E[-log p(observed | X)] + E int |u|^2 / 2 dt  (+ KL(q(x_0) || p(x_0)), where X(0) is not known).
+    loss:      E[-log p(observed | X)] + E int |u|^2 / 2 dt  (+ KL(q(x_0) || p(x_0)), if X(0) is unknown).
 
-The speeds gamma_k are geometric, and the weights omega(H) those of least mean squared error, in closed form and
-differentiable in the Hurst index H, which can so be learned by the same loss. Type I has stationary increments and a
-stationary Y(0), which the posterior leaves as it is; so its bound has a gap, which grows towards H = 0 and 1. Type II
-begins without a past. The network u begins as 0.
+The speeds gamma_k are geometric, and the weights omega(H) minimise the mean squared error, in closed form and
+differentiable in the Hurst index H, which can so be learned with the same loss. Type I has stationary increments and a
+stationary Y(0), which the posterior leaves unchanged; so its bound has a gap, which grows towards H = 0 and 1. Type II
+starts without a past. The network u is initialised to 0.
 
-Paths and videos (`FractionalLatentSDE`) have a hidden X, an encoder of their observations, which tells the law of X(0)
-and, between two observations as a mixture of both, the control, and a decoder of X and of what stays the same. Frames
-count by their squared error. Predictions follow the posterior through the given frames and the prior afterwards, which
-is our reading.
+For paths and videos (`FractionalLatentSDE`), X is latent. An encoder of the observations predicts the distribution of
+X(0) and, interpolated between two observations, the input of the control; a decoder maps X and time-invariant content
+to observations. Frames are compared by squared error. Predictions follow the posterior through the given frames and the
+prior afterwards, which is our interpretation.
 
-A bridge (`FractionalBridge`) is the case whose truth is known: a path that is seen once, at the end. Its exact standard
-deviation is that of fractional Brownian motion itself, and the least loss that of the approximated noise, both in
-closed form.
+For a bridge (`FractionalBridge`), observed once, at the end, the exact solution is known. Its exact standard deviation
+is that of fractional Brownian motion itself, and the minimum loss that of the approximated noise, both in closed form.
 
-Departures from the authors' code. Q(alpha, z) e^z has 31 levels of a continued fraction, theirs 5, which moves weights
-by 1e-6; with 5 they are theirs to 1e-9. Bridges are compared with the motion that the weights aim at, whose variance
-has the factor V_H (theirs lacks it: 3.5 at H = 0.1, 1 at 0.5, 1.9 at 0.9), and which with a pull theta begins at 0
-(theirs is the stationary process given that it is 0 there, which has a past). The mean squared error of type I is what
-it says (theirs lacks a factor 2, and V_H). The divergence of a path is the sum over its dimensions (theirs becomes
-their mean in training, a sixth of it for six). Layers begin, and normalise, as PyTorch's do (theirs add 1e-6 to
-variances, not 1e-5), the scale of p(x_0) is an exponential, and weights of a Riemann sum are left out.
+Departures from the authors' code. Q(alpha, z) e^z has 31 levels of a continued fraction, theirs 5, which changes
+weights by 1e-6; with 5 the weights equal theirs to 1e-9. Bridges are compared with the motion that the weights
+approximate, whose variance has the factor V_H (theirs lacks it: 3.5 at H = 0.1, 1 at 0.5, 1.9 at 0.9), and which with a
+pull theta starts at 0 (theirs is the stationary process conditioned on being 0 there, which has a past). The mean
+squared error of type I is exact (theirs lacks a factor 2, and V_H). The divergence of a path is the sum over its
+dimensions (theirs becomes their mean in training, a sixth of it for six). Layers use PyTorch's initialisation and
+normalisation (theirs add 1e-6 to variances, not 1e-5), the scale of p(x_0) is an exponential, and weights of a Riemann
+sum are omitted.
 
 Source: Daems, Opper, Crevecoeur and Birdal, Variational Inference for SDEs Driven by Fractional Noise, ICLR 2024,
 arXiv 2310.12975.

@@ -1,4 +1,4 @@
-"""Bridges of fractional motion, learned and compared with the exact ones; the method is described in `__init__.py`."""
+"""Bridges of fractional motion, learned and compared with the exact solution; see `__init__.py` for the method."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,25 +29,25 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class FractionalBridge(MethodModule):
-    """Learns the control that leads paths of fractional noise to what was observed of them.
+    """Learn the control that steers paths of fractional noise to their observations.
 
-    Paths begin at 0, with the drift -theta x and the diffusion 1, for which all solvers are Euler's. The control is a
-    network of sin t, cos t, x and Y_1, ..., Y_K. `test` draws a path for each sample and logs the loss and its terms,
-    `test/excess`, by how much it is above minus the log of the evidence, and `test/std_error`, the root mean square
-    over times of the difference to the standard deviation that the data know to be exact; `tables` then holds both
-    standard deviations, and those of the exact bridges of the approximated noise and of white noise.
+    Paths start at 0, with drift -theta x and diffusion 1, for which all solvers equal Euler's. The control is a
+    network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry and logs the loss and its
+    terms; `test/excess`, the loss minus the negative log evidence; and `test/std_error`, the root mean square over
+    times of the difference from the exact standard deviation. `tables` then contains both standard deviations, and
+    those of the exact bridges of the approximated noise and of white noise.
 
     Args:
         noise: `FractionalNoise` or `BrownianNoise`.
         theta: pull of the prior to 0, at least 0.
         hidden_features: widths of the control's hidden layers.
-        substeps: steps of the integration between two times of the data.
-        optimizer: built on the control's parameters, and on H where it is learned.
+        substeps: integration steps between two times of the data.
+        optimizer: built on the control's parameters, and on H if it is learned.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the steps, or the precision
-            too low.
+        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the step size, or the
+            precision is too low.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FractionalBridge(MethodModule):
         check_run(self.trainer, self.noise, self.substeps)
 
     def posterior(self, batch: SequenceBatch) -> SolutionPath:
-        """Draw a path for each sample."""
+        """Sample a path for each batch entry."""
         observed, interval = batch["observed"], batch["interval"]
         check_step(self.noise.gamma_max, interval, self.substeps)
         dt, num_steps = interval / self.substeps, (observed.shape[1] - 1) * self.substeps

@@ -1,6 +1,6 @@
-"""The covariance of linear equations, and the least loss that a control of theirs can reach: no path is drawn.
+"""Covariances of linear equations, and the minimum loss of a control for them, without sampling paths.
 
-All is Gaussian where the drift is -theta x and the diffusion is 1. The state Z = (X, Y_1, ..., Y_K) then follows
+Everything is Gaussian if the drift is -theta x and the diffusion 1. The state Z = (X, Y_1, ..., Y_K) then follows
 dZ = M Z dt + c dW, and over a time h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
@@ -17,13 +17,13 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 
 
 def path_covariance(noise: Noise, theta: float, interval: float, num_times: int) -> Tensor:
-    """Compute the covariance of X at equally distant times, `[F, F]`, where dX = -theta X dt + dBhat and X(0) = 0.
+    """Compute the covariance of X at equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
         noise: the weighted processes.
         theta: pull to 0.
         interval: time between two of the times.
-        num_times: F, of which the first one is 0.
+        num_times: F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))
     size = 1 + len(gamma)
@@ -37,7 +37,7 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     added = onward @ exponential[:size, size:]
     state = torch.block_diag(torch.zeros(1, 1, dtype=torch.float64), start @ start.T)
     covariance = torch.zeros(num_times, num_times, dtype=torch.float64)
-    across = torch.zeros(size, 0, dtype=torch.float64)  # of Z now with X at each time so far
+    across = torch.zeros(size, 0, dtype=torch.float64)  # covariance of the current Z with X at each earlier time
     for now in range(num_times):
         across = torch.cat([onward @ across, state[:, :1]], dim=1)
         covariance[now, : now + 1] = covariance[: now + 1, now] = across[0]
@@ -46,12 +46,12 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
 
 
 def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
-    """Compute -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)), which the loss of a bridge cannot fall below.
+    """Compute -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)), a lower bound on the loss of a bridge.
 
-    For one observation of 0 it is log(1 + K / sigma^2) / 2, where K is the variance there.
+    For one observation of 0 it is log(1 + K / sigma^2) / 2, where K is the variance at that time.
 
     Args:
-        covariance: of X, `[F, F]`, float64.
+        covariance: covariance of X, `[F, F]`, float64.
         observed: x, `[F]`.
         sigma: `[F]`, infinite at times without an observation.
     """

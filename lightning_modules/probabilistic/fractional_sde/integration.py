@@ -1,9 +1,9 @@
-"""The stochastic differential equation driven by weighted Ornstein-Uhlenbeck processes, solved step by step.
+"""Integration of the stochastic differential equation driven by weighted Ornstein-Uhlenbeck processes.
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-Without u this is the prior. The control u(t, X, Y) makes it the posterior, which has the relative entropy
-E int |u|^2 / 2 dt to the prior (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+Without u this is the prior. The control u(t, X, Y) makes it the posterior, whose relative entropy to the prior is
+E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
 """
 
 from collections.abc import Callable
@@ -18,43 +18,43 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 Solver = Literal["euler", "milstein"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 STABLE = 0.5
-"""What gamma_max times a step has to stay below."""
+"""Bound on gamma_max times a step."""
 
 Field = Callable[[Tensor], Tensor]
 Control = Callable[[int, Tensor, Tensor], Tensor]
-"""Maps the number of a step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
+"""Maps the index of a step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
 
 
 class SolutionPath(NamedTuple):
-    """B paths at F equally distant times, from the beginning on."""
+    """B paths at F equidistant times, including the start."""
 
     x: Tensor
     """`[B, F, D]`."""
     y: Tensor
-    """`[B, D, K]`: at the last time."""
+    """`[B, D, K]`, at the last time."""
     divergence: Tensor
     """`[B]`: int |u|^2 / 2 dt."""
 
 
 def check_step(gamma_max: float, interval: float, substeps: int) -> None:
-    """Refuse steps in which the fastest process is not integrated stably.
+    """Reject step sizes at which the integration of the fastest process is unstable.
 
     Raises:
-        ValueError: names the numbers, and how many substeps would do.
+        ValueError: names the numbers, and a sufficient number of substeps.
     """
     if gamma_max * interval / substeps >= STABLE:
         enough = int(gamma_max * interval / STABLE) + 1
         raise ValueError(
-            f"gamma_max times the length of a step must be below {STABLE}, and gamma_max {gamma_max:g} with {substeps} "
+            f"gamma_max times the step size must be below {STABLE}, but gamma_max {gamma_max:g} with {substeps} "
             f"substeps of an interval of {interval:g} gives {gamma_max * interval / substeps:.3g}: set substeps to at "
-            f"least {enough}, or lower gamma_max"
+            f"least {enough}, or decrease gamma_max"
         )
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Refuse a run whose steps are too long, where its data say their interval, or whose paths have too few digits.
+    """Reject a run whose steps are too long, if its data define their interval, or whose precision is too low.
 
-    Mixed precision is for networks alone: paths are integrated, and weights computed, outside of it.
+    Mixed precision applies only to networks: paths and weights are computed outside of autocast.
 
     Raises:
         ValueError: names the setting.
@@ -70,7 +70,7 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
 
 
 def increments(x: Tensor, num_steps: int, dt: float) -> Tensor:
-    """Draw dW of each step and dimension, `[num_steps, B, D]`, for paths that begin at x, `[B, D]`."""
+    """Sample dW for each step and dimension, `[num_steps, B, D]`, for paths that start at x, `[B, D]`."""
     return sample_rows(torch.randn, (num_steps, *x.shape), x.device, rows=1, dtype=x.dtype) * dt**0.5
 
 
@@ -87,25 +87,25 @@ def integrate(
     control: Control | None,
     solver: Solver,
 ) -> SolutionPath:
-    """Follow paths of the posterior, or without a control of the prior.
+    """Integrate paths of the posterior or, without a control, of the prior.
 
     Euler's steps are those of the equation in Ito's sense,
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    Milstein's are those in Stratonovich's, and have g g' dW^2 / 2 more, with g = s sum_k omega_k. Where s is constant
-    both are the same.
+    Milstein's are those in Stratonovich's sense, and add g g' dW^2 / 2, with g = s sum_k omega_k. If s is constant,
+    both are equal.
 
     Args:
-        x: X at the beginning, `[B, D]`.
-        y: Y at the beginning, `[B, D, K]`.
+        x: initial X, `[B, D]`.
+        y: initial Y, `[B, D, K]`.
         dw: increments of W, `[N, B, D]` for N = (F - 1) `substeps` steps.
         interval: time between two results.
-        substeps: steps from one result to the next.
+        substeps: steps between two results.
         gamma: speeds, `[K]`.
         omega: weights, `[K]`.
         drift: b, maps X to `[B, D]`.
-        diffusion: s, maps X to `[B, D]`; each entry depends on the same entry of X alone.
+        diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
         control: u, or None for 0.
         solver: `euler` or `milstein`.
     """
@@ -125,7 +125,7 @@ def integrate(
             along = along + 0.5 * total.square() * (s * slope).to(x.dtype) * noise.square()
         else:
             s = diffusion(x)
-        pull = (y * pulled).sum(dim=-1)  # a product of matrices would be in half precision where the trainer's is
+        pull = (y * pulled).sum(dim=-1)  # a matrix product would use autocast's half precision
         x = x + along + s.to(x.dtype) * (total * kick - pull)
         y = y * kept + kick[..., None]
         if (step + 1) % substeps == 0:
@@ -138,9 +138,9 @@ def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
     """Compute -log p(observed | X) up to a constant, sum_f |given_f - observed_f|^2 / (2 sigma_f^2), as `[B]`.
 
     Args:
-        given: what X stands for, `[B, F, ...]`.
+        given: observations predicted from X, `[B, F, ...]`.
         observed: `[B, F, ...]`.
-        sigma: `[F]`; None takes 1 / 2 for sigma^2, the sum of squared errors.
+        sigma: `[F]`; None uses sigma^2 = 1 / 2, the sum of squared errors.
     """
     squares = (given - observed).square().flatten(2).sum(dim=2)
     return squares.sum(dim=1) if sigma is None else 0.5 * (squares * sigma.pow(-2)).sum(dim=1)

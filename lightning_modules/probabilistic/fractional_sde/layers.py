@@ -1,4 +1,4 @@
-"""The networks inside of the equation: drift and control of all dimensions together, diffusion of each by itself."""
+"""Networks in the equation: drift and control of all dimensions jointly, diffusion of each dimension separately."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,10 +11,10 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
     """Build Linear-tanh-...-Linear.
 
     Args:
-        in_features: inputs.
+        in_features: number of inputs.
         hidden_features: widths of the hidden layers.
-        out_features: outputs.
-        zero: whether the last layer begins as 0, so that a control first does nothing and costs nothing.
+        out_features: number of outputs.
+        zero: initialise the last layer to 0, so that a control initially has no effect.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):
@@ -27,9 +27,9 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """Maps each of D numbers to a positive one, by networks Linear-tanh-...-Linear-softplus of their own.
+    """Map each of D numbers to a positive one, by a separate network Linear-tanh-...-Linear-softplus.
 
-    All D are multiplied at once, and begin as `nn.Linear` does.
+    All D are computed in one batched product, and initialised like `nn.Linear`.
 
     Args:
         num_latents: D.

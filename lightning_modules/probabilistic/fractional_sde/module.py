@@ -1,4 +1,4 @@
-"""Latent equations of paths and videos; the method is described in `__init__.py`."""
+"""Latent equations of paths and videos; see `__init__.py` for the method."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,15 +33,15 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 from lightning_modules.training.logging import log_same, log_training
 
 LEAST_GIVEN = 3
-"""Observations from which the beginning of a path is inferred."""
+"""Number of observations from which the start of a path is inferred."""
 SHOWN = 9
-"""Frames of a strip."""
+"""Number of frames in a strip."""
 BETWEEN = 2
 """Rows of white pixels in a strip."""
 
 
 class Terms(NamedTuple):
-    """Parts of the loss of each sequence, `[B]`."""
+    """Terms of the loss of each sequence, `[B]`."""
 
     nll: Tensor
     kl_start: Tensor
@@ -49,30 +49,30 @@ class Terms(NamedTuple):
 
 
 class FractionalLatentSDE(MethodModule):
-    """Learns an equation whose hidden path, decoded, gives sequences: points of paths, or frames of videos.
+    """Learn an equation whose latent path decodes to sequences: points of paths, or frames of videos.
 
-    The features of all observations tell the law of X(0), the control and, by their median, what stays the same. `test`
-    logs means over sequences, `test/elbo`, minus the loss, and its parts; of videos also `test/reconstruction_psnr`,
-    and `test/psnr` of the frames after the first `num_given`, which follow from these alone: the posterior leads
-    through them, and the prior goes on.
+    The features of all observations determine the distribution of X(0), the control and, by their median, the
+    time-invariant content. `test` logs means over sequences: `test/elbo`, minus the loss, and its terms. For videos it
+    also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first `num_given`, predicted from
+    these alone: along the posterior up to the last given frame, and along the prior afterwards.
 
     Args:
         noise: `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
-        decoder: maps contents and X together, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
+        decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
         num_latents: D, dimensions of X.
-        num_features: width of what is told of each observation.
-        num_contents: numbers of what stays the same; 0 for nothing.
+        num_features: number of features of each observation.
+        num_contents: number of time-invariant features; 0 for none.
         hidden_features: widths of the hidden layers of drift, diffusion and control.
-        solver: `milstein`, whose equation is Stratonovich's, or `euler`, whose equation is Ito's.
-        substeps: steps of the integration between two observations.
-        num_given: observations that `test` predicts the others from, at least 3.
-        optimizer: built on all parameters, with H where it is learned.
+        solver: `milstein`, for a Stratonovich equation, or `euler`, for an Ito equation.
+        substeps: integration steps between two observations.
+        num_given: number of observations from which `test` predicts the others, at least 3.
+        optimizer: built on all parameters, including H if it is learned.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or networks have other widths; at setup, if gamma_max is too large
-            for the steps, the precision too low, or sequences too short to predict.
+        ValueError: if an argument is out of range, or widths of networks differ; at setup, if gamma_max is too large
+            for the step size, the precision is too low, or sequences are too short to predict.
     """
 
     def __init__(
@@ -124,18 +124,18 @@ class FractionalLatentSDE(MethodModule):
         num_times = getattr(getattr(self.trainer, "datamodule", None), "num_times", None)
         if num_times is not None and num_times <= self.num_given:
             raise ValueError(
-                f"num_given must be below the {num_times} observations of a sequence, or nothing is left to predict, "
+                f"num_given must be below the {num_times} observations of a sequence, so that some remain to predict, "
                 f"got {self.num_given}"
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
-        """Infer from observations `[B, F, ...]`; the second is what stays the same, `[B, num_contents]`."""
+        """Infer from observations `[B, F, ...]`; also return the time-invariant content, `[B, num_contents]`."""
         features = self.encoder(observed.flatten(0, 1)).unflatten(0, observed.shape[:2])
         content = features[:, 0, :0] if self.content is None else self.content(features)
         return self.inference(features), content
 
     def led_by(self, context: Tensor) -> Control:
-        """Give the control that is told features `[B, F, num_features]`, between two observations a mixture of both."""
+        """Return the control for features `[B, F, num_features]`, which are interpolated between two observations."""
 
         def control(step: int, x: Tensor, y: Tensor) -> Tensor:
             place, after = divmod(step, self.substeps)
@@ -145,7 +145,7 @@ class FractionalLatentSDE(MethodModule):
         return control
 
     def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
-        """Draw paths from states x `[B, D]` and y `[B, D, K]` on, at `num_times` times with theirs."""
+        """Sample paths from states x `[B, D]` and y `[B, D, K]`, at `num_times` times including theirs."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
@@ -157,7 +157,7 @@ class FractionalLatentSDE(MethodModule):
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def reconstructed(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
-        """Draw a path of the posterior for each sequence: the terms of the loss, and observations `[B, F, ...]`."""
+        """Sample a path of the posterior for each sequence: return the loss terms, and observations `[B, F, ...]`."""
         observed = batch["observed"]
         start, content = self.inferred(observed)
         mean, std = start.mean.to(observed.dtype), start.std.to(observed.dtype)
@@ -169,7 +169,7 @@ class FractionalLatentSDE(MethodModule):
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
     def predicted(self, batch: SequenceBatch) -> Tensor:
-        """Draw what follows the first `num_given` observations: `[B, F, ...]` with these as they are reconstructed."""
+        """Predict the observations after the first `num_given`: `[B, F, ...]`, with reconstructions of these first."""
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
         x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)
@@ -187,7 +187,7 @@ class FractionalLatentSDE(MethodModule):
         log_same(self, "train/hurst", self.noise.hurst())
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `reconstructed` and, of videos, `predicted`, `[B, F, ...]`."""
+        """Return `reconstructed` and, for videos, `predicted`, `[B, F, ...]`."""
         terms, given = self.reconstructed(batch)
         measured, outputs = [*terms], {"reconstructed": given}
         if given.ndim == 5:
@@ -212,7 +212,7 @@ class FractionalLatentSDE(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def image_columns(self, batch: SequenceBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show frames of each video: from top to bottom as it is, reconstructed from all of it, and predicted."""
+        """Show frames of each video: from top to bottom true, reconstructed from all frames, and predicted."""
         rows = [batch["observed"], outputs["reconstructed"], outputs["predicted"]]
         white = torch.ones_like(rows[0][..., :BETWEEN, :])
         strip = torch.cat([rows[0], white, rows[1].to(white), white, rows[2].to(white)], dim=-2)
@@ -231,4 +231,4 @@ class FractionalLatentSDE(MethodModule):
 
 def _same(name: str, width: int, other: str, expected: int) -> None:
     if width != expected:
-        raise ValueError(f"{name} is {width}, and {other} {'are' if ' ' in other else 'is'} {expected}")
+        raise ValueError(f"{name} is {width}, but {other} {'are' if ' ' in other else 'is'} {expected}")

@@ -1,4 +1,4 @@
-"""The networks of the authors' videos: of frames, of what stays the same in a video, and of where its path begins."""
+"""The authors' networks for videos: of frames, of time-invariant content, and of the start of the path."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 GROUPS = 8
-"""Of channels that are normalised together."""
+"""Number of groups of the group normalisation."""
 
 
 class FrameEncoder(nn.Module):
-    """Conv-MaxPool-GroupNorm-SiLU blocks, each of which halves the frame, and a linear layer.
+    """Conv-MaxPool-GroupNorm-SiLU blocks, each of which halves the resolution, and a linear layer.
 
     Args:
         in_channels: channels of a frame.
-        channels: of each block, multiples of 8.
-        image_size: height and width of a frame, a multiple of 2 for each block.
-        num_features: outputs.
+        channels: channels of each block, multiples of 8.
+        image_size: height and width of a frame, a multiple of 2^(number of blocks).
+        num_features: number of outputs.
 
     Raises:
-        ValueError: if a number is no such multiple.
+        ValueError: if a number is not such a multiple.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """A linear layer, Conv-GroupNorm-enlarge-SiLU blocks, each of which doubles the frame, and two convolutions.
+    """A linear layer, Conv-GroupNorm-upsample-SiLU blocks, each of which doubles the resolution, and two convolutions.
 
     Args:
-        in_features: inputs, `num_contents` and `num_latents` together.
+        in_features: number of inputs, `num_contents` plus `num_latents`.
         out_channels: channels of a frame.
-        channels: of each block, multiples of 8; the first one's inputs are as many.
-        image_size: height and width of a frame, a multiple of 2 for each block.
+        channels: channels of each block, multiples of 8; the first block has equally many inputs.
+        image_size: height and width of a frame, a multiple of 2^(number of blocks).
 
     Raises:
-        ValueError: if a number is no such multiple.
+        ValueError: if a number is not such a multiple.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ def _least_side(image_size: int, channels: Sequence[int]) -> int:
 
 
 class Content(nn.Module):
-    """Tells what stays the same: Linear-SiLU-Linear of the median over the frames of each feature.
+    """Compute time-invariant content: Linear-SiLU-Linear of the median over the frames of each feature.
 
     Args:
-        num_features: inputs, and width.
-        num_contents: outputs.
+        num_features: number of inputs, also the hidden width.
+        num_contents: number of outputs.
     """
 
     def __init__(self, num_features: int, num_contents: int) -> None:
@@ -113,7 +113,7 @@ class Content(nn.Module):
 
 
 class Inferred(NamedTuple):
-    """The law of X(0), and what the control is told."""
+    """The distribution of X(0), and the control's input."""
 
     mean: Tensor
     """`[B, D]`."""
@@ -124,10 +124,10 @@ class Inferred(NamedTuple):
 
 
 class Inference(nn.Module):
-    """Tells where a path begins and is led to: two convolutions over time, and three layers of the first frames.
+    """Infer a path's start and the control's input, by two convolutions over time and three layers on the first frames.
 
     Args:
-        num_features: of each frame.
+        num_features: number of features of each frame.
         num_latents: D.
     """
 

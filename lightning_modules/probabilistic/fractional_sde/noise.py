@@ -1,4 +1,4 @@
-"""The noise of a stochastic differential equation: weighted Ornstein-Uhlenbeck processes on one Brownian motion."""
+"""Noise of a stochastic differential equation: weighted Ornstein-Uhlenbeck processes driven by one Brownian motion."""
 
 from abc import ABC, abstractmethod
 
@@ -17,12 +17,12 @@ class Noise(nn.Module, ABC):
 
     Args:
         gamma: speeds, `[K]`, float64.
-        stationary: whether Y(0) has the stationary law; otherwise it is 0.
+        stationary: whether Y(0) has the stationary distribution; otherwise it is 0.
     """
 
     gamma: Tensor
     start_factor: Tensor
-    """`[K, K]`, float64: times its transpose it is the covariance of Y(0)."""
+    """S, `[K, K]`, float64, with the covariance S S^T of Y(0)."""
 
     def __init__(self, gamma: Tensor, stationary: bool) -> None:
         super().__init__()
@@ -30,20 +30,20 @@ class Noise(nn.Module, ABC):
         self.gamma_max = float(gamma.max())
         self.stationary = stationary
         covariance = 1 / (gamma[:, None] + gamma) if stationary else torch.zeros(len(gamma), len(gamma), device="cpu")
-        values, vectors = torch.linalg.eigh(covariance.double())  # of many processes it has no Cholesky factor
+        values, vectors = torch.linalg.eigh(covariance.double())  # with many processes a Cholesky factorisation fails
         self.register_buffer("gamma", gamma, persistent=False)
         self.register_buffer("start_factor", vectors * values.clamp(min=0).sqrt(), persistent=False)
 
     @abstractmethod
     def hurst(self) -> Tensor:
-        """Give H, a number, in float64."""
+        """Return H, a scalar, in float64."""
 
     @abstractmethod
     def omega(self) -> Tensor:
-        """Give the weights, `[K]`, in float64."""
+        """Return the weights, `[K]`, in float64."""
 
     def start(self, x: Tensor) -> Tensor:
-        """Draw Y(0), `[B, D, K]`, of paths that begin at x, `[B, D]`."""
+        """Sample Y(0), `[B, D, K]`, for paths that start at x, `[B, D]`."""
         shape = (*x.shape, self.num_processes)
         if not self.stationary:
             return x.new_zeros(shape)
@@ -55,17 +55,17 @@ class Noise(nn.Module, ABC):
 class FractionalNoise(Noise):
     """Fractional Brownian motion, approximated by K Ornstein-Uhlenbeck processes (MA-fBM).
 
-    The weights are computed in double precision whatever the trainer's, as their equations are badly conditioned: in
-    single precision they are off by 1e-4 for K = 5 and by 0.03 for K = 10.
+    The weights are computed in double precision, regardless of the trainer's, since their equations are
+    ill-conditioned: in single precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
         hurst: H, in (0, 1); None learns it, from 0.5.
-        kind: `I`, whose increments are stationary (Mandelbrot and Van Ness), or `II`, which begins without a past
-            (Riemann and Liouville).
+        kind: `I`, with stationary increments (Mandelbrot and Van Ness), or `II`, which starts without a past (Riemann
+            and Liouville).
         num_processes: K, at least 2.
-        gamma_max: speed of the fastest process, above 1; that of the slowest is its inverse. A step of the integration
-            must be shorter than 0.5 / gamma_max.
-        horizon: T, length of the time over which the weights minimise the mean squared error.
+        gamma_max: speed of the fastest process, above 1; that of the slowest is its inverse. An integration step must
+            be shorter than 0.5 / gamma_max.
+        horizon: T, length of the time interval over which the weights minimise the mean squared error.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -107,7 +107,7 @@ class FractionalNoise(Noise):
 
 
 class BrownianNoise(Noise):
-    """White noise, as a process with gamma 0 and omega 1: what fractional noise is compared with."""
+    """White noise, as a process with gamma 0 and omega 1: the baseline of fractional noise."""
 
     def __init__(self) -> None:
         super().__init__(torch.zeros(1, dtype=torch.float64, device="cpu"), stationary=False)

@@ -1,4 +1,4 @@
-"""The weights with which Ornstein-Uhlenbeck processes add up to fractional Brownian motion, in double precision.
+"""Optimal weights for approximating fractional Brownian motion by Ornstein-Uhlenbeck processes, in double precision.
 
     dY_k = -gamma_k Y_k dt + dW,   Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)),   k = 1..K, one W for all k,
 
@@ -11,8 +11,8 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is that of `datamodules.sequences.fractional_motion`. For type I, whose increments are stationary, Y(0) is drawn from
-the stationary law, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
+B is that of `datamodules.sequences.fractional_motion`. For type I, whose increments are stationary, Y(0) has the
+stationary distribution, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
 """
 
 import math
@@ -24,11 +24,11 @@ from datamodules.arguments import one_of
 from datamodules.sequences.fractional_motion import KINDS, Kind
 
 SWITCH = 10.0
-"""z from which Q(alpha, z) e^z is a continued fraction; up to there the series loses no more than five digits."""
+"""z above which Q(alpha, z) e^z is a continued fraction; below it the series loses at most five digits."""
 TERMS = 60
-"""Of the series, whose last one is below 1e-20 of the sum up to `SWITCH`."""
+"""Number of terms of the series, whose last one is below 1e-20 of the sum up to `SWITCH`."""
 LEVELS = 31
-"""Of the continued fraction, odd. It is right to 15 digits from `SWITCH` on; five levels, as the authors', to 5."""
+"""Levels of the continued fraction, odd. From `SWITCH` on they give 15 digits; five levels, as the authors', give 5."""
 
 
 def speeds(num_processes: int, gamma_max: float) -> Tensor:
@@ -38,16 +38,16 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 
 
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, which PyTorch's functions are not.
+    """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, unlike PyTorch's functions.
 
-    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). From there on a continued fraction gives Q e^z,
-    which neither overflows nor cancels.
+    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above it a continued fraction gives Q e^z
+    without overflow or cancellation.
 
     Args:
         alpha: a positive number, float64.
         z: `[K]`, positive, float64.
     """
-    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # each branch stays finite, and so do its gradients
+    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps each branch and its gradients finite
     n = torch.arange(TERMS, dtype=z.dtype, device=z.device)
     series = ((alpha + n) * small.log()[:, None] - torch.lgamma(alpha + n + 1)).exp().sum(dim=1)
     fraction = torch.zeros_like(z)
@@ -60,11 +60,11 @@ def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> tuple[Tensor, Tensor]:
-    """Compute A, `[K, K]`, and b, `[K]`, whose solution A^-1 b are the weights.
+    """Compute A, `[K, K]`, and b, `[K]`; the weights are A^-1 b.
 
     Args:
         gamma: speeds, `[K]`, float64.
-        hurst: H in (0, 1), a number, float64.
+        hurst: H in (0, 1), a scalar, float64.
         horizon: T, over which the error is averaged.
         kind: type of the motion.
     """
@@ -84,15 +84,15 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
 
 
 def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute omega, `[K]`, differentiable in H; arguments as of `normal_equations`."""
+    """Compute omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
-    return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # which waits for no device
+    return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # without a host synchronisation
 
 
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt of any weights; arguments as of `normal_equations`.
+    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
 
-    The authors' code gives another number for type I: it lacks the factor 2 of the middle term, and V_H.
+    The authors' code returns another value for type I: it lacks the factor 2 of the middle term, and V_H.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

@@ -1,9 +1,9 @@
-"""Energies with one parameter, and the curvature of objectives at the truth: a normal law with unknown mean.
+"""Energies with one parameter, and the curvature of objectives at the truth: a normal distribution with unknown mean.
 
 For data N(R, 1), noise N(0, 1) and the exponential family f = theta x - x^2 / 2, the likelihood's objective is
-(theta - R)^2 / 2, with curvature 1 whatever R is. Noise contrast, in (theta, c), is almost flat for large R: with
-h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1) (x, 1)^T], over data and
-noise.
+(theta - R)^2 / 2, with curvature 1 for any R. The noise-contrastive objective, in (theta, c), is almost flat for large
+R: with h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1) (x, 1)^T], over
+data and noise.
 """
 
 import math
@@ -27,7 +27,7 @@ class LocationEnergy(nn.Module):
 
 
 class ExponentialEnergy(LocationEnergy):
-    """The energy f(x) = theta x - x^2 / 2 of an exponential family, whose constant grows as exp(theta^2 / 2)."""
+    """The energy f(x) = theta x - x^2 / 2 of an exponential family, whose constant increases as exp(theta^2 / 2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.theta * x - x.square() / 2
@@ -46,7 +46,7 @@ def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
 
 
 def contrast_curvature(truth: float) -> tuple[float, float]:
-    """Compute the least and the greatest eigenvalue of noise contrast's Hessian at the truth, by quadrature."""
+    """Compute the smallest and largest eigenvalue of the noise-contrastive Hessian at the truth, by quadrature."""
 
     def integral(power: int) -> float:
         def integrand(x: float) -> float:

@@ -1,4 +1,4 @@
-"""The LightningModule of MECO and of what it is compared with."""
+"""The LightningModule of MECO and its baselines."""
 
 import math
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ from lightning_modules.probabilistic.meco.objectives import Objective
 from lightning_modules.training.logging import log_same, log_training
 
 GRID = 301
-"""Points of a side of the grid in the plane."""
+"""Number of grid points along a side of the plane."""
 DRAWN = 3
-"""Each third one of them is drawn."""
+"""Every third grid point is plotted."""
 AT_ONCE = 2**14
-"""Points whose energy is computed at a time."""
+"""Number of points whose energy is computed at once."""
 
 
 class MECO(MethodModule):
-    """Fit the energy of a density, whose normalising constant is unknown, to points or images.
+    """Fit the energy of a density with unknown normalising constant to points or images.
 
     Args:
         network: maps points `[B, D]`, or images, to energies f `[B, 1]`.
-        noise: the law q, which is fitted to the training data where it is not given whole.
+        noise: the distribution q; parameters that are not given are fitted to the training data.
         objective: the loss; `MovingAverage` is MECO.
-        image_shape: C, H and W, where the data are images in [0, 1].
-        grid_half_width: half the side of the square around 0 on which a density in the plane is normalised and drawn;
-            None normalises by fresh draws from q.
-        evaluation_draws: number of these draws.
-        langevin_steps: Langevin steps that `sample` takes from draws of q.
+        image_shape: C, H and W, if the data are images in [0, 1].
+        grid_half_width: half the side of the square around 0 on which a density in the plane is normalised and plotted;
+            None normalises with new samples from q.
+        evaluation_draws: number of these samples.
+        langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
         langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
         optimizer: built on the trainable parameters of network and objective.
         lr_scheduler: stepped every epoch.
@@ -80,7 +80,7 @@ class MECO(MethodModule):
         self.langevin_step_size = langevin_step_size
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        # Of the parameter that is to be found, in the steps of an epoch: their sum and count.
+        # Sum and count, over an epoch's steps, of the squared error of the parameter, if its true value is known.
         self.register_buffer("squared_errors", torch.zeros(2, dtype=torch.float64))
         self.tables: dict[str, Table] = {}
         self.detections: list[DetectionResult] = []
@@ -91,7 +91,7 @@ class MECO(MethodModule):
         return self.network(shaped).squeeze(1)
 
     def points(self, batch: Any) -> Tensor:
-        """Give the points of a batch, `[B, D]`."""
+        """Return the points of a batch, `[B, D]`."""
         return (batch["features"] if self.image_shape is None else batch["image"]).flatten(start_dim=1)
 
     def on_fit_start(self) -> None:
@@ -121,7 +121,7 @@ class MECO(MethodModule):
         log_same(self, "train/log_partition", self.objective.log_partition())
 
     def log_partition(self) -> Tensor:
-        """Compute log Z on the grid, or by fresh draws from q that are the same on all processes."""
+        """Compute log Z on the grid, or with new samples from q that are the same on all ranks."""
         if self.grid_half_width is not None:
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
         z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))
@@ -185,8 +185,8 @@ class MECO(MethodModule):
         return tables
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n images in [0, 1] by Langevin steps from draws of q, `[n, C, H, W]`."""
-        assert self.image_shape is not None, "images are drawn where the data are images"
+        """Sample n images in [0, 1] by Langevin steps from samples of q, `[n, C, H, W]`."""
+        assert self.image_shape is not None, "sampling images needs image data"
         draw = self._draw(generator or torch.default_generator)
         with torch.inference_mode(False), torch.enable_grad():
             x = self.noise.sample(n, draw)

@@ -1,4 +1,4 @@
-"""Noise laws that can be drawn from and scored: Gaussian, mixtures of Gaussians fitted to data, and uniform."""
+"""Noise distributions to sample from and score: Gaussian, mixtures of Gaussians fitted to data, and uniform."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, positive
 
 Draw = Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor]
-"""Draws numbers of a shape by `torch.rand` or `torch.randn`, where and in the type that the caller wants."""
+"""Samples numbers of a shape by `torch.rand` or `torch.randn`, with the caller's device and dtype."""
 
 
 class NoiseDistribution(nn.Module, ABC):
-    """A law on vectors of D numbers that has a density."""
+    """A distribution on vectors of D numbers that has a density."""
 
     is_fitted = False
-    """Whether `fit` is to be called before training."""
+    """Whether `fit` must be called before training."""
 
     def fit(self, points: Tensor) -> None:
-        """Fit the law to training points `[N, D]`, before training; a law that is given stays as it is."""
+        """Fit the distribution to training points `[N, D]`, before training; a fixed distribution does not change."""
 
     @abstractmethod
     def sample(self, n: int, draw: Draw) -> Tensor:
-        """Draw `[n, D]`."""
+        """Sample `[n, D]`."""
 
     @abstractmethod
     def log_density(self, x: Tensor) -> Tensor:
-        """Compute log q(x), `[B]`, in float64, of `[B, D]`."""
+        """Compute log q(x), `[B]`, in float64, for x `[B, D]`."""
 
 
 class UniformDistribution(NoiseDistribution):
@@ -57,7 +57,7 @@ class GaussianMixtureNoise(NoiseDistribution):
     Args:
         dim: D.
         components: number of Gaussians.
-        added_variance: added to the variance of each direction after fitting.
+        added_variance: variance added to each direction after fitting.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -112,8 +112,8 @@ class GaussianNoise(GaussianMixtureNoise):
 
     Args:
         dim: D.
-        std: standard deviation of each number, of noise around 0.
-        widened: the multiple of the data's covariance; None leaves the noise around 0.
+        std: standard deviation of each coordinate, for noise around 0.
+        widened: factor of the data's covariance; None gives noise around 0.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,4 +1,4 @@
-"""Ways to train without the normalising constant: a moving average of it, a batch's own mean, and noise contrast."""
+"""Objectives without the exact normalising constant: its moving average, a batch's own mean, and noise contrast."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ LARGEST_LOG_WEIGHT = 20.0
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
-    """Compute the logarithm of the mean of exp v over all processes' values, in float64 and without gradient.
+    """Compute the logarithm of the mean of exp v over all ranks' values, in float64 and without gradient.
 
     Args:
-        values: `[B]`; processes may have different numbers of them.
+        values: `[B]`; B may differ between ranks.
     """
     values = values.detach().double()
     top = values.max()
@@ -31,11 +31,11 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of energies at data and at noise, whose gradient with respect to the energies' network trains it."""
+    """A loss of energies at data and at noise, whose gradient by the energies trains the network."""
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
-        """Compute the loss of this process's rows.
+        """Compute the loss of this rank's rows.
 
         Args:
             at_data: f(x), `[B]`.
@@ -46,20 +46,20 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def log_partition(self) -> Tensor:
-        """Give the estimate of log Z that training works with."""
+        """Return the estimate of log Z used in training."""
 
 
 def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tensor:
-    """Compute -mean f(x) + mean w f(z) with fixed weights w = exp log_weight, cut at e^20."""
+    """Compute -mean f(x) + mean w f(z) with fixed weights w = exp log_weight, clipped at e^20."""
     weight = log_weight.detach().clamp(max=LARGEST_LOG_WEIGHT).exp().to(at_noise.dtype)
     return (weight * at_noise).mean() - at_data.mean()
 
 
 class MovingAverage(Objective):
-    """Divide by a moving average of the batches' estimates of Z, the same on all processes (MECO).
+    """Divide by a moving average of the batches' estimates of Z, the same on all ranks (MECO).
 
     Args:
-        beta: share of the batch in the average, in (0, 1].
+        beta: weight of the current batch in the average, in (0, 1].
 
     Raises:
         ValueError: if beta is out of range.
@@ -93,10 +93,10 @@ class PlugIn(MovingAverage):
 
 
 class NoiseContrastive(Objective):
-    """Tell data from noise with log odds f(x) + c - log q(x), where c is learned in place of -log Z (NCE).
+    """Classify data against noise with log odds f(x) + c - log q(x), where c is learned in place of -log Z (NCE).
 
     Args:
-        start: c at the start.
+        start: initial value of c.
     """
 
     def __init__(self, start: float = 0.0) -> None:

@@ -1,27 +1,27 @@
-"""Learn the score of noisy data by a wide network that stops before it fits the noise, beside its kernel limit.
+"""Learn the score of noisy data with a wide network, stopped before it fits the noise, and compare its kernel limit.
 
 Data X_0 in a ball of radius D diffuse by dX = -g X dt / 2 + sqrt(g) dW, so that X_t = a X_0 + sqrt(h) n with
 h = 1 - a^2. The score is (a f*(t, x) - x) / h with f* = E[X_0 | X_t = x], and weighted denoising score matching is
 
     L(W) = 1/2 sum_j |f_W(z_j) - X_0j|^2,    z_j = (X_tj, t_j - T_0, 1),    t_j uniform on [T_0, T],
 
-a regression on labels X_0 whose noise is X_0 - f*: each sample has one noise draw for all of training. The network
+a regression on labels X_0 whose noise is X_0 - f*: each sample has one noise sample for the whole training. The network
 
     f_W(z) = m^(-1/2) sum_r a_r relu(w_r . z),    a_r in {-1, 1}^d frozen, w_r trained from N(0, I),
 
-takes steps W - eta grad L of all samples. For wide networks f_W follows kernel gradient descent from zero,
+takes full-batch steps W - eta grad L. For wide networks f_W follows kernel gradient descent from zero,
 
     f_n(z) = k(z, Z) H^-1 [I - (I - eta H)^n] y,    H = k(Z, Z),    k(z, z') = z.z' (pi - angle(z, z')) / (2 pi),
 
-which an eigendecomposition gives for all n at once. The distance from f* has four parts: coupling (network to
+which one eigendecomposition gives for all n at once. The distance from f* has four parts: coupling (network to
 kernel), label mismatch (noisy to noise-free labels), early stopping (noise-free labels to the kernel's interpolant of
-them) and approximation (this interpolant to f*). The rule that stops is, with l_i the eigenvalues of H / N and
+them) and approximation (this interpolant to f*). The stopping rule is, with l_i the eigenvalues of H / N and
 c = eta N n,
 
     n = min{n : ((1/N) sum_i min(l_i, 1/c))^(1/2) > 1 / (2 e sigma c)} - 1,    sigma^2 the variance of label noise.
 
-The paper's text was not at hand: the weighting, the network's form and the rule's constants are from memory or ours, as
-are the constant 1 in z and neurons in pairs of opposite sign, with which f_W begins at zero.
+The paper's text was not available: the weighting, the network's form and the rule's constants are from memory or ours,
+as are the constant 1 in z and neurons in pairs of opposite sign, with which f_W is initially zero.
 
 Source: Han, Razaviyayn and Xu, Neural Network-Based Score Estimation in Diffusion Models: Optimization and
 Generalization, ICLR 2024, arXiv 2401.15604. The rule: Raskutti, Wainwright and Yu, Early Stopping and Non-parametric

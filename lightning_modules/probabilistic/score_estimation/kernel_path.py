@@ -1,4 +1,4 @@
-"""Gradient descent in the tangent kernel's space: all steps of it from one eigendecomposition, and when to stop."""
+"""Kernel gradient descent: all steps from one eigendecomposition, and the stopping rule."""
 
 import math
 from bisect import bisect_left
@@ -10,17 +10,17 @@ from lightning_modules.probabilistic.kernels import relu_moments
 
 
 def tangent_kernel(first: Tensor, second: Tensor) -> Tensor:
-    """Compute k(z, z') = z.z' (pi - angle) / (2 pi) of rows `[N, p]` and `[M, p]`: `[N, M]`."""
+    """Compute k(z, z') = z.z' (pi - angle) / (2 pi) for rows `[N, p]` and `[M, p]`: `[N, M]`."""
     product = first @ second.T
     return product * relu_moments(first.square().sum(1)[:, None], second.square().sum(1), product)[1]
 
 
 class KernelPath:
-    """Gradient descent of least squares in a kernel's space, started from zero.
+    """Gradient descent of least squares in the function space of a kernel, started from zero.
 
     Args:
         kernel: H at the training points, `[N, N]`, float64.
-        eta: step size of the loss 1/2 sum |f - y|^2; None takes half of the largest one, 1 / lambda_max(H).
+        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the largest one, 1 / lambda_max(H).
 
     Raises:
         ValueError: if `eta` is larger than 1 / lambda_max(H).
@@ -35,23 +35,23 @@ class KernelPath:
         self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:
-        """Compute (1 - (1 - eta l)^n) / l for each of n `[S]` and each eigenvalue l: `[S, N]`; eta n where l is 0."""
+        """Compute (1 - (1 - eta l)^n) / l for each n `[S]` and each eigenvalue l: `[S, N]`; it is eta n if l is 0."""
         power = -torch.expm1(torch.special.xlog1py(steps[:, None], (-self.eta * self.values).clamp(min=-1)))
         small = self.values < 1e-14 * self.values[-1]
         return torch.where(small, self.eta * steps[:, None], power / self.values.clamp(min=1e-300))
 
     def predictions(self, cross: Tensor, target: Tensor, steps: Tensor) -> Tensor:
-        """Give the values at other points after each number of steps.
+        """Compute the predictions at other points after each number of steps.
 
         Args:
             cross: k(z, Z), `[M, N]`.
             target: y, `[N, d]`.
-            steps: n, `[S]`, float64; infinity has the interpolant, as far as eigenvalues are not 0.
+            steps: n, `[S]`, float64; infinity gives the interpolant, for nonzero eigenvalues.
 
         Returns:
             `[S, M, d]`.
         """
-        # One product of matrices for all steps: `[N, S d]`.
+        # One matrix product for all steps: `[N, S d]`.
         filtered = (self.filters(steps).T[:, :, None] * (self.vectors.T @ target)[:, None]).flatten(1)
         return ((cross @ self.vectors) @ filtered).unflatten(1, (len(steps), -1)).transpose(0, 1)
 
@@ -59,13 +59,13 @@ class KernelPath:
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
     """Find the last number of steps before the rule stops; 0 if it stops at once.
 
-    The rule's two sides cross once, as c R(c^(-1/2)) grows with c, so the first n that stops is found by bisection.
+    The rule's two sides cross once, since c R(c^(-1/2)) increases with c, so bisection finds the first n that stops.
 
     Args:
-        eigenvalues: of H, `[N]`.
+        eigenvalues: eigenvalues of H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
-        most: largest number of steps, which is given where the rule has not stopped.
+        most: maximum number of steps, returned if the rule has not stopped before.
     """
     count = len(eigenvalues)
 

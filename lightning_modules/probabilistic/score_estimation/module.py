@@ -1,4 +1,4 @@
-"""The LightningModule: full gradient steps of the network, the kernel's path beside them, and samples."""
+"""The LightningModule: full-batch gradient steps of the network, its kernel limit, and samples."""
 
 import math
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.requirements import require_all_rows
 
 STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.float64).round()]).double()
-"""Numbers of steps at which the kernel's path is measured."""
+"""Numbers of steps at which the kernel limit is measured."""
 MOST_ROWS = 5_000
 
 
 def in_ball(points: Tensor, radius: float) -> Tensor:
-    """Project points `[B, d]` onto the ball of a radius around 0."""
+    """Project points `[B, d]` onto the ball of a given radius around 0."""
     return points * (radius / points.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
@@ -40,26 +40,26 @@ def rms(difference: Tensor) -> Tensor:
 
 
 class ScoreEstimation(MethodModule):
-    """Fit E[X_0 | X_t] by gradient steps of all samples, and measure the fit's distance to its kernel limit.
+    """Fit E[X_0 | X_t] by full-batch gradient steps, and measure the fit's distance from its kernel limit.
 
-    The test reports the network after its steps, and the kernel's path where the stopping rule ends it.
+    The test reports the network after its steps, and the kernel limit at the step chosen by `stop`.
 
     Args:
-        dim: d, of the points.
-        width: m, neurons; even.
-        eta: step size of the loss 1/2 sum_j |f - X_0j|^2; None takes half of the largest, 1 / lambda_max(H).
-        stop: where the kernel's path is reported: `rule` of the theory, with the true variance of the labels' noise
-            where it is known and the labels' own elsewhere; `hold_out`, with the least loss on validation rows; or
+        dim: d, dimension of the points.
+        width: m, number of neurons; even.
+        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the largest, 1 / lambda_max(H).
+        stop: step at which the kernel limit is reported: `rule` of the theory, with the true variance of the label
+            noise if known, otherwise that of the labels; `hold_out`, with the smallest loss on validation rows; or
             `end`, after 10^7 steps.
-        radius: D, of the ball that estimates are projected onto in scores.
-        g: rate of the diffusion, as that of the data.
+        radius: D, radius of the ball onto which estimates are projected in scores.
+        g: rate of the diffusion, as in the data.
         start: T_0 of the data, where sampling ends.
-        end: T of the data, where sampling begins.
-        sampling_steps: equal steps of sampling from `end` to `start`.
+        end: T of the data, where sampling starts.
+        sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch is not all rows,
-            there are more than 5,000 of these, their times pass `end`, or `eta` is larger than 1 / lambda_max(H).
+            there are more than 5,000 rows, their times exceed `end`, or `eta` is larger than 1 / lambda_max(H).
     """
 
     first_weight: Tensor
@@ -103,7 +103,7 @@ class ScoreEstimation(MethodModule):
         require_all_rows(self.trainer, "ScoreEstimation")
         rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows
         if len(rows["features"]) > MOST_ROWS:
-            raise ValueError(f"the kernel of all pairs takes up to {MOST_ROWS} samples, got {len(rows['features'])}")
+            raise ValueError(f"the kernel of all pairs supports up to {MOST_ROWS} samples, got {len(rows['features'])}")
         last = float(rows["features"][:, self.dim].max()) + self.start
         if last > self.end + 1e-9:
             raise ValueError(f"model.end must be the data's last time, which is {last:.3g} or more, got {self.end}")
@@ -111,7 +111,7 @@ class ScoreEstimation(MethodModule):
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Estimate E[X_0 | X_t] `[B, d]` of rows z = (X_t, t - start, 1)."""
+        """Estimate E[X_0 | X_t] `[B, d]` for rows z = (X_t, t - start, 1)."""
         return self.network(z)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class ScoreEstimation(MethodModule):
         features, target, network = self.validation_rows.compute()[1].split([self.dim + 2, self.dim, self.dim], dim=1)
         self.validation_rows.reset()
         log_same(self, "val/loss", 0.5 * (network - target).square().sum(1).mean())
-        if self.held_out_step == 0:  # the path is the same in all epochs
+        if self.held_out_step == 0:  # the kernel limit is the same in all epochs
             path = self.path.predictions(tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS)
             self.held_out_step.copy_(STEPS[(path - target).square().sum((1, 2)).argmin()])
 
@@ -170,7 +170,7 @@ class ScoreEstimation(MethodModule):
         self.tables = tables
 
     def stopping_step(self) -> float:
-        """Give the number of steps at which the kernel's path is reported."""
+        """Return the number of steps at which the kernel limit is reported."""
         if self.stop == "end":
             return float(STEPS[-1])
         if self.stop == "hold_out":
@@ -180,7 +180,7 @@ class ScoreEstimation(MethodModule):
         return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
-        """Measure the parts of the kernel path's distance from the truth, at the STEPS."""
+        """Measure the parts of the kernel limit's distance from the truth, at the STEPS."""
         clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
         [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
         terms = {
@@ -198,7 +198,7 @@ class ScoreEstimation(MethodModule):
 
     @torch.no_grad()
     def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n points `[n, d]` by the reverse-time process with the network's score, from t = `end` to `start`."""
+        """Sample n points `[n, d]` by the reverse-time process with the network's score, from t = `end` to `start`."""
         draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))
         size = (self.end - self.start) / self.sampling_steps
@@ -207,5 +207,5 @@ class ScoreEstimation(MethodModule):
         return x
 
     def configure_optimizers(self) -> Any:
-        rate = float(self.path.eta) * len(self.rows["features"])  # the loss here is a mean
+        rate = float(self.path.eta) * len(self.rows["features"])  # since the loss here is a mean
         return scheduled(torch.optim.SGD([self.network.weight], lr=rate), constant)

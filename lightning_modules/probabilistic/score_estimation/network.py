@@ -1,4 +1,4 @@
-"""The two-layer network of the theory: a trained first layer and frozen signs."""
+"""The two-layer network of the theory: a trained first layer and frozen output signs."""
 
 import math
 
@@ -9,9 +9,9 @@ from datamodules.arguments import at_least
 
 
 class FrozenSignNetwork(nn.Module):
-    """Maps z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`; it begins at zero.
+    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`; the output is initially zero.
 
-    The second half of the neurons begins with the weights of the first and has the opposite signs.
+    The second half of the neurons has the initial weights of the first half, with opposite signs.
 
     Args:
         in_features: p.

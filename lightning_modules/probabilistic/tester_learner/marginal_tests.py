@@ -1,10 +1,10 @@
-"""Tests of points against the standard normal law, all over space and in bands around a hyperplane.
+"""Tests of points against the standard normal distribution, globally and in bands around a hyperplane.
 
-From a unit vector w, with z the coordinates of x in an orthonormal basis of what is orthogonal to it, and the bands
-|<w, x>| <= sigma / c for c = 6 and 2, these numbers are 0 for N(0, I) and infinitely many points:
+For a unit vector w, with z the coordinates of x in an orthonormal basis of its orthogonal complement, and the bands
+|<w, x>| <= sigma / c for c = 6 and 2, these statistics are 0 for N(0, I) and infinitely many points:
 
     T1    ||(1/n) X^T X - I||
-    T2    |share of points in the band / (2 Phi(sigma / c) - 1) - 1|
+    T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
     T3    ||E[z z^T | band] - I||, and of degree 4 ||E[(z z^T) (z z^T)^T | band] - that of N(0, I)||, z z^T as a vector
 
 with operator norms, which bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit v at once. They depend on w up to its
@@ -22,22 +22,22 @@ from datamodules.randomness.generators import generator_of
 
 BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40
-"""Beyond it the moments of degree 4, d^4 / 4 numbers, are too many."""
+"""Maximum dimension for moments of degree 4, which have d^4 / 4 values."""
 CAPS = {"covariance": 0.25, "mass": 0.25, "degree_2": 0.3, "degree_4": 3.0}
-"""Greatest thresholds: what is larger says too little of the angle, however few the points are."""
+"""Maximum thresholds: a larger one would say too little about the angle, for any number of points."""
 ROWS_AT_ONCE = 2**14
-"""Points whose moments of degree 4 are taken at a time."""
+"""Number of points whose moments of degree 4 are computed at once."""
 
 
 class Moments(NamedTuple):
-    """Sums over points, which add up over processes."""
+    """Sums over points, which add up over ranks."""
 
     samples: Tensor
-    """Points, a number."""
+    """Number of points, a scalar."""
     outer: Tensor
     """x x^T, `[d, d]`."""
     band_count: Tensor
-    """Points in each band, `[2]`."""
+    """Number of points in each band, `[2]`."""
     band_outer: Tensor
     """z z^T in each band, `[2, d - 1, d - 1]`."""
     band_fourth: Tensor
@@ -45,29 +45,29 @@ class Moments(NamedTuple):
 
 
 def names(degree: int) -> list[str]:
-    """Name the numbers that `statistics` gives."""
+    """Return the names of the values in `statistics`."""
     in_band = ("mass", "degree_2", *(["degree_4"] if degree == 4 else []))
     return ["covariance", *(f"{name}_band_{c:g}" for name in in_band for c in BANDS)]
 
 
 def caps(degree: int) -> Tensor:
-    """Give the greatest thresholds of what `names` names."""
+    """Return the maximum thresholds of the statistics in `names`."""
     return torch.tensor([CAPS[name.split("_band")[0]] for name in names(degree)], dtype=torch.float64)
 
 
 def complement(weight: Tensor) -> Tensor:
-    """Give an orthonormal basis of what is orthogonal to a vector `[d]`, `[d, d - 1]`."""
+    """Return an orthonormal basis of the orthogonal complement of a vector `[d]`, `[d, d - 1]`."""
     return torch.linalg.qr(weight[:, None], mode="complete").Q[:, 1:]
 
 
 def pairs(z: Tensor) -> Tensor:
-    """Give z z^T as vectors of the space of symmetric matrices, `[N, p (p + 1) / 2]` of `[N, p]`, in its own norm."""
+    """Return z z^T as vectors in the space of symmetric matrices, `[N, p (p + 1) / 2]` for `[N, p]`, of equal norm."""
     row, column = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
     return z[:, row] * z[:, column] * (1 + (row != column).to(z)).sqrt()
 
 
 def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Moments:
-    """Sum up what the tests need.
+    """Compute the sums that the tests need.
 
     Args:
         features: x, `[N, d]`.
@@ -94,12 +94,12 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
 
 
 def _norms(symmetric: Tensor) -> Tensor:
-    """Give the operator norms of symmetric matrices `[K, p, p]`, `[K]`."""
+    """Compute the operator norms of symmetric matrices `[K, p, p]`, `[K]`."""
     return torch.linalg.eigvalsh(symmetric).abs().amax(1)
 
 
 def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
-    """Compute the numbers of T1 to T3, in the order of `names`; T3 is infinite in a band with fewer than d^2 points.
+    """Compute the statistics T1 to T3, ordered as in `names`; T3 is infinite in a band with fewer than d^2 points.
 
     Args:
         found: sums over all points.
@@ -123,14 +123,14 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
 
 @cache
 def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> Tensor:
-    """Draw the statistics of standard normal points, `[draws, K]`: the same for the same arguments, on the host.
+    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU: deterministic for given arguments.
 
     Args:
-        samples: points of a draw.
+        samples: number of points in a sample.
         dim: d.
         sigma: width of the bands.
         degree: 2 or 4.
-        draws: how many.
+        draws: number of samples.
     """
     generator = generator_of(samples, dim, degree)
     axis = torch.eye(dim, dtype=torch.float64)[0]
@@ -142,13 +142,13 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Give thresholds, `[K]`, within which 1 - delta of the draws are in all statistics at once.
+    """Compute thresholds, `[K]`, within which all statistics lie jointly for a fraction 1 - delta of the samples.
 
-    All are the same quantile, each of its own statistic: the least one for which that holds.
+    All thresholds are the same quantile of their own statistic, the smallest for which that holds.
 
     Args:
         drawn: statistics, `[draws, K]`.
-        delta: share of the draws that are beyond a threshold, in (0, 1).
+        delta: fraction of the samples beyond a threshold, in (0, 1).
     """
     worst = drawn.argsort(0).argsort(0).amax(1).sort().values
     level = worst[math.ceil((1 - delta) * len(drawn)) - 1]

@@ -1,4 +1,4 @@
-"""The module that learns a halfspace and tests what it needs of the points."""
+"""The module that learns a halfspace and tests its assumptions about the points."""
 
 import math
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def in_visiting_order(local: Tensor, count: int) -> Tensor:
-    """Gather the rows of a batch from all processes, in the order in which one process would have them.
+    """Gather the rows of a batch from all ranks, in the order of a single process.
 
     Args:
-        local: this process's rows, `[b, ...]`.
-        count: rows of all processes.
+        local: this rank's rows, `[b, ...]`.
+        count: number of rows over all ranks.
     """
     processes = world_size()
     if processes == 1:
@@ -50,26 +50,26 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
 
 
 class TesterLearner(MethodModule):
-    """Learn a halfspace on training rows, and accept or reject it on validation rows; one process or several.
+    """Learn a halfspace on training rows, and accept or reject it on validation rows, on one or several ranks.
 
-    Each training step takes its rows as mini-batches, an iteration of descent each, and keeps where it ends as a
-    candidate. Validation chooses one of them and tests it.
+    Each training step splits its rows into mini-batches, one iteration of descent each, and stores the last iterate as
+    a candidate. Validation chooses one candidate and tests it.
 
     Args:
         dim: d.
-        eta: bound on the probability of a flip, in [0, 1/2).
-        sigma: width of the surrogate, which the bands of the tests follow.
+        eta: upper bound on the probability of a flip, in [0, 1/2).
+        sigma: width of the surrogate, and of the tests' bands.
         surrogate: `ramp`, or `logistic` of the learner without tests.
-        tests: whether points are tested; without, every candidate that is chosen is accepted.
-        degree: highest degree of the moments in the bands, 2 or 4.
+        tests: whether to test the points; without tests, the chosen candidate is always accepted.
+        degree: maximum degree of the moments in the bands, 2 or 4.
         delta: probability that standard normal points are rejected.
-        draws: simulated samples that thresholds are taken from.
+        draws: number of simulated samples for the thresholds.
         beta: step size.
-        rows_per_iteration: rows of a mini-batch.
+        rows_per_iteration: number of rows in a mini-batch.
 
     Raises:
-        ValueError: if an argument is out of range; at the start, if the precision is not 64 bit, weights are averaged
-            or there are no validation rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, weights are averaged or
+            there are no validation rows.
     """
 
     halfspace: Tensor
@@ -135,10 +135,10 @@ class TesterLearner(MethodModule):
 
     def on_train_start(self) -> None:
         if getattr(self.trainer.datamodule, "validation_set", True) is None:  # type: ignore[attr-defined]
-            raise ValueError("TesterLearner tests rows that it does not learn from: give data.table validation rows")
+            raise ValueError("TesterLearner tests on rows unused in training: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Give the signed distance `[B]` of rows `[B, d]` from the boundary, whether it was accepted or not."""
+        """Return the signed distance `[B]` of rows `[B, d]` from the boundary, whether it was accepted or not."""
         return features @ self.halfspace
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ class TesterLearner(MethodModule):
         self.held_out.append((batch["features"], batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Choose among the candidates by the validation rows of all processes, and test what is chosen."""
+        """Choose among the candidates by the validation rows of all ranks, and test the chosen one."""
         features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
         self.held_out = []
         candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)
@@ -182,7 +182,7 @@ class TesterLearner(MethodModule):
             log_same(self, f"val/{name}", value)
 
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
-        """Compare the gradient's norm and T1 to T3 of all processes' points with their thresholds."""
+        """Compare the gradient's norm and T1 to T3, over all ranks' points, with their thresholds."""
         sums = moments(features, self.halfspace, self.sigma, self.degree)
         found = statistics(Moments(*map(all_reduce_sum, sums)), self.sigma, self.degree)
         self.statistics.copy_(torch.cat([norm[None], found]))
@@ -212,7 +212,7 @@ class TesterLearner(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The report of the tests, and the candidates with norms of gradients and errors of both signs."""
+        """The report of the tests, and the candidates with gradient norms and the errors of both signs."""
         if not len(self.norms_and_errors):
             return {}
         ratio = {"value / threshold": (self.statistics / self.thresholds).tolist()}

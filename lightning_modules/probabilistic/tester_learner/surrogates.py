@@ -1,4 +1,4 @@
-"""Smooth stand-ins for the 0-1 loss of a halfspace, and their gradients on the sphere."""
+"""Smooth surrogates of the 0-1 loss of a halfspace, and their gradients on the sphere."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
 
     Args:
         features: x, `[N, d]`.
-        target: y, `[N]`, of -1 and 1.
+        target: y, `[N]`, in {-1, 1}.
         weight: w, `[d]`, of any length.
         surrogate: l.
         sigma: its width.
@@ -71,7 +71,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
     Args:
         features: x, `[N, d]`.
-        target: y, `[N]`, of -1 and 1.
+        target: y, `[N]`, in {-1, 1}.
         weights: w, `[K, d]`, of norm 1.
         surrogate: l.
         sigma: its width.
@@ -82,7 +82,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Give the norm that the mean gradient of Gaussian points has by chance alone.
+    """Return the expected norm of the mean gradient of Gaussian points due to chance.
 
     It is sqrt((d - 1) E[l'^2] / n), with E[l'^2] about phi(0) times the integral of l'^2.
     """

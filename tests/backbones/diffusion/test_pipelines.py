@@ -52,7 +52,7 @@ def test_a_single_file_is_the_pipeline_that_its_config_describes(text_to_image: 
         expected = getattr(pipeline, part).state_dict()
         for name, value in getattr(loaded, part).state_dict().items():
             assert torch.equal(value, expected[name]), f"{part}.{name}"
-    with pytest.raises(ValueError, match=r"config: model\.safetensors holds weights alone; give the folder"):
+    with pytest.raises(ValueError, match=r"config: model\.safetensors holds only weights; give the folder"):
         diffusers_pipeline(str(tmp_path / "model.safetensors"))
 
 
@@ -99,14 +99,19 @@ def reshaped(part: str, name: str) -> Callable[[Path], None]:
 
 ENCODER = "encoder.layers.1.mlp.fc2.bias"
 REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]] = [
-    (without("vae"), {}, FileNotFoundError, r"lacks vae: expected the folder .*/vae, which its model_index.json names"),
+    (
+        without("vae"),
+        {},
+        FileNotFoundError,
+        r"lacks vae: its model_index.json lists them, so the folder .*/vae must exist",
+    ),
     (index_with(vae=[None, None]), {}, ValueError, r"lacks vae; its model_index.json has: scheduler, text_encoder"),
-    (index_with(_class_name="Mine"), {}, ValueError, r"_class_name of .* must be a pipeline of diffusers, .* 'Mine'"),
+    (index_with(_class_name="Mine"), {}, ValueError, r"_class_name of .* must be a diffusers pipeline, .* 'Mine'"),
     (
         index_with(_class_name=["mine", "Mine"]),
         {},
         ValueError,
-        r"must be a pipeline of diffusers, .* \['mine', 'Mine'\]",
+        r"must be a diffusers pipeline, .* \['mine', 'Mine'\]",
     ),
     (lambda folder: (folder / "model_index.json").unlink(), {}, FileNotFoundError, r"expected .*/model_index.json, as"),
     (lambda folder: (folder / "model_index.json").write_text("{"), {}, ValueError, r"model_index.json is not JSON"),
@@ -122,31 +127,26 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (reshaped("unet", "conv_out.bias"), {}, ValueError, r"the weights of .*/unet do not fit: .*conv_out\.bias"),
     (reshaped("text_encoder", ENCODER), {}, ValueError, "the weights of .*/text_encoder do not fit"),
     (index_with(unet=["runs.evil", "Unet"]), {}, ValueError, r"unet in model_index.json of .* must be \[diffusers or"),
-    (index_with(unet=["diffusers"]), {}, ValueError, r"must be \[diffusers or transformers, a class\]"),
-    (index_with(unet=["diffusers", "Nothing"]), {}, ValueError, "is Nothing, no class of diffusers"),
+    (index_with(unet=["diffusers"]), {}, ValueError, r"must be \[diffusers or transformers, class\]"),
+    (index_with(unet=["diffusers", "Nothing"]), {}, ValueError, "is Nothing, which is not a class of diffusers"),
     (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, neither a network, a tokenizer nor"),
     (index_with(text_encoder=["transformers", "AutoModel"]), {}, ValueError, "neither a network, a tokenizer nor"),
     (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, neither a network"),
-    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be one pipeline, and .* fetches"),
-    (index_with(_class_name="UNet2DModel"), {}, ValueError, "must be a pipeline of diffusers"),
-    (written("model_index.json", "[1]"), {}, ValueError, "model_index.json must contain a JSON object, got a list"),
-    (written("unet/config.json", "[1]"), {}, ValueError, "unet/config.json must contain a JSON object, got a list"),
+    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be one pipeline, and .* downloads"),
+    (index_with(_class_name="UNet2DModel"), {}, ValueError, "must be a diffusers pipeline"),
+    (written("model_index.json", "[1]"), {}, ValueError, "model_index.json must hold a JSON object, got a list"),
+    (written("unet/config.json", "[1]"), {}, ValueError, "unet/config.json must hold a JSON object, got a list"),
     (written("unet/config.json", '{"layers_per_block": 1000000000}'), {}, ValueError, "layers_per_block must be at mo"),
     (written("text_encoder/config.json", "{"), {}, ValueError, "text_encoder/config.json is not JSON"),
-    (
-        written("tokenizer/tokenizer_config.json", "[1]"),
-        {},
-        ValueError,
-        "tokenizer_config.json must contain a JSON",
-    ),
-    (written("scheduler/scheduler_config.json", "[1]"), {}, ValueError, "scheduler_config.json must contain a JSON"),
-    (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json makes the folder one of adapters"),
+    (written("tokenizer/tokenizer_config.json", "[1]"), {}, ValueError, "tokenizer_config.json must hold a JSON obj"),
+    (written("scheduler/scheduler_config.json", "[1]"), {}, ValueError, "scheduler_config.json must hold a JSON ob"),
+    (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json marks the folder as adapters"),
     (written(UNET, "text"), {}, ValueError, "unet/diffusion_pytorch_model.safetensors is not a readable file"),
     (
         written("text_encoder/model.safetensors.index.json", '{"weight_map": {"x": "../../secret.safetensors"}}'),
         {},
         ValueError,
-        "weight_map must name files beside it, got '../../secret.safetensors'",
+        "weight_map must name files next to it, got '../../secret.safetensors'",
     ),
     (lambda folder: None, {"config": "x"}, ValueError, "config belongs to a single file of weights"),
     (lambda folder: None, {"dtype": "int8"}, ValueError, "dtype must be one of None, float32, bfloat16, float16"),
@@ -196,7 +196,10 @@ def test_no_code_beside_a_pipeline_is_imported_or_asked_for(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nobody/nothing", "no such folder in .* Hugging Face cache, where alone local_files_only .* `hf download"),
+        (
+            "nobody/nothing",
+            "no such folder in .* Hugging Face cache, the only place that local_files_only .* `hf download",
+        ),
         ("/nowhere/at/all", "no pipeline at /nowhere/at/all: expected a folder with model_index.json"),
         ("missing.safetensors", "expected one file with all weights"),
     ],

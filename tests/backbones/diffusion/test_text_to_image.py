@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused(unconditional: Path, tmp_path: Path) -> No
         (str(unconditional), "lacks vae, text_encoder, tokenizer; its model_index.json has: scheduler, unet"),
         (
             str(save_inpainting(tmp_path / "inpainting")),
-            "the unet of .* takes 9 channels, and its autoencoder's latents have 4",
+            "the unet of .* takes 9 channels, but its autoencoder's latents have 4",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -177,7 +177,7 @@ def test_a_smoothed_classifier_needs_draws() -> None:
 
 @needs_autoattack
 def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"needs a deterministic classifier, and num_draws 10 without sigma"):
+    with pytest.raises(ValueError, match=r"needs a deterministic classifier, but num_draws 10 without sigma"):
         callback(attacks=[AutoAttack("l2", 0.1)], num_draws=10)
     with pytest.raises(ValueError, match=r"autoattack_l2_0.1: num_draws must be at least 2 with sigma 0.1"):
         callback(attacks=[AutoAttack("l2", 0.1, num_draws=1)], sigma=0.1, num_draws=10)

@@ -91,7 +91,7 @@ def test_logs_of_other_images_are_compared_on_the_common_ones_with_a_warning(
 ) -> None:
     easy, hard = certified(tmp_path / "easy", [1.0] * 5), certified(tmp_path / "hard", [0.1] * 8, first=3)
     table = overlay([easy, hard], tmp_path / "out", grid=0.5)
-    assert "not of the same images (easy 5, hard 8; 2 in all of them)" in capsys.readouterr().err
+    assert "the logs cover different images (easy 5, hard 8; 2 in all of them)" in capsys.readouterr().err
     envelope = table[table["log"] == "envelope"]
     np.testing.assert_allclose(envelope["certified_accuracy"], [1.0, 0.5, 0.5])  # images 3 and 4
     assert table.groupby("log")["num_images"].first().to_dict() == {"easy": 5, "envelope": 2, "hard": 8}
@@ -147,7 +147,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
         (["official.tsv", "--radii", "1"], "unrecognized arguments: --radii 1"),
         ([], "the following arguments are required: logs"),
         (["nothing.tsv"], "there is no log"),
-        (["."], "not complete"),
+        (["."], "is incomplete"),
     ],
 )
 def test_bad_input_is_said_in_one_sentence(

@@ -39,7 +39,7 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     wide.write_text("\n".join([lines[0] + "\tpA\tsamplesize", *(line + "\t0.9\t1000" for line in lines[1:]), ""]))
     pd.testing.assert_frame_equal(read_log(wide)[list(COMMUNITY)], log[list(COMMUNITY)])
     path.write_text(OFFICIAL + "40\t1\t1\t0.25\t2\t15.1\n")
-    with pytest.raises(ValueError, match="several rows of image 40"):
+    with pytest.raises(ValueError, match="several rows for image 40"):
         read_log(path)
 
 

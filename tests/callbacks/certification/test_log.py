@@ -156,5 +156,5 @@ def test_nothing_of_other_settings_stays_where_their_rows_were_removed(finished:
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"certification_settings.json", "certification_rows/rank0.tsv"}
     write_table(log.tsv, COMMUNITY, [row_of(certified())], "\t")
-    with pytest.raises(FileNotFoundError, match="its certification is not complete"):
+    with pytest.raises(FileNotFoundError, match="its certification is incomplete"):
         read_log(tmp_path)

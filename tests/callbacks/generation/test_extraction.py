@@ -73,9 +73,9 @@ class Undefined(nn.Module):
     [
         (nn.Flatten(), None, {}, "extractor_name None with Flatten"),
         (FIDInception(), "mine", {}, "extractor_name 'mine' with FIDInception"),
-        (nn.Flatten(), "pixels", {"sizes": (4, 5)}, r"image 1 of some has the shape \[3, 4, 5\].*needs images of one"),
-        (nn.Identity(), "nothing", {}, r"must give features \[B, D\], of 3 images \[3, D\], and gives \[3, 3, 4, 4\]"),
-        (Undefined(), "logarithms", {}, "the features of image 0 of some are infinite or undefined"),
+        (nn.Flatten(), "pixels", {"sizes": (4, 5)}, r"image 1 of some has shape \[3, 4, 5\].*needs images of one"),
+        (nn.Identity(), "nothing", {}, r"must return features \[B, D\], for 3 images \[3, D\], got \[3, 3, 4, 4\]"),
+        (Undefined(), "logarithms", {}, "the features of image 0 of some are infinite or NaN"),
     ],
 )
 def test_refusals(tmp_path: Path, network: nn.Module, name: Any, given: dict[str, Any], error: str) -> None:

@@ -157,7 +157,7 @@ class Rows(TinyGenerator):
         ({"split": "train"}, TinyGenerator, "split must be one of training, validation, test"),
         ({"extractor_name": None}, TinyGenerator, "extractor_name None with Flatten"),
         ({"extractor": FIDInception()}, TinyGenerator, "extractor_name 'pixels' with FIDInception"),
-        ({"extractor": nn.Identity()}, TinyGenerator, r"must give features \[B, D\].*gives \[16, 1, 8, 8\]"),
+        ({"extractor": nn.Identity()}, TinyGenerator, r"must return features \[B, D\].*got \[16, 1, 8, 8\]"),
         ({}, Bare, "FID needs a Generator, and Bare lacks sample"),
         ({}, Signed, r"Signed.sample must give images in \[0, 1\], and gives -0.9"),
         ({}, Rows, r"Rows.sample\(16\) must give images \[16, C, H, W\], and gives \[16, 64\]"),
@@ -173,7 +173,7 @@ def test_data_without_a_set_of_images_are_refused(tmp_path: Path) -> None:
     trainer = quiet(callbacks=[fid(tmp_path)], default_root_dir=tmp_path)
     loader = LabelledImages(Digits(), batch_size=650)
     loader.setup("test")
-    with pytest.raises(TypeError, match=r"FID.images is not given, and NoneType holds no set of images"):
+    with pytest.raises(TypeError, match=r"FID.images is not given, and NoneType has no dataset of images"):
         trainer.test(TinyGenerator(), loader.test_dataloader(), verbose=False)
 
 

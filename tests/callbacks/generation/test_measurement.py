@@ -40,7 +40,7 @@ def test_statistics_and_features_of_other_projects_are_read(tmp_path: Path) -> N
 
 def test_few_images_are_warned_of_and_named() -> None:
     few, many = (described(str(n), FEATURE[:n], IDENTITY, ALONE, None) for n in (8, 300))
-    with pytest.warns(UserWarning, match="fid of 8 images and 8 features rests on a singular covariance"):
+    with pytest.warns(UserWarning, match="fid of 8 images and 8 features uses a singular covariance"):
         assert "fid_n8" in distances(few, many)
     enough = described("9", FEATURE[:9], IDENTITY, ALONE, None)
     assert "fid" in distances(enough, many)
@@ -59,8 +59,8 @@ def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier(
     [
         ({"mu": np.zeros(8), "sigma": np.eye(8), "extractor": OTHER}, "measured with the extractor"),
         ({"mu": np.zeros(9), "sigma": np.eye(9)}, "first has 8 features and .*given.npz 9"),
-        ({"mu": np.zeros(8), "sigma": np.eye(7)}, r"mu \[8\] and sigma \[7, 7\] do not fit"),
-        ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it has 'mean'"),
+        ({"mu": np.zeros(8), "sigma": np.eye(7)}, r"mu \[8\] and sigma \[7, 7\] must be"),
+        ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it holds 'mean'"),
         ({"pool_3": np.zeros((1, 8))}, "a covariance needs at least 2 images, got 1"),
         (b"nothing", "damaged or not an .npz file"),
         ({**FITTING, "mu": np.full(8, np.nan)}, r"given\.npz: mu must be finite real numbers, got nan"),
@@ -72,10 +72,10 @@ def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier(
             "damaged or not an .npz file of numbers or text: 'mu': it is of type obj",
         ),
         ({**FITTING, "sigma": np.full((8, 8), np.nan)}, "sigma must be finite real numbers, got nan"),
-        ({**FITTING, "sigma": np.triu(np.ones((8, 8)))}, "sigma must be symmetric"),
-        ({**FITTING, "sigma": -np.eye(8)}, "sigma must be symmetric and its diagonal not negative"),
-        ({**FITTING, "count": -5}, "count must be a whole number from 2, or 0 where it is unknown, got -5"),
-        ({**FITTING, "count": 1}, "count must be a whole number from 2, or 0 where it is unknown, got 1"),
+        ({**FITTING, "sigma": np.triu(np.ones((8, 8)))}, "sigma must be a covariance: symmetric"),
+        ({**FITTING, "sigma": -np.eye(8)}, "sigma must be a covariance: symmetric, with a nonnegative diagonal"),
+        ({**FITTING, "count": -5}, "count must be a whole number of at least 2, or 0 if unknown, got -5"),
+        ({**FITTING, "count": 1}, "count must be a whole number of at least 2, or 0 if unknown, got 1"),
         ({**FITTING, "count": 2.5}, "count must be a whole number .* got 2.5"),
         ({**FITTING, "count": np.nan}, "count must be a whole number .* got nan"),
         ({**FITTING, "count": [3, 4]}, r"count must be a whole number .* got \[3 4\]"),

@@ -200,5 +200,5 @@ def test_a_manual_step_that_hides_its_loss_is_refused(tmp_path: Path) -> None:
         def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # type: ignore[override]
             self.optimizers().step()  # type: ignore[union-attr]
 
-    with pytest.raises(ValueError, match="'loss' that training_step of Manual returns"):
+    with pytest.raises(ValueError, match="training_step of Manual must return its 'loss' for FiniteLoss"):
         trainer_in(tmp_path, FiniteLoss()).fit(Manual())

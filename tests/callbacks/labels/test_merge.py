@@ -32,10 +32,10 @@ def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ({}, "holds no label_report.csv"),
-        ({"a": ([0, 1], 1)}, "labels that its network was trained on: train with data.folds 5"),
-        ({"a": ([0, 1], 0), "b": ([1, 2], 0)}, "row 1 is judged by two of the reports"),
-        ({"a": ([0, 3], 0)}, "2 of at least 4 images are judged by 1 reports"),
+        ({}, "contains no label_report.csv"),
+        ({"a": ([0, 1], 1)}, "labels its network was trained on: train with data.folds 5"),
+        ({"a": ([0, 1], 0), "b": ([1, 2], 0)}, "row 1 is in two of the reports"),
+        ({"a": ([0, 3], 0)}, "the 1 reports cover 2 of at least 4 images"),
     ],
 )
 def test_what_is_not_each_fold_once_is_refused(

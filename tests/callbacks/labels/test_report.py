@@ -223,7 +223,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(TypeError, match="LabelReport needs a Classifier, and LightningModule lacks num_classes"):
         LabelReport().setup(quiet(), LightningModule(), "test")
     module = NearestMean(noisy_digits())
-    with pytest.raises(TypeError, match="; a trainer that was fitted with a loader before judges that one's set"):
+    with pytest.raises(TypeError, match="; or fit the trainer with a DataLoader first, to report on its dataset"):
         LabelReport().setup(quiet(), module, "test")
     module.num_classes = 1
     with pytest.raises(ValueError, match=r"needs at least 2 classes, and model\.num_classes is 1"):

@@ -141,7 +141,7 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (scores, "scores.jsonl", SCORES % "1e999", "scores.jsonl, line 1 lacks a score"),
     (scores, "scores.jsonl", SCORES % ("1" + "0" * 400), "scores.jsonl, line 1 lacks a score"),
     (pairs, "pairs.csv", f"a,b\n{'x' * 200_000},b\n", "pairs.csv cannot be read as a table of texts"),
-    (reports, "label_report.csv", "row,in_sample\n0,0\n", "label_report.csv is no label report: it lacks the column"),
+    (reports, "label_report.csv", "row,in_sample\n0,0\n", "label_report.csv is not a label report: it lacks the"),
     (reports, "label_report.csv", f"{REPORT}{2**63},0,0,0.5,0\n", "label_report.csv has"),
     (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0\n", "column score of .*label_report.csv contains text"),
     (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0\n", "label_report.csv has the given inf at 0"),
@@ -152,7 +152,7 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     ),
     (curves, "log.tsv", f"{LOG}{10**30}\t1\t1\t0.5\n", "line 3 of .*log.tsv is damaged"),
     (curves, "log.tsv", f"{LOG}1\t1.5\t1\t0.5\n", "line 3 of .*log.tsv is damaged"),
-    (curves, "log.tsv", "\ud800", "log.tsv is no log of certificates"),
+    (curves, "log.tsv", "\ud800", "log.tsv is not a certification log"),
 ]  # fmt: skip
 
 
@@ -192,8 +192,8 @@ def test_an_archive_is_unpacked_no_further_than_the_budget(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (DEEP, "is no JSON"),
-        ("[1]", "holds no settings of a certification, but a list"),
+        (DEEP, "is not JSON"),
+        ("[1]", "must hold the settings of a certification, got a list"),
         ('{"alpha": "x"}', "alpha must be a positive number, got x"),
         ('{"alpha": 2}', r"alpha must be in \(0, 1\), got 2"),
         ('{"grid": 0}', "grid must be a positive number, got 0"),
@@ -209,7 +209,7 @@ def test_settings_of_a_log_are_checked(settings: str, message: str, tmp_path: Pa
 
 def test_a_grid_has_a_bounded_number_of_radii(tmp_path: Path) -> None:
     (tmp_path / "log.tsv").write_text(LOG)
-    with pytest.raises(ValueError, match=r"grid 1e-09 has more than 1000000 radii up to 0\.5"):
+    with pytest.raises(ValueError, match=r"grid 1e-09 gives more than 1000000 radii up to 0\.5"):
         overlay([tmp_path / "log.tsv"], tmp_path / "out", grid=1e-9)
 
 

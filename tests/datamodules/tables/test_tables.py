@@ -140,5 +140,5 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 
 
 def test_overfitting_batches_is_refused() -> None:
-    with pytest.raises(ValueError, match="overfit_batches is not possible, as Tables"):
+    with pytest.raises(ValueError, match="overfit_batches is not supported, since Tables"):
         fitted(Tables(Lines()), overfit_batches=1)

@@ -111,8 +111,8 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": ["*.fc9"]}, r"layers: '\*.fc9' is no Linear or Conv2d"),
-        ({"own": {"*.kqv/q": [1, 2]}}, r"own: '\*.kqv' is no Linear or Conv2d"),
+        ({"layers": ["*.fc9"]}, r"layers: '\*.fc9' matches no Linear or Conv2d"),
+        ({"own": {"*.kqv/q": [1, 2]}}, r"own: '\*.kqv' matches no Linear or Conv2d"),
         ({"m": 12}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 12"),
         ({"m": 24, "along": "outputs"}, "m of blocks.0.mlp.fc1 must divide its outputs 64, got 24"),
         ({"n": 5}, r"n of blocks.0.mlp.fc1 must be in \[1, 4\], got 5"),
@@ -121,7 +121,7 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"flow": flow("sdgf_geometric")}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 32"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),
-        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, which are no q, k and v"),
+        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, which are not q, k and v"),
         (
             {"own": {"*.qkv/q": [1, 32]}, "along": "outputs"},
             "m of blocks.0.attn.qkv/q must divide its outputs 16, got 32",

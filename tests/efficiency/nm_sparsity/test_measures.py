@@ -72,7 +72,7 @@ def test_a_layer_whose_weight_the_network_uses_by_itself_is_named() -> None:
 
     network = Shared()
     sparsify(network, 1, 4, ["inner"], {}, "inputs", Flow("ste", 0.0))
-    with pytest.raises(ValueError, match="layers: inner is never called: the network works with its weight by itself"):
+    with pytest.raises(ValueError, match="layers: inner is never called, since the network uses its weight directly"):
         forward_cost(network, torch.rand(1, 4))
 
 

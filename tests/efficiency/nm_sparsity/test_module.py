@@ -143,7 +143,7 @@ def test_cost_and_second_moment_are_logged() -> None:
         ({"dense_epochs": -1}, "dense_epochs must be at least 0, got -1"),
         ({"geometric_frames": 0}, "geometric_frames must be at least 1, got 0"),
         ({"m": 5}, "m of network.blocks.0.mlp.fc1 must divide its fan-in 16, got 5"),
-        ({"layers": ["*.fc3"]}, r"layers: '\*.fc3' is no Linear or Conv2d"),
+        ({"layers": ["*.fc3"]}, r"layers: '\*.fc3' matches no Linear or Conv2d"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -99,9 +99,9 @@ def test_a_quantised_product_has_rows_of_few_levels_and_every_part_a_gradient() 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"qk_norm": True, "norm_layer": nn.LayerNorm}, "quantised attention has no q_norm, k_norm"),
-        ({"scale_norm": True, "norm_layer": nn.LayerNorm}, "quantised attention has no norm"),
-        ({"gated": True}, "quantised attention has no gate"),
+        ({"qk_norm": True, "norm_layer": nn.LayerNorm}, "quantised attention does not support q_norm, k_norm"),
+        ({"scale_norm": True, "norm_layer": nn.LayerNorm}, "quantised attention does not support norm"),
+        ({"gated": True}, "quantised attention does not support gate"),
     ],
 )
 def test_what_attention_cannot_have_is_named(options: dict[str, Any], message: str) -> None:
@@ -113,7 +113,7 @@ def test_masks_and_other_kinds_of_attention_are_refused() -> None:
     ours = QuantizedAttention(attention(False), TOKENS, unquantised)
     x = torch.randn(1, TOKENS, CHANNELS, dtype=torch.float64)
     for options in ({"is_causal": True}, {"attn_mask": torch.zeros(TOKENS, TOKENS)}):
-        with pytest.raises(ValueError, match="attn_mask: quantised attention is between all tokens"):
+        with pytest.raises(ValueError, match="attn_mask: quantised attention supports no masks"):
             ours(x, **options)
     with torch.device("meta"):
         network = timm.create_model("swinv2_tiny_window8_256")

@@ -121,10 +121,10 @@ def test_what_a_plain_network_has_no_place_for_is_told() -> None:
     ("network", "message"),
     [
         (CIFARViT(width=12, depth=1, num_heads=2), "blocks.0.attention is a Attention of lightning_modules"),
-        (MLP(4, [4], 2), "network: MLP holds no VisionTransformer or SwinTransformer of timm"),
+        (MLP(4, [4], 2), "network: MLP contains no VisionTransformer or SwinTransformer of timm"),
         (vit().requires_grad_(False), "network: patch_embed.proj is frozen"),
         (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, qk_norm=True),
-         "network: blocks.0.attn: quantised attention has no q_norm, k_norm"),
+         "network: blocks.0.attn: quantised attention does not support q_norm, k_norm"),
         (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, attn_layer="diff"),
          "network: blocks.0.attn is a DiffAttention of timm.layers"),
         (quantized(vit()), "network: blocks.0.attn is a QKRAttention of lightning_modules"),

@@ -94,7 +94,7 @@ def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least
     torch.testing.assert_close(mine[1][others], exact[1][others], rtol=0, atol=1e-10)
     assert mine[0].isfinite().all()
     assert mine[1][2] == 0
-    with pytest.warns(UserWarning, match=r"1: weights .* too near 0 .*keeps its input from now on"):
+    with pytest.warns(UserWarning, match=r"1: weights .* too close to 0 .*saves its input from now on"):
         keep_inputs(network)
     for mine_, exact_ in zip(gradients(ours), exact, strict=True):
         torch.testing.assert_close(mine_, exact_, rtol=0, atol=1e-12)
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_within_an_epoch_computes_the_same_gradients() -> Non
     network = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     compact_layers(network)
     network[1].weight.data[0] = 0
-    with pytest.warns(UserWarning, match="keeps its input from now on"):
+    with pytest.warns(UserWarning, match="saves its input from now on"):
         keep_inputs(network)
     network[1].weight.data[0] = 1
     resumed = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))

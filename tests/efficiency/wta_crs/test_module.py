@@ -165,10 +165,13 @@ def test_adapters_alone_are_sampled() -> None:
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\], got 0.0"),
         ({"estimator": "top"}, "estimator must be one of wta_crs, crs, top_k, got 'top'"),
         ({"shares": 0}, "shares must be at least 1, got 0"),
-        ({"layers": ["blocks.*.fc9"]}, r"layers: 'blocks.\*.fc9' is no Linear of VisionTransformer; it has: .*mlp.fc1"),
+        (
+            {"layers": ["blocks.*.fc9"]},
+            r"layers: 'blocks.\*.fc9' matches no Linear of VisionTransformer; it has: .*mlp.fc1",
+        ),
         (
             {"attention": ["*.attention"]},
-            r"attention: '\*.attention' is no Module of VisionTransformer; it has: .*attn",
+            r"attention: '\*.attention' matches no Module of VisionTransformer; it has: .*attn",
         ),
     ],
 )
@@ -189,7 +192,7 @@ def test_other_processes_and_checkpoints_that_do_not_fit_are_named(monkeypatch: 
     monkeypatch.setattr(module, "world_size", lambda: 2)
     with pytest.raises(ValueError, match="shares must be a multiple of the 2 processes, got 3"):
         model.on_fit_start()
-    with pytest.raises(ValueError, match="choose 8 products, and the checkpoint's are 2"):
+    with pytest.raises(ValueError, match="select 8 products, but the checkpoint has 2"):
         model.on_load_checkpoint(
             {"gradient_norms": {"rows": torch.zeros(1, 4), "widths": [2, 2]}, "gradient_errors": {}}
         )

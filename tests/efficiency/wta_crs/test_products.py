@@ -214,7 +214,7 @@ class Twice(nn.Module):
     [
         (B, lambda layer: Twice(layer)(INPUTS), "fc is called twice in a step"),
         (5, lambda layer: layer(INPUTS), "fc has 48 rows for 5 samples"),
-        (B, lambda layer: layer(INPUTS[:, :7]), "fc has 28 rows for 4 samples, and needs 12 for each"),
+        (B, lambda layer: layer(INPUTS[:, :7]), "fc has 28 rows for 4 samples, but needs 12 for each"),
     ],
 )
 def test_calls_that_cannot_be_remembered_are_named(samples: int, forward: Any, message: str) -> None:

@@ -32,7 +32,7 @@ def test_a_library_is_written_with_its_contact_sheet(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--size", "40"], "no window of 40 x 40 pixels shows noise alone"),
+        (["--size", "40"], "no window of 40 x 40 pixels shows only noise"),
         (["--frames", "5"], "plain has 4 frames, fewer than the 5 of a sequence"),
         (["--size", "0"], "size must be at least 1, got 0"),
         (["--max_variance", "-1"], "max_variance must be at least 0"),
@@ -49,4 +49,4 @@ def test_what_gives_no_library_is_said(
 def test_a_library_that_is_there_is_not_added_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_plain(tmp_path / "videos" / "plain")
     assert main(["noise_library", str(tmp_path / "videos"), str(tmp_path / "videos")]) == 2
-    assert "is not empty; remove it, or write elsewhere" in capsys.readouterr().err
+    assert "must be empty; remove it, or choose another folder" in capsys.readouterr().err

@@ -30,7 +30,7 @@ REJECTED = {
     "BatchSizeFinder": "would change the batch size, which is part of the experiment",
     "LearningRateFinder": "needs a module with an attribute lr",
     "SpikeDetection": "fails in this version of Lightning when a checkpoint is saved",
-    "StochasticWeightAveraging": "puts its average into no checkpoint that is tested or resumed",
+    "StochasticWeightAveraging": "does not put its average into tested or resumed checkpoints",
 }
 ALONE = {  # one of a kind
     *("EMAWeightAveraging", "EarlyStopping", "ModelCheckpoint", "Timer", "WeightAveraging"),

@@ -166,7 +166,7 @@ def test_momentum_of_a_constant_gradient() -> None:
 
 def test_a_batch_that_nodes_cannot_share_is_named() -> None:
     images = TensorDataset(torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64))
-    with pytest.raises(ValueError, match="a batch of 8 images is not shared equally by 7 nodes"):
+    with pytest.raises(ValueError, match="batch size 8 is not divisible by the 7 nodes"):
         quiet(max_epochs=1).fit(MoNNA(**arguments()), DataLoader(images, batch_size=8))
 
 
@@ -208,13 +208,13 @@ def arguments(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"byzantine": 3}, "byzantine must be at most 2, which is what NearestNeighborAveraging tolerates among 9"),
-        ({"byzantine": 3, "rule": TrimmedMean()}, "at most 2, which is what TrimmedMean tolerates"),
-        ({"byzantine": 5, "rule": Average()}, "at most 4, which is what Average tolerates"),
+        ({"byzantine": 3}, "byzantine must be at most 2, the number that NearestNeighborAveraging tolerates among 9"),
+        ({"byzantine": 3, "rule": TrimmedMean()}, "at most 2, the number that TrimmedMean tolerates"),
+        ({"byzantine": 5, "rule": Average()}, "at most 4, the number that Average tolerates"),
         ({"byzantine": -1}, "byzantine must be at least 0, got -1"),
         ({"nodes": 0}, "nodes must be at least 1, got 0"),
-        ({"attack": None}, "attack must be given if there are Byzantine nodes and only then, and byzantine is 2"),
-        ({"byzantine": 0}, "only then, and byzantine is 0"),
+        ({"attack": None}, "attack must be given if and only if there are Byzantine nodes, and byzantine is 2"),
+        ({"byzantine": 0}, "if and only if there are Byzantine nodes, and byzantine is 0"),
         ({"momentum": 1.0}, "momentum must be in"),
         ({"norm_weight": -0.1}, "norm_weight must be at least 0"),
     ],

@@ -84,7 +84,7 @@ def test_four_processes_equal_one(case: str, tmp_path: Path) -> None:
 
 
 def test_more_processes_than_honest_nodes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="5 models cannot be shared by 6 processes: use at most 5"):
+    with pytest.raises(AssertionError, match="5 models cannot be sharded over 6 ranks: use at most 5"):
         in_two_processes(fit, "clipping", str(tmp_path / "six.ckpt"), 6, count=6)
 
 
@@ -139,7 +139,7 @@ def test_a_killed_process_ends_the_run_with_its_name_and_the_run_goes_on(tmp_pat
     output, _ = main.communicate(timeout=60)
     assert time.monotonic() - began < 60
     assert main.returncode == 1
-    assert re.search(rf"error: process 2 of 3 \(\S+, PID {victim}\) was not heard of", output), output
+    assert re.search(rf"error: process 2 of 3 \(\S+, PID {victim}\) sent no heartbeat for", output), output
     assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children[:1])
     done = state(directory)["epoch"] + 2
     on(1, "fit", "--resume", directory, "--trainer.max_epochs", str(done + 1))

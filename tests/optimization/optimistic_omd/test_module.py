@@ -198,7 +198,7 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
     rows = LinearLosses(rounds=30, sigma=0.1).training()
     columns = {**rows.columns, "features": rows.columns["features"].clone()}
     columns["features"][17] *= 9
-    with pytest.raises(ValueError, match=r"G is 4.0, and the gradient of round 18 has norm"):
+    with pytest.raises(ValueError, match=r"G is 4.0, but the gradient of round 18 has norm"):
         played(Given(columns, dict(rows.truth)), 10)
     with pytest.raises(ValueError, match="network must have the stream's 5 trained parameters, got 6"):
         played(LinearLosses(rounds=30), network=nn.Linear(5, 1))

@@ -262,7 +262,9 @@ def test_a_gradient_beyond_the_stated_bound_is_refused_with_its_round(wrong: flo
     optimizer = learner(OptimisticOMD)
     for size in (9.9, 10.0, wrong, 11.0):
         end_round(optimizer, torch.tensor([0.0, size, 0.0], dtype=torch.float64))
-    with pytest.raises(ValueError, match=f"G is 10.0, and the gradient of round 3 has norm {wrong:g}: state a G"):
+    with pytest.raises(
+        ValueError, match=f"G is 10.0, but the gradient of round 3 has norm {wrong:g}: set G to a bound"
+    ):
         optimizer.check()
 
 
@@ -274,7 +276,7 @@ def test_a_gradient_beyond_the_stated_bound_is_refused_with_its_round(wrong: flo
         (OptimisticOMD, {"mode": "linear"}, "mode must be one of convex, strongly_convex, exp_concave"),
         (OptimisticOMD, {"mode": "exp_concave"}, "modulus must be given for mode exp_concave, got None"),
         (OptimisticOMD, {"modulus": 1.0}, "modulus must be left out for mode convex, got 1.0"),
-        (OptimisticOMD, {"mode": "exp_concave", "modulus": 1.0, "G": None}, "G must be stated for mode exp_concave"),
+        (OptimisticOMD, {"mode": "exp_concave", "modulus": 1.0, "G": None}, "G must be given for mode exp_concave"),
         (OptimisticOMD, {"delta": -1}, "delta must be at least 0, got -1"),
         (OptimisticEnsemble, {"T": 0}, "T must be at least 1, got 0"),
         (OptimisticEnsemble, {"T": 9, "L": 0}, "L must be positive, got 0"),

@@ -70,9 +70,11 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 
 
 def test_other_columns_are_named_and_an_unfinished_path_is_told() -> None:
-    with pytest.raises(ValueError, match=r"model.nodes is 4, and the data have 5 columns"):
+    with pytest.raises(ValueError, match=r"model.nodes is 4, but the data have 5 columns"):
         learned(LinearSEM(5, 5), nodes=4)
-    with pytest.warns(UserWarning, match="training ended in stage 1 of 4 of CoLiDE's path: raise trainer.max_epochs"):
+    with pytest.warns(
+        UserWarning, match="training ended in stage 1 of 4 of CoLiDE's path: increase trainer.max_epochs"
+    ):
         learned(LinearSEM(5, 5), iterations_per_step=5)
 
 

@@ -168,10 +168,10 @@ def test_refusals(arguments: dict[str, Any], message: str) -> None:
 
 def test_widths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"decoder\.in_features is 70, and num_contents and num_latents together are 68"
+        ValueError, match=r"decoder\.in_features is 70, but num_contents and num_latents together are 68"
     ):
         FractionalLatentSDE(FractionalNoise(0.7), FrameEncoder(), FrameDecoder(), num_latents=4)
-    with pytest.raises(ValueError, match=r"encoder\.num_features is 64, and num_features is 32"):
+    with pytest.raises(ValueError, match=r"encoder\.num_features is 64, but num_features is 32"):
         FractionalLatentSDE(FractionalNoise(0.7), FrameEncoder(), FrameDecoder(), num_features=32)
 
 
