@@ -94,7 +94,7 @@ def test_levels_are_those_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: ssim(torch.zeros(1, 1, 10, 20), torch.zeros(1, 1, 10, 20)), r"at least 11 pixels a side.*10, 20"),
+        (lambda: ssim(torch.zeros(1, 1, 10, 20), torch.zeros(1, 1, 10, 20)), r"at least 11 pixels per side.*10, 20"),
         (lambda: ImageQuality("truncated"), "protocol must be one of rounded, clipped, unclipped, got 'truncated'"),  # type: ignore[arg-type]
     ],
 )

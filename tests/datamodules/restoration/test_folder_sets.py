@@ -167,7 +167,7 @@ def test_sets_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     noisy = PairFolders(noisy_dir=str(tmp_path))
     for sets, message in (
         ([Photographs(8), Photographs(8, colour=True)], "same number of channels"),
-        ([noisy, Photographs(8, colour=True)], "some of the sets have clean images alone"),
+        ([noisy, Photographs(8, colour=True)], "some of the sets have only clean images"),
         ([PairFolders(str(tmp_path), str(tmp_path)), Photographs(8, colour=True)], "some of the sets have noisy"),
     ):
         with pytest.raises(ValueError, match=message):
