@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from datamodules.distributed.collectives import broadcast
+from datamodules.distributed.collectives import broadcast, rank
 from datamodules.files.whole_files import whole_file
-from datamodules.jobs.peers import Peers
+from datamodules.jobs.peers import Peers, remove_ended_ranks
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.settings import key_of
 from datamodules.jobs.stores import array_files
@@ -66,6 +67,8 @@ def cached_array(
 
             if not peers.on_first_rank(begin):
                 _compute(entry, identity, num_parts, compute, peers)
+    elif rank() == 0:
+        remove_ended_ranks(entry, time.time_ns())  # of a run that was killed when it had brought the entry
     return _read(entry, identity)
 
 

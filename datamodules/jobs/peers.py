@@ -202,8 +202,9 @@ class Peers:
         self._leave()
 
     def close(self) -> None:
-        """Leave without an error; rank 0 waits until all others have."""
+        """Leave without an error when all ranks have come: one that went ahead might wait in a collective too long."""
         try:
+            self.on_first_rank(lambda: None)
             if rank() == 0:
                 self.wait(lambda: all(self._said(other).endswith("done\n") for other in self._working))
             self._say("done")
@@ -212,12 +213,9 @@ class Peers:
             raise
         self._leave()
         if rank() == 0:
-            for ranks in self.folder.parent.glob(f".{self.folder.name}.ranks-*"):
-                with suppress(OSError):
-                    # Another run of the same job may go on, or just begin.
-                    own = world_size() > 1 and ranks == self._ranks
-                    if own or (ranks.stat().st_mtime_ns < self._began_at and not is_locked(ranks / "rank_0")):
-                        shutil.rmtree(ranks)
+            remove_ended_ranks(self.folder, self._began_at)
+            if world_size() > 1:
+                shutil.rmtree(self._ranks, ignore_errors=True)
 
     def _leave(self) -> None:
         if self._file is not None:
@@ -230,6 +228,19 @@ def cause_of(error: BaseException | None) -> str:
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
     return f"rank {rank()} failed: {type(error).__name__}: {error}"
+
+
+def remove_ended_ranks(folder: Path, before: float) -> None:
+    """Remove what killed runs of a job have left of their ranks.
+
+    Args:
+        folder: the job's folder.
+        before: nanoseconds since the epoch: runs that are as old and whose rank 0 holds no lock have ended.
+    """
+    for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
+        with suppress(OSError):
+            if ranks.stat().st_mtime_ns < before and not is_locked(ranks / "rank_0"):
+                shutil.rmtree(ranks)
 
 
 def is_locked(path: Path) -> bool | None:

@@ -79,7 +79,7 @@ class ResumableMap:
             raise
 
     def close(self) -> None:
-        """End; rank 0 waits until all other ranks have ended."""
+        """End, together with all other ranks."""
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:

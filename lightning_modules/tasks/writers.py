@@ -23,9 +23,17 @@ from lightning_modules.sde.processes import Process
 class FolderWriter:
     """Give a LightningModule a folder of the run directory that its predictions are written into, and continued in.
 
-    Its prediction step hands names, what the results are made from, and how they are computed to `write`. The folder is
-    refused with another module or other settings. Files that the data could not read are listed at the end, as an
-    error, when all others are written.
+    Its prediction step hands `write` the names of a batch, digests of what the results are made from, and a function
+    that computes those that are missing:
+
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            digests = [digest_of(image) for image in batch["noisy"]]
+            compute = lambda rows: levels_of(self(batch["noisy"][rows]), 255).cpu().numpy()
+            return self.write(batch["name"], digests, compute, dataloader_idx)
+
+    The folder is refused with another module or other settings, and an interrupted prediction continues, on any number
+    of processes, see `ResumableMap`. Files that the data could not read are listed at the end, as an error, when all
+    others are written.
     """
 
     written: str

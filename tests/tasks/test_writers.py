@@ -1,16 +1,26 @@
 """A folder of images in, a folder of restored images out, by the command line."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from datamodules.distributed.world import rank, world_size
+from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 from skimage.data import camera
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 import train
+from lightning_modules.tasks.writers import ImageWriter, levels_of
 from tests.command import ROOT
-from tests.two_processes import in_two_processes
+from tests.trainers import quiet
+from tests.two_processes import TwoProcesses, in_two_processes
 
 SMALL = ("--model.network.features", "4", "--model.network.depth", "2", "--ckpt_path", "none")
 
@@ -62,3 +72,62 @@ def test_two_processes_share_a_folder(folder: Path, tmp_path: Path) -> None:
     assert in_two_processes(predict, folder, two, *options) == [1, 1]
     for path in sorted((one / "restored").rglob("*.png")):
         assert (two / path.relative_to(one)).read_bytes() == path.read_bytes()
+
+
+class Halved(ImageWriter, LightningModule):
+    """Halves images; in one of two processes it may be killed, or fail, at its second batch."""
+
+    written, given, settings_name = "halved", "image", "settings.json"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = ""
+        self.computed: list[int] = []
+
+    def pixels(self, batch: Any) -> Tensor:
+        self.computed += batch["index"].tolist()
+        if rank() == 1 and len(self.computed) == 2:
+            if self.ends == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            assert self.ends != "failing", "no such image"
+        return levels_of(batch["image"] / 2, 255)
+
+
+class Batches(LightningDataModule):
+    """Eight batches of one image, of which each process has its share."""
+
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(list(self.batches())[rank() :: world_size()], batch_size=None)  # type: ignore[arg-type]
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        for index in range(8):
+            image = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(index))
+            yield {"image": image, "index": torch.tensor([index]), "name": [f"{index}"]}
+
+
+def halve(directory: Path, end: str = "") -> list[int]:
+    module = Halved()
+    module.ends = end
+    options: dict[str, Any] = {"devices": 2, "strategy": "ddp"} if "RANK" in os.environ else {}
+    trainer = quiet(default_root_dir=directory, **options)
+    trainer.predict(module, Batches(), return_predictions=False)
+    return module.computed
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("killed", "rank 1 was killed"), ("failing", "rank 1 failed: AssertionError: no such image")]
+)
+def test_a_process_that_ends_is_named_by_the_other_and_both_go_on(
+    end: str, said: str, tmp_path: Path, two_processes: TwoProcesses
+) -> None:
+    halve(tmp_path / "whole")
+    processes = two_processes(halve, tmp_path / "two", end)
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert processes[1].returncode == (-signal.SIGKILL if end == "killed" else 1)
+    assert f"PeerFailure: {said}" in outputs[0]
+    computed = in_two_processes(halve, tmp_path / "two")
+    assert computed[1] == [3, 5, 7]
+    assert len(computed[0]) < 4
+    for path in (tmp_path / "whole" / "halved").iterdir():
+        assert (tmp_path / "two" / "halved" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((tmp_path / "two" / "halved").iterdir())) == 8

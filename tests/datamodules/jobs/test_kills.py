@@ -109,6 +109,7 @@ def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None)
     """What a process of two does, which is killed if it is the victim; it returns the points that it passed."""
     points = Points(fatal if os.environ["RANK"] == str(victim) else None)
     dist.init_process_group("gloo")
+    dist.barrier()  # killed before, it would end the other one in making the group
     points.watch()
     work(way, kind, Path(folder), points)
     return points.count
