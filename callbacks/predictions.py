@@ -198,7 +198,7 @@ class WritePredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._file is None:
+        if self._file is None or self._peers is None:
             return
         self._peers.check()
         unreadable = batch.get("unreadable", {}) if isinstance(batch, Mapping) else {}
@@ -221,7 +221,7 @@ class WritePredictions(Callback):
         append_predictions(self._file, index, prediction, probabilities)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._file is None:
+        if self._file is None or self._peers is None:
             return
         self._close()
         self._peers.on_first_rank(lambda: None)  # nobody waits in a collective for one that still predicts

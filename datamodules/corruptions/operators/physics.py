@@ -1,4 +1,6 @@
-"""Any forward operator of deepinv as an operator here, such as tomography or MRI, with `deepinv` installed."""
+"""Adapter for the forward operators of deepinv, such as tomography or MRI."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +9,13 @@ from datamodules.corruptions.operators.interface import Operator
 
 
 class DeepinvPhysics(Operator):
-    """A `deepinv.physics.Physics`: its `A` measures, its `A_dagger` is the pseudo-inverse, and its noise is not used.
+    """A `deepinv.physics.Physics`: `A` measures, `A_dagger` is the pseudo-inverse; its noise model is not used.
 
-    The operator is applied to images in [-1, 1], as the others of this folder are; noise is the DataModule's `sigma`.
+    Applied to images in [-1, 1], like the other operators; noise is the DataModule's `sigma`.
 
     Args:
-        physics: the deepinv operator, such as `deepinv.physics.Tomography`.
-        measures_images: whether a measurement is an image, which a file can hold.
+        physics: operator of deepinv, such as `deepinv.physics.Tomography`.
+        measures_images: whether measurements are images that can be written to files.
 
     Raises:
         TypeError: if `physics` has no `A` or no `A_dagger`.
@@ -34,6 +36,6 @@ class DeepinvPhysics(Operator):
         with torch.set_grad_enabled(measured.requires_grad):
             return self._on(measured).A_dagger(measured)
 
-    def _on(self, tensor: Tensor) -> nn.Module:
-        """The operator on a tensor's device; PyTorch moves what lies elsewhere, once."""
+    def _on(self, tensor: Tensor) -> Any:
+        """Return the operator on a tensor's device; moving it again is free."""
         return self.physics.to(tensor.device)
