@@ -142,7 +142,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader; for the training rounds, it contains the states on which training is evaluated."""
+        """Return a DataLoader; instead of all training rounds, one has the states on which training is evaluated."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

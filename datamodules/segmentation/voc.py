@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 segmentation: photographs with objects of 20 classes, with true masks or another method's."""
+"""PASCAL VOC 2012 segmentation: photographs with 20 object classes, with true masks or pseudo labels."""
 
 from pathlib import Path
 
