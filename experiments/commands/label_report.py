@@ -26,7 +26,7 @@ def run(options: Namespace) -> int:
     output = runs[0] / REPORT
     reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
     if not reports:
-        raise FileNotFoundError(f"{runs[0]} holds no {REPORT}: test with configs/callbacks/label_report.yaml")
+        raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")
     if len(runs) > 1:
         output = Path(REPORT)
     table = merged(reports)

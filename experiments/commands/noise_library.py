@@ -67,7 +67,7 @@ def run(options: Namespace) -> int:
     bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
     test = WindowTest(**{name: getattr(options, name) for name in bounds})
     if options.library.exists() and any(options.library.iterdir()):
-        raise ValueError(f"library {options.library} is not empty; remove it, or write elsewhere")
+        raise ValueError(f"library {options.library} must be empty; remove it, or choose another folder")
     names: list[str] = []
     shown: list[NDArray[np.uint8]] = []
     for name, path in named_clips(options.videos, "videos").items():
@@ -79,7 +79,7 @@ def run(options: Namespace) -> int:
         print(f"{name}: {clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences")
     if not names:
         raise ValueError(
-            f"no window of {options.size} x {options.size} pixels shows noise alone; raise max_variance, or take "
+            f"no window of {options.size} x {options.size} pixels shows only noise; raise max_variance, or take "
             f"videos with plain surfaces"
         )
     contact_sheet(names, np.stack(shown), options.library / "contact_sheet.png")
