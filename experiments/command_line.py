@@ -36,9 +36,11 @@ from experiments.config_files import (
     dotted,
     located,
     mapping_of,
+    reject_old_keys,
     settings_of,
     text_of,
     with_base,
+    with_new_keys,
     without_base_line,
 )
 from experiments.launching.preflight import metrics_of_short_run
@@ -191,13 +193,15 @@ class CommandLine(LightningCLI):
             if not os.path.isfile(config):
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             self.began_from = mapping_of(config).get("ckpt_path")
-            settings = from_list(settings_of_run(Path(self.resumed), CALL_ONLY, args[1:]), config)
+            saved = settings_of_run(Path(self.resumed), CALL_ONLY, args[1:])
+            settings = with_new_keys(from_list(saved, config))
         self.config_files = config_files(args)
         for file in self.config_files:
             path = located(Path(file))
             if os.path.isfile(path):
-                for each in with_base(path):  # refuses what is no configuration, before anything is loaded
+                for each in with_base(path):  # rejects what is no configuration, before anything is loaded
                     check_guards(mapping_of(each), each)
+                    reject_old_keys(mapping_of(each), each)
             elif re.match(r"\w+:(//|:)", file):
                 raise ValueError(f"--config {file} is an address: download the file and name it")
             elif ":" not in file and not os.path.exists(path):  # which is no configuration itself
@@ -420,8 +424,8 @@ class CommandLine(LightningCLI):
         final = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if self.config.fit.test_after_fit:
             saved = Path(str(self.trainer.log_dir), "checkpoints")
-            metrics = self._tested(saved / f"{self.checkpoints.tested}.ckpt")
-            if self.checkpoints.also_test_best and self.checkpoints.tested == "last":
+            metrics = self._tested(saved / f"{self.checkpoints.test_checkpoint}.ckpt")
+            if self.checkpoints.also_test_best and self.checkpoints.test_checkpoint == "last":
                 best = self._tested(saved / "best.ckpt")
                 metrics |= {f"best_epoch/{name}": value for name, value in best.items()}
             directory = self.trainer.log_dir  # broadcast: every process asks
@@ -479,7 +483,7 @@ class CommandLine(LightningCLI):
                 f"trained ones are: give --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none if it is meant"
             )
         if self.resumed is not None and self._given_checkpoint() is None:
-            self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.tested}.ckpt")
+            self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.test_checkpoint}.ckpt")
         self._check_given_checkpoint()
 
     def _given_checkpoint(self) -> str | None:

@@ -32,6 +32,8 @@ MOVED = {
     "--model.likelihood_repeats 0 --model.sampler.predictor ancestral",
 }
 """Configurations and folders of version 0.1 by what they are called now."""
+RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
+"""Keys of version 0.1, and their names since 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
@@ -148,6 +150,26 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
 def plain(key: str) -> str:
     """Shorten a dotted name by its `init_args`."""
     return ".".join(part for part in key.split(".") if part not in ("", "init_args"))
+
+
+def reject_old_keys(settings: dict[str, Any], path: object) -> None:
+    """Reject a key of version 0.1 in a configuration.
+
+    Raises:
+        ValueError: names the file, the key and the key since version 0.2.
+    """
+    for old in RENAMED_KEYS.keys() & dotted(settings).keys():
+        raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")
+
+
+def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a run of version 0.1, whose `config.yaml` nests them, to those of version 0.2."""
+    new = dict(settings)
+    for section, values in settings.items():
+        if isinstance(values, dict):
+            names = {key: RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}") for key in values}
+            new[section] = {names[key].removeprefix(f"{section}."): value for key, value in values.items()}
+    return new
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def load_run(
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    path = Path(directory, "checkpoints", f"{checkpoint or line.checkpoints.tested}.ckpt")
+    path = Path(directory, "checkpoints", f"{checkpoint or line.checkpoints.test_checkpoint}.ckpt")
     check_checkpoint(path, line.model)
     line.model.load_state_dict(read_checkpoint(path)["state_dict"])
     return line.model.eval(), line.datamodule

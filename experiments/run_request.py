@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.config_files import PROJECT, dotted, located, parsed, settings_of, text_of, with_base
+from experiments.config_files import PROJECT, RENAMED_KEYS, dotted, located, parsed, settings_of, text_of, with_base
 
 RESERVED = {
     "seed_everything": "--seeds",
@@ -186,6 +186,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
+        leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # of a run of version 0.1
         settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:

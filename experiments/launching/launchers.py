@@ -23,7 +23,7 @@ class Resources:
     gpus_per_job: float | None
     cpus_per_job: int | None
     slurm: dict[str, str]
-    fresh: bool
+    no_fork: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what sbatch is asked for, as submitit names it: timeout_min=240 partition=gpu mem_gb=32",
     )  # fmt: skip
     parser.add_argument(
-        "--fresh",
+        "--no_fork",
         action="store_true",
         help="start runs as processes that import everything themselves, see docs/runs.md",
     )
@@ -94,7 +94,7 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
     if wanted.launcher == "ray":
         from experiments.launching.ray_tasks import RayTasks
 
-        return RayTasks(wanted.jobs, wanted.gpus_per_job, wanted.cpus_per_job, gpus_wanted(experiments), wanted.fresh)
+        return RayTasks(wanted.jobs, wanted.gpus_per_job, wanted.cpus_per_job, gpus_wanted(experiments), wanted.no_fork)
     gpus = visible_gpus()
     per_job = wanted.gpus_per_job
     if per_job and not gpus:
@@ -106,4 +106,4 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
         own = shares(gpus, wanted.jobs, per_job, exclusive=per_job < 1 and exclusive_gpus())
     elif wanted.gpus_per_job == 0:
         own = [""] * (wanted.jobs or 1)
-    return Local(wanted.jobs or len(own or [""]), wanted.fresh, own, wanted.cpus_per_job)
+    return Local(wanted.jobs or len(own or [""]), wanted.no_fork, own, wanted.cpus_per_job)

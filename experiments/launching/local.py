@@ -42,16 +42,16 @@ class Local:
 
     Args:
         jobs: runs at a time.
-        fresh: start every run as a fresh process.
+        no_fork: start every run as a fresh process.
         shares: `CUDA_VISIBLE_DEVICES` of each of the runs at a time; None leaves it as it is.
         threads: threads of each run; None deals the cores out.
     """
 
     def __init__(
-        self, jobs: int = 1, fresh: bool = False, shares: Sequence[str] | None = None, threads: int | None = None
+        self, jobs: int = 1, no_fork: bool = False, shares: Sequence[str] | None = None, threads: int | None = None
     ) -> None:
         self.jobs = jobs
-        self.fresh = fresh or not AVAILABLE
+        self.forks = AVAILABLE and not no_fork
         self.shares = shares
         self.threads = threads
         self.note = ""
@@ -78,7 +78,7 @@ class Local:
         Returns:
             What it printed; None where runs are fresh processes.
         """
-        if self.fresh:
+        if not self.forks:
             return None
         self._prepare(runs)
         server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, imports=IMPORTS)
@@ -115,13 +115,13 @@ class Local:
     def process(self, job: Job, own: Mapping[str, str]) -> Handle:
         """Start a run with some environment variables of its own."""
         program, *script = job.command
-        if not self.fresh and program == sys.executable and len(script) == 1:
+        if self.forks and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
                 imports = IMPORTS if job.command == TRAIN else ()
                 self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
             if forked := self._server.fork(job.arguments, job.log, own):
                 return forked
-            self.fresh = True
+            self.forks = False
             reason = self._server.unsafe or "the end of the process that they were forked from"
             self.note = f"runs are fresh processes from here on, for {reason}"
         return Fresh(start_process([*job.command, *job.arguments], job.log, {**self._environment, **own}, self._locks))

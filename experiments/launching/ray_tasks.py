@@ -36,16 +36,16 @@ for process in psutil.wait_procs(living, 5)[1]:
 """Ends the processes of a new cluster once the one that started it is gone, killed even: Ray's own agents stay."""
 
 
-def run_job(job: Job, fresh: bool) -> int:
+def run_job(job: Job, no_fork: bool) -> int:
     """Run one job in a worker of Ray, to its end, and give its exit status."""
-    if fresh not in WORKER:
-        WORKER[fresh] = Local(fresh=fresh)
-        WORKER[fresh].begin(1, ())
+    if no_fork not in WORKER:
+        WORKER[no_fork] = Local(no_fork=no_fork)
+        WORKER[no_fork].begin(1, ())
     own = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS") if name in os.environ}
-    process = WORKER[fresh].process(job, own)
+    process = WORKER[no_fork].process(job, own)
     try:
         while (status := process.poll()) is None:
-            WORKER[fresh].wait(0.1)
+            WORKER[no_fork].wait(0.1)
         return status
     finally:  # a task that is cancelled
         if process.poll() is None:
@@ -121,20 +121,20 @@ class RayTasks:
         gpus: GPUs of a run; None takes `wanted` where the cluster has any.
         cpus: cores of a run; None takes one.
         wanted: GPUs that the configurations ask for.
-        fresh: start every run as a fresh process.
+        no_fork: start every run as a fresh process.
 
     Raises:
         ValueError: if Ray or its cluster is not here, or the cluster does not have what runs need.
     """
 
-    def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, fresh: bool) -> None:
+    def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:
         try:
             import ray
         except ImportError:
             raise ValueError("--launcher ray needs Ray: pip install 'noiseworks[ray]'") from None
         self.ray = ray
         self.note = ""
-        self.fresh = fresh
+        self.no_fork = no_fork
         self._watch: subprocess.Popen[str] | None = None
         self._own = not ray.is_initialized()
         if self._own:
@@ -176,7 +176,7 @@ class RayTasks:
         return min(self.jobs or runs, runs)
 
     def start(self, jobs: Sequence[Job]) -> list[Task]:
-        return [Task(self.ray, self.task.remote(job, self.fresh)) for job in jobs]
+        return [Task(self.ray, self.task.remote(job, self.no_fork)) for job in jobs]
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

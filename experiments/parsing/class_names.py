@@ -68,6 +68,8 @@ RENAMED = {
     "Wine": "StandardisedWine",
 }
 """Names of classes in configurations of version 0.1, and their names since 0.2."""
+RENAMED_ARGUMENTS = {"brightest": "data_range", "shifted_tests": "ood_test_sets"}
+"""Names of classes' arguments in version 0.1, and their names since 0.2."""
 
 
 def did_you_mean(path: str) -> str:

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import re
 
-from experiments.parsing.class_names import did_you_mean
+from experiments.config_files import RENAMED_KEYS
+from experiments.parsing.class_names import RENAMED_ARGUMENTS, did_you_mean
 
 KEY = r'Parser key "([^"]+)"'
 GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
@@ -35,6 +36,7 @@ DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to a
 NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"
 UNKNOWN_OPTION = r"unrecognized arguments: --trainer\.(\w+)"
 BARE_FILE = r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b"
+OLD_KEY = rf"(?:unrecognized arguments: --|does not accept option ')({'|'.join(map(re.escape, RENAMED_KEYS))})\b"
 REQUIRED = r"^the following arguments are required: \w+\.(data|model)\b"
 SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda", "mu", "rho", "sigma", "tau", "theta")
 
@@ -77,7 +79,7 @@ def readable(error: BaseException) -> str:
         "is refused: the config.yaml of a run does not name classes of other packages by itself; "
         "if the run is yours, give the configuration that it began with, too, by --config FILE",
     )
-    message += _accepted(message) + _option_meant(message) + _needs_config(message)
+    message += _accepted(message) + _new_key(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
@@ -89,8 +91,16 @@ def _accepted(message: str) -> str:
     module, _, name = found[1].rpartition(".")
     named = getattr(importlib.import_module(module), name)
     names = list(inspect.signature(named).parameters)
+    if RENAMED_ARGUMENTS.get(found[2]) in names:
+        return f"; since version 0.2 it is {RENAMED_ARGUMENTS[found[2]]}"
     close = difflib.get_close_matches(found[2], names, 1) or _of_this_symbol(found[2], named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
+
+
+def _new_key(message: str) -> str:
+    """Give the name of a key of version 0.1 since version 0.2."""
+    found = re.search(OLD_KEY, message)
+    return f"; since version 0.2 it is {RENAMED_KEYS[found[1]]}" if found else ""
 
 
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:

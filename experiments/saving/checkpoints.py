@@ -29,7 +29,7 @@ class Checkpoints:
         every_n_steps: also save within epochs, each time that so many batches were trained on.
     """
 
-    tested: Literal["best", "last"] = "last"
+    test_checkpoint: Literal["best", "last"] = "last"
     monitor: str | None = None
     mode: Literal["min", "max"] = "max"
     also_test_best: bool = False
@@ -37,9 +37,9 @@ class Checkpoints:
     every_n_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.monitor is None and (self.tested == "best" or self.also_test_best):
+        if self.monitor is None and (self.test_checkpoint == "best" or self.also_test_best):
             raise ValueError(
-                "checkpoint.monitor must name a metric where checkpoint.tested is best or also_test_best is true"
+                "checkpoint.monitor must name a metric if checkpoint.test_checkpoint is best or also_test_best is true"
             )
 
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
@@ -52,7 +52,7 @@ class Checkpoints:
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
         if self.monitor is not None:
-            needed = self.tested == "best" or self.also_test_best
+            needed = self.test_checkpoint == "best" or self.also_test_best
             savers.append(BestNeedsItsMetric(self.monitor, needed, try_out))
             savers.append(
                 BestCheckpoint(
@@ -108,8 +108,9 @@ class BestNeedsItsMetric(Callback):
     def _refuse_no_validation(self, validates: bool) -> None:
         if self.needed and self.monitor.startswith("val/") and not validates:
             raise ValueError(
-                f"checkpoint.monitor is {self.monitor}, and there are no validation samples: give the data some "
-                f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
+                f"checkpoint.monitor is {self.monitor}, and there are no validation samples: add some (with "
+                f"data.validation_fraction, if the data have it), or set checkpoint.test_checkpoint last and "
+                f"also_test_best false"
             )
 
 

@@ -50,7 +50,7 @@ def test_a_sweep_of_short_fits(
     report(f"CPU time of {of}", forked / fits, "<= 1.2")  # of few fits one import is more than that: it is not asserted
     report(f"wall time of {of}", forked_wall / wall, "<= 1.2")
     if settings == 8:
-        fresh, _ = spent(lambda: sweep(rates[:2], 1, "--fresh"))
-        report("CPU time of a sweep with --fresh, where every run imports everything, over the sum of its fits",
+        fresh, _ = spent(lambda: sweep(rates[:2], 1, "--no_fork"))
+        report("CPU time of a sweep with --no_fork, where every run imports everything, over the sum of its fits",
                fresh / fits * runs / 2, "")  # fmt: skip
     assert forked_wall / wall <= 1.2

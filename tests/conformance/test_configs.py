@@ -61,7 +61,7 @@ def test_configs_say_what_they_are_and_hold_keys_that_exist(folder: Path) -> Non
         assert not comment[0].startswith("# needs:"), path
         assert len([line for line in comment if line.startswith("# needs: ") and len(line) > 9]) == 1, path
         own, settings = mapping_of(path), settings_of(path)
-        assert settings["checkpoint.tested"] in ("best", "last"), path
+        assert settings["checkpoint.test_checkpoint"] in ("best", "last"), path
         assert not [key for key in settings if key.startswith("data.") and key.endswith("data_dir")], path
         assert not {f"trainer.{key}" for key in ("devices", "num_nodes", "strategy")} & set(settings), path
         assert list(unknown_keys(own)) == [], path

@@ -16,7 +16,7 @@ from tests.command import ROOT, environment
         ("train.py pr", ["predict"]),
         ("train.py compare --me", ["--metrics"]),
         ("python train.py methods --h", ["--help"]),
-        pytest.param("train.py fit --checkpoint.tes", ["--checkpoint.tested"], marks=pytest.mark.nightly),
+        pytest.param("train.py fit --checkpoint.tes", ["--checkpoint.test_checkpoint"], marks=pytest.mark.nightly),
         pytest.param("train.py test --test_after_fit", [""], marks=pytest.mark.nightly),  # which is of fit alone
     ],
 )

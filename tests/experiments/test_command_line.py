@@ -60,7 +60,7 @@ data:
     images: {class_path: datamodules.classification.folder_sets.ImageFolder, init_args: {image_size: 8, resize: 8}}
     batch_size: 2
     num_workers: 0
-checkpoint: {tested: last}
+checkpoint: {test_checkpoint: last}
 trainer: {max_epochs: 1, accelerator: cpu}
 """
 

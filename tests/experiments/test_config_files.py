@@ -149,3 +149,14 @@ def test_references_to_references_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"bomb\.yaml stands for more than 1000000 values"):
         mapping_of(tmp_path / "bomb.yaml")
+
+
+@pytest.mark.parametrize("text", ["checkpoint: {tested: last}\n", "checkpoint.tested: last\n"])
+def test_a_key_of_version_0_1_is_named_as_it_is_called_now(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = tmp_path / "layer.yaml"
+    layer.write_text(text)
+    assert train.main(["fit", "--config", str(DEMO), "--config", str(layer)]) == 1
+    said = "since version 0.2, checkpoint.tested is checkpoint.test_checkpoint"
+    assert capsys.readouterr().err == f"error: {layer}: {said}\n"

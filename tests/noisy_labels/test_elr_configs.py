@@ -53,7 +53,7 @@ def test_schedules_are_the_papers(key: str) -> None:
     assert optimizer.momentum == 0.9
     found = (optimizer.lr, optimizer.weight_decay, list(schedule.milestones), schedule.gamma)
     assert (config.trainer.max_epochs, data.batch_size, *found) == SCHEDULES[key]
-    assert (config.checkpoint.tested, config.checkpoint.monitor) == ("best", "val/accuracy")
+    assert (config.checkpoint.test_checkpoint, config.checkpoint.monitor) == ("best", "val/accuracy")
 
 
 @pytest.mark.parametrize("key", ["elr/cifar10_cosine", "elr/cifar100_cosine"])

@@ -106,7 +106,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", CHANGES)
 def test_training_images_are_judged_by_one_network(method: str, tmp_path: Path) -> None:
-    without_validation = {"trainer.limit_val_batches": 0, "checkpoint": {"tested": "last"}}
+    without_validation = {"trainer.limit_val_batches": 0, "checkpoint": {"test_checkpoint": "last"}}
     settings = written(method, tmp_path, {**CHANGES[method], **without_validation, "trainer.precision": "64-true"})
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true")
     in_two_processes(run, "fit", "--config", settings, "--run_directory", tmp_path / "run", *two)

@@ -101,7 +101,7 @@ def test_what_a_run_imports_is_imported_for_the_others_once(
         for seed in range(4):  # nothing that a run does to a module reaches another
             assert "run 1\n" in (tmp_path / f"out/a/seed_{seed}/log.txt").read_text()
         (tmp_path / "imported").unlink()
-        assert commands.run("compare", [*arguments[:-1], "fresh", "--fresh"], [sys.executable, str(script)]) == 0
+        assert commands.run("compare", [*arguments[:-1], "fresh", "--no_fork"], [sys.executable, str(script)]) == 0
         assert len((tmp_path / "imported").read_text().split()) == 4
 
 
@@ -162,7 +162,7 @@ def test_an_import_after_which_nothing_can_be_forked_makes_the_other_runs_fresh_
 def test_forked_runs_end_where_fresh_ones_end_to_the_bit(tmp_path: Path) -> None:
     demo = [str(ROOT / "configs/elr/demo.yaml"), "--seeds", "0", "1", "2"]
     outputs = tmp_path / "forked", tmp_path / "fresh"
-    for output, more in zip(outputs, ([], ["--fresh"]), strict=True):
+    for output, more in zip(outputs, ([], ["--no_fork"]), strict=True):
         subprocess.run(
             [*TRAIN, "compare", *demo, "--output", str(output), *more, "--", "--trainer.max_epochs", "2"],
             check=True, env={**environment(), "OMP_NUM_THREADS": "2"},

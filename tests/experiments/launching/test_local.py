@@ -65,16 +65,21 @@ def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all
 
 
 def test_nothing_is_asked_where_runs_are_fresh_processes(tmp_path: Path) -> None:
-    assert local.Local(fresh=True).ask(tmp_path / "a.py", [], "", 1) is None
+    assert local.Local(no_fork=True).ask(tmp_path / "a.py", [], "", 1) is None
 
 
-@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+@pytest.mark.parametrize("no_fork", [[], ["--no_fork"]])
 def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
-    fresh: list[str], config: Config, fit: list[str], journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_fork: list[str],
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b,MIG-c")
     path = config("a", start=0.9, seconds=0.2)
-    arguments = [str(path), "--seeds", *"0123456", "--output", str(tmp_path / "out"), "--cpus_per_job", "3", *fresh]
+    arguments = [str(path), "--seeds", *"0123456", "--output", str(tmp_path / "out"), "--cpus_per_job", "3", *no_fork]
     assert commands.run("compare", arguments, fit) == 0
     given = {line[1]: line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"}
     assert set(given.values()) == {"MIG-a", "MIG-b", "MIG-c"}
@@ -87,6 +92,6 @@ def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
         elif event == "finished":
             busy.remove(given[seed])
     (tmp_path / "configs/method/journal.txt").unlink()
-    none = [str(path), "--seeds", "0", "--output", str(tmp_path / "none"), "--gpus_per_job", "0", *fresh]
+    none = [str(path), "--seeds", "0", "--output", str(tmp_path / "none"), "--gpus_per_job", "0", *no_fork]
     assert commands.run("compare", none, fit) == 0
     assert [line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"] == ["none"]

@@ -1,4 +1,4 @@
-"""The callbacks of every run: each is switched off by its name, and a run of version 0.1, which lists them, goes on."""
+"""The callbacks of every run: each is switched off by its name, and a run of version 0.1, which lists them, resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,21 @@ def test_monna_compares_with_what_diverges() -> None:
     assert settings["guards"] == {"finite_loss": None}
 
 
-def test_a_run_of_version_0_1_goes_on_with_the_guards_that_it_had(tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_resumes_with_its_guards_and_its_test_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
     assert train.main(["fit", "--config", str(DEMO), "--run_directory", str(run), *short, *QUIET]) == 0
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert list(config["guards"]) == list(CLASSES.values())
     listed = [{"class_path": kind} for kind, name in CLASSES.items() if name != "finite_loss"]
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "guards": listed}))
+    checkpoint = {"tested" if key == "test_checkpoint" else key: each for key, each in config["checkpoint"].items()}
+    of_0_1 = {**config, "guards": listed, "checkpoint": {**checkpoint, "tested": "best"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(of_0_1))
     assert callbacks("test", "--resume", str(run))[:4] == [each for each in ALL if each != "FiniteLoss"]
+    line = CommandLine(["test", "--resume", str(run), *QUIET], run=False)
+    assert (line.checkpoints.test_checkpoint, line.checkpoints.monitor) == ("best", "val/accuracy")
+    line = CommandLine(["test", "--resume", str(run), "--checkpoint.test_checkpoint", "last", *QUIET], run=False)
+    assert line.checkpoints.test_checkpoint == "last"
     assert train.main(["test", "--resume", str(run), *QUIET]) == 0
 
 

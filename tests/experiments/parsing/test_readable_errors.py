@@ -14,6 +14,7 @@ from PIL import Image
 import train
 from datamodules.files.image_files import image_names
 from datamodules.restoration.noisy_folder import RawFolder
+from experiments.parsing.readable_errors import readable
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
@@ -137,6 +138,15 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
     assert not (directory / "checkpoints").exists()
 
 
+def test_a_renamed_argument_is_named_as_it_is_called_now_where_the_class_has_it() -> None:
+    def said(kind: str) -> str:
+        error = f"class_path 'datamodules.restoration.{kind}': Option 'brightest' is not accepted"
+        return readable(ValueError(error)).partition("accepted")[2]
+
+    assert said("image_pairs.ImagePairs") == "; since version 0.2 it is data_range"
+    assert said("photographs.Photographs") == ". It accepts image_size, colour, tested"
+
+
 def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +165,15 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
         ((*ELR, "--model.lamda", "3"), "Option 'lamda' is not accepted; did you mean strength?"),
         ((*ELR, "--model.beta", "3"), "Option 'beta' is not accepted; did you mean momentum?"),
         ((*ELR, "--model.foo", "3"), "Option 'foo' is not accepted. It accepts network"),
+        (
+            (*ELR, "--data.shifted_tests", "[]"),
+            "'shifted_tests' is not accepted; since version 0.2 it is ood_test_sets",
+        ),
+        ((*ELR, "--checkpoint.tested", "last"), "--checkpoint.tested last; since version 0.2 it is checkpoint.test_"),
+        (
+            (*ELR, "--checkpoint", "{tested: last}"),
+            "'checkpoint.tested'; since version 0.2 it is checkpoint.test_check",
+        ),
         ((*ELR, "--trainer.logger", "MLFlowLogger"), "`pip install -U 'mlflow>=1.0.0'` (traceback: "),
     ],
 )
