@@ -1,4 +1,4 @@
-"""The command line of noiseworks. `python train.py` lists what it can do."""
+"""The command line of noiseworks. `python train.py` lists its subcommands."""
 # PYTHON_ARGCOMPLETE_OK
 
 import sys
@@ -11,7 +11,7 @@ OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 Train and test the methods of noiseworks. An experiment is a YAML file under configs/.
 
     train.py fit --config configs/elr/demo.yaml [--config configs/trainer/ddp.yaml] [--any.key value]
-    train.py fit --resume RUN_DIRECTORY                     goes on with a run that was interrupted
+    train.py fit --resume RUN_DIRECTORY                     resume an interrupted run
     train.py test --resume runs/elr/demo/TIMESTAMP
     train.py compare A.yaml B.yaml --seeds 0 1 2
 
@@ -20,10 +20,10 @@ subcommands, each with its own --help:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit status. Nothing is imported that the subcommand does not need.
+    """Run a subcommand, importing only what it needs, and return the exit status.
 
     Args:
-        args: the subcommand and its arguments; None takes those of the process, as the command `noiseworks` does.
+        args: the subcommand and its arguments; None takes `sys.argv`, as the command `noiseworks` does.
     """
     if COMPLETING and args is None:
         commands.complete()

@@ -1,4 +1,4 @@
-"""Arguments of the subcommands: what is wrong with them is said in one sentence."""
+"""Argument parser and types of the subcommands, with one-sentence errors."""
 
 import argparse
 import os
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
-"""The command as the user wrote it: that of the installed package, or the file of a checkout."""
+"""The command as the user called it: of the installed package, or the file of a checkout."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse without the usage text in front of an error, and without abbreviations.
+    """argparse without usage text before an error, and without abbreviations.
 
     Raises:
-        ValueError: from `parse_args`, for arguments that do not parse.
+        ValueError: from `parse_args`, for invalid arguments.
     """
 
     takes_overrides = False
-    """Whether what follows `--` is put into `overrides`, as what overrides configurations."""
+    """Whether arguments after `--` are stored in `overrides`; they override the configurations."""
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(
@@ -40,9 +40,9 @@ class ArgumentParser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(own[:at], namespace)
         if unknown:
             command = self.prog.rpartition(" ")[2]
-            raise ValueError(f"{unknown[0]} is not an option of {command}; what overrides the configs goes after `--`")
+            raise ValueError(f"{unknown[0]} is not an option of {command}; overrides of the configs go after `--`")
         if overrides and not overrides[0].startswith("-"):
-            raise ValueError(f"what follows `--` must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
+            raise ValueError(f"after `--` there must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
         found.overrides = overrides
         return found
 
@@ -56,14 +56,14 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 COMPLETING = "_ARGCOMPLETE" in os.environ
-"""Whether the shell has called the program to complete its arguments, by the package argcomplete."""
+"""Whether the shell called the program for completions, through the package argcomplete."""
 
 
-LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+LARGEST_SEED = 2**32 - 1  # the limit of NumPy
 
 
 def seed(text: str) -> int:
-    """A seed of all random number generators.
+    """Parse a seed of all random number generators.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of 0 to `LARGEST_SEED`.
@@ -75,7 +75,7 @@ def seed(text: str) -> int:
 
 
 def whole_number(text: str) -> int:
-    """A count.
+    """Parse a count.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of at least 0.
@@ -90,7 +90,7 @@ def whole_number(text: str) -> int:
 
 
 def positive_number(text: str) -> int:
-    """A number of processes.
+    """Parse a number of processes.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of at least 1.

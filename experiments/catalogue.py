@@ -1,13 +1,12 @@
-"""Every method: its paper, its configurations, what they need, and what is claimed of it.
+"""Catalogue of methods: their papers, configurations, requirements and claims.
 
-All of it is read from where it is written, and nothing is imported: a method is a class under lightning_modules that
-derives from MethodModule or LightningModule; its paper stands in the docstring of the class, of its file or of its
-folder, as
+Everything is read from the source files, without imports. A method is a class in lightning_modules that derives from
+MethodModule or LightningModule. Its paper is in the docstring of the class, its file or its folder, as
 
     Source: Authors, Title, VENUE YEAR, arXiv ID.
 
-its configurations are the YAML files that name the class under `model`; what one needs stands in the comment at its
-top, in lines `# needs: ...`.
+Its configurations are the YAML files that name the class under `model`. Requirements of a configuration are in the
+comment at its top, in lines `# needs: ...`.
 """
 
 import ast
@@ -28,7 +27,7 @@ ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\
 
 @dataclass(frozen=True)
 class Paper:
-    """The parts of a `Source:` paragraph, each empty where the paragraph does not state it."""
+    """Parts of a `Source:` paragraph; missing parts are empty."""
 
     authors: str = ""
     title: str = ""
@@ -46,8 +45,8 @@ class Config:
 
     Args:
         path: relative to the project.
-        about: the first sentence of the comment at its top.
-        needs: data, weights and hardware, as its comment says.
+        about: first sentence of the comment at its top.
+        needs: data, weights and hardware that it requires, from the comment.
     """
 
     path: Path
@@ -57,16 +56,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Method:
-    """A class that trains something.
+    """A method: a LightningModule class.
 
     Args:
-        name: of the class.
-        field: folder of lightning_modules in which it lies.
+        name: name of the class.
+        field: its folder in lightning_modules.
         module: dotted name of its file.
-        class_path: as a configuration writes it.
-        docstring: of its paper, from the file or folder that states it.
-        paper: where it comes from.
-        configs: the files that train it.
+        class_path: class path in configurations.
+        docstring: docstring of the class, file or folder that cites the paper.
+        paper: the paper.
+        configs: its configurations.
     """
 
     name: str
@@ -79,18 +78,18 @@ class Method:
 
     @property
     def folder(self) -> str:
-        """The file or folder of the method, `elr` for example."""
+        """File or folder of the method, for example `elr`."""
         return self.module.split(".")[2]
 
     @property
     def names(self) -> set[str]:
-        """All that it may be asked for by, in small letters."""
+        """Names to find the method by, in lower case."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
 
 def parse_source(docstring: str) -> Paper | None:
-    """Read the paragraph that begins with `Source:`; None if there is none."""
+    """Parse the paragraph that begins with `Source:`; None without one."""
     match = re.search(r"^Source:\s*(.+?)(\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
     if not match:
         return None
@@ -112,7 +111,7 @@ def parse_source(docstring: str) -> Paper | None:
 
 
 def _count_authors(segments: Sequence[str]) -> int:
-    """Count the parts between commas that are authors: up to one with `and` or `et al.`, or to the first long one."""
+    """Count the segments with authors: up to one with `and` or `et al.`, or up to the first long one."""
     for i, segment in enumerate(segments[:-1]):
         names = re.split(r"\band\b|\bet al\b\.?", segment)
         if any(len(name.split()) > 4 for name in names):
@@ -124,7 +123,7 @@ def _count_authors(segments: Sequence[str]) -> int:
 
 
 def find_methods(project: Path = PROJECT) -> list[Method]:
-    """Find the methods in the files under `lightning_modules/<field>`, in the order of fields, files and lines."""
+    """Find the methods in `lightning_modules/<field>`, ordered by field, file and line."""
     configs: dict[str, list[Config]] = {}
     for config, class_path in _configs(project):
         configs.setdefault(class_path, []).append(config)
@@ -154,13 +153,13 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the names under which a configuration may refer to a class: in its file, or in a package above it."""
+    """List the class paths that a configuration may use: in the class's file, or in a package above it."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Yield the classes that derive from one of `BASES`, directly or through one above them in the file."""
+    """Yield the classes that derive from one of `BASES`, directly or through an earlier class of the file."""
     known = set(BASES)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -172,7 +171,7 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
-    """Yield the configurations that name a class under `model`, with the name."""
+    """Yield the configurations with a class under `model`, and its class path."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
         if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
@@ -188,7 +187,7 @@ def needs(text: str) -> str:
 
 
 def _about(text: str) -> str:
-    """Take the first sentence of the comment at the top of a configuration."""
+    """Extract the first sentence of the comment at the top of a configuration."""
     lines = itertools.takewhile(lambda line: not NEEDS.fullmatch(line), _comment(text))
     return re.split(r"(?<=\.) (?=[A-Z])", " ".join(line.removeprefix("#").strip() for line in lines))[0]
 
@@ -199,14 +198,14 @@ def _comment(text: str) -> list[str]:
 
 
 def one_line(methods: Sequence[Method]) -> Iterator[str]:
-    """Describe each method in one line: name, field and paper."""
+    """Yield a line per method: name, field and paper."""
     name, field = (max(map(len, column)) for column in zip(*((m.name, m.field) for m in methods), strict=True))
     for method in methods:
         yield f"{method.name:{name}}  {method.field:{field}}  {method.paper}"
 
 
 def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
-    """Describe a method: class path, paper, first equation, configurations with their needs, and claims."""
+    """Yield the description of a method: class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
     yield ""
@@ -219,14 +218,14 @@ def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
 
 
 def first_equation(docstring: str) -> str:
-    """Cut a docstring behind its first equation, an indented paragraph; behind its first paragraph if it has none."""
+    """Cut a docstring after its first equation, an indented paragraph, or else after its first paragraph."""
     paragraphs = docstring.split("\n\n")
     equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
     return "\n\n".join(paragraphs[: equation + 1]).rstrip(",;: \n")
 
 
 def claims_of(method: Method, project: Path) -> list[str]:
-    """Collect the claims that the claim files state of a method: name, sentence, metric and margin."""
+    """List the claims about a method in claim files: name, sentence, metric and margin."""
     found = []
     for folder in dict.fromkeys(config.path.parent for config in method.configs):
         file = project / folder / "claim.yaml"

@@ -1,4 +1,4 @@
-"""Stated claims, method against baseline: their files, what they ask to run, and the verdicts over seeds."""
+"""Claims, method against baseline: claim files, their runs, and verdicts over seeds."""
 
 import contextlib
 import csv
@@ -34,7 +34,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, as its file states it; paths relative to the working directory."""
+    """One claim of a claim file; paths are relative to the working directory."""
 
     name: str
     paper: str
@@ -49,7 +49,7 @@ class Claim:
 
     @property
     def metrics(self) -> tuple[str, str]:
-        """The metric of the method, and that of the baseline."""
+        """Metrics of the method and of the baseline."""
         return self.metric, self.baseline_metric or self.metric
 
 
@@ -59,11 +59,11 @@ class Verdict:
 
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
-        reason: both conditions in figures, or what is missing.
+        reason: both conditions with their figures, or what is missing.
         method, baseline: the metric over seeds; None if the claim did not run.
-        best_epoch: the metric at the baseline's best epoch, where its runs say so.
+        best_epoch: the metric at the baseline's best epoch, if its runs report it.
         difference: method minus baseline of the same seed, over seeds; None if the claim did not run.
-        p: of the one-sided paired t test; NaN if the claim did not run.
+        p: p-value of the one-sided paired t test; NaN if the claim did not run.
     """
 
     claim: Claim
@@ -77,11 +77,11 @@ class Verdict:
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """Reads a claim file.
+    """Read a claim file.
 
     Raises:
-        FileNotFoundError: if it, or a config that it names, does not exist.
-        ValueError: if a key is missing, unknown or has a value that is not allowed, naming the key.
+        FileNotFoundError: if the file, or a config in it, does not exist.
+        ValueError: names a key that is missing, unknown or has an invalid value.
     """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
@@ -136,17 +136,17 @@ def _number(value: object) -> float:
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
-    """Applies both conditions of a claim.
+    """Apply both conditions of a claim.
 
-    A difference that equals the margin up to rounding is enough.
+    A difference equal to the margin up to rounding is enough.
 
     Args:
         claim: the claim.
-        method: the metric, a value for each seed.
-        baseline: the metric of the baseline, a value for each of the same seeds.
+        method: the method's metric, one value per seed.
+        baseline: the baseline's metric, one value for each of the same seeds.
 
     Returns:
-        Verdict, reason, the difference (method minus baseline) over seeds, and p of the paired t test.
+        Verdict, reason, the difference (method minus baseline) over seeds, and the p-value of the paired t test.
     """
     pairs = zip(method, baseline, strict=True)
     [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
@@ -163,11 +163,11 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Of the one-sided paired t test: how probable so large a mean difference is where there is none.
+    """Compute the p-value of the one-sided paired t test: 0 or 1 if all pairs differ by the same amount.
 
     Args:
-        better: a value for each seed, expected to be the greater one.
-        worse: a value for each of the same seeds. Pairs that all differ by one amount leave nothing to chance.
+        better: one value per seed, expected to be greater.
+        worse: one value for each of the same seeds.
     """
     from scipy.stats import ttest_rel
 
@@ -178,13 +178,13 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Finds a claim's figures among the results, and judges it if they are complete.
+    """Decide a claim from the results of its runs, if they are complete.
 
     Args:
         claim: the claim.
-        names: title of the experiment of each config.
-        results: of the runs that finished.
-        failures: the runs that did not.
+        names: title of each config's experiment.
+        results: results of the finished runs.
+        failures: the failed runs.
     """
     method, baseline = names[claim.method.resolve()], names[claim.baseline.resolve()]
     failed = [f for f in failures if f.run.experiment.title in (method, baseline) and f.run.seed in claim.seeds]
@@ -196,7 +196,7 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     for config, metric in compared:
         if (config, metric) not in summaries:
             known = ", ".join(metric for name, metric in summaries if name == config)
-            return Verdict(claim, MISSING, f"{config} has no metric {metric} in every seed, it has {known}")
+            return Verdict(claim, MISSING, f"{config} lacks the metric {metric} in some seed; it has {known}")
     values = {(each.config, each.metric, each.seed): each for each in own}
     pairs = [[values[config, metric, seed] for seed in claim.seeds] for config, metric in compared]
     ours, theirs = (summaries[each] for each in compared)
@@ -206,7 +206,7 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     for each in (each for both in pairs for each in both):
         if not math.isfinite(each.value):
             how = "diverged" if each.diverged else f"has {each.metric} {each.value}"
-            reason = f"{each.config}, seed {each.seed} {how}, which leaves no pair of numbers"
+            reason = f"{each.config}, seed {each.seed} {how}, so this pair has no difference"
             return Verdict(claim, FAILS if claim.claimed else UNCLAIMED, reason, ours, theirs, best)
     found, reason, difference, p = judge(claim, *([each.value for each in both] for both in pairs))
     return Verdict(claim, found, reason, ours, theirs, best, difference, p)
@@ -221,7 +221,7 @@ Row = Mapping[str, str]
 
 
 def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
-    """List the rows of claims.csv, as they are read from it."""
+    """Convert verdicts to rows of claims.csv."""
     made = provenance(runs) if any(run.finished for run in runs) else ""
     rows: list[Row] = []
     for each in verdicts:
@@ -240,7 +240,7 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 
 def read_claims(path: Path) -> list[Row]:
-    """Read a claims.csv; a file that is not there holds no claims."""
+    """Read a claims.csv; empty if it does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -257,7 +257,7 @@ HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "base
 
 
 def claims_table(rows: Sequence[Row]) -> str:
-    """Lay out rows of claims.csv as a Markdown table, with a line on how the runs were made."""
+    """Format rows of claims.csv as a Markdown table, with a line on the provenance of the runs."""
     cells = [
         [
             row["claim"],
@@ -277,7 +277,7 @@ def claims_table(rows: Sequence[Row]) -> str:
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Give the header and the rows of a table in the terminal."""
+    """Return header and rows of a table for the terminal."""
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
     return header, [
         [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
@@ -307,7 +307,7 @@ def write(rows: Sequence[Row], output: Path) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """The claims of one folder, and the runs that they need in the directory that is theirs."""
+    """The claims of one folder, with their runs and output directory."""
 
     claims: list[Claim]
     names: dict[Path, str]
@@ -316,10 +316,10 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plans the runs of a folder's claims; what two of them share runs once.
+    """Plan the runs of a folder's claims; runs shared by several claims run once.
 
     Raises:
-        ValueError, NotADirectoryError: from `check`, if the output holds other runs.
+        ValueError, NotADirectoryError: if the output holds other runs.
     """
     seeds: dict[Path, set[int]] = {}
     configs: dict[Path, Path] = {}
@@ -341,10 +341,10 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Refuses a claim of a metric that a finished run does not have, before the claim's other runs.
+    """Reject a claim whose metric is missing in a finished run, before the claim's other runs.
 
     Raises:
-        ValueError: names the claim, and the metrics that there are.
+        ValueError: names the claim and the available metrics.
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
@@ -359,14 +359,14 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Refuses a claim of a metric that seems to be another name of one that a short run of its method has.
+    """Reject a claim whose metric looks like a misspelt metric of a short run of its method.
 
     Args:
-        places: the claims; of a method that has a finished run, `check_metrics` tells.
-        metrics_of: names the metrics of a short run with some arguments of `fit`, None if it failed.
+        places: the claims; methods with a finished run are left to `check_metrics`.
+        metrics_of: returns the metrics of a short run with the given arguments of `fit`, or None if it failed.
 
     Raises:
-        ValueError: names the claim, and the metrics that there are.
+        ValueError: names the claim and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:
@@ -385,10 +385,10 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
 
 
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
-    """Reads the claim files and plans their runs, in one place for the files of one folder.
+    """Read the claim files and plan their runs, in one `Place` per folder.
 
     Raises:
-        FileNotFoundError, ValueError: for what is wrong with a file, before anything runs.
+        FileNotFoundError, ValueError: if a file is invalid, before anything runs.
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):

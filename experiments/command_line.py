@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resumption and readable errors."""
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resuming and one-sentence errors."""
 
 import contextlib
 import logging
@@ -79,14 +79,14 @@ from experiments.strangers import known_imports, settings_of_run
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
-CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
+CALL_ONLY = {  # arguments of a single call, not saved in config.yaml
     *("config", "resume", "run_directory", "test_after_fit"),
     *("ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
 
 
 class ReadsTestSet(Callback):
-    """Reads the test set before training, where a test follows it, so that what is missing is not told after it."""
+    """Set up the test set before training if a test follows, so that missing files are reported first."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,10 +95,10 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml`, whole or not at all, without what belongs to one call only."""
+    """Write `config.yaml` atomically, without the arguments of a single call."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        directory = trainer.log_dir  # broadcast: every process asks
+        directory = trainer.log_dir  # a broadcast, so every rank reads it
         if self.already_saved or directory is None or not trainer.is_global_zero:
             return
         self.already_saved = True
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Write the settings, with the checkpoint of another run that the run begins from, which it may do again."""
+        """Dump the configuration; `begins_from` is the checkpoint of another run that this run starts from."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -127,7 +127,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class ConfigFile(ActionConfigFile):
-    """`--config FILE`, where the `base` that a file names is one earlier `--config`."""
+    """Action of `--config FILE`: the file's `base`, if any, is applied first, like an earlier `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
@@ -136,14 +136,14 @@ class ConfigFile(ActionConfigFile):
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Leaves out the hundreds of classes of other packages that an argument could take, too."""
+    """Help formatter that omits the lists of known subclasses, hundreds of them from other packages."""
 
     def _get_help_string(self, action: Any) -> str:
         return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
 
 
 class Parser(LightningArgumentParser):
-    """Reads files without their line `base: FILE`, which `ConfigFile` has followed, and checks their classes."""
+    """Parser that ignores the line `base: FILE` of a configuration, applied by `ConfigFile`, and checks class paths."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -154,8 +154,8 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments, of which jsonargparse writes a null for a class within a class as `None`, a text."""
-        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a class, with the one argument that it is given
+        """Parse arguments; jsonargparse passes null for a nested class as the string `None`."""
+        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)
 
@@ -163,7 +163,7 @@ class Parser(LightningArgumentParser):
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values as jsonargparse does, and the classes that they name. Each class has a parser of its own."""
+        """Check values as jsonargparse does, then the class paths in them; each nested class has its own parser."""
         super().validate(namespace, *args, **kwargs)
         for name, kind in typed_arguments(self):
             check_class_paths(name, kind, namespace.get(name))
@@ -174,7 +174,7 @@ class CommandLine(LightningCLI):
 
     Args:
         args: the subcommand and its arguments.
-        run: False parses and instantiates alone.
+        run: False only parses and instantiates.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
@@ -185,7 +185,7 @@ class CommandLine(LightningCLI):
         self.held = contextlib.ExitStack()
         self.imports = contextlib.ExitStack()
         self.begun = False
-        """Whether this call made the run directory."""
+        """Whether this call created the run directory."""
         args = with_restart(with_latest(with_full_names(args)))
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
@@ -199,14 +199,14 @@ class CommandLine(LightningCLI):
         for file in self.config_files:
             path = located(Path(file))
             if os.path.isfile(path):
-                for each in with_base(path):  # rejects what is no configuration, before anything is loaded
+                for each in with_base(path):  # reject files that are not configurations before anything is loaded
                     check_guards(mapping_of(each), each)
                     reject_old_keys(mapping_of(each), each)
             elif re.match(r"\w+:(//|:)", file):
                 raise ValueError(f"--config {file} is an address: download the file and name it")
-            elif ":" not in file and not os.path.exists(path):  # which is no configuration itself
+            elif ":" not in file and not os.path.exists(path):  # not inline YAML
                 raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
-        # Said on every run, and nothing a user can act on.
+        # Shown on every run, and the user can do nothing about them.
         for message in (
             r".*treespec, LeafSpec.*",
             "LightningCLI's args parameter.*",
@@ -244,7 +244,7 @@ class CommandLine(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the one that was asked for: the parsers of all four take seconds to build."""
+        """Return only the requested subcommand: building the parsers of all four takes seconds."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -262,7 +262,7 @@ class CommandLine(LightningCLI):
                     write_test_metrics(self.run_directory, self.measured)
 
     def _parse_ckpt_path(self) -> None:
-        """Checkpoints hold no hyperparameters here; a damaged one is found when its turn comes, in one sentence."""
+        """Do nothing: checkpoints hold no hyperparameters here, and `check_checkpoint` reports damaged ones."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Guards, "guards", instantiate=True)
@@ -271,23 +271,23 @@ class CommandLine(LightningCLI):
             "--resume",
             type=str,
             default=None,
-            help="Run directory to go on with; `latest`: the last begun below runs/, of --config if given.",
+            help="Run directory to resume; `latest`: the most recently started run in runs/, of --config if given.",
         )
         parser.add_argument(
             "--run_directory",
             type=str,
             default=None,
-            help="Where results go; runs/<method>/<config>/<timestamp> by default, or the directory of --resume.",
+            help="Directory of the results; default: runs/<method>/<config>/<timestamp>, or that of --resume.",
         )
         parser.add_argument(
             "--compile",
             type=bool | str,
             default=False,
-            help="Compile model.network in fit; true for inductor, or the name of a torch.compile backend.",
+            help="Compile model.network in fit: true for inductor, or a torch.compile backend.",
         )
         if self.requested == "fit":
             parser.add_argument(
-                "--test_after_fit", type=bool, default=False, help="Test the configured checkpoint after training."
+                "--test_after_fit", type=bool, default=False, help="Test checkpoint.test_checkpoint after training."
             )
 
     def _set_seed(self) -> None:
@@ -297,13 +297,13 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Stay one: a module's optimizer factory refers to it, and a copy of the module needs no trainer, no data."""
+        """Return self: a module's optimizer factory refers to it, and copies of the module need no trainer and data."""
         return self
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a model that a configuration built holds its parser and cannot be pickled: save its state_dict(), "
-            "and build it again with load_run(RUN_DIRECTORY)"
+            "a model built from a configuration holds its parser and cannot be pickled: save its state_dict(), "
+            "and rebuild it with load_run(RUN_DIRECTORY)"
         )
 
     def before_instantiate_classes(self) -> None:
@@ -315,7 +315,7 @@ class CommandLine(LightningCLI):
             data.seed = config.seed_everything
         if self.requested == "fit" and self.resumed and config.run_directory not in (None, self.resumed):
             raise ValueError(
-                f"--resume {self.resumed} goes on in that directory: leave out --run_directory {config.run_directory}"
+                f"--resume {self.resumed} continues in that directory: omit --run_directory {config.run_directory}"
             )
         self.run_directory = Path(config.run_directory or self.resumed or new_run_directory(self.config_files))
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -328,22 +328,22 @@ class CommandLine(LightningCLI):
                 if self.requested == "fit" and Path(self.run_directory, "config.yaml").is_file():
                     clear(self.run_directory)
         if self.requested == "predict":
-            config.return_predictions = False  # they are written to disk as they come
-        config.weights_only = True  # whatever a file says: nothing unpickles code
-        # What modules can keep as hyperparameters; Lightning's own way checks all values again, which takes longer.
+            config.return_predictions = False  # written to disk batch by batch
+        config.weights_only = True  # whatever a file sets: never unpickle code
+        # For modules that save hyperparameters; Lightning's own dump validates all values again, which takes longer.
         dumped = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
         self.config_dump = yaml.safe_load(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
-        """Refuses to train over another run, and to continue one with another model, other data or another seed.
+        """Reject training over another run, and resuming with another model, other data or another seed.
 
         Raises:
-            ValueError: names the directory, or the first key that differs with both values.
+            ValueError: names the directory, or the first key that differs and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
                 raise ValueError(
-                    f"the run directory {self.run_directory} holds a trained run: continue it with "
+                    f"the run directory {self.run_directory} holds a trained run: resume it with "
                     f"--resume {self.run_directory}, or choose another --run_directory"
                 )
             return
@@ -353,7 +353,7 @@ class CommandLine(LightningCLI):
             key, (old, new) = min(changed.items())
             raise ValueError(
                 f"{self.resumed} was trained with {key} {old!r}, and cannot be resumed with {new!r}: "
-                f"for a new run that starts from its weights, use --ckpt_path without --resume"
+                f"to start a new run from its weights, use --ckpt_path without --resume"
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -401,7 +401,7 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Go on from the latest checkpoint; a run that was killed before its first one begins again, as it began."""
+        """Resume from the latest checkpoint; a run killed before its first one restarts as it started."""
         refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):
@@ -414,7 +414,7 @@ class CommandLine(LightningCLI):
 
     @property
     def _validates_on_given_labels(self) -> bool:
-        """Tell whether labels of the validation set are as wrong as those of the training set."""
+        """Whether validation labels are as noisy as training labels."""
         return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
 
     def after_fit(self) -> None:
@@ -428,7 +428,7 @@ class CommandLine(LightningCLI):
             if self.checkpoints.also_test_best and self.checkpoints.test_checkpoint == "last":
                 best = self._tested(saved / "best.ckpt")
                 metrics |= {f"best_epoch/{name}": value for name, value in best.items()}
-            directory = self.trainer.log_dir  # broadcast: every process asks
+            directory = self.trainer.log_dir  # a broadcast, so every rank reads it
             if self.trainer.is_global_zero and directory is not None:
                 write_test_metrics(Path(directory), metrics)
             final |= metrics
@@ -437,14 +437,16 @@ class CommandLine(LightningCLI):
             print(*final_metrics(final, self._validates_on_given_labels), sep="\n")
 
     def _say_where(self) -> None:
-        directory = self.trainer.log_dir  # broadcast: every process asks
+        directory = self.trainer.log_dir  # a broadcast, so every rank reads it
         if directory is not None:
             rank_zero_info(f"Run directory: {directory}")
 
     def _tested(self, checkpoint: Path | None) -> dict[str, float]:
         path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)  # type: ignore[attr-defined]
         if path is not None:
-            read_checkpoint(Path(path))  # rejects what is none; each process has its own part of shapes by now
+            read_checkpoint(
+                Path(path)
+            )  # rejects damaged files; weights may be sharded by now, so shapes are not checked
         results = self.trainer.test(self.model, self.datamodule, path, verbose=False, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
@@ -460,7 +462,7 @@ class CommandLine(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         results = self.trainer.test(**kwargs)
-        directory = self.trainer.log_dir  # broadcast: every process asks
+        directory = self.trainer.log_dir  # a broadcast, so every rank reads it
         if self.trainer.is_global_zero and directory is not None:
             add_test_metrics(Path(directory), {name: value for result in results for name, value in result.items()})
         self._say_where()
@@ -469,18 +471,18 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Of a run that is given by its directory, the checkpoint its configuration says.
+        """Choose the checkpoint to load: of a run given by its directory, the configured one.
 
         Raises:
-            ValueError: if there is none, and the module has weights to train and none from elsewhere.
+            ValueError: if no checkpoint is given, and the module has trainable weights that nothing loads.
         """
         if self._given_checkpoint() == "none":
             self._set_checkpoint(None)
             return
         if self.resumed is None and self._given_checkpoint() is None and self._untrained():
             raise ValueError(
-                f"{self.requested} would use initial weights of {type(self.model).__name__}, as nothing says where "
-                f"trained ones are: give --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none if it is meant"
+                f"{self.requested} would use initial weights of {type(self.model).__name__}, as no trained ones "
+                f"are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
             )
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.test_checkpoint}.ckpt")
@@ -490,7 +492,7 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Tell whether the module has weights to train, and its configuration names none that were trained before."""
+        """Whether the module has trainable weights, and its configuration names no pre-trained ones."""
         trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return trains and not dry and not _names_weights(self.config[self.requested].model)
@@ -507,7 +509,7 @@ class CommandLine(LightningCLI):
 
 
 class ParsedOnly(CommandLine):
-    """The command line up to the point where it has parsed: its `parser` reads and builds many configurations."""
+    """The command line that stops after parsing; its `parser` can parse and instantiate many configurations."""
 
     def before_instantiate_classes(self) -> None: ...
     def instantiate_classes(self) -> None: ...
@@ -516,18 +518,18 @@ class ParsedOnly(CommandLine):
 
 
 class _Built(Exception):
-    """Says that a parser is complete."""
+    """Raised when a parser is complete."""
 
 
 class Unparsed(CommandLine):
-    """The command line up to the point where it would parse."""
+    """The command line that stops before parsing."""
 
     def parse_arguments(self, *_: Any) -> None:
         raise _Built
 
 
 def parser_of(subcommand: str) -> Any:
-    """Build the parser of a subcommand's arguments."""
+    """Build the parser of a subcommand."""
     line = Unparsed.__new__(Unparsed)
     with contextlib.suppress(_Built):
         line.__init__([subcommand])  # type: ignore[misc]
@@ -535,13 +537,13 @@ def parser_of(subcommand: str) -> Any:
 
 
 WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
-"""Ends of keys that may change when a run is resumed: they say where data are and how fast they come."""
+"""Suffixes of keys that may change when a run is resumed: location and loading speed of the data."""
 
 
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that a resumed run must keep and does not: those of model and data, and the seed.
+    """Find changed settings that a resumed run must keep: those of model and data, and the seed.
 
-    Keys that the saved configuration lacks are arguments that are new since then; they have their defaults.
+    Keys missing from the saved configuration are newer arguments, and are ignored.
 
     Returns:
         Saved and present value by key, `data.init_args.batch_size` for example.
@@ -562,19 +564,19 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def config_files(args: list[str]) -> list[str]:
-    """List the configuration files that the arguments name."""
+    """List the values of `--config`."""
     found = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
     return found + [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
 
 
 def with_latest(args: list[str]) -> list[str]:
-    """Replace `--resume latest` by the directory of the run that was begun last.
+    """Replace `--resume latest` by the directory of the most recently started run.
 
-    A `--config` that states a model chooses among the runs: it is not read again, as the run has its own settings. Any
-    other is a layer, and stays.
+    A `--config` with a model selects among the runs and is dropped, as the run has its own settings. Any other is a
+    layer, and stays.
 
     Raises:
-        FileNotFoundError: from `latest_run`.
+        FileNotFoundError: if there is no such run.
     """
     if _value_of(args, "--resume") != "latest":
         return args
@@ -597,7 +599,7 @@ def with_latest(args: list[str]) -> list[str]:
 
 
 def _names_weights(settings: Any) -> bool:
-    """Tell whether a part of a configuration says where trained weights come from."""
+    """Whether a part of a configuration names pre-trained weights."""
     if isinstance(settings, list | tuple):
         return any(map(_names_weights, settings))
     if not isinstance(settings, dict | Namespace):
@@ -609,40 +611,40 @@ def _names_weights(settings: Any) -> bool:
 
 @runtime_checkable
 class Samples(Protocol):
-    """A module that draws images."""
+    """A module that samples images."""
 
     def sample(self, n: int) -> Any: ...
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Say what a module without a prediction does instead."""
+    """Error message for a module without `predict_step`: what it offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
-            "it draws images (in Python load_run(RUN_DIRECTORY)[0].sample(n)), which --config "
-            "configs/callbacks/fid.yaml measures in test"
+            "it samples images (in Python load_run(RUN_DIRECTORY)[0].sample(n)), which test --config "
+            "configs/callbacks/fid.yaml evaluates"
         )
     if is_overridden("test_step", model):
-        can.append("test --resume RUN_DIRECTORY measures it")
+        can.append("test --resume RUN_DIRECTORY evaluates it")
     return f"{type(model).__name__} predicts nothing: {', and '.join(can) or 'its results are what fit writes'}"
 
 
 def with_restart(args: list[str]) -> list[str]:
-    """Let a `fit` that `torchrun --max_restarts` starts again go on with its run, once that has saved a checkpoint.
+    """Resume the run of a `fit` that `torchrun --max_restarts` restarts, once it has saved a checkpoint.
 
-    torchrun starts the same command again, whose run has its settings in its directory. How often it has done so says
-    less: on a node whose processes ended with those of another one, not once.
+    torchrun restarts the same command, and the run directory holds the run's settings. torchrun's restart count is no
+    substitute: it stays 0 on a node whose processes ended because those of another node did.
 
     Raises:
-        ValueError: if no `--run_directory` says which run that is, or ranks would meet in torchrun's own store, which
-            keeps the addresses of ranks that have died: one that is restarted first connects to those, for good.
+        ValueError: without `--run_directory`, which identifies the run; or if ranks would rendezvous in torchrun's own
+            store, which keeps the addresses of dead ranks: a rank that restarts first would hang on those.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
         return args
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
         raise ValueError(
-            f"torchrun --max_restarts {restarts} can hang, as restarted ranks find addresses of dead ones: set "
+            f"torchrun --max_restarts {restarts} can hang, as restarted ranks use addresses of dead ones: set "
             f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
         )
     if _value_of(args, "--resume") is not None:
@@ -650,7 +652,7 @@ def with_restart(args: list[str]) -> list[str]:
     directory = _value_of(args, "--run_directory")
     if directory is None:
         raise ValueError(
-            f"torchrun --max_restarts {restarts} starts the same command again, which has to find its run: give it a "
+            f"torchrun --max_restarts {restarts} restarts the same command, which must find its run: add "
             f"--run_directory"
         )
     if not has_checkpoint(Path(directory)):
@@ -671,24 +673,23 @@ def _value_of(args: list[str], flag: str) -> str | None:
 
 
 def _has_trained(line: CommandLine) -> bool:
-    """Tell whether a step was begun: what failed before left nothing worth keeping."""
+    """Whether a training step was started; before that, a failed run leaves nothing worth keeping."""
     trainer = getattr(line, "trainer", None)
     return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 
 
 def run(args: list[str]) -> int:
-    """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the
-    results.
+    """Run one subcommand. User errors are reported in one sentence; the traceback is saved next to the results.
 
     Args:
         args: the subcommand and its arguments.
 
     Returns:
         The exit status: 0; 1 after an error and 2 after a wrong argument; 143 if SIGTERM ended the run, so that
-        whoever started it does not take it for complete.
+        its parent process does not take it for complete.
     """
     if COMPLETING:
-        parser_of(args[0]).parse_args([])  # completes before it parses, and ends the process
+        parser_of(args[0]).parse_args([])  # completes before parsing, and ends the process
     line: CommandLine | None = None
     try:
         line = CommandLine.__new__(CommandLine)
@@ -698,7 +699,7 @@ def run(args: list[str]) -> int:
         return 2
     except SIGTERMException:
         place = getattr(line, "run_directory", "RUN_DIRECTORY")
-        print(f"error: the run was ended by SIGTERM; --resume {place} continues it", file=sys.stderr)
+        print(f"error: the run was ended by SIGTERM; resume it with --resume {place}", file=sys.stderr)
         if line is not None:
             line.stop_signals.ask_for_another_turn()
         return 128 + signal.SIGTERM
@@ -728,7 +729,7 @@ def run(args: list[str]) -> int:
     finally:
         if line is not None and hasattr(line, "held"):
             line.held.close()
-        # Left to the interpreter's end, the process group's threads can outlive what they need and abort the process.
+        # At interpreter exit, threads of the process group can outlive their resources and abort the process.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0

@@ -1,4 +1,4 @@
-"""What several configurations measured over several seeds, side by side: tables, pictures and fitted exponents."""
+"""Comparison of several configurations over several seeds: tables, figures and fitted exponents."""
 
 import hashlib
 import math
@@ -28,11 +28,11 @@ from experiments.run_request import Experiment, Run, check, code_fingerprint, re
 from experiments.sweeps.fits import HEADER, cells, fits, write_fits
 
 MAX_CONFIGS = 10
-"""Configs whose training curves are drawn in one picture, each in a colour of its own."""
+"""Maximal number of configs in a figure of training curves, each with its own colour."""
 
 
 def default_output(configs: Sequence[Path]) -> Path:
-    """`runs/compare/<folder>/<config>-vs-<config>` for configs of one folder: the same command finds its runs again."""
+    """Return `runs/compare/<folder>/<config>-vs-<config>`, so that the same command finds its runs again."""
     parents = {config.resolve().parent for config in configs}
     folder = Path(parents.pop().name) if len(parents) == 1 else Path()
     names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
@@ -43,10 +43,10 @@ def default_output(configs: Sequence[Path]) -> Path:
 
 
 def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
-    """All runs, seed by seed so that the configs can be compared early.
+    """Plan all runs, seed by seed so that configs can be compared early.
 
     Raises:
-        ValueError, NotADirectoryError: from `check`, if the output holds other runs.
+        ValueError, NotADirectoryError: if the output holds other runs.
     """
     runs = [Run(each, seed, output / each.name / f"seed_{seed}") for seed in seeds for each in experiments]
     for run in runs:
@@ -55,13 +55,13 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
-    """The metrics of the finished runs, config by config and metric by metric, the best epoch's beside the tested.
+    """Collect the metrics of finished runs, by config and metric, the best epoch's next to the tested checkpoint's.
 
-    A run that diverged has NaN for what the other runs of its config measure, or all runs if all of its config did.
+    A diverged run has NaN for the metrics of other runs of its config, or of all runs if all of its config diverged.
 
     Args:
         runs: finished or not.
-        metrics: what else is read, by whole names: metrics of training or validation, of which the last value counts.
+        metrics: full names of training or validation metrics to read in addition; their last value is used.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
     if logged := [metric for metric in metrics if metric.startswith(("train/", "val/"))]:
@@ -88,7 +88,7 @@ def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """One line on when, where and with what the finished runs were made."""
+    """Describe date, machine and versions of the finished runs in one line."""
     records = [record(run) for run in runs if run.finished]
     parts = []
     for key, label in (("date", "Run on "), ("machine", ""), ("torch", "torch "), ("python", "Python ")):
@@ -103,16 +103,16 @@ def provenance(runs: Sequence[Run]) -> str:
 
 
 def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
-    """Writes tables and pictures of the finished runs. The CSV files of single values hold all metrics.
+    """Write tables and figures of the finished runs; runs.csv and summary.csv contain all metrics.
 
     Args:
         runs: finished or not.
-        output: directory of the files.
-        metrics: what tables and pictures show, see `chosen`.
-        fit: short names of the keys that power laws are fitted in.
+        output: output directory.
+        metrics: metrics in tables and figures, see `chosen`.
+        fit: short names of the keys in which to fit power laws.
 
     Returns:
-        The pictures' paths.
+        Paths of the figures.
     """
     from experiments.figures import draw_comparison, draw_curves
     from experiments.sweeps.figures import draw_exponents
@@ -176,7 +176,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
 
 
 def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
-    """Draw lines where one key varies, heat maps where two do, and a table of settings otherwise."""
+    """Draw lines for one varied key, heat maps for two, and a table of settings otherwise."""
     from experiments.figures import draw_table
     from experiments.sweeps.figures import draw_heat_maps, draw_lines
 
@@ -192,7 +192,7 @@ def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], plac
 def show(
     runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
 ) -> None:
-    """Writes tables and pictures of the finished runs, prints the table, and names the files."""
+    """Write tables and figures of the finished runs, and print the table and the file names."""
     pictures = write(runs, output, metrics, fit)
     found = chosen(collect(runs, metrics), metrics)
     summaries = without_repetition(summarise(found))

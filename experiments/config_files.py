@@ -1,7 +1,7 @@
-"""Configuration files as text: what they hold, and the file that one may be based on.
+"""Read configuration files, with the `base` that one may have.
 
-A file that begins with a line `base: demo.yaml` holds what differs from that file. The base is one earlier `--config`
-on the same command line and nothing more.
+A file that begins with a line `base: demo.yaml` holds only its differences from that file. A base is equivalent to an
+earlier `--config` on the same command line.
 """
 
 import os
@@ -31,20 +31,20 @@ MOVED = {
     "configs/score_sde/cifar10_vp_discrete.yaml": "configs/score_sde/cifar10_vp.yaml with --model.num_levels 1000 "
     "--model.likelihood_repeats 0 --model.sampler.predictor ancestral",
 }
-"""Configurations and folders of version 0.1 by what they are called now."""
+"""Configurations and folders of version 0.1 -> those of version 0.2."""
 RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
-"""Keys of version 0.1, and their names since 0.2."""
+"""Keys of version 0.1 -> keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
 def located(path: Path) -> Path:
-    """Find a configuration file: where the path says or, of `configs/...`, among those that come with the package.
+    """Find a configuration file at its path or, for `configs/...`, among the package's own.
 
     Raises:
-        FileNotFoundError: says what a file of version 0.1 is called now.
+        FileNotFoundError: gives the new name of a file of version 0.1.
     """
     ours = PROJECT / path
-    # os.path, as a text that is too long for a path is none
+    # os.path returns False if a text is too long for a path
     if path.parts[:1] != ("configs",) or os.path.exists(path):
         return path
     if os.path.isfile(ours):
@@ -59,7 +59,7 @@ def text_of(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        ValueError: names a file that is not in UTF-8.
+        ValueError: if the file is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -71,19 +71,19 @@ def parsed(text: str, path: Path) -> Any:
     """Parse the text of a YAML file.
 
     Raises:
-        ValueError: names the file and the line of what is not YAML, or a file that stands for endlessly many values.
+        ValueError: names the file, with the line if it is not valid YAML, or if its aliases expand to too many values.
     """
     try:
         content = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     waiting, count = [content], 0
-    while waiting:  # references to references grow without bound where they are written out
+    while waiting:  # nested aliases expand exponentially
         value = waiting.pop()
         if isinstance(value, dict | list):
             waiting += value.values() if isinstance(value, dict) else value
         if (count := count + 1) > MOST_VALUES:
-            raise ValueError(f"{path} stands for more than {MOST_VALUES} values: write it without references")
+            raise ValueError(f"{path} expands to more than {MOST_VALUES} values: write it without aliases")
     return content
 
 
@@ -91,28 +91,28 @@ def mapping_of(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
     Raises:
-        ValueError: names a file that is not a YAML mapping.
+        ValueError: if the file is not a YAML mapping.
     """
     content = parsed(text_of(path), path)
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} is no configuration: it must hold the keys model, data, trainer and so on "
-            f"(a claim file is for train.py claim)"
+            f"{path} is not a configuration: it must be a mapping with keys such as model, data and trainer "
+            f"(claim files are for train.py claim)"
         )
     return content
 
 
 def base_of(path: Path) -> Path | None:
-    """Find the file that a configuration is based on, None for one that stands by itself.
+    """Return the base of a configuration; None without one.
 
     Raises:
-        FileNotFoundError: names a base that does not exist.
-        ValueError: names a base that is not allowed, or a file that is no configuration.
+        FileNotFoundError: if the base does not exist.
+        ValueError: if the base is not allowed, or the file is not a configuration.
     """
     content = mapping_of(path)
     if "base" not in content:
         return None
-    value, allowed = content["base"], "a file of the same folder (demo.yaml) or of one beside it (../elr/demo.yaml)"
+    value, allowed = content["base"], "a file of the same folder (demo.yaml) or of a sibling folder (../elr/demo.yaml)"
     if not isinstance(value, str) or not re.fullmatch(r"(\.\./[\w-]+/)?[\w.-]+\.ya?ml", value):
         raise ValueError(f"{path}: base is {value!r}, and must be {allowed}")
     if next(iter(content)) != "base" or not BASE_LINE.search(text_of(path)):
@@ -121,34 +121,34 @@ def base_of(path: Path) -> Path | None:
     if not base.is_file():
         raise FileNotFoundError(f"{path}: base is {value}, which does not exist; it must be {allowed}")
     if "base" in mapping_of(base):
-        raise ValueError(f"{path}: base is {value}, which has a base itself; it must be {allowed} that has none")
+        raise ValueError(f"{path}: base is {value}, which has a base itself; it must be {allowed} without a base")
     return base
 
 
 def with_base(path: Path) -> list[Path]:
-    """List a configuration file behind its base, if it has one."""
+    """List a configuration file, preceded by its base if it has one."""
     base = base_of(path)
     return [base, path] if base else [path]
 
 
 def without_base_line(text: str) -> str:
-    """Blank the line that names a base, so that the lines of error messages stay right.
+    """Blank the line of the base, so that line numbers in error messages stay correct.
 
-    A file that changes nothing in its base becomes an empty mapping.
+    A file without any other line becomes an empty mapping.
     """
     own = BASE_LINE.sub("", text, count=1)
     return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
 
 
 def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names, `data.label_noise.noise_rate` for example: without `init_args`."""
+    """Flatten nested settings to dotted names without `init_args`, for example `data.label_noise.noise_rate`."""
     if not isinstance(value, dict) or not value:
         return {plain(prefix): value}
     return {name: leaf for key, inner in value.items() for name, leaf in dotted(inner, f"{prefix}.{key}").items()}
 
 
 def plain(key: str) -> str:
-    """Shorten a dotted name by its `init_args`."""
+    """Remove `init_args` from a dotted name."""
     return ".".join(part for part in key.split(".") if part not in ("", "init_args"))
 
 
@@ -163,7 +163,7 @@ def reject_old_keys(settings: dict[str, Any], path: object) -> None:
 
 
 def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a run of version 0.1, whose `config.yaml` nests them, to those of version 0.2."""
+    """Rename the keys of a `config.yaml` of version 0.1, which nests them, to those of version 0.2."""
     new = dict(settings)
     for section, values in settings.items():
         if isinstance(values, dict):
@@ -173,6 +173,6 @@ def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """Read a configuration's settings by dotted names, those of its base with what the file itself changes."""
+    """Read a configuration's settings by dotted names, those of its base included."""
     leaves = [leaf for file in with_base(path) for leaf in dotted(mapping_of(file)).items()]
     return {name: value for name, value in leaves if name != "base"}

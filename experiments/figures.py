@@ -1,4 +1,4 @@
-"""Figures of a comparison: test metrics per seed, and training curves. A config has one colour in both."""
+"""Figures of a comparison: test metrics per seed, and training curves, with the same colour per config."""
 
 import math
 import re
@@ -17,13 +17,13 @@ TITLES = {
     "train/fit_true": "accuracy on the true training labels",
     "train/memorized": "share of the false labels memorised",
 }
-"""Metrics named in words above their curves; others go by their own name."""
+"""Titles of metrics above their curves; other metrics keep their names."""
 
 
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
-    """One panel for each metric: a dot for each seed, and mean ± std beside them.
+    """Draw a panel per metric: a dot per seed, and mean ± std.
 
-    The best epoch's value of a metric is a ring in the same panel.
+    Values of the best epoch are rings in the same panel.
     """
     import numpy as np
 
@@ -66,12 +66,12 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """One panel for each metric: every method's mean ± std over the settings. A method has one colour.
+    """Draw a panel per metric: mean ± std of every method over the settings, with a colour per method.
 
     Args:
-        results: of all runs.
+        results: results of all runs.
         place: method and setting of each config.
-        path: where the figure is saved.
+        path: output file.
     """
     import numpy as np
 
@@ -105,7 +105,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Columns that differ in the value of a key alone, which a line may connect; each other column by itself."""
+    """Group columns that differ only in the value of a key, to connect by a line; other columns stay alone."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")
@@ -114,12 +114,12 @@ def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]
 
 
 def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequence[str] = ()) -> bool:
-    """Training curves of what every config logs, the mean over seeds with a band of ± std.
+    """Draw curves of the metrics that every config logs: mean over seeds with a band of ± std.
 
     Args:
         metrics: for each config, the `metrics.csv` of its runs.
-        path: where the figure is saved.
-        names: metrics of training and validation to draw, in this order; by default all, at most `MAX_CURVES`.
+        path: output file.
+        names: training and validation metrics to draw, in this order; by default all, at most `MAX_CURVES`.
 
     Returns:
         Whether there was anything to draw.
@@ -140,7 +140,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
             present = np.isfinite(values)
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
-            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # of one point there is no line
+            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # a single point has no line
             ax.plot(epochs, mean, color=colour(number), linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
@@ -159,10 +159,10 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
 
 
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
-    """The training and validation metrics that every config has.
+    """List the training and validation metrics common to all configs.
 
-    Left out: values of single steps, and of one class or level among many (a name that ends in a number). Losses come
-    last, since those of two methods need not be the same quantity.
+    Metrics of single steps, and of single classes or levels (names ending in a number), are omitted. Losses come last,
+    as they may be different quantities in two methods.
     """
     columns = [{name for run in runs for name in run} for runs in curves.values()]
     shared = set.intersection(*columns) if columns else set()
@@ -190,7 +190,7 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
 
 
 def legend_above(figure: "Figure", ax: Any) -> None:
-    """Name what a panel shows above all panels, in as many columns as the figure's width has room for, four at most."""
+    """Draw a panel's legend above all panels, in as many columns as fit, at most four."""
     handles, names = ax.get_legend_handles_labels()
     widest = 0.6 + 0.085 * max(map(len, names), default=0)  # in inches
     columns = max(1, min(len(names), 4, int(figure.get_figwidth() / widest)))

@@ -1,4 +1,4 @@
-"""A run's model and data in Python, for a notebook or another program."""
+"""Load a run's model and data in Python, for a notebook or another program."""
 
 import os
 from pathlib import Path
@@ -13,20 +13,20 @@ from experiments.run_directory import check_checkpoint, read_checkpoint
 def load_run(
     directory: str | os.PathLike[str], checkpoint: str | None = None
 ) -> tuple[LightningModule, LightningDataModule]:
-    """Rebuilds a run's model and data from its `config.yaml`, and leaves the caller's random number generators alone.
+    """Rebuild a run's model and data from its `config.yaml`, without changing the caller's random number generators.
 
-    A checkpoint holds no constructor arguments, so that `load_from_checkpoint` of a class needs them all again.
+    Checkpoints hold no constructor arguments, so `load_from_checkpoint` would need all of them.
 
     Args:
         directory: the run directory.
-        checkpoint: the name of one in its `checkpoints`, `best` or `last`; None takes the one that is tested.
+        checkpoint: `best` or `last`; None takes `checkpoint.test_checkpoint` of the run.
 
     Returns:
-        The model with the weights of the checkpoint, in evaluation mode, and the DataModule, not set up yet.
+        The model in evaluation mode, with the checkpoint's weights, and the DataModule before `setup`.
 
     Raises:
-        FileNotFoundError: if the run or the checkpoint is not there.
-        ValueError: if the checkpoint does not fit the configuration.
+        FileNotFoundError: if the run or the checkpoint does not exist.
+        ValueError: if the checkpoint does not match the configuration.
     """
     seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
     try:

@@ -1,4 +1,4 @@
-"""The table of a field: one row for each method, one column for each setting, and one table for each metric."""
+"""Tables of methods over settings: a row per method, a column per setting, and a table per metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -7,20 +7,20 @@ from experiments.results import Summary, in_order
 from experiments.run_request import Experiment
 
 MOST_COLUMNS = 8
-"""Settings beside each other that a terminal has room for."""
+"""Maximal number of settings as columns in a terminal."""
 Places = Mapping[str, tuple[str, str]]
 """Row and column of each experiment, by its title."""
 
 
 def places(experiments: Sequence[Experiment]) -> Places:
-    """Give each experiment its row and column in the table.
+    """Assign each experiment its row and column in the table.
 
-    A row is a config, and a column what is varied; where two keys are, the first one is part of the row. Where configs
-    of several folders share names of files, a row is a folder, and the file is part of the column: `elr/cifar10` and
+    A row is a config and a column a varied value; with two varied keys, the first one is part of the row. If configs of
+    several folders share file names, a row is a folder and the file is part of the column: `elr/cifar10` and
     `elr/cifar10_asymmetric` are two columns of `elr`.
 
     Returns:
-        Nothing where there would be no row with two columns.
+        Rows and columns; empty if no row would have two columns.
     """
     names = list(dict.fromkeys(each.config_name for each in experiments))
     folders, files = (
@@ -43,7 +43,7 @@ def places(experiments: Sequence[Experiment]) -> Places:
 
 
 def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
-    """Name the keys that take several values, the same ones in every experiment; none if they differ."""
+    """List the keys that vary; empty if the experiments do not vary the same keys."""
     keys = {tuple(key for key, _ in each.setting) for each in experiments}
     if len(keys) != 1:
         return []
@@ -52,9 +52,9 @@ def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, metric by metric: the metric, the method, and mean ± std in each setting.
+    """Build header and rows, by metric: metric, method, and mean ± std in each setting.
 
-    Many settings of few methods go down. The header lacks the first column.
+    Many settings of few methods become rows. The header omits the first column.
     """
     columns, first = list(dict.fromkeys(column for _, column in place.values())), "method"
     cells = {(each.metric, *place[each.config]): str(each) for each in summaries}
@@ -71,6 +71,6 @@ def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str]
 
 
 def by_metric(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[list[str]]]]:
-    """The rows of each metric, without their first column."""
+    """Yield the rows of each metric, without their first column."""
     for metric, own in groupby(rows, key=lambda row: row[0]):
         yield metric, [list(row[1:]) for row in own]

@@ -1,4 +1,4 @@
-"""The progress bar of a run: loss, a validation metric, and the time left of the whole run beside the epoch's bar."""
+"""Progress bar of a run: loss, a validation metric, and the time left of the whole run."""
 
 import math
 import re
@@ -14,15 +14,15 @@ from rich.text import Text
 from experiments.results import duration, validation_metric
 
 SECONDS = 0.5
-"""Between two looks at the loss, each of which waits for the device."""
+"""Interval between two reads of the loss, each a host sync."""
 
 
 class WholeRun(RichProgressBar):
-    """Shows the last step's loss, the last validation and the time left of the whole run.
+    """Show the last step's loss, the last validation metric and the time left of the whole run.
 
     Args:
-        monitor: the validation metric that is shown; None chooses one.
-        given_labels: whether validation labels are the given ones, some of which are false: the metric is called so.
+        monitor: the validation metric to show; None chooses one.
+        given_labels: whether validation labels are noisy; the metric's name then says so.
     """
 
     def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
@@ -34,7 +34,7 @@ class WholeRun(RichProgressBar):
         self._looked = -math.inf
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Name the columns: narrow enough, with the metrics behind them, for a terminal of 80 characters."""
+        """Choose columns that fit, with the metrics, into a terminal of 80 characters."""
         _, _, batches, *_ = super().configure_columns(trainer)
         return [
             StageColumn("[progress.description]{task.description}"),
@@ -67,14 +67,14 @@ class WholeRun(RichProgressBar):
         return self._shown
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """Estimate the time left of the whole run, from what this process has done of it."""
+        """Estimate the time left of the whole run from the progress of this process."""
         done = share_done(trainer)
         new = done - self._done_before
         return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
 
 
 class StageColumn(TextColumn):
-    """The column of the stage: the epoch, without a last one where another limit than the epochs ends the run."""
+    """Column of the stage: the epoch, without the total if epochs do not limit the run."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -83,7 +83,7 @@ class StageColumn(TextColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """The column of the time left: of the whole run while it trains, of another stage by itself."""
+    """Column of the time left: of the whole run while training, otherwise of the stage."""
 
     max_refresh = SECONDS
 
@@ -98,9 +98,9 @@ class TimeLeft(ProgressColumn):
 
 
 def share_done(trainer: Trainer) -> float:
-    """Tell the part of the whole run that is done, in batches or in steps, by which of both will end it; 0 if unknown.
+    """Compute the completed fraction of a run by `max_epochs` or `max_steps`, whichever ends first; 0 if unknown.
 
-    The batches of an interrupted run that is continued are among those that are done.
+    Batches before a run was resumed count as completed.
     """
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf

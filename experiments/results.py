@@ -1,4 +1,4 @@
-"""Results of runs as tables: read from the runs' directories, summarised over seeds, written as CSV and Markdown."""
+"""Results of runs: read from run directories, summarised over seeds, written as CSV and Markdown."""
 
 import csv
 import difflib
@@ -17,10 +17,10 @@ from rich.table import Table
 from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
-"""Prefix of the metrics of a run's best epoch, where the checkpoint that the config tests is another one."""
+"""Prefix of the best epoch's metrics, if `checkpoint.test_checkpoint` is the last one."""
 
 DIVERGED = "test/diverged"
-"""Metric that is 1 for a run whose loss diverged, where its configuration takes that for a result."""
+"""Metric that is 1 for a run whose loss diverged, if its configuration counts that as a result."""
 
 HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1|tpr"
 LOWER = (
@@ -39,9 +39,9 @@ class Result:
 
     Args:
         config: title of the run's experiment.
-        metric: its name.
-        seed: that of the run.
-        value: NaN for a metric that a diverged run does not have.
+        metric: name of the metric.
+        seed: seed of the run.
+        value: its value; NaN if a diverged run lacks it.
         diverged: whether the run diverged.
     """
 
@@ -58,12 +58,12 @@ class Summary:
 
     Args:
         config: title of the experiment.
-        metric: its name.
-        mean: average over the seeds that have a finite value; NaN if there are none.
+        metric: name of the metric.
+        mean: mean over the seeds with a finite value; NaN without any.
         std: their sample standard deviation (n - 1); NaN for a single seed.
-        seeds: their number.
-        diverged: number of seeds without a value as their runs diverged.
-        not_finite: number of seeds whose value is NaN or infinite otherwise, as of what was never reached.
+        seeds: number of seeds with a finite value.
+        diverged: number of seeds without one because the run diverged.
+        not_finite: number of other seeds with NaN or infinity, such as a time to a threshold never reached.
     """
 
     config: str
@@ -76,7 +76,7 @@ class Summary:
 
     @property
     def runs(self) -> int:
-        """Count the seeds with and without a value."""
+        """Number of seeds with and without a finite value."""
         return self.seeds + self.diverged + self.not_finite
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Summary:
 
 
 def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
-    """Choose the one validation metric to show: what the best epoch is chosen by, else the first that is no loss."""
+    """Choose the validation metric to show: `monitor` if logged, otherwise the first that is not a loss."""
     if monitor in (names := list(names)):
         return monitor
     found = sorted(name for name in names if name.startswith("val/") and not re.search(r"_step$|[/_]\d+$", name))
@@ -96,11 +96,11 @@ def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
 
 
 def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> list[str]:
-    """Write metrics a line each, without those of single steps and of one class among many.
+    """Format metrics, one per line, without those of single steps and single classes.
 
     Args:
-        metrics: by name.
-        given_labels: whether validation labels are the given ones, some of which are false, which the lines say then.
+        metrics: values by name.
+        given_labels: whether validation labels are noisy; a note then says so.
     """
     stages = ("train/", "val/", "test/")
     shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
@@ -115,9 +115,9 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
 
 def arrow(metric: str) -> str:
-    """Say which direction of a metric is the better one, by the first word of its name that tells; or nothing.
+    """Return an arrow for the better direction of a metric, by the first known word of its name; empty if unknown.
 
-    Of an edit that a protection shall spoil, likeness is no merit: such metrics have no arrow.
+    Similarity of an edit to its target is no merit for a protection against edits: such metrics have no arrow.
     """
     words = metric.rpartition("/")[2].split("_")
     told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
@@ -125,11 +125,11 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Keep the results of some metrics, in their order, and those of the best epoch beside them.
+    """Select the results of some metrics, in the given order, with those of the best epoch.
 
     Args:
-        results: of all runs.
-        metrics: names, with or without their stage: `test/accuracy` or `accuracy`; none keeps all.
+        results: results of all runs.
+        metrics: names with or without stage, `test/accuracy` or `accuracy`; empty for all.
 
     Raises:
         ValueError: names a metric that no run has.
@@ -137,7 +137,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
     known = dict.fromkeys(beside(result.metric)[0] for result in results)
     for metric in metrics if results else ():
         if not any(metric in (name, name.partition("/")[2]) for name in known):
-            raise ValueError(f"--metrics: no run has {metric}; there are {', '.join(known)}")
+            raise ValueError(f"--metrics: no run has {metric}; the metrics are {', '.join(known)}")
     return [
         result
         for metric in metrics
@@ -147,23 +147,23 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 
 
 def misspelt(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a metric that a short run does not have is likely one that it has, by another name.
+    """Whether an unknown metric is probably a misspelt known one.
 
-    One that is like none of them may be measured in whole runs alone, as distances of generated images are.
+    A name unlike all known ones may be logged only in full runs, as distances of generated images are.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
 
 def choose_from(name: str, known: Iterable[str]) -> str:
-    """End a sentence about a metric that there is not: the name that was meant, perhaps, and those that there are."""
+    """Return the end of a sentence about an unknown metric: a similar name, if any, and all known ones."""
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else "."
-    return f"{meant} There are {', '.join(names)}"
+    return f"{meant} The metrics are {', '.join(names)}"
 
 
 def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
-    """Leave out a best epoch's metric where it says of every config what the tested checkpoint's says."""
+    """Omit a best epoch's metric if it equals the tested checkpoint's for every config."""
     values = {(each.config, each.metric): str(each) for each in summaries}
     new = {
         metric
@@ -174,30 +174,30 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List metrics once each, in the order of the tested checkpoint's, with the best epoch's directly behind them."""
+    """List unique metrics in order, each of the best epoch directly after that of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Order metrics: that of the best epoch directly behind that of the tested checkpoint."""
+    """Sort key of metrics: the best epoch's directly after the tested checkpoint's."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Tell whether a best epoch's metric says what the tested checkpoint's says, as where that epoch was the last."""
+    """Whether a best epoch's metric equals the tested checkpoint's, as when the best epoch is the last."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time as `0:12:34`, that of an unknown one as `-:--:--`."""
+    """Format a duration as `0:12:34`; an unknown one as `-:--:--`."""
     return "-:--:--" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table in one step. NaN becomes an empty field; floats keep all their digits."""
+    """Write a table atomically. NaN becomes an empty field; floats keep all their digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -206,7 +206,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_test_metrics(path: Path) -> dict[str, float]:
-    """The metrics of a finished run, in the order of its `test_metrics.csv`.
+    """Read the metrics of a finished run, in the order of its `test_metrics.csv`.
 
     Raises:
         ValueError: if the file is damaged.
@@ -219,7 +219,7 @@ def read_test_metrics(path: Path) -> dict[str, float]:
 
 
 def read_curves(path: Path) -> Curves:
-    """Read the columns of a `metrics.csv`, without the epochs at which they have no value."""
+    """Read the columns of a `metrics.csv`, without empty cells."""
     curves: Curves = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -232,9 +232,9 @@ def read_curves(path: Path) -> Curves:
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Mean and standard deviation over seeds, for each config and metric in the order of their first appearance.
+    """Compute mean and standard deviation over seeds for each config and metric, in order of first appearance.
 
-    A value that is not finite enters no mean: it is counted.
+    Seeds without a finite value are left out of the mean and counted.
     """
     import numpy as np
 
@@ -252,7 +252,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def mean_and_std(mean: float, std: float) -> str:
-    """`0.9312 ± 0.0041`: two digits of the deviation that count, and as many decimals of the mean."""
+    """Format as `0.9312 ± 0.0041`: two significant digits of the deviation, and as many decimals of the mean."""
     if not math.isfinite(std) or std == 0 or not math.isfinite(mean):
         return f"{mean:.4g}" + (" ± 0" if std == 0 else "")
     decimals = 1 - math.floor(math.log10(std))
@@ -262,7 +262,7 @@ def mean_and_std(mean: float, std: float) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table of all metrics and configs, the longer list downwards."""
+    """Build header and rows of a table of all metrics and configs, with the longer list as rows."""
     cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
     metrics = in_order(metric for _, metric in cells)
@@ -275,13 +275,13 @@ def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table. Bars and line breaks inside cells are escaped."""
+    """Format a Markdown table; bars and line breaks in cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |\n" for line in lines)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table for the terminal."""
+    """Build a table for the terminal."""
     result = Table(title=escape(title), title_justify="left")
     for name in header:
         result.add_column(escape(name), overflow="fold")
@@ -291,6 +291,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Standard output; wide enough for the tables where it is a file or a pipe."""
+    """Console on standard output; wide enough for tables if that is a file or a pipe."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

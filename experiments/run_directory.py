@@ -1,9 +1,9 @@
-"""One directory a run: its name, its table of metrics, and how an interrupted run goes on in it.
+"""The directory of a run: its name, its files, and how an interrupted run resumes from it.
 
 runs/<method>/<config>/<timestamp>/
     config.yaml        the resolved configuration
     metrics.csv        epoch, step and every logged metric
-    test_metrics.csv   metric and value; there when testing is complete
+    test_metrics.csv   metric and value; written when testing is complete
     checkpoints/       last.ckpt, best.ckpt, step.ckpt
     tensorboard/       event files
     figures/           pictures
@@ -38,16 +38,16 @@ from experiments.results import read_test_metrics
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
-    """`runs/<method>/<config>/<timestamp>`, after the first configuration file (elr/demo for configs/elr/demo.yaml)."""
+    """Return `runs/<method>/<config>/<timestamp>`; `elr/demo` if the first configuration is configs/elr/demo.yaml."""
     config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
     return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the run of `fit` that was begun last: of all, or of one configuration file.
+    """Find the most recently started run of `fit`: of all, or of one configuration file.
 
     Raises:
-        FileNotFoundError: says where there is none.
+        FileNotFoundError: if there is none, naming the folder.
     """
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
@@ -55,15 +55,15 @@ def latest_run(config: str | None, root: str = "runs") -> Path:
     )
     found = [path.parent for path in found if re.fullmatch(r"\d{4}-\d\d-\d\d_[\d-]+", path.parts[-2])]
     if not found:
-        raise FileNotFoundError(f"--resume latest: there is no run below {below}; name its directory")
+        raise FileNotFoundError(f"--resume latest: there is no run in {below}; give the run directory")
     return found[-1]
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a run directory that can be written.
+    """Create a run directory and check that it is writable.
 
     Raises:
-        OSError: one sentence that names the directory and what hinders it.
+        OSError: names the directory and the reason.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -78,17 +78,17 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Keeps other calls from writing to a run directory; a call that dies lets go of it.
+    """Lock a run directory against other calls; the lock ends with the process.
 
     Raises:
-        ValueError: if another one writes there.
+        ValueError: if another process writes there.
     """
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another fit, test or predict writes to {directory}: wait for its end, or set another --run_directory"
+                f"another fit, test or predict writes to {directory}: wait for it, or set another --run_directory"
             ) from None
         except OSError:
             pass  # a file system without locks
@@ -96,12 +96,12 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Tell whether a run has saved anything from which it goes on."""
+    """Whether a run has a checkpoint to resume from."""
     return any(directory.glob("checkpoints/*.ckpt"))
 
 
 def clear(directory: Path) -> None:
-    """Removes what a killed call left half written; of a run that has saved nothing, also its table and its events."""
+    """Remove partial files of a killed call; of a run without a checkpoint, also its table and its event files."""
     left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
     if not has_checkpoint(directory):
         left += [directory / "metrics.csv", *directory.glob("tensorboard/events.out.tfevents.*")]
@@ -110,25 +110,25 @@ def clear(directory: Path) -> None:
 
 
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
-    """Refuses to train for fewer epochs than a checkpoint has, before anything of its run is changed.
+    """Reject training for fewer epochs than a checkpoint has, before its run is changed.
 
     Raises:
-        ValueError: names both, or a checkpoint that says nothing of its training.
+        ValueError: names both numbers, or a checkpoint without training progress.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} does not say how far its training went, so that nothing goes on from it") from None
+        raise ValueError(f"{path} holds no training progress and cannot be resumed") from None
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint without unpickling code, its tensors mapped and not yet in memory.
+    """Read a checkpoint without unpickling code; its tensors are memory-mapped.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no checkpoint or damaged.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is not a checkpoint or is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
@@ -145,7 +145,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _what_is_wrong(checkpoint: Any) -> str | None:
-    """Say what in the content of a checkpoint is of a type that no checkpoint has there; None if nothing is."""
+    """Describe the first value of a checkpoint with an invalid type; None if all are valid."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "it holds no state_dict"
     for key, value in checkpoint["state_dict"].items():
@@ -153,7 +153,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
             return f"state_dict has a {type(value).__name__} at {str(key)[:100]!r}"
         if value.layout != torch.strided or value.is_meta:
             return f"{key} is a tensor that has no values of its own"
-    # types first, so that a tensor is not taken for a truth
+    # check types first, so that no tensor is used as a bool
     counts = {"global_step": checkpoint.get("global_step"), "epoch": checkpoint.get("epoch", 0)}
     table = checkpoint.get("metrics_table", {"rows": [], "means": {}})
     if isinstance(table, dict):
@@ -203,25 +203,25 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """The checkpoint from which an interrupted run goes on: the one with most steps, or the only one there is.
+    """Return the checkpoint to resume from: the one with most steps, or the only one.
 
     Raises:
         FileNotFoundError: if the run has saved none yet.
     """
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
-        return best  # of the first epoch: the run was killed before it wrote the other
+        return best  # of the first epoch: the run was killed before it wrote last.ckpt
     if not found:
         raise FileNotFoundError(f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt")
     return max(found, key=lambda path: read_checkpoint(path)["global_step"])
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Refuses a checkpoint of another class or shape before anything is loaded from it.
+    """Reject a checkpoint of another class or shape before anything is loaded from it.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: names the class or the tensors that do not fit.
+        FileNotFoundError: if it does not exist.
+        ValueError: names the class or the tensors that do not match.
     """
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -247,14 +247,14 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all.
+    """Write checkpoints atomically.
 
-    Lightning writes to the system's temporary folder and moves from there, which copies where that is another disk: a
-    full disk or a kill would then leave a torn file in place of the last good one.
+    Lightning writes to the system's temporary folder and moves the file, which is a copy if that is another disk: a
+    full disk or a kill would then replace the last good checkpoint by a partial one.
 
     Args:
-        directory: the run directory. Elsewhere nothing is removed but what was saved since the start, as a checkpoint
-            that a run begins from says which others are to be removed.
+        directory: the run directory. Outside it, only files saved since the start are removed, as the checkpoint that a
+            run starts from can name any files to remove.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -262,7 +262,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         self.saved: set[str] = set()
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes a checkpoint of this run. Lightning would remove whatever the state of a callback names."""
+        """Remove a checkpoint of this run; Lightning would remove any path in a callback's state."""
         found = os.path.realpath(path)
         own = found.endswith(".ckpt") and Path(found).is_relative_to(os.path.realpath(self.directory))
         if own or found in self.saved:
@@ -283,12 +283,12 @@ class WholeCheckpoints(TorchCheckpointIO):
             free = shutil.disk_usage(partial.parent).free
             raise OSError(
                 f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
-                f"{free / 1e6:.0f} MB are free: make room and continue with --resume"
+                f"{free / 1e6:.0f} MB are free: make room and resume with --resume"
             ) from error
 
 
 def name_in_errors(trainer: Trainer) -> None:
-    """Let what fails while a checkpoint is restored be a sentence that names its file, not a traceback."""
+    """Turn errors while a checkpoint is restored into one sentence that names its file."""
     connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 
@@ -301,7 +301,7 @@ def name_in_errors(trainer: Trainer) -> None:
                 if path is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                raise ValueError(f"{path} cannot be restored, it is damaged or of something else ({said})") from error
+                raise ValueError(f"{path} cannot be restored: it is damaged or of another model ({said})") from error
 
         return restored
 
@@ -311,18 +311,18 @@ def name_in_errors(trainer: Trainer) -> None:
 
     def as_many() -> None:
         saved, own = len(loaded_checkpoint(connector)["optimizer_states"]), len(trainer.strategy.optimizers)
-        if saved != own:  # Lightning would leave out those that are too many
-            raise RuntimeError(f"it holds the states of {saved} optimizers, and there are {own}")
+        if saved != own:  # Lightning would ignore surplus ones
+            raise RuntimeError(f"it holds states of {saved} optimizers, and the model has {own}")
         restore_optimizers()
 
     connector.restore_optimizers = as_many
 
 
 def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
-    """Adds to `test_metrics.csv` what a later test measured that it does not hold yet, and changes nothing in it.
+    """Add new metrics of a later test to `test_metrics.csv` without changing the others.
 
-    Comparisons read that file. What a test with other settings measures instead, of which there may be any, is written
-    to `test_metrics_<time>.csv`.
+    Comparisons read that file. If values differ, as after a test with other settings, all metrics are written to
+    `test_metrics_<time>.csv` instead.
     """
     path = directory / "test_metrics.csv"
     if not path.is_file():
@@ -332,15 +332,13 @@ def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
     if any(not math.isclose(value, known.get(name, value), rel_tol=1e-5) for name, value in metrics.items()):
         other = f"test_metrics_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}.csv"
         write_test_metrics(directory, metrics, other)
-        rank_zero_info(
-            f"{path} was measured with other settings and stays as it is; this test's metrics are in {other}"
-        )
+        rank_zero_info(f"{path} was measured with other settings and is unchanged; this test's metrics are in {other}")
     elif metrics.keys() - known.keys():
         write_test_metrics(directory, {**metrics, **known})
 
 
 def write_test_metrics(directory: Path, metrics: Mapping[str, float], name: str = "test_metrics.csv") -> None:
-    """Writes `test_metrics.csv`, whole or not at all: its presence says that the run is complete."""
+    """Write `test_metrics.csv` atomically: its presence marks a complete run."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["metric", "value"])

@@ -1,7 +1,7 @@
-"""The request that identifies a run: its config, overrides and seed, kept as `request.json` in its directory.
+"""The request that identifies a run: its config, overrides and seed, saved as `request.json` in its directory.
 
-Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` is there,
-the last of its files. A directory is never given to a run that was asked for otherwise.
+Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv`, the last
+of its files, exists. A directory is never used for a run with another request.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration to run, under the name that directories give it.
+    """A configuration to run, with its name in directories and tables.
 
     Args:
         name: unique among the experiments of one output.
         config: path of the YAML file.
-        texts: the files that it consists of, its base before itself, with their text when the experiment was planned.
-        label: how tables and figures call it: its method, and its configuration where several have that method.
+        texts: paths of its base, if any, and itself, each with its text when the experiment was planned.
+        label: name in tables and figures: its method, plus its configuration if several have that method.
         overrides: arguments that follow it on the command line of `fit`.
-        setting: keys that a comparison varies, by their short names, with their values here.
+        setting: short names of keys that a comparison varies, with their values.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Experiment:
 
     @property
     def config_name(self) -> str:
-        """The name without the setting."""
+        """Name without the setting."""
         return self.name.rpartition("/")[0] if self.setting else self.name
 
     @property
     def title(self) -> str:
-        """The label, with the setting that a comparison gives it here."""
+        """Label with the setting of a comparison."""
         return " ".join([self.label, ", ".join(f"{key} {value}" for key, value in self.setting)]).strip()
 
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment with one seed, in the directory that is its own."""
+    """An experiment with one seed, in its own directory."""
 
     experiment: Experiment
     seed: int
@@ -76,7 +76,7 @@ class Run:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest tails, of one length, that tell paths apart: `demo` alone, but `elr/demo` beside `adele/demo`.
+    """Shorten paths to the shortest distinct tails of equal depth: `demo` alone, but `elr/demo` next to `adele/demo`.
 
     Raises:
         ValueError: if two of the paths are the same.
@@ -84,7 +84,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     resolved = [path.resolve() for path in paths]
     repeated = next((path for i, path in enumerate(resolved) if path in resolved[:i]), None)
     if repeated is not None:
-        raise ValueError(f"two of what is given are called {repeated}")
+        raise ValueError(f"{repeated} is given twice")
     depth = 1
     while len({path.parts[-depth:] for path in resolved}) < len(resolved):
         depth += 1
@@ -92,11 +92,11 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Experiment]:
-    """Reads the configs and names them.
+    """Read the configs and name them.
 
     Raises:
         FileNotFoundError: if a config does not exist.
-        ValueError: if a config is not a YAML mapping, is given twice, or an override sets what the queue itself sets.
+        ValueError: if a config is not a YAML mapping or is given twice, or an override sets a reserved key.
     """
     for override in overrides:
         key = override.removeprefix("--").partition("=")[0]
@@ -118,7 +118,7 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Name configurations by their method, `ELR`, and those of one method by the configuration too, `ELR demo`."""
+    """Label configurations by method, `ELR`; several of one method also by name, `ELR demo`."""
     methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
     return [
         method if method and methods.count(method) == 1 else f"{method} {name}".strip()
@@ -127,7 +127,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def setting_of(experiment: Experiment, key: str) -> Any:
-    """Find the value that a configuration, its layers and what overrides them give a key; None if nothing does."""
+    """Return the value of a key in a configuration with its layers and overrides; None if unset."""
     found = settings_of(experiment.config).get(key)
     for flag, value in _flags(experiment.overrides):
         if flag == key:
@@ -143,7 +143,7 @@ LAYER = ("config", "c")
 
 
 def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options among arguments, without their dashes, with their values."""
+    """Yield options without their dashes, with their values."""
     following = iter(overrides)
     for override in following:
         flag, equals, value = override.partition("=")
@@ -152,10 +152,10 @@ def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read the configurations that follow as `--config` or `-c`, each a file with its base, or YAML itself.
+    """Read the configurations given by `--config` or `-c`: files with their bases, or inline YAML.
 
     Returns:
-        By what was given for it, the texts of its files by their paths, its base before itself.
+        For each value of the option, the paths and texts of its files, the base first.
     """
     found: dict[str, dict[str, str]] = {}
     for flag, value in _flags(overrides):
@@ -168,7 +168,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def request(run: Run) -> dict[str, Any]:
-    """Collect what identifies a run; two runs with equal requests may share a directory."""
+    """Collect the request of a run; two runs with equal requests may share a directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
     for files in layers_of(run.experiment.overrides).values():
@@ -182,7 +182,7 @@ def request(run: Run) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as dotted keys and values: comments and layout of the YAML are not part of what was asked for."""
+    """Flatten a request to dotted keys and values, independent of comments and layout of the YAML."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
@@ -199,19 +199,19 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Makes sure that the run's directory is free, or holds this very run.
+    """Check that the run's directory is free or holds this run.
 
     Raises:
-        NotADirectoryError: if the directory, or one above it, is a file.
-        ValueError: if the directory holds another run, naming the first key that differs, or something that is no run.
+        NotADirectoryError: if the directory or one of its parents is a file.
+        ValueError: if the directory holds another run, naming the first key that differs, or other files.
     """
     for path in (run.directory, *run.directory.parents):
         if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"{path} is a file, and {run.directory} should become a directory")
+            raise NotADirectoryError(f"{path} is a file, so the directory {run.directory} cannot be created")
     if not run.directory.exists() or all(path.name.startswith(".") for path in run.directory.iterdir()):
         return
     if not (run.directory / "config.yaml").exists() and (run.directory / "request.json").is_file():
-        return  # it failed before it began: nothing is lost when it is run again
+        return  # it failed before it started: nothing is lost by running it again
     remedy = "choose another --output, or remove that directory to run it again"
     try:
         old = _settings(json.loads((run.directory / "request.json").read_text(encoding="utf-8")))
@@ -225,7 +225,7 @@ def check(run: Run) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Describe the circumstances of a run: date, machine, Python and torch, without importing torch."""
+    """Record the date, machine and versions of Python and torch of a run, without importing torch."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -244,12 +244,12 @@ def machine() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def code_fingerprint() -> str:
-    """Digest of the files that results depend on, so that results of other code are recognised."""
+    """Digest of the source files that results depend on, to recognise results of other code."""
     digest = hashlib.sha256()
     patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
     for pattern in patterns:
@@ -259,12 +259,12 @@ def code_fingerprint() -> str:
 
 
 def has_saved(run: Run) -> bool:
-    """Tell whether a run has a checkpoint from which it goes on."""
+    """Whether a run has a checkpoint to resume from."""
     return any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
 
 
 def fit_arguments(run: Run) -> list[str]:
-    """List what `fit` is given for a run: a run that has saved goes on."""
+    """List the arguments of `fit` for a run; a run with a checkpoint is resumed."""
     if has_saved(run):
         return ["--resume", str(run.directory), "--test_after_fit", "true"]
     arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
@@ -272,5 +272,5 @@ def fit_arguments(run: Run) -> list[str]:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Read `request.json` of a run that was started: its request, `code`, and the keys of `machine`."""
+    """Read the `request.json` of a started run: its request, `code` and the keys of `machine`."""
     return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Check a run directory before it is resumed, as it may be a stranger's.
+"""Check a run directory before it is resumed, as it may come from a stranger.
 
-Configurations that a user gives, and what the command line says, are trusted. The `config.yaml` of a run directory is
-not: it names classes, whose types `class_paths` checks, and their arguments. Types do not say that a module is imported
-before its classes can be checked, that an argument is an address, that Lightning's own classes write where they are
-told to, and that a link leads out of the directory. That is refused here.
+Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory is not. It names
+classes, whose types `class_paths` checks, and their arguments. Types do not cover modules imported before their classes
+can be checked, arguments that are URLs, output paths of Lightning's own classes, and links that lead out of the
+directory. These are rejected here.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from experiments.config_files import mapping_of
 from experiments.lightning_internals import import_verdicts, set_import_verdicts
 
 OURS = ("lightning_modules", "datamodules", "callbacks")
-ALLOWED = {  # parts of other packages whose classes unpickle nothing, run no text and write nothing by themselves
+ALLOWED = {  # parts of other packages whose classes do not unpickle, evaluate text or write files by themselves
     "torch": ("nn", "optim", "_C._nn", "distributed.fsdp.wrap"),
     "torchvision": ("models", "ops", "transforms"),
     "timm": ("layers", "optim", "scheduler"),
@@ -37,7 +37,7 @@ ALLOWED = {  # parts of other packages whose classes unpickle nothing, run no te
         *("pytorch.plugins", "pytorch.profilers", "pytorch.strategies", "fabric.plugins"),
     ),
 }
-REFUSED = (  # within those: they load what they are told to, or call any function
+REFUSED = (  # exceptions within these: they load arbitrary files or call arbitrary functions
     *("diffusers.modular_pipelines", "diffusers.pipelines", "diffusers.loaders", "diffusers.utils", "diffusers.hooks"),
     *("lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.lambda_function"),
     *("lightning.pytorch.plugins.io", "lightning.fabric.plugins.io", "torch.nn.parallel"),
@@ -45,7 +45,7 @@ REFUSED = (  # within those: they load what they are told to, or call any functi
 ADDRESS = re.compile(r"://|^\s*\w+::")
 FOLDERS = ("dirpath", "dir_path", "save_dir", "root_dir", "default_root_dir", "log_dir", "dir", "exclude_batches_path")
 NAMES = ("filename", "name", "version", "sub_dir")
-"""Arguments of Lightning's callbacks, loggers and profilers that say where they write, and under which name."""
+"""Arguments of Lightning's callbacks, loggers and profilers with output folders and file names."""
 
 
 def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[str]) -> dict[str, Any]:
@@ -53,11 +53,11 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
     Args:
         directory: the run directory.
-        leaves_out: keys of one call, which are no part of a run's settings.
-        arguments: those of the command line; what they set, the file need not say.
+        leaves_out: keys of a single call, dropped from the run's settings.
+        arguments: command-line arguments; the keys that they set are dropped, too.
 
     Raises:
-        ValueError: names a key that is refused, or a link out of the directory.
+        ValueError: names a rejected key, or a link out of the directory.
     """
     _refuse_links(directory)
     path = directory / "config.yaml"
@@ -71,14 +71,16 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
         own, below = key.rpartition("/")[2], re.search(r"/(init_args|dict_kwargs)/", key)
         shown = key.replace("/", ".")
         if not below and re.search(r"\w\.\w|\+$", own):
-            raise ValueError(f"{path}: the key {own} is refused: the config.yaml of a run nests its keys")
+            raise ValueError(f"{path}: the key {own} is rejected: the config.yaml of a run must nest its keys")
         if isinstance(value, str) and ADDRESS.search(value):
             raise ValueError(
-                f"{path}: {shown} is the address {value[:200]!r}, and nothing is fetched for the config.yaml of a run: "
+                f"{path}: {shown} is the address {value[:200]!r}, and the config.yaml of a run may fetch nothing: "
                 f"give it on the command line"
             )
         if not below and isinstance(value, str) and os.path.isfile(value):
-            raise ValueError(f"{path}: {shown} is the file {value}: the config.yaml of a run holds its settings itself")
+            raise ValueError(
+                f"{path}: {shown} is the file {value}: the config.yaml of a run must hold its settings itself"
+            )
         if isinstance(value, dict) and re.match(r"lightning\.|\w+$", named := str(value.get("class_path", "?"))):
             _refuse_elsewhere(path, shown, named, value, directory)
     return content
@@ -86,12 +88,12 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
 @contextmanager
 def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
-    """Let configurations import what is known to be harmless, the user's own packages and what the user names.
+    """Allow configurations to import only known harmless packages, the user's own and those the user names.
 
     Args:
         content: the settings of a run directory.
-        said: what the user says: arguments, and texts of configurations.
-        directory: the run directory, of which nothing is imported.
+        said: text given by the user: arguments and the contents of configurations.
+        directory: the run directory, from which nothing is imported.
     """
     before = import_verdicts()
     denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names
@@ -116,7 +118,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Refuse links that lead out of the directory, which writing would follow, and what is neither file nor folder."""
+    """Reject links out of the directory, which writes would follow, and anything but files and folders."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -124,22 +126,22 @@ def _refuse_links(directory: Path) -> None:
             if stat.S_ISLNK(mode) and not _within(path, directory):
                 raise ValueError(
                     f"{path} is a link that leads out of the run directory, to {os.path.realpath(path)}: "
-                    f"put there what it leads to"
+                    f"replace it by its target"
                 )
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
                 raise ValueError(f"{path} is neither a file nor a folder: remove it from the run directory")
 
 
 def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
-    """Refuse what Lightning's classes would write outside of the run directory, but for where they do by default."""
+    """Reject output paths of Lightning's classes outside the run directory, except their defaults."""
     for inner, value in _walk(spec):
         name = re.split(r"[./]", inner)[-1]
         if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):
             continue
         if not _within(Path(directory, value) if name in NAMES else Path(value), directory):
             raise ValueError(
-                f"{path}: {key}.{name} is {value[:200]!r}, outside of the run directory, and the config.yaml of a run "
-                f"writes nowhere else: give --{key.partition('.0')[0]} on the command line"
+                f"{path}: {key}.{name} is {value[:200]!r}, outside of the run directory: the config.yaml of a run "
+                f"may not write there; give --{key.partition('.0')[0]} on the command line"
             )
 
 
@@ -151,7 +153,7 @@ def _default(class_path: str, name: str) -> Any:
 
 
 def _places(top: str) -> list[Path]:
-    """Find where a package or a module lies, without an import."""
+    """Find the location of a package or module without importing it."""
     with suppress(Exception):
         spec = importlib.util.find_spec(top)
         if spec is not None:
@@ -170,7 +172,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove what a dotted key says, whichever way it is nested."""
+    """Remove a dotted key, however it is nested."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:
@@ -181,7 +183,7 @@ def _drop(content: Any, key: str) -> None:
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all that settings hold, with the keys that lead there, divided by slashes."""
+    """Yield all nested values of settings, each with its keys joined by slashes."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             below = f"{key}/{name}" if key else str(name)

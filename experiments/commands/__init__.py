@@ -1,12 +1,11 @@
-"""The commands of `train.py`: each file of this folder is one, and is imported when it is asked for.
+"""The commands of `train.py`, one per file of this folder, imported only when called.
 
 A command has
-    a docstring, whose first line stands in the list of commands, and which heads its --help
+    a docstring: its first line is shown in the list of commands, the whole of it in its --help
     arguments(parser), which adds its arguments
-    run(options), which returns the exit status; a ValueError or OSError that it raises is bad input, exit status 2
-What takes time to import, and everything outside `experiments`, is imported inside `run`, so that --help is quick.
-The arguments of `fit`, `validate`, `test` and `predict` are those of classes, which LightningCLI parses: they have no
-`arguments`, and `run` takes the list of words.
+    run(options), which returns the exit status; a ValueError or OSError means bad input, exit status 2
+`run` itself imports slow modules and everything outside `experiments`, so that --help is fast. `fit`, `validate`,
+`test` and `predict` have no `arguments`, and their `run` takes the list of arguments: LightningCLI parses them.
 """
 
 import os
@@ -40,7 +39,7 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
     """Parse the arguments of a command.
 
     Raises:
-        ValueError: names the argument that is wrong.
+        ValueError: names the invalid argument.
     """
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
@@ -53,11 +52,11 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
 
     Args:
         name: one of `names`.
-        argv: what follows it on the command line.
+        argv: its arguments on the command line.
         more: further arguments of its `run`.
 
     Returns:
-        Exit status: the command's, or 2 for bad input, which one sentence on standard error says.
+        Exit status of the command, or 2 for bad input, reported in one sentence on standard error.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):
@@ -74,10 +73,10 @@ def _imported(name: str) -> Any:
 
 
 def complete() -> None:
-    """Answer the shell, which gives the line so far in variables, and end the process.
+    """Print completions for the shell, which passes the command line in environment variables, and end the process.
 
-    jsonargparse completes the arguments of a parser, and fails for one that has subcommands ('Namespace' object does
-    not support item assignment). So the command is taken off, and its own parser completes the rest.
+    jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment), so the
+    command is removed from the line, and its own parser completes the rest.
     """
     import argcomplete
 
@@ -90,4 +89,4 @@ def complete() -> None:
         argcomplete.autocomplete(parser)
     os.environ["_ARGCOMPLETE"] = str(first + 1)
     if words[0] in names():
-        run(words[0], [])  # whose parser answers
+        run(words[0], [])  # its parser prints the completions

@@ -1,9 +1,9 @@
-"""Compare logs of certificates, of this project or of others, in one figure and one table.
+"""Compare certification logs, of this project or others, in one figure and one table.
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-draws certified accuracy against radius for every log and tabulates it on a grid of radii. A further row, the envelope,
-takes at each radius the best of the logs on the images that all of them have: tables over several sigmas are made so.
+plots certified accuracy against radius for every log and tabulates it on a grid of radii. A further row, the envelope,
+is the best log at each radius, on the images common to all logs, as in published tables over several sigmas.
 
 Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
 """
@@ -15,10 +15,12 @@ OUTPUT = Path("runs", "certified_curves")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
+    parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs with the published columns")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
-    parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")
-    alpha_help = "failure probability of the certificates, of logs that are in no run directory"
+    parser.add_argument(
+        "--grid", type=float, default=0.25, help="step of the table's radii, in pixel units; default: 0.25"
+    )
+    alpha_help = "failure probability of the certificates in logs outside run directories; default: 0.001"
     parser.add_argument("--alpha", type=float, default=0.001, help=alpha_help)
 
 
@@ -30,9 +32,9 @@ def run(options: Namespace) -> int:
     table["shown"] = [
         f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)
     ]
-    print("certified accuracy" + " (>=: a lower bound; its mode took few draws elsewhere)" * bool(loose.any()))
+    print("certified accuracy" + " (>=: a lower bound, as its mode used fewer samples elsewhere)" * bool(loose.any()))
     print(table.pivot(index="log", columns="radius", values="shown").to_string())
-    print("with high probability, whatever certificates are wrong, at least")
+    print("lower bound with high probability, allowing for wrong certificates")
     bounds = table.pivot(index="log", columns="radius", values="with_high_probability")
     print(bounds.drop("envelope", errors="ignore").round(3).to_string(na_rep="no guarantee"))
     print(f"written: {options.output / 'certified_accuracy.png'}, {options.output / 'certified_accuracy.csv'}")

@@ -3,25 +3,25 @@
     python train.py claim configs/elr/claim.yaml --record docs/claims.csv
 
 A claim file holds a mapping, or a list of them, with the keys
-    paper      the sentence of the paper that is put to the test
+    paper      sentence of the paper to test
     method     config of the method, relative to the claim file
-    baseline   config of what it is compared with
-    metric     for example test/accuracy; of train/loss and the like the last value that a run logged
+    baseline   config of the baseline
+    metric     for example test/accuracy; for training metrics such as train/loss, a run's last value
     direction  higher or lower: which is better
-    margin     least difference of the means over seeds; a negative one says by how much the method may be worse
+    margin     minimal difference of the means over seeds; if negative, how much worse the method may be
     seeds      at least two
-    name       what tables call the claim (default: <folder>/<method config>)
-    baseline_metric   what of the baseline is compared, where it is another metric, such as test/noisy_si_sdr of what
-               was given; the baseline may then be the method's own config
-    claimed    false for a sentence that the runs did not bear out: it is reported with its figures, and not claimed
+    name       name in tables (default: <folder>/<method config>)
+    baseline_metric   metric of the baseline, if it differs from `metric`, such as test/noisy_si_sdr of the inputs;
+               the baseline may then be the method's own config
+    claimed    false for a sentence that the runs did not confirm: it is reported with its figures, but not claimed
 
-A claim holds if the mean difference reaches the margin in the stated direction, and is significant over the seeds at
-the 5 % level in a one-sided paired t test, as one above 0 or above a negative margin. Runs of a seed are a pair: they
-share data, splits and noise, so what a hard split costs both of them is not held against the difference.
+A claim holds if the mean difference reaches the margin in the stated direction, and is significantly above 0, or above
+a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the same seed form a pair: they
+share data, splits and noise, so the effect of a hard split on both cancels.
 
-Written to the output directory: claims.csv, claims.md, and what `compare` writes for the same configs. Claim files of
-several folders have a directory for each folder, and claims.csv and claims.md of all of them lie above. The exit status
-is 1 if anything that is claimed does not hold.
+Written to the output directory: claims.csv, claims.md, and the output of `compare` for the same configs. Claim files of
+several folders get a directory each, next to claims.csv and claims.md of all of them. The exit status is 1 if anything
+claimed does not hold.
 """
 
 import sys
@@ -56,18 +56,18 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     add_arguments(parser)
-    parser.add_argument("--record", type=Path, help="a claims.csv that keeps the latest figures of every claim")
+    parser.add_argument("--record", type=Path, help="claims.csv to update with the latest figures of every claim")
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
-    """Run what is not finished, and judge.
+    """Run unfinished runs, and decide the verdicts.
 
     Args:
         options: the arguments.
-        run_command: the command that `fit ...` is appended to.
+        run_command: command to which `fit ...` is appended.
 
     Returns:
-        Exit status: 0 if all that is claimed holds; 1 if something does not, or did not run; 130 after Ctrl-C.
+        Exit status: 0 if all claims hold; 1 if one does not hold or did not run; 130 after Ctrl-C.
     """
     console = terminal()
     places = plan(options.files, options.output)

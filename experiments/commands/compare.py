@@ -1,25 +1,24 @@
-"""Train and test several configurations over several seeds, and show them side by side.
+"""Train and test several configurations over several seeds, and compare them.
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
-Arguments after `--` are given to every run, as if they followed `train.py fit --config CONFIG`. Runs are processes of
-their own. The same command again keeps what is finished and continues the rest.
+Arguments after `--` are passed to every run, as if they followed `train.py fit --config CONFIG`. Each run is a
+separate process. Repeating the command keeps finished runs and resumes the others.
 
-A table of methods over settings, one column for each value of a key (in the configs of a name, or in all) and for each
-file of the same name in several folders:
+A table of methods over settings has one column per value of a key (in configs of one name, or in all), and one per file
+that several folders share:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
 
-Where one key varies table.png holds lines, where two do heat maps. `--fit KEY` fits power laws in a key that --vary
-names:
+With one varied key table.png shows lines, with two it shows heat maps. `--fit KEY` fits power laws in a key of --vary:
 
     python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
 
-Written to the output directory: summary.csv (config, metric, mean, std, seeds, and how many diverged or have no finite
-value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png, with several settings table.csv
-and table.png, with --fit exponents.csv and exponents.png, and <config>/seed_<seed>/ or
-<config>/<key>=<value>/seed_<seed>/ for each run.
+Written to the output directory: summary.csv (config, metric, mean, std, seeds, and the numbers of seeds that diverged
+or have no finite value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png; with several
+settings table.csv and table.png; with --fit exponents.csv and exponents.png; and for each run <config>/seed_<seed>/ or
+<config>/<key>=<value>/seed_<seed>/.
 """
 
 import sys
@@ -44,7 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
     add_arguments(parser)
     parser.add_argument(
-        "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
+        "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key and its values"
     )
     parser.add_argument(
         "--metrics",
@@ -53,20 +52,18 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="METRIC,...",
         help="metrics in tables and curves; default: all test metrics in tables, training metrics in curves",
     )
-    parser.add_argument(
-        "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
-    )
+    parser.add_argument("--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key of --vary")
     parser.takes_overrides = True
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_command: Sequence[str] | None = None) -> int:
-    """Run what is not finished, and show all.
+    """Run unfinished runs, and show all results.
 
     Args:
         options: the arguments.
-        run_command: the command that `fit ...` is appended to.
-        preflight_command: the command that builds every experiment before anything runs; None takes the usual one
-            with the usual `run_command`, and none otherwise.
+        run_command: command to which `fit ...` is appended.
+        preflight_command: command that instantiates every experiment before any run; None takes the default one with
+            the default `run_command`, and none otherwise.
 
     Returns:
         Exit status: 0; 1 if a run failed; 130 after Ctrl-C.
@@ -74,7 +71,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     console = terminal()
     repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)
     if repeated is not None:
-        raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
+        raise ValueError(f"--seeds has {repeated} twice; every seed is one run")
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
     experiments = varied(load_experiments(options.configs, options.overrides), variations)

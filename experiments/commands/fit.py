@@ -1,4 +1,4 @@
-"""Train a method, from a configuration or with --resume RUN_DIRECTORY."""
+"""Train a method from a configuration, or resume a run with --resume RUN_DIRECTORY."""
 
 from collections.abc import Sequence
 

@@ -1,11 +1,11 @@
-"""Put the label reports of all folds of a training set together.
+"""Merge the label reports of all folds of a training set.
 
     python train.py compare CONFIG --seeds 0 --vary data.fold=0,1,2,3,4 --output runs/folds -- \\
         --config configs/callbacks/label_report.yaml --data.folds 5
     python train.py label_report runs/folds
 
-Each image is judged by the network that has not seen it. Written is `label_report.csv` in the first directory: it has
-the columns of the runs' own reports, `row` saying which image (`index` counts within a fold), and `FromCSV` reads it.
+Each image is scored by the network that was not trained on it. The output, `label_report.csv` in the first directory,
+has the columns of the runs' reports; `row` identifies the image (`index` counts within a fold). `FromCSV` reads it.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one that holds them")
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one folder with all of them")
 
 
 def run(options: Namespace) -> int:

@@ -1,10 +1,10 @@
-"""List every method: its paper, its configurations, what they need, and what is claimed of it.
+"""List the methods with their papers, configurations, requirements and claims.
 
-    python train.py methods                   one line a method
-    python train.py methods elr               all of one: by its class, its file or folder, or a configuration's folder
+    python train.py methods                   one line per method
+    python train.py methods elr               details of one, by its class, file, folder or configuration folder
     python train.py methods --field robustness
 
-All of it is read from where it is written, and nothing is imported.
+Everything is read from the source files, without importing them.
 """
 
 import sys
@@ -17,7 +17,7 @@ from experiments.config_files import PROJECT
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("names", metavar="METHOD", nargs="*", help="methods to describe, for example elr")
-    parser.add_argument("--field", help="only this folder of lightning_modules")
+    parser.add_argument("--field", help="only methods of this folder of lightning_modules")
 
 
 def run(options: Namespace, project: Path = PROJECT) -> int:

@@ -1,8 +1,8 @@
-"""Extract noise sequences from videos into a library that provides negatives, with a contact sheet.
+"""Extract noise sequences from videos into a library for negative augmentation, with a contact sheet.
 
 A window of a clip is kept if its content is nearly constant in space and time, so that only noise remains. Clips are
-folders of frames or video files. Sequences are LIBRARY/<clip>_<k>/00000000.png and so on; contact_sheet.png shows
-the first, middle and last frame of each, and the first with increased contrast.
+folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on; contact_sheet.png
+shows the first, middle and last frame of each, and the first one with enhanced contrast.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTRAST = 6
-"""Factor that enlarges differences from the mean in the contact sheet."""
+"""Factor by which the contact sheet enlarges differences from the mean."""
 SHOWN = 24
-"""Maximum number of sequences in the contact sheet."""
+"""Number of sequences on the contact sheet."""
 
 
 def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path) -> None:
-    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, to a file."""
+    """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, to an image file."""
     import numpy as np
     import torch
 
@@ -46,13 +46,19 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
-    parser.add_argument("library", type=Path, help="folder to write, which must be empty or not exist")
+    parser.add_argument("library", type=Path, help="output folder; must be empty or not exist")
     parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
-    parser.add_argument("--frames", type=int, help="frames in a sequence, to split clips into; default: all")
-    parser.add_argument("--max_variance", type=float, default=50.0, help="of a frame's grey levels; default: 50")
-    parser.add_argument("--min_mean", type=float, default=0.0, help="of a frame's grey levels; default: 0")
-    parser.add_argument("--max_variance_change", type=float, default=50.0, help="variance of variances; default: 50")
-    parser.add_argument("--max_mean_change", type=float, default=50.0, help="variance of means; default: 50")
+    parser.add_argument("--frames", type=int, help="frames per sequence, into which clips are split; default: all")
+    parser.add_argument(
+        "--max_variance", type=float, default=50.0, help="variance of a frame's grey levels; default: 50"
+    )
+    parser.add_argument("--min_mean", type=float, default=0.0, help="minimal mean of a frame's grey levels; default: 0")
+    parser.add_argument(
+        "--max_variance_change", type=float, default=50.0, help="variance of the frames' variances; default: 50"
+    )
+    parser.add_argument(
+        "--max_mean_change", type=float, default=50.0, help="variance of the frames' means; default: 50"
+    )
     parser.add_argument("--grey", action="store_true", help="write grey frames")
 
 
@@ -67,7 +73,7 @@ def run(options: Namespace) -> int:
     bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
     test = WindowTest(**{name: getattr(options, name) for name in bounds})
     if options.library.exists() and any(options.library.iterdir()):
-        raise ValueError(f"library {options.library} must be empty; remove it, or choose another folder")
+        raise ValueError(f"library {options.library} is not empty; remove it, or choose another folder")
     names: list[str] = []
     shown: list[NDArray[np.uint8]] = []
     for name, path in named_clips(options.videos, "videos").items():
@@ -79,7 +85,7 @@ def run(options: Namespace) -> int:
         print(f"{name}: {clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences")
     if not names:
         raise ValueError(
-            f"no window of {options.size} x {options.size} pixels shows only noise; raise max_variance, or take "
+            f"no window of {options.size} x {options.size} pixels shows only noise; increase max_variance, or use "
             f"videos with plain surfaces"
         )
     contact_sheet(names, np.stack(shown), options.library / "contact_sheet.png")

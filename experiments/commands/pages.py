@@ -1,7 +1,7 @@
 """Generate docs/ and the table of problems in README.md.
 
 python train.py pages                        pages, from docstrings, configurations and docs/claims.csv
-python train.py pages --pictures runs/pages  pictures, from the runs whose configurations name one
+python train.py pages --pictures runs/pages  pictures named in configurations, from their runs
 """
 
 import subprocess
@@ -14,8 +14,8 @@ from experiments.pages import generated, make_pictures, shrink
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="make the pictures from the runs in it")
-    parser.add_argument("--demo", type=Path, metavar="FOLDER", help="take README's picture from this comparison")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="make pictures from the runs in this folder")
+    parser.add_argument("--demo", type=Path, metavar="FOLDER", help="comparison from which README's picture is taken")
 
 
 def run(options: Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Write the predictions of the test set."""
+"""Write predictions for the test set."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Measure a trained model on the test set."""
+"""Evaluate a trained model on the test set."""
 
 from collections.abc import Sequence
 

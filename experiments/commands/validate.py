@@ -1,4 +1,4 @@
-"""Measure a trained model on the validation set."""
+"""Evaluate a trained model on the validation set."""
 
 from collections.abc import Sequence
 

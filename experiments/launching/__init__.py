@@ -1,1 +1,1 @@
-"""Runs of a comparison on the processes, nodes or cluster that there are."""
+"""Launch the runs of a comparison on this machine, SLURM or Ray."""

@@ -1,7 +1,7 @@
-"""GPUs of this machine, and what each of several runs beside each other gets of them.
+"""Assign the GPUs of this machine to concurrent runs.
 
-A share is a value of `CUDA_VISIBLE_DEVICES`. The machine's GPUs are those that this process may see, or all: by their
-own names, also those of the instances that a GPU is divided into by MIG.
+A share is a value of `CUDA_VISIBLE_DEVICES`. GPUs are those visible to this process, or all by UUID, MIG instances
+included.
 """
 
 import os
@@ -13,20 +13,20 @@ from experiments.run_request import Experiment, setting_of
 
 
 def visible_gpus() -> list[str]:
-    """List the GPUs that runs may use; none without a driver."""
+    """List the GPUs available to runs; none without a driver."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         names: list[str] = []
         for name in given.split(","):
             if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", name.strip()):
-                break  # CUDA sees what stands before it
+                break  # CUDA ignores everything after an invalid name
             names.append(name.strip())
         return names
     return listed_gpus(_ask("-L"))
 
 
 def listed_gpus(text: str) -> list[str]:
-    """Read the list of `nvidia-smi -L`: of a GPU that is divided, its instances."""
+    """Parse the output of `nvidia-smi -L`; a GPU with MIG instances is replaced by these."""
     found: list[list[str]] = []
     for line in text.splitlines():
         match = re.search(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", line)
@@ -45,7 +45,7 @@ def _ask(*arguments: str) -> str:
 
 
 def gpus_wanted(experiments: Sequence[Experiment]) -> int:
-    """Tell how many GPUs a run asks for: none with `trainer.accelerator: cpu`, else `trainer.devices`, mostly one."""
+    """Number of GPUs per run: 0 with `trainer.accelerator: cpu`, otherwise `trainer.devices`, 1 by default."""
     wanted = 0
     for each in experiments:
         devices = setting_of(each, "trainer.devices")
@@ -56,32 +56,34 @@ def gpus_wanted(experiments: Sequence[Experiment]) -> int:
 
 
 def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: bool = False) -> list[str]:
-    """Deal GPUs out to runs beside each other.
+    """Assign GPUs to concurrent runs.
 
     Args:
-        gpus: names.
-        jobs: runs at a time; None for as many as the GPUs suffice for.
-        per_job: GPUs of each of them: a whole number, or a part of one, which several runs share; above 0.
-        exclusive: whether the driver lets one process alone use a GPU.
+        gpus: names of the GPUs.
+        jobs: number of concurrent runs; None for as many as the GPUs allow.
+        per_job: GPUs per run: a whole number, or a fraction below 1 to share a GPU; above 0.
+        exclusive: whether the driver allows only one process per GPU.
 
     Returns:
-        The names that each run may see.
+        The visible GPUs of each run.
 
     Raises:
-        ValueError: if there are fewer GPUs than runs need, or what they shall share cannot be shared.
+        ValueError: if there are too few GPUs, or GPUs that cannot be shared.
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
-        raise ValueError(f"--gpus_per_job {per_job:g}: a process can use one MIG instance, and these GPUs are divided")
+        raise ValueError(
+            f"--gpus_per_job {per_job:g}: a process can use one MIG instance, and the GPUs here are instances"
+        )
     if per_job < 1 and exclusive:
         raise ValueError(
-            f"--gpus_per_job {per_job:g}: a GPU of this machine is in the compute mode Exclusive_Process, in which "
-            f"runs cannot share it"
+            f"--gpus_per_job {per_job:g}: runs cannot share a GPU, as one of this machine is in compute mode "
+            f"Exclusive_Process"
         )
     room = int(len(gpus) / per_job + 1e-9)
     if room < (jobs or 1):
         needed = f"{jobs or 1} runs at a time need {(jobs or 1) * per_job:g} GPUs with {per_job:g} each"
-        less = "fewer --jobs, or a smaller --gpus_per_job, 0.5 for two runs on a GPU and 0 for none"
-        raise ValueError(f"{needed}, and this machine has {len(gpus)}: give {less}")
+        less = "reduce --jobs or --gpus_per_job (0.5 for two runs on a GPU, 0 for none)"
+        raise ValueError(f"{needed}, and this machine has {len(gpus)}: {less}")
     jobs = jobs or room
     if per_job < 1:
         return [gpus[job % len(gpus)] for job in range(jobs)]
@@ -90,5 +92,5 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
 
 def exclusive_gpus() -> bool:
-    """Tell whether the driver lets one process alone use a GPU."""
+    """Whether the driver allows only one process per GPU."""
     return "Exclusive_Process" in _ask("--query-gpu=compute_mode", "--format=csv,noheader")

@@ -1,9 +1,9 @@
-"""Build experiments on the meta device, or train and test one with a batch of each kind: what `preflight` asks.
+"""Instantiate experiments on the meta device, or train and test one with a batch of each kind, for `preflight`.
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 
-Standard input holds a list of lists, each the arguments that follow `fit`. The last line of the output is a list: an
-error or null for each, or with `--short-run` the names of the first one's metrics.
+Standard input is a JSON list of lists, each with arguments of `fit`. The last line of the output is a list: an error
+or null for each, or with `--short-run` the metric names of the first one.
 """
 
 import json
@@ -22,7 +22,7 @@ from experiments.parsing.readable_errors import readable
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
+    """Return the error, or None, of each list of arguments. One parser reads all, as building one is slow."""
     parser: Any = None
     found: list[str | None] = []
     for each in arguments:
@@ -30,7 +30,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
             if parser is None:
                 parser = ParsedOnly(["fit", *each]).parser
             parsed = parser.parse_args(["fit", *each])
-            parsed.fit.pop("trainer")  # it would look for devices
+            parsed.fit.pop("trainer")  # the Trainer would look for devices
             count_classes(parsed.fit)
             with torch.device("meta"):
                 parser.instantiate(parsed)
@@ -41,7 +41,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
 
 
 def short_run(arguments: Sequence[str]) -> list[str]:
-    """Train and test with a batch of each kind, and list the metrics."""
+    """Train and test with a batch of each kind, and return the metric names."""
     with tempfile.TemporaryDirectory() as directory:
         more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
         alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]

@@ -1,23 +1,23 @@
-"""Processes that begin with everything imported: a server imports once, and forks itself for each run.
+"""A server that imports modules once and forks itself for each run.
 
-To import torch, Lightning and what a method needs takes seconds, which a sweep of runs of seconds must not pay for each
-of them. A run gets the server's copy as it is after the imports, and nothing of an earlier run: random numbers, default
-dtype, threads, logging and signal handlers are those of a fresh process, what dies is one run, and memory is given back
-with its process. A process that is used again for one run after another would have to put all of that back by name.
+Importing torch, Lightning and a method's modules takes seconds, too long to repeat in a sweep of short runs. A run gets
+a copy of the server after its imports, and nothing of an earlier run: random numbers, default dtype, threads, logging
+and signal handlers are those of a new process, a crash affects only one run, and its memory is freed with its process.
+A process reused for several runs would have to reset each of these explicitly.
 
-The server learns what to import from its runs: each says at its end what it had to import. It starts no thread,
-computes nothing and does not touch a GPU, as a process could not be forked safely after that. Where an import does, it
-says so, and its client starts fresh processes from then on.
+The server learns what to import from its runs: each reports at its end the modules that it had to import. The server
+starts no thread, computes nothing and does not touch a GPU, as it could not be forked safely afterwards. If an import
+does so, the server reports it, and its client starts new processes from then on.
 
-The forkserver of `multiprocessing` does not do this job (Python 3.11). Its processes hold the pipe by which it hears
-that its client has ended, so a killed client leaves both running. Its modules are those at its start, where a sweep
-learns them from its preflight. It is one for a whole Python process, with the environment, directory and output of its
-first use. It does not say that an import has started a thread or opened a GPU, and calls nothing that `atexit` was
-given. A run's group, files, variables and random numbers would be set here all the same.
+The forkserver of `multiprocessing` (Python 3.11) cannot replace it. Its processes hold the pipe that signals the end of
+its client, so a killed client leaves both running. It preloads modules only at its start, whereas a sweep learns them
+from its preflight. There is one per Python process, with the environment, directory and output of its first use. It
+does not detect imports that start a thread or open a GPU, and does not run `atexit` handlers. A run's process group,
+files, variables and random numbers would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
-imports the modules and runs `python SCRIPT ARGUMENTS` for each message that the socket brings.
+imports the modules and runs `python SCRIPT ARGUMENTS` for each message on the socket.
 """
 
 import atexit
@@ -41,25 +41,25 @@ from typing import Any
 
 LARGEST_MESSAGE = 2**17
 MOST_HELD = 64
-"""Most file descriptors in a message."""
+"""Maximal number of file descriptors in a message."""
 AVAILABLE = sys.platform == "linux"
-"""Whether a process of this system can be forked after it has imported much: macOS's own libraries start threads."""
+"""Whether a process can be forked after many imports: on macOS, system libraries start threads."""
 WITHOUT_OPENING = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""Variable by which torch tells whether there are GPUs without opening one."""
+"""Environment variable that makes torch detect GPUs without opening one."""
 _LIBC = ctypes.CDLL(None)
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent is killed, so that no run goes on unwatched."""
+    """Make the kernel kill this process when its parent dies, so that no run continues unattended."""
     _LIBC.prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 class Forked:
-    """A process that a server has forked.
+    """A process forked by a server.
 
     Args:
-        server: its parent, which tells how it ended.
-        pid: its number, and that of the process group that it leads.
+        server: its parent, which reports its exit status.
+        pid: its process ID and that of its process group.
     """
 
     waiting, said = False, ""
@@ -69,26 +69,26 @@ class Forked:
         self.pid = pid
 
     def poll(self) -> int | None:
-        """Give the exit status, the negative number of the signal that ended the process, or None while it runs."""
+        """Return the exit status, the negative signal number if killed, or None while the process runs."""
         self.server.listen(0)
         if self.server.gone:
-            return self.server.ended.get(self.pid, -signal.SIGKILL)  # the kernel ends children with their parent
+            return self.server.ended.get(self.pid, -signal.SIGKILL)  # the kernel kills children with their parent
         return self.server.ended.get(self.pid)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and all that it launched."""
+        """Send a signal to the process and its children."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
 
 class ForkServer:
-    """The client's side of a server.
+    """Client of a fork server.
 
     Args:
-        script: what every process runs.
-        environment: variables of the server and of its processes.
+        script: script that every process runs.
+        environment: environment variables of the server and its processes.
         pass_fds: file descriptors that they inherit.
-        imports: modules that every run needs.
+        imports: modules to import at the start.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ForkServer:
         self.ended: dict[int, int] = {}
         self.forked = 0
         self.unsafe = ""
-        """Says what keeps the server from being forked again."""
+        """The reason why the server cannot be forked any more; empty if it can."""
         self.gone = False
         self.own = {name: environment[name] for name in (WITHOUT_OPENING,) if name in environment}
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -109,7 +109,7 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
                 env={**environment, WITHOUT_OPENING: "1"},
                 pass_fds=pass_fds,
-                process_group=0,  # Ctrl-C reaches the queue alone
+                process_group=0,  # Ctrl-C reaches only the queue
                 preexec_fn=end_with_parent,
             )
 
@@ -121,17 +121,17 @@ class ForkServer:
         script: Path | None = None,
         given: Path | None = None,
     ) -> Forked | None:
-        """Run the script with some arguments.
+        """Run the script in a forked process.
 
         Args:
-            arguments: what follows the script.
-            log: file that standard output and error are added to.
-            environment: variables that differ from the server's.
-            script: another script to run in place of the server's.
-            given: file that is its standard input; nothing otherwise.
+            arguments: arguments of the script.
+            log: file to which standard output and error are appended.
+            environment: environment variables that differ from the server's.
+            script: script to run instead of the server's; None for the server's.
+            given: file for standard input; None for empty input.
 
         Returns:
-            The process, or None if the server cannot be forked, or is gone.
+            The process, or None if the server cannot be forked or has ended.
         """
         request: dict[str, Any] = {"arguments": list(arguments), "log": str(log.absolute())}
         request |= {"environment": {**self.own, **environment}, "given": str(given.absolute() if given else os.devnull)}
@@ -145,12 +145,12 @@ class ForkServer:
         return Forked(self, self.forked) if self.forked else None
 
     def hold(self, descriptors: Sequence[int]) -> None:
-        """Let the server and its later processes inherit file descriptors, as those of locks."""
+        """Pass file descriptors, such as those of locks, to the server and its later processes."""
         with contextlib.suppress(OSError):  # gone
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages for some seconds, None for ever, and read what there is."""
+        """Wait for messages for some seconds, or indefinitely for None, and process them."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)
@@ -163,14 +163,14 @@ class ForkServer:
                 if key == "ended":
                     self.ended[value[0]] = value[1]
                 elif key == "forked":
-                    self.ended.pop(value, None)  # of an earlier process of this number
+                    self.ended.pop(value, None)  # of an earlier process with this ID
                     self.forked = value
                 else:
                     self.unsafe = value
             seconds = 0
 
     def close(self) -> None:
-        """End the server, and with it what it has forked."""
+        """Kill the server and its forked processes."""
         self.gone = True
         self.channel.close()
         self.process.kill()
@@ -181,16 +181,16 @@ class ForkServer:
 
 
 def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | None:
-    """Fork for every message, and tell the client how the processes end.
+    """Fork for every message, and report the exit statuses to the client.
 
     Args:
         channel: connection to the client.
-        imports: modules to begin with.
+        imports: modules to import first.
 
     Returns:
-        In a new process, what it shall do; None in the server, when the client is gone.
+        In a forked process, its request; in the server, None once the client has ended.
     """
-    notes: dict[int, int] = {}  # process -> file that it writes down its imports in
+    notes: dict[int, int] = {}  # process ID -> file to which the process writes its imports
     unsafe, learnt = "", [*imports]
     wakes, wakened = socket.socketpair()
     wakened.setblocking(False)
@@ -214,7 +214,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
             request = json.loads(message)
             if "hold" in request:
                 for each in held:
-                    os.set_inheritable(each, True)  # by what runs launch, too
+                    os.set_inheritable(each, True)  # also by child processes of runs
                 continue
             if unsafe:
                 channel.send(json.dumps({"unsafe": unsafe}).encode())
@@ -233,7 +233,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
                 _become(request, server)
                 return request
             with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)  # before anybody is told of it
+                os.setpgid(pid, pid)  # before the client learns of it
             notes[pid] = note
             channel.send(json.dumps({"forked": pid}).encode())
 
@@ -245,29 +245,29 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def learn(names: Sequence[str]) -> str:
-    """Import modules that a run had imported.
+    """Import the modules that a run imported.
 
     Returns:
-        What keeps this process from being forked afterwards; nothing if it can be.
+        The reason why this process cannot be forked afterwards; empty if it can.
     """
     for name in names:
         if name not in sys.modules:
-            with contextlib.suppress(Exception, SystemExit):  # as of a module that a run had made itself
+            with contextlib.suppress(Exception, SystemExit):  # for example a module that the run itself created
                 importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # a collection would copy the pages that processes share
+    gc.freeze()  # a garbage collection would copy pages shared between processes
     if threading.active_count() > 1:
-        return f"{threading.enumerate()[-1].name}, a thread that an import has started"
+        return f"an import started the thread {threading.enumerate()[-1].name}"
     pid = os.fork()
     if pid == 0:
         torch = sys.modules.get("torch")
         os._exit(torch is not None and torch.cuda._is_in_bad_fork())
-    return "a GPU, which an import has opened" if os.waitpid(pid, 0)[1] else ""
+    return "an import opened a GPU" if os.waitpid(pid, 0)[1] else ""
 
 
 def _become(request: Mapping[str, Any], server: int) -> None:
-    """Make a new process what a fresh one would be: its group, signals, files, variables and random numbers."""
-    os.setpgid(0, 0)  # processes that the run launches end with it
+    """Set up a forked process like a new one: process group, signals, files, variables and random numbers."""
+    os.setpgid(0, 0)  # child processes of the run end with it
     end_with_parent()
     if os.getppid() != server:
         os._exit(1)
@@ -284,11 +284,11 @@ def _become(request: Mapping[str, Any], server: int) -> None:
     os.environ.update(request["environment"])
     sys.argv[:] = [request.get("script", sys.argv[0]), *request["arguments"]]
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # Python's own generator does it by itself
+        sys.modules["numpy"].random.seed()  # Python's own generator is reseeded after a fork
 
 
 def _run(note: int) -> int:
-    """Run the script, write down which modules it had to import, and give the exit status."""
+    """Run the script, write the names of newly imported modules, and return the exit status."""
     before = set(sys.modules)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -307,7 +307,7 @@ def _run(note: int) -> int:
 
 
 def _end_process(status: int) -> None:
-    """End as the interpreter does, without taking every module apart, which would copy all pages that are shared."""
+    """Exit like the interpreter, but without tearing down modules, which would copy all shared pages."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""The choice of what runs a comparison: this machine, SLURM or Ray, with the arguments that say so."""
+"""Command-line arguments and choice of a comparison's launcher: this machine, SLURM or Ray."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from experiments.run_request import Experiment
 
 @dataclass(frozen=True)
 class Resources:
-    """Arguments on what runs are started by and what each gets."""
+    """Arguments for the launcher and the resources of each run."""
 
     launcher: str
     jobs: int | None
@@ -32,25 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--launcher",
         choices=("local", "slurm", "ray"),
         default="local",
-        help="what runs are started by (default: local)",
+        help="launcher of the runs (default: local)",
     )
     parser.add_argument(
-        "--jobs", type=positive_number, help="runs at a time (default: one for each GPU, 1 without; on a cluster all)"
+        "--jobs", type=positive_number, help="concurrent runs (default: one per GPU, 1 without; on a cluster all)"
     )
     parser.add_argument(
-        "--gpus_per_job", type=_share, metavar="N", help="GPUs of a run, 0.5: two share one, 0: none (default: 1)"
+        "--gpus_per_job", type=_share, metavar="N", help="GPUs per run; 0.5: two runs share one, 0: none (default: 1)"
     )
     parser.add_argument(
-        "--cpus_per_job", type=positive_number, metavar="N", help="cores of a run (default: an equal share of them)"
+        "--cpus_per_job", type=positive_number, metavar="N", help="CPU cores per run (default: an equal share)"
     )
     parser.add_argument(
         "--slurm", nargs="+", type=_pair, default=[], metavar="KEY=VALUE",
-        help="what sbatch is asked for, as submitit names it: timeout_min=240 partition=gpu mem_gb=32",
+        help="sbatch parameters by their names in submitit: timeout_min=240 partition=gpu mem_gb=32",
     )  # fmt: skip
     parser.add_argument(
         "--no_fork",
         action="store_true",
-        help="start runs as processes that import everything themselves, see docs/runs.md",
+        help="start each run in a new process instead of forking one with imports done, see docs/runs.md",
     )
 
 
@@ -58,7 +58,7 @@ def _share(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) < math.inf and (value <= 1 or value == int(value)):
             return value
-    raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor a part of one such as 0.5")
+    raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor a fraction below 1 such as 0.5")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -69,21 +69,21 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def resources(options: argparse.Namespace) -> Resources:
-    """Pick the arguments of `add_arguments` from all that were parsed."""
+    """Select the arguments of `add_arguments` from the parsed ones."""
     own = {field.name: getattr(options, field.name) for field in fields(Resources)}
     return Resources(**own | {"slurm": dict(options.slurm)})
 
 
 def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path) -> Launcher:
-    """Make what starts the runs.
+    """Build the launcher of the runs.
 
     Args:
         wanted: the arguments.
-        experiments: what will be run.
-        folder: where an engine may keep its own files.
+        experiments: the experiments to run.
+        folder: folder for the launcher's own files.
 
     Raises:
-        ValueError: names what is missing, or an argument that the machine or the cluster cannot meet.
+        ValueError: names a missing package, or an argument that the machine or cluster cannot satisfy.
     """
     if wanted.slurm and wanted.launcher != "slurm":
         raise ValueError(f"--slurm is for --launcher slurm, got {wanted.launcher}")

@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, each with its share of the GPUs and of the processor's cores."""
+"""Launch runs as processes on this machine, each with its share of GPUs and CPU cores."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ from experiments.launching.run_queue import TRAIN, Handle, Job
 from experiments.run_request import cores
 
 IMPORTS = ("experiments.command_line",)
-"""What every run of this project's own command needs."""
+"""Modules that every run of this project imports."""
 
 
 class Fresh:
-    """A process that begins with an interpreter of its own."""
+    """A run in a new Python process."""
 
     waiting, said = False, ""
 
@@ -35,16 +35,16 @@ class Fresh:
 
 
 class Local:
-    """Starts runs on this machine.
+    """Launch runs on this machine.
 
-    A run is forked from a server that has imported what runs need (`fork_server`) or, where that is not possible or
-    not wanted, a fresh process.
+    A run is forked from a server that has imported the modules that runs need (`fork_server`), or is a new process if
+    forking is impossible or `no_fork` is set.
 
     Args:
-        jobs: runs at a time.
-        no_fork: start every run as a fresh process.
-        shares: `CUDA_VISIBLE_DEVICES` of each of the runs at a time; None leaves it as it is.
-        threads: threads of each run; None deals the cores out.
+        jobs: number of concurrent runs.
+        no_fork: start every run as a new process.
+        shares: `CUDA_VISIBLE_DEVICES` of each concurrent run; None leaves it unchanged.
+        threads: threads per run; None divides the cores among concurrent runs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Local:
         self._server: ForkServer | None = None
         self._locks: Sequence[int] = ()
         self._environment: dict[str, str] = {}
-        self._taken: dict[int, Handle] = {}  # place among the runs at a time -> the run that has or had it
+        self._taken: dict[int, Handle] = {}  # slot among the concurrent runs -> its current or last run
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
         self._locks = locks
@@ -67,16 +67,16 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process that is forked from the server of the runs, which then has imported what it did.
+        """Run a script in a process forked from the runs' server, which then also imports the script's modules.
 
         Args:
-            script: a file of Python.
-            arguments: what follows it.
+            script: Python file.
+            arguments: its arguments.
             given: its standard input.
-            runs: how many runs follow.
+            runs: number of runs that follow.
 
         Returns:
-            What it printed; None where runs are fresh processes.
+            Its output; None if runs are not forked.
         """
         if not self.forks:
             return None
@@ -94,7 +94,7 @@ class Local:
             return said.read_text(encoding="utf-8", errors="replace")
 
     def _prepare(self, runs: int) -> int:
-        """Choose the environment of runs, and say how many are started at a time."""
+        """Set the environment of the runs, and return the number of concurrent runs."""
         jobs = max(1, min(self.jobs, runs))
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if self.threads is not None:
@@ -113,7 +113,7 @@ class Local:
         return self._taken[place]
 
     def process(self, job: Job, own: Mapping[str, str]) -> Handle:
-        """Start a run with some environment variables of its own."""
+        """Start a run with additional environment variables."""
         program, *script = job.command
         if self.forks and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
@@ -122,8 +122,8 @@ class Local:
             if forked := self._server.fork(job.arguments, job.log, own):
                 return forked
             self.forks = False
-            reason = self._server.unsafe or "the end of the process that they were forked from"
-            self.note = f"runs are fresh processes from here on, for {reason}"
+            reason = self._server.unsafe or "the server that they were forked from ended"
+            self.note = f"runs are new processes from here on: {reason}"
         return Fresh(start_process([*job.command, *job.arguments], job.log, {**self._environment, **own}, self._locks))
 
     def wait(self, seconds: float) -> None:
@@ -144,14 +144,14 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that leads a group of its own, ends with this one, and adds what it says to a file.
+    """Start a process in its own process group that ends with this one and appends its output to a log.
 
     Args:
-        command: what it runs.
-        log: the file.
-        environment: its variables.
+        command: the command.
+        log: the log file.
+        environment: its environment variables.
         pass_fds: file descriptors that it inherits.
-        ignored: a signal that it ignores, as it is meant for this process.
+        ignored: a signal that the process ignores, as it is meant for its parent.
     """
 
     def prepare() -> None:
@@ -168,6 +168,6 @@ def start_process(
             stderr=subprocess.STDOUT,
             env=environment,
             pass_fds=pass_fds,
-            process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
+            process_group=0,  # child processes end with the run, and Ctrl-C reaches only the queue
             preexec_fn=prepare,
         )

@@ -1,6 +1,6 @@
-"""Builds experiments without running them, so that what is wrong with any of them is found before the first begins.
+"""Instantiate experiments without running them, to find errors in any of them before the first one starts.
 
-It asks `dry_run.py`, in a process of its own.
+This runs `dry_run.py` in another process.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from experiments.run_request import PROJECT, Run
 
 PREFLIGHT = (sys.executable, "-m", "experiments.launching.dry_run")
 OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
-"""Variables that make a process one of several."""
+"""Environment variables that make a process a rank of a group."""
 
 
 def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None) -> None:
-    """Builds each experiment whose runs are not finished, in a process of its own.
+    """Instantiate each experiment with unfinished runs, in another process.
 
     Args:
-        runs: finished or not. An experiment is built once for all of its seeds.
-        command: what builds them.
-        engine: what will start the runs: where it forks them this process is forked, too, so nothing is imported twice.
+        runs: finished or not. An experiment is instantiated once for all of its seeds.
+        command: command that instantiates them.
+        engine: launcher of the runs: if it forks them, this process is forked, too, so imports are shared.
 
     Raises:
-        ValueError: names the experiments that can not be built, and what is wrong with the first.
+        ValueError: names the experiments that cannot be instantiated, and the error of the first.
     """
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))
@@ -54,14 +54,14 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
 def metrics_of_short_run(
     arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None
 ) -> list[str] | None:
-    """Train and test with a batch of each kind in a process of its own, and list the metrics; None if that fails."""
+    """Train and test with a batch of each kind in another process; return the metric names, or None if that fails."""
     return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 
 def _answer(
     command: Sequence[str], arguments: Sequence[Sequence[str]], engine: Launcher | None, runs: int
 ) -> tuple[Any, str]:
-    """Run a command on arguments; give what its last line says in JSON, None if it failed, and its messages."""
+    """Run a command on arguments; return the JSON of its last line, None if it failed, and its messages."""
     given = json.dumps(arguments)
     if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
         said = engine.ask(Path(__file__).with_name("dry_run.py"), command[len(PREFLIGHT) :], given, runs)
@@ -74,7 +74,7 @@ def _answer(
 
 
 def _last_line(said: str) -> Any:
-    """Read the last line that is a list in JSON; None if there is none."""
+    """Parse the last line that is a JSON list; None without one."""
     for line in reversed(said.splitlines()):
         with contextlib.suppress(ValueError):
             if isinstance(found := json.loads(line), list):

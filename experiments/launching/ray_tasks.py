@@ -1,8 +1,8 @@
-"""Runs as tasks of a Ray cluster: that of `RAY_ADDRESS`, one that runs on this machine, or a new one on it.
+"""Launch runs as tasks of a Ray cluster: that of `RAY_ADDRESS`, a running one on this machine, or a new one on it.
 
-A worker of Ray forks its runs as this machine does (`local`), so that imports are paid once a worker. Nodes share a
-file system, and have this package at the same path. Ray ends the tasks of a process that is gone: the runs of a
-comparison that is killed are killed, too.
+A Ray worker forks its runs like `local`, so modules are imported once per worker. Nodes share a file system, with this
+package at the same path. Ray ends the tasks of a process that has died, so the runs of a killed
+comparison are killed, too.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from experiments.run_request import PROJECT
 
 CONNECT_SECONDS = 10.0
 WORKER: dict[bool, Local] = {}
-"""The launcher of a worker's process, by whether it starts fresh processes."""
+"""The launcher of a worker process, by `no_fork`."""
 WATCH = """
 import os, sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(sys.argv[1])))
@@ -33,11 +33,11 @@ living = [p for p in psutil.process_iter() if own.get(str(p.pid)) == str(p.creat
 for process in psutil.wait_procs(living, 5)[1]:
     process.kill()
 """
-"""Ends the processes of a new cluster once the one that started it is gone, killed even: Ray's own agents stay."""
+"""Script that ends the processes of a new cluster when its owner dies, even if killed; Ray's own agents would stay."""
 
 
 def run_job(job: Job, no_fork: bool) -> int:
-    """Run one job in a worker of Ray, to its end, and give its exit status."""
+    """Run one job in a Ray worker until it ends, and return its exit status."""
     if no_fork not in WORKER:
         WORKER[no_fork] = Local(no_fork=no_fork)
         WORKER[no_fork].begin(1, ())
@@ -47,7 +47,7 @@ def run_job(job: Job, no_fork: bool) -> int:
         while (status := process.poll()) is None:
             WORKER[no_fork].wait(0.1)
         return status
-    finally:  # a task that is cancelled
+    finally:  # a cancelled task
         if process.poll() is None:
             process.signal(signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -57,7 +57,7 @@ def run_job(job: Job, no_fork: bool) -> int:
 
 
 def _listens(address: str) -> bool:
-    """Tell whether something listens at `host:port` or `ray://host:port`, for which Ray itself waits minutes."""
+    """Whether `host:port` or `ray://host:port` accepts connections; Ray itself would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not port.isdigit():  # "auto" and others that Ray knows
         return True
@@ -69,10 +69,11 @@ def _listens(address: str) -> bool:
 
 @contextlib.contextmanager
 def _of_this_machine_alone() -> Iterator[None]:
-    """Let a cluster listen on the loopback alone, where no other machine reaches it.
+    """Make a new cluster listen only on the loopback interface, unreachable from other machines.
 
-    Ray listens everywhere, and takes the loopback's address for another one, unless it takes the machine for a laptop:
-    a variable says so to the processes that it starts, a constant to this one, which has read the variable before.
+    By default Ray listens on all interfaces and replaces the loopback address by another one, unless clusters are
+    disabled: by an environment variable for the processes that it starts, and by a constant for this process, which has
+    already read the variable.
     """
     from ray._private import ray_constants as constants
 
@@ -103,7 +104,7 @@ class Task:
         if self._status is None and self.engine.wait([self.reference], timeout=0)[0]:
             try:
                 self._status = self.engine.get(self.reference)
-            except Exception as error:  # of a worker or a node that is lost, or a task that is cancelled
+            except Exception as error:  # a lost worker or node, or a cancelled task
                 self.said = f"Ray: {' '.join(str(error).split())[:200]}"
                 self._status = 1
         return self._status
@@ -114,17 +115,17 @@ class Task:
 
 
 class RayTasks:
-    """Starts runs as tasks of Ray.
+    """Launch runs as Ray tasks.
 
     Args:
-        jobs: most runs at a time; None leaves that to Ray.
-        gpus: GPUs of a run; None takes `wanted` where the cluster has any.
-        cpus: cores of a run; None takes one.
-        wanted: GPUs that the configurations ask for.
-        no_fork: start every run as a fresh process.
+        jobs: maximal number of concurrent runs; None leaves it to Ray.
+        gpus: GPUs per run; None takes `wanted` if the cluster has any.
+        cpus: CPU cores per run; None takes one.
+        wanted: GPUs per run according to the configurations.
+        no_fork: start every run as a new process.
 
     Raises:
-        ValueError: if Ray or its cluster is not here, or the cluster does not have what runs need.
+        ValueError: if Ray or its cluster is missing, or the cluster lacks the resources.
     """
 
     def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:
@@ -166,7 +167,7 @@ class RayTasks:
         with _of_this_machine_alone():
             alone: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
             self.ray.init(address="local", logging_level=logging.ERROR, **alone, **options)
-        import psutil  # which Ray brings
+        import psutil  # a dependency of Ray
 
         processes = [f"{each.pid}:{each.create_time()}" for each in psutil.Process().children(recursive=True)]
         command = [sys.executable, "-c", WATCH, psutil.__file__, *processes]

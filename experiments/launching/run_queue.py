@@ -1,7 +1,7 @@
-"""Runs of `train.py fit`: a queue that starts what is not finished and shows how far it is, whatever runs it.
+"""Queue of `train.py fit` runs: starts the unfinished ones with any launcher, and shows their progress.
 
-What a run prints goes to `log.txt` in its directory. The directories alone say what is left to do, so a queue that died
-at any moment is continued by filling it again.
+The output of a run goes to `log.txt` in its directory. All state is in the run directories, so a killed queue continues
+when the same command is called again.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Job:
 
     Args:
         run: the run.
-        command: what `fit` and its arguments are appended to.
+        command: the command, to which `fit` and its arguments are appended.
     """
 
     run: Run
@@ -50,60 +50,60 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Say what follows the command now: a run that has saved goes on."""
+        """Arguments of the command; a run with a checkpoint is resumed."""
         return ["fit", *fit_arguments(self.run)]
 
     @property
     def log(self) -> Path:
-        """Name the file that takes what the run prints."""
+        """Path of the run's output."""
         return self.run.directory / "log.txt"
 
 
 class Handle(Protocol):
-    """A run that was handed over.
+    """A started or submitted run.
 
     Args:
-        said: what is known of its end beside the exit status, or nothing.
+        said: reason of its end in addition to the exit status, or an empty string.
     """
 
     said: str
 
     @property
     def waiting(self) -> bool:
-        """Tell whether it is still in another queue."""
+        """Whether the run is still waiting in a cluster's queue."""
 
     def poll(self) -> int | None:
-        """Give the exit status, the negative number of the signal that ended it, or None while it is not over."""
+        """Return the exit status, the negative signal number if killed, or None while the run is not over."""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the run and all that it launched."""
+        """Send a signal to the run and its child processes."""
 
 
 class Launcher(Protocol):
-    """Something that runs jobs.
+    """Interface of launchers, which run jobs.
 
     Args:
-        note: something to tell the user, once.
+        note: message to show to the user once.
     """
 
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare for so many runs, which shall hold the locks, and say how many may be handed over at a time."""
+        """Prepare for some runs, which inherit the locks, and return the maximal number of concurrent runs."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
-        """Hand over some jobs."""
+        """Start or submit jobs."""
 
     def wait(self, seconds: float) -> None:
         """Sleep for some seconds, or until a run may have ended."""
 
     def close(self) -> None:
-        """Let go of what was made, with all runs over."""
+        """Release all resources after the last run."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended without results, with the last lines of what it printed."""
+    """A run that ended without results, with the last lines of its log."""
 
     run: Run
     reason: str
@@ -126,29 +126,29 @@ class Child:
     last_seen: tuple[int, float] | None = None
 
     def see(self, epochs: int, now: float) -> None:
-        """Note when an epoch was seen first, so that the time left can be told."""
+        """Record when an epoch was first seen, to estimate the time left."""
         self.first_seen = self.first_seen or (epochs, now)
         if self.last_seen is None or epochs > self.last_seen[0]:
             self.last_seen = (epochs, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the time left of training from the epochs that were seen to end; None before two have."""
+        """Estimate the training time left from the observed epochs; None before two have ended."""
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen
-        epoch = max((then - since) / (epochs - before), now - then)  # the one that runs may take longer than the others
+        epoch = max((then - since) / (epochs - before), now - then)  # the current epoch may be slower than the others
         return max((self.max_epochs - epochs) * epoch - (now - then), 0.0)
 
 
 @contextlib.contextmanager
 def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
-    """Keeps other queues out of the directories.
+    """Lock the directories against other queues.
 
     Yields:
-        File descriptors. Children inherit them, so the lock lasts as long as anything started here still writes.
+        File descriptors of the locks. Runs inherit them, so a lock lasts while any run still writes.
 
     Raises:
-        ValueError: if another process holds a directory for longer than the time that children need to end.
+        ValueError: if another process holds a lock for longer than runs need to end.
     """
     with contextlib.ExitStack() as stack:
         descriptors = []
@@ -162,7 +162,7 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise ValueError(
-                            f"{directory} is in use: another comparison, or a run that it started, still writes there"
+                            f"{directory} is in use: another comparison, or one of its runs, still writes there"
                         ) from None
                     time.sleep(POLL_SECONDS)
                     continue
@@ -182,21 +182,21 @@ def run_all(
     run_command: Sequence[str] = TRAIN,
     look_at: Callable[[Run], None] = lambda run: None,
 ) -> list[Failure]:
-    """Brings every run to its end, those that are finished excepted.
+    """Run all unfinished runs.
 
     Args:
-        runs: in the order in which they start.
-        launcher: what runs them.
-        console: where progress is shown: bars on a terminal, lines elsewhere.
-        locks: file descriptors that processes of this machine inherit, from `lock`.
-        run_command: the command that `fit ...` is appended to.
-        look_at: is called with each finished run, and ends all of them by an error.
+        runs: the runs, in the order in which they start.
+        launcher: launcher of the runs.
+        console: console for the progress: bars on a terminal, lines elsewhere.
+        locks: file descriptors from `lock`, inherited by processes of this machine.
+        run_command: command to which `fit ...` is appended.
+        look_at: called with each finished run; an exception stops all runs.
 
     Returns:
-        The runs that failed. The others are not held up by them.
+        The failed runs; a failure does not stop the others.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the children were terminated.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs were terminated.
     """
     waiting = deque(run for run in runs if not run.finished)
     code = code_fingerprint()
@@ -210,7 +210,7 @@ def run_all(
     failures: list[Failure] = []
     took: list[float] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
-    # Without the refreshing thread: forking beside a thread is unsafe.
+    # Without the refresh thread: forking a process with threads is unsafe.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
     overall = progress.add_task("all runs", total=len(runs), completed=len(runs) - len(waiting), unit="")
     with _sigterm_is_ctrl_c(), progress, contextlib.closing(launcher):
@@ -267,7 +267,7 @@ def run_all(
 
 
 def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jobs: int) -> float:
-    """Estimate the time left of the queue, from the time that its finished runs took."""
+    """Estimate the time left of the queue from the duration of its finished runs."""
     mean, now = sum(took) / len(took), time.monotonic()
     return (waiting * mean + sum(max(mean - (now - child.started), 0.0) for child in children)) / jobs
 
@@ -275,12 +275,12 @@ def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jo
 def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
     kept = [run for run in runs if run.finished]
     if kept:
-        console.print(f"{len(kept)} of {len(runs)} runs were finished before and are kept", markup=False)
+        console.print(f"{len(kept)} of {len(runs)} runs are already finished and kept", markup=False)
     other = [run for run in kept if record(run).get("code") != code]
     if other:
         console.print(
-            f"note: the code has changed since {len(other)} of them were made, the first of which is "
-            f"{other[0].directory}; remove what should be run again",
+            f"note: the code has changed since {len(other)} of them were run, such as "
+            f"{other[0].directory}; remove those that should run again",
             markup=False,
             soft_wrap=True,
         )
@@ -295,7 +295,7 @@ def _start(jobs: Sequence[Job], launcher: Launcher, code: str) -> list[Child]:
     for job in jobs:
         job.run.directory.mkdir(parents=True, exist_ok=True)
         resumed = has_saved(job.run)
-        # a run that was begun with other code stays marked as such
+        # a run started with other code stays marked as such
         made = record(job.run).get("code", code) if resumed else code
         content = json.dumps({**request(job.run), "code": made, **machine()}, indent=2, ensure_ascii=False)
         write_text(job.run.directory / "request.json", content + "\n")
@@ -310,7 +310,7 @@ def _end(child: Child) -> Failure | None:
     status = child.process.poll() or 0
     if child.run.finished:
         return None
-    child.process.signal(signal.SIGKILL)  # what the run launched and left behind
+    child.process.signal(signal.SIGKILL)  # child processes that the run left behind
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
         reason = "ended without test_metrics.csv"
@@ -327,7 +327,7 @@ def _fail(failure: Failure, console: Console) -> Failure:
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:
-    """Says which runs failed, with the end of their logs and where the whole logs are."""
+    """Print the failed runs with the ends and paths of their logs."""
     for failure in failures:
         title = f"\n{failure.run.title} failed ({failure.reason}); its log is {failure.run.directory / 'log.txt'}"
         console.print(title, markup=False, soft_wrap=True)
@@ -357,7 +357,7 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
 
 
 def _max_epochs(directory: Path) -> int | None:
-    """`trainer.max_epochs` of the run's config; None while there is none, or where steps bound the run."""
+    """Read `trainer.max_epochs` of a run; None if there is no config yet, or steps limit the run."""
     with contextlib.suppress(OSError, ValueError):
         path = directory / "config.yaml"
         value = parsed(path.read_text(encoding="utf-8"), path)
@@ -368,7 +368,7 @@ def _max_epochs(directory: Path) -> int | None:
 
 
 def _seen(directory: Path) -> tuple[int | None, str]:
-    """Epochs that `metrics.csv` has rows of, counted from 1, None while it has none; and its last validation."""
+    """Read the number of epochs in `metrics.csv`, None without rows, and the last validation metric."""
     with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
         columns = file.readline().decode().strip().split(",")
         start = file.tell()
@@ -395,7 +395,7 @@ def _sigterm_is_ctrl_c() -> Iterator[None]:
 
 
 def _terminate(children: Sequence[Child]) -> None:
-    """Ends the children and all that they launched: politely, then, after a while or a second Ctrl-C, by force."""
+    """Terminate the runs and their child processes by SIGTERM, and after a while or a second Ctrl-C by SIGKILL."""
     try:
         for child in children:
             child.process.signal(signal.SIGTERM)

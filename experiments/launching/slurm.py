@@ -1,8 +1,7 @@
-"""Runs as jobs of a SLURM array, by the package submitit: one job a run, their states read back from `sacct`.
+"""Launch runs as jobs of a SLURM array with the package submitit: one job per run, with states from `sacct`.
 
-A job that reaches its time limit, or is preempted, saves, is queued again and goes on. A comparison that is killed
-leaves its jobs alone, and the same command takes them up again; Ctrl-C cancels them. Runs and nodes share a file
-system.
+A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. Jobs outlive a killed
+comparison, and the same command picks them up again; Ctrl-C cancels them. All nodes share a file system.
 """
 
 import contextlib
@@ -27,16 +26,16 @@ from experiments.run_request import PROJECT
 CLUSTER = "slurm"
 """Name of submitit's executor."""
 NOTE = "slurm_job.json"
-"""File in a run's directory that names its job."""
+"""File in a run directory with the ID of its job."""
 SHARED = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
-"""Parameters that submitit has for every executor; the others are of SLURM alone."""
+"""Parameters common to all of submitit's executors; the others are specific to SLURM."""
 LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "PREEMPTED")
 REQUEUE_SECONDS = 20.0
 SAVE_SECONDS = 60.0
 
 
 class RunJob:
-    """Run one job on the node that it was given, as a process of its own; submitit pickles this."""
+    """Run one job as a process on its node; submitit pickles this."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -46,15 +45,15 @@ class RunJob:
 
     def __call__(self, job: Job) -> int:
         environment = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
-        command = [*job.command, *job.arguments]  # as of now: when the job comes again, its run has saved
+        command = [*job.command, *job.arguments]  # read now: after a requeue, the run has a checkpoint
         self.process = start_process(command, job.log, {**environment, "PYTHONUNBUFFERED": "1"}, ignored=signal.SIGUSR2)
         status = self.process.wait()
         if status in (128 + signal.SIGTERM, -signal.SIGTERM):
-            time.sleep(REQUEUE_SECONDS)  # SLURM says SIGTERM to all before the signal that queues the job again
+            time.sleep(REQUEUE_SECONDS)  # SLURM sends SIGTERM to all processes before the signal that requeues the job
         return status
 
     def checkpoint(self, job: Job) -> Any:
-        """Save, as the time is over, and be queued again."""
+        """Save a checkpoint at the time limit, and requeue the job."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -84,7 +83,7 @@ class Submitted:
             return None
         try:
             return int(self.job.result())
-        except Exception as error:  # submitit has classes of its own for what a job fails of
+        except Exception as error:  # submitit has its own exception classes for failed jobs
             self.said = f"SLURM job {self.job.job_id}: {self.job.state}, {' '.join(str(error).split())[:200]}"
             return 1
 
@@ -95,17 +94,17 @@ class Submitted:
 
 
 class Slurm:
-    """Submits runs to SLURM.
+    """Submit runs to SLURM.
 
     Args:
-        folder: where submitit keeps its files.
-        jobs: most runs at a time; None leaves that to SLURM.
-        gpus: GPUs of a run; None asks for none.
-        cpus: cores of a run; None asks for none.
-        parameters: what else sbatch is asked for.
+        folder: folder for submitit's files.
+        jobs: maximal number of concurrent runs; None leaves it to SLURM.
+        gpus: GPUs per run; None requests none.
+        cpus: CPU cores per run; None requests none.
+        parameters: further sbatch parameters.
 
     Raises:
-        ValueError: if submitit or SLURM is not here, or a parameter is unknown or missing.
+        ValueError: if submitit or SLURM is missing, or a parameter is unknown or missing.
     """
 
     def __init__(
@@ -116,16 +115,16 @@ class Slurm:
         except ImportError:
             raise ValueError("--launcher slurm needs submitit: pip install 'noiseworks[slurm]'") from None
         if CLUSTER == "slurm" and not shutil.which("srun"):
-            raise ValueError("--launcher slurm: there is no srun on this machine, so it is no node of a SLURM cluster")
+            raise ValueError("--launcher slurm: srun is not installed, so this machine is no node of a SLURM cluster")
         if gpus is not None and gpus != int(gpus):
-            raise ValueError(f"--gpus_per_job {gpus:g}: SLURM gives whole GPUs; --launcher local shares them")
+            raise ValueError(f"--gpus_per_job {gpus:g}: SLURM allocates whole GPUs; only --launcher local shares them")
         allowed = {*SHARED, *SlurmExecutor._valid_parameters(), "max_num_timeout"}
         allowed -= {"nodes", "ntasks_per_node", "job_name", "array_parallelism", "time", "mem", "setup"}
         for key in parameters:
             if key not in allowed:
-                raise ValueError(f"--slurm {key}: it is not among {', '.join(sorted(allowed))}")
+                raise ValueError(f"--slurm {key} must be one of {', '.join(sorted(allowed))}")
         if "timeout_min" not in parameters:
-            raise ValueError("--slurm timeout_min is missing: the minutes that a run may take until it is queued again")
+            raise ValueError("--slurm timeout_min is missing: the minutes after which a job is requeued")
         asked = {key: yaml.safe_load(value) for key, value in parameters.items()}
         if type(asked["timeout_min"]) is not int or asked["timeout_min"] < 1:
             raise ValueError(f"--slurm timeout_min must be a whole number of minutes, got {asked['timeout_min']!r}")
@@ -154,18 +153,18 @@ class Slurm:
         try:
             with _importable():
                 submitted = executor.map_array(RunJob(), new) if new else []
-        except Exception as error:  # submitit has classes of its own for what sbatch says
-            raise OSError(f"SLURM did not take the jobs: {' '.join(str(error).split())}") from error
+        except Exception as error:  # submitit has its own exception classes for sbatch errors
+            raise OSError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from error
         for job, given in zip(new, submitted, strict=True):
             content = {"job": given.job_id, "folder": str(self.folder)}
             write_text(job.run.directory / NOTE, json.dumps(content) + "\n")
             live[job] = given
         if adopted := len(jobs) - len(new):
-            self.note = f"{adopted} of the runs are jobs of SLURM already, which go on"
+            self.note = f"{adopted} of the runs are already SLURM jobs, which continue"
         return [Submitted(live[job]) for job in jobs]
 
     def _live(self, jobs: Sequence[Job]) -> dict[Job, Any]:
-        """Find the jobs that an earlier comparison has submitted, and that are not over."""
+        """Find unfinished jobs submitted by an earlier comparison."""
         from submitit import SlurmJob
 
         known: dict[Job, Any] = {}
@@ -174,7 +173,7 @@ class Slurm:
                 note = json.loads((job.run.directory / NOTE).read_text(encoding="utf-8"))
                 known[job] = SlurmJob(note["folder"], note["job"])
         if known and CLUSTER == "slurm":
-            SlurmJob.watcher.update()  # one call for all of them
+            SlurmJob.watcher.update()  # one sacct call for all jobs
         states = {job: given.watcher.get_state(given.job_id, mode="cache") for job, given in known.items()}
         return {job: known[job] for job, state in states.items() if state.split(" ")[0] in LIVE}
 
@@ -186,7 +185,7 @@ class Slurm:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Let processes on the nodes, which have this one's variables, find this package."""
+    """Add this package to the `PYTHONPATH` that jobs inherit."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), before)))
     try:

@@ -1,1 +1,1 @@
-"""Options of a run: checks against the module, and changes to it before training."""
+"""Trainer options: checks against the module, and compilation of its network."""

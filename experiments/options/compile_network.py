@@ -8,10 +8,10 @@ from torch import nn
 
 
 class CompileNetwork(Callback):
-    """Compile `model.network` before training, in place, so that its type and the checkpoint's keys stay.
+    """Compile `model.network` in place before training, which keeps its type and the checkpoint's keys.
 
-    Calls of the network itself are compiled, not those of its parts. A last batch of another size is compiled once
-    more, for any size. Validation, tests and predictions of the run use the compiled network, too.
+    Only calls of the network itself are compiled, not calls of its parts. A last batch of another size triggers one
+    recompilation, with a dynamic size. Validation, test and prediction of the run also use the compiled network.
 
     Args:
         backend: a `torch.compile` backend.

@@ -1,4 +1,4 @@
-"""Refuse options of the Trainer that a module does not take, each in one sentence that names the key."""
+"""Reject Trainer options that a module does not support, in one sentence that names the key."""
 
 import re
 
@@ -14,7 +14,7 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
-    """Check what Lightning refuses in words of its own, before it does.
+    """Check options before Lightning rejects them with less specific messages.
 
     Raises:
         ValueError: names the key, its value and what is allowed.
@@ -44,15 +44,15 @@ UNUSED = "Expected to have finished reduction in the prior iteration|parameters 
 NOT_IN_HALF = (
     r"should be the same\b|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
 )
-"""Of PyTorch's messages of operators that do not take half precision, or not beside single precision."""
+"""PyTorch's errors of operators that do not support half precision, or not mixed with single precision."""
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Say in one sentence which option a step does not allow, where that shows in PyTorch's error; None otherwise.
+    """Describe an error caused by a Trainer option in one sentence; None for other errors.
 
     Args:
-        error: that ended the run.
-        precision: of the trainer.
+        error: the exception that ended the run.
+        precision: the trainer's precision.
     """
     text = str(error)
     if not isinstance(error, RuntimeError | TypeError):

@@ -1,1 +1,1 @@
-"""Parsing of arguments and configurations: class names, placeholders, guards, readable errors."""
+"""Parsing of arguments and configurations: class names, placeholders, guards, error messages."""

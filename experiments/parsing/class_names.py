@@ -1,4 +1,4 @@
-"""Names of classes as a user writes them: short ones, and those that are misspelt."""
+"""Short, misspelt and renamed class names in arguments and configurations."""
 
 import difflib
 import re
@@ -9,13 +9,13 @@ from experiments.config_files import PROJECT
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 ROOMS = {"model": "lightning_modules", "data": "datamodules"}
-"""Where the classes of an argument lie, by its first name."""
+"""Package of an argument's classes, by the argument's first name."""
 ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
-"""Modules of other packages whose classes configurations name."""
+"""Modules of other packages whose classes appear in configurations."""
 
 
 def with_full_names(args: Sequence[str]) -> list[str]:
-    """Write the class path in place of a short name after `--model.help`, `--data.help` and the like.
+    """Replace short class names after `--model.help`, `--data.help` and the like by class paths.
 
     Raises:
         ValueError: if several classes have that name.
@@ -37,7 +37,7 @@ def with_full_names(args: Sequence[str]) -> list[str]:
 
 
 def project_classes() -> Iterator[tuple[str, str]]:
-    """Give name and class path of every class of this project, which are read and not imported."""
+    """Yield name and class path of every class of this project, without importing them."""
     for package in PACKAGES:
         for file in sorted((PROJECT / package).rglob("*.py")):
             folder = ".".join(file.parent.relative_to(PROJECT).parts)
@@ -67,26 +67,26 @@ RENAMED = {
     "UnnormalizedModel": "MECO",
     "Wine": "StandardisedWine",
 }
-"""Names of classes in configurations of version 0.1, and their names since 0.2."""
+"""Class names of version 0.1 -> class names of version 0.2."""
 RENAMED_ARGUMENTS = {"brightest": "data_range", "shifted_tests": "ood_test_sets"}
-"""Names of classes' arguments in version 0.1, and their names since 0.2."""
+"""Constructor arguments of version 0.1 -> arguments of version 0.2."""
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest the class that is most like one that does not exist: of the module that is named, or of any."""
+    """Suggest a class for a path that does not exist: renamed, similar in the same module, or similar in any."""
     module, _, name = path.rpartition(".")
     if new := RENAMED.get(name):
         found = [other for each, other in project_classes() if each == new]
         if found and found[0].partition(".")[0] == path.partition(".")[0]:
             return f"; since version 0.2 it is {found[0]}"
     close = _like(module, sys.modules, 0.8) if module and module not in sys.modules else module
-    like = _like(name, _classes_in(close)) if close in sys.modules else ""  # nothing misspelt is imported
+    like = _like(name, _classes_in(close)) if close in sys.modules else ""  # never import a misspelt module
     if like:
         return f"; did you mean {close}.{like}?"
     known = {each: f"{other}.{each}" for other in ELSEWHERE if other in sys.modules for each in _classes_in(other)}
     known |= dict(project_classes())
     like = _like(name, known)
-    return f"; did you mean {known[like]}?" if like else "; give its module, too, as callbacks.labels.Memorization"
+    return f"; did you mean {known[like]}?" if like else "; give a full class path, as callbacks.labels.Memorization"
 
 
 def _classes_in(module: str) -> list[str]:
@@ -95,6 +95,6 @@ def _classes_in(module: str) -> list[str]:
 
 
 def _like(name: str, known: Iterable[str], least: float | None = None) -> str:
-    """Give the known name that is most like another, an empty text if none is; of a short name a letter is much."""
+    """Return the known name most similar to another, or an empty string; one letter is a large part of a short name."""
     least = least or (0.65 if len(name) < 6 else 0.75)
     return next(iter(difflib.get_close_matches(name, list(known), 1, least)), "")

@@ -1,7 +1,7 @@
-"""Refuse classes in a configuration that are not of the type that an argument says, so that it runs no other code.
+"""Reject class paths in a configuration that do not match an argument's type, so that no other code runs.
 
-jsonargparse checks this for classes. It does not for a function that is given with `init_args` where an optimizer or a
-schedule is expected, and builds any class at all where an argument has no type.
+jsonargparse checks classes. It does not check functions given with `init_args` in place of an optimizer or a schedule,
+and instantiates any class for an argument without a type.
 """
 
 import inspect
@@ -9,24 +9,24 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import lightning.pytorch.cli  # noqa: F401  # lets the parser read from addresses, which is undone here
+import lightning.pytorch.cli  # noqa: F401  # enables reading from URLs, which is disabled again here
 from jsonargparse import Namespace, set_parsing_settings
 
 set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
-# A path below os, subprocess, pickle, ... is refused before it is imported, wherever it stands.
+# Paths in os, subprocess, pickle, ... are rejected before import, wherever they appear.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 def check_class_paths(key: str, hint: Any, value: Any) -> None:
-    """Check the class paths in an argument's value, those in their own `init_args` excepted.
+    """Check the class paths in an argument's value, except those nested in `init_args`.
 
     Args:
         key: name of the argument.
         hint: its type.
-        value: what was parsed for it.
+        value: its parsed value.
 
     Raises:
-        TypeError: names a class path that the type does not allow.
+        TypeError: names a class path that does not match the type.
     """
     classes = tuple(_classes(hint))
     for path in _class_paths(value):
@@ -38,10 +38,8 @@ def check_class_paths(key: str, hint: Any, value: Any) -> None:
             allowed = isinstance(result, type) and issubclass(result, classes)
         if not allowed:
             wanted = " or ".join(f"{each.__module__}.{each.__qualname__}" for each in classes)
-            told = (
-                f"it must be a {wanted}, or a function that says it returns one" if wanted else "its type allows none"
-            )
-            raise TypeError(f'Parser key "{key}":\n  {path} is refused: {told}')
+            told = f"it must be a {wanted}, or a function annotated to return one" if wanted else "its type allows none"
+            raise TypeError(f'Parser key "{key}":\n  {path} is rejected: {told}')
 
 
 def _class_paths(value: Any) -> Iterator[str]:
@@ -58,7 +56,7 @@ def _class_paths(value: Any) -> Iterator[str]:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """Yield the classes in a type, those that a callable returns included."""
+    """Yield the classes in a type hint, including the return type of a callable."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Callable:
         inner = inner[-1:]

@@ -1,4 +1,4 @@
-"""Steps that need the data before the model is built: counting classes for `num_classes: auto`, checking captions."""
+"""Checks of the data before the model is built: the class count of `num_classes: auto`, and captions."""
 
 import re
 from typing import Any
@@ -10,37 +10,37 @@ from experiments.parsing.class_paths import imported
 
 AUTO = re.compile(r"(\bnum_classes: *)auto\b")
 COUNTED = -1
-"""Stands for `auto` until the data are known, where a number is expected; no network has so many classes."""
+"""Placeholder for `auto` until the class count is known; never a valid number of classes."""
 
 
 def with_placeholder(text: str) -> str:
-    """Write the placeholder in the text of a configuration where it says `num_classes: auto`."""
+    """Replace `num_classes: auto` in the text of a configuration by the placeholder."""
     return AUTO.sub(rf"\g<1>{COUNTED}", text)
 
 
 def count_classes(config: Namespace) -> None:
-    """Put the number of the data's classes in its place everywhere in a parsed configuration's model.
+    """Replace the placeholder by the data's number of classes everywhere in the model's configuration.
 
     Args:
-        config: has `model` and `data`; it is changed. Without a placeholder nothing is built.
+        config: parsed, with `model` and `data`; changed in place. Without a placeholder no data are built.
 
     Raises:
-        ValueError: if the data do not know their classes before they are read.
+        ValueError: if the number of classes is unknown before the data are read.
     """
     if not _replaced(config.get("model"), None):
         return
     data = data_of(config)
     number = getattr(data, "num_classes", None)
     if number is None:
-        raise ValueError(f"num_classes: auto takes the number from the data, and {type(data).__name__} has none")
+        raise ValueError(f"num_classes: auto needs data with a number of classes, and {type(data).__name__} has none")
     _replaced(config.model, number)
 
 
 def check_captions(config: Namespace) -> None:
-    """Check that the data have captions where the module, or the network it trains, needs them.
+    """Check that the data have captions if the module or its network needs them.
 
     Args:
-        config: parsed, with `model` and `data`. The data are built, their images are not read.
+        config: parsed, with `model` and `data`. The DataModule is built; its images are not read.
 
     Raises:
         FileNotFoundError: if the images are missing.
@@ -58,7 +58,7 @@ def check_captions(config: Namespace) -> None:
 
 
 def data_of(config: Namespace) -> LightningDataModule:
-    """Build the DataModule of a parsed configuration alone, ahead of the model."""
+    """Build only the DataModule of a parsed configuration, before the model."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     return parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data

@@ -1,4 +1,4 @@
-"""The callbacks of every run, which `configs/defaults.yaml` gives, each under a name of its own."""
+"""The callbacks of every run, set by name in `configs/defaults.yaml`."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,21 +12,22 @@ CLASSES = {
     "callbacks.predictions.WritePredictions": "write_predictions",
     "callbacks.figures_to_loggers.FiguresToLoggers": "figures_to_loggers",
 }
-"""Names of the guards by the class paths that version 0.1 listed."""
+"""Class paths of guards in version 0.1 -> names of guards."""
 NOW = {"callbacks.guards.Contracts": {"class_path": "callbacks.guards.SanityChecks"}}
-"""Guards whose class has another name since."""
+"""Guards whose class was renamed since version 0.1."""
 
 
 @dataclass
 class Guards:
-    """Callbacks of every run, called before those of `trainer.callbacks`; null switches one off.
+    """Callbacks of every run, called before those of `trainer.callbacks`; null disables one.
 
     Args:
-        seed_every_batch: seeds all random number generators before each batch, by the run's seed and the batch's place.
-        sanity_checks: checks that model, data and trainer fit together before anything is trained.
-        finite_loss: ends a run whose training loss is NaN or infinite.
-        write_predictions: writes the class probabilities that `predict` computes.
-        figures_to_loggers: sends the run's figures to its loggers.
+        seed_every_batch: seeds all random number generators before each batch, from the run's seed and the batch's
+            position.
+        sanity_checks: checks before training that model, data and trainer are compatible.
+        finite_loss: stops a run whose training loss is NaN or infinite.
+        write_predictions: writes the class probabilities of `predict` to disk.
+        figures_to_loggers: logs the run's figures to its loggers.
     """
 
     seed_every_batch: Callback | None = None
@@ -37,13 +38,13 @@ class Guards:
 
     @property
     def callbacks(self) -> list[Callback]:
-        """Those that are switched on."""
+        """The enabled callbacks, in order."""
         given = [getattr(self, field.name) for field in fields(self)]
         return [each for each in given if each is not None]
 
 
 def check_guards(settings: dict[str, Any], path: object) -> None:
-    """Reject guards that are not a mapping of known names to a callback or null.
+    """Reject `guards` unless it maps known names to callbacks or null.
 
     Raises:
         ValueError: names the file, the key, its value and what is allowed.
@@ -53,14 +54,14 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
     if not isinstance(guards, dict):
         raise ValueError(
             f"{path}: guards is {guards!r}, and must be a mapping such as {{finite_loss: null}}, "
-            f"where null switches one off of {names}; other callbacks belong to trainer.callbacks"
+            f"where null disables one of {names}; other callbacks belong in trainer.callbacks"
         )
     given = {**guards, **{key.removeprefix("guards."): settings[key] for key in settings if key.startswith("guards.")}}
     for name, value in given.items():
         if name.partition(".")[0] not in CLASSES.values():
             raise ValueError(
-                f"{path}: guards.{name} is {value!r}, and there is no such guard: they are {names}; "
-                f"other callbacks belong to trainer.callbacks"
+                f"{path}: guards.{name} is {value!r}, and there is no such guard: the guards are {names}; "
+                f"other callbacks belong in trainer.callbacks"
             )
         if isinstance(value, bool):
             raise ValueError(
@@ -69,10 +70,10 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
 
 
 def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
-    """Name the guards of a run of version 0.1, whose `config.yaml` lists them; those that it lacks are off.
+    """Convert the list of guards in the `config.yaml` of a run of version 0.1; unlisted guards are disabled.
 
     Raises:
-        ValueError: names a callback in the list that is no guard.
+        ValueError: names a listed callback that is not a guard.
     """
     if not isinstance(settings.get("guards"), list):
         check_guards(settings, path)
@@ -81,6 +82,6 @@ def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
     for each in settings["guards"]:
         kind = each.get("class_path") if isinstance(each, dict) else each
         if kind not in CLASSES:
-            raise ValueError(f"{path}: guards has {kind}, which is none of {', '.join(CLASSES)}: see trainer.callbacks")
+            raise ValueError(f"{path}: guards has {kind}, which is none of {', '.join(CLASSES)}; use trainer.callbacks")
         named[CLASSES[kind]] = NOW.get(kind, each)
     return {**settings, "guards": named}

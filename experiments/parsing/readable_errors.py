@@ -1,8 +1,8 @@
-"""Say a parser's error in one sentence: the key, the reason, and what is allowed.
+"""Rewrite a parser's error in one sentence: the key, the reason, and what is allowed.
 
-jsonargparse reports every alternative of a union, one below the other; what a user needs is the innermost reason. Its
-errors have no parts that could be read instead: the argument's name is None, and of a union's alternatives the error of
-the first alone is kept, as the cause. `test_texts_of_jsonargparse.py` names the text that an upgrade changes.
+jsonargparse reports every alternative of a union, one per line; a user needs the innermost reason. Its error objects
+carry no structure to use instead: the argument's name is None, and only the first alternative's error is kept, as the
+cause. `test_texts_of_jsonargparse.py` fails and names the text that an upgrade of jsonargparse changes.
 """
 
 import difflib
@@ -21,16 +21,16 @@ NO_REASONS = (
     *("Expected a <class 'NoneType'>", "Not a valid subclass of", "Subclass types expect one of"),
     *(r"a class path \(str\)", "a dict w"),
 )
-"""Beginnings of lines that hold no reason."""
+"""Patterns of lines that give no reason."""
 NO_CLASS = (
     r"Expected a dot import path string: ([\w.]+)",
     r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
     r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
 ANOTHER_CLASS = r"Import path (\S+ )?does not correspond to a subclass of"
-"""Alternatives of a union that were not meant, where another one says what is wrong."""
+"""Pattern of alternatives of a union that were not intended, if another one gives the reason."""
 ANOTHER_TYPE = r"Expected a [\w.]+$"
-"""An alternative of a union that is no class, where the given class has said what it lacks."""
+"""Pattern of alternatives of a union that are not classes, if the given class reports a missing package."""
 CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
 DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
 NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"
@@ -42,11 +42,11 @@ SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda
 
 
 def readable(error: BaseException) -> str:
-    """The error as one sentence, `model.strength: Expected a float. Got value: abc` for example."""
-    if isinstance(error, UnicodeEncodeError):  # of a surrogate, which stands for a byte that is no UTF-8
-        return f"this name is not in UTF-8, rename it: {error.object[:200]!r}"
+    """Return the error as one sentence, for example `model.strength: Expected a float. Got value: abc`."""
+    if isinstance(error, UnicodeEncodeError):  # a surrogate stands for a byte that is not UTF-8
+        return f"this name is not in UTF-8; rename it: {error.object[:200]!r}"
     text = str(error)
-    keys: list[tuple[int, str]] = []  # that lead to the present line, with their indentation
+    keys: list[tuple[int, str]] = []  # enclosing the current line, with their indentation
     where = ""
     reasons: list[str] = []
     for line in text.splitlines():
@@ -59,9 +59,9 @@ def readable(error: BaseException) -> str:
     meant = [reason for reason in reasons if not re.match(ANOTHER_CLASS, reason)]
     if not all(reason.startswith("Expected a") for reason in meant):
         reasons = meant
-    if any(reason.startswith("Requirement ") for reason in reasons):  # of a package that is not installed
+    if any(reason.startswith("Requirement ") for reason in reasons):  # a package is not installed
         reasons = [reason for reason in reasons if not re.match(ANOTHER_TYPE, re.sub(TYPE, r"\1", reason))]
-    while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
+    while reasons and reasons[-1].endswith("':"):  # an alternative without details
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
     given = re.findall(GIVEN, text)
@@ -73,18 +73,18 @@ def readable(error: BaseException) -> str:
     message = re.sub(TYPE, r"\1", message)
     message = re.sub(rf"{KEY}:\s*", r"\1: ", message)
     message = re.sub(CALLABLE, "", message)
-    message = re.sub(DENIED, r"\1 is refused: no configuration names what is in \2", message)
+    message = re.sub(DENIED, r"\1 is rejected: configurations may not name what is in \2", message)
     message = message.replace(
-        "is refused: no configuration names what is in *",
-        "is refused: the config.yaml of a run does not name classes of other packages by itself; "
-        "if the run is yours, give the configuration that it began with, too, by --config FILE",
+        "is rejected: configurations may not name what is in *",
+        "is rejected: the config.yaml of a run may not name classes of other packages; "
+        "if the run is yours, also give its original configuration by --config FILE",
     )
     message += _accepted(message) + _new_key(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
 def _accepted(message: str) -> str:
-    """The arguments of the class whose argument was refused, the likeliest first."""
+    """List the arguments of the class that rejected one, after the one that was probably meant."""
     found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
     if not found:
         return ""
@@ -98,13 +98,13 @@ def _accepted(message: str) -> str:
 
 
 def _new_key(message: str) -> str:
-    """Give the name of a key of version 0.1 since version 0.2."""
+    """Name the key that replaces one of version 0.1."""
     found = re.search(OLD_KEY, message)
     return f"; since version 0.2 it is {RENAMED_KEYS[found[1]]}" if found else ""
 
 
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
-    """Find the argument whose description has a paper's symbol, `lambda` for example; none if several have it."""
+    """Find the one argument whose description contains a paper's symbol, for example `lambda`."""
     symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
     lines = re.findall(r"^ +(\w+): (.*)$", docstring, re.MULTILINE)
     found = [name for name, line in lines if name in names and symbol and re.search(rf"\b{symbol[0]}\b", line)]
@@ -112,7 +112,7 @@ def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
 
 
 def _option_meant(message: str) -> str:
-    """The option of the trainer that is most like an unknown one."""
+    """Suggest the Trainer option most similar to an unknown one."""
     found = re.search(UNKNOWN_OPTION, message)
     if not found:
         return ""
@@ -123,19 +123,19 @@ def _option_meant(message: str) -> str:
 
 
 def _needs_config(message: str) -> str:
-    """Say how a configuration is given, where one is missing or stands without its flag."""
+    """Explain `--config` if a configuration is missing or given without it."""
     bare = re.search(BARE_FILE, message)
     if bare:
-        return f"; a configuration follows --config: --config {bare[1]}"
+        return f"; put --config before a configuration: --config {bare[1]}"
     missing = re.search(REQUIRED, message)
     return "; give a configuration: --config configs/elr/demo.yaml, or any of train.py methods" if missing else ""
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Say in one sentence that another process ended, which fails here without a cause of its own; None otherwise."""
+    """Describe an error caused by the end of another process in one sentence; None for other errors."""
     text = " ".join(str(error).split())
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
-        return f"a process that loads the data ended ({text}), mostly for too little memory; try data.num_workers 0"
+        return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"
     if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|Socket", text):
-        return f"another process of this run ended, and its own message says why ({text[:200]})"
+        return f"another process of this run ended; see its own error message ({text[:200]})"
     return None

@@ -1,1 +1,1 @@
-"""Saving at the right moments, and an end from which a run goes on."""
+"""Checkpoints, metrics and stop signals of a run, so that it can resume from any point."""

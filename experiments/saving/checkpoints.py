@@ -1,4 +1,4 @@
-"""Checkpoints that a run saves, and what it saves when it is asked to stop."""
+"""Checkpoints of a run: best, last, and within epochs or on a stop signal."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from experiments.saving.stop_signals import StopSignals
 
 @dataclass
 class Checkpoints:
-    """Choose the checkpoints that a run saves, and the one that is tested.
+    """Checkpoints that a run saves, and the one to test.
 
     Args:
-        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper
-            does.
-        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
-        mode: whether the best is the greatest (`max`) or the least (`min`).
-        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is
-            tested.
-        every_n_epochs: epochs between two savings of the last checkpoint.
-        every_n_steps: also save within epochs, each time that so many batches were trained on.
+        test_checkpoint: checkpoint that `test`, `validate` and `predict` load: `best`, or `last`, whichever the paper
+            uses.
+        monitor: metric that selects the best epoch, for example `val/accuracy`; None saves only the last.
+        mode: `max` if greater values of `monitor` are better, `min` if smaller ones are.
+        also_test_best: if `test_checkpoint` is `last`, also report the test metrics of the best epoch, as
+            `best_epoch/test/...`.
+        every_n_epochs: save the last checkpoint every n epochs.
+        every_n_steps: also save within epochs, every n training steps.
     """
 
     test_checkpoint: Literal["best", "last"] = "last"
@@ -43,11 +43,11 @@ class Checkpoints:
             )
 
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
-        """The savers: best before last, so that the last checkpoint knows of the best one.
+        """Build the callbacks that save: best before last, so that the last checkpoint includes the state of the best.
 
         Args:
             directory: the run directory.
-            try_out: tells what is logged in a short run like this one, which begins; None where it goes on.
+            try_out: returns the metrics of a short run with these settings; None for a resumed run.
         """
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
@@ -67,17 +67,16 @@ class Checkpoints:
 
 
 class BestNeedsItsMetric(Callback):
-    """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
+    """Check before training that `checkpoint.monitor` is logged.
 
-    A validation of one batch, Lightning's sanity check, shows what validation logs. A metric that is not among it is
-    looked for in a short run, and refused if that lacks it. Where a callback measures in whole runs alone, and says so
-    by `measures_whole_runs_alone`, only a name that is similar to another one is refused.
+    Lightning's sanity check, a validation of one batch, shows which metrics validation logs. If the metric is not among
+    them, a short run is made, and the metric is rejected if that lacks it, too. If a callback logs metrics only in full
+    runs (`measures_whole_runs_alone`), only a name similar to a known metric is rejected.
 
     Args:
-        monitor: the metric, `val/accuracy` for example.
+        monitor: the metric, for example `val/accuracy`.
         needed: whether the best epoch is tested.
-        try_out: tells what is logged in a short run, None if that failed; None where the run goes on from an earlier
-            point.
+        try_out: returns the metrics of a short run, or None if it failed; None for a resumed run.
     """
 
     def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:
@@ -94,12 +93,12 @@ class BestNeedsItsMetric(Callback):
         self._refuse_no_validation(validates)
         if self.try_out is None or self.monitor in self._logged or not (validates or self.needed):
             return
-        rank_zero_info(f"One batch of validation does not log {self.monitor}, checkpoint.monitor: a short run looks")
+        rank_zero_info(f"One validation batch does not log checkpoint.monitor {self.monitor}: checking in a short run")
         logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
         later = any(getattr(each, "measures_whole_runs_alone", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
         if logged is None:
             return
-        logged = [name for name in logged if "test/" not in name]  # which are measured when training has ended
+        logged = [name for name in logged if "test/" not in name]  # computed after training
         if self.monitor in logged:
             return
         if not later or misspelt(self.monitor, logged):
@@ -115,11 +114,11 @@ class BestNeedsItsMetric(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves the best epoch, with a state of its own beside that of a user's `ModelCheckpoint`."""
+    """Save the best epoch; a class of its own, so that its state is kept apart from a user's `ModelCheckpoint`."""
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves after epochs, and always after the last one."""
+    """Save every few epochs, and always after the last one."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -133,13 +132,13 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Saves within an epoch, at intervals and when the run is asked to stop, and stops it then.
+    """Save within an epoch, at intervals and on a stop signal, and stop the run after the latter.
 
-    Not after an epoch's last batch: Lightning would skip the end of that epoch when it resumes. Nor before a
-    validation, which it would skip, nor between batches whose gradients are accumulated, which it would lose.
+    It does not save after an epoch's last batch or before a validation, which Lightning would skip on resuming, nor
+    between batches of accumulated gradients, which would be lost.
 
     Args:
-        every_n_steps: steps from one saving to the next; None saves when asked to stop alone.
+        every_n_steps: steps between checkpoints; None saves only on a stop signal.
     """
 
     def __init__(self, every_n_steps: int | None, **kwargs: Any) -> None:
@@ -153,7 +152,7 @@ class StepCheckpoint(ModelCheckpoint):
         self._saved = trainer.global_step
         self.signals.in_step = True
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):  # within an epoch it is not asked again
+            if isinstance(callback, GradientAccumulationScheduler):  # Lightning does not when resuming mid-epoch
                 callback.on_train_epoch_start(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -183,4 +182,4 @@ class StepCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_steps is None and trainer.is_global_zero:
-            Path(str(self.dirpath), "step.ckpt").unlink(missing_ok=True)  # of an earlier stop
+            Path(str(self.dirpath), "step.ckpt").unlink(missing_ok=True)  # left by an earlier stop

@@ -1,7 +1,7 @@
-"""Run the end of training again where a run was killed between its last checkpoint and that end.
+"""Repeat the end of training if a run was killed between its last checkpoint and that end.
 
-Lightning returns at once from a checkpoint after which no step is left, and calls neither `on_train_start` nor
-`on_train_end`: what a module exports there would never be written.
+Resumed from a checkpoint with no steps left, Lightning returns at once and calls neither `on_train_start` nor
+`on_train_end`: files that a module exports there would never be written.
 """
 
 from lightning.pytorch import Trainer
@@ -11,14 +11,14 @@ from experiments.lightning_internals import FitLoop
 
 
 class ResumableEnd(FitLoop):
-    """Run the start and the end of training also where a loaded checkpoint leaves no step between them."""
+    """Fit loop that runs the start and the end of training even if a loaded checkpoint leaves no step."""
 
     only_ends = False
-    """Whether the checkpoint that was loaded leaves no step to train."""
+    """Whether the loaded checkpoint leaves no step to train."""
 
     @classmethod
     def of(cls, trainer: Trainer) -> None:
-        """Give a trainer this loop in place of its own."""
+        """Replace a trainer's fit loop by this one."""
         own = trainer.fit_loop
         trainer.fit_loop = cls(trainer, own.min_epochs, own.max_epochs)
         trainer.fit_loop.epoch_loop = own.epoch_loop
@@ -36,9 +36,9 @@ class ResumableEnd(FitLoop):
 
 
 def ended_early(trainer: Trainer) -> bool:
-    """Tell whether something has ended training before its last epoch, which a resumed run has to know.
+    """Whether training was stopped before its last epoch, which a resumed run must know.
 
-    A `Timer` keeps its time itself, and a resumed run may be given more of it.
+    A `Timer` does not count: it saves its own state, and a resumed run may get more time.
     """
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     left = [remaining for each in timers if (remaining := each.time_remaining()) is not None]

@@ -1,4 +1,4 @@
-"""Lightning's callbacks that a user gives, beside those that save a run's checkpoints."""
+"""Make a user's callbacks compatible with the run's own checkpoints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Give each user's `ModelCheckpoint` without a folder the run directory's `checkpoints/own`, and reject twins.
+    """Set `checkpoints/own` as the folder of a user's `ModelCheckpoint` without one, and reject duplicate callbacks.
 
-    The folder is apart from the run's own checkpoints: `last.ckpt` of both would overwrite each other, and a run goes
-    on from its own.
+    The folder is separate from the run's own checkpoints, from which it resumes: both may write a `last.ckpt`.
 
     Args:
         callbacks: those of `trainer.callbacks` and of the run.
         directory: the run directory.
 
     Raises:
-        ValueError: if a checkpoint could not tell the states of two callbacks apart.
+        ValueError: if two callbacks have the same key in a checkpoint.
     """
     seen: set[str] = set()
     for callback in callbacks:
@@ -29,7 +28,7 @@ def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
             continue
         if callback.state_key in seen:
             raise ValueError(
-                f"trainer.callbacks has two {type(callback).__name__} whose states a checkpoint cannot tell apart "
-                f"({callback.state_key}): leave one out"
+                f"trainer.callbacks has two {type(callback).__name__} with the same state key in a checkpoint "
+                f"({callback.state_key}): remove one"
             )
         seen.add(callback.state_key)

@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run, which after an interruption is that of a run that was never interrupted."""
+"""`metrics.csv` of a run, equal for interrupted and uninterrupted runs."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Counts the rows of a table, with a digest of what they say, whatever columns the file has by then."""
+    """Row count and digest of a table, independent of columns added later."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,34 +37,34 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row; its values are compared as the file holds them."""
+        """Count a row; values enter the digest as written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table, each without its empty cells."""
+    """Yield the rows of a table without empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
 
 
 def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
-    """Find the first rows of the table in one of several run directories.
+    """Find the first rows of a table in one of several run directories.
 
     Args:
-        folders: the run directories, each with `metrics.csv` and tables that were set aside.
-        count: how many rows.
-        digest: that of `RowsSoFar` after them.
+        folders: run directories, each with `metrics.csv` and tables set aside.
+        count: number of rows.
+        digest: digest of `RowsSoFar` after these rows.
 
     Returns:
-        The rows, or None if there is no table that begins with them.
+        The rows, or None if no table begins with them.
     """
     if count == 0:
         return []
     tables = (path for folder in folders for path in sorted(folder.glob("metrics*.csv")))
-    for path in filter(Path.is_file, tables):  # a pipe would be waited for
+    for path in filter(Path.is_file, tables):  # reading a pipe would block
         with suppress(OSError, ValueError, csv.Error):
             rows, seen = list(islice(rows_of(path), count)), RowsSoFar()
             for row in rows:
@@ -75,13 +75,13 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
 
 
 class MetricsTable(Logger):
-    """Writes `metrics.csv`: a row whenever something is logged, a column for every metric.
+    """Logger that writes `metrics.csv`: a row per log call, a column per metric.
 
-    Unlike Lightning's `CSVLogger` it keeps the table when a run goes on, see `ResumableMetrics`.
+    Unlike Lightning's `CSVLogger` it keeps the table when a run is resumed, see `ResumableMetrics`.
 
     Args:
         directory: the run directory.
-        continued: add to the table that is there, as testing a finished run does.
+        continued: append to an existing table, as when testing a finished run.
     """
 
     def __init__(self, directory: str | os.PathLike[str], continued: bool = False) -> None:
@@ -119,7 +119,7 @@ class MetricsTable(Logger):
         """Hyperparameters are in config.yaml."""
 
     def refuse_removed(self) -> None:
-        """Ends a run whose directory somebody has removed, where it would be made again without what was there.
+        """Stop a run whose directory was removed, instead of recreating it without the earlier files.
 
         Raises:
             FileNotFoundError: names the directory.
@@ -127,7 +127,7 @@ class MetricsTable(Logger):
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
             raise FileNotFoundError(
-                f"the run directory {directory} was removed, or files in it, while the run went on: begin it again"
+                f"the run directory {directory} was removed, or files in it, during the run: start it again"
             )
 
     @rank_zero_only
@@ -135,7 +135,7 @@ class MetricsTable(Logger):
         row = {"step": step, **metrics}
         tested = {name: str(value) for name, value in metrics.items() if name.startswith("test/")}
         if tested and any(tested.items() <= before.items() for before in self._tested):
-            return  # of a test that was killed before it had written all of its results
+            return  # repeats a test that was killed before it had written all results
         if new := [name for name in row if name not in self._columns]:
             self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
             self._write_all(chain(rows_of(self.path) if self.written.count else (), [row]))
@@ -146,19 +146,19 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def restore(self, saved: Mapping[str, Any], checkpoint: Path) -> None:
-        """Restores the rows that the table had when a checkpoint was saved, where the run resumes from it.
+        """Restore the rows of the table at the time of a checkpoint.
 
         Args:
-            saved: what the checkpoint says of the table.
-            checkpoint: its path, beside whose run's table it lies.
+            saved: the checkpoint's record of the table.
+            checkpoint: its path, in the run directory with the table.
         """
-        kept = saved.get("kept", 0)  # a checkpoint of earlier versions has all rows itself
+        kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
         before = first_rows([*folders], kept, saved.get("digest"))
         if before is None:
             rank_zero_info(
-                f"no metrics.csv beside {checkpoint} begins with the {kept} rows that it was saved with: the table of "
-                f"this run begins where it was saved"
+                f"no metrics.csv near {checkpoint} begins with the {kept} rows of the time it was saved: the table "
+                f"of this run begins at this checkpoint"
             )
         if before is None or self._others_need_more_than(kept):
             self._set_aside()
@@ -172,13 +172,13 @@ class MetricsTable(Logger):
         self._write_all(rows)
 
     def flush(self) -> None:
-        """Makes sure that the rows reach the disk before a checkpoint that counts on them."""
+        """Flush the rows to disk before a checkpoint that relies on them."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Tell whether a checkpoint of this run was saved with more rows, as where an older one is gone on from."""
+        """Whether another checkpoint of this run has more rows, as when resuming from an older one."""
         for path in self.path.parent.glob("checkpoints/*.ckpt"):
             with suppress(ValueError, FileNotFoundError):
                 if read_checkpoint(path).get("metrics_table", {}).get("kept", 0) > kept:
@@ -199,11 +199,11 @@ class MetricsTable(Logger):
 
 
 class ResumableMetrics(Callback):
-    """Makes the table after a resumed run equal that of a run which was never interrupted.
+    """Keep the table of a resumed run equal to that of an uninterrupted one.
 
-    A checkpoint says how many rows the table had, with their digest, so that it does not grow with the run. It carries
-    what Lightning does not save: the row of the epoch that has just ended, which is logged after the checkpoint, and
-    the means that are being accumulated where a checkpoint falls inside an epoch.
+    A checkpoint stores the number of rows and their digest, so its size does not grow with the run. It also stores what
+    Lightning does not save: the row of the epoch that has just ended, which is logged after the checkpoint, and the
+    running means if a checkpoint falls within an epoch.
     """
 
     def __init__(self, table: MetricsTable) -> None:
@@ -226,7 +226,7 @@ class ResumableMetrics(Callback):
                 rows.append({"step": step, **ended, "epoch": trainer.current_epoch})
         else:
             for key, mean in running_means(trainer).items():
-                # The mean over processes, which each of them takes when the run goes on, however many they are.
+                # The mean over ranks; on resuming, every rank starts from it, whatever the world size.
                 total = trainer.strategy.reduce(mean.value.clone(), reduce_op="mean")
                 means[key] = (total.cpu(), mean.cumulated_batch_size.cpu())
         written = self.table.written
@@ -248,7 +248,7 @@ class ResumableMetrics(Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what was logged and tested later than the checkpoint. A run that is complete trains no more."""
+        """Drop rows and test metrics later than the checkpoint; a complete run only logs a missing last row."""
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)
             return
@@ -259,7 +259,7 @@ class ResumableMetrics(Callback):
                 path.unlink()
 
     def _complete(self, trainer: Trainer) -> None:
-        """Log the last row, if the run was killed between its last checkpoint and that row."""
+        """Log the last row if the run was killed between its last checkpoint and that row."""
         saved = self._saved or {"rows": []}
         if not saved["rows"] or self.table.written.count >= saved.get("kept", 0) + len(saved["rows"]):
             return

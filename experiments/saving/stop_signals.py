@@ -1,8 +1,8 @@
-"""End a run that is asked to by SIGTERM, or by SLURM before its time is over, where it can go on, on all processes.
+"""Stop a run on SIGTERM, or on SLURM's signal before its time limit, at a resumable point on all ranks.
 
-Lightning waits for the other processes inside the signal's handler, which blocks them for good if they wait for
-something else, and saves SLURM's checkpoint there. Here the handler only notes what was asked. While training, the
-processes agree on it after a batch; elsewhere nothing is saved and each of them ends at once.
+Lightning synchronises the ranks inside the signal handler, which deadlocks if they wait for something else, and saves
+SLURM's checkpoint there. Here the handler only sets a flag. During training the ranks agree on it after a batch;
+elsewhere nothing is saved and each rank ends at once.
 """
 
 import os
@@ -19,25 +19,25 @@ from experiments.lightning_internals import SignalConnector, handle_signals
 
 
 class StopSignals(SignalConnector):
-    """Note the signals that end a run.
+    """Record the signals that stop a run.
 
     Args:
-        trainer: its own handling of signals is replaced.
+        trainer: its own signal handling is replaced.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.asked = False
         self.requeue = False
         self.in_step = False
-        """Whether the processes are between two steps of training, and will ask `agreed` after the next."""
+        """Whether training steps are running, after each of which the ranks call `agreed`."""
         self._flag: tuple[Tensor, Any] | None = None
         super().__init__(trainer)
         handle_signals(trainer, self)
 
     def agreed(self) -> bool:
-        """Say whether any process was asked to stop; all of them call this after the same batch and get one answer.
+        """Whether any rank was asked to stop; all ranks call this after the same batch and get the same answer.
 
-        On GPUs it is the answer of the call before, so that the host need not wait for this batch.
+        On GPUs the answer is that of the previous call, to avoid a host sync in this batch.
         """
         if self.trainer.world_size == 1:
             return self.asked
@@ -64,7 +64,7 @@ class StopSignals(SignalConnector):
         raise SIGTERMException
 
     def ask_for_another_turn(self) -> None:
-        """Tell SLURM to run the job again, if it was SLURM that asked to stop."""
+        """Requeue the job if SLURM asked to stop."""
         if self.requeue and self.trainer.is_global_zero:
             array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
             subprocess.run(["scontrol", "requeue", f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]])
@@ -72,7 +72,7 @@ class StopSignals(SignalConnector):
     def _sigterm_notifier_fn(self, signum: Any, _: FrameType | None) -> None:
         launcher = self.trainer.strategy.launcher
         if not self.asked and launcher is not None:
-            launcher.kill(signum)  # to the processes that this one has started
+            launcher.kill(signum)  # forward to the processes started by this one
         self.asked = True
         if not self.in_step:
             raise SIGTERMException

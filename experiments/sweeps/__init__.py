@@ -1,1 +1,1 @@
-"""Keys over several values: what is asked for, and what the runs show of it."""
+"""Sweeps of configuration keys: their values, figures and fitted power laws."""

@@ -1,13 +1,13 @@
-"""Exponents of power laws, y = c x^b, with their intervals.
+"""Exponents of power laws, y = c x^b, with confidence intervals.
 
     log y = log c + b log x + noise
 
-The seeds of a sweep share what does not depend on x, such as the split of the data, so their points are not independent
-of each other, while the seeds are: b is fitted to each seed alone, and the interval is Student's for the mean of the
-seeds' exponents. Of one seed it is that of the regression, which takes the deviations from the line to be independent.
+Points of one seed are not independent, as they share everything that does not depend on x, such as the data split;
+different seeds are. So b is fitted to each seed, with Student's interval for the mean of these exponents. With a single
+seed the interval is that of the regression, which assumes independent deviations from the line.
 
-A point that has no value, as of a run that diverged or never reached what is measured, is censored: the other seeds at
-this x are those that happened to do better, so that x is left out whole.
+A missing value, of a run that diverged or never reached a threshold, is censored: the remaining seeds at this x are a
+biased selection, so this x is left out for all seeds.
 """
 
 import math
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 FEWEST = 3
-"""Values of x that an exponent needs."""
+"""Minimal number of values of x for a fit."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Exponent:
 
     Args:
         exponent: b.
-        error: its standard error.
-        low, high: its interval.
+        error: standard error of b.
+        low, high: confidence interval of b.
         factor: c.
-        used: values of x that the fit rests on.
-        left_out: values of x at which a seed has no positive and finite value.
+        used: values of x in the fit.
+        left_out: values of x at which some seed has no positive and finite value.
         seeds: number of seeds.
     """
 
@@ -49,7 +49,7 @@ class Exponent:
         return f"{self.exponent:.3g} ± {self.error:.1g} [{self.low:.3g}, {self.high:.3g}]"
 
     def __call__(self, x: "ArrayLike") -> "NDArray[np.float64]":
-        """Evaluate the law."""
+        """Evaluate the power law."""
         import numpy as np
 
         return self.factor * np.asarray(x, float) ** self.exponent
@@ -60,15 +60,14 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
 
     Args:
         x: positive values `[n]`.
-        y: values `[n]`, or of several seeds `[seeds, n]`; NaN, infinite or not positive where there is none.
-        confidence: probability of the interval, in (0, 1).
+        y: values `[n]`, or of several seeds `[seeds, n]`; missing ones are NaN, infinite or not positive.
+        confidence: confidence level, in (0, 1).
 
     Returns:
         The fit, with its standard error and interval over seeds.
 
     Raises:
-        ValueError: if x has values that are not positive, or fewer than `FEWEST` different ones have a value of every
-            seed.
+        ValueError: if x is not positive, or fewer than `FEWEST` of its values have a valid y for every seed.
     """
     import numpy as np
     from scipy.stats import t
@@ -86,14 +85,14 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
     used = np.unique(x[whole])
     if len(used) < FEWEST:
         raise ValueError(
-            f"no fit: {len(used)} points have a positive value of every seed, and an exponent needs {FEWEST}"
+            f"no fit: {len(used)} points have a positive value for every seed, and an exponent needs {FEWEST}"
         )
     u, v = np.log(x[whole]), np.log(every[:, whole])
     centred = u - u.mean()
     slopes = v @ centred / (centred @ centred)
     if len(slopes) > 1:
         error, freedom = float(slopes.std(ddof=1) / math.sqrt(len(slopes))), len(slopes) - 1
-    else:  # scipy's linregress gives NaN where all y are one
+    else:  # scipy's linregress returns NaN if all y are equal
         rest, freedom = v[0] - v[0].mean() - slopes[0] * centred, len(u) - 2
         error = math.sqrt(rest @ rest / freedom / (centred @ centred))
     exponent = float(slopes.mean())

@@ -1,7 +1,7 @@
-"""Pictures of a sweep: lines where one key varies, heat maps where two do, and fitted power laws.
+"""Figures of a sweep: lines for one varied key, heat maps for two, and fitted power laws.
 
-A run without a value is marked at the panel's upper edge: a cross where it diverged, a triangle where its value is not
-finite, as of what was never reached.
+Runs without a finite value are marked at the upper edge of the panel: a cross if the run diverged, a triangle
+otherwise, for example if a threshold was never reached.
 """
 
 import math
@@ -21,13 +21,13 @@ from experiments.sweeps.variations import number
 NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
 MOST_TICKS = 8
 MOST_NUMBERS = 64
-"""Cells of a heat map that have room for their numbers."""
+"""Maximal number of cells of a heat map with numbers in them."""
 DECADES = 100.0
-"""Ratio of the largest to the smallest mean from which on a heat map's colours are logarithmic."""
+"""Ratio of the largest to the smallest mean above which the colour scale of a heat map is logarithmic."""
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """Give the values of a key their places on an axis, and say whether these are the numbers that they stand for."""
+    """Map the values of a key to positions on an axis, and return whether these are the numeric values."""
     numbers = {value: number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
@@ -35,9 +35,9 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
 
 
 def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a panel for each metric: a line for each config over the values of the one key that varies.
+    """Draw a panel per metric: a line per config over the values of the single varied key.
 
-    Dots are the seeds, bars mean ± std.
+    Dots are seeds, bars mean ± std.
 
     Args:
         results: of all runs.
@@ -83,7 +83,7 @@ def _metrics(results: Sequence[Result]) -> list[str]:
 
 
 def _mark(ax: Any, x: float, summary: Summary, own: str, row: int) -> bool:
-    """Mark the seeds without a value above a point, and say whether there are any."""
+    """Mark seeds without a finite value above a point, and return whether there are any."""
     counts = {"x": summary.diverged, "^": summary.not_finite}
     for shape, count in counts.items():
         if count:
@@ -109,10 +109,10 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
 
 
 def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a panel for each metric and config: the mean over seeds, over the values of the two keys that vary.
+    """Draw a panel per metric and config: the mean over seeds, over the values of the two varied keys.
 
-    Colours are logarithmic where all means are positive and span two decades. Where configs are compared, one more
-    panel for each metric shows which of them is best.
+    The colour scale is logarithmic if all means are positive and span two decades. If configs are compared, another
+    panel per metric shows the best one.
 
     Args:
         results: of all runs.
@@ -169,7 +169,7 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
 
 
 def _short(value: float) -> str:
-    """Write a number in the six characters that a cell has room for."""
+    """Format a number in at most six characters."""
     if value and abs(value) < 0.01:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
@@ -177,17 +177,17 @@ def _short(value: float) -> str:
 
 
 def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
-    """Draw which config has the best mean in each cell; none where that of some config is missing.
+    """Draw the config with the best mean in each cell; none if any config has no mean there.
 
     Args:
-        ax: where it is drawn.
+        ax: axes to draw on.
         grids: means `[rows, columns]` by config.
-        metric: its name, which says whether less is better.
+        metric: name of the metric, which determines whether smaller is better.
     """
     from matplotlib.colors import ListedColormap
 
     means = np.stack(list(grids.values()))
-    best = (means if "↓" in arrow(metric) else -means).argmin(axis=0)  # the first that is not a number, if one is not
+    best = (means if "↓" in arrow(metric) else -means).argmin(axis=0)  # the first NaN, if there is one
     shown = np.ma.masked_array(best, mask=~np.isfinite(means).all(axis=0))
     colours = ListedColormap([colour(row) for row in range(len(grids))])
     ax.imshow(shown, vmin=-0.5, vmax=len(grids) - 0.5, cmap=colours, aspect="auto", origin="lower")
@@ -203,11 +203,11 @@ def _sorted(values: Sequence[str]) -> list[str]:
 
 
 def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
-    """Draw a panel for each key and metric with both axes logarithmic: the seeds, and the fitted power laws.
+    """Draw a log-log panel per key and metric: the seeds, and the fitted power laws.
 
     Args:
-        fits: at least one of them has a law.
-        path: where the figure is saved.
+        fits: the fits, at least one of them successful.
+        path: output file.
     """
     shown = list(dict.fromkeys((each.key, each.metric) for each in fits if each.law))[:MAX_METRICS]
     figure, axes = panels(len(shown), width=4.4, height=3.4)

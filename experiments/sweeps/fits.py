@@ -1,4 +1,4 @@
-"""Power laws of a sweep's metrics in a key: what `compare --fit KEY` asks for, as a table."""
+"""Power laws of a sweep's metrics in a key, for `compare --fit KEY`."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ class Fit:
 
     Args:
         line: config and the values of other keys.
-        metric: its name.
-        key: the key that varies, by its short name.
+        metric: name of the metric.
+        key: short name of the varied key.
         points: results by value of the key.
-        law: the fit; None where there is none.
-        note: what was left out, or the reason why there is no fit.
+        law: the fitted power law; None if the fit failed.
+        note: values left out, or the reason for a failed fit.
     """
 
     line: str
@@ -34,21 +34,21 @@ class Fit:
 
 
 def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[str]:
-    """Find the keys that shall be fitted among those that vary, and give their short names.
+    """Find the varied keys to fit, and return their short names.
 
     Args:
         wanted: keys, or the ends of their names.
-        variations: keys with their values.
+        variations: varied keys with their values.
 
     Raises:
-        ValueError: names a key that does not vary, or whose values no power law can be fitted to.
+        ValueError: names a key that does not vary, or whose values do not allow a fit.
     """
     short = short_names([each.key for each in variations])
     found = []
     for name in wanted:
         own = [v for v in variations if f".{plain(v.key)}".endswith(f".{plain(name)}")]
         if not own:
-            raise ValueError(f"--fit {name}: --vary names {', '.join(v.key for v in variations) or 'no key'}")
+            raise ValueError(f"--fit {name}: --vary has {', '.join(v.key for v in variations) or 'no key'}")
         for each in own:
             bad = next((value for value in each.values if not 0 < number(value) < math.inf), None)
             if bad is not None:
@@ -60,7 +60,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit every metric of every config that varies in the keys; a metric that is positive nowhere is left out."""
+    """Fit every metric of every config with these varied keys; metrics without positive values are omitted."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:
@@ -81,7 +81,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
 
 
 def line_of(experiment: Experiment, key: str) -> str:
-    """Name an experiment without the value of one key: experiments of one line differ in that alone."""
+    """Label an experiment without the value of one key, so that experiments of one line share it."""
     others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
     return " ".join([experiment.label, others]).strip()
 
@@ -113,7 +113,7 @@ HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note
 
 
 def cells(found: Sequence[Fit]) -> list[list[str]]:
-    """Give the rows of a table below `HEADER`: exponents ± their standard errors."""
+    """Build the rows of a table with `HEADER`: exponents ± standard errors."""
     return [
         [
             each.line,
@@ -129,7 +129,7 @@ def cells(found: Sequence[Fit]) -> list[list[str]]:
 
 
 def write_fits(found: Sequence[Fit], path: Path) -> None:
-    """Write a CSV file with all digits."""
+    """Write the fits to a CSV file, with all digits."""
     header = ["config", "metric", "key", "exponent", "error", "low", "high", "factor", "seeds", "note"]
     rows = [
         [

@@ -1,12 +1,11 @@
-"""One key of the configs over several values: what `compare --vary` asks for.
+"""Configuration keys varied over several values, for `compare --vary`.
 
     --vary data.label_noise.noise_rate=0.2,0.4,0.6,0.8              in every config
-    --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in the configs of this name; * stands for anything
+    --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in configs of this name; * matches anything
 
-Keys are dotted names as on the command line, where `init_args` may be left out: those that the config sets, and those
-that it leaves at the defaults of its classes. Values are YAML; commas inside brackets
-do not part them. Of several keys in one config all combinations are run; keys that are to have the same value are
-joined, as in model.dim+data.table.dim=5,10, and called by the first one.
+Keys are dotted names as on the command line, where `init_args` may be omitted; the config need not set them. Values are
+YAML; commas within brackets do not separate them. With several keys in one config all combinations are run. Keys with
+the same value are joined by +, as in model.dim+data.table.dim=5,10, and named after the first one.
 """
 
 import fnmatch
@@ -30,10 +29,10 @@ class Variation:
     """A key and the values that it takes.
 
     Args:
-        pattern: names of the configs that it applies to, with or without their folders; `*` for all.
-        key: dotted name.
-        values: as they stand on the command line.
-        joined: keys that take the same values.
+        pattern: pattern of config names, with or without folders; `*` for all.
+        key: dotted name of the key.
+        values: its values, as on the command line.
+        joined: further keys with the same values.
     """
 
     pattern: str
@@ -51,10 +50,10 @@ class Variation:
 
 
 def variation(text: str) -> Variation:
-    """Reads `[CONFIG:]KEY=VALUE,VALUE,...`.
+    """Parse `[CONFIG:]KEY=VALUE,VALUE,...`.
 
     Raises:
-        ValueError: if it does not have this form, names a value twice, or a key that `compare` itself sets.
+        ValueError: if the text is malformed, repeats a value, or has a key that `compare` itself sets.
     """
     name, _, listed = text.partition("=")
     pattern, _, key = name.rpartition(":")
@@ -72,29 +71,29 @@ def variation(text: str) -> Variation:
     written = tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
     repeated = next((value for i, value in enumerate(written) if value in written[:i]), None)
     if repeated is not None:
-        raise ValueError(f"--vary {key} names {repeated} twice")
+        raise ValueError(f"--vary {key} has {repeated} twice")
     return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
 
 
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
-    """Replaces each experiment by one for each combination of the values that apply to it.
+    """Replace each experiment by one per combination of the values that apply to it.
 
-    Those are called `<name>/<key>=<value>`, by the last parts of the key that tell it from the others.
+    Their names are `<name>/<key>=<value>`, with the shortest unambiguous end of the key.
 
     Raises:
-        ValueError: if a variation applies to no config, a config has another type of value there, or an override sets
-            the same key.
+        ValueError: if a variation applies to no config, a config's value has another type, or an override sets the same
+            key.
     """
     for each in variations:
         if not any(each.applies_to(experiment.config) for experiment in experiments):
             known = ", ".join(experiment.name for experiment in experiments)
-            raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; they are {known}")
+            raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; the configs are {known}")
     short = short_names([each.key for each in variations])
     every = [each for experiment in experiments for each in _combinations(experiment, variations, short)]
     names = [each.name for each in every]
     alike = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if alike is not None:
-        raise ValueError(f"--vary: two of the values give their runs the same name, {alike}")
+        raise ValueError(f"--vary: two values give runs the same name, {alike}")
     return every
 
 
@@ -123,7 +122,7 @@ def _combinations(
 
 
 def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> None:
-    """Compare the values with that of the config. A key that it leaves at its default is checked by the preflight."""
+    """Compare the types of the values with the config's; the preflight checks keys that the config does not set."""
     now = settings_of(experiment.config).get(plain(key))
     for value in values:
         kind = _kind(yaml.safe_load(value))
@@ -140,7 +139,7 @@ def _kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         try:
-            float(value)  # 1e-3, which YAML takes for text and the command line for a number
+            float(value)  # 1e-3 is a text in YAML and a number on the command line
         except ValueError:
             return "a text"
         return "a number"
@@ -152,7 +151,7 @@ def _in_a_file_name(value: str) -> str:
 
 
 def number(value: str) -> float:
-    """Read a value as a number; NaN if it is none."""
+    """Convert a value to a number; NaN if it is not one."""
     try:
         return float(value)
     except ValueError:
@@ -160,7 +159,7 @@ def number(value: str) -> float:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten keys to the tails that tell them apart."""
+    """Shorten keys to their shortest distinct ends."""
     parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
     for key, parts in parts_of.items():

@@ -1,8 +1,8 @@
-"""Augmented views of a batch of images, drawn on the batch's own device, each image by itself.
+"""Augmentation of image batches on their own device, independently for each image.
 
-A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. What it draws for a sample is
-the same on any number of processes (`sample_rows`). torchvision's transforms would draw once for the whole batch; what
-is drawn here for each image has their distributions, with the differences that each file states.
+A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. Its random numbers for a sample
+do not depend on the world size (`sample_rows`). torchvision's transforms would sample once per batch; views sample per
+image, from the same distributions, with the differences stated in each file.
 """
 
 from lightning_modules.views.colour import ColourJitter

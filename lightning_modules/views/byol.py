@@ -93,7 +93,7 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation, for small drawings, which colour jitter and crops do not suit.
+    """Small random rotation, scaling and translation, for small drawings not suited to colour jitter and crops.
 
     Args:
         degrees: maximal rotation in either direction, in degrees.

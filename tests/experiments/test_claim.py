@@ -210,7 +210,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     path = stated(folder / "claim.yaml", metric="test/acuracy")
     for _ in range(2):
         assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")], fit) == 1
-        told = "has no metric test/acuracy; did you mean test/accuracy? There are test/accuracy, test/memorized"
+        told = "has no metric test/acuracy; did you mean test/accuracy? The metrics are test/accuracy, test/memorized"
         assert told in capsys.readouterr().err
         assert len(list(tmp_path.rglob("test_metrics.csv"))) == 1
 

@@ -139,7 +139,7 @@ BAD_INPUT = {
         "'callbacks.labels.Memorization': Option 'foo' is not accepted. It accepts none",
     ),
     "missing config": (["--config", "configs/elr/dmeo.yaml"], "--config configs/elr/dmeo.yaml does not exist"),
-    "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is no configuration"),
+    "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is not a configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
         ["--data.validation_fraction", "0"],
@@ -193,7 +193,7 @@ def test_an_empty_or_broken_config_is_named(tmp_path: Path, capsys: pytest.Captu
 def test_a_trained_run_is_not_trained_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert train.main([*DEMO, "--run_directory", str(finished)]) == 1
-    assert f"holds a trained run: continue it with --resume {finished}" in capsys.readouterr().err
+    assert f"holds a trained run: resume it with --resume {finished}" in capsys.readouterr().err
     after = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert {path: after[path] for path in before if path.name != "traceback.txt"} == before
 
@@ -260,7 +260,7 @@ def test_training_goes_on_in_its_own_directory(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(["fit", "--resume", str(finished), "--run_directory", str(tmp_path / "elsewhere")]) == 1
-    assert f"--resume {finished} goes on in that directory" in capsys.readouterr().err
+    assert f"--resume {finished} continues in that directory" in capsys.readouterr().err
 
 
 def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:

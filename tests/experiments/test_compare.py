@@ -58,7 +58,7 @@ def test_what_is_finished_is_not_run_again_and_new_seeds_join(
     before = journal()
     assert commands.run("compare", [str(a), "--seeds", "0", "--output", str(out)], fit) == 0
     assert journal() == before
-    assert "1 of 1 runs were finished before" in capsys.readouterr().out
+    assert "1 of 1 runs are already finished" in capsys.readouterr().out
     assert commands.run("compare", [str(a), "--seeds", "0", "4", "--output", str(out)], fit) == 0
     assert {line[1] for line in journal()[len(before) :]} == {"4"}
     assert table(out / "summary.csv")[0]["seeds"] == "2"
@@ -92,7 +92,7 @@ def test_metrics_are_chosen_for_tables_and_all_are_kept(
     assert commands.run("compare", [*arguments, "accuracy"], fit) == 0
     assert "memorized" not in capsys.readouterr().out.rpartition("kept")[2]
     assert commands.run("compare", [*arguments, "acuracy"], fit) == 2
-    assert "--metrics: no run has acuracy; there are test/accuracy, test/memorized\n" in capsys.readouterr().err
+    assert "--metrics: no run has acuracy; the metrics are test/accuracy, test/memorized\n" in capsys.readouterr().err
 
 
 def test_default_output_is_found_again_and_differs_between_folders(config: Config) -> None:
@@ -113,7 +113,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
         (["--seeds", "0"], "CONFIG"),
         (["A"], "--seeds"),
         (["A", "--seeds"], "--seeds"),
-        (["A", "--seeds", "0", "1", "0"], "--seeds names 0 twice"),
+        (["A", "--seeds", "0", "1", "0"], "--seeds has 0 twice"),
         (["A", "--seeds", "one"], "'one' is not a whole number"),
         (["A", "--seeds", "-1"], "-1"),
         (["A", "--seeds", "0", "--jobs", "0"], "--jobs"),
@@ -126,7 +126,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
         (["A", "A", "--seeds", "0"], "a"),
         (["FOLDER", "--seeds", "0"], "is not a file"),
         (["BROKEN", "--seeds", "0"], "is not valid YAML"),
-        (["LIST", "--seeds", "0"], "list.yaml is no configuration"),
+        (["LIST", "--seeds", "0"], "list.yaml is not a configuration"),
         (["A", "--seeds", "0", "--output", "FILE"], "is a file"),
         (["A", "--seeds", "0", "--output", "FULL"], "has no readable request.json"),
     ],

@@ -147,7 +147,7 @@ def test_references_to_references_are_bounded(tmp_path: Path) -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"bomb\.yaml stands for more than 1000000 values"):
+    with pytest.raises(ValueError, match=r"bomb\.yaml expands to more than 1000000 values"):
         mapping_of(tmp_path / "bomb.yaml")
 
 

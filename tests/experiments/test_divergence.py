@@ -46,6 +46,6 @@ def test_a_seed_that_diverged_leaves_no_pair_of_numbers(
     assert commands.run("claim", [str(path), "--output", str(out)], fit) == 1
     [row] = table(out / "claims.csv")
     assert (row["verdict"], row["difference"]) == ("does not hold", "")
-    assert row["reason"] == f"{diverging}, seed {seed} diverged, which leaves no pair of numbers"
+    assert row["reason"] == f"{diverging}, seed {seed} diverged, so this pair has no difference"
     of = "method" if diverging == "demo" else "baseline"
     assert float(row[f"{of}_mean"]) == pytest.approx(starts[diverging] + 0.01 * np.mean([2, 1 - seed]))

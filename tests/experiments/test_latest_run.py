@@ -32,7 +32,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_latest_run_is_of_all_or_of_one_configuration(runs: Path) -> None:
     assert latest_run(None) == Path("runs/adele/demo/2026-11-25_10-00-00-000000")
     assert latest_run("configs/elr/demo.yaml") == Path("runs/elr/demo/2026-11-25_09-00-00-000000")
-    with pytest.raises(FileNotFoundError, match="there is no run below runs/elr/cifar10; name its directory"):
+    with pytest.raises(FileNotFoundError, match="there is no run in runs/elr/cifar10; give the run directory"):
         latest_run("configs/elr/cifar10.yaml")
 
 
@@ -67,7 +67,7 @@ def test_no_run_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert train.main(["fit", "--resume", "latest"]) == 1
-    assert capsys.readouterr().err == "error: --resume latest: there is no run below runs; name its directory\n"
+    assert capsys.readouterr().err == "error: --resume latest: there is no run in runs; give the run directory\n"
 
 
 @pytest.mark.parametrize("of", ["--model.help=lightning_modules.noisy_labels.elr.ELR", "--help"])

@@ -45,5 +45,5 @@ def test_the_callers_random_numbers_stay_as_they_are(
 
 def test_a_model_that_cannot_be_pickled_says_why(finished: Path) -> None:
     model, _ = load_run(finished)
-    with pytest.raises(TypeError, match=r"cannot be pickled: save its state_dict\(\), and build it again with load"):
+    with pytest.raises(TypeError, match=r"cannot be pickled: save its state_dict\(\), and rebuild it with load"):
         pickle.dumps(model)

@@ -30,7 +30,7 @@ def test_a_command_that_torchrun_starts_again_goes_on_with_what_its_run_has_save
 
 def test_restarts_need_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    with pytest.raises(ValueError, match=r"torchrun --max_restarts 3 .* give it a --run_directory"):
+    with pytest.raises(ValueError, match=r"torchrun --max_restarts 3 .* add --run_directory"):
         with_restart(GIVEN)
 
 

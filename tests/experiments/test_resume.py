@@ -99,7 +99,7 @@ def test_a_run_ended_by_sigterm_is_not_taken_for_complete(tmp_path: Path) -> Non
     process.terminate()
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "ended by SIGTERM; --resume" in output
+    assert "ended by SIGTERM; resume it with --resume" in output
     assert not (tmp_path / "test_metrics.csv").exists()
 
 

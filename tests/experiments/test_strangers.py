@@ -145,7 +145,7 @@ def test_no_module_of_a_run_directory_is_imported(
         with pytest.raises(Exception, match="not allowed"):
             load_run(directory)
     else:
-        assert f"{class_path} is refused" in said(directory, subcommand)
+        assert f"{class_path} is rejected" in said(directory, subcommand)
     assert not (tmp_path / "ran").exists()
 
 
@@ -183,24 +183,24 @@ REFUSED = {
     "a chain of addresses": ({"trainer.callbacks": "simplecache::x"}, "callbacks is the address"),
     "an address of a logger": ({"trainer.default_root_dir": "gs://b"}, "default_root_dir is the address"),
     "a file as callbacks": ({"trainer.callbacks": str(ROOT / "pyproject.toml")}, "trainer.callbacks is the file"),
-    "a dotted key": ({"trainer": {"callbacks.class_path": "x"}}, "the key callbacks.class_path is refused"),
+    "a dotted key": ({"trainer": {"callbacks.class_path": "x"}}, "the key callbacks.class_path is rejected"),
     "text that runs": (
         {"trainer.callbacks": [{"class_path": f"{LIGHTNING}callbacks.LambdaCallback", "init_args": {
             "setup": {"class_path": "sympy.Lambda", "init_args": {"signature": "x", "expr": CODE}}
         }}]},
-        "is refused",
+        "is rejected",
     ),
     "a checkpoint's plugin": (
-        {"trainer.plugins": [{"class_path": f"{LIGHTNING}plugins.io.TorchCheckpointIO"}]}, "is refused",
+        {"trainer.plugins": [{"class_path": f"{LIGHTNING}plugins.io.TorchCheckpointIO"}]}, "is rejected",
     ),
     "a library's loader": (
         {"model.init_args.network": {"class_path": "timm.create_model", "init_args": {"model_name": "resnet10t"}}},
-        "is refused",
+        "is rejected",
     ),
-    "a standard module": ({"model.init_args.optimizer": {"class_path": "this.s"}}, "is refused"),
+    "a standard module": ({"model.init_args.optimizer": {"class_path": "this.s"}}, "is rejected"),
     "an installed package": (
         {"model.init_args.network": {"class_path": "sklearn.svm.SVC"}},
-        "if the run is yours, give the configuration that it began with, too, by --config FILE",
+        "if the run is yours, also give its original configuration by --config FILE",
     ),
 }  # fmt: skip
 for _name, _arguments in {

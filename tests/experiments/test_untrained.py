@@ -23,7 +23,7 @@ def test_initial_weights_are_refused(subcommand: str, tmp_path: Path, capsys: py
     assert train.main([subcommand, *TEST[1:], "--run_directory", str(directory)]) == 1
     message = capsys.readouterr().err
     assert f"{subcommand} would use initial weights of ELR" in message
-    assert "--ckpt_path none if it is meant" in message
+    assert "--ckpt_path none to confirm" in message
     assert not (directory / "test_metrics.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""Read labelled images from shards, one by its position."""
+"""Labelled images in shards, read individually by position."""
 
 import contextlib
 import hashlib
@@ -27,12 +27,12 @@ KINDS = (".tar", ".parquet")
 
 
 class ImagesInShards(ImageSource):
-    """Images in shards, decoded when they are asked for.
+    """Images in shards, decoded on access.
 
     Args:
-        shards: names of the shards relative to the data directory, without their ends.
+        shards: names of the shards relative to the data directory, without suffix.
         label: labels of each shard's samples.
-        crop: what is cut out of an image.
+        crop: crop of each image.
     """
 
     def __init__(self, shards: Sequence[str], label: Sequence[NDArray[np.int64]], crop: Crop) -> None:
@@ -59,7 +59,7 @@ class ImagesInShards(ImageSource):
             place: its position in the shard, `[B]`.
 
         Yields:
-            Each position in `shard`, in any order, with a name for messages and the encoded image.
+            For each image, in any order: its position in `shard`, a name for messages, and the encoded image.
         """
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
@@ -73,14 +73,14 @@ class ImagesInShards(ImageSource):
 
 
 class ImagesByOffset(ImagesInShards):
-    """Images of which each is one piece of a file: tar shards, and copies of parquet shards.
+    """Images read by byte offset, from tar shards or copies of parquet shards.
 
     Args:
-        shards: names of the shards relative to the data directory, without their ends.
-        index: where the samples of each shard lie.
-        crop: what is cut out of an image.
-        paths: the shards, for messages.
-        files: the files that they are read from.
+        shards: names of the shards relative to the data directory, without suffix.
+        index: index of each shard's samples.
+        crop: crop of each image.
+        paths: paths of the shards, for messages.
+        files: files to read from, the shards or their copies.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class ImagesByOffset(ImagesInShards):
 
 
 class ImagesInParquet(ImagesInShards):
-    """Images of parquet shards, of which each is read with the group of rows that it lies in.
+    """Images in parquet shards, each read together with its row group.
 
     Args:
-        shards: names of the shards relative to the data directory, without their ends.
+        shards: names of the shards relative to the data directory, without suffix.
         files: the shards.
-        crop: what is cut out of an image.
+        crop: crop of each image.
     """
 
     def __init__(self, shards: Sequence[str], files: Sequence[ParquetShard], crop: Crop) -> None:
@@ -135,10 +135,10 @@ class ImagesInParquet(ImagesInShards):
     def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         pairs = zip(shard.tolist(), place.tolist(), strict=True)
         group = [(number, int(np.searchsorted(self.groups[number], at, side="right")) - 1) for number, at in pairs]
-        for position in sorted(range(len(group)), key=group.__getitem__):  # a group is read once for a batch
+        for position in sorted(range(len(group)), key=group.__getitem__):  # each row group is read once per batch
             (number, part), at = group[position], int(place[position])
             if self._last is None or self._last[0] != (number, part):
-                self._last = None  # which need not be in memory beside the next one
+                self._last = None  # free the last group before reading the next one
                 self._last = (number, part), ParquetShard(*self.files[number]).group(part)
             name = f"{self.files[number][0]}: row {at}"
             content = self._last[1][at - int(self.groups[number][part])].as_py()
@@ -148,36 +148,36 @@ class ImagesInParquet(ImagesInShards):
 
 
 class ImageShards(ImageSet):
-    """Labelled images in shards on local disks, of any number: tar files as WebDataset writes them, or parquet files as
-    the Hub serves sets of images.
+    """Labelled images in any number of local shards: tar files in WebDataset format, or parquet files in the Hub's
+    format of image datasets.
 
-    In a tar file an image `<key>.jpg`, or of another format, stands beside `<key>.cls` or `<key>.json`. A parquet file
-    has a column of encoded images and one of labels. Images are read one by one, by their positions, and only labels
-    and positions are held in memory. Every sample has the same position in every run, so label noise, folds and tables
-    of labels work as for files, by an index or a name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
+    In a tar file, an image `<key>.jpg`, or another format, comes with `<key>.cls` or `<key>.json`. A parquet file has a
+    column of encoded images and one of labels. Images are read individually by position; only labels and positions are
+    kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as for image files,
+    by index or name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, the headers of all tar files are read at each start, about a minute for a million images, and
-    an image in parquet is read with its whole group of rows, often 100 of them.
+    Without `cache_dir`, the headers of all tar files are read at each start, about a minute per million images, and a
+    parquet image is read with its whole row group, often 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
-        data_dir: folder of the shards; None looks where NOISEWORKS_DATA points.
-        train: training shards: a folder in `data_dir`, or a pattern as `data/train-*.parquet`.
-        validation: validation shards, in the same way; None has none.
-        test: test shards, in the same way; None has none.
+        data_dir: folder of the shards; None uses NOISEWORKS_DATA.
+        train: training shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`.
+        validation: validation shards, given in the same way; None for none.
+        test: test shards, given in the same way; None for none.
         image_key: column of encoded images in parquet files.
         label_key: column of labels in parquet files, and the key of the label in `.json` members.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
-            None takes 256/224 of `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
-            for testing, but at a random place.
-        cache_dir: folder that keeps the index of tar files, and copies of the images in parquet files in which one is
-            read alone; the copies are as large as the shards. None keeps nothing.
+        image_size: height and width of the network's input, in pixels.
+        resize: short side to which validation and test images are resized before the centre crop, in pixels; None for
+            256/224 of `image_size`.
+        min_area: minimal area of a training crop as a fraction of the image's, in (0, 1]; None resizes as for testing,
+            and crops at a random place.
+        cache_dir: folder to cache the index of tar files, and copies of parquet images for access by offset, as large
+            as the shards. None for no cache.
 
     Raises:
-        FileNotFoundError: when read, if there are no shards.
-        ValueError: if an argument is out of range; when read, if a shard is damaged or a label out of range.
+        FileNotFoundError: on reading, if there are no shards.
+        ValueError: if an argument is out of range; on reading, if a shard is damaged or a label out of range.
     """
 
     def __init__(
@@ -212,9 +212,9 @@ class ImageShards(ImageSet):
         return self.splits["test"] is not None
 
     def fetch_missing(self) -> None:
-        """Make what `cache_dir` lacks, in one process of a machine while the others wait.
+        """Fill `cache_dir`, in one process per machine while the others wait.
 
-        What goes wrong is raised when the shards are read: by all processes, of which none then waits for another.
+        Errors are raised later, when all processes read the shards, so that none waits for a failed one.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
@@ -231,25 +231,23 @@ class ImageShards(ImageSet):
     def test(self) -> ImagesInShards:
         if not self.has_test:
             raise FileNotFoundError(
-                "ImageShards: test names no shards; name some, or let data.test_fraction 0.2 test on a share of the "
-                "training images that is not trained on"
+                "ImageShards: test is null; set it, or hold out a fraction of the training images by "
+                "data.test_fraction 0.2"
             )
         return self._read("test")
 
     def _paths(self, split: str) -> list[Path]:
-        """Find the shards of a split, of one kind and sorted by name."""
+        """List the shards of a split, of one format and sorted by name."""
         root, pattern = data_directory(self.data_dir, "ImageShards"), str(self.splits[split])
         matched = [root / pattern] if (root / pattern).is_dir() else sorted(root.glob(pattern))
         files = [file for path in matched for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         found = [file for file in files if file.suffix.lower() in KINDS and not file.name.startswith(".")]
         if not found:
             packed = next((file.name for file in files if ".tar." in file.name or file.suffix == ".tgz"), None)
-            also = (
-                "" if packed is None else f"; {packed} is compressed, so no image in it can be found: unpack it to .tar"
-            )
-            raise FileNotFoundError(f"{split}: {root / pattern} holds no .tar and no .parquet file{also}")
+            also = "" if packed is None else f"; {packed} is compressed and cannot be indexed: decompress it to .tar"
+            raise FileNotFoundError(f"{split}: {root / pattern} holds no .tar or .parquet file{also}")
         if len({file.suffix.lower() for file in found}) > 1:
-            raise ValueError(f"{split}: {root / pattern} holds both .tar and .parquet files; name those of one kind")
+            raise ValueError(f"{split}: {root / pattern} holds both .tar and .parquet files; select one format")
         return found
 
     def _read(self, split: str) -> ImagesInShards:
@@ -271,7 +269,7 @@ class ImageShards(ImageSet):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject the first label out of range, by its shard and sample."""
+        """Reject labels out of range; the message names the first one's shard and sample."""
         wrong = (source.label < 0) | (source.label >= self.num_classes)
         if wrong.any():
             row = int(wrong.int().argmax())
@@ -286,7 +284,7 @@ class ImageShards(ImageSet):
         return ParquetShard(path, self.image_key, self.label_key)
 
     def _index(self, path: Path) -> tuple[ShardIndex, Path]:
-        """Index a shard, and give the file that its images are read from: by the cache where there is one."""
+        """Return the index of a shard, cached if possible, and the file to read its images from."""
         is_tar = path.suffix.lower() == ".tar"
         if self.cache_dir is None:
             return read_tar_index(path, self.label_key), path
@@ -302,7 +300,7 @@ class ImageShards(ImageSet):
 
 
 def copied(shard: ParquetShard, file: Path) -> ShardIndex:
-    """Copy the images of a parquet shard to a file, one after the other, and index them."""
+    """Concatenate the images of a parquet shard in a file, and index them."""
     rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
     sizes = []
     with whole_file(file) as partial, partial.open("wb") as stream:

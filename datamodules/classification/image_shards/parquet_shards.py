@@ -1,4 +1,4 @@
-"""Parquet shards with a column of encoded images and one of labels, as the Hub serves sets of images."""
+"""Parquet shards with a column of encoded images and one of labels, the Hub's format of image datasets."""
 
 import json
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ ROWS_AT_ONCE = 64
 
 
 class ParquetShard:
-    """A parquet file of labelled images, of which no more than one group of rows is read at a time.
+    """A parquet file of labelled images, read at most one row group at a time.
 
     Args:
         path: the file.
-        image_key: column of encoded images: bytes, or a structure with `bytes`, as `datasets` writes.
-        label_key: column of labels, whole numbers.
+        image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
+        label_key: column of integer labels.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or lacks a column, naming it and what it holds.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is damaged or lacks a column; names the column and those that exist.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str) -> None:
@@ -34,7 +34,7 @@ class ParquetShard:
         self.image_key = image_key
         self.label_key = label_key
         try:
-            # Threads of Arrow's own would not outlive the fork of a loader's workers.
+            # Arrow's threads would not survive the fork of DataLoader workers.
             self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
             described = self.file.metadata
             if described.num_rows > (stored := path.stat().st_size):
@@ -42,23 +42,23 @@ class ParquetShard:
             groups = [described.row_group(number) for number in range(described.num_row_groups)]
             check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
             self.column, self.class_names = self._columns(self.file.schema_arrow, image_key, label_key)
-        except Exception as error:  # of Arrow's many
+        except Exception as error:  # Arrow raises many types
             raise self._rejected(error) from error
         self.first_row = np.cumsum([0, *(group.num_rows for group in groups)])
-        """The row at which each group begins, and their number."""
+        """First row of each row group, followed by the number of rows."""
 
     def _rejected(self, error: BaseException) -> ValueError:
         return ValueError(f"{self.path} cannot be read as a parquet shard of labelled images: {sentence(error)}")
 
     @staticmethod
     def _columns(schema: Any, image_key: str, label_key: str) -> tuple[str, list[str] | None]:
-        """Check the two columns; give the path of the encoded images and the classes' names, where they are told."""
+        """Check both columns; return the path of the encoded images, and the class names if stored."""
         import pyarrow
 
         types = {field.name: field.type for field in schema}
         for key, column in (("image_key", image_key), ("label_key", label_key)):
             if column not in types:
-                raise ValueError(f"{key} {column} is no column of it; they are {', '.join(types)}")
+                raise ValueError(f"{key} {column} is not a column; the columns are {', '.join(types)}")
         image, binary = types[image_key], (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
         if pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0:
             image, path = image.field("bytes").type, f"{image_key}.bytes"
@@ -77,7 +77,7 @@ class ParquetShard:
         """Read the labels, `[n]`.
 
         Raises:
-            ValueError: names the shard, and the first row without a label.
+            ValueError: names the shard and the first row without a label.
         """
         try:
             column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
@@ -89,23 +89,23 @@ class ParquetShard:
             raise self._rejected(error) from error
 
     def group(self, number: int) -> Any:
-        """Read the encoded images of a group of rows, as an Arrow column.
+        """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: names the shard and the group.
+            ValueError: names the shard and the row group.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
             check_unpacked(self.path, table.nbytes)
             return self._encoded(table)
         except Exception as error:
-            raise self._rejected(ValueError(f"group {number} of its rows: {sentence(error)}")) from error
+            raise self._rejected(ValueError(f"row group {number}: {sentence(error)}")) from error
 
     def images(self) -> Iterator[bytes]:
         """Read all encoded images, a few at a time.
 
         Raises:
-            ValueError: names the shard, and the row without an image.
+            ValueError: names the shard and the row without an image.
         """
         import pyarrow
 
@@ -126,7 +126,7 @@ class ParquetShard:
 
 
 def _class_names(said: bytes | None, label_key: str) -> list[str] | None:
-    """Read the names of the classes from what `datasets` writes beside the columns."""
+    """Read the class names from the metadata that `datasets` writes."""
     try:
         names = json.loads(said or b"{}")["info"]["features"][label_key]["names"]
     except (ValueError, LookupError, TypeError, RecursionError):

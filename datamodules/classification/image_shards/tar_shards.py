@@ -1,4 +1,4 @@
-"""Index of a tar shard: where each sample's encoded image lies in the file, and its label."""
+"""Index of a tar shard: the byte range of each sample's encoded image, and its label."""
 
 import json
 import os
@@ -15,32 +15,32 @@ from datamodules.files.image_files import SUFFIXES
 from datamodules.files.limits import check_is_file, sentence
 
 SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
-"""A member's name: the key of its sample up to the first dot of the file name, then its column, as in WebDataset."""
+"""A member's name, as in WebDataset: the sample's key up to the first dot of the file name, then the column."""
 LABEL_BYTES, JSON_BYTES, NAME_BYTES = 64, 1 << 20, 255
-"""Most bytes of a `.cls` member, of a `.json` member and of a member's name."""
+"""Maximal numbers of bytes of a `.cls` member, a `.json` member and a member's name."""
 
 
 class ShardIndex(NamedTuple):
-    """The samples of one shard, in their order."""
+    """The samples of one shard, in order."""
 
     name: NDArray[np.bytes_]
-    """`[n]`, the members' names."""
+    """`[n]`: names of the image members."""
     label: NDArray[np.int64]
     offset: NDArray[np.int64]
-    """`[n]`, the byte at which the encoded image begins."""
+    """`[n]`: first byte of the encoded image."""
     size: NDArray[np.int64]
-    """`[n]`, its bytes."""
+    """`[n]`: number of its bytes."""
 
 
 def read_tar_index(path: Path, label_key: str) -> ShardIndex:
-    """Index the samples of a tar shard. Its headers and labels are read, no image is, and nothing is extracted.
+    """Index the samples of a tar shard from its headers and labels, without reading images or extracting files.
 
-    A sample is an image `<key>.<format>` beside `<key>.cls`, a number, or `<key>.json` with the label under
-    `label_key`. Members of other kinds, hidden ones and those whose names begin with two underscores are left out.
+    A sample is an image `<key>.<format>` with `<key>.cls`, a number, or `<key>.json`, with the label under `label_key`.
+    Other members, hidden ones, and names that begin with two underscores are ignored.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: names the shard, and the member where it is one.
+        FileNotFoundError: if the file does not exist.
+        ValueError: names the shard and, if known, the member.
     """
     check_is_file(path)
     try:
@@ -58,7 +58,7 @@ def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tu
     length, seen = os.fstat(file).st_size, set()
     for key, members in _grouped(file, archive, length):
         if key in seen:
-            raise ValueError(f"the members of the sample {key} do not follow each other, or it is there twice")
+            raise ValueError(f"the members of the sample {key} are not consecutive, or it occurs twice")
         seen.add(key)
         images = [member for column, member in members.items() if f".{column.lower()}" in SUFFIXES]
         if len(images) != 1:
@@ -71,13 +71,13 @@ def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tu
 
 
 def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Give each sample's members by their columns, and check that the archive is whole."""
+    """Yield each sample's members by column, and check that the archive is complete."""
     key, members, before = "", dict[str, tarfile.TarInfo](), -1
     for member in archive:
         if member.size < 0 or member.issparse() or member.offset_data + member.size > length:
-            raise ValueError(f"the member {member.name} declares bytes that the file does not have")
+            raise ValueError(f"the member {member.name} declares more bytes than the file has")
         if member.offset <= before:
-            raise ValueError(f"the member {member.name} lies before the one that it follows")
+            raise ValueError(f"the member {member.name} begins before the previous one")
         before = member.offset
         base = member.name.rsplit("/", 1)[-1]
         parts = SAMPLE.fullmatch(member.name)
@@ -92,17 +92,17 @@ def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple
             raise ValueError(f"it holds {member.name} twice")
         if column in ("cls", "json") or f".{column.lower()}" in SUFFIXES:
             members[column] = member
-        archive.members.clear()  # type: ignore[attr-defined]  # of which there may be millions
+        archive.members.clear()  # type: ignore[attr-defined]  # there may be millions
     if os.pread(file, tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
         raise ValueError(
-            f"at byte {archive.offset} there is neither a member nor the archive's end: it is cut or damaged"
+            f"at byte {archive.offset} there is neither a member nor the end of the archive: it is truncated or damaged"
         )
     if members:
         yield key, members
 
 
 def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: str) -> int:
-    """Read a sample's label, a whole number of at most nine digits."""
+    """Read a sample's label, an integer of at most nine digits."""
     if (member := members.get("cls")) is not None:
         text = _content(file, member, LABEL_BYTES).decode("ascii", "replace").strip()
         if re.fullmatch(r"-?\d{1,9}", text, re.ASCII) is None:

@@ -137,10 +137,10 @@ def test_the_end_of_the_server_is_that_of_its_runs_and_others_follow(
     ("module", "reason"),
     [
         ("import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True, name='busy').start()",
-         "busy, a thread that an import has started"),
+         "an import started the thread busy"),
         ("import sys, types; torch = types.ModuleType('torch'); torch.cuda = types.SimpleNamespace(); "
          "torch.cuda._is_in_bad_fork = lambda: True; sys.modules['torch'] = torch",
-         "a GPU, which an import has opened"),
+         "an import opened a GPU"),
     ],
 )  # fmt: skip
 def test_an_import_after_which_nothing_can_be_forked_makes_the_other_runs_fresh_processes(
@@ -154,7 +154,7 @@ def test_an_import_after_which_nothing_can_be_forked_makes_the_other_runs_fresh_
     )
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
     assert commands.run("compare", arguments, [sys.executable, str(script)]) == 0
-    assert capsys.readouterr().out.count(f"note: runs are fresh processes from here on, for {reason}\n") == 1
+    assert capsys.readouterr().out.count(f"note: runs are new processes from here on: {reason}\n") == 1
     assert len(table(tmp_path / "out/runs.csv")) == 6
 
 

@@ -88,16 +88,16 @@ def test_a_job_whose_time_is_over_saves_and_comes_again(
 @pytest.mark.parametrize(
     ("gpus", "more", "said"),
     [
-        (2, ["--jobs", "3"], "3 runs at a time need 3 GPUs with 1 each, and this machine has 2: give fewer --jobs"),
+        (2, ["--jobs", "3"], "3 runs at a time need 3 GPUs with 1 each, and this machine has 2: reduce --jobs"),
         (2, ["--jobs", "2", "--gpus_per_job", "2"], "2 runs at a time need 4 GPUs with 2 each, and this machine has 2"),
         (2, ["--gpus_per_job", "4"], "1 runs at a time need 4 GPUs"),
         (0, ["--gpus_per_job", "1"], "--gpus_per_job 1: this machine has no GPU"),
-        (2, ["--gpus_per_job", "1.5"], "'1.5' is neither a whole number nor a part of one such as 0.5"),
+        (2, ["--gpus_per_job", "1.5"], "'1.5' is neither a whole number nor a fraction below 1 such as 0.5"),
         (2, ["--gpus_per_job", "-1"], "--gpus_per_job"),
         (2, ["--launcher", "flux"], "invalid choice: 'flux'"),
         (2, ["--slurm", "partition=gpu"], "--slurm is for --launcher slurm, got local"),
         (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not KEY=VALUE"),
-        (2, ["--launcher", "slurm"], "there is no srun on this machine"),
+        (2, ["--launcher", "slurm"], "srun is not installed"),
     ],
 )
 def test_what_the_machine_cannot_give_is_refused_by_name(
@@ -119,9 +119,9 @@ def test_what_the_machine_cannot_give_is_refused_by_name(
     [
         ([], "--slurm timeout_min is missing"),
         (["--slurm", "timeout_min=1h"], "timeout_min must be a whole number of minutes, got '1h'"),
-        (["--slurm", "timeout_min=5", "nodes=2"], "--slurm nodes: it is not among account, additional_parameters"),
-        (["--slurm", "timeout_min=5", "partion=gpu"], "--slurm partion: it is not among"),
-        (["--slurm", "timeout_min=5", "--gpus_per_job", "0.5"], "--gpus_per_job 0.5: SLURM gives whole GPUs"),
+        (["--slurm", "timeout_min=5", "nodes=2"], "--slurm nodes must be one of account, additional_parameters"),
+        (["--slurm", "timeout_min=5", "partion=gpu"], "--slurm partion must be one of"),
+        (["--slurm", "timeout_min=5", "--gpus_per_job", "0.5"], "--gpus_per_job 0.5: SLURM allocates whole GPUs"),
     ],
 )
 def test_what_slurm_is_not_asked_for_is_refused_by_name(

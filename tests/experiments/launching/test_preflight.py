@@ -31,11 +31,15 @@ def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("monitor", "logged", "said"),
     [
-        ("val/acuracy", ["val/accuracy", "val/loss"], "did you mean val/accuracy? There are val/accuracy, val/loss"),
+        (
+            "val/acuracy",
+            ["val/accuracy", "val/loss"],
+            "did you mean val/accuracy? The metrics are val/accuracy, val/loss",
+        ),
         ("train/memorised", ["train/memorized"], "nothing logs checkpoint.monitor train/memorised"),
         ("val_loss", ["val/accuracy"], "nothing logs checkpoint.monitor val_loss"),
         ("train/loss", ["train/loss"], None),  # which validation does not log
-        ("test/accuracy", ["test/accuracy", "train/loss"], "There are train/loss"),
+        ("test/accuracy", ["test/accuracy", "train/loss"], "The metrics are train/loss"),
         ("val/accuracy", [], None),  # which it does: nothing else is asked
     ],
 )
@@ -99,7 +103,9 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
         asked.append(arguments)
         return ["test/accuracy", "train/loss"]
 
-    with pytest.raises(ValueError, match=r"claim second: .* did you mean test/accuracy\? There are test/accuracy$"):
+    with pytest.raises(
+        ValueError, match=r"claim second: .* did you mean test/accuracy\? The metrics are test/accuracy$"
+    ):
         try_metrics(places, short)
     assert asked == [["--config", str(folder / "demo.yaml")]]  # once for both claims
     try_metrics(places, lambda _: None)

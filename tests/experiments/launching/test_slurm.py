@@ -62,7 +62,7 @@ def test_jobs_of_a_comparison_that_was_killed_are_taken_up_again(
     before = len(journal())
     wait_until(lambda: len(journal()) > before)
     assert commands.run("compare", arguments, fit) == 0
-    assert "note: 2 of the runs are jobs of SLURM already, which go on" in capsys.readouterr().out
+    assert "note: 2 of the runs are already SLURM jobs, which continue" in capsys.readouterr().out
     assert [line[2] for line in journal()].count("started") == 2
     assert {row["seed"] for row in table(out / "runs.csv")} == {"0", "1"}
     calls = [line.split()[0] for line in (cluster / "calls").read_text().splitlines()]

@@ -50,7 +50,7 @@ def test_what_is_no_class_of_the_arguments_type_is_refused_and_not_called(
     for name, error in zip(ATTACKS, errors, strict=True):
         assert error, name
         assert "\n" not in error, name
-        assert any(each in error for each in ("is refused", "does not", "to be a function")), (name, error)
+        assert any(each in error for each in ("is rejected", "does not", "to be a function")), (name, error)
     assert not called
     assert not (tmp_path / "made").exists()
 
@@ -64,7 +64,7 @@ def test_a_strangers_run_directory_runs_nothing(tmp_path: Path, capsys: pytest.C
     for subcommand in ("fit", "test", "predict"):
         assert train.main([subcommand, "--resume", str(directory)]) == 2
         assert "model.optimizer: " in (error := capsys.readouterr().err)
-        assert "os.system is refused: no configuration names what is in os" in error
+        assert "os.system is rejected: configurations may not name what is in os" in error
     with pytest.raises(Exception, match=r"os\.system"):
         load_run(directory)
     assert {path.name for path in tmp_path.rglob("*")} == {"run", "config.yaml"}
@@ -73,7 +73,7 @@ def test_a_strangers_run_directory_runs_nothing(tmp_path: Path, capsys: pytest.C
 def test_an_argument_without_a_type_takes_no_class() -> None:
     spec = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1}}
     for hint in (object, dict[str, int]):
-        with pytest.raises(TypeError, match=r"torch\.nn\.Linear is refused: its type allows none"):
+        with pytest.raises(TypeError, match=r"torch\.nn\.Linear is rejected: its type allows none"):
             check_class_paths("anything", hint, [spec])
 
 

@@ -66,7 +66,7 @@ def test_a_run_of_version_0_1_resumes_with_its_guards_and_its_test_checkpoint(tm
 REFUSED: dict[str, tuple[Any, str]] = {
     "list": (
         {"guards": [{"class_path": "callbacks.guards.Contracts"}]},
-        r"^a\.yaml: guards is \[.*\], and must be a mapping such as \{finite_loss: null\}, where null switches one off",
+        r"^a\.yaml: guards is \[.*\], and must be a mapping such as \{finite_loss: null\}, where null disables one of",
     ),
     "nothing": ({"guards": None}, r"^a\.yaml: guards is None, and must be a mapping"),
     "misspelt": (

@@ -110,7 +110,7 @@ def test_a_name_in_another_encoding_is_one_line_before_the_work(
         given += ["--run_directory", str(tmp_path / "run")]
     assert train.main(given) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert "this name is not in UTF-8, rename it" in line
+    assert "this name is not in UTF-8; rename it" in line
     assert not predicted
 
 
@@ -134,7 +134,7 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
     monkeypatch.setattr("callbacks.guards.FiniteLoss.on_train_epoch_end", remove)
     assert train.main([*DEMO, "--run_directory", str(directory)]) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert f"the run directory {directory} was removed, or files in it, while the run went on" in line
+    assert f"the run directory {directory} was removed, or files in it, during the run" in line
     assert not (directory / "checkpoints").exists()
 
 
@@ -160,7 +160,7 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
     ("arguments", "message"),
     [
         (("fit",), "fit.model; give a configuration: --config configs/elr/demo.yaml"),
-        (("fit", "configs/elr/demo.yaml"), "a configuration follows --config: --config configs/elr/demo.yaml"),
+        (("fit", "configs/elr/demo.yaml"), "put --config before a configuration: --config configs/elr/demo.yaml"),
         ((*ELR, "--model.optimizer", "torch.optim.Adm"), "no class torch.optim.Adm; did you mean torch.optim.Adam?"),
         ((*ELR, "--model.lamda", "3"), "Option 'lamda' is not accepted; did you mean strength?"),
         ((*ELR, "--model.beta", "3"), "Option 'beta' is not accepted; did you mean momentum?"),

@@ -63,7 +63,7 @@ def test_a_stopped_run_ends_as_the_whole_one(
     settings = ("on_train_batch_start", "--trainer.accumulate_grad_batches", accumulated)
     assert stopped(tmp_path / "whole", set(), *settings) == 0
     assert stopped(tmp_path / "run", {0}, *settings) == 143
-    assert f"--resume {tmp_path / 'run'} continues it" in capsys.readouterr().err
+    assert f"resume it with --resume {tmp_path / 'run'}" in capsys.readouterr().err
     assert train.main(["fit", "--resume", str(tmp_path / "run"), *QUIET]) == 0
     assert (tmp_path / "run/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
     assert not (tmp_path / "run/checkpoints/step.ckpt").exists()

@@ -59,7 +59,7 @@ def test_where_a_seed_has_no_value_the_others_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "said"),
     [
-        ([1, 2, 4], [[1, 2, math.nan]], "2 points have a positive value of every seed"),
+        ([1, 2, 4], [[1, 2, math.nan]], "2 points have a positive value for every seed"),
         ([1, 2, 2, 1], [1, 2, 2, 1], "2 points have"),
         ([0, 1, 2], [1, 2, 3], "x must be positive, got 0"),
         ([1, 2, 4], [1, 2], r"got \[3\] and \[1, 2\]"),

@@ -57,7 +57,7 @@ def test_what_is_finished_is_not_run_again_and_new_values_join(
     assert commands.run("compare", [*arguments, "model.start=0.2,0.4"], fit) == 0
     before = journal()
     assert commands.run("compare", [*arguments, "model.start=0.2,0.4,0.6"], fit) == 0
-    assert "2 of 3 runs were finished before" in capsys.readouterr().out
+    assert "2 of 3 runs are already finished" in capsys.readouterr().out
     assert {line[0] for line in journal()[len(before) :]} == {"start=0.6"}
     assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.2", "0.4", "0.6"]
 
@@ -177,10 +177,10 @@ def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--vary", "b:model.start=0.1"], "b:model.start applies to no config; they are a"),
+        (["--vary", "b:model.start=0.1"], "b:model.start applies to no config; the configs are a"),
         (["--vary", "model.start=0.1,high"], "high is a text, and"),
         (["--vary", "model.start=0.1,true"], "true is true or false"),
-        (["--vary", "model.start=0.1,0.10"], "model.start names 0.1 twice"),
+        (["--vary", "model.start=0.1,0.10"], "model.start has 0.1 twice"),
         (["--vary", "model.start"], "must be KEY=VALUE,VALUE,..."),
         (["--vary", "model.start="], "must be KEY=VALUE,VALUE,..."),
         (["--vary", "model.start=[1"], "must be KEY=VALUE,VALUE,..."),

@@ -194,9 +194,9 @@ def refused(root: Path, sentence: str, **options: Any) -> None:
 
 
 def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
-    refused(tmp_path, r"train: \S+/train\* holds no \.tar and no \.parquet file$")
+    refused(tmp_path, r"train: \S+/train\* holds no \.tar or \.parquet file$")
     (tmp_path / "train-0.tar.gz").touch()
-    refused(tmp_path, r"holds no .*; train-0\.tar\.gz is compressed, .*unpack it to \.tar$")
+    refused(tmp_path, r"holds no .*; train-0\.tar\.gz is compressed, .*decompress it to \.tar$")
     write_shards(tmp_path, "tar", "train")
     refused(
         tmp_path,
@@ -205,8 +205,8 @@ def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
     )
     refused(tmp_path, r"train must be a folder or a pattern inside data_dir, got '/x'", train="/x")
     write_parquet(tmp_path / "train-9.parquet", samples(3, 1))
-    refused(tmp_path, r"holds both \.tar and \.parquet files; name those of one kind")
-    with pytest.raises(FileNotFoundError, match=r"test names no shards; name some, or let data\.test_fraction"):
+    refused(tmp_path, r"holds both \.tar and \.parquet files; select one format")
+    with pytest.raises(FileNotFoundError, match=r"test is null; set it, or hold out .* data\.test_fraction"):
         ImageShards(3, str(tmp_path)).test()
 
 

@@ -62,8 +62,8 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
 
 
 def test_what_is_no_shard_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    refused(tmp_path, r"image_key image is no column of it; they are img, label", img=[IMAGE], label=[1])
-    refused(tmp_path, r"label_key label is no column of it; they are image, target", image=[IMAGE], target=[1])
+    refused(tmp_path, r"image_key image is not a column; the columns are img, label", img=[IMAGE], label=[1])
+    refused(tmp_path, r"label_key label is not a column; the columns are image, target", image=[IMAGE], target=[1])
     refused(tmp_path, r"column image must hold encoded images, as bytes, got string", image=["a.jpg"], label=[1])
     refused(tmp_path, r"must hold encoded images.* got struct", image=[{"path": "a.jpg"}], label=[1])
     refused(tmp_path, r"column label must hold whole numbers, got string", image=[IMAGE], label=["cat"])
