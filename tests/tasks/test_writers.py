@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datamodules.distributed.world import rank, world_size
+from datamodules.distributed.collectives import rank, world_size
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 from skimage.data import camera
