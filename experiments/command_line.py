@@ -401,7 +401,7 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Resume from the latest checkpoint; a run killed before its first one restarts as it started."""
+        """Resume from the latest checkpoint; a run killed before its first one starts over."""
         refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):

@@ -117,7 +117,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 def arrow(metric: str) -> str:
     """Return an arrow for the better direction of a metric, by the first known word of its name; empty if unknown.
 
-    Similarity of an edit to its target is no merit for a protection against edits: such metrics have no arrow.
+    Metrics of edits have no arrow, as a protection against edits should lower their similarity.
     """
     words = metric.rpartition("/")[2].split("_")
     told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
