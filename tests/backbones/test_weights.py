@@ -114,9 +114,9 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
-        ("cut.safetensors", {}, ValueError, "cut.safetensors is not a readable file"),
-        ("cut.pt", {}, ValueError, "cut.pt is not a readable file"),
-        ("empty.pt", {}, ValueError, "empty.pt is not a readable file"),
+        ("cut.safetensors", {}, ValueError, "cut.safetensors is not a readable weights file"),
+        ("cut.pt", {}, ValueError, "cut.pt is not a readable weights file"),
+        ("empty.pt", {}, ValueError, "empty.pt is not a readable weights file"),
         ("log.pt", {}, ValueError, "log.pt must contain a state dict.*epoch, loss"),
         ("tensor.pt", {}, ValueError, "tensor.pt must contain a state dict.*Tensor"),
         ("nothing.pt", {}, FileNotFoundError, r"no weights at .*nothing\.pt"),

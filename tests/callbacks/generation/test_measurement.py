@@ -60,7 +60,7 @@ def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier(
         ({"mu": np.zeros(8), "sigma": np.eye(8), "extractor": OTHER}, "measured with the extractor"),
         ({"mu": np.zeros(9), "sigma": np.eye(9)}, "first has 8 features and .*given.npz 9"),
         ({"mu": np.zeros(8), "sigma": np.eye(7)}, r"mu \[8\] and sigma \[7, 7\] must be"),
-        ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it holds 'mean'"),
+        ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it has 'mean'"),
         ({"pool_3": np.zeros((1, 8))}, "a covariance needs at least 2 images, got 1"),
         (b"nothing", "damaged or not an .npz file"),
         ({**FITTING, "mu": np.full(8, np.nan)}, r"given\.npz: mu must be finite real numbers, got nan"),
