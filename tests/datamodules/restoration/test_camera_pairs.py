@@ -1,13 +1,11 @@
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from datamodules.restoration import camera_pairs
-from datamodules.restoration.camera_pairs import CC, DND, FMD, SIDD, PolyU, SIDDBenchmark
+from datamodules.restoration.camera_pairs import CC, DND, FMD, SIDD, SIDDBenchmark
 from tests.datamodules.restoration.pictures import planes, written
 
 
@@ -87,30 +85,3 @@ def test_crops_of_dnd_are_cut_out_of_its_own_files(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.ones((4, 20))])
     with pytest.raises(ValueError, match=r"info.mat has boxes \[4, 20\] of a photograph, not \[20, 4\]"):
         DND(str(tmp_path)).images("test")
-
-
-@pytest.mark.parametrize(
-    ("kind", "split", "missing"),
-    [
-        (CC, "test", "CC does not exist"),
-        (PolyU, "test", "PolyU does not exist"),
-        (SIDD, "training", "no image *_NOISY_SRGB_*.PNG in "),
-        (SIDD, "test", "found neither "),
-        (SIDDBenchmark, "test", "BenchmarkNoisyBlocksSrgb.mat does not exist"),
-        (DND, "test", "images_srgb does not exist"),
-        (FMD, "training", "<type>/raw/<field of view>"),
-        (FMD, "test", "test_mix/raw is not a folder"),
-    ],
-)
-def test_what_is_missing_is_named(kind: Any, split: Any, missing: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"{kind.__name__}: .*{re.escape(missing)}"):
-        kind(str(tmp_path)).images(split)
-
-
-def test_sets_with_parts_missing_or_of_another_shape_are_refused(tmp_path: Path) -> None:
-    written(tmp_path / "CC", ["a_real.png", "a_mean.png"])
-    with pytest.raises(ValueError, match="has 1 pairs, but CC has 15"):
-        CC(str(tmp_path)).images("test")
-    savemat(tmp_path / "BenchmarkNoisyBlocksSrgb.mat", {"BenchmarkNoisyBlocksSrgb": np.zeros((4, 4))})
-    with pytest.raises(ValueError, match=r"is float64 \[4, 4\]; expected uint8 \[40, 32, 256, 256, 3\]"):
-        SIDDBenchmark(str(tmp_path)).images("test")

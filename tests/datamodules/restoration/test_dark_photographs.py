@@ -25,10 +25,3 @@ def test_a_blank_image_is_black_and_counts_once() -> None:
     assert images.noisy is not None
     assert [image.shape for image in images.noisy] == [(1, 5, 5)]
     assert not images.noisy[0].any()
-
-
-def test_arguments_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="exposure must be"):
-        DarkPhotographs(exposure=0.0)
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
-        Blank(image_size=0)

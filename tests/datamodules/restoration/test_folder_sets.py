@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from datamodules.restoration.folder_sets import (
-    BSD68,
-    CBSD68,
     DIV2K,
     CentreCrops,
-    Kodak24,
     PairFolders,
     Set12,
-    Train400,
-    Urban100,
     centre_crop,
 )
 from datamodules.restoration.images import Crops, Images, ItsTestImages, PairSet, Together
@@ -101,77 +95,6 @@ def test_div2k_has_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (len(images.names), images.stored[0].shape) == (100, (1, 6, 5))
     with pytest.raises(FileNotFoundError, match="DIV2K_train_HR"):
         DIV2K(str(tmp_path)).images("training")
-
-
-@pytest.mark.parametrize(
-    ("files", "arguments", "error", "message"),
-    [
-        ([], {}, ValueError, "PairFolders needs clean_dir, noisy_dir or both"),
-        ([], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean is not a folder"),
-        (["clean/a.txt"], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean holds no image"),
-        (
-            ["clean/a.png", "noisy/a.png", "noisy/b.png"],
-            {"clean_dir": "clean", "noisy_dir": "noisy"},
-            ValueError,
-            "noisy: b has a noisy image and no clean one",
-        ),
-        (
-            ["clean/a.png", "noisy/a.png", "clean/c.png"],
-            {"clean_dir": "clean", "noisy_dir": "noisy"},
-            ValueError,
-            "c has a clean image and no noisy one",
-        ),
-        (
-            ["clean/a.png", "noisy/large/a.png"],
-            {"clean_dir": "clean", "noisy_dir": "noisy/large"},
-            ValueError,
-            r"a: the clean image has the shape \[3, 6, 5\], the noisy one \[3, 8, 5\]",
-        ),
-        (["clean/deep.png"], {"clean_dir": "clean"}, ValueError, "deep.png has 16 bits, so its white value"),
-        (["clean/clear.png"], {"clean_dir": "clean"}, ValueError, "clear.png .*parts of it are transparent"),
-        (["clean/real.tiff"], {"clean_dir": "clean"}, ValueError, "real.tiff .*its values are of type F"),
-    ],
-)
-def test_bad_folders_are_refused_by_name(
-    files: list[str], arguments: dict[str, str], error: Any, message: str, tmp_path: Path
-) -> None:
-    for file in files:
-        path = tmp_path / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kinds = {"deep": np.zeros((3, 3), np.uint16), "clear": np.zeros((3, 3, 4), np.uint8)}
-        kinds |= {"real": np.zeros((3, 3), np.float32), "a": np.zeros((8 if "large" in file else 6, 5, 3), np.uint8)}
-        if path.suffix == ".txt":
-            path.touch()
-        else:
-            Image.fromarray(kinds.get(path.stem, np.zeros((6, 5, 3), np.uint8))).save(path)
-    with pytest.raises(error, match=message):
-        PairFolders(**{key: str(tmp_path / value) for key, value in arguments.items()}).images("test")
-
-
-@pytest.mark.parametrize("kind", [BSD68, Set12, Train400, CBSD68, Kodak24, Urban100])
-def test_known_sets_are_missing_miscounted_or_of_another_size_by_name(kind: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"{kind.__name__}: no images in .*{kind.folders[0]}.*set data_dir"):
-        kind(str(tmp_path)).images("test")
-    names = [f"{number}.png" for number in range(kind.count - 1)]
-    written(tmp_path / kind.folders[0], names)
-    with pytest.raises(ValueError, match=f"holds {kind.count - 1} images, but {kind.__name__} has {kind.count}"):
-        kind(str(tmp_path)).images("test")
-    written(tmp_path / kind.folders[0], ["last.png"])
-    if kind.sizes:
-        with pytest.raises(ValueError, match=r"0.png has 6 x 5 pixels; expected"):
-            kind(str(tmp_path)).images("test")
-
-
-def test_sets_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    written(tmp_path, ["a.png"])
-    noisy = PairFolders(noisy_dir=str(tmp_path))
-    for sets, message in (
-        ([Photographs(8), Photographs(8, colour=True)], "same number of channels"),
-        ([noisy, Photographs(8, colour=True)], "some of the sets have only clean images"),
-        ([PairFolders(str(tmp_path), str(tmp_path)), Photographs(8, colour=True)], "some of the sets have noisy"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Together(sets).images("training")
 
 
 def test_an_image_four_times_as_large_is_the_mean_of_blocks() -> None:

@@ -188,21 +188,3 @@ def test_real_pairs_keep_their_own_noise() -> None:
     torch.testing.assert_close(batch["noisy"][row], torch.from_numpy(NOISY[3]) / 255.0)
     torch.testing.assert_close(batch["clean"][row], torch.from_numpy(CLEAN[3]) / 255.0)
     torch.testing.assert_close(whole_images(data)[3][1]["noisy"][0], torch.from_numpy(NOISY[3]) / 510.0)
-
-
-@pytest.mark.parametrize(
-    ("settings", "stage", "message"),
-    [
-        ({"training": Few(), "noise": Gaussian()}, "fit", "Few: d has 16 x 16 pixels, less than data.patch_size 17"),
-        ({"noise": Gaussian()}, "fit", "data.training is not given"),
-        ({"noise": Gaussian()}, "test", "data.test is not given"),
-        ({"training": Few(NOISY), "second_noisy": True}, "fit", "data.second_noisy needs fresh noise: set"),
-        ({"test": Few()}, "test", "Few has only clean images: set data.noise or data.test_noise"),
-        ({"training": Few()}, "fit", "Few has only clean images: set data.noise"),
-        ({"training": Few(NOISY), "noise": Gaussian()}, "fit", "Few has noisy images of its own: leave data.noise out"),
-        ({"test": Few(NOISY[::-1])}, "test", "a: the clean image has the shape"),
-    ],
-)
-def test_bad_input_is_refused_by_name(settings: dict[str, Any], stage: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ImagePairs(**settings, patch_size=17).setup(stage)

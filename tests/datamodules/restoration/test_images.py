@@ -1,9 +1,8 @@
 import numpy as np
-import pytest
 import torch
 
 from datamodules.classification.digits import Digits
-from datamodules.restoration.images import ClassifiedImages, Images, PatchStore
+from datamodules.restoration.images import ClassifiedImages, PatchStore
 
 
 def test_every_place_of_an_image_is_cut_equally_often() -> None:
@@ -17,11 +16,6 @@ def test_every_place_of_an_image_is_cut_equally_often() -> None:
         seen, count = cut.unique(dim=0, return_counts=True)
         np.testing.assert_array_equal(seen, np.unique(places, axis=0))
         assert count.unique().numel() == 1
-
-
-def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="empty"):
-        Images([], [])
 
 
 def test_images_are_those_of_the_classification_set() -> None:

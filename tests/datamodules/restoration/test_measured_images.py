@@ -87,13 +87,3 @@ def test_grey_measurements_are_read_as_they_are(tmp_path: Path) -> None:
     ]
     assert batch["measured"].shape == (1, 1, 4, 4)
     torch.testing.assert_close(batch["noisy"], torch.full((1, 3, 4, 4), 0.2), rtol=0, atol=1e-4)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    for make, message in (
-        (lambda: MeasuredImages(AverageDownsampling(2), Five(), sigma=-1), "sigma must be at least 0, got -1"),
-        (lambda: MeasuredImages(PhaseRetrieval(), predict_dir="x"), "measurements of PhaseRetrieval are not images"),
-        (lambda: MeasuredImages(AverageDownsampling(2), Five(noisy=True)).set_up_test(), "Five has only noisy images"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from PIL import Image
 from datamodules.corruptions.image_noise import Gaussian, Sensor
 from datamodules.files.bayer import packed
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.noisy_folder import NoisyFolder
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.raw_photographs import RawPhotographs
 from tests.datamodules.restoration.test_image_pairs import Recorder
@@ -58,28 +56,6 @@ def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_
         assert data.predict_set is not None
         assert data.predict_set.names == names
         assert {size[0] for size in data.predict_set.sizes} == {3 if colour else 1}
-
-
-@pytest.mark.parametrize(
-    ("files", "error", "message"),
-    [
-        (["none/a.txt"], FileNotFoundError, "has no image; expected files that end with"),
-        (["a.png"], ValueError, "no image can be read: .*a.png cannot be read as an image"),
-        ([], FileNotFoundError, "is not a folder"),
-    ],
-)
-def test_bad_folders_are_refused(files: list[str], error: Any, message: str, tmp_path: Path) -> None:
-    for file in files:
-        (tmp_path / "images" / file).parent.mkdir(parents=True)
-        (tmp_path / "images" / file).touch()
-    with pytest.raises(error, match=message):
-        NoisyFolder(str(tmp_path / "images"))
-
-
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(Path(folder(tmp_path, a=PIXELS), "a.jpg"))
-    with pytest.raises(ValueError, match="several images named a"):
-        NoisyFolder(str(tmp_path))
 
 
 def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from datamodules.files.bayer import packed
 from datamodules.restoration.raw_pairs import SID, ELDPairs
@@ -67,38 +65,3 @@ def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
     for place, (scene, number, reference) in enumerate(numbers):
         np.testing.assert_allclose((images.noisy or [])[place], 100 * clipped(stored[scene, number]), rtol=1e-5)
         np.testing.assert_allclose((images.clean or [])[place], clipped(stored[scene, reference]), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("build", "split", "error", "message"),
-    [
-        (lambda root: SID(root, ratio=250), "test", ValueError, "no pair in .* has the ratio 250, but 100, 300"),
-        (lambda root: SID(root + "/SID"), "test", FileNotFoundError, "Sony_test_list.txt does not exist"),
-        (lambda root: ELDPairs(root), "training", ValueError, "ELD is a test set"),
-        (lambda root: ELDPairs(root), "test", FileNotFoundError, "no folder scene-1...scene-10"),
-        (lambda root: ELDPairs(root, factor=50), "test", ValueError, "factor must be one of 1, 10, 100, 200, got 50"),
-        (lambda root: ELDPairs(root, "Leica"), "test", ValueError, "camera must be one of SonyA7S2"),
-    ],
-)
-def test_what_is_missing_or_asked_for_in_vain_is_named(
-    build: Any, split: Any, error: Any, message: str, tmp_path: Path
-) -> None:
-    sid(tmp_path)
-    with pytest.raises(error, match=message):
-        build(str(tmp_path)).images(split)
-
-
-def test_pairs_of_another_size_or_level_are_refused(tmp_path: Path) -> None:
-    sid(tmp_path)
-    long = tmp_path / "SID" / "Sony" / "long"
-    raw(long / "00001_00_10s.npz", size=10, white=4000)
-    with pytest.raises(ValueError, match="differ in their range of levels"):
-        SID(str(tmp_path)).images("training")
-    with pytest.raises(ValueError, match=r"0.1s.npz has \[4, 4, 6\] packed pixels, but .* has \[4, 5, 7\]"):
-        SID(str(tmp_path)).images("test")
-    raw(long / "00002_00_10s.npz", white=600)
-    with pytest.raises(ValueError, match=r"00002_00_10s.npz has the value \d+, above white 600"):
-        SID(str(tmp_path)).images("training")
-    (long / "00001_00_10s.npz").unlink()
-    with pytest.raises(FileNotFoundError, match="00001_00_10s does not exist with any of the suffixes"):
-        SID(str(tmp_path)).images("training")

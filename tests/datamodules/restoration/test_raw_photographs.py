@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from datamodules.files.bayer import unpacked
 from datamodules.restoration.photographs import Photographs
@@ -15,10 +14,3 @@ def test_pixels_of_the_sensor_are_those_of_the_photograph_under_their_filters() 
         for row, column, colour, factor in ((0, 0, 0, 2), (0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 2, 1.25)):
             light = (factor * bayer[row::2, column::2]) ** (1 / 2.2)
             np.testing.assert_allclose(light, photograph[colour, row::2, column::2] / 255, atol=0.008)
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="image_size must be even, two pixels per Bayer cell, got 25"):
-        RawPhotographs(25)
-    with pytest.raises(ValueError, match="red must be positive, got 0"):
-        RawPhotographs(24, (0.0, 1.0))

@@ -112,24 +112,6 @@ def test_folders_of_both_sizes_are_matched_and_one_alone_is_reduced(tmp_path: Pa
     np.testing.assert_array_equal(alone.noisy[1], reduced(alone.clean[1], 4))
 
 
-@pytest.mark.parametrize(
-    ("height", "name", "message"),
-    [(5, "a.png", r"a: .*its sides must be 4 times as long"), (4, "b.png", "has a large image and no small one")],
-)
-def test_small_images_that_do_not_fit_are_named(tmp_path: Path, height: int, name: str, message: str) -> None:
-    write(tmp_path / "GT", "a.png", 16, 12)
-    write(tmp_path / "LR", name, height, 3)
-    with pytest.raises(ValueError, match=message):
-        ScaledFolders(str(tmp_path / "GT"), str(tmp_path / "LR")).images("training")
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="factor"):
-        ReducedImages(Photographs(), 1)
-    with pytest.raises(ValueError, match=r"patch_size must be a multiple of 4.*got 10"):
-        ImagePairs(ReducedImages(Photographs(32)), patch_size=10)
-
-
 @pytest.mark.data
 @pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with remote_sensing/aid")
 def test_the_small_image_of_an_aid_pair_is_its_large_one_reduced() -> None:

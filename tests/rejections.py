@@ -1,0 +1,16 @@
+"""What is rejected, as a table: one row a rejection, one table a folder (`test_rejections.py`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Row = tuple[str, Callable[[Path], object], type[Exception], str]
+"""Name of the case; what is called, with an empty folder; the exception; the pattern of its message."""
+
+
+def rejections(*rows: Row) -> pytest.MarkDecorator:
+    """Parametrize a test by rows."""
+    return pytest.mark.parametrize(
+        ("called", "error", "message"), [pytest.param(*row[1:], id=row[0].replace(" ", "-")) for row in rows]
+    )
