@@ -105,8 +105,3 @@ def test_weights_begin_he_normal_with_the_relu_of_the_modules() -> None:
             assert bool(layer.weight.abs().max() > 2.28 * std) is isinstance(layer, CentreMaskedConvolution)
             assert layer.bias is not None
             assert not layer.bias.any()
-
-
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="modules must be at least 1, got 0"):
-        BlindSpotNetwork(modules=0)

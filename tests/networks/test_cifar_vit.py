@@ -1,6 +1,5 @@
 """The small vision transformer: its size, its attention, its order of pixels in a patch."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -38,11 +37,3 @@ def test_a_patch_is_embedded_as_rows_of_pixels_of_channels() -> None:
     assert seen[0][0, 2].tolist() == [
         float(patch[channel, y, x]) for y in (0, 1) for x in (0, 1) for channel in range(3)
     ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [({"patch_size": 5}, "patch_size 5 does not divide"), ({"num_heads": 7}, "num_heads 7")]
-)
-def test_what_does_not_divide_is_named(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CIFARViT(**arguments)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 
@@ -13,11 +12,3 @@ def test_it_is_convolutions_with_relu_a_mean_and_a_classifier() -> None:
     assert [name for name, _ in network.named_children()] == ["conv1", "relu1", "conv2", "relu2", "classifier"]
     assert isinstance(first, nn.Conv2d)
     assert first.padding == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("channels", "num_classes", "key"), [([], 3, r"channels .*\[\]"), ([2], 0, "num_classes .* 0")]
-)
-def test_bad_arguments_are_named(channels: list[int], num_classes: int, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        ConvNet(1, channels, num_classes)

@@ -52,16 +52,3 @@ def test_the_unet_brings_details_round_its_narrowest_place() -> None:
     nn.init.zeros_(deepest[0].weight)
     other = network(torch.randn(1, 1, 32, 32))
     assert not torch.equal(network(image), other)
-
-
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (lambda: ResNetGenerator(1, 1, num_blocks=0), "num_blocks"),
-        (lambda: UNetGenerator(1, 1, width=0), "width"),
-        (lambda: PatchDiscriminator(0), "in_channels"),
-    ],
-)
-def test_bad_arguments_are_named(make: Callable[[], nn.Module], key: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} must be at least 1, got 0"):
-        make()

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -57,21 +56,3 @@ def test_parameters_on_the_meta_device_whatever_the_weights() -> None:
     with torch.device("meta"):
         network = deeplabv3_resnet50(20, pretrained_backbone=True)
     assert count(network) == 39_638_869 - 257
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
-        ({"pretrained_backbone": True, "weights": "x.pth"}, ValueError, "pretrained_backbone cannot .* give one of"),
-        ({"weights": "missing.pth"}, FileNotFoundError, r"no weights at .*missing\.pth"),
-        ({"weights": "other.pth"}, ValueError, "neither a DeepLabv3 nor a ResNet-50"),
-    ],
-)
-def test_bad_arguments_and_files_are_named(
-    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"linear.weight": torch.zeros(2)}, "other.pth")
-    with pytest.raises(error, match=message):
-        deeplabv3_resnet50(**{"num_classes": 2, **options})

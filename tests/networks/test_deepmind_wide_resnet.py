@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -38,9 +37,3 @@ def test_a_strided_convolution_pads_below_and_to_the_right() -> None:
     residual = block.conv_1(F.silu(block.batchnorm_1(residual)))
     expected = residual + F.conv2d(activation, block.shortcut.weight, stride=2)  # type: ignore[union-attr, arg-type]
     torch.testing.assert_close(block(x), expected)
-
-
-@pytest.mark.parametrize(("options", "message"), [({"depth": 71}, "depth must be 6n"), ({"width": 0}, "width must be")])
-def test_bad_arguments_are_named(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DeepMindWideResNet(**options)

@@ -48,18 +48,3 @@ def test_the_layers_of_the_detector_have_the_papers_channels_and_resolutions() -
         **{"conv1": (24, 32, 32), "transition1": (108, 16, 16)},
         **{"transition2": (150, 8, 8), "relu": (342, 8, 8)},
     }
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"depth": 101}, "depth must be 6n.*got 101"),
-        ({"depth": 4}, "depth must be 6n.*got 4"),
-        ({"growth": 0}, "growth must be at least 1, got 0"),
-        ({"reduction": 0.0}, r"reduction must be in \(0, 1\], got 0.0"),
-        ({"reduction": 1.5}, r"reduction must be in \(0, 1\], got 1.5"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DenseNetBC(**options)  # type: ignore[arg-type]

@@ -23,9 +23,3 @@ def test_the_noise_is_subtracted_and_the_reach_is_the_depth() -> None:
     [gradient] = torch.autograd.grad(network(image)[0, 0, 7, 7], image)
     touched = gradient[0, 0].nonzero() - 7
     assert touched.abs().max() == 3
-
-
-@pytest.mark.parametrize("arguments", [{"depth": 1}, {"channels": 0}, {"features": 0}])
-def test_refusals(arguments: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be at least"):
-        DnCNN(**arguments)  # type: ignore[arg-type]

@@ -85,8 +85,3 @@ def test_a_regressor_corrects_the_enlarged_image() -> None:
     assert large.shape == (1, 2, 12, 16)
     with pytest.raises(ValueError, match="factor"):
         SupervisedRestoration(network, factor=0)
-
-
-def test_levels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="as many levels each, got 2 and 1"):
-        small(decoder=[1])

@@ -24,17 +24,3 @@ def test_another_activation_stands_between_the_maps_and_an_unknown_one_is_refuse
 def test_parameter_count_is_the_sum_over_layers_and_an_empty_list_is_a_linear_model() -> None:
     assert count(MLP(64, [256, 128], 10)) == 65 * 256 + 257 * 128 + 129 * 10
     assert count(MLP(64, [], 10)) == 65 * 10
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((0, [4], 2), "in_features"), ((4, [4, 0], 2), r"hidden_features.*\[4, 0\]"), ((4, [4], 0), "out_features")],
-)
-def test_bad_widths_are_named(arguments: tuple[int, list[int], int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MLP(*arguments)
-
-
-def test_images_of_another_size_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"in_features is 64, but an input \[1, 16, 16\] has 256 values"):
-        MLP(64, [8], 10)(torch.zeros(2, 1, 16, 16))

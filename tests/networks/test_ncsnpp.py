@@ -84,19 +84,3 @@ def test_in_half_precision_levels_keep_theirs() -> None:
     assert network.embedding.weight.dtype == torch.float32
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected, rtol=0.1, atol=0.05 * float(expected.abs().max()))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": 10}, "width must be a multiple of 4, got 10"),
-        ({"image_size": 10, "multipliers": (1, 1, 1)}, r"image_size 10 cannot be halved .* \[1, 1, 1\]"),
-        ({"embedding": "positional"}, "divide_by_level divides by sigma"),
-        ({"input_pyramid": "sum"}, "input_pyramid must be one of none, residual, skip, got 'sum'"),
-    ],
-)
-def test_bad_architectures_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NCSNpp(**{**SMALL, **options})
-    with pytest.raises(ValueError, match=r"images must have 8 rows and a multiple of . columns, got \[1, 1, 4, 4\]"):
-        drawn()(torch.zeros(1, 1, 4, 4), torch.ones(1))

@@ -43,20 +43,6 @@ def test_weights_can_start_from_zero() -> None:
     assert not any(bool(weight.any()) for weight in NTKMLP(4, [], initial_std=0.0).parameters())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"in_features": 0}, "in_features 0"),
-        ({"hidden_features": [4, 0]}, r"hidden_features \[4, 0\]"),
-        ({"activation": "tanh"}, "activation must be one of relu, gelu, silu, got 'tanh'"),
-        ({"initial_std": -1.0}, "initial_std must be at least 0"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NTKMLP(**{"in_features": 4, "hidden_features": [4], **arguments})  # type: ignore[arg-type]
-
-
 def test_its_weights_are_parameters_alone() -> None:
     network = NTKMLP(4, [3], "gelu")
     assert list(network.state_dict()) == [f"weights.{number}" for number in range(2)]

@@ -39,8 +39,3 @@ def test_the_size_and_the_output_are_those_of_its_width() -> None:
     image = torch.randn(3, 1, 28, 28, dtype=torch.float64)
     features = small.layers(image).mean(dim=(2, 3))
     torch.testing.assert_close(small(image), (features @ small.weight.T + small.bias) / 40)
-
-
-def test_a_width_of_zero_is_named() -> None:
-    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
-        NTKMnas(0)

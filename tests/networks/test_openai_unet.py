@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from experiments.config_files import settings_of
-from lightning_modules.networks.openai_unet import in_diffusers_names, with_published_weights
+from lightning_modules.networks.openai_unet import with_published_weights
 from tests.command import ROOT
 from tests.networks.compared import count
 
@@ -136,16 +136,6 @@ def test_it_computes_what_the_published_layout_does(
         with torch.no_grad():
             # diffusers computes the angles of the embedding in float32
             torch.testing.assert_close(ours(image, time).sample, theirs(image, time), rtol=1e-4, atol=1e-4)
-
-
-def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
-    weights, ours = published(False).state_dict(), UNet2DModel(**SMALL, **CONVOLUTIONS)
-    with pytest.raises(ValueError, match=r"no input_blocks\.3\.0\.in_layers\.0\.weight, which this layout needs"):
-        in_diffusers_names(weights, UNet2DModel(**SMALL, **RESIDUALS))
-    with pytest.raises(ValueError, match=r"has no layer for the published input_blocks\.2\..* and \d+ more"):
-        in_diffusers_names({**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}}, ours)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; the readme files of openai"):
-        with_published_weights(ours, str(tmp_path / "nowhere.pt"))
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("cifar10", 52_546_438), ("imagenet", 552_814_086)])

@@ -33,8 +33,3 @@ def test_output_equals_an_independent_computation() -> None:
     network, image = warmed(PreActBottleneckResNet(20, num_classes=5), 4, 3, 16, 16)
     torch.testing.assert_close(network(image), functional(network.state_dict(), image, blocks=2))
     torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
-
-
-def test_another_depth_is_named() -> None:
-    with pytest.raises(ValueError, match=r"depth must be 9n \+ 2 .*, got 18"):
-        PreActBottleneckResNet(18)

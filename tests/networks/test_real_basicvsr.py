@@ -135,18 +135,3 @@ def test_residual_blocks_begin_near_the_identity() -> None:
     expected = 0.1 * (2 / (9 * 64)) ** 0.5
     assert float(block.first.weight.detach().std()) == pytest.approx(expected, rel=0.02)
     assert (block.first.bias == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"scale": 3}, "scale"), ({"threshold": 2.0}, "threshold"), ({"width": 0}, "width"), ({"num_blocks": 0}, "num_")],
-)
-def test_bad_arguments_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small(**options)
-
-
-def test_frames_that_are_too_small_for_the_flow_are_refused() -> None:
-    network = RealBasicVSR(SPyNet(None), width=4, num_blocks=1, num_cleaning_blocks=1)
-    with pytest.raises(ValueError, match="at least 64 x 64 pixels for SPyNet, got 63 x 80"):
-        network(torch.rand(1, 2, 3, 63, 80))

@@ -44,8 +44,3 @@ def test_convolutions_start_uniform_within_one_over_the_root_of_the_fan_in() -> 
             bound = 1 / math.sqrt(module.in_channels * module.kernel_size[0] * module.kernel_size[1])
             assert module.weight.abs().max() <= bound
             assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-
-
-def test_bad_depth_is_named() -> None:
-    with pytest.raises(ValueError, match="depth must be one of 18, 34, 50, got 20"):
-        CIFARStemResNet(20)  # type: ignore[arg-type]

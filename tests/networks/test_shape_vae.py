@@ -1,6 +1,5 @@
 import math
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -60,11 +59,3 @@ def test_it_learns_ellipses() -> None:
         again = (vae(masks[400:]) > 0).float()
     dice = 2 * (again * masks[400:]).sum(dim=(1, 2, 3)) / (again + masks[400:]).sum(dim=(1, 2, 3))
     assert dice.mean() > 0.9
-
-
-@pytest.mark.parametrize(
-    ("arguments", "key"), [((40, 8), "image_size"), ((32, 0), "num_latents"), ((32, 8, (1, 2, 3)), "widths")]
-)
-def test_bad_arguments_are_named(arguments: tuple, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        ShapeVAE(*arguments)

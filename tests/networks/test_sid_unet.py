@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -51,8 +50,3 @@ def test_tiles_that_overlap_by_twice_the_reach_give_what_the_whole_image_gives()
     network = SIDUNet(4, widths=[2, 3, 4]).double()
     image = torch.rand(1, 4, 140, 84, dtype=torch.float64)
     torch.testing.assert_close(tiled(network, image, 100, 48), network(image), rtol=0, atol=1e-12)
-
-
-def test_a_single_level_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"widths must name at least two levels, got \[8\]"):
-        SIDUNet(widths=[8])

@@ -96,12 +96,3 @@ def test_the_perceptron_hears_the_time_and_refuses_other_images() -> None:
     assert not torch.allclose(first, second)
     with pytest.raises(ValueError, match="in_features is 16"):
         network(torch.rand(3, 1, 5, 4), torch.zeros(3))
-
-
-@pytest.mark.parametrize(("key", "value"), [("patch_size", 3), ("width", 7), ("width", 10)])
-def test_bad_arguments_are_named(key: str, value: int) -> None:
-    arguments = {"image_size": 8, "patch_size": 4, "width": 8, "depth": 1, "num_heads": 4, key: value}
-    with pytest.raises(ValueError, match=key):
-        TimeConditionedViT(**arguments)
-    with pytest.raises(ValueError, match="width"):
-        TimeConditionedMLP(16, width=7)

@@ -76,9 +76,3 @@ def test_features_can_be_watched_through_the_normalisation() -> None:
     with torch.device("meta"):
         network = Normalized(UNet(3, 2, [4, 8]), [0.5] * 3, [0.25] * 3)
         assert network.forward_features(torch.rand(2, 3, 8, 8)).shape == (2, 4, 8, 8)
-
-
-@pytest.mark.parametrize(("widths", "message"), [([64], "at least two levels"), ([4, 0], "at least 1")])
-def test_bad_widths_are_named(widths: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=f"widths must .*{message}"):
-        UNet(1, 2, widths)

@@ -36,8 +36,3 @@ def test_output_equals_an_independent_computation(batch_norm: bool) -> None:
         x = (x @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).clamp(min=0)
     torch.testing.assert_close(network(image), x @ state["linear.weight"].T + state["linear.bias"])
     assert not network.train()(image).equal(network(image))  # dropout
-
-
-def test_an_unknown_depth_is_named() -> None:
-    with pytest.raises(ValueError, match="depth must be one of 11, 13, 16, 19, got 6"):
-        VGG(6)  # type: ignore[arg-type]

@@ -41,17 +41,3 @@ def test_dropout_acts_in_training_alone() -> None:
     torch.testing.assert_close(network(image), network(image), rtol=0, atol=0)
     network.train()
     assert not torch.equal(network(image), network(image))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"depth": 30}, "depth must be 6n.*got 30"),
-        ({"depth": 4}, "depth must be 6n.*got 4"),
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-    ],
-)
-def test_bad_arguments_are_named(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        WideResNet(**arguments)  # type: ignore[arg-type]
