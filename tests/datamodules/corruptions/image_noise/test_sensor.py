@@ -148,23 +148,3 @@ def test_each_tested_image_has_a_camera_state_of_its_own_and_the_same_again() ->
     states = [Sensor().state(clean, SeededImageRNG(index=index)) for index in range(50)]
     assert len({float(state.gain) for state in states}) == 50
     assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"camera": "Leica"}, "camera must be one of"),
-        ({"levels": 0}, "levels must be positive, got 0"),
-        ({"light_factors": (300.0, 100.0)}, "light_factors must be in ascending order"),
-        ({"banding": -1}, "banding at least 0"),
-        ({"model": "full"}, "model must be one of physical, shot and gaussian, gaussian, got 'full'"),
-    ],
-)
-def test_arguments_outside_their_domain_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Sensor(**arguments)
-
-
-def test_images_that_are_not_packed_are_refused() -> None:
-    with pytest.raises(ValueError, match="packed raw images of 4 channels, got 3"):
-        Sensor().sample(torch.zeros(1, 3, 4, 4), numbers(1))

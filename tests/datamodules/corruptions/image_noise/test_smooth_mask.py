@@ -1,12 +1,10 @@
 """Smooth masks: enlarged by nearest neighbours, blurred, in [0, 1]."""
 
-from typing import Any
-
 import pytest
 import torch
 
 from datamodules.corruptions.image_noise import CounterRNG, SmoothMask
-from datamodules.corruptions.image_noise.smooth_mask import fit_mask, smooth
+from datamodules.corruptions.image_noise.smooth_mask import smooth
 
 
 def test_cells_are_repeated_as_far_as_they_reach() -> None:
@@ -45,23 +43,3 @@ def test_images_move_towards_the_mean_by_the_mask_of_their_sample() -> None:
     assert mask.max() <= 1
     torch.testing.assert_close(mask[:, :1].expand(-1, 3, -1, -1), mask, rtol=0, atol=1e-6)
     assert noise.sample(clean[2:4], CounterRNG(0, 0, index[2:4])).equal(noisy[2:4])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"grid": 0}, "grid must be at least 1"),
-        ({"kernel": 2}, "kernel must be odd"),
-        ({"sigma": 0.0}, "sigma must be"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SmoothMask(**arguments)
-
-
-def test_a_grid_or_kernel_larger_than_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="grid must be at most 8, the side of an image, got 9"):
-        SmoothMask(grid=9).sample(torch.zeros(1, 1, 8, 10), CounterRNG(0, 0, torch.zeros(1).long()))
-    with pytest.raises(ValueError, match="kernel must be less than twice the side of an image, 8, got 17"):
-        fit_mask((1, 8, 8), 8, 17)
