@@ -125,12 +125,6 @@ def test_a_control_does_nothing_at_first() -> None:
     assert not module.control(torch.randn(4, 8)).any()
 
 
-def test_steps_that_are_too_long_are_refused_before_training() -> None:
-    module = FractionalBridge(FractionalNoise(0.7))
-    with pytest.raises(ValueError, match=r"gamma_max 20 with 1 substeps of an interval of 0\.2 gives 4"):
-        quiet().fit(module, Sequences(BridgePaths(0.7, num_times=11)))
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_the_demos_loss_is_within_a_tenth_of_the_least(seed: str, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Steps of the equation against loops over samples and processes, closed forms, and other step lengths."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from lightning_modules.probabilistic.fractional_sde.exact import path_covariance
 from lightning_modules.probabilistic.fractional_sde.integration import (
     SolutionPath,
     Solver,
-    check_run,
     check_step,
     increments,
     integrate,
@@ -159,23 +157,8 @@ def test_solvers_agree_where_the_diffusion_is_constant() -> None:
     assert (paths[0] == paths[1]).all()
 
 
-def test_steps_that_are_too_long_are_refused() -> None:
+def test_steps_of_half_a_decay_are_short_enough() -> None:
     check_step(20.0, 0.1, 5)
-    with pytest.raises(
-        ValueError, match=r"gamma_max 20 with 3 substeps of an interval of 0.1 gives 0.667: set substeps"
-    ):
-        check_step(20.0, 0.1, 3)
-    with pytest.raises(ValueError, match="substeps to at least 5"):
-        check_step(20.0, 0.1, 4)  # exactly 0.5
-    noise = FractionalNoise(0.5)
-    with pytest.raises(ValueError, match="gamma_max"):
-        check_run(SimpleNamespace(precision="64-true", datamodule=SimpleNamespace(interval=0.1)), noise, 1)
-
-
-@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
-def test_paths_in_half_precision_are_refused(precision: str) -> None:
-    with pytest.raises(ValueError, match=f"trainer.precision {precision}"):
-        check_run(SimpleNamespace(precision=precision, datamodule=None), FractionalNoise(0.5), 1)
 
 
 def test_networks_in_half_precision_leave_paths_in_their_own() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.sequences.fractional_paths import FractionalBalls, FractionalPaths
+from datamodules.sequences.fractional_paths import FractionalBalls
 from datamodules.sequences.sequences import Sequences
 from lightning_modules.probabilistic.fractional_sde import (
     FractionalLatentSDE,
@@ -151,37 +151,6 @@ def test_videos_are_measured_and_shown() -> None:
     assert strip.shape == (3, 1, 3 * 16 + 2 * 2, 16)
     assert torch.equal(strip[:, :, :16], batch["observed"][:, 4])
     assert torch.equal(strip[:, :, -16:], outputs["predicted"][:, 4])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_latents": 0}, "num_latents must be at least 1, got 0"),
-        ({"num_given": 2}, "num_given must be at least 3, got 2"),
-        ({"solver": "heun"}, "solver must be one of euler, milstein, got 'heun'"),
-    ],
-)
-def test_refusals(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        of_points(**arguments)
-
-
-def test_widths_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"decoder\.in_features is 70, but num_contents and num_latents together are 68"
-    ):
-        FractionalLatentSDE(FractionalNoise(0.7), FrameEncoder(), FrameDecoder(), num_latents=4)
-    with pytest.raises(ValueError, match=r"encoder\.num_features is 64, but num_features is 32"):
-        FractionalLatentSDE(FractionalNoise(0.7), FrameEncoder(), FrameDecoder(), num_features=32)
-
-
-def test_sequences_that_are_too_short_or_too_coarse_are_refused_before_training() -> None:
-    noise = FractionalNoise(gamma_max=10.0)
-    module = FractionalLatentSDE(noise, nn.Linear(2, 64), nn.Linear(70, 2), num_given=6)
-    with pytest.raises(ValueError, match="num_given must be below the 6 observations of a sequence"):
-        quiet(max_epochs=1).fit(module, Sequences(FractionalPaths(0.7, num_times=6)))
-    with pytest.raises(ValueError, match=r"gamma_max 10 with 3 substeps of an interval of 0\.2 gives 0\.667"):
-        quiet(max_epochs=1).fit(module, Sequences(FractionalPaths(0.7, interval=0.2)))
 
 
 @pytest.mark.data

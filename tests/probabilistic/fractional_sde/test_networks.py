@@ -1,7 +1,5 @@
 """The networks of videos: the authors' numbers of parameters, shapes, the median, and what is refused."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,16 +49,3 @@ def test_the_beginning_is_told_by_the_first_frames_and_the_context_by_those_arou
 
     assert told(found.mean) == [0, 1, 2]
     assert told(found.context[:, 5]) == [3, 4, 5, 6, 7]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"image_size": 40}, "image_size must be a multiple of 16 for 4 blocks, got 40"),
-        ({"channels": [12, 8]}, r"channels must be multiples of 8, got \[12, 8\]"),
-    ],
-)
-@pytest.mark.parametrize("network", [FrameEncoder, FrameDecoder])
-def test_refusals(network: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        network(**arguments)

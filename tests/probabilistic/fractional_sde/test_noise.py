@@ -1,7 +1,5 @@
 """Noise: the law of its start, the precision of its weights, a learned H, and what is refused."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -58,20 +56,3 @@ def test_the_start_has_the_trainers_precision_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             starts.append(noise.start(x))
     torch.testing.assert_close(*starts, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"hurst": 0.0}, r"hurst must be in \(0, 1\), got 0.0"),
-        ({"hurst": 1.0}, r"hurst must be in \(0, 1\), got 1.0"),
-        ({"hurst": -1.0}, r"hurst must be in \(0, 1\), got -1.0"),
-        ({"kind": "III"}, "kind must be one of I, II, got 'III'"),
-        ({"num_processes": 1}, "num_processes must be at least 2, got 1"),
-        ({"gamma_max": 1.0}, r"gamma_max must be in \(1, inf\), got 1.0"),
-        ({"horizon": 0.0}, "horizon must be positive, got 0.0"),
-    ],
-)
-def test_refusals(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FractionalNoise(**{"hurst": 0.5, **arguments})
