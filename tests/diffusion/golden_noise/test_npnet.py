@@ -190,36 +190,3 @@ def test_weights_in_the_authors_layout_are_read(tmp_path: Path) -> None:
     key = "layers.1.blocks.0.attn.qkv.weight"
     assert torch.equal(network.residual.features.get_parameter(key), content["unet_embedding"][f"swin.{key}"])
     assert network(torch.randn(2, 4, 8, 8), Prompts(torch.randn(2, 3, 2))).shape == (2, 4, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"embeeding": None}, "must contain unet_svd, unet_embedding, embeeding, alpha, beta of an NPNet: KeyError"),
-        ({"embeeding": {"linear.weight": torch.zeros(8, 7)}}, "missing: text.linear.bias; wrong shape: text.linear"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
-    released(tmp_path / "sdxl.pth", **more)
-    with pytest.raises(ValueError, match=message):
-        with_released_weights(small_swin(), str(tmp_path / "sdxl.pth"))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"channels": 3}, r"square number of channels and h = w, .* got \[3, 8, 8\]"),
-        ({"size": 7, "channels": 1}, "folds to 7 rows, not divisible by the 8 heads"),
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        npnet(**options)
-
-
-def test_noise_and_texts_of_other_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"latent_shape is \[4, 8, 8\], but the noise has \[4, 4, 4\]"):
-        npnet()(randn(3, 4, 4, 4), prompts())
-    with pytest.raises(ValueError, match="prompt_features is 6, but a text embedding has 4"):
-        npnet()(randn(3, 4, 8, 8), Prompts(randn(3, 2, 2)))

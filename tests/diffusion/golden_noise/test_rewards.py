@@ -1,6 +1,5 @@
 """CLIP as a reward against its own processor, weights of open_clip against attention written anew, and refusals."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_modules.diffusion.golden_noise import ClassProbability, CLIPReward
-from lightning_modules.diffusion.golden_noise.rewards import Called, scored
 from tests.tiny_pipelines import VOCABULARY, save_tokenizer
 
 
@@ -121,9 +119,7 @@ def test_weights_of_open_clip_such_as_hpsv2s_give_open_clips_cosine(clip: Path, 
     torch.testing.assert_close(reward(image, texts), 100 * F.cosine_similarity(seen, told), rtol=1e-4, atol=1e-3)
 
 
-def test_a_model_that_is_not_there_and_weights_that_do_not_fit_are_refused(clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no CLIP model nobody/none: .* run `hf download nobody/none`"):
-        CLIPReward("nobody/none", local_files_only=True)
+def test_weights_that_do_not_fit_are_refused(clip: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"visual.proj": torch.zeros(16, 12), "other": torch.zeros(1)}}, tmp_path / "hps.pt")
     with pytest.raises(ValueError, match=r"hps.pt does not fit CLIPModel: missing: .*; unexpected: other"):
         CLIPReward(str(clip), weights=str(tmp_path / "hps.pt"))
@@ -136,9 +132,3 @@ def test_the_probability_is_that_of_the_class_that_the_text_names() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, -2.0]).sigmoid())
     with pytest.raises(ValueError, match="captions must contain every text; missing: maybe"):
         reward(logits, ["yes", "maybe"])
-
-
-@pytest.mark.parametrize("score", [lambda images, texts: images.mean(), lambda images, texts: images])
-def test_a_reward_that_gives_no_number_for_each_image_is_named(score: Callable[..., Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"rewards.mine must return shape \[2\], got \["):
-        scored(nn.ModuleDict({"mine": Called(score)}), images(), ["a", "b"])
