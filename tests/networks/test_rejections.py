@@ -45,9 +45,8 @@ def deeplab(**options: Any) -> Callable[[Path], object]:
 
     def build(root: Path) -> object:
         torch.save({"linear.weight": torch.zeros(2)}, root / "other.pth")
-        if "weights" in options:
-            options["weights"] = str(root / options["weights"])
-        return deeplabv3_resnet50(**{"num_classes": 2, **options})
+        given = {"weights": str(root / options["weights"])} if "weights" in options else {}
+        return deeplabv3_resnet50(**{"num_classes": 2, **options, **given})
 
     return build
 
