@@ -262,30 +262,6 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been(
     assert sorted(path.name for path in (tmp_path / "torn").glob("*/*")) == ["array.npy", "manifest.json"]
 
 
-def scaled(factor: float) -> Encoder:
-    encoder = Encoder()
-    encoder.layers[1].weight.data *= factor
-    return encoder
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"num_features": 0}, "num_features must be at least 1, got 0"),
-        ({"augmented_passes": -1}, "augmented_passes must be at least 0, got -1"),
-        ({"encoder_batch_size": 0}, "encoder_batch_size must be at least 1, got 0"),
-        ({"dtype": "int8"}, "dtype must be one of float32, float16, got 'int8'"),
-        ({"num_features": 17}, r"num_features is 17, and the encoder gives \[16\] for an image"),
-        ({"encoder": nn.Conv2d(1, 16, 3)}, r"num_features is 16, and the encoder gives \[16, 6, 6\]"),
-        ({"encoder": scaled(1e6), "dtype": "float16"}, "undefined, infinite or too great for float16"),
-        ({"encoder": scaled(float("nan"))}, "undefined, infinite or too great for float32"),
-    ],
-)
-def test_what_does_not_fit_is_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=said):
-        cached(tmp_path, **options).training()
-
-
 def head() -> NMTune:
     torch.manual_seed(0)
     return NMTune(

@@ -2,7 +2,6 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
+from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
 
@@ -112,71 +111,6 @@ def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
     assert flips == {
         *{("truck", "automobile"), ("bird", "airplane"), ("deer", "horse"), ("cat", "dog"), ("dog", "cat")},
     }
-
-
-@pytest.mark.parametrize("kind", SETS)
-def test_an_empty_folder_says_what_was_expected_where_and_how_to_get_it(kind: type[CIFAR], tmp_path: Path) -> None:
-    expected = rf"{kind.name}: found neither {tmp_path}/{kind.archive} .* nor train-\*\.parquet .*download to true"
-    with pytest.raises(FileNotFoundError, match=expected):
-        kind(str(tmp_path)).training()
-
-
-def test_damaged_files_of_torchvisions_layout_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_torchvision_layout(CIFAR10, tmp_path, monkeypatch)
-    file = tmp_path / CIFAR10.archive / "train_1"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(
-        FileNotFoundError, match=r"cifar-10-batches-py \(torchvision's layout, complete and undamaged\)"
-    ):
-        CIFAR10(str(tmp_path)).training()
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def rename_column(path: Path) -> None:
-    pd.read_parquet(path).rename(columns={"img": "image"}).to_parquet(path)
-
-
-def replace_image(path: Path) -> None:
-    table = pd.read_parquet(path)
-    table["img"] = [{"bytes": one["bytes"][:50], "path": None} for one in table["img"]]
-    table.to_parquet(path)
-
-
-def enlarge_labels(path: Path) -> None:
-    table = pd.read_parquet(path)
-    table["label"] = np.full(len(table), 2**63, dtype=np.uint64)
-    table.to_parquet(path)
-
-
-@pytest.mark.parametrize(
-    "harm", [truncate, rename_column, replace_image, enlarge_labels, lambda path: path.write_bytes(b"")]
-)
-def test_a_damaged_parquet_file_is_named(tmp_path: Path, harm: Callable[[Path], Any]) -> None:
-    write_parquet_layout(CIFAR10, tmp_path)
-    harm(tmp_path / "train-00001-of-00002.parquet")
-    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet is damaged or lacks the columns img, label"):
-        CIFAR10(str(tmp_path)).training()
-
-
-def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
-    images = [encoded(np.zeros((3, 32, width), dtype=np.uint8)) for width in (32, 31)]
-    file = tmp_path / "train-0.parquet"
-    pd.DataFrame({"img": images, "label": [0, 1]}).to_parquet(file)
-    with pytest.raises(ValueError, match=rf"{tmp_path} has images of 2 sizes, expected one"):
-        decode_parquet([file], "img", "label")
-
-
-def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
-    write_parquet_layout(CIFAR10, tmp_path)
-    file = tmp_path / "train-00000-of-00002.parquet"
-    table = pd.read_parquet(file)
-    table.loc[3, "label"] = 10
-    table.to_parquet(file)
-    with pytest.raises(ValueError, match=r"labels of the training set lie in 0\.\.\.10, but num_classes 10"):
-        LabelledImages(CIFAR10(str(tmp_path))).setup("fit")
 
 
 def test_nothing_is_downloaded_that_is_there_or_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,14 +39,6 @@ def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -
     assert torch.equal(again.image, data.train_set.source.fetch(torch.arange(150), None))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("num_clean", 0), ("num_foreign", -1), ("num_test", 0), ("rare_share", 0.0)]
-)
-def test_bad_arguments_are_named(key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=key):
-        Clustered(**{key: value})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("seed", [0, 5])
 def test_centres_of_a_kind_are_equally_far_from_each_other_whatever_the_seed(seed: int) -> None:
     clusters = Clusters(offset=3.0, rare_offset=1.0, scale=0.5, seed=seed)

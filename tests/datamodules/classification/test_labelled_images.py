@@ -148,48 +148,6 @@ def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
     assert joined([*data.predict_dataloader()], "index").tolist() == list(range(7))
 
 
-class Mislabelled(Patterns):
-    num_classes = 3
-
-
-class Empty(Patterns):
-    def training(self) -> ImagesInMemory:
-        return self._read(np.arange(0))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"evaluation_batch_size": 0}, "evaluation_batch_size must be at least 1, got 0"),
-        ({"passes_per_epoch": 0}, "passes_per_epoch must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
-        ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
-        ({"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\), got -0.1"),
-        ({"validation_fraction": 0.97}, r"validation_fraction 0\.97 leaves no training image of 40"),
-        ({"images": Mislabelled()}, r"labels of the training set lie in 0\.\.\.3, but num_classes 3 allows 0\.\.\.2"),
-        ({"images": Empty()}, "the training set is empty"),
-    ],
-)
-def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelledImages(**{"images": Patterns(), **options}).setup("fit")
-
-
-def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size is 41, more than the 40 samples of the training set"):
-        ready(patterns(batch_size=41)).train_dataloader()
-    data = ready(patterns(batch_size=100))
-    data.trainer = on_process(0, 50, tmp_path)
-    with pytest.raises(ValueError, match="40 samples cannot be split over 50 ranks: use at most 40"):
-        data.train_dataloader()
-    data = ready(patterns(batch_size=8, evaluation_batch_size=2), "test")
-    data.trainer = on_process(0, 4, tmp_path)
-    with pytest.raises(ValueError, match=r"evaluation_batch_size 2 \(over all ranks\) is below the number of ranks, 4"):
-        data.test_dataloader()
-
-
 def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     assert [free_cores(world_size) for world_size in (1, 2, 4, 16)] == [8, 6, 3, 1]

@@ -39,21 +39,6 @@ def test_images_in_colour_and_of_other_sizes(tmp_path: Path) -> None:
     assert images.test().image[:, 1].unique().tolist() == [7]
 
 
-def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent/absent.npz does not exist; download the set's file"):
-        MedMNIST("absent", 2, str(tmp_path)).test()
-    root = written(tmp_path / "small", test_labels=np.zeros((4, 2), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"has labels \[4, 2\], expected \[4, 1\]: one per image"):
-        MedMNIST("small", 2, root).test()
-    with pytest.raises(ValueError, match=r"has images \[1, 28, 28\] of torch.uint8, expected \[3, 28, 28\]"):
-        MedMNIST("small", 2, root, channels=3).training()
-    (tmp_path / "small" / "small.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match="is damaged or lacks test_images or test_labels"):
-        MedMNIST("small", 2, root).test()
-    with pytest.raises(ValueError, match="num_classes must be at least 2"):
-        MedMNIST("small", 1)
-
-
 def test_test_images_of_a_noisy_set_are_masked_alike_for_all_seeds(tmp_path: Path) -> None:
     images = MedMNIST("small", 2, written(tmp_path / "small"))
     noisy = NoisyImages(images, SmoothMask(grid=7, kernel=3, sigma=1.0))

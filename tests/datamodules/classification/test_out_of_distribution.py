@@ -1,7 +1,5 @@
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from lightning.pytorch import LightningModule
 
@@ -9,13 +7,11 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import OtherImages
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import (
-    ImagesInFolder,
     OtherDigits,
     PhotographPatches,
     UniformNoise,
 )
 from datamodules.classification.out_of_distribution import OutOfDistribution
-from datamodules.classification.svhn import SVHN
 from tests.trainers import quiet
 
 EIGHT = Digits(num_classes=8)
@@ -69,31 +65,3 @@ def test_training_is_that_of_the_data_set_and_one_seed_is_of_both() -> None:
         assert torch.equal(batch["image"], other["image"])
     assert (data.num_classes, data.image_shape, data.batch_size) == (8, (1, 8, 8), 100)
     assert data.num_train_samples == alone.num_train_samples == int((Digits().training().label < 8).sum())
-
-
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ood must name at least one set"):
-        OutOfDistribution({}, images=EIGHT)
-    with pytest.raises(ValueError, match="and not in_distribution, got 'in_distribution'"):
-        OutOfDistribution({"in_distribution": UniformNoise(3)}, images=EIGHT)
-    with pytest.raises(ValueError, match="got 'a/b'"):
-        OutOfDistribution({"a/b": UniformNoise(3)}, images=EIGHT)
-    for images, message in (
-        (SVHN(str(tmp_path)), r"ood.x: SVHN has images \[3, 32, 32\], and those in distribution are"),
-        (ImagesInFolder("LSUN_resize", str(tmp_path)), r"ood.x: LSUN_resize: .* square RGB images"),
-    ):
-        data = OutOfDistribution({"x": images}, images=EIGHT)
-        with pytest.raises(ValueError, match=message):
-            data.setup("test")
-    folder = ImagesInFolder("LSUN_resize", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"LSUN_resize does not exist; expected .*set data_dir to the folder"):
-        folder.of_no_class((3, 32, 32), 0)
-    (tmp_path / "LSUN_resize").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"has no image; expected files that end with \.avif"):
-        folder.of_no_class((3, 32, 32), 0)
-    with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
-        UniformNoise(0)
-    with pytest.raises(ValueError, match=r"digits must be some of 0\.\.\.9, got \[10\]"):
-        OtherDigits([10])
-    with pytest.raises(ValueError, match=r"num_classes must be in \[1, 10\], got 11"):
-        Digits(num_classes=11)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import Tensor
 
@@ -41,9 +40,3 @@ def test_split_and_contrast_follow_from_the_seed() -> None:
     assert abs(contrast.mean() - 0.6) < 0.05
     wanted = plain.image * contrast[:, None, None, None]
     torch.testing.assert_close(dark.image.double(), wanted, rtol=0, atol=1.0)
-
-
-@pytest.mark.parametrize(("key", "value"), [("patch_size", 0), ("patch_size", 129), ("lowest_contrast", 0.0)])
-def test_what_is_out_of_range_is_named(key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=key):
-        PatchesOfPhotographs(**{key: value})  # type: ignore[arg-type]

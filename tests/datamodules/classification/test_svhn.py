@@ -25,14 +25,3 @@ def test_svhn_is_read_as_torchvision_reads_it(folder: str, tmp_path: Path) -> No
     assert source.label.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     np.testing.assert_array_equal(source.image[5].numpy().transpose(1, 2, 0), image[..., 5])
     assert len(data.training().label) == 20
-
-
-def test_svhn_that_is_missing_or_damaged_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"found test_32x32.mat neither in .*; set data_dir"):
-        SVHN(str(tmp_path)).test()
-    (tmp_path / "test_32x32.mat").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"test_32x32.mat is damaged or not an SVHN file"):
-        SVHN(str(tmp_path)).test()
-    savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)})
-    with pytest.raises(ValueError, match=r"\[4, 3, 32, 32\] and 3 labels"):
-        SVHN(str(tmp_path)).test()
