@@ -203,6 +203,12 @@ class LabelledImages(SeededBatches):
         images = self._prepared(self.images)
         source, given, known = self._training_labels(images)
         kept, held_out, tested = self._split(images, source, given)
+        dropped = torch.zeros(len(given), dtype=torch.bool)
+        if isinstance(self.label_noise, FromCSV):
+            dropped = self.label_noise.dropped(len(given), source.names)
+            if dropped[kept].all():
+                raise ValueError(f"{self.label_noise.path} drops all of the {len(kept)} training images")
+        kept, held_out = kept[~dropped[kept]], held_out[~dropped[held_out]]
         if len(tested):
             rank_zero_info(
                 f"There are no test images: {len(tested)} of the {len(given)} training images (data.test_fraction "
@@ -218,7 +224,7 @@ class LabelledImages(SeededBatches):
         elif (own := images.validation()) is not None:
             self.validation_set = LabelledSet(self._checked(own, "validation"))
         self._restore_corrections()
-        self._keep_labels(given, known, tested)
+        self._keep_labels(given, known, tested, dropped)
 
     def _checked(self, source: ImageSource, split: str) -> ImageSource:
         self._check_labels(source.label, split)
@@ -234,7 +240,7 @@ class LabelledImages(SeededBatches):
                 f"0...{self.num_classes - 1}"
             )
 
-    def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor) -> None:
+    def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor, dropped: Tensor) -> None:
         """Save the run's given labels as `labels.csv` in its directory.
 
         An existing table, of a resumed or tested run, is left as it is.
@@ -250,7 +256,7 @@ class LabelledImages(SeededBatches):
             return
         path = Path(directory, "labels.csv")
         if path.is_file() or trainer.is_global_zero:
-            drawn = label_table(self.train_set.source, given, truth, self.train_set.row, tested)
+            drawn = label_table(self.train_set.source, given, truth, self.train_set.row, tested, dropped)
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:

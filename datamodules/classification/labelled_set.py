@@ -151,7 +151,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
 
 
 def label_table(
-    source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor
+    source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor, dropped: Tensor
 ) -> "pd.DataFrame":
     """Tabulate the labels of a whole dataset as it was read, so that `FromCSV` reproduces them in other runs.
 
@@ -161,16 +161,19 @@ def label_table(
         truth: true labels, `[N]`, or None.
         training: rows for training.
         tested: rows held out for testing.
+        dropped: `[N]`, bool: samples left out of training and validation. If there are any, the table has `action`.
     """
     import pandas as pd
 
-    split = np.full(len(given), "validation", dtype=object)
+    split = np.where(dropped.numpy(), "dropped", "validation").astype(object)
     split[training.numpy()] = "training"
     split[tested.numpy()] = "test"
     columns: dict[str, Any] = {"index": np.arange(len(split)), "label": given}
     if truth is not None:
         columns["clean_label"] = pd.Series(truth, dtype="Int64").mask(truth.numpy() == UNVERIFIED)
     columns["split"] = split
+    if dropped.any():
+        columns["action"] = np.where(dropped.numpy(), "drop", "keep")
     if (names := source.names) is not None:
         columns["name"] = names
     return pd.DataFrame(columns)

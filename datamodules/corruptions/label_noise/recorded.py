@@ -17,6 +17,8 @@ from datamodules.files.array_pickle import read_torch_arrays
 if TYPE_CHECKING:
     import pandas as pd
 
+ACTIONS = ("keep", "relabel", "drop")
+"""What a cleaned table says of each label."""
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
 
 
@@ -71,7 +73,7 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a table that identifies each sample, with its label and optionally `clean_label`.
+    """Labels from a table that identifies each sample, with its label and optionally `clean_label` and `action`.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
     ignored.
@@ -80,6 +82,10 @@ class FromCSV:
     one. A table with file names defines them, whatever the folders say. In a table without file names they must equal
     the dataset's labels, which verifies that the table belongs to this dataset in this order. Without the column, no
     label counts as true, because the table may correct the dataset's labels.
+
+    If the table has a column `action`, as the `cleaned_labels.csv` of a label report, samples with `drop` are left out
+    of training and validation, not of testing. Samples with `keep` or `relabel` have the label in `column`. To train on
+    a cleaned list, set `path`, `partial: true` for images that the report does not cover, and `classes: number`.
 
     To use the proposals of another run's `label_report.csv`, set `column: proposed` and `key: row` (or `key: name` for
     files), and `partial: true` if images were held out; its `index` counts the training split only.
@@ -167,6 +173,18 @@ class FromCSV:
             check_order(self.path, in_order, true)
             truth[row[empty]] = UNVERIFIED
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
+
+    def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
+        """Return which samples of the dataset the table drops, `[samples]`, bool."""
+        table = self._read()
+        dropped = np.zeros(samples, dtype=bool)
+        if "action" in table:
+            action = table["action"].str.strip()
+            if not action.isin(ACTIONS).all():
+                other = action[~action.isin(ACTIONS)].iloc[0]
+                raise ValueError(f"action of {self.path} must be one of {', '.join(ACTIONS)}, got {other!r}")
+            dropped[self._rows(table, samples, names)] = action == "drop"
+        return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
         """Return the label frequencies in the table, which needs the column `clean_label`, over rows of known true

@@ -180,3 +180,29 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
 def test_clean_labels_are_not_written(tmp_path: Path) -> None:
     trained(patterns(), tmp_path)
     assert not (tmp_path / "labels.csv").exists()
+
+
+def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: Path) -> None:
+    """And the table of the run gives another the same."""
+    before = ready(patterns(validation_fraction=0.2, seed=1))
+    assert before.train_set is not None
+    assert before.validation_set is not None
+    gone = [int(before.train_set.row[3]), int(before.validation_set.row[2])]
+    path = tmp_path / "mine.csv"
+    path.write_text("index,label,action\n" + "".join(f"{row},0,drop\n" for row in gone))
+    first = patterns(label_noise=FromCSV(str(path), partial=True), validation_fraction=0.2, seed=1)
+    trained(first, tmp_path)
+    again = patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1)
+    for data in (first, ready(again)):
+        for part, whole in ((data.train_set, before.train_set), (data.validation_set, before.validation_set)):
+            assert part is not None
+            assert part.row.tolist() == [row for row in whole.row.tolist() if row not in gone]
+    table = pd.read_csv(tmp_path / "labels.csv")
+    assert table.index[table["split"] == "dropped"].tolist() == sorted(gone)
+    path.write_text("index,label,action\n" + "".join(f"{row},0,drop\n" for row in range(40)))
+    with pytest.raises(ValueError, match=rf"{path} drops all of the 32 training images"):
+        patterns(label_noise=FromCSV(str(path)), validation_fraction=0.2, seed=1).setup("fit")
+    held_out = patterns(label_noise=FromCSV(str(path)), seed=1)
+    held_out.setup("test")
+    assert held_out.test_set is not None
+    assert len(held_out.test_set) == len(patterns().images.test().label)

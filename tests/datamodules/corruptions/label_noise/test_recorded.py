@@ -283,3 +283,20 @@ def test_columns_that_are_not_separated_by_commas_are_noticed(sign: str, said: s
     (tmp_path / "labels.csv").write_text(f"name{sign}label\na.png{sign}0\n")
     with pytest.raises(ValueError, match=f"separates its columns by {said}, but a table of labels must use commas"):
         FromCSV(str(tmp_path / "labels.csv")).apply(torch.zeros(1, dtype=torch.int64), 2)
+
+
+def test_a_cleaned_table_drops_samples_by_their_action(tmp_path: Path) -> None:
+    path = tmp_path / "cleaned_labels.csv"
+    path.write_text("index,name,label,action\n2,c,1,drop\n0,a,1,relabel\n1,b,0,keep\n")
+    noise = FromCSV(str(path), partial=True)
+    assert noise.apply(np.array([0, 0, 0, 1]), 2).tolist() == [1, 0, 1, 1]
+    assert noise.dropped(4).tolist() == [False, False, True, False]
+    by_name = FromCSV(str(path), key="name", partial=True)
+    assert by_name.dropped(4, ["d", "c", "b", "a"]).tolist() == [False, True, False, False]
+    path.write_text("index,label\n0,1\n")
+    assert not noise.dropped(4).any()
+    path.write_text("index,label,action\n0,1,remove\n")
+    with pytest.raises(
+        ValueError, match=r"action of .*cleaned_labels.csv must be one of keep, relabel, drop, got 'remove'"
+    ):
+        noise.dropped(4)
