@@ -31,6 +31,26 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
     return (own[:, 0] - others.amax(dim=1) + 1) / 2
 
 
+def judged(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Compare a classifier's predictions with the given labels.
+
+    Args:
+        probability: `[B, K]`, float64, rows that sum to one, K >= 2.
+        label: `[B]`, int64: the given labels.
+
+    Returns:
+        The columns of a label report, each `[B]`.
+    """
+    highest, proposed = probability.max(dim=1)
+    return {
+        "given": label,
+        "proposed": proposed,
+        "probability_given": probability.gather(1, label[:, None])[:, 0],
+        "probability_proposed": highest,
+        "score": label_score(probability, label),
+    }
+
+
 def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
     """Compute the precision and recall of the suspected labels.
 

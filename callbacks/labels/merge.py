@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
 REPORT = "label_report.csv"
 MOST = 2**31 - 1
-COLUMNS = {"row": (0, MOST), "given": (0, MOST), "suspected": (0, 1)}
+COLUMNS = {"row": (0, MOST), "given": (0, MOST), "proposed": (0, MOST), "suspected": (0, 1)}
 """Columns of whole numbers, with minimum and maximum."""
+NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
@@ -48,12 +49,13 @@ def _read(path: Path) -> "pd.DataFrame":
     from datamodules.files.number_tables import checked_numbers, read_csv
 
     table = read_csv(path, "label report")
-    if missing := [column for column in ("in_sample", "score", *COLUMNS) if column not in table]:
+    if missing := [column for column in (*NUMBERS, *COLUMNS) if column not in table]:
         raise ValueError(f"{path} is not a label report: it lacks the column {missing[0]}")
     for column, (least, most) in COLUMNS.items():
         table[column] = whole_numbers(table[column], least, most, path, column)
     if "clean_label" in table:
         known = table["clean_label"].notna()
         whole_numbers(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
-    checked_numbers(table[["score", "in_sample"]], "label report", path)
+        table["clean_label"] = table["clean_label"].astype("Int64")  # so that empty cells do not make others 1.0
+    checked_numbers(table[NUMBERS], "label report", path)
     return table

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.labels.measures import label_score, report_metrics
+from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
+from callbacks.labels.measures import judged, report_metrics
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
 from datamodules.files.whole_files import save_figure, write_text
@@ -50,10 +51,14 @@ class LabelReport(Callback):
       `given_name` and `proposed_name` if the classes have names, `probability_given`, `probability_proposed`, `score`,
       `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, empty for an
       unverified image;
+    * `cleaned_labels.csv`, in dataset order: `keep`, `relabel` or `drop` for each label, with a confidence, by the rule
+      of `callbacks.labels.cleaning.with_actions`; `FromCSV` reads it, so that another run trains on it;
     * `figures/label_report.png`, the images with the worst labels.
 
-    It logs `test/labels_suspected`, the suspected fraction, and if true labels are known `test/label_precision`,
-    `test/label_recall` and `test/label_auroc` (of the score, wrong against correct labels), over verified images.
+    It logs `test/labels_suspected`, the suspected fraction, `test/labels_wrong_estimate`, the estimated fraction of
+    wrong labels, with its 95 % interval `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of the
+    confident joint), and if true labels are known `test/label_precision`, `test/label_recall` and `test/label_auroc`
+    (of the score, wrong against correct labels), over verified images.
 
     Images are sharded over ranks. Memory holds six numbers for each image, not the images; with `compare_with_cleanlab`
     rank 0 also holds all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from
@@ -120,10 +125,10 @@ class LabelReport(Callback):
         trainer.strategy.barrier("the labels are judged")
         metrics: dict[str, float] = {}
         if trainer.is_global_zero:
-            judged = _merged(parts)
+            scored = _merged(parts)
             for part in parts:
                 part.unlink()
-            table, metrics = self._report(judged, loader.dataset, class_names(trainer), in_sample=held_out is None)
+            table, metrics = self._report(scored, loader.dataset, class_names(trainer), in_sample=held_out is None)
             if held_out is None:
                 rank_zero_info(
                     "The label report is in-sample: the network was trained on these labels, and does not suspect a "
@@ -131,6 +136,11 @@ class LabelReport(Callback):
                 )
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
+            rank_zero_info(
+                f"An estimated {metrics['labels_wrong_estimate']:.1%} of the labels are wrong (95 % bootstrap interval "
+                f"{metrics['labels_wrong_low']:.1%} to {metrics['labels_wrong_high']:.1%}, if the network is right "
+                f"where it is confident); labels to train on: {Path(directory, CLEANED)}"
+            )
         self.written = True
         for name, value in trainer.strategy.broadcast(metrics).items():
             log_same(pl_module, f"test/{name}", value)
@@ -141,36 +151,29 @@ class LabelReport(Callback):
         for batch, logits in classified(trainer, pl_module, loader):
             # In double precision, where confident predictions still differ.
             probability, given = logits.cpu().double().softmax(dim=1), batch["label"].cpu()
-            highest, proposed = probability.max(dim=1)
-            judged = {
-                "index": batch["index"].cpu(),
-                "given": given,
-                "proposed": proposed,
-                "probability_given": probability.gather(1, given[:, None])[:, 0],
-                "probability_proposed": highest,
-                "score": label_score(probability, given),
-            }
+            columns = {"index": batch["index"].cpu(), **judged(probability, given)}
             if "clean_label" in batch:
-                judged["clean_label"] = batch["clean_label"].cpu()
+                columns["clean_label"] = batch["clean_label"].cpu()
             if self.compare_with_cleanlab:
-                judged["probability"] = probability.float()
-            batches.append(judged)
-        return {name: torch.cat([judged[name] for judged in batches]).numpy() for name in batches[0]}
+                columns["probability"] = probability.float()
+            batches.append(columns)
+        return {name: torch.cat([columns[name] for columns in batches]).numpy() for name in batches[0]}
 
     def _report(
-        self, judged: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
+        self, scored: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
         """Return the table, worst first, and the metrics."""
-        table = pd.DataFrame({name: judged[name] for name in PER_SAMPLE if name in judged})
-        suspected = judged["score"] < self.threshold
+        table = pd.DataFrame({name: scored[name] for name in PER_SAMPLE if name in scored})
+        suspected = scored["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
         table.insert(table.columns.get_loc("suspected") + 1, "in_sample", int(in_sample))
-        metrics = report_metrics(judged["given"], suspected, judged["score"], judged.get("clean_label"))
+        metrics = report_metrics(scored["given"], suspected, scored["score"], scored.get("clean_label"))
+        metrics |= wrong_fraction(table)
         if self.compare_with_cleanlab:
-            issues = find_label_issues(judged["given"], judged["probability"])
+            issues = find_label_issues(scored["given"], scored["probability"])
             table["suspected_by_cleanlab"] = issues.astype(int)
             metrics["label_agreement_cleanlab"] = float((issues == suspected).mean())
-            by_cleanlab = report_metrics(judged["given"], issues, judged["score"], judged.get("clean_label"))
+            by_cleanlab = report_metrics(scored["given"], issues, scored["score"], scored.get("clean_label"))
             for name in ("label_precision", "label_recall"):
                 if name in by_cleanlab:
                     metrics[f"{name}_cleanlab"] = by_cleanlab[name]
@@ -180,7 +183,7 @@ class LabelReport(Callback):
                 table.insert(table.columns.get_loc("proposed") + 1, f"{column}_name", named)
         row = getattr(dataset, "row", None)
         if row is not None:
-            table.insert(1, "row", row.numpy()[judged["index"]])
+            table.insert(1, "row", row.numpy()[scored["index"]])
             if (files := getattr(dataset.source, "names", None)) is not None:
                 table.insert(2, "name", [files[at] for at in table["row"]])
         return table.sort_values("score", kind="stable", ignore_index=True), metrics
@@ -188,6 +191,7 @@ class LabelReport(Callback):
     def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
         written = table.replace({"clean_label": {UNVERIFIED: ""}})
         write_text(directory / "label_report.csv", written.to_csv(index=False))
+        write_text(directory / CLEANED, cleaned_labels(written).to_csv(index=False))
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]

@@ -4,8 +4,14 @@
         --config configs/callbacks/label_report.yaml --data.folds 5
     python train.py label_report runs/folds
 
-Each image is scored by the network that was not trained on it. The output, `label_report.csv` in the first directory,
-has the columns of the runs' reports; `row` identifies the image (`index` counts within a fold). `FromCSV` reads it.
+Each image is judged by the network that has not seen it. The command writes to the first directory `label_report.csv`,
+with the columns of the runs' own reports (`row` identifies the image; `index` counts within a fold), and
+`cleaned_labels.csv`, with `keep`, `relabel` or `drop` for each label. `FromCSV` reads both; to train on the latter:
+
+    --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
+        path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
+
+It prints the estimated fraction of wrong labels with its 95 % interval, a bootstrap over images.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -17,6 +23,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
     from callbacks.labels.measures import report_metrics
     from callbacks.labels.merge import REPORT, merged
     from datamodules.batches import UNVERIFIED
@@ -31,9 +38,11 @@ def run(options: Namespace) -> int:
         output = Path(REPORT)
     table = merged(reports)
     write_text(output, table.to_csv(index=False))
+    write_text(output.with_name(CLEANED), cleaned_labels(table).to_csv(index=False))
     clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
     given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
-    for name, value in report_metrics(given, suspected == 1, score, clean).items():
+    metrics = report_metrics(given, suspected == 1, score, clean) | wrong_fraction(table)
+    for name, value in metrics.items():
         print(f"{name} {value:.4f}")
-    print(f"written: {output}, {len(table)} images of {len(reports)} folds")
+    print(f"written: {output} and {CLEANED}, {len(table)} images of {len(reports)} folds")
     return 0

@@ -10,6 +10,7 @@ from callbacks.labels.merge import REPORT
 def report(folder: Path, rows: list[int], in_sample: int = 0) -> None:
     folder.mkdir(parents=True)
     columns = {"index": range(len(rows)), "row": rows, "given": 0, "proposed": 1, "score": [row / 10 for row in rows]}
+    columns |= {"probability_given": 0.4, "probability_proposed": 0.6}
     table = pd.DataFrame(columns).assign(suspected=lambda t: (t["score"] < 0.25).astype(int), in_sample=in_sample)
     table.assign(clean_label=[1 if row == 0 else None if row == 1 else 0 for row in rows]).to_csv(
         folder / REPORT, index=False

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.labels import report as label_report
+from callbacks.labels.cleaning import cleaned_labels, wrong_fraction
 from callbacks.labels.measures import label_score, precision_and_recall
 from callbacks.labels.report import LabelReport
 from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
@@ -53,6 +54,9 @@ def test_precision_and_recall_count_what_they_say() -> None:
     wrong = np.array([1, 1, 0, 1, 1, 0], dtype=bool)
     assert precision_and_recall(suspected, wrong) == (2 / 3, 1 / 2)
     assert precision_and_recall(np.zeros(6, dtype=bool), wrong) == (0.0, 0.0)
+
+
+ESTIMATES = ("labels_wrong_estimate", "labels_wrong_low", "labels_wrong_high")
 
 
 class NearestMean(ClassifierSteps, LightningModule):
@@ -120,12 +124,19 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, t
     assert metrics["labels_suspected"] == pytest.approx(suspected.mean())
     assert metrics["label_precision"] == pytest.approx((suspected & wrong).sum() / suspected.sum())
     assert metrics["label_recall"] == pytest.approx((suspected & wrong).sum() / wrong.sum())
+    cleaned = pd.read_csv(tmp_path / "cleaned_labels.csv")
+    assert list(cleaned) == ["index", "label", "action", "confidence", "given", "clean_label"]
+    pd.testing.assert_frame_equal(cleaned, cleaned_labels(table))
+    assert {name: metrics[name] for name in ESTIMATES} == pytest.approx(wrong_fraction(table), abs=1e-6)
+    assert metrics["labels_wrong_low"] < metrics["labels_wrong_estimate"] < metrics["labels_wrong_high"]
     right_scores = table.loc[~wrong, "score"].to_numpy()
     pairs = [(right_scores > score).mean() + (right_scores == score).mean() / 2 for score in table.loc[wrong, "score"]]
     assert metrics["label_auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
     assert min(metrics[f"label_{name}"] for name in ("precision", "auroc")) > 0.7
     assert (tmp_path / "figures" / "label_report.png").stat().st_size > 10_000
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["label_report.csv", "label_report.png"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
+        *("cleaned_labels.csv", "label_report.csv", "label_report.png")
+    ]
 
 
 def test_of_folds_the_images_that_were_held_out_are_judged(tmp_path: Path) -> None:
@@ -150,6 +161,8 @@ def test_two_processes_write_the_report_of_one(tmp_path: Path) -> None:
     assert two == pytest.approx(one, abs=1e-6)
     table, other = (pd.read_csv(tmp_path / name / "label_report.csv").set_index("index") for name in ("one", "two"))
     pd.testing.assert_frame_equal(other.loc[table.index], table, rtol=0, atol=1e-5)
+    table, other = (pd.read_csv(tmp_path / name / "cleaned_labels.csv") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(other, table, rtol=0, atol=1e-5)
     assert not list((tmp_path / "two").glob("*.npz"))
 
 
@@ -157,7 +170,7 @@ def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_pat
     data = LabelledImages(Digits(), batch_size=101)
     data.images.class_names = [f"digit {k}" for k in range(10)]
     metrics = report(tmp_path, LabelReport(num_images=3), data)
-    assert set(metrics) == {"accuracy", "cross_entropy", "labels_suspected"}
+    assert set(metrics) == {"accuracy", "cross_entropy", "labels_suspected", *ESTIMATES}
     table = pd.read_csv(tmp_path / "label_report.csv")
     assert "clean_label" not in table
     assert table["given_name"].tolist() == [f"digit {k}" for k in table["given"]]

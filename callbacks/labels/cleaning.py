@@ -1,0 +1,121 @@
+"""Turn a label report into labels to train on, and estimate the fraction of wrong labels.
+
+Both compare probabilities with the mean self-confidence of a class, over the n_k images with the given label k:
+
+    t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
+
+Source: Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021,
+arXiv 1911.00068 (equation 2).
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from datamodules.corruptions.label_noise.recorded import ACTIONS
+
+CLEANED = "cleaned_labels.csv"
+ROUNDING = 1e-12
+"""Tolerance of comparisons with a mean, which may exceed all of its equal terms in the last bit."""
+
+
+def with_actions(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `action`, `label` and `confidence` to the rows of a label report.
+
+    With the given label y and the proposed class k = argmax p:
+
+        keep     if the label is not suspected, or p[y] >= t_y
+        relabel  otherwise, if k != y and p[k] >= t_k
+        drop     otherwise: the label is suspected, and no class is confident
+
+    `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
+    `drop`. A class that is never given has no t_k, so no image is relabelled to it.
+
+    The thresholds are those of confident learning. Its off-diagonal entries count labels with p[y] >= t_y, too, if
+    another class exceeds its own threshold by a larger probability; here, such a label is kept.
+
+    Args:
+        table: columns `given`, `proposed`, `probability_given`, `probability_proposed` and `suspected`.
+    """
+    given, proposed = _confident(table)
+    wrong = (table["suspected"] == 1).to_numpy() & ~given
+    relabel = wrong & proposed & _another(table)
+    own, highest = table["probability_given"], table["probability_proposed"]
+    return table.assign(
+        action=np.select([~wrong, relabel], ACTIONS[:2], ACTIONS[2]),
+        label=np.where(relabel, table["proposed"], table["given"]),
+        confidence=np.select([~wrong, relabel], [own, highest], 1 - own),
+    )
+
+
+def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what to do with each label, in the order of the dataset, for `FromCSV` to read.
+
+    Args:
+        table: label report.
+
+    Returns:
+        Columns `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the one to train
+        on), `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
+    """
+    decided = with_actions(table)
+    if "row" in decided:
+        decided["index"] = decided["row"]
+    columns = [
+        column
+        for column in ("index", "name", "label", "action", "confidence", "given", "clean_label")
+        if column in decided
+    ]
+    return decided[columns].sort_values("index", ignore_index=True)
+
+
+def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
+    """Estimate the fraction of wrong labels by the confident joint, with a bootstrap interval over images.
+
+    Of the n_y images with given label y, c_y count for y (p[y] >= t_y) and o_y for another class (the proposed class
+    k != y, p[k] >= t_k); images of neither are not counted:
+
+        fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
+
+    The interval is the 2.5 and 97.5 % quantile over resampled sets of images, with t fixed; its end is at least that of
+    Clopper and Pearson for none of the counted images. It covers the sampling error only: if the network memorises
+    false labels, or confuses classes itself, the estimate is biased.
+
+    Confident learning takes the most probable of the confident classes; here, only the given and the most probable
+    class can be confident, because a report has no other probabilities.
+
+    Args:
+        table: columns `given`, `proposed`, `probability_given` and `probability_proposed`.
+        resamples: number of resampled sets.
+
+    Returns:
+        `labels_wrong_estimate`, `labels_wrong_low` and `labels_wrong_high`.
+    """
+    given, proposed = _confident(table)
+    kind = np.select([proposed & _another(table), given], [0, 1], 2)
+    category, code = np.unique(table["given"], return_inverse=True)
+    count = np.bincount(3 * code + kind, minlength=3 * len(category))
+    resampled = np.random.default_rng(0).multinomial(len(table), count / len(table), size=resamples)
+    low, high = np.quantile(_off_diagonal(resampled), [0.025, 0.975])
+    high = max(high, 1 - 0.025 ** (1 / (kind < 2).sum()))  # where no image counts for another class, all samples agree
+    estimate = float(_off_diagonal(count[None])[0])
+    return {"labels_wrong_estimate": estimate, "labels_wrong_low": float(low), "labels_wrong_high": float(high)}
+
+
+def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether the given and the proposed class of each image reach their mean self-confidence."""
+    threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
+    given = table["probability_given"] >= table["given"].map(threshold)
+    proposed = table["probability_proposed"] >= table["proposed"].map(threshold)
+    return given.to_numpy(), proposed.to_numpy()
+
+
+def _another(table: pd.DataFrame) -> NDArray[np.bool_]:
+    return (table["proposed"] != table["given"]).to_numpy()
+
+
+def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the wrong fraction of each set from its counts of o, c and neither for each class, `[sets, 3 K]`."""
+    count = count.reshape(len(count), -1, 3)
+    of_counted = count[..., 0] / np.maximum(count[..., :2].sum(axis=-1), 1)
+    return (count.sum(axis=-1) * of_counted).sum(axis=-1) / count.sum(axis=(-2, -1))

@@ -1,0 +1,93 @@
+"""Find label errors with one call, without a Trainer."""
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from callbacks.labels.cleaning import with_actions, wrong_fraction
+from callbacks.labels.measures import judged
+from datamodules.arguments import at_least, within
+from datamodules.corruptions.label_noise.interface import checked_labels
+from lightning_modules.backbones import timm_model
+from lightning_modules.training.evaluation_mode import evaluating
+
+
+def find_label_errors(
+    network_or_name: nn.Module | str | Tensor | NDArray[np.floating],
+    images: Tensor | NDArray[np.floating] | None,
+    labels: Tensor | NDArray[np.integer],
+    threshold: float = 0.5,
+    batch_size: int = 256,
+) -> pd.DataFrame:
+    """Judge each label by the predictions of a trained classifier.
+
+    A network that was trained on these labels does not suspect a false label it has memorised; probabilities from
+    cross-validation avoid this.
+
+    Args:
+        network_or_name: trained network or module that maps images to logits `[B, K]`; or a name of timm with
+            pretrained weights for these classes; or class probabilities `[N, K]`, K >= 2.
+        images: `[N, C, H, W]`, in [0, 1]; not used, and may be None, with class probabilities.
+        labels: `[N]`, integers: the given labels, 0 ... K - 1.
+        threshold: label score below which a label is suspected, in (0, 1).
+        batch_size: images per forward pass.
+
+    Returns:
+        The table of `callbacks.labels.LabelReport`, worst first: `index`, `given`, `proposed`, `probability_given`,
+        `probability_proposed`, `score`, `suspected`; and `action` (`keep`, `relabel` or `drop`), `label` (the one to
+        train on) and `confidence`, see `callbacks.labels.cleaning.with_actions`. `attrs` has the estimated fraction of
+        wrong labels and its interval, see `wrong_fraction` there.
+
+    Raises:
+        ValueError: if an argument is out of range, or lengths or shapes do not fit.
+    """
+    within(0, 1, "()", threshold=threshold)
+    at_least(1, batch_size=batch_size)
+    if len(labels) == 0:
+        raise ValueError("labels must have at least one entry, got none")
+    if isinstance(network_or_name, nn.Module | str):
+        probability = _probabilities(network_or_name, images, len(labels), batch_size)
+    else:
+        probability = torch.as_tensor(network_or_name).detach().cpu().double()
+    if probability.ndim != 2 or len(probability) != len(labels):
+        raise ValueError(f"probabilities must be [{len(labels)}, K], as labels, got {list(probability.shape)}")
+    if not ((probability >= 0).all() and (probability.sum(dim=1) - 1).abs().max() < 1e-3):  # NaN fails both
+        raise ValueError("probabilities must be nonnegative, and each row must sum to 1; apply softmax to logits first")
+    given = torch.from_numpy(checked_labels(labels, probability.shape[1], "labels"))
+    columns = {name: column.numpy() for name, column in judged(probability, given).items()}
+    table = pd.DataFrame({"index": np.arange(len(given)), **columns})
+    table["suspected"] = (table["score"] < threshold).astype(int)
+    table = with_actions(table).sort_values("score", kind="stable", ignore_index=True)
+    table.attrs.update(wrong_fraction(table))
+    return table
+
+
+def _probabilities(
+    network: nn.Module | str, images: Tensor | NDArray[np.floating] | None, samples: int, batch_size: int
+) -> Tensor:
+    """Return a network's class probabilities in evaluation mode, `[N, K]`, float64, on the CPU."""
+    if images is None or len(images) != samples:
+        got = "None" if images is None else f"{len(images)} images"
+        raise ValueError(f"images must be one for each of the {samples} labels, got {got}")
+    image = torch.as_tensor(images)
+    if not image.is_floating_point() or not 0 <= float(image.min()) <= float(image.max()) <= 1:
+        raise ValueError(
+            f"images must be floating-point numbers in [0, 1], got {image.dtype} in "
+            f"[{float(image.min()):g}, {float(image.max()):g}]"
+        )
+    if isinstance(network, str):
+        network = _pretrained(network)
+    place = next(network.parameters(), image)
+    with evaluating(network), torch.no_grad():
+        logits = [network(part.to(place.device, place.dtype)).cpu().double() for part in image.split(batch_size)]
+    return torch.cat(logits).softmax(dim=1)
+
+
+def _pretrained(name: str) -> nn.Module:
+    """Return a network of timm with its pretrained weights and all classes of their classifier."""
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)  # None for unknown names, which raise below
+    return timm_model(name, 2 if known is None else known.num_classes, pretrained=True)
