@@ -5,6 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import train
@@ -56,7 +57,7 @@ def here(tmp_path: Path, text_to_image: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "written"),
     [
-        ("Clean my labels", ["runs/labels/label_report.csv", "runs/labels/predictions.parquet"]),
+        ("Clean my labels", ["runs/labels/cleaned_labels.csv", "runs/labels/predictions.parquet"]),
         ("Certify my classifier", ["runs/certified_curves/certified_accuracy.png"]),
         ("Denoise my images", [f"runs/denoiser/restored/{number}.png" for number in range(3)]),
         ("Fine-tune my diffusion model", ["runs/adapters/pipeline/pytorch_lora_weights.safetensors"]),
@@ -73,3 +74,18 @@ def test_a_path_of_readme_runs(name: str, written: list[str], here: Path) -> Non
         assert train.main([*arguments, *more]) == 0, command
     for file in written:
         assert (here / file).is_file()
+    if name == "Clean my labels":
+        trains_on_the_cleaned_list(here)
+
+
+def trains_on_the_cleaned_list(here: Path) -> None:
+    """By README's one line of YAML, in a second configuration."""
+    [line] = re.findall(r"^```yaml\n(label_noise: .*)\n```", README, re.MULTILINE)
+    (here / "cleaned.yaml").write_text(f"data:\n  init_args:\n    {line}\n")
+    first, *_ = paths()["Clean my labels"]
+    _, _, *arguments = shlex.split(first.replace("runs/labels", "runs/cleaned"))
+    assert train.main([*arguments, "--config", "cleaned.yaml", *CLASSES]) == 0
+    cleaned = pd.read_csv(here / "runs/labels/cleaned_labels.csv").set_index("index")
+    assert len(cleaned) > 10
+    left = cleaned[cleaned["action"] != "drop"]["label"]
+    assert pd.read_csv(here / "runs/cleaned/labels.csv").loc[left.index, "label"].tolist() == left.tolist()
