@@ -25,7 +25,7 @@ def test_a_page_has_a_section_for_each_card_and_never_a_rehearsals_figures(tmp_p
     page, outcomes = tmp_path / "gpu.md", {"steps": Outcome(DONE)}
     write_page(page, REHEARSAL, section("a CPU", outcomes, rows("12345"), rehearse=True))
     assert "not a measurement" in page.read_text()
-    assert "Nothing here was measured on a GPU yet" in page.read_text()
+    assert "Nothing has been measured on a GPU yet" in page.read_text()
     assert "12345" not in page.read_text()
     for card, figure in (("H100", "0.97"), ("A100", "0.91"), ("H100", "0.95")):
         write_page(page, card, section(card, outcomes, rows(figure), rehearse=False))

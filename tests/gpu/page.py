@@ -12,12 +12,12 @@ from tests.gpu.place import Row
 
 HEAD = """# On a GPU
 
-`make gpu` measures on the machine's GPUs what no CPU can show, in about 40 minutes, in this order.
-`python -m tests.gpu --minutes 9` takes less, and the same command goes on where one ended. `--data FOLDER` (or
-`NOISEWORKS_DATA`) holds `cifar10`. Rows are kept under `runs/gpu/`, and this page is written after each item. Figures
-of two cards are not to be compared. What a CPU can show is in [benchmarks](benchmarks.md).
+`make gpu` runs the measurements that need a GPU, in about 40 minutes and in the order below.
+`python -m tests.gpu --minutes 9` stops earlier; the same command then resumes. `--data FOLDER` (or
+`NOISEWORKS_DATA`) contains `cifar10`. Rows are saved under `runs/gpu/`, and this page is written after each item.
+Do not compare numbers from different cards. Measurements on CPUs are in [benchmarks](benchmarks.md).
 """
-NEVER = "**Nothing here was measured on a GPU yet**: none was at hand."
+NEVER = "**Nothing has been measured on a GPU yet**: none was available."
 REHEARSED = (
     "This is a rehearsal on the CPU and not a measurement: the same code with small numbers, which says that it runs "
     "and nothing else. Its figures are not shown."
