@@ -196,7 +196,7 @@ def refused(root: Path, sentence: str, **options: Any) -> None:
 def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
     refused(tmp_path, r"train: \S+/train\* holds no \.tar or \.parquet file$")
     (tmp_path / "train-0.tar.gz").touch()
-    refused(tmp_path, r"holds no .*; train-0\.tar\.gz is compressed, .*decompress it to \.tar$")
+    refused(tmp_path, r"holds no .*; train-0\.tar\.gz is compressed and cannot be indexed: decompress it to \.tar$")
     write_shards(tmp_path, "tar", "train")
     refused(
         tmp_path,

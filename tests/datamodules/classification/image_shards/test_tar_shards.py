@@ -69,7 +69,10 @@ def test_archives_of_every_format_are_read(tmp_path: Path) -> None:
         ([("a.jpg", IMAGE), ("a.json", b'{"label": "cat"}')], r"'label' in a\.json must be a whole number, got 'cat'"),
         ([("a.jpg", IMAGE), ("a.json", b'{"label": true}')], r"'label' in a\.json must be a whole number"),
         ([("a.jpg", IMAGE), ("a.jpg", IMAGE), ("a.cls", b"1")], r"it holds a\.jpg twice"),
-        ([*tar_members([("a", IMAGE, 1), ("b", IMAGE, 1)]), ("a.jpg", IMAGE), ("a.cls", b"1")], r"the sample a do not"),
+        (
+            [*tar_members([("a", IMAGE, 1), ("b", IMAGE, 1)]), ("a.jpg", IMAGE), ("a.cls", b"1")],
+            r"the sample a are not consecutive",
+        ),
         ([("a.txt", b"1")], r"it holds no image"),
         ([], r"labelled images: .+"),
     ],
