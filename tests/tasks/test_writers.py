@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datamodules.distributed.collectives import rank, world_size
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 from skimage.data import camera
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import train
+from datamodules.distributed.collectives import rank, world_size
 from lightning_modules.tasks.writers import ImageWriter, levels_of
 from tests.command import ROOT
 from tests.trainers import quiet

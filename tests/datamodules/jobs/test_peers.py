@@ -128,7 +128,8 @@ def test_a_run_that_is_told_to_end_does(tmp_path: Path) -> None:
 def test_a_process_ends_when_its_launcher_is_gone(
     local: str, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("broadcast", lambda said: said), ("all_gather", lambda said: [said]), ("world_size", lambda: 2)):
+    alone = {"broadcast": lambda said: said, "all_gather": lambda said: [said], "world_size": lambda: 2}
+    for name, value in alone.items():
         monkeypatch.setattr(peers, name, value)
     monkeypatch.setenv("LOCAL_RANK", local)
     waiting = Peers(tmp_path / "job")
