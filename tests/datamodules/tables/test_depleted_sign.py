@@ -1,7 +1,6 @@
 """Points with few of them near the boundary: their law, their labels and their seeds."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -28,9 +27,3 @@ def test_points_are_of_their_seed_and_test_points_of_none() -> None:
     assert one.test().columns["features"].equal(other.test().columns["features"])
     assert one.row_shapes == {"features": (16,), "target": ()}
     assert one.training().truth["w_true"].tolist() == [1.0] + [0.0] * 15
-
-
-@pytest.mark.parametrize("arguments", [{"num_points": 0}, {"dim": 1}, {"depletion": -0.5}, {"num_test": 0}])
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be at least"):
-        DepletedSign(**{"num_points": 10, **arguments})

@@ -1,7 +1,5 @@
 """Points of a strong and a weak feature: their patches, their noise and their seeds."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -36,20 +34,3 @@ def test_sets_differ_and_all_is_of_its_seed() -> None:
         assert rows.columns["features"].shape == (9, 1, 3, 6)
         assert rows.columns["features"][:, 0, 0].any(dim=1).tolist() == [False] * 4 + [True] * 5
     assert not one.validation().columns["features"].equal(one.test().columns["features"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_points": 0}, "num_points must be at least 1"),
-        ({"num_weak": 17}, r"num_weak must be in \[0, 16\], got 17"),
-        ({"num_test": 10, "num_weak_test": 11}, r"num_weak_test must be in \[0, 10\]"),
-        ({"dim": 2}, "dim must be at least 3"),
-        ({"weak_norm": 0.0}, "weak_norm must be positive"),
-        ({"noise_std": -0.1}, "noise_std must be at least 0"),
-        ({"replicas": 0}, "replicas must be at least 1"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FeatureNoise(**arguments)

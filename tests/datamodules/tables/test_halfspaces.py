@@ -59,9 +59,3 @@ def test_nothing_lies_in_the_gap_and_splits_share_the_truth_alone() -> None:
     assert not torch.isin(parts[0].columns["features"], parts[1].columns["features"]).any()
     random = Halfspaces(ConstantFlips(), 3, seed=4).training().truth["w_true"]
     assert random.norm().item() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("arguments", [{"dim": 1}, {"samples": 1}, {"marginal": "cauchy"}, {"test_samples": 0}])
-def test_bad_arguments_are_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        Halfspaces(ConstantFlips(), **arguments)

@@ -15,10 +15,3 @@ def test_targets_are_a_linear_map_of_rows_with_shrinking_factors() -> None:
     assert a[-1].abs().max() < 1e-9
     assert rows["features"].std().item() == pytest.approx(1, abs=0.05)
     assert not torch.equal(rows["target"], IllConditionedMap(samples=500, seed=4).training().columns["target"])
-
-
-def test_what_is_out_of_range_is_named() -> None:
-    with pytest.raises(ValueError, match="least must be in"):
-        IllConditionedMap(least=0.0)
-    with pytest.raises(ValueError, match="outputs must be at least 2"):
-        IllConditionedMap(outputs=1)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 
@@ -20,16 +18,3 @@ def test_measurements_are_of_the_matrix_except_where_they_are_corrupted() -> Non
     assert features.std().item() == pytest.approx(1, abs=0.01)
     assert {name: column.shape[1:] for name, column in rows.columns.items()} == made.row_shapes
     assert torch.equal(features, made.test().columns["features"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dim": 2, "eigenvalues": [1.0] * 3}, "number_of_eigenvalues must be in"),
-        ({"eigenvalues": [1.0, 0.0]}, "eigenvalues must be positive, got 0.0"),
-        ({"measurements": 0}, "measurements must be at least 1"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LowRankMeasurements(**arguments)

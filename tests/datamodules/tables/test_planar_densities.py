@@ -18,8 +18,3 @@ def test_normal_numbers_have_their_mean_and_batches_know_it() -> None:
     rows = NormalNumbers(2.5, samples=4000, seed=0).training()
     assert float(rows.columns["features"].mean()) == pytest.approx(2.5, abs=0.05)
     assert rows.truth["w_true"].tolist() == [2.5]
-
-
-def test_no_points_are_refused() -> None:
-    with pytest.raises(ValueError, match="samples"):
-        TwoMoons(samples=0)

@@ -34,26 +34,6 @@ def test_each_layout_gives_the_same_ratings_dealt_out_by_user(name: str, tmp_pat
     assert Tables(table).row_shapes == {"ratings": (4,)}
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("u.data", "1\t2\t0\t5\n", "has a rating of 0; they must be positive"),
-        ("u.data", "1\t2\tx\t5\n", "column rating of .* contains text: 'x'"),
-        ("u.data", "1\t2\t3\t5\n", "no user has min_ratings = 3 ratings"),
-    ],
-)
-def test_what_cannot_be_ranked_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        written(tmp_path, name, text).training()
-
-
-def test_a_folder_without_ratings_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"ml-1m has none of u.data, ratings.dat, ratings.csv: download ml-1m.zip"
-    ):
-        MovieLens("ml-1m", data_dir=str(tmp_path)).training()
-
-
 def test_synthetic_ratings_follow_taste_and_seed() -> None:
     table = SyntheticRatings(60, 40, 15, 3, 2, seed=1)
     user, item, rating = table.rated()

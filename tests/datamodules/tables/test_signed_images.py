@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 
 from datamodules.classification.digits import Digits
@@ -43,18 +42,3 @@ def test_images_of_both_files_are_shuffled_and_split_without_overlap() -> None:
     )
     assert rows_of(test) == rows_of(digits(1).test().columns["features"])
     assert rows_of(digits(num_points=100).training().columns["features"]) < rows_of(training)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_points": 0}, "num_points must be at least 1"),
-        ({"positive": []}, r"positive must be some but not all of the classes 0...9, got \[\]"),
-        ({"positive": list(range(10))}, "positive must be some but not all"),
-        ({"positive": [10]}, "positive must be some but not all"),
-        ({"num_test": 898}, "num_points 900 and num_test 898 are more than the 1797 images of Digits"),
-    ],
-)
-def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        digits(**arguments).training()

@@ -44,9 +44,3 @@ def test_digits_are_split_by_seed() -> None:
     assert (len(training), len(test)) == (1297, 500)
     assert test.max() <= 1
     assert torch.cdist(training, test).min() > 0
-
-
-@pytest.mark.parametrize("arguments", [{"samples": 0}, {"noise_std": -0.1}, {"test_samples": 1501}])
-def test_bad_arguments_are_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        Circle(**arguments)

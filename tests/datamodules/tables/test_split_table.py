@@ -37,21 +37,6 @@ def test_training_rows_alone_say_what_is_standard_and_units_are_kept() -> None:
     assert torch.equal(test.truth["target_mean"], train.truth["target_mean"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"test_fraction": 0}, r"test_fraction must be in \(0, 1\), got 0"),
-        ({"train_size": 1}, "train_size must be at least 2, got 1"),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "sum_of_fractions must be in"),
-        ({"train_size": 33}, "train_size 33 .* does not fit 40 rows: 4 test, 4 validate and 32 can train"),
-        ({"validation_fraction": 0.01}, "does not fit 40 rows: 4 test, 0 validate"),
-    ],
-)
-def test_splits_that_cannot_be_are_named(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Numbers(**arguments).training()  # type: ignore[arg-type]
-
-
 def test_a_column_that_is_constant_where_it_trains_is_named() -> None:
     class Constant(Numbers):
         def read(self) -> tuple[pd.DataFrame, pd.Series]:

@@ -84,18 +84,3 @@ def test_a_stream_follows_its_seed_and_has_the_stated_shapes(table: Any) -> None
     assert all(torch.equal(first[name], again[name]) for name in first)
     table.seed = 1
     assert not torch.equal(first["features"], table.training().columns["features"])
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: LinearLosses(dim=1), "dim must be at least 2"),
-        (lambda: LinearLosses(sigma=-1), "sigma must be at least 0"),
-        (lambda: LinearLosses(drift="walks"), "drift must be one of turns, jumps, signs, got 'walks'"),  # type: ignore[arg-type]
-        (lambda: StagedRegression(stages=0), "stages must be at least 1"),
-        (lambda: DriftingClasses(Digits(), 0), "rounds must be at least 1"),
-    ],
-)
-def test_what_is_out_of_range_is_named(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()

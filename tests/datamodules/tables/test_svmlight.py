@@ -30,12 +30,6 @@ def test_two_labels_become_signs_and_rows_are_dense_in_batches_alone(labels: tup
     assert data.training_rows["features"].shape == (3, 4)
 
 
-@pytest.mark.parametrize(("text", "found"), [("1 1:1\n1 2:1\n", "got 1: 1"), ("1 1:1\n2 2:1\n3 2:1\n", "1, 2, 3")])
-def test_other_than_two_labels_are_refused(text: str, found: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"must have two labels, .*{found}"):
-        written(tmp_path, text).training()
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "width", "positive", "rows"),

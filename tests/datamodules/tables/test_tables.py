@@ -128,17 +128,3 @@ def test_rows_that_stay_on_the_host_are_not_moved() -> None:
         {"features": torch.zeros(1), "w_true": torch.zeros(1)}, torch.device("meta"), 0
     )
     assert {key: value.device.type for key, value in batch.items()} == {"features": "cpu", "w_true": "meta"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"batch_size": 0}, "batch_size must be at least 1"), ({"passes_per_epoch": 0}, "passes_per_epoch")],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Tables(Lines(), **arguments)
-
-
-def test_overfitting_batches_is_refused() -> None:
-    with pytest.raises(ValueError, match="overfit_batches is not supported, since Tables"):
-        fitted(Tables(Lines()), overfit_batches=1)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from datamodules.tables.bundled import BreastCancer
@@ -33,21 +32,3 @@ def test_positives_are_removed_from_what_trains_alone() -> None:
     assert int((part["clean_target"][left] == -1).sum()) == 300 - positives
     assert int(part["corrupted"].sum()) == int(0.1 * int(left.sum()))
     assert torch.equal(part["features"][~left], whole["features"][300:])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"train_size": 0}, "train_size must be at least 1"),
-        ({"flipped": 1.1}, "flipped must be in"),
-        ({"kept_positives": 0.0}, "kept_positives must be in"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TrustedRows(cancer(), **{"train_size": 300, "trusted_size": 100, **arguments})
-
-
-def test_a_table_that_is_too_small_is_named() -> None:
-    with pytest.raises(ValueError, match="leave none of the 563 rows of BreastCancer to test with"):
-        TrustedRows(cancer(), 400, 163, seed=0).training()

@@ -25,32 +25,6 @@ def test_columns_are_those_that_the_index_files_name(tmp_path: Path) -> None:
     assert len(table.training()) == 16
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"data": ROWS.replace("\t16 ", "\tmany ")}, "UCI: column 1 of .*data.txt contains text: 'many'"),
-        ({"data": ROWS.replace("\t16 ", "\tnan ")}, "UCI: column 1 of .* lacks a value in row 5"),
-        ({"data": ROWS + "1 2 3\n"}, "UCI: column 3 of .* lacks a value in row 21"),
-        ({"data": ROWS + "1 2 3 4 5\n"}, "UCI: .*data.txt is not a readable table"),
-        ({"data": ""}, "UCI: .*data.txt is not a readable table"),
-        ({"features": "0\n2\n"}, "UCI's training rows: column 2 is constant, 5 in every row"),
-        (
-            {"target": "4\n"},
-            r"must have one target column .* 4 columns in total; got features \[0, 1\] and target \[4\]",
-        ),
-        ({"target": "1\n"}, "must have one target column"),
-    ],
-)
-def test_files_that_do_not_fit_are_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        written(tmp_path, **files).training()
-
-
-def test_a_missing_set_is_told_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"UCI: .*uci/yacht/data.txt does not exist; set data_dir"):
-        UCI("yacht", str(tmp_path)).training()
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "rows"),
