@@ -74,15 +74,6 @@ def test_recordings_follow_from_the_seed_and_are_kept(speech: Path, tmp_path: Pa
     assert soundfile.info(room).samplerate == 16_000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"reverberation": (1, 0.4)}, "reverberation must be"), ({"held_out": 0.5}, "held_out"), ({"rate": 0}, "rate")],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Reverberant("speech", **arguments)
-
-
 def test_without_the_package_the_error_says_how_to_get_it(speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'noiseworks\[rooms\]'"):

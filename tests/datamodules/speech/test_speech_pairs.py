@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -104,12 +103,3 @@ def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) 
     ]  # type: ignore[union-attr]
     quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
     assert [batch["noisy"].shape[1] for batch in module.tested] == [200, 200, 400]
-
-
-def test_sets_of_other_rates_are_refused() -> None:
-    with pytest.raises(ValueError, match="Tones 2000, Tones 4000"):
-        SpeechPairs(Tones(3), Tones(3, rate=4000))
-    with pytest.raises(ValueError, match="crop_length"):
-        SpeechPairs(Tones(3), crop_length=0)
-    with pytest.raises(ValueError, match="validation_recordings"):
-        SpeechPairs(Tones(3), validation_recordings=0)
