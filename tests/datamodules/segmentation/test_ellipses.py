@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,14 +40,6 @@ def test_a_set_of_ellipses_is_its_seeds() -> None:
     assert not torch.equal(first, shapes.masks(torch.arange(10), 32, seed=1))
     assert first.dtype == torch.uint8
     assert len(first.flatten(start_dim=1).unique(dim=0)) == 10
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("number", 0), ("semi_axis", (0.3, 0.2)), ("ratio", (0.0, 1.0)), ("centre", 2.0)]
-)
-def test_bad_ranges_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        Ellipses(**{key: value})
 
 
 def test_the_bundled_set_has_no_labels_and_different_splits() -> None:

@@ -1,6 +1,5 @@
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation import labelled_masks
 from datamodules.segmentation.corrected_masks import CorrectedMasks
@@ -271,19 +269,3 @@ def test_noise_takes_the_seed_of_each_data_set_that_it_is_given_to_unless_it_has
 
 
 IMAGE, MASK = torch.zeros(2, 1, 4, 5, dtype=torch.uint8), torch.zeros(2, 4, 5, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: MasksInMemory(IMAGE[:0], MASK[:0], 2), "there is no image"),
-        (lambda: MasksInMemory(IMAGE, MASK[:, :, :4], 2), r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]"),
-        (lambda: MasksInMemory(IMAGE, MASK.long(), 2), "masks must be uint8"),
-        (lambda: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), r"category 2, and num_classes 2 allows 0\.\.\.1"),
-        (lambda: blocks(0), "batch_size must be at least 1, got 0"),
-        (lambda: blocks(augmentation=MaskAugmentation()).setup("fit"), "needs images in files, but Blocks has none"),
-    ],
-)
-def test_what_does_not_fit_is_refused(build: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()

@@ -212,16 +212,3 @@ def test_pickles_of_anything_else_are_refused(
         SegTHOR(str(tmp_path)).test()
     raised.match(message)
     assert not (tmp_path / "attacked").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
-        ({"test_patients": []}, "train_patients and test_patients must each name at least one patient"),
-        ({"train_patients": [1, 27]}, r"train_patients must not include .* got \[27\] in both"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SegTHOR(**options)

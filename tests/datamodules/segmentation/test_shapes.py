@@ -1,6 +1,5 @@
 from typing import Any
 
-import pytest
 import torch
 
 from datamodules.segmentation.shapes import LARGEST_IMAGE, Shapes, grey_photographs
@@ -30,22 +29,6 @@ def test_shapes_are_brighter_and_darker_than_what_is_behind() -> None:
     assert min(int(count.min()) for count in pixels[1:]) >= (0.2 * 40 - 1) ** 2  # the square is never covered
     assert all(int(count.max()) <= (0.4 * 40 + 1) ** 2 for count in pixels)
     assert image.shape == mask.shape == (40, 40, 40)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_train": 0}, "num_train must be at least 1, got 0"),
-        ({"num_val": -1}, "num_val must be at least 0, got -1"),
-        ({"image_size": 8}, r"image_size must be in \[16, 191\], got 8"),
-        ({"image_size": 192}, r"image_size must be in \[16, 191\], got 192"),
-        ({"contrast": 0.0}, r"contrast must be in \(0, 1\], got 0.0"),
-        ({"noise_level": -0.1}, "noise_level must be at least 0, got -0.1"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Shapes(**options)
 
 
 def test_the_largest_image_is_what_every_photograph_can_show() -> None:
