@@ -112,8 +112,3 @@ def test_estimates_of_one_output_belong_together() -> None:
         clean, noise = (estimate(output, x_t, abar, prediction) for estimate in (clean_estimate, noise_estimate))  # type: ignore[arg-type]
         torch.testing.assert_close(abar.sqrt() * clean + (1 - abar).sqrt() * noise, x_t)
         torch.testing.assert_close(diffusion_target(clean, noise, abar, prediction), output)  # type: ignore[arg-type]
-
-
-def test_more_steps_than_times_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_steps must be in \[1, 1000\], got 1001"):
-        scheduler_path(DDIMScheduler(), 1001)

@@ -106,17 +106,3 @@ def test_samplers_give_the_law_of_gaussian_images_from_their_exact_noise(sampler
     few = process.sample(noise_in, degraded, torch.randn_like, "posterior", 10)
     assert float(few.mean()) == pytest.approx(0.7, abs=0.01)
     assert process.times(10) == [100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"steps": 0}, "steps"),
-        ({"schedule": "sine"}, "schedule"),
-        ({"remaining": 1.0}, "remaining"),
-        ({"deviation": 0.0}, "deviation"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MeanReverting(**arguments)

@@ -81,20 +81,6 @@ def test_prior_density_is_that_of_a_gaussian() -> None:
     torch.testing.assert_close(VE().prior_log_density(x), normal.log_prob(x).flatten(1).sum(dim=1))
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: VE(0.0), "sigma_min must be positive, got 0.0"),
-        (lambda: VE(2.0, 1.0), "sigma_max must be larger than sigma_min 2.0, got 1.0"),
-        (lambda: VP(-1.0), "beta_min must be at least 0, got -1.0"),
-        (lambda: SubVP(1.0, 0.5), "beta_max must be at least 1.0, got 0.5"),
-    ],
-)
-def test_bad_ranges_are_refused_by_name(build: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()  # type: ignore[operator]
-
-
 def test_the_rate_of_noise_may_be_constant() -> None:
     process, t = VP(2.0, 2.0), torch.linspace(0.1, 1, 5, dtype=torch.float64)
     mean, deviation = process.kernel(torch.ones(5, 1).double(), t)

@@ -172,22 +172,3 @@ def test_samples_end_at_the_time_of_their_process(process: Process, end: float, 
 
     sampler(score, torch.ones(1, 2, dtype=torch.float64), process, torch.zeros_like)
     assert min(times) == pytest.approx(end)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"predictor": "heun"}, "predictor must be one of euler_maruyama, reverse_diffusion, ancestral, none"),
-        ({"corrector": "mala"}, "corrector must be one of langevin, annealed_langevin, none, got 'mala'"),
-        ({"predictor": "ancestral", "flow": True}, "flow needs the predictor euler_maruyama or .*, got ancestral"),
-        ({"end": 0.0}, r"end must be in \(0, 1\), got 0.0"),
-    ],
-)
-def test_bad_samplers_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PredictorCorrector(**options)
-
-
-def test_ancestral_sampling_of_sub_vp_is_refused() -> None:
-    with pytest.raises(ValueError, match="ancestral is not defined for SubVP"):
-        ancestral(lambda x, t: -x, torch.ones(1, 1), 0.5, 10, SubVP(), torch.zeros_like)
