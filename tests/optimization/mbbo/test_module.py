@@ -63,24 +63,6 @@ def test_variance_reduction_shows_in_the_trackers_errors() -> None:
         assert sum(reduced[name][-10:]) < 0.6 * sum(plain[name][-10:]), name
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"sampled_blocks": 3}, "sampled_blocks must divide the 10 blocks, got 3"),
-        ({"ridge": 0.0}, "ridge must be positive, got 0.0: without it the models' losses are not strongly convex"),
-        ({"variant": "v3"}, "variant must be one of v1, v2"),
-        ({"alpha": 0.0}, "alpha must be in"),
-        ({"beta": 1.5}, "beta must be in"),
-        ({"tau": 0.0}, "tau must be positive"),
-        ({"eta": -1.0}, "eta must be at least 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BSVRB(**{**SMALL, **arguments})
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "features", "sizes", "accuracy"), [("a8a", 123, (18156, 2270), 0.74), ("w8a", 300, (39799, 4975), 0.95)]
@@ -104,17 +86,3 @@ def test_flipped_samples_lose_their_weight() -> None:
     assert trainer.callback_metrics["test/flip_auroc"] > 0.8
     course = module.tables["course"].columns["objective"]
     assert course[-1] < course[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"sampled_blocks": 3}, "sampled_blocks must divide the 10 blocks, got 3"),
-        ({"ridge": 0.0}, "ridge must be positive"),
-        ({"beta": 0.0}, "beta must be in"),
-        ({"tau": 0.0}, "tau must be positive"),
-    ],
-)
-def test_what_is_out_of_range_is_named_by_rsvrb(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RSVRB(**{**SMALL, **arguments})

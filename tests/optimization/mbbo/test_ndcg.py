@@ -93,23 +93,3 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
     quiet(max_steps=8).fit(resumed, datamodule=tables(), ckpt_path=tmp_path / "last.ckpt")
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(resumed.levels.kept(), whole.levels.kept(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"positives": 0}, "positives must be at least 1"),
-        ({"top": 0}, "top must be at least 1"),
-        ({"alpha": 0.0}, "alpha must be in"),
-        ({"tau": 0.0}, "tau must be positive"),
-        ({"gamma": -1.0}, "gamma must be at least 0"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ranking(**arguments)
-
-
-def test_half_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision bf16-true has too few digits"):
-        fitted(ranking(), precision="bf16-true")

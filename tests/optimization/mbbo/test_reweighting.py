@@ -202,11 +202,6 @@ def test_the_test_reports_all_models_and_the_one_that_trusted_samples_choose() -
     torch.testing.assert_close(module(rows["features"]), z @ y.T)
 
 
-def test_rows_that_do_not_fit_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"model\.features must be 30"):
-        fitted(features=29)
-
-
 def test_several_processes_need_blocks_of_their_own() -> None:
     module = BSVRB(**SMALL)
     module._trainer = standing(precision="64-true", world_size=2, strategy=None, datamodule=Tables(table()))
