@@ -112,25 +112,6 @@ def test_too_few_points_are_a_reject_with_exit_status_zero(tmp_path: Path) -> No
     assert (tmp_path / "figures" / "report.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dim": 41}, "dim must be at most 40 for moments of degree 4, got 41: take degree 2"),
-        ({"dim": 1}, "dim must be at least 2"),
-        ({"eta": 0.5}, r"eta must be in \[0, 0.5\), got 0.5"),
-        ({"sigma": 0.0}, "sigma must be positive"),
-        ({"surrogate": "hinge"}, "surrogate must be one of ramp, logistic"),
-        ({"degree": 3}, "degree must be one of 2, 4"),
-        ({"delta": 0.01}, "draws must be at least 100"),
-        ({"delta": 1.0}, "delta must be in"),
-        ({"rows_per_iteration": 0}, "rows_per_iteration must be at least 1"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TesterLearner(**{"dim": 3, "draws": 40, **arguments})
-
-
 class WithoutValidation(Halfspaces):
     def validation(self) -> Rows:
         return None  # type: ignore[return-value]
