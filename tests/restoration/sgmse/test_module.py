@@ -91,12 +91,3 @@ def test_the_flow_draws_noise_at_its_start_alone() -> None:
     noisy = trained.spectrogram.of(batch()["noisy"])[..., :12]
     assert trained.enhanced(noisy, draw).shape == noisy.shape
     assert len(drawn) <= 2  # that of the last step is left out of its mean
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"end": 1.0}, "end"), ({"num_steps": 0}, "num_steps"), ({"sampler": "heun"}, "sampler"), ({"snr": 0.0}, "snr")],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        module(**arguments)

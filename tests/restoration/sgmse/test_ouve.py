@@ -58,12 +58,3 @@ def test_the_reverse_process_gives_the_law_of_gaussian_signals() -> None:
     bias = STD**2 / (STD**2 * math.exp(-3) + process.prior_deviation**2) * math.exp(-3) * abs(Y - MEAN)
     assert abs(complex(x.mean()) - MEAN) < 0.05 + bias  # the prior's mean is taken to be the observation
     assert float((x - x.mean()).abs().square().mean()) == pytest.approx(STD**2, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"stiffness": 0.0}, "stiffness"), ({"sigma_min": -1.0}, "sigma_min"), ({"sigma_max": 0.05}, "sigma_max must be")],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OUVE(**arguments)

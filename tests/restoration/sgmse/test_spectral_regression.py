@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from lightning_modules.restoration.sgmse import SpectralRegression
@@ -16,8 +15,3 @@ def test_regression_is_trained_on_the_squared_difference() -> None:
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each, list(trained.parameters())) for each in (loss, expected)))
     assert trained.estimated(given).shape == (3, 50)
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="frame_multiple"):
-        module(SpectralRegression, frame_multiple=0)

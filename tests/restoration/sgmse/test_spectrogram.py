@@ -28,12 +28,3 @@ def test_parts_are_channels() -> None:
     torch.testing.assert_close(channels[:, 3:], second.imag)
     torch.testing.assert_close(as_complex(channels[:, :2]), first)
     assert as_complex(channels[:, :2].bfloat16()).dtype == torch.complex64
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"n_fft": 511}, "even"), ({"hop": 600}, "hop"), ({"exponent": 0.0}, "exponent"), ({"factor": 0.0}, "factor")],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Spectrogram(**arguments)
