@@ -10,9 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
 from datamodules.classification.mnist import MNIST
-from datamodules.corruptions.image_noise import Gaussian
 from datamodules.corruptions.operators import AverageDownsampling, RandomPixels
-from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.backbones import diffusers_model, with_weights
 from lightning_modules.diffusion.dps import DPS
@@ -128,8 +126,3 @@ def test_training_is_on_the_noise_at_random_times() -> None:
     torch.testing.assert_close(loss, F.mse_loss(trained.network(noisy, t), noise), rtol=1e-6, atol=0)
     loss.backward()
     assert trained.network.factor.grad is not None
-
-
-def test_data_that_are_not_measured_are_refused() -> None:
-    with pytest.raises(TypeError, match="REDDiff needs a MeasurementSource, and ImagePairs lacks operator"):
-        quiet().test(module(REDDiff), ImagePairs(test=Five(), noise=Gaussian(25)))

@@ -1,11 +1,10 @@
 from functools import partial
 
-import pytest
 import torch
 
 from datamodules.corruptions.operators import AverageDownsampling, Inpainting
-from lightning_modules.diffusion.pigdm import PiGDM, pigdm_guidance
-from tests.diffusion.gaussian_images import SCHEDULER, GaussianImages, images, shrinkage, step
+from lightning_modules.diffusion.pigdm import pigdm_guidance
+from tests.diffusion.gaussian_images import images, shrinkage, step
 
 MASK = Inpainting(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
 
@@ -26,9 +25,3 @@ def test_pigdm_takes_known_pixels_from_the_data_and_guides_the_others() -> None:
     torch.testing.assert_close(estimate[known], y[known])
     torch.testing.assert_close(estimate[~known], shrinkage(300) * x[~known])
     assert correction[known].eq(0).all()
-
-
-def test_arguments_out_of_range_are_refused() -> None:
-    for wrong, message in (({"eta": -1}, r"eta must be in \[0, 1\]"), ({"steps": 0}, r"steps must be in \[1, 1000\]")):
-        with pytest.raises(ValueError, match=message):
-            PiGDM(GaussianImages(), SCHEDULER, **wrong)  # type: ignore[arg-type]
