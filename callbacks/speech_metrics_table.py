@@ -67,7 +67,7 @@ class SpeechMetricsTable(Callback):
             if dataloader_idx == 0 and len(self.shown) < self.num_recordings:
                 length = int(batch["length"][row]) if "length" in batch else None
                 cut = {kind: signal[row, :length].detach().float().cpu() for kind, signal in signals.items()}
-                self.shown.append({**cut, "name": batch["name"][row], "rate": batch["rate"]})
+                self.shown.append({**cut, "name": batch["name"][row], "sample_rate": batch["sample_rate"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank must ask
@@ -108,7 +108,7 @@ def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
     for row, recording in zip(panels, shown, strict=True):
         levels = {kind: decibels(recording[kind]) for kind in kinds}
         loudest = levels["clean"].max()
-        seconds, highest = len(recording["clean"]) / recording["rate"], recording["rate"] / 2000
+        seconds, highest = len(recording["clean"]) / recording["sample_rate"], recording["sample_rate"] / 2000
         for panel, kind in zip(row, kinds, strict=True):
             drawn = panel.imshow(
                 levels[kind],
@@ -137,4 +137,4 @@ def keep(shown: list[dict[str, Any]], folder: Path) -> None:
     for recording in shown:
         stem = recording["name"].replace("/", "_")
         for kind in ("noisy", "enhanced", "clean"):
-            library.write(folder / f"{stem}_{kind}.wav", recording[kind].clamp(-1, 1).numpy(), recording["rate"])
+            library.write(folder / f"{stem}_{kind}.wav", recording[kind].clamp(-1, 1).numpy(), recording["sample_rate"])

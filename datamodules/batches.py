@@ -164,7 +164,7 @@ class SpeechPairBatch(TypedDict):
     """`[B, samples]`, float32 in [-1, 1]: ground truth where known. For supervised training and metrics only."""
     length: NotRequired[Tensor]
     """`[B]`, int64, outside training: length of each recording in audio samples; the rest is zero padding."""
-    rate: int
+    sample_rate: int
     """Sample rate in Hz."""
     index: Tensor
     """`[B]`, int64: position in the set."""

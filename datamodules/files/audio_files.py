@@ -61,12 +61,14 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: bool = False) -> NDArray[np.float32]:
+def read_recording(
+    path: Path, sample_rate: int, resample: bool = False, mix_channels: bool = False
+) -> NDArray[np.float32]:
     """Read a recording as `[samples]`, in [-1, 1].
 
     Args:
         path: audio file.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         resample: resample from another sample rate instead of raising an error.
         mix_channels: average multiple channels instead of raising an error.
 
@@ -85,15 +87,17 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
         raise UnreadableRecording(f"{path} cannot be read: {error}") from None
     if signal.shape[1] > 1 and not mix_channels:
         raise UnreadableRecording(f"{path} has {signal.shape[1]} channels; set mix_channels to average them")
-    if own_rate != rate and not resample:
-        raise UnreadableRecording(f"{path} has sample rate {own_rate}, expected {rate}; set resample to resample it")
+    if own_rate != sample_rate and not resample:
+        raise UnreadableRecording(
+            f"{path} has sample rate {own_rate}, expected {sample_rate}; set resample to resample it"
+        )
     mono = signal.mean(axis=1)
-    if own_rate != rate:
+    if own_rate != sample_rate:
         from scipy.signal import resample_poly
 
-        up, down = rate // gcd(rate, own_rate), own_rate // gcd(rate, own_rate)
+        up, down = sample_rate // gcd(sample_rate, own_rate), own_rate // gcd(sample_rate, own_rate)
         if max(up, down) > MOST_RESAMPLED:
-            raise UnreadableRecording(f"{path} has sample rate {own_rate}, which cannot be resampled to {rate}")
+            raise UnreadableRecording(f"{path} has sample rate {own_rate}, which cannot be resampled to {sample_rate}")
         mono = resample_poly(mono, up, down).astype(np.float32)
     if not (finite := np.isfinite(mono)).all():
         place = int(finite.argmin())
@@ -108,10 +112,10 @@ def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
     return np.clip(np.round(signal * LOUDEST), -LOUDEST, LOUDEST - 1).astype(np.int16)
 
 
-def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
+def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> None:
     """Write a signal in [-1, 1] with 16 bits, with the digest of its inputs as the comment."""
     library = soundfile()
-    with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=rate, channels=1) as file:
+    with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=sample_rate, channels=1) as file:
         file.comment = digest
         file.write(signal)
 

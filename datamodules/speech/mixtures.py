@@ -30,7 +30,7 @@ class Mixtures(SpeechSet):
             for testing; 0 returns the whole folder for every split, for splits with folders of their own.
         noise_held_out: fraction of the noise for validation, and the same fraction for testing; None means `held_out`.
         noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.
         seed: seed of the mixtures; None means the DataModule's seed.
@@ -44,12 +44,12 @@ class Mixtures(SpeechSet):
         held_out: float = 0.1,
         noise_held_out: float | None = None,
         noise_files: str = "*",
-        rate: int = 16_000,
+        sample_rate: int = 16_000,
         resample: bool = False,
         mix_channels: bool = False,
         seed: int | None = None,
     ) -> None:
-        positive(rate=rate)
+        positive(sample_rate=sample_rate)
         within(0, 0.5, "[)", held_out=held_out, noise_held_out=noise_held_out)
         if len(snr) != 2 or snr[0] > snr[1]:
             raise ValueError(f"snr must be the lowest and the highest ratio in decibels, got {list(snr)}")
@@ -59,7 +59,7 @@ class Mixtures(SpeechSet):
         self.held_out = held_out
         self.noise_held_out = held_out if noise_held_out is None else noise_held_out
         self.noise_files = noise_files
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.resample = resample
         self.mix_channels = mix_channels
         self.seed = seed
@@ -88,7 +88,7 @@ class Mixtures(SpeechSet):
             clean.append(as_int16(voice / loudest))
             row = {"split": split, "speech": name, "noise": noises[chosen], "start": start, "snr": level}
             rows.append(row | {"divided_by": loudest})
-        return Recordings([stem_of(name) for name in speech], noisy, clean, self.rate, pd.DataFrame(rows))
+        return Recordings([stem_of(name) for name in speech], noisy, clean, self.sample_rate, pd.DataFrame(rows))
 
     def _read(self, path: Path) -> np.ndarray:
-        return read_recording(path, self.rate, self.resample, self.mix_channels).astype(np.float64)
+        return read_recording(path, self.sample_rate, self.resample, self.mix_channels).astype(np.float64)

@@ -22,7 +22,7 @@ class Recordings:
         names: names of the recordings without suffix, `[N]`.
         noisy: N arrays `[samples]`, int16.
         clean: N arrays of the same lengths and dtype.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         table: sources of each recording, one row each, if recordings are generated.
         table_name: file name of the table in the run directory.
 
@@ -33,7 +33,7 @@ class Recordings:
     names: Sequence[str]
     noisy: Sequence[NDArray[np.int16]]
     clean: Sequence[NDArray[np.int16]]
-    rate: int
+    sample_rate: int
     table: pd.DataFrame | None = None
     table_name: str = "mixtures"
 
@@ -53,7 +53,7 @@ class Recordings:
 class SpeechSet(ABC):
     """A dataset of noisy and clean recordings: a plain object that reads its splits, independent of batching."""
 
-    rate: int
+    sample_rate: int
     """Sample rate in Hz."""
     seed: int | None = None
     """Seed of generated data; None means the DataModule's seed."""

@@ -66,7 +66,7 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
     }
 
 
-def in_room(voice: NDArray[np.floating], rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
+def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
     """Simulate a voice `[samples]` in a room, and in the same room without walls; both results have the same length.
 
     Ray tracing uses the seed in `room`, whatever was simulated before.
@@ -76,13 +76,13 @@ def in_room(voice: NDArray[np.floating], rate: int, room: Mapping[str, Any]) -> 
     heard = []
     for energy, most in ((absorption, min(ORDER, order)), (ABSORPTION, 0)):
         library.random.seed(numpy=room["rays"], libroom=room["rays"][0])
-        shoebox = library.ShoeBox(room["sides"], fs=rate, materials=library.Material(energy), max_order=most)
+        shoebox = library.ShoeBox(room["sides"], fs=sample_rate, materials=library.Material(energy), max_order=most)
         shoebox.set_ray_tracing()
         shoebox.add_microphone_array(np.asarray(room["microphone"])[:, None])
         shoebox.add_source(room["source"], signal=voice)
         shoebox.simulate()
         heard.append(shoebox.mic_array.signals[0])
-    reverberant, anechoic = heard[0], np.pad(heard[1], (0, int(SILENCE * rate)))
+    reverberant, anechoic = heard[0], np.pad(heard[1], (0, int(SILENCE * sample_rate)))
     length = min(len(reverberant), len(anechoic))
     scale = LEVEL / np.abs(reverberant).max()
     return scale * reverberant[:length], scale * anechoic[:length]
@@ -108,7 +108,7 @@ class Reverberant(SpeechSet):
             whole folder for every split.
         written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
             simulation in each run.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.
         seed: seed of the rooms; None means the DataModule's seed.
@@ -120,12 +120,12 @@ class Reverberant(SpeechSet):
         reverberation: Sequence[float] = (0.4, 1.0),
         held_out: float = 0.1,
         written_to: str | None = None,
-        rate: int = 16_000,
+        sample_rate: int = 16_000,
         resample: bool = False,
         mix_channels: bool = False,
         seed: int | None = None,
     ) -> None:
-        positive(rate=rate)
+        positive(sample_rate=sample_rate)
         within(0, 0.5, "[)", held_out=held_out)
         if len(reverberation) != 2 or not 0 < reverberation[0] <= reverberation[1]:
             raise ValueError(f"reverberation must be the shortest and the longest time, got {list(reverberation)}")
@@ -133,7 +133,7 @@ class Reverberant(SpeechSet):
         self.reverberation = (float(reverberation[0]), float(reverberation[1]))
         self.held_out = held_out
         self.written_to = None if written_to is None else Path(written_to).expanduser()
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.resample = resample
         self.mix_channels = mix_channels
         self.seed = seed
@@ -146,7 +146,7 @@ class Reverberant(SpeechSet):
         reverberant, anechoic, rows = zip(*(made[index] for index in range(len(speech))), strict=True)
         table = [{"split": split, "speech": name, **row} for name, row in zip(speech, rows, strict=True)]
         names = [stem_of(name) for name in speech]
-        return Recordings(names, list(reverberant), list(anechoic), self.rate, pd.DataFrame(table), "rooms")
+        return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """Simulate a recording, or read the stored one: reverberant, anechoic, both int16, and its row of the table."""
@@ -155,16 +155,16 @@ class Reverberant(SpeechSet):
         row: dict[str, Any] = {"reverberation": room["reverberation"]}
         for key in ("sides", "source", "microphone"):
             row |= {f"{key}_{axis}": value for axis, value in zip("xyz", room[key], strict=True)}
-        voice = read_recording(self.speech_dir / name, self.rate, self.resample, self.mix_channels)
+        voice = read_recording(self.speech_dir / name, self.sample_rate, self.resample, self.mix_channels)
         if self.written_to is None:
-            reverberant, anechoic = in_room(voice, self.rate, room)
+            reverberant, anechoic = in_room(voice, self.sample_rate, room)
             return as_int16(reverberant), as_int16(anechoic), row
-        identity = f"{sorted(room.items())} {self.rate} {pyroomacoustics().__version__}"
+        identity = f"{sorted(room.items())} {self.sample_rate} {pyroomacoustics().__version__}"
         digest = hashlib.blake2b(identity.encode() + voice.tobytes(), digest_size=16).hexdigest()
         folder = self.written_to / FOLDERS[split]
         files = [folder / kind / f"{stem_of(name)}.wav" for kind in ("reverb", "anechoic")]
         if not all(file.is_file() and digest_in(file) == digest for file in files):
-            for file, signal in zip(files, in_room(voice, self.rate, room), strict=True):
-                write_recording(file, as_int16(signal) / LOUDEST, self.rate, digest)
-        kept = [as_int16(read_recording(file, self.rate)) for file in files]
+            for file, signal in zip(files, in_room(voice, self.sample_rate, room), strict=True):
+                write_recording(file, as_int16(signal) / LOUDEST, self.sample_rate, digest)
+        kept = [as_int16(read_recording(file, self.sample_rate)) for file in files]
         return kept[0], kept[1], row

@@ -79,10 +79,10 @@ class SpeechPairs(WholeImageSets):
         self.resample = resample
         self.mix_channels = mix_channels
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
-        if len({one.rate for one in sets}) > 1:
-            rates = ", ".join(f"{type(one).__name__} {one.rate}" for one in sets)
+        if len({one.sample_rate for one in sets}) > 1:
+            rates = ", ".join(f"{type(one).__name__} {one.sample_rate}" for one in sets)
             raise ValueError(f"the datasets differ in their sample rates: {rates}")
-        self.rate = sets[0].rate if sets else 16_000
+        self.sample_rate = sets[0].sample_rate if sets else 16_000
 
     def set_up_training(self) -> None:
         if self.training is not None:
@@ -105,7 +105,7 @@ class SpeechPairs(WholeImageSets):
         return recordings
 
     def new_images(self, folder: str) -> SizedSet:
-        return RecordingFolder(folder, self.rate, self.length_step, self.resample, self.mix_channels)
+        return RecordingFolder(folder, self.sample_rate, self.length_step, self.resample, self.mix_channels)
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         crops = self.train_set
@@ -114,7 +114,7 @@ class SpeechPairs(WholeImageSets):
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         signals = {key: self._in_unit_interval(batch[key]) for key in ("noisy", "clean") if key in batch}
-        return batch | signals | {"rate": self.rate}
+        return batch | signals | {"sample_rate": self.sample_rate}
 
     def _in_unit_interval(self, stored: Tensor) -> Tensor:
         signal = stored.to(self.pixel_type)
@@ -189,7 +189,7 @@ class RecordingFolder:
 
     Args:
         folder: folder of recordings, with any subfolders.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch.
         resample: resample recordings with another sample rate.
         mix_channels: average multiple channels.
@@ -199,9 +199,9 @@ class RecordingFolder:
         ValueError: if none can be read.
     """
 
-    def __init__(self, folder: str, rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:
+    def __init__(self, folder: str, sample_rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:
         self.folder = Path(folder).expanduser()
-        self.options = (rate, resample, mix_channels)
+        self.options = (sample_rate, resample, mix_channels)
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: list[str] = []

@@ -26,7 +26,7 @@ class Tones(SpeechSet):
         samples: number of training recordings.
         test_samples: number of test recordings, and of validation recordings.
         length: length of a recording, in audio samples.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         seed: seed of the signals; None means the DataModule's seed.
     """
 
@@ -35,21 +35,21 @@ class Tones(SpeechSet):
         samples: int = 2000,
         test_samples: int = 32,
         length: int = 496,
-        rate: int = 2000,
+        sample_rate: int = 2000,
         seed: int | None = None,
     ) -> None:
         at_least(1, samples=samples, test_samples=test_samples, length=length)
-        positive(rate=rate)
+        positive(sample_rate=sample_rate)
         self.samples = samples
         self.test_samples = test_samples
         self.length = length
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.seed = seed
 
     def recordings(self, split: Split) -> Recordings:
         count = self.samples if split == "training" else self.test_samples
         random = np.random.default_rng([self.seed or 0, ("training", "validation", "test").index(split)])
-        time = np.arange(self.length) / self.rate
+        time = np.arange(self.length) / self.sample_rate
         fundamental = random.uniform(80, 200, (count, 1, 1))
         order = np.arange(1, HARMONICS + 1)[:, None]
         phase = random.uniform(0, 2 * np.pi, (count, HARMONICS, 1))
@@ -61,4 +61,6 @@ class Tones(SpeechSet):
         decibels = random.uniform(0, 15, count)
         noisy = [one + at_snr(one, other, level) for one, other, level in zip(clean, noise, decibels, strict=True)]
         names = [f"tone_{number:04d}" for number in range(count)]
-        return Recordings(names, [as_int16(each) for each in noisy], [as_int16(each) for each in clean], self.rate)
+        return Recordings(
+            names, [as_int16(each) for each in noisy], [as_int16(each) for each in clean], self.sample_rate
+        )

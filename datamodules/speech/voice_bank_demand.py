@@ -26,7 +26,7 @@ class VoiceBankDemand(SpeechSet):
             directory.
         held_out_speakers: validation speakers, if there is no folder `valid`.
         reverberant: read the folders `reverb` and `anechoic` instead of `noisy` and `clean`.
-        rate: sample rate in Hz.
+        sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.
     """
@@ -36,15 +36,15 @@ class VoiceBankDemand(SpeechSet):
         data_dir: str | None = None,
         held_out_speakers: Sequence[str] = ("p226", "p287"),
         reverberant: bool = False,
-        rate: int = 16_000,
+        sample_rate: int = 16_000,
         resample: bool = False,
         mix_channels: bool = False,
     ) -> None:
-        positive(rate=rate)
+        positive(sample_rate=sample_rate)
         self.data_dir = data_dir
         self.held_out_speakers = tuple(held_out_speakers)
         self.kinds = ("reverb", "anechoic") if reverberant else ("noisy", "clean")
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.resample = resample
         self.mix_channels = mix_channels
 
@@ -66,7 +66,7 @@ class VoiceBankDemand(SpeechSet):
             [self._read(folder / kind / name) for kind, name in zip(self.kinds, pair, strict=True)] for pair in pairs
         ]
         names = [stem_of(name) for name, _ in pairs]
-        return Recordings(names, [noisy for noisy, _ in read], [clean for _, clean in read], self.rate)
+        return Recordings(names, [noisy for noisy, _ in read], [clean for _, clean in read], self.sample_rate)
 
     def _read(self, path: Path) -> NDArray[np.int16]:
-        return as_int16(read_recording(path, self.rate, self.resample, self.mix_channels))
+        return as_int16(read_recording(path, self.sample_rate, self.resample, self.mix_channels))

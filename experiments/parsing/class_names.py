@@ -68,7 +68,7 @@ RENAMED = {
     "Wine": "StandardisedWine",
 }
 """Class names of version 0.1 -> class names of version 0.2."""
-RENAMED_ARGUMENTS = {"brightest": "data_range", "shifted_tests": "ood_test_sets"}
+RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_tests": "ood_test_sets"}
 """Constructor arguments of version 0.1 -> arguments of version 0.2."""
 
 

@@ -28,14 +28,16 @@ CROP = 32_640
 class Spoken(SpeechSet):
     """Noise in place of speech, as long as utterances are."""
 
-    rate = 16_000
+    sample_rate = 16_000
 
     def __init__(self, count: int, samples: int) -> None:
         random = np.random.default_rng(0)
         self.signals = [random.integers(-9000, 9000, samples + 8 * number, dtype=np.int16) for number in range(count)]
 
     def recordings(self, split: Split) -> Recordings:
-        return Recordings([str(number) for number in range(len(self.signals))], self.signals, self.signals, self.rate)
+        return Recordings(
+            [str(number) for number in range(len(self.signals))], self.signals, self.signals, self.sample_rate
+        )
 
 
 class PerItem(Dataset):

@@ -122,18 +122,18 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
     return rated
 
 
-def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
+def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
     """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, if their packages are installed."""
-    found = dnsmos(estimate) if rate == WIDEBAND else {}
+    found = dnsmos(estimate) if sample_rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
-        found["estoi"] = short_time_objective_intelligibility(estimate, clean, rate, extended=True)
-    if find_spec("pesq") and rate == WIDEBAND:
+        found["estoi"] = short_time_objective_intelligibility(estimate, clean, sample_rate, extended=True)
+    if find_spec("pesq") and sample_rate == WIDEBAND:
         from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality
 
         try:
-            found["pesq"] = perceptual_evaluation_speech_quality(estimate, clean, rate, "wb")
+            found["pesq"] = perceptual_evaluation_speech_quality(estimate, clean, sample_rate, "wb")
         except (RuntimeError, ValueError):  # silence, or less than a quarter of a second
             found["pesq"] = torch.full((len(clean),), LEAST_PESQ)
     return found
@@ -152,7 +152,7 @@ class SpeechQuality(MeasuredItems):
         noisy: Tensor,
         estimate: Tensor,
         clean: Tensor,
-        rate: int,
+        sample_rate: int,
         index: Tensor,
         name: Sequence[str],
         loader: int = 0,
@@ -165,7 +165,7 @@ class SpeechQuality(MeasuredItems):
             noisy: noisy signals, `[B, samples]`.
             estimate: enhanced signals, `[B, samples]`.
             clean: clean signals, `[B, samples]`.
-            rate: sample rate, in hertz.
+            sample_rate: sample rate, in hertz.
             index: indices in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the dataloader.
@@ -180,11 +180,11 @@ class SpeechQuality(MeasuredItems):
             told = []
             for row, length in enumerate(lengths or [noisy.shape[1]] * len(noisy)):
                 given, enhanced, meant = (signal[row : row + 1, :length] for signal in (noisy, estimate, clean))
-                before = {f"noisy_{key}": value for key, value in perceived(given, meant, rate).items()}
-                told.append(before | perceived(enhanced, meant, rate))
+                before = {f"noisy_{key}": value for key, value in perceived(given, meant, sample_rate).items()}
+                told.append(before | perceived(enhanced, meant, sample_rate))
             values |= {key: torch.cat([one[key].reshape(1) for one in told]) for key in told[0]}
             missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]
-            if missing and not SpeechQuality.warned and rate == WIDEBAND:
+            if missing and not SpeechQuality.warned and sample_rate == WIDEBAND:
                 SpeechQuality.warned = True
                 rank_zero_warn(
                     f"metrics without an installed package are left out: "

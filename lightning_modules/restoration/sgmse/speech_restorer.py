@@ -141,8 +141,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         """Return `estimate`, `[B, samples]`."""
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
-        signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["rate"] >= SPOKEN
-        measured = batch["rate"], batch["index"], names, dataloader_idx, perception, lengths_of(batch)
+        signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["sample_rate"] >= SPOKEN
+        measured = batch["sample_rate"], batch["index"], names, dataloader_idx, perception, lengths_of(batch)
         self.quality.update(*signals, *measured)
         return {"estimate": estimate}
 
@@ -167,7 +167,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         def compute(rows: list[int]) -> Iterator[tuple[NDArray[Any], int]]:
             estimate = self.estimated(batch).float().clamp(-1, 1).cpu().numpy()
             for row in rows:
-                yield estimate[row, : lengths[row]], batch["rate"]
+                yield estimate[row, : lengths[row]], batch["sample_rate"]
 
         digests = [digest_of(signal[:own].float()) for signal, own in zip(batch["noisy"], lengths, strict=True)]
         written = self.write([f"{name}{suffix}" for name in batch["name"]], digests, compute, dataloader_idx)

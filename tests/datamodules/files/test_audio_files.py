@@ -16,8 +16,8 @@ from datamodules.files.audio_files import (
 from datamodules.files.whole_files import DamagedFile
 
 
-def tone(count: int = 1600, rate: int = 16_000) -> np.ndarray:
-    return 0.5 * np.sin(2 * np.pi * 200 * np.arange(count) / rate)
+def tone(count: int = 1600, sample_rate: int = 16_000) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * 200 * np.arange(count) / sample_rate)
 
 
 @pytest.mark.parametrize(("name", "accuracy"), [("a.wav", 4e-5), ("a.flac", 4e-5)])

@@ -79,7 +79,7 @@ def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
         assert first.shape == (3, 499)
         np.testing.assert_array_equal((first[2] * 32_768).short()[:450], expected)
         assert (first[2, 450:] == 0).all()
-    assert module.tested[0]["rate"] == 16_000
+    assert module.tested[0]["sample_rate"] == 16_000
     assert (tmp_path / "mixtures_test.csv").is_file()
     two = {name: Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4) for name in "ab"}
     quiet(default_root_dir=tmp_path).test(Listener(), SpeechPairs(test=two), verbose=False)
@@ -93,8 +93,8 @@ def test_the_first_recordings_are_validated_on() -> None:
 
 
 def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) -> None:
-    for name, rate in (("a.wav", 16_000), ("b/c.wav", 16_000), ("slow.wav", 8_000)):
-        write(tmp_path / name, 200, rate=rate)
+    for name, sample_rate in (("a.wav", 16_000), ("b/c.wav", 16_000), ("slow.wav", 8_000)):
+        write(tmp_path / name, 200, sample_rate=sample_rate)
     data, module = SpeechPairs(predict_dir=str(tmp_path), evaluation_batch_size=4), Listener()
     quiet().predict(module, data)
     assert [batch["name"] for batch in module.tested] == [["a.wav", "b/c.wav"]]

@@ -32,7 +32,7 @@ def predict(folder: Path, out: Path, *arguments: str) -> int:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for number, (name, length) in enumerate(LENGTHS.items()):
-        write(tmp_path / "given" / name, length, seed=number, rate=2000)
+        write(tmp_path / "given" / name, length, seed=number, sample_rate=2000)
     return tmp_path / "given"
 
 
@@ -76,7 +76,7 @@ def test_files_that_can_not_be_enhanced_are_told_at_the_end(
     (folder / "broken.wav").write_bytes(b"RIFF and no more")
     soundfile.write(folder / "silent.wav", np.zeros(300), 2000)
     soundfile.write(folder / "stereo.wav", np.ones((300, 2)), 2000)
-    write(folder / "fast.wav", 300, rate=4000)
+    write(folder / "fast.wav", 300, sample_rate=4000)
     out = tmp_path / "out"
     assert predict(folder, out) == 1
     said = capsys.readouterr().err

@@ -60,7 +60,9 @@ def test_rows_tell_the_ratio_of_speech_to_noise_and_the_noisy_recordings_own_mea
 
 
 def test_zeros_after_a_recording_change_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "perceived", lambda signal, clean, rate: {"samples": torch.tensor([signal.shape[1]])})
+    monkeypatch.setattr(
+        speech, "perceived", lambda signal, clean, sample_rate: {"samples": torch.tensor([signal.shape[1]])}
+    )
     estimate, clean, noisy = signals()
     tables = []
     for padded in (0, 100):

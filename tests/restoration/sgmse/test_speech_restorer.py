@@ -29,7 +29,7 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
     trained = SGMSE(Mixing(), spectrogram=Spectrogram(62, 16), frame_multiple=2, num_steps=2)
     trainer = quiet(default_root_dir=tmp_path)
     for name in ("x.wav", "deep/y.flac"):
-        write(tmp_path / "mine" / name, 333, rate=2000)
+        write(tmp_path / "mine" / name, 333, sample_rate=2000)
     folder = SpeechPairs(test=Tones(3), predict_dir=str(tmp_path / "mine"), evaluation_batch_size=2)
     trainer.predict(trained, folder)
     files = [tmp_path / "enhanced" / name for name in ("x.wav", "deep/y.flac")]
@@ -38,7 +38,7 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
     files[1].unlink()
     assert trainer.predict(trained, folder) == [["deep/y.flac"]]
     assert files[0].stat().st_mtime_ns == before
-    write(tmp_path / "mine" / "x.wav", 333, seed=9, rate=2000)
+    write(tmp_path / "mine" / "x.wav", 333, seed=9, sample_rate=2000)
     with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
         trainer.predict(trained, folder)
 
