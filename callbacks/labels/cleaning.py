@@ -1,6 +1,6 @@
 """Turn a label report into labels to train on, and estimate the fraction of wrong labels.
 
-Both compare probabilities with the mean self-confidence of a class, over the n_k images with the given label k:
+Both compare probabilities with the mean self-confidence of a class k, over the n_k images with this given label:
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -33,13 +33,10 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 
     The thresholds are those of confident learning. Its off-diagonal entries count labels with p[y] >= t_y, too, if
     another class exceeds its own threshold by a larger probability; here, such a label is kept.
-
-    Args:
-        table: columns `given`, `proposed`, `probability_given`, `probability_proposed` and `suspected`.
     """
-    given, proposed = _confident(table)
+    given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given
-    relabel = wrong & proposed & _another(table)
+    relabel = wrong & another
     own, highest = table["probability_given"], table["probability_proposed"]
     return table.assign(
         action=np.select([~wrong, relabel], ACTIONS[:2], ACTIONS[2]),
@@ -49,24 +46,16 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate what to do with each label, in the order of the dataset, for `FromCSV` to read.
+    """Return the labels to train on of a label report, in the order of the dataset, for `FromCSV` to read.
 
-    Args:
-        table: label report.
-
-    Returns:
-        Columns `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the one to train
-        on), `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
+    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the one to
+    train on), `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
     """
     decided = with_actions(table)
     if "row" in decided:
         decided["index"] = decided["row"]
-    columns = [
-        column
-        for column in ("index", "name", "label", "action", "confidence", "given", "clean_label")
-        if column in decided
-    ]
-    return decided[columns].sort_values("index", ignore_index=True)
+    decided = decided.filter(["index", "name", "label", "action", "confidence", "given", "clean_label"])
+    return decided.sort_values("index", ignore_index=True)
 
 
 def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
@@ -85,14 +74,14 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
     class can be confident, because a report has no other probabilities.
 
     Args:
-        table: columns `given`, `proposed`, `probability_given` and `probability_proposed`.
+        table: label report.
         resamples: number of resampled sets.
 
     Returns:
         `labels_wrong_estimate`, `labels_wrong_low` and `labels_wrong_high`.
     """
-    given, proposed = _confident(table)
-    kind = np.select([proposed & _another(table), given], [0, 1], 2)
+    given, another = _confident(table)
+    kind = np.select([another, given], [0, 1], 2)
     category, code = np.unique(table["given"], return_inverse=True)
     count = np.bincount(3 * code + kind, minlength=3 * len(category))
     resampled = np.random.default_rng(0).multinomial(len(table), count / len(table), size=resamples)
@@ -103,15 +92,11 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether the given and the proposed class of each image reach their mean self-confidence."""
+    """Return whether the given class of each image, and another, proposed one, reach their mean self-confidence."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)
-    return given.to_numpy(), proposed.to_numpy()
-
-
-def _another(table: pd.DataFrame) -> NDArray[np.bool_]:
-    return (table["proposed"] != table["given"]).to_numpy()
+    return given.to_numpy(), (proposed & (table["proposed"] != table["given"])).to_numpy()
 
 
 def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -73,21 +73,14 @@ def _probabilities(
         raise ValueError(f"images must be one for each of the {samples} labels, got {got}")
     image = torch.as_tensor(images)
     if not image.is_floating_point() or not 0 <= float(image.min()) <= float(image.max()) <= 1:
-        raise ValueError(
-            f"images must be floating-point numbers in [0, 1], got {image.dtype} in "
-            f"[{float(image.min()):g}, {float(image.max()):g}]"
-        )
+        got = f"{image.dtype} in [{float(image.min()):g}, {float(image.max()):g}]"
+        raise ValueError(f"images must be floating-point numbers in [0, 1], got {got}")
     if isinstance(network, str):
-        network = _pretrained(network)
+        import timm
+
+        known = timm.models.get_pretrained_cfg(network, allow_unregistered=True)
+        network = timm_model(network, known.num_classes if known else 2, pretrained=True)  # rejects unknown names
     place = next(network.parameters(), image)
     with evaluating(network), torch.no_grad():
         logits = [network(part.to(place.device, place.dtype)).cpu().double() for part in image.split(batch_size)]
     return torch.cat(logits).softmax(dim=1)
-
-
-def _pretrained(name: str) -> nn.Module:
-    """Return a network of timm with its pretrained weights and all classes of their classifier."""
-    import timm
-
-    known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)  # None for unknown names, which raise below
-    return timm_model(name, 2 if known is None else known.num_classes, pretrained=True)
