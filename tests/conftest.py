@@ -24,7 +24,13 @@ from PIL import Image
 
 from experiments.command_line import CommandLine
 from tests import BEGAN
-from tests.tiny_pipelines import save_hunyuan_dit, save_text_to_image, save_unconditional, save_xl
+from tests.tiny_pipelines import (
+    save_hunyuan_dit,
+    save_stable_diffusion_3,
+    save_text_to_image,
+    save_unconditional,
+    save_xl,
+)
 from tests.two_processes import Process, TwoProcesses, start_two
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -131,6 +137,12 @@ def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hunyuan_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Hunyuan-DiT pipeline."""
     return save_hunyuan_dit(tmp_path_factory.mktemp("hunyuan_dit"))
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Stable Diffusion 3 pipeline."""
+    return save_stable_diffusion_3(tmp_path_factory.mktemp("stable_diffusion_3"))
 
 
 @pytest.fixture(scope="session")

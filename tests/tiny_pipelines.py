@@ -42,14 +42,14 @@ def text_encoder(words: list[str], length: int = 8, width: int = 16, projection:
     return encoder
 
 
-def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215) -> Any:
+def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215, **more: Any) -> Any:
     """Build an autoencoder whose latents are `[4, 8, 8]`, of images of 16 x 16; a channel more doubles the size."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels), latent_channels=4, norm_num_groups=4, layers_per_block=1,
-        sample_size=16, scaling_factor=scaling_factor,
+        sample_size=16, scaling_factor=scaling_factor, **more,
     )  # fmt: skip
 
 
@@ -124,6 +124,38 @@ def save_hunyuan_dit(folder: Path) -> Path:
         text_encoder_2=T5EncoderModel(t5), tokenizer_2=tokenizer, transformer=transformer,
         scheduler=DDPMScheduler(**{**STABLE_DIFFUSION, "beta_end": 0.018}, prediction_type="v_prediction"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def t5_encoder(width: int) -> Any:
+    """Build T5's text encoder of the letters, with weights large enough for texts to differ."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(vocab_size=2 + len(VOCABULARY), d_model=width, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    return T5EncoderModel(config)
+
+
+def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -> Path:
+    """Save a Stable Diffusion 3 pipeline: images of 16 x 16, texts of 16 letters for CLIP; `dual` as in 3.5 Medium."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tokenizer = save_tokenizer(folder, VOCABULARY, 16)
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
+        pos_embed_max_size=12, **({"dual_attention_layers": (0,), "qk_norm": "rms_norm"} if dual else {}),
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    StableDiffusion3Pipeline(
+        vae=autoencoder(scaling_factor=1.5305, shift_factor=0.0609), transformer=transformer,
+        text_encoder=text_encoder(VOCABULARY, 16, projection=16), tokenizer=tokenizer,
+        text_encoder_2=text_encoder(VOCABULARY, 16, projection=16), tokenizer_2=tokenizer,
+        text_encoder_3=t5_encoder(32) if t5 else None, tokenizer_3=tokenizer if t5 else None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder / "saved")  # fmt: skip
     return folder / "saved"
 

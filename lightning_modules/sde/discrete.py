@@ -28,7 +28,13 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read abar, `[T]`, from a diffusers scheduler, including one created on the meta device."""
+    """Read abar, `[T]`, from a diffusers scheduler, including one created on the meta device.
+
+    Raises:
+        ValueError: if it has none, as schedulers of flow matching.
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(f"scheduler: {type(scheduler).__name__} has no alphas_cumprod: its process is not diffusion")
     abar = scheduler.alphas_cumprod
     if abar.is_meta:  # without values; `from_config` would lose arguments given by position
         with torch.device("cpu"):
@@ -43,7 +49,7 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
     Raises:
         ValueError: if it is not epsilon, v_prediction or sample.
     """
-    prediction = scheduler.config.prediction_type
+    prediction: Any = getattr(scheduler.config, "prediction_type", "flow")
     one_of(get_args(Prediction), prediction_type=prediction)
     return prediction
 

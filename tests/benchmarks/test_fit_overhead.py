@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from datamodules.randomness.generators import generator_of
 from lightning_modules.denoising.noise2score import annealed, score_loss
-from lightning_modules.diffusion.finetuning.module import denoising_errors
+from lightning_modules.diffusion.finetuning.objectives import denoising_errors
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.diffusion.score_sde.trained_levels import score_matching
 from lightning_modules.efficiency.ofq.module import distillation
@@ -103,9 +103,10 @@ def ofq_after(module: Any) -> None:
 
 def finetuning_loss(module: Any, batch: Batch) -> Tensor:
     latent = module.network.encode(batch["image"])
-    noise, t = torch.randn_like(latent), torch.randint(len(module.abar), (len(latent),))
-    error = denoising_errors(module.network, latent, None, noise, t, module.abar, module.prediction)
-    return (error * min_snr_weight(module.abar[t], module.min_snr_gamma, module.prediction)).mean()
+    given = module.objective
+    noise, t = torch.randn_like(latent), torch.randint(len(given.abar), (len(latent),))
+    error = denoising_errors(module.network, latent, None, noise, t, given.abar, given.prediction)
+    return (error * min_snr_weight(given.abar[t], given.min_snr_gamma, given.prediction)).mean()
 
 
 def sgmse_loss(module: Any, batch: Batch) -> Tensor:

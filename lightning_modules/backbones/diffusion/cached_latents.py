@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from datamodules.distributed.collectives import broadcast, rank
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.prompts.captioned_images import CaptionedImages
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 64
 """Number of images or captions in a part."""
 
 
-def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, device: torch.device) -> None:
+def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
     """Replace a DataModule's images by the moments of their latents and their embedded captions.
 
     Every rank must call it. Images are the unaugmented ones: centre-cropped and not mirrored. The name of a cache entry
@@ -52,19 +53,13 @@ def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, devi
     row_of = {"moments": np.arange(count)}
     texts, text_of = np.unique(captioned.captions or [], return_inverse=True)
 
-    def embedding(start: int, stop: int) -> Tensor:
-        return network.encode_prompts(texts[start:stop].tolist()).embedding
-
-    def pooled(start: int, stop: int) -> Tensor:
-        found = network.encode_prompts(texts[start:stop].tolist()).pooled
-        assert found is not None
-        return found
+    def field(key: str, start: int, stop: int) -> Tensor:
+        return getattr(network.encode_prompts(texts[start:stop].tolist()), key)
 
     known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
-    for key, compute in (("embedding", embedding), ("pooled", pooled)):
-        if key == "embedding" or network.is_xl:
-            parts[key] = _array(folder, key, known, len(texts), compute)
-            row_of[key] = text_of
+    for key in network.prompt_fields:
+        parts[key] = _array(folder, key, known, len(texts), partial(field, key))
+        row_of[key] = text_of
     for one in rows:
         own = one.row.numpy()
         one.give_instead({key: (array, row_of[key][own]) for key, array in parts.items()})

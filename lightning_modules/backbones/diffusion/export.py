@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 
-def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> None:
+def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) -> None:
     """Save the trained model. Every rank must call it, and one writes.
 
     `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline,
@@ -32,12 +32,14 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> N
     adapters = any("lora_" in name for name in state)
     if not writes:
         return
-    if isinstance(model, TextToImage) and adapters:
+    if not isinstance(model, PixelSpace) and adapters:
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, state_dict=state))
-        model.pipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
+        layers = get_peft_model_state_dict(network, state_dict=state)
+        if model.parts[0] == "unet":  # transformers keep the names of peft
+            layers = convert_state_dict_to_diffusers(layers)
+        model.pipeline.save_lora_weights(str(folder), **{f"{model.parts[0]}_lora_layers": layers})
         return
     if not hasattr(network, "save_pretrained"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,11 +47,11 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> N
         return
     plain = type_of(network).from_config(network.config)
     plain.load_state_dict(merged(network, state))
-    if isinstance(model, TextToImage):
+    if not isinstance(model, PixelSpace):
         plain.to(network.dtype)
-        model.pipeline.register_modules(unet=plain)
+        model.pipeline.register_modules(**{model.parts[0]: plain})
         model.pipeline.save_pretrained(folder)
-        model.pipeline.register_modules(unet=network)
+        model.pipeline.register_modules(**{model.parts[0]: network})
         return
     from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 

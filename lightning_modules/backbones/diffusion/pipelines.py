@@ -2,12 +2,12 @@
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.backbones.adaptation import Precision
 from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed
 
+NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts unused by every method here: a safety checker's black images would falsify comparisons."""
@@ -56,6 +57,7 @@ def diffusers_pipeline(
     dtype: Precision | None = None,
     local_files_only: bool = False,
     pipeline_class: str | None = None,
+    part_classes: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a diffusers pipeline on the CPU: its networks, tokenizers and scheduler, but no code from its files.
 
@@ -68,6 +70,7 @@ def diffusers_pipeline(
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
         local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
         pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
+        part_classes: required classes of parts, by the part's name.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -105,9 +108,12 @@ def diffusers_pipeline(
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)
+    for name, expected in (part_classes or {}).items():
+        if classes[name][1] != expected:
+            raise ValueError(f"{name} of {described} must be of class {expected}, got {classes[name][1]}")
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
-    options: dict[str, Any] = {name: None for name in UNUSED if name in index}
+    options: dict[str, Any] = {name: None for name, part in index.items() if name in UNUSED or part == [None, None]}
     if "requires_safety_checker" in index or "safety_checker" in index:
         options["requires_safety_checker"] = False
     options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
@@ -243,19 +249,22 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
             )
 
 
-def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> None:
-    """Reject a scheduler with another prediction type, or without a variance-preserving process.
+def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:
+    """Return what the network predicts, and reject schedulers of another prediction type or process.
 
     Args:
         scheduler: a diffusers scheduler.
-        prediction_types: quantities that a method's networks may predict: epsilon, v_prediction or sample.
+        prediction_types: quantities that a method's networks may predict: epsilon, v_prediction or sample, or flow.
 
     Raises:
         ValueError: names the scheduler's kind or prediction type.
     """
     kind = type(scheduler).__name__
+    if "flow" in prediction_types and kind.startswith("FlowMatch"):
+        return "flow"
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {kind} has no alphas_cumprod: its process is not z_t = sqrt(abar) z + ...")
     predicted = scheduler.config.get("prediction_type", "epsilon")
     if predicted not in prediction_types:
         raise ValueError(f"prediction_type of {kind} must be one of {', '.join(prediction_types)}, got {predicted!r}")
+    return predicted

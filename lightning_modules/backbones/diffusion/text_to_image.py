@@ -1,6 +1,6 @@
 """Latent text-to-image models of diffusers, Stable Diffusion and SDXL, as a network for methods to train or evaluate.
 
-Hunyuan-DiT, a transformer, is in `hunyuan_dit.py`.
+Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py`.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
@@ -8,7 +8,7 @@ E is the encoder of an autoencoder and s its scaling factor. The U-Net predicts 
 sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
+from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class Prompts(NamedTuple):
@@ -27,7 +29,7 @@ class Prompts(NamedTuple):
     embedding: Tensor
     """`[B, L, D]`, of L tokens."""
     pooled: Tensor | None = None
-    """`[B, P]`, only for SDXL."""
+    """`[B, P]`, for SDXL and flow-matching transformers."""
     mask: Tensor | None = None
     """`[B, L]`, 1 for a token and 0 for padding; only for Hunyuan-DiT, as are the next two."""
     second: Tensor | None = None
@@ -50,7 +52,7 @@ class Prompts(NamedTuple):
         return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
 
 
-class TextToImage(nn.Module):
+class TextToImage(AutoencoderLatents):
     """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
     Its state dict holds only trained tensors; the others are loaded from the pipeline.
@@ -78,6 +80,12 @@ class TextToImage(nn.Module):
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """Required parts of the pipeline; the first one is the predicting network."""
+    part_classes: ClassVar[Mapping[str, str]] = {}
+    """Required diffusers classes of parts that several families have under one name."""
+    default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that get adapters by default: the attention's projections."""
+    packing: ClassVar[int] = 1
+    """Number of latent pixels in one input position of the network."""
     needs_captions: ClassVar[bool] = True
     """Whether training it needs the images' captions."""
 
@@ -89,14 +97,16 @@ class TextToImage(nn.Module):
         local_files_only: bool = False,
         tuning: Tuning = "frozen",
         lora_rank: int = 4,
-        lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+        lora_targets: Sequence[str] | None = None,
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
-        self.pipeline = diffusers_pipeline(pipeline, self.parts, config, variant, dtype, local_files_only)
+        self.pipeline = diffusers_pipeline(
+            pipeline, self.parts, config, variant, dtype, local_files_only, part_classes=self.part_classes
+        )
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:
             import diffusers
@@ -104,13 +114,13 @@ class TextToImage(nn.Module):
             one_of(get_args(Sampler), sampler=sampler)
             self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config)
         self.scheduler = self.pipeline.scheduler
-        check_schedule(self.scheduler, prediction_types)
+        self.prediction = check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
         lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
         only_with("tuning lora", tuning == "lora", TextToImage, **lora)
         network = getattr(self.pipeline, self.parts[0])
         channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
-        if channels != latent:
+        if channels != latent * self.packing:
             raise ValueError(
                 f"the {self.parts[0]} of {pipeline} takes {channels} channels, but its autoencoder's latents have "
                 f"{latent}"
@@ -120,11 +130,11 @@ class TextToImage(nn.Module):
         self.network: Any = adapted(
             network.train(),
             tuning,
-            **(lora | {"lora_targets": list(lora_targets)} if tuning == "lora" else {}),
+            **(lora | {"lora_targets": list(lora_targets or self.default_lora_targets)} if tuning == "lora" else {}),
             gradient_checkpointing=gradient_checkpointing,
             dtype=None if tuning == "full" else dtype,
         )
-        encoders = (getattr(self.pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+        encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
@@ -133,8 +143,14 @@ class TextToImage(nn.Module):
         return f"{type(self.scheduler).__name__}, scaling_factor={self.scaling_factor}"
 
     @property
-    def scaling_factor(self) -> float:
-        return self.vae.config.scaling_factor
+    def prompt_fields(self) -> tuple[str, ...]:
+        """Names of the fields of `Prompts` that the model uses."""
+        return ("embedding", "pooled") if self.is_xl else ("embedding",)
+
+    @property
+    def size_multiple(self) -> int:
+        """Number of pixels by which height and width of an image must be divisible."""
+        return self.pipeline.vae_scale_factor
 
     @property
     def image_size(self) -> int:
@@ -146,30 +162,6 @@ class TextToImage(nn.Module):
         scale, size = self.pipeline.vae_scale_factor, self.image_size
         channels: int = self.vae.config.latent_channels
         return n, channels, (height or size) // scale, (width or size) // scale
-
-    def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Encode images to z.
-
-        Args:
-            image: `[B, 3, H, W]` in [0, 1], differentiable.
-            draw: standard normal noise shaped like z, to sample from the encoder's distribution; None uses its mean.
-        """
-        return self.latent(self.moments(image), draw)
-
-    def moments(self, image: Tensor) -> Tensor:
-        """Compute mean and standard deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
-        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
-        return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
-
-    def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute z from the output of `moments`; see `encode`."""
-        mean, deviation = moments.unbind(dim=1)
-        return self.scaling_factor * (mean if draw is None else mean + deviation * draw)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
-        decoded = self.vae.decode((latent / self.scaling_factor).to(self.vae.dtype)).sample
-        return ((decoded + 1) / 2).to(latent.dtype)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
@@ -228,7 +220,7 @@ class TextToImage(nn.Module):
         scale = self.pipeline.vae_scale_factor
         images = self.pipeline(
             **self.for_pipeline(prompts, self.empty_prompts(len(noise))),
-            latents=noise,
+            latents=self.packed(noise),
             height=noise.shape[2] * scale,
             width=noise.shape[3] * scale,
             num_inference_steps=num_inference_steps,
@@ -237,6 +229,10 @@ class TextToImage(nn.Module):
             output_type="pt",
         ).images
         return images.clamp(0, 1).to(noise.dtype)
+
+    def packed(self, latent: Tensor) -> Tensor:
+        """Arrange z as the network takes it."""
+        return latent
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts and empty prompts as keyword arguments of the pipeline."""

@@ -11,9 +11,25 @@ adapters W + B A of its attention. The caption c is dropped for a fraction of th
 requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with
 d = min(decay, (1 + n) / (10 + n)) in update n.
 
+A flow-matching model, such as Stable Diffusion 3, predicts the velocity e - z:
+
+    z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1],
+
+with t from a uniform, logit-normal or mode density, shifted as by the pipeline's scheduler, and w_t = 1, 1 / t^2 or
+2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
+positive mean of logit(t) favours noise.
+
+| network | pipelines | predicts | tuning | cached | saved as |
+| --- | --- | --- | --- | --- | --- |
+| `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
+
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,
 ICCV 2023, arXiv 2303.09556. The objective is that of Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models,
-NeurIPS 2020, arXiv 2006.11239; the adapters are those of Hu et al., LoRA, ICLR 2022, arXiv 2106.09685.
+NeurIPS 2020, arXiv 2006.11239; flow matching is that of Esser et al., Scaling Rectified Flow Transformers for
+High-Resolution Image Synthesis, ICML 2024, arXiv 2403.03206; the adapters are those of Hu et al., LoRA, ICLR 2022,
+arXiv 2106.09685.
 """
 
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from datamodules.arguments import at_least, positive, within
+from datamodules.arguments import at_least, only_with, positive, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
@@ -22,32 +22,16 @@ from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
 from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
-from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
-from lightning_modules.sde.discrete import (
-    Prediction,
-    diffusion_target,
-    noised,
-    scheduler_levels,
-    scheduler_prediction,
-)
 from lightning_modules.training.logging import log_training
 
 TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
-GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
-
-
-def denoising_errors(
-    model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor, abar: Tensor, prediction: Prediction
-) -> Tensor:
-    """Compute each image's unweighted mean squared error `[B]` at its timestep t `[B]`, for abar `[T]`."""
-    level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
-    output = model(noised(latent, noise, level), t, prompts)
-    return (output - diffusion_target(latent, noise, level, prediction)).square().flatten(1).mean(dim=1)
 
 
 class DiffusionFineTuning(MethodModule):
@@ -58,8 +42,10 @@ class DiffusionFineTuning(MethodModule):
     values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
-        network: `TextToImage`, `PixelSpace` or `pixel_pipeline` of `lightning_modules.backbones.diffusion`.
-        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally.
+        network: `TextToImage`, `StableDiffusion3`, `PixelSpace` or `pixel_pipeline` of
+            `lightning_modules.backbones.diffusion`.
+        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
+        flow: times and weights of flow matching, for `StableDiffusion3`; None takes the defaults of `FlowMatching`.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
         cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
@@ -75,12 +61,11 @@ class DiffusionFineTuning(MethodModule):
         ValueError: if an argument is out of range or does not apply to the model, or the model is frozen.
     """
 
-    abar: Tensor
-
     def __init__(
         self,
         network: TextToImage | PixelSpace,
         min_snr_gamma: float | None = 5.0,
+        flow: FlowMatching | None = None,
         caption_dropout: float = 0.0,
         average_decay: float = 0.9999,
         cache_dir: str | None = None,
@@ -93,7 +78,8 @@ class DiffusionFineTuning(MethodModule):
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
             raise TypeError(
-                f"network must be a TextToImage, PixelSpace or pixel_pipeline, got {type(network).__name__}"
+                "network must be a TextToImage, StableDiffusion3, PixelSpace or pixel_pipeline, got "
+                f"{type(network).__name__}"
             )
         positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", caption_dropout=caption_dropout, average_decay=average_decay)
@@ -103,7 +89,6 @@ class DiffusionFineTuning(MethodModule):
         if not trainable_parameters(network):
             raise ValueError("network has no trainable parameters: its tuning must be full or lora")
         self.network = network
-        self.min_snr_gamma = min_snr_gamma
         self.caption_dropout = caption_dropout
         self.average_decay = average_decay
         self.cache_dir = cache_dir
@@ -112,21 +97,21 @@ class DiffusionFineTuning(MethodModule):
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.prediction = scheduler_prediction(network.scheduler)
-        self.register_buffer("abar", torch.from_numpy(scheduler_levels(network.scheduler)).float(), persistent=False)
+        flows = network.prediction == "flow"
+        only_with("a model of flow matching", flows, DiffusionFineTuning, flow=flow)
+        only_with("a model of diffusion", not flows, DiffusionFineTuning, min_snr_gamma=min_snr_gamma)
+        self.objective: DiffusionObjective | FlowObjective = (
+            FlowObjective(network.scheduler, flow or FlowMatching())
+            if flows
+            else DiffusionObjective(network.scheduler, min_snr_gamma)
+        )
         self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))
         self.losses = MeanMetric()
         self._empty: Prompts | None = None
         self._shared_out = False
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.network, TextToImage) and isinstance(data, CaptionedImages):
-            data.require_captions("a text-to-image model")
-        shape = getattr(data, "image_shape", None)
-        expected = self.network.shape if isinstance(self.network, PixelSpace) else None
-        if shape is not None and expected is not None and tuple(shape) != expected:
-            raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(expected)}")
+        check_data(self.network, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, one U-Net block at a time, for `ModelParallelStrategy`."""
@@ -175,15 +160,13 @@ class DiffusionFineTuning(MethodModule):
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         latent, prompts = self.given(batch, partial(sample_rows_like, torch.randn))
         noise = sample_rows_like(torch.randn, latent)
-        t = sample_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
+        t = self.objective.times(latent)
         if self.caption_dropout and prompts is not None and self._empty is not None:
             left_out = sample_rows(torch.rand, (len(latent),), latent.device) < self.caption_dropout
             prompts = prompts.replaced(left_out, self._empty)
-        error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
-        mean = error.detach().mean()
-        if self.min_snr_gamma is not None:
-            error = error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
-        return {"loss": log_training(self, batch, error.mean(), error=mean)}
+        error = self.objective.errors(self.network, latent, prompts, noise, t)
+        loss = self.objective.weighted(error, t).mean()
+        return {"loss": log_training(self, batch, loss, error=error.detach().mean())}
 
     def configure_optimizers(self) -> Any:
         configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
@@ -202,9 +185,9 @@ class DiffusionFineTuning(MethodModule):
         generators = [generator_of(run_seed(), index, TIMES) for index in batch["index"].tolist()]
         latent, prompts = self.given(batch, partial(sample_like, draw=torch.randn, generators=generators))
         noise = sample_like(latent, torch.randn, generators)
-        t = ((batch["index"] + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32  # low-discrepancy timesteps
+        t = self.objective.held_out_times(batch["index"])
         with self.average.used_by(self.network):
-            error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
+            error = self.objective.errors(self.network, latent, prompts, noise, t)
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.
@@ -216,7 +199,8 @@ class DiffusionFineTuning(MethodModule):
 
         With sharded weights, every rank must call it.
         """
-        noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=self.abar.dtype).to(self.device)
+        dtype = self.average.weights[0].dtype
+        noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=dtype).to(self.device)
         return self._sampled([self.prompts[place % len(self.prompts)] for place in range(n)], noise, generator)
 
     def _sampled(self, texts: Sequence[str], noise: Tensor, generator: torch.Generator | None = None) -> Tensor:

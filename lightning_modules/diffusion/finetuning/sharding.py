@@ -1,4 +1,4 @@
-"""Shard parameters, gradients, optimizer state and averaged weights of a diffusers U-Net over ranks."""
+"""Shard parameters, gradients, optimizer state and averaged weights of a diffusers network over ranks."""
 
 from typing import Any
 
@@ -14,15 +14,20 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
     The network keeps its type and parameter names, and pipelines that hold it still work.
 
     Args:
-        network: U-Net of diffusers.
+        network: U-Net or transformer of diffusers.
         mesh: device mesh to shard over.
     """
-    unet: Any = network
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        if block is not None:
-            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    for block in blocks(network):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
     # Outside a forward pass all weights are sharded, so averaged weights can replace them between validation batches.
-    fully_shard(unet, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """List the blocks of a diffusers network: the elements of its lists of modules, and a U-Net's middle."""
+    lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
+    middle = getattr(network, "mid_block", None)
+    return [block for each in lists for block in each] + ([] if middle is None else [middle])
 
 
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
