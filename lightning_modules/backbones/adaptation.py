@@ -43,12 +43,12 @@ def adapted(
     dtype: Precision | None = None,
     compile: str | None = None,
 ) -> nn.Module:
-    """Choose how a network is trained: which parameters, in which precision, and with how much memory.
+    """Choose how a network is trained: which of its parameters, in which precision, and with how much memory.
 
     Args:
-        network: any network. Names below are those inside a `Normalized` network.
-        tuning: full trains every parameter, lora only adapters, frozen none.
-        trainable: names of submodules to train anyway, in float32; only with lora and frozen.
+        network: any network. For a `Normalized` network, the names below are relative to the network inside it.
+        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
+        trainable: names of submodules that are trained, in float32, even if `tuning` is lora or frozen.
         lora_rank: r; only with lora.
         lora_targets: names, or last parts of names, of the layers that get adapters; default: every `nn.Linear`.
         lora_alpha: the adapters are scaled by alpha / r; default: r.
@@ -59,8 +59,8 @@ def adapted(
         compile: a `torch.compile` backend, such as inductor; default: not compiled.
 
     Raises:
-        ValueError: if `tuning`, `dtype` or `compile` is unknown, the network has no layer of a name in `trainable` or
-            `lora_targets`, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
+        ValueError: if `tuning`, `dtype` or `compile` is unknown, a name in `trainable` or `lora_targets` matches no
+            layer, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -85,8 +85,8 @@ def adapted(
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """Freeze a network: no parameter requires a gradient, and `train()` leaves it in evaluation mode.
 
-    Submodules that stay trainable but are in half precision are converted to float32 and compute in it, since half
-    precision would round small steps to zero. For the arguments see `adapted`.
+    Trainable submodules in half precision are converted to float32 and compute in float32, since half precision would
+    round small steps to zero. For the arguments see `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
@@ -127,7 +127,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to a module's precision, and outputs to that of its inputs or, for integer inputs, to `outside`."""
+    """Cast inputs to a module's precision, and outputs to the inputs' precision (for integers: `outside`)."""
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
     outside = next(given, outside)
@@ -216,7 +216,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
 
     The network's own implementation is used if it has one (diffusers, transformers, timm) and has no batch
     normalisation. Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or
-    `nn.ModuleList`, and batch statistics are updated once. A network without blocks raises an error.
+    `nn.ModuleList`. Batch statistics are updated only once. A network without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -258,7 +258,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keep running statistics in the recomputation: with momentum 0, batch normalisation computes the same output."""
+    """Set momentum 0 in the recomputation: running statistics stay unchanged, and so does the output."""
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
@@ -274,8 +274,8 @@ def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
     """Convert a network's weights and computation to another precision, with float32 inputs and outputs.
 
     Inputs with two or more dimensions are cast at the start (time steps and noise levels `[B]` keep their precision),
-    floating-point outputs are cast to float32 at the end. Modules that a diffusers model keeps in float32 stay so.
-    Methods other than forward compute in `dtype`.
+    and floating-point outputs are cast to float32 at the end. Modules that a diffusers model keeps in float32 stay in
+    float32. Methods other than forward compute in `dtype`.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")

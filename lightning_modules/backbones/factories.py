@@ -49,15 +49,16 @@ def timm_model(
         image_size: height and width, for networks with a fixed image size; default: the network's own.
         drop_rate: dropout probability, usually before the classifier; default: the network's own.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
-        mean: per channel, in pixel units; default: that of timm's weights.
-        std: per channel, in pixel units; default: that of timm's weights.
-        tuning: full trains all parameters, lora only adapters and the classifier, linear_probe only the classifier,
-            frozen none.
+        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        mean: mean of each channel, in pixel units; default: the value of timm's weights.
+        std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
+        tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
+            classifier, frozen trains nothing.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
 
     Raises:
-        ValueError: names the argument that is unknown, contradicts another, or does not fit the network or the weights.
+        ValueError: if an argument is unknown, contradicts another, or does not fit the network or the weights; the
+            message names it.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
@@ -168,7 +169,7 @@ def diffusers_model(
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
-        tuning: full trains every parameter, lora only adapters, frozen none.
+        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
             float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.

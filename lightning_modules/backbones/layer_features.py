@@ -21,10 +21,10 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
     Args:
         network: network to search; the names inside a `Normalized` network come first.
         name: name of the layer.
-        argument: argument that gave the name, for the message.
+        argument: argument that contains the name, for the error message.
 
     Raises:
-        ValueError: if no layer or several match; lists the layers.
+        ValueError: if no layer or more than one matches; the message lists the layers.
     """
     layers = {each: module for each, module in network.named_modules() if each}
     inside = "network." if isinstance(network, Normalized) else ""
@@ -49,7 +49,7 @@ def classifier_layer(network: nn.Module) -> nn.Linear:
     """Find a classifier's last linear layer.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the classifier has no linear layer.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
@@ -63,7 +63,7 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers within a `with` block: for each name, one entry for each call.
+    """Collect the outputs of layers within a `with` block: each name has one entry per call.
 
     Args:
         layers: layers by the names under which their outputs are collected.

@@ -22,9 +22,9 @@ class Normalized(nn.Module):
 
     Args:
         network: takes normalised images `[B, C, H, W]`.
-        mean: one value per channel, or one for all, in pixel units; default: that of the timm network's
+        mean: one value per channel, or one for all, in pixel units; default: the value in the timm network's
             `pretrained_cfg`.
-        std: one positive value per channel, or one for all, in pixel units; default: that of the timm network's
+        std: one positive value per channel, or one for all, in pixel units; default: the value in the timm network's
             `pretrained_cfg`.
 
     Raises:
@@ -63,7 +63,7 @@ class Normalized(nn.Module):
         """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1].
 
         Raises:
-            ValueError: if the number of the image's channels differs from that of `mean`.
+            ValueError: if the image does not have as many channels as `mean` has values.
         """
         if len(self.mean) not in (1, image.shape[-3]):
             raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")

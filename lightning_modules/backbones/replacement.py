@@ -30,10 +30,10 @@ def layers_named(
         network: any network.
         patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` one.
         kinds: classes of the layers.
-        key: name of the patterns in the configuration, for messages.
+        key: name of the patterns in the configuration, for error messages.
 
     Raises:
-        ValueError: if a pattern matches no such layer; lists the existing ones.
+        ValueError: if a pattern matches no such layer; the message lists the existing layers.
     """
     layers: dict[str, nn.Module] = {
         name: module
@@ -58,8 +58,8 @@ def replace_layers(
 
     Args:
         network: network that contains the layers.
-        layers: layers by name.
-        key: name of the patterns in the configuration, for messages.
+        layers: layers to replace, by name.
+        key: name of the patterns in the configuration, for error messages.
         replaced: maps a layer's name and the layer to its replacement, with the same parameters.
 
     Raises:
@@ -82,12 +82,13 @@ def replace_layers(
 class WeightFunction(nn.Module, ABC):
     """Compute a layer's effective weight from its trained weight.
 
-    Under autocast it receives the trained weight in its own precision.
+    Under autocast, the function receives the trained weight in the weight's own precision.
     """
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight of a forward pass, of the same shape; in evaluation mode the exported one."""
+        """Compute the weight used in a forward pass, of the same shape; in evaluation mode it is the exported
+        weight."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class FunctionOfThirds(WeightFunction):
     """Separate functions for the rows of queries, keys and values in timm's fused `qkv`; other rows stay unchanged.
 
     Args:
-        functions: functions by q, k or v.
+        functions: function for the rows of each key: q, k or v.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:

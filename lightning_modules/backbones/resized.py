@@ -36,7 +36,7 @@ class Resized(nn.Module):
 
 
 def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Upsample images `[B, C, h, w]` to size (H, W) by bicubic interpolation, which overshoots."""
+    """Upsample images `[B, C, h, w]` to size (H, W) by bicubic interpolation, which may exceed the input's range."""
     size = tuple(size)
     return image if image.shape[2:] == size else F.interpolate(image, size, mode="bicubic", align_corners=False)
 

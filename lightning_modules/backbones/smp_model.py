@@ -52,21 +52,22 @@ def smp_model(
     On the meta device, where parameters have no values, no weights are read or downloaded. Images may have any size.
 
     Args:
-        name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another of the package, in any case.
+        name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
+            case-sensitive.
         num_classes: categories of a pixel, K, including the background.
         encoder: one of the package's encoders, or `tu-` and the name of a timm network.
         pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
         weights: local weight file of the whole network; it must have `num_classes` categories.
         in_channels: channels of an image, C.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
-        mean: per channel, in pixel units; default: ImageNet's.
-        std: per channel, in pixel units; default: ImageNet's.
-        tuning: full trains every parameter, lora only adapters, frozen none.
+        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        mean: mean of each channel, in pixel units; default: ImageNet's.
+        std: standard deviation of each channel, in pixel units; default: ImageNet's.
+        tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:
         ImportError: if the package is not installed.
-        ValueError: names the argument that is unknown, contradicts another, or does not fit.
+        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names it.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """
     try:

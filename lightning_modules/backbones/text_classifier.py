@@ -62,16 +62,17 @@ def transformers_classifier(
 ) -> nn.Module:
     """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
 
-    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer, as
-    in text-to-text training, with the first token of the class index, 0, 1, ...; the logits are those of these K
-    tokens. On the meta device, where parameters have no values, no weights are read or downloaded.
+    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer with
+    the first token of the class index 0, 1, ..., as in text-to-text training; these K tokens have the K logits. On the
+    meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
         num_classes: number of classes, K.
         architecture: config of a network to build without loading: `model_type`, such as bert or t5, and other keys.
         pretrained: load the weights; otherwise initialise the architecture randomly.
-        tuning: full trains all parameters, lora only adapters and the new classifier, frozen only the new classifier.
+        tuning: full trains all parameters, lora trains adapters and the new classifier, frozen trains only the new
+            classifier.
         dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
             float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.

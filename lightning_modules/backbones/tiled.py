@@ -1,7 +1,7 @@
 """Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
 
-Each function here takes a function that maps images `[B, C, H, W]` to images of the same size, such as a network, and
-images.
+The functions here apply another function, such as a network, to images. It maps images `[B, C, H, W]` to images of the
+same size.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
         overlap: pixels shared by two neighbours.
 
     Returns:
-        For each tile its input pixels, and its output pixels, which end in the middle of an overlap; both count from
-        the start of the side.
+        The input pixels and the output pixels of each tile, counted from the start of the side; output pixels end in
+        the middle of an overlap.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -70,9 +70,9 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    A pixel's value comes from the tile in which it is farthest from the border. So the result is that of the whole
-    image if the function depends only on pixels within half of the overlap and, for a network with a stride, if tile
-    and overlap are multiples of the stride.
+    A pixel's value comes from the tile in which it is farthest from the border. The result therefore equals the
+    function of the whole image if the function depends only on pixels within half of the overlap and, for a network
+    with a stride, if tile and overlap are multiples of the stride.
 
     Args:
         function: maps images to images of the same size; called once for each tile.
@@ -136,8 +136,8 @@ class TiledInference:
     Args:
         multiple: the network's stride: images are padded by reflection to multiples of it.
         tile: side of the tiles in which large images are restored, in pixels; None restores them whole.
-        overlap: pixels shared by neighbouring tiles. From twice the reach of the network's receptive field on, the
-            result is that of whole images.
+        overlap: pixels shared by neighbouring tiles. If it is at least twice the radius of the network's receptive
+            field, tiles give the same result as whole images.
         self_ensemble: average the result over eight rotations and reflections.
 
     Raises:

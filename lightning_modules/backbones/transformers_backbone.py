@@ -52,7 +52,7 @@ class TransformersBackbone(nn.Module):
 
 
 def _width(config: Any) -> int:
-    """Number of features of the last layer: the config of a convolutional network lists those of each stage."""
+    """Number of features of the last layer; the config of a convolutional network lists one number per stage."""
     sizes = getattr(config, "hidden_sizes", None)
     return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
 
@@ -71,8 +71,8 @@ def transformers_model(
 ) -> nn.Module:
     """Any vision network from transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
 
-    For a model with a text tower, such as CLIP, it is the vision tower. On the meta device, where parameters have no
-    values, no weights are read or downloaded.
+    For a model with a text tower, such as CLIP, the network is the vision tower. On the meta device, where parameters
+    have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
@@ -80,11 +80,12 @@ def transformers_model(
         features: the network's own pooled output (pooled), its first token (first_token), the mean over all tokens or
             pixels of its last layer (mean_token), or CLIP's embedding in the space shared with texts (projected).
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
-        normalize: take images in [0, 1] and normalise them inside; otherwise images must be normalised before.
-        mean: per channel, in pixel units; default: that of `preprocessor_config.json` next to the config.
-        std: per channel, in pixel units; default: that of `preprocessor_config.json` next to the config.
-        tuning: full trains all parameters, lora only adapters and the classifier, linear_probe only the classifier,
-            frozen none.
+        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.
+        std: standard deviation of each channel, in pixel units; default: the value in `preprocessor_config.json` next
+            to the config.
+        tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
+            classifier, frozen trains nothing.
         dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
             float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.

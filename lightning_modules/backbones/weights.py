@@ -19,7 +19,7 @@ MOST_LAYERS = 10_000
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
-    """Join the first names, and the number of omitted ones."""
+    """Join the first few names, followed by the number of omitted names."""
     names = list(names)
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
@@ -59,8 +59,8 @@ def check_safetensors(file: Path) -> None:
     """Compare the header of a safetensors file with its size, without reading the tensors.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or has another format; names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is damaged or has another format; the message names the file.
     """
     check_is_file(file)
     try:
@@ -74,7 +74,8 @@ def check_folder(folder: Path) -> None:
     """Check a `save_pretrained` folder before a library reads it: its config, and the headers of its weights.
 
     Raises:
-        ValueError: names a file that is damaged, points outside the folder, declares too many layers or loads another.
+        ValueError: if a file is damaged, points outside the folder, declares too many layers or loads another file; the
+            message names it.
     """
     if (adapters := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapters} marks the folder as adapters, which load a base network by name; merge them")
@@ -92,10 +93,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_pretrained(name_or_path: str) -> None:
-    """Check every JSON config and the weights of a local folder; names on the Hub pass.
+    """Check every JSON config and the weights of a local folder; a name on the Hub is not checked.
 
     Raises:
-        ValueError: names a file that is damaged or hostile.
+        ValueError: if a file is damaged or hostile; the message names it.
     """
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
@@ -106,7 +107,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
     """Build a network from a config file, with newly initialised weights.
 
     Raises:
-        ValueError: names the config's source, if its values define no network.
+        ValueError: if the config's values define no network; the message names its source.
     """
     try:
         return network_class(config)
@@ -118,7 +119,7 @@ def check_config(file: Path, config: dict[str, Any]) -> None:
     """Reject a config whose network would take excessively long to build, or runs code from elsewhere.
 
     Raises:
-        ValueError: names file, key and value.
+        ValueError: if the config is rejected; the message names file, key and value.
     """
     for key, value in config.items():
         if isinstance(value, dict):
@@ -187,7 +188,8 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, or keys are missing, unexpected, of another shape or absent for renaming.
+        ValueError: if the file is damaged, if keys are missing, unexpected or of another shape, or if no key starts
+            with a beginning in `renamed`.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -203,7 +205,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     """Copy weights into a network.
 
     Raises:
-        ValueError: names weights that are missing, unexpected or of another shape.
+        ValueError: if weights are missing, unexpected or of another shape; the message names them.
     """
     own = network.state_dict()
     # Old files lack batch normalisation's counters, which affect no output; PyTorch adds them.

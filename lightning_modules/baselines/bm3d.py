@@ -4,8 +4,8 @@ Similar blocks are stacked. Thresholding the stack's transform gives a first est
 Wiener filter. A pixel is the weighted mean over all blocks that contain it.
 
 The filter is the authors' own, the package `bm3d`, with its default profile; its licence is for non-commercial use.
-With noise of 25 grey levels it reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables), and in colour 30.71 dB
-on CBSD68 and 31.68 dB on Kodak24 (FFDNet's).
+With noise of 25 grey levels it reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables). On colour images it
+reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (FFDNet's tables).
 
 Source: Dabov, Foi, Katkovnik and Egiazarian, Image Denoising by Sparse 3-D Transform-Domain Collaborative Filtering,
 IEEE Transactions on Image Processing 2007.
@@ -56,12 +56,11 @@ class BM3D(RestorerSteps, MethodModule):
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
             image from the finest wavelets.
-        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
-            `unclipped`.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
 
     Raises:
         ImportError: at setup, if the package `bm3d` is not installed.
-        ValueError: if `grey_levels` is not positive; at setup, in `fit`.
+        ValueError: if `grey_levels` is not positive; at setup, if the command is `fit`.
     """
 
     def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:

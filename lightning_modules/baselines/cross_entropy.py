@@ -28,9 +28,9 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
-            receive no logits of training images.
-        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
+            callbacks receive no logits of training images.
+        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

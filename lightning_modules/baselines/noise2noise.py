@@ -1,9 +1,9 @@
-"""Train a network on pairs of noisy images of the same scene, without a clean one.
+"""Train a network on pairs of noisy images of the same scene, without clean images.
 
     L = mean (f(y_1) - y_2)^2
 
 for two noisy images y_1 and y_2 = x + n_2 with independent noise of mean zero. The cross term -2 (f(y_1) - x) n_2
-vanishes in expectation, so the minimiser is that of training on clean images, E[x | y_1].
+vanishes in expectation, so the minimiser is E[x | y_1], as in training on clean images.
 
 Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
 Clean Data, ICML 2018, arXiv 1803.04189.
@@ -30,8 +30,7 @@ class Noise2Noise(RestorerSteps, MethodModule):
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
-            `unclipped`.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
     """

@@ -71,10 +71,9 @@ class Noise2Void(RestorerSteps, MethodModule):
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
-        square: side of the squares in which one pixel each is masked; 8 gives the paper's 64 pixels of 64 x 64.
+        square: side of the squares; one pixel of each is masked. As in the paper, 8 masks 64 pixels of a 64 x 64 patch.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
-            `unclipped`.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

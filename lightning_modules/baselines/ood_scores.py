@@ -29,7 +29,8 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class OODScores(ClassifierSteps, MethodModule):
-    """Train a classifier with cross-entropy, and test how well its logits and features detect other images.
+    """Train a classifier with cross-entropy, and test how well its logits and features detect out-of-distribution
+    images.
 
     Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to all
     of them, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
@@ -37,14 +38,14 @@ class OODScores(ClassifierSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
         num_classes: number of classes, K.
-        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first one are
-            named without it.
+        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first
+            detector are logged without its name.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: names a detector that does not exist, or needs inputs other than logits or features.
+        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names it.
     """
 
     def __init__(

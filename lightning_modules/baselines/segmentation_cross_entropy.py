@@ -2,7 +2,7 @@
 
     L = -mean_{b,h,w} log softmax(z)_y
 
-Pixels labelled 255 add a loss of 0 and count in the mean, as in the authors' code of ADELE, whose baseline this is.
+Pixels labelled 255 add a loss of 0 but count in the mean, as in the authors' code of ADELE. This is ADELE's baseline.
 
 Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv
 1411.4038.

@@ -37,8 +37,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         factor: upscaling factor of the clean image along each axis: the network receives the given images upscaled by
             bicubic interpolation.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: estimates measured after rounding to 256 levels (`rounded`), after clipping to [0, 1] (`clipped`), or
-            `unclipped`.
+        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -79,7 +79,7 @@ class CBSN(RestorerSteps, MethodModule):
     Args:
         network: denoiser of normalised images `[B, C, H, W]` that takes the flag `masked`, such as `BlindSpotNetwork`.
         blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by it.
-        invariance_stride: side of the cells of which the invariance loss keeps one random pixel; the patch size must be
+        invariance_stride: side of the cells; the invariance loss keeps one random pixel of each. The patch size must be
             divisible by it.
         strength: lambda, weight of the invariance loss.
         ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.

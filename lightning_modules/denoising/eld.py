@@ -4,17 +4,18 @@ A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300)
 added, y = f N(x / f), with new noise at each epoch. Shot, read and row noise, quantisation and colour bias are sampled
 jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F is trained on
 
-    L = mean |F(clip(y, 0, 1)) - x|,
+    L = mean |F(clip(y, 0, 1)) - x|.
 
-and denoises short exposures that are scaled by the ratio of the exposure times and clipped in the same way. Since that
+F denoises short exposures that are scaled by the ratio of the exposure times and clipped in the same way. Since that
 ratio is not exact, each estimate is matched to the brightness of the ground truth before the metrics are computed,
 
-    corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1,
+    corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1.
 
-and SSIM uses a uniform 7 x 7 window and sample variances.
+SSIM uses a uniform 7 x 7 window and sample variances.
 
-The authors' sampler of camera parameters is not public. This one follows their parameter tables and their answers, and
-samples the gain from the camera's own range; their public code for baselines uses 0.1 to 30 for every camera.
+The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers,
+and samples the gain from the camera's own range; their public code for baselines uses gains from 0.1 to 30 for every
+camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
 2108.02158; the conference version is arXiv 2003.12751.

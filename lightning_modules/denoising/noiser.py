@@ -10,8 +10,8 @@ normalisation removes the photograph's global brightness and contrast, while the
 contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
 palettes but gives no formula for them; here each image or block has one uniformly sampled colour.
 
-Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public;
-hyperparameters, total variation and reference results are those of a re-implementation (NoiSER-Var3).
+Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
+Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
 """
 
 from typing import Any, Literal, get_args

@@ -1,4 +1,4 @@
-"""Train a small pixel-space diffusion model, which other methods start from.
+"""Train a small pixel-space diffusion model that other methods start from.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239.
 """

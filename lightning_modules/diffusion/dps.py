@@ -1,11 +1,12 @@
 """DPS reconstructs an image from a measurement by diffusion sampling, guided by the gradient of the residual norm.
 
-It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
+It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To each step
+it adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-to each, where x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the
-variant that RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has
+where x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the variant
+that RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has
 timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,

@@ -44,9 +44,9 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 class MeasuredRestoration(RestorerSteps):
     """Steps of a LightningModule for inverse problems; the module implements its method in `found`.
 
-    The random numbers of an image depend only on the run's seed and the image's index, so its reconstruction is
-    independent of batch and rank. `test/noisy_psnr` and similar metrics are those of the measurement's pseudo-inverse.
-    `fit` trains the network's trainable parameters on the mean squared error of its prediction at random timesteps.
+    An image's random numbers depend only on the run's seed and the image's index, so its reconstruction is independent
+    of batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
+    network's trainable parameters on the mean squared error of its prediction at random timesteps.
     """
 
     levels: Tensor

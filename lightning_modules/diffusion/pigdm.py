@@ -1,11 +1,12 @@
 """PiGDM reconstructs an image from a measurement by diffusion sampling, guided by the pseudo-inverse of the residual.
 
-It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e, and adds
+It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To a step
+from t to s it adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-to a step from t to s, where x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes
-through the network. For masks, known pixels of x^ are taken from y, and only the others are guided.
+where x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. For
+masks, known pixels of x^ are taken from y, and only the others are guided.
 
 This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high
 dynamic range is not implemented.

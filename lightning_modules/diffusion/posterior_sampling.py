@@ -39,7 +39,7 @@ def guided_ddim(
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
         eta: amount of fresh noise per step, in [0, 1].
-        draw: samples standard normal noise of the shape of its argument; used if `eta` is above 0.
+        draw: function that samples standard normal noise of the shape of its argument; used if `eta` is above 0.
 
     Returns:
         `[B, C, H, W]` in [-1, 1], not clipped.

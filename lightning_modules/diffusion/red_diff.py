@@ -99,7 +99,7 @@ def red_diff(
         weighting: f, by name.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior.
-        draw: samples standard normal noise of the shape of its argument.
+        draw: function that samples standard normal noise of the shape of its argument.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.

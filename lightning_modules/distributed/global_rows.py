@@ -31,7 +31,7 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     L_r and DDP averages, parameters get the gradient of mean_r L_r.
 
     Args:
-        local: `[b, ...]`: this rank's rows.
+        local: this rank's rows `[b, ...]`.
         global_batch_size: B, rows over all ranks, sharded as by `GlobalBatches`.
 
     Returns:
@@ -46,9 +46,9 @@ def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
     """Fetch only the partner rows of this rank's rows from the ranks that hold them.
 
     Args:
-        local: `[b, ...]`: this rank's rows, without gradient if there are several ranks.
+        local: this rank's rows `[b, ...]`, without gradient if there are several ranks.
         partner: `[B]`, int64, on the CPU: a permutation of the positions in the global batch, the same on all ranks; or
-            `[b]`, of the positions in `local`.
+            `[b]`: a permutation of the positions in `local`.
 
     Returns:
         `[b, ...]`: the partner of each of this rank's rows.

@@ -75,20 +75,20 @@ class Hosted(nn.Module):
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
 
     def part(self, whole: Tensor) -> Tensor:
-        """Return this rank's rows from those of all models, `[count, ...]`."""
+        """Select this rank's rows from the rows of all models, `[count, ...]`."""
         return whole[self.own.start : self.own.stop]
 
 
 class LostProcess(ConnectionError):
-    """A process of the run is lost; the message names it."""
+    """Raised if a process of the run is lost; the message names it."""
 
 
 class Heartbeats(threading.Thread):
     """Report the loss of a process to all others, whatever they are waiting for.
 
     Each process increments a counter in a store of process 0, which monitors the counters. A process that learns of a
-    lost one has some seconds to end with its own error. If it keeps waiting, for a collective that will never complete,
-    it reports the loss and exits.
+    lost process has some seconds to end with its own error. If it keeps waiting, for a collective that will never
+    complete, it reports the loss and exits.
 
     Args:
         strategy: strategy of the run.
@@ -128,7 +128,7 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store, from this thread only: if process 0's machine is gone, a call never returns."""
+        """Access the store; only this thread may do so, because a call never returns if process 0's machine is gone."""
         try:
             while not self.lost:
                 self.store.add(f"beats/{self.rank}", 1)
@@ -156,7 +156,7 @@ class Heartbeats(threading.Thread):
         self.store.compare_set("lost", "", sentence)  # keeps the first sentence
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Ask the thread to access the store, and wait for that, for the loss of a process or for a timeout."""
+        """Ask the thread to access the store, and wait until it has done so, a process is lost or time runs out."""
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
         while not (self.lost or done.wait(0.02)) and time.monotonic() < end:
@@ -203,7 +203,7 @@ class Heartbeats(threading.Thread):
 
 
 class _UntilWatched(ChildProcessObserver):
-    """Lightning's observer, which kills all processes without giving a reason, active until `Heartbeats` starts."""
+    """Lightning's observer, active until `Heartbeats` starts; it kills all processes without giving a reason."""
 
     watched = False
 
@@ -322,7 +322,7 @@ def require_independent(trainer: Any) -> None:
     """Reject several ranks under a strategy that would synchronise them.
 
     Raises:
-        ValueError: names the strategy and the configuration that sets it.
+        ValueError: if the strategy is rejected; the message names it and the configuration that sets it.
     """
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
         raise ValueError(

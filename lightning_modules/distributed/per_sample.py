@@ -1,9 +1,10 @@
 """A vector stored for every training sample, sharded over ranks.
 
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
-shuffling, a sample can occur on any rank, so the storage is sharded by sample, not by batch: rank r of W owns the
-samples r, r + W, r + 2W, ... and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over
-all ranks, half of that in float16). Each step exchanges only the rows of the global batch, 2 * B * K numbers.
+shuffling, a sample can occur on any rank, so the storage is sharded by sample, not by batch. Rank r of W owns the
+samples r, r + W, r + 2W, ... and holds N * K / W numbers. For 1.3 million images of 1,000 classes, all ranks together
+hold 5.2 GB in float32, and half as much in float16. Each step exchanges only the rows of the global batch, 2 * B * K
+numbers.
 
 This is neither a parameter nor a buffer, since DDP would overwrite the shards with rank 0's. The checkpoint holds all
 rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers them on the CPU, some rows at a time.
@@ -41,7 +42,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
     """Gather the rows of all ranks, ordered by rank, without gradient.
 
     Args:
-        local: `[b, ...]`: this rank's rows.
+        local: this rank's rows `[b, ...]`.
         counts: number of rows on each rank, so that sizes need not be exchanged.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
@@ -82,8 +83,8 @@ class PerSample:
             num_samples: N, samples of the training set.
             device: device of this rank's rows.
             dtype: dtype of the stored rows; computations use the dtype of the new values.
-            exchange: device for communication, if not `device`: with rows on the CPU of a rank with a GPU, those of a
-                batch go through the GPU.
+            exchange: device for communication; default: `device`. If rows are on the CPU of a rank with a GPU, the rows
+                of a batch go through the GPU.
 
         Returns:
             This object.
@@ -109,7 +110,7 @@ class PerSample:
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; with none, training starts from zero."""
+        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; without rows, training starts from zero."""
         self._restored = everything
 
     def update(
@@ -119,7 +120,7 @@ class PerSample:
         rule: Callable[[Tensor, Tensor], Tensor],
         global_batch_size: int | None = None,
     ) -> Tensor:
-        """Update the rows of the global batch, and return this rank's.
+        """Update the rows of the global batch, and return this rank's rows.
 
         All ranks must call it in the same step, each with its shard of the batch as given by `GlobalBatches`.
 
@@ -154,8 +155,8 @@ class PerSample:
     def gathered(self) -> Tensor:
         """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Every rank must call it.
 
-        Before `allocate` these are the restored rows. On a single process on the CPU this is the table itself, which
-        later updates change: write a checkpoint at once, or copy it.
+        Before `allocate` these are the restored rows. On a single process on the CPU the result is the table itself,
+        which later updates modify: write a checkpoint at once, or copy it.
         """
         if not self.num_samples:
             return self._restored

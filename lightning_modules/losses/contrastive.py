@@ -1,6 +1,6 @@
 """Contrastive losses over the global batch, and their cosine similarities.
 
-NT-Xent of SimCLR: each view of an image must identify the other one among all other views of the batch.
+NT-Xent of SimCLR: each view of an image must identify the image's other view among all other views of the batch.
 
     L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a,
 
@@ -9,7 +9,7 @@ over the 2B views of a batch, with |h| = 1.
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709, equation 1.
 
-InfoNCE against targets, as in rRCM: each feature must identify its own target among those of the global batch.
+InfoNCE against targets, as in rRCM: each feature must identify its own target among all targets of the global batch.
 
     NCE(f, g) = mean_i [ log sum_j exp(<f_i, g_j> / tau) - <f_i, g_i> / tau ],   |f_i| = |g_j| = 1
 
@@ -26,13 +26,13 @@ from lightning_modules.full_precision import in_full_precision
 def nt_xent(
     first: Tensor, second: Tensor, all_first: Tensor, all_second: Tensor, offset: int, temperature: float
 ) -> Tensor:
-    """Compute L for this rank's images among those of the global batch.
+    """Compute L for this rank's images, contrasted with all images of the global batch.
 
     Args:
-        first: `[b, D]`: one view of each image; need not be normalised.
-        second: `[b, D]`: the other view.
-        all_first: `[B, D]`: first views of all images; those in `first` start at row `offset`.
-        all_second: `[B, D]`: second views of all images, in the same order.
+        first: one view of each image, `[b, D]`; need not be normalised.
+        second: the other view of each image, `[b, D]`.
+        all_first: first views of all images, `[B, D]`; those in `first` start at row `offset`.
+        all_second: second views of all images, `[B, D]`, in the same order.
         offset: row of this rank's first image among all.
         temperature: tau.
 
@@ -66,9 +66,9 @@ def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temper
     """Compute NCE, in single precision or better, even under mixed precision.
 
     Args:
-        feature: `[b, D]`: f; neither it nor the others need be normalised.
-        target: `[b, D]`: g of the same samples.
-        candidates: `[B, D]`: g of all samples, including those in `target`.
+        feature: f, `[b, D]`; features and targets need not be normalised.
+        target: g of the same samples, `[b, D]`.
+        candidates: g of all samples, `[B, D]`, including those in `target`.
         temperature: tau.
 
     Returns:

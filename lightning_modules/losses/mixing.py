@@ -18,7 +18,7 @@ from lightning_modules.distributed.global_rows import partner_rows
 
 
 class Mixing(NamedTuple):
-    """A random pairing of a batch: each sample is mixed with a partner, and keeps the weight `weight`."""
+    """A random pairing of a batch: each sample is mixed with a partner, and its own weight is `weight`."""
 
     weight: float
     """l in [1/2, 1]: the sample's own, larger weight."""

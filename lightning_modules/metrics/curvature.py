@@ -3,7 +3,8 @@
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
 over samples in batches, weighted by the number of samples, and all-reduced over ranks. L does not include weight decay,
-which would add itself to every eigenvalue. Attention runs without fused kernels, which have no second derivative.
+whose coefficient would be added to every eigenvalue. Attention runs without fused kernels, which have no second
+derivative.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
 
     Args:
         network: the network; its previous state is restored afterwards.
-        batch_norm: BatchNorm statistics: of each batch, or the running ones.
+        batch_norm: statistics used by BatchNorm: those of each batch, or the running ones.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -61,10 +62,10 @@ def refuse_without_curvature(
         network: see `CurvatureProduct`.
         batches: batches of a few samples.
         batch_norm: see `curvature_mode`.
-        needed_by: name of the caller, for messages.
+        needed_by: name of the caller, for error messages.
 
     Raises:
-        ValueError: names what the network lacks.
+        ValueError: if the network is rejected; the message names what it lacks.
     """
 
     def in_autocast(part: nn.Module, _: Any) -> None:
@@ -89,7 +90,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory kept by the autograd graphs created within, by address, without the given tensors.
+    """Measure the memory kept by autograd graphs created in the context, by address, except for given tensors.
 
     Args:
         apart_from: tensors to exclude, since they stay in memory anyway.
@@ -112,7 +113,7 @@ class CurvatureProduct:
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
-            batch, and for further ones up to 2 GiB, which halves the cost of their next products.
+            batch, and for further batches up to 2 GiB; this halves the cost of their next products.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:

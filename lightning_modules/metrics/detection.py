@@ -1,18 +1,18 @@
-"""Metrics of a confidence that separates in-distribution inputs, with higher values, from others.
+"""Metrics of a confidence that should be higher for in-distribution inputs than for others.
 
 AUROC: probability that an in-distribution input has a higher confidence than another one; ties count half.
-AUPR in, out: average precision with the in-distribution or the other inputs (and the negative confidence) as positives.
-TNR at 95 % TPR: fraction of the others below the threshold that accepts 95 % of the in-distribution inputs.
-Detection accuracy: max over thresholds of (TPR + TNR) / 2.
+AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the other
+inputs as positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that
+accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
 With N in-distribution inputs, the TNR threshold is their k-th lowest confidence, with 1 - k/N closest to .95.
-As in the authors' code, others tied with the threshold do not count as below it.
+As in the authors' code, other inputs tied with the threshold do not count as below it.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
 and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. Their code integrates precision over recall by the
-trapezoidal rule, average precision by steps; the difference is below one over the number of inputs, unless many of them
-are tied.
+trapezoidal rule, whereas average precision sums steps; the difference is below one over the number of inputs, unless
+many of them are tied.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the confidence of the in-distribution and of the other inputs, without those used for tuning."""
+        """Return the confidence of the in-distribution and of the other inputs, without inputs used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
@@ -116,7 +116,7 @@ def metrics_by_name(
 
     Args:
         detections: results, one for each dataset.
-        score: the score whose metrics are named without it.
+        score: the score whose metrics are logged without its name.
         scores: scores whose AUROC is also returned, on every dataset.
         num_averaged: number of datasets to average over.
     """

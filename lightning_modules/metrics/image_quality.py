@@ -4,8 +4,8 @@
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
 for images in [0, 1]. The mean of squares is over pixels and channels jointly. Means m, variances and the covariance s
-are under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 = 0.03^2;
-the SSIM of a colour image averages the channels. A dataset's value is the mean over its images.
+are computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 =
+0.03^2; the SSIM of a colour image averages the channels. A dataset's value is the mean over its images.
 
 Three protocols are in use. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the estimate to
 [0, 1] and round both images to 256 levels (`rounded`); others only clip the estimate (`clipped`), or use the network's

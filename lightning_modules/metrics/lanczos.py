@@ -35,7 +35,7 @@ def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
-    """Run Lanczos steps, each with one product; fewer, if the Krylov space has a smaller dimension.
+    """Run Lanczos steps with one product each; there are fewer if the Krylov space has a smaller dimension.
 
     Args:
         product: computes H v for a symmetric H, the same on all ranks.

@@ -6,8 +6,8 @@ with 3 x 3 kernels without bias. s is a channel's standard deviation over the ba
 in evaluation. One network handles all noise levels, including those absent from training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
-Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names are those of the authors' code. s averages
-in 0.1 of each batch, separately on each rank, as DDP does with batch normalisation.
+Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. s averages in 0.1
+of each batch, separately on each rank, as DDP does with batch normalisation.
 """
 
 import itertools

@@ -1,8 +1,9 @@
 """A dilated blind-spot network, whose output at a pixel does not depend on that pixel.
 
 Two branches start with a convolution without its centre tap, 3x3 in one and 5x5 in the other. Then follow 1x1
-convolutions and 3x3 ones with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels: no path leads from a
-pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole neighbourhood.
+convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. So no path
+leads from a pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole
+neighbourhood.
 
 Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the switch and the second
 ReLU of a dilated module: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled Invariance Loss
@@ -77,7 +78,7 @@ class Branch(nn.Module):
 class BlindSpotNetwork(nn.Module):
     """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on the other pixels around it.
 
-    Weight names are those of the code of AP-BSN and of SDAP, whose files `with_weights` reads.
+    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads their files.
 
     Args:
         in_channels: channels of an image, C.

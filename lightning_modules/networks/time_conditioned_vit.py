@@ -36,8 +36,8 @@ class TimeConditionedViT(nn.Module):
         num_heads: number of attention heads; divides `width`.
         in_channels: C.
         final_norm: apply a last LayerNorm to the feature.
-        initialization: of linear layers and patch embedding: `default` is PyTorch's; `moco_v3` is uniform by fan-in and
-            fan-out, separately for queries, keys and values, with zero biases.
+        initialization: how linear layers and patch embedding are initialised: `default` is PyTorch's; `moco_v3` is
+            uniform by fan-in and fan-out, separately for queries, keys and values, with zero biases.
         train_patches: train the patch embedding; otherwise it keeps its initial weights.
 
     Raises:

@@ -1,9 +1,9 @@
 """The 2-D U-Net of the noisy-mask literature on medical slices.
 
 Encoder: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, with 2x2 max-pooling between levels.
-Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with those of the level
-above; a double convolution, whose first part optionally halves the channels, returns as many channels as the next level
-has. A 1x1 convolution returns the logits. There is no transposed convolution.
+Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with the features of
+the level above. A double convolution then returns as many channels as the next level has; its first part optionally
+halves the channels. A 1x1 convolution returns the logits. There is no transposed convolution.
 
 Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
 arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR
@@ -36,8 +36,8 @@ class UNet(nn.Module):
         in_channels: channels of an image, C.
         num_classes: categories of a pixel, K.
         widths: channels of each level, from full resolution down.
-        halved: whether the first convolution of each double one in the decoder halves the channels; otherwise it
-            returns as many as the next level has.
+        halved: whether the first convolution of each double convolution in the decoder halves the channels; otherwise
+            it returns as many as the next level has.
 
     Raises:
         ValueError: if there are fewer than two levels or a width is less than 1.

@@ -25,7 +25,7 @@ class VGG(nn.Module):
         in_channels: channels of an image, C.
 
     Raises:
-        ValueError: if the depth is another number.
+        ValueError: if `depth` is not 11, 13, 16 or 19.
     """
 
     num_features = 512

@@ -35,7 +35,7 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
         device: device of the computation.
 
     Raises:
-        ValueError: if training images are augmented, which cached ones cannot be, or ranks disagree.
+        ValueError: if training images are augmented, since cached images cannot be, or if ranks disagree.
     """
     if data.augmentation.flip or data.augmentation.crop_padding:
         raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir be null")

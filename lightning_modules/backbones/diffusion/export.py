@@ -15,10 +15,10 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) -> None:
     """Save the trained model. Every rank must call it, and one writes.
 
-    `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline,
-    `pipeline.load_lora_weights(folder)` its adapters. A pixel-space U-Net is saved as a whole pipeline, with adapters
-    merged. For a network unknown to diffusers only the weights are saved, for
-    `lightning_modules.backbones.with_weights`.
+    `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
+    `pipeline.load_lora_weights(folder)` loads adapters. A pixel-space U-Net is saved as a whole pipeline, with adapters
+    merged. For a network unknown to diffusers only the weights are saved; `lightning_modules.backbones.with_weights`
+    loads them.
 
     Args:
         model: the model.

@@ -1,4 +1,5 @@
-"""Classifier-free guidance: the prediction for a text is moved away from that for another, usually empty, text.
+"""Classifier-free guidance: the prediction for a text is moved away from the prediction for another text, usually
+empty.
 
     e = e_u + w (e_c - e_u)
 
@@ -28,7 +29,7 @@ def guided(
         model: called with x_t, t and prompts.
         prompts: B prompts, for e_c; None for a model without texts.
         negative: B prompts, for e_u; unused if `scale` is 1, and None for a model without texts.
-        scale: w; 1 evaluates only `prompts`.
+        scale: w, guidance scale; with 1, only `prompts` are evaluated.
     """
     if prompts is None or negative is None or scale == 1:
         return lambda x, t: model(x, t, prompts)

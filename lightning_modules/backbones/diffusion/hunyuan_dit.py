@@ -104,6 +104,6 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast times to the network's precision, as its time embedding requires; bfloat16 rounds the late ones."""
+    """Cast times to the network's precision, as its time embedding requires; bfloat16 rounds large times."""
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

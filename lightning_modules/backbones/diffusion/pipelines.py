@@ -30,7 +30,7 @@ def need_transformers(needed_by: str) -> None:
     """Raise an error if the package transformers is not installed.
 
     Raises:
-        ImportError: says how to install it.
+        ImportError: if it is not installed; the message says how to install it.
     """
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
@@ -63,9 +63,9 @@ def diffusers_pipeline(
 
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub, or one
-            `.safetensors` or `.ckpt` file that holds all weights, with `config`.
+            `.safetensors` or `.ckpt` file that holds all weights and needs `config`.
         parts: required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
-        config: for a single file only: the folder or name of a pipeline of the same architecture.
+        config: folder or name of a pipeline of the same architecture; only for a single file.
         variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
         local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
@@ -79,7 +79,7 @@ def diffusers_pipeline(
         FileNotFoundError: if the pipeline, its weights or a part are neither on disk nor on the Hub.
         ValueError: if a part is missing in its `model_index.json`, its class is not from diffusers, or weights or
             arguments do not fit.
-        ImportError: if its text encoder needs transformers, which is not installed.
+        ImportError: if its text encoder needs transformers but the package is not installed.
     """
     import diffusers
 
@@ -257,7 +257,7 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
         prediction_types: quantities that a method's networks may predict: epsilon, v_prediction or sample, or flow.
 
     Raises:
-        ValueError: names the scheduler's kind or prediction type.
+        ValueError: if the scheduler's kind or prediction type is not supported; the message names it.
     """
     kind = type(scheduler).__name__
     if "flow" in prediction_types and kind.startswith("FlowMatch"):

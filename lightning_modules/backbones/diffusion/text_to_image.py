@@ -60,11 +60,12 @@ class TextToImage(AutoencoderLatents):
     Args:
         pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or one
-            `.safetensors` file, with `config`.
-        config: for a single file only: the folder or name of a pipeline of the same architecture.
+            `.safetensors` file, which needs `config`.
+        config: folder or name of a pipeline of the same architecture; only for a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: look for a pipeline's name only in the Hugging Face cache.
-        tuning: full trains every parameter of the U-Net, lora only adapters in its attention, frozen none.
+        tuning: full trains every parameter of the U-Net, lora trains only adapters in its attention, frozen trains
+            nothing.
         lora_rank: rank of the adapters.
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
         dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.

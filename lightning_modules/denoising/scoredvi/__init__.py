@@ -1,7 +1,7 @@
 """ScoreDVI denoises one real image at a time by variational inference with the score of blind Gaussian denoisers.
 
-Four small networks that take the noisy image y are fitted to it alone. For each pixel and channel they predict a
-Gaussian mixture of K components for the clean image, the noise precision of each component, and the mixture weights.
+Four small networks take the noisy image y, and are fitted to this image alone. For each pixel and channel they predict
+a Gaussian mixture of K components for the clean image, the noise precision of each component, and the mixture weights.
 They minimise the negative evidence lower bound
 
     rec + lambda x + phi + z + w        (see `elbo`)
@@ -12,8 +12,9 @@ estimate is a running average of the mixture mean over the steps: avg <- 0.9 avg
 If the final mean sigma exceeds 0.05, the fit is repeated once from new weights.
 
 Departures: the U-Net pads rows and columns dropped by pooling with zeros instead of neighbours, which matters for sides
-that are not multiples of 16; the noise estimate ignores rows and columns beyond a multiple of 4, where the authors'
-code fails; and a sub-image with fewer than two weak-texture patches counts as noise-free, like the nan in their code.
+that are not multiples of 16. The noise estimate ignores rows and columns beyond a multiple of 4, where the authors'
+code fails. A sub-image with fewer than two weak-texture patches counts as noise-free, as the resulting nan does in
+their code.
 
 Source: Cheng, Liu and Tan, Score Priors Guided Deep Variational Inference for Unsupervised Real-World Single Image
 Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18. As in the authors' code, each fit has one image, batch

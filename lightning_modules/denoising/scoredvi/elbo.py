@@ -71,7 +71,7 @@ def prior_term(
 
     Args:
         mu: `[1, K, C, H, W]`.
-        log_variance: as `mu`: log sigma^2.
+        log_variance: log sigma^2, of the same shape as `mu`.
         rho: as `mu`.
         normal: e, `[M, K, C, H, W]`.
         denoisers: K denoisers of images `[B, C, H, W]`.

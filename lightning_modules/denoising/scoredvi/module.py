@@ -214,7 +214,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
 
 
 class BlindDenoisers(ScoreDVI):
-    """Baseline of ScoreDVI: the mean output of its blind denoisers. It takes the same arguments."""
+    """Baseline of ScoreDVI: the mean output of its blind denoisers. It takes the same arguments as ScoreDVI."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)

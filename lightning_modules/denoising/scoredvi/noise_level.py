@@ -6,7 +6,7 @@ and channel, 7 x 7 patches are projected on the direction of least variance, whi
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
 is fitted to their brightness and variance by maximum likelihood, first to all patches, then three times to the patches
-of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the last selection.
+of weak texture, whose gradients are explained by noise alone. The estimate is the mean variance of the last selection.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
 Transactions on Image Processing 2014, as implemented in ScoreDVI's code. It is unreliable on saturated images.

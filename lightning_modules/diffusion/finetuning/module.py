@@ -141,7 +141,7 @@ class DiffusionFineTuning(MethodModule):
 
         Args:
             batch: the batch.
-            draw: samples standard normal noise of the shape of its argument.
+            draw: function that samples standard normal noise of the shape of its argument.
 
         Raises:
             ValueError: if the model is text-to-image and the batch has no captions.

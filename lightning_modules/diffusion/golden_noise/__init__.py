@@ -17,10 +17,10 @@ with an image network R, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V
 initialised to 0. An unmodified pipeline then takes phi(x_T, c) as its `latents`.
 
 Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse
-scheduler of diffusers counts this way since version 0.22 (`official_offset`); it embeds one text for a whole batch; its
-training omits the attention that its inference uses (`attention`); and the signs of singular vectors depend on the
-machine (`fixed_signs`). Their script has an option to repeat both steps, off by default; it is not implemented here.
-Four channels fold to 2 x 2 images; other square numbers of channels fold in the same way.
+scheduler of diffusers counts this way since version 0.22 (`official_offset`). The script embeds one text for a whole
+batch. Its training omits the attention that its inference uses (`attention`). The signs of its singular vectors depend
+on the machine (`fixed_signs`). Their script has an option to repeat both steps, off by default; it is not implemented
+here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

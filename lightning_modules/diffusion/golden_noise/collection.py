@@ -1,4 +1,4 @@
-"""Collection of pairs of noise: by `predict`, for days and on any number of processes, or before training."""
+"""Collect pairs of noise before training or by `predict`, which may take days and run on any number of processes."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -28,12 +28,12 @@ OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
 
 
 class CollectsPairs(FolderWriter, ABC):
-    """Gives a LightningModule its prediction steps, which write `noise_pairs/` into the run directory.
+    """Mixin whose prediction steps write `noise_pairs/` into the run directory.
 
-    `<index>_<seed>.npz` is a pair, `scores.jsonl` holds texts and scores of all, written at the end, and
-    `settings.json` what they depend on: other settings, models or rewards are refused, and so is another text of the
-    same index. Pairs that are there are left alone, so an interrupted run continues, on any number of processes. A
-    pair depends on its text and its seed alone, up to rounding, which differs with batch and precision.
+    `<index>_<seed>.npz` is a pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
+    `settings.json` holds the settings that they depend on. Other settings, models or rewards are rejected, as is
+    another text with the same index. Existing pairs are kept, so an interrupted run can be resumed on any number of
+    processes. A pair depends only on its text and its seed, apart from rounding, which depends on batch and precision.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -50,16 +50,16 @@ class CollectsPairs(FolderWriter, ABC):
 
     @abstractmethod
     def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Make an image in [0, 1] of each noise."""
+        """Generate an image in [0, 1] from each noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
-        """Draw noise from each of B seeds, in the module's precision, `[B, c, h, w]`."""
+        """Sample noise with each of B seeds, in the module's precision, `[B, c, h, w]`."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         shape = (len(generators), *self.network.latent_shape)
         return sample_like(torch.empty(shape, dtype=self.dtype, device=self.device), torch.randn, generators)
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """List what pairs depend on, as JSON values."""
+        """List the settings that pairs depend on, as JSON values."""
         back = self.times[1:3] if self.official_offset else self.times[1::-1]
         passed = [self.times[0], *(level(self.levels, time) for time in (*self.times[:2], *back))]
         settings = {"network": hash_of_module(self.model.network), "levels": passed}
@@ -75,7 +75,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Write the pairs of a batch that are not there yet, and return their indices."""
+        """Write the pairs of a batch that do not exist yet, and return their indices."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
@@ -88,13 +88,13 @@ class CollectsPairs(FolderWriter, ABC):
         return [int(name.partition("_")[0]) for name in written]
 
     def _score_lists(self: Any, noise: Tensor, texts: Sequence[str]) -> list[list[float]]:
-        """Compute all scores of each noise's image; without rewards no image is made."""
+        """Compute all rewards of the image generated from each noise; without rewards, no image is generated."""
         if not self.rewards:
             return [[] for _ in texts]
         return torch.stack([*scored(self.rewards, self.images(noise, texts), texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect the pairs of all prompts that a run directory does not have yet, and let the data read them."""
+        """Collect the pairs of all prompts that are missing in a run directory, and let the data read them."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None
@@ -114,7 +114,7 @@ class CollectsPairs(FolderWriter, ABC):
         super().on_predict_end()
 
     def read_or_collect(self: Any, data: NoisePairs) -> None:
-        """Before training, compare the settings of pairs that are there, or collect those that are missing."""
+        """Before training, check the settings of existing pairs, or collect missing pairs."""
         if data.data_dir is None:
             with results_directory(self.trainer) as directory:
                 self.collect_before_training(data, directory)

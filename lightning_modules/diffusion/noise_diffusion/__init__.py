@@ -1,7 +1,7 @@
 """NoiseDiffusion interpolates natural images by correcting their noisy latents towards the model's noise distribution.
 
-DDIM inversion encodes both images z_A and z_B as l_A and l_B at the level abar_t. Unlike latents of generated images,
-those of natural images are not standard normal: they are too large and have extreme values, so their spherical
+DDIM inversion encodes both images z_A and z_B as l_A and l_B at the level abar_t. Latents of natural images are not
+standard normal, unlike latents of generated images. They are too large and have extreme values, so their spherical
 interpolation decodes to artefacts. The latents are clipped to [-c, c], mixed with a little noise e, and part of the
 images' signal is added back,
 
@@ -12,8 +12,8 @@ alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. W
 no clipping this is spherical interpolation of orthogonal latents; with gamma = 1 it is SDEdit of a mixture of images.
 
 The paper gives no rule for mu + nu, c and gamma. The defaults follow the authors' code, which encodes up to timestep
-t = 696 and adds the images back at the level of 701, the next step (`injection: next`). Departures: one e for all
-lambda of a pair, where the code resamples it; angles are computed per pair, where the code has batch size 1; and
+t = 696 and adds the images back at the level of 701, the next step (`injection: next`). Departures: all lambda of a
+pair share one e, whereas the code resamples it; angles are computed per pair, whereas the code has batch size 1; and
 lambda = 0 and 1 are allowed. Variance-exploding processes are rejected, as the bound c assumes noise of variance 1.
 
 Source: Zheng, Zhang, Fang, Liu, Lian and Han, NoiseDiffusion: Correcting Noise for Image Interpolation with Diffusion

@@ -1,4 +1,4 @@
-"""Prediction steps that write images between two others as files, and continue after an interruption."""
+"""Prediction steps that write interpolated images as files, and can be resumed after an interruption."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Put a row of images `[L, C, H, W]` and its ends `[C, H, W]` beside each other: `[C, H, (L + 2) W]`."""
+    """Concatenate interpolated images `[L, C, H, W]` and the two end images `[C, H, W]` to `[C, H, (L + 2) W]`."""
     return torch.cat([first, *frames, second], dim=-1)
 
 
 class InterpolationSteps(FolderWriter):
-    """Gives a LightningModule its prediction steps, which write into the run directory.
+    """Mixin whose prediction steps write into the run directory.
 
-    `interpolated/<name>/<lambda>.png` are the images of a pair, and `interpolated/<name>.png` is the strip of all from
-    one end to the other, written last: pairs that have one are left alone, so an interrupted run continues. It is
-    refused with other settings, weights or precision, and so is another pair of the same name.
+    `interpolated/<name>/<lambda>.png` are the images of a pair. The strip `interpolated/<name>.png` shows them all
+    between the two end images. It is written last, and pairs that have a strip are skipped, so an interrupted run can
+    be resumed. Resuming is rejected with other settings, weights or precision, or with another pair of the same name.
     """
 
     written = "interpolated"
@@ -50,10 +50,10 @@ class InterpolationSteps(FolderWriter):
         return self.write(batch["name"], digests, compute)
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Give n images between those of test pairs, `[n, C, H, W]` in [0, 1]: all positions of pairs in random order.
+        """Return n interpolated images `[n, C, H, W]` in [0, 1]: all positions of test pairs in random order.
 
-        A pair comes again only when all have been there, so `FID` measures each image once where `num_samples` and
-        `batch_size` are their number.
+        A pair repeats only after all pairs were used, so `FID` measures each image once if `num_samples` and
+        `batch_size` equal the number of images.
         """
         loader = self.trainer.datamodule.test_dataloader()
         count, pairs = -(-n // len(self.positions)), len(loader.dataset)
@@ -65,7 +65,7 @@ class InterpolationSteps(FolderWriter):
 
 
 def rows_of(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
-    """Take some pairs of a batch."""
+    """Select some pairs of a batch."""
     return {
         "first": batch["first"][rows],
         "second": batch["second"][rows],

@@ -8,9 +8,10 @@ ROWS_AT_ONCE = 8192
 
 
 def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
-    """Compute statistics of latents `[B, ...]`, `[B]` each; standard normal noise has 1, 3, 0.0455 and 1.
+    """Compute statistics of latents `[B, ...]`, `[B]` each.
 
-    They are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean square.
+    They are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean square; for
+    standard normal noise they are 1, 3, 0.0455 and 1.
     """
     flat = latent.flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)

@@ -49,11 +49,11 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     """Interpolate between pairs of images: `predict` writes the images, `test` evaluates them.
 
     `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance of an
-    interpolated image to the nearest training image, if the data have training images; with the suffix `_clipped` it
-    uses pixels clipped to [0, 1], with `_of_ends` it is that of the given images. The other image metrics are
-    `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. Encoded images are described
-    by `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm`, which are 1, 3, 0.0455 and 1 for standard normal
-    noise; `test/mixture_...` are the same statistics of the mixed latents.
+    interpolated image to the nearest training image, if the data have training images. With the suffix `_clipped` it
+    uses pixels clipped to [0, 1]; with `_of_ends` it is the distance of the end images. The other image metrics are
+    `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
+    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise they are 1, 3, 0.0455 and 1.
+    `test/mixture_...` are the same statistics of the mixed latents.
 
     The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
 
@@ -66,8 +66,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         boundary: c, clipping bound of latents, in units of the noise's standard deviation.
         gamma: weight of fresh noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
-        injection: level at which images are added back: `encoded`, that of the latents, or `next`, one step noisier
-            as in the authors' code.
+        injection: level at which images are added back: `encoded` is the level of the latents, `next` is one step
+            noisier, as in the authors' code.
         positions: lambda of the interpolated images, in [0, 1]; 0 is the first image.
         guidance_scale: w, guidance scale of decoding; encoding is unguided. Must be 1 for an unconditional model.
         negative_prompt: negative prompt of the guidance.

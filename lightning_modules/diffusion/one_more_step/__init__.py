@@ -1,8 +1,8 @@
 """One More Step (OMS) adds the initial sampling step that common diffusion noise schedules omit.
 
 Schedules end at abar_T > 0, so in training x_T = sqrt(abar_T) x_0 + sqrt(1 - abar_T) e still contains the mean colour
-of x_0, whereas samplers start from x_S ~ N(0, I), which does not: samples drift to average brightness. A small network,
-conditioned on a text c but not on time, estimates x_0 from pure noise at abar_S = 0, as v = -x_0:
+of x_0, whereas samplers start from x_S ~ N(0, I), which contains no mean colour: samples drift to average brightness. A
+small network, conditioned on a text c but not on time, estimates x_0 from pure noise at abar_S = 0, as v = -x_0:
 
     L = |V(x_S, c) + x_0|^2,   x_S ~ N(0, I) independent of x_0.
 

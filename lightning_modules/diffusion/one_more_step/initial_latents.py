@@ -100,7 +100,7 @@ def brightness(images: Tensor) -> Tensor:
 
 
 def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare the brightness of generated images with that of the real images of the same captions.
+    """Compare the brightness of generated images and of the real images with the same captions.
 
     Args:
         drawn: brightness of the generated images, `[n]`.

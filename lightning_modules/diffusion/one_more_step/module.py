@@ -44,9 +44,9 @@ class OneMoreStep(MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
     `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. It logs
-    `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images, their standard deviations
-    `test/brightness_deviation` and `test/brightness_deviation_of_data`, and `test/brightness_correlation` between each
-    sample and the real image of the same caption.
+    `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images. It also logs their standard
+    deviations `test/brightness_deviation` and `test/brightness_deviation_of_data`, and `test/brightness_correlation`
+    between each sample and the real image of its caption.
 
     `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. Training ends by saving the U-Net
     to `one_more_step/` in the run directory, in diffusers format.
@@ -57,7 +57,7 @@ class OneMoreStep(MethodModule):
     Args:
         network: V, predicts v from noise and prompts, such as `TimeFreeUNet`.
         model: diffusion model to sample with, `TextToImage` or `PixelModel`; it also encodes images.
-        text_encoder: text encoder of `network`, such as `HashedWords`; None uses that of `model`.
+        text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
         start: initial latents in `test`: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which uses the
             real image, or `zero_terminal_snr`, plain noise with a schedule rescaled to zero terminal SNR.
         num_inference_steps: sampling steps.

@@ -16,9 +16,9 @@ Conditional sampling needs no retraining of the score. For inpainting, the known
 inserted into the sample; colourisation does the same in a rotated colour space whose first channel is grey. For class
 labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
-Departures: outside the known region, the authors' inpainting computes the noise-free mean from the noised sample; here
-it is the predictor's mean, and known pixels are inserted from the first step on. Their corrector fails for sub-VP; here
-it uses a = 1 - beta_i as for VP. Norms in the corrector are averaged over each rank's own batch.
+Departures: outside the known region, the authors' inpainting computes the noise-free mean from the noised sample. Here
+this mean is the predictor's, and known pixels are inserted from the first step on. Their corrector fails for sub-VP;
+here it uses a = 1 - beta_i as for VP. Norms in the corrector are averaged over each rank's own part of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the hyperparameters of the authors' code.

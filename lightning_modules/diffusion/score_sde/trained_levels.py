@@ -1,9 +1,9 @@
 """Noise levels that a score network is trained on, and conversion of its output to a score.
 
-Continuous models are trained at any t. VE networks take sigma(t) and predict the score; others take 999 t and predict
-the noise, with score -noise / std. Discrete models are trained at N levels. VE networks take the level's number counted
-from the largest noise, round((1 - t)(N - 1)), and their output is divided by sigma; others take t (N - 1), and DDPM's
-abar replaces the kernel of VP.
+Continuous models are trained at any t. VE networks take sigma(t) and predict the score; other networks take 999 t and
+predict the noise, so that the score is -noise / std. Discrete models are trained at N levels. VE networks take the
+level's number counted from the largest noise, round((1 - t)(N - 1)), and their output is divided by sigma. Other
+networks take t (N - 1), and DDPM's abar replaces the kernel of VP.
 """
 
 from collections.abc import Callable

@@ -14,15 +14,16 @@ through an encoder g, whose outputs are added inside the U-Net's encoder:
 where x_0 is the latent of the normals. The steps, half of which stay at t+, are in `refinement`. YOSO alone, with
 t+ = 0 and target x_0, is the fast "turbo" variant.
 
-Choices that the paper leaves open: the noise e of YOSO's target is independent of u (`yoso_target` has the other
-readings); latents that cover pixels without a normal are excluded from the loss; batch size, iterations and training
-resolution. Departures: features are upsampled bilinearly, as in the authors' code, where the paper has FeatUp; the
-noise of the steps, unseeded in that code, is seeded by the run's seed and the image's index; normals are renormalised
-before and after resizing; timm resizes position embeddings with antialiasing, the authors' code without.
+Choices that the paper leaves open: the noise e of YOSO's target is independent of u (`yoso_target` offers the other
+interpretations); latents that cover pixels without a normal are excluded from the loss; batch size, iterations and
+training resolution. Departures: features are upsampled bilinearly, as in the authors' code, whereas the paper uses
+FeatUp. The noise of the steps, unseeded in that code, is seeded by the run's seed and the image's index. Normals are
+renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the authors' code does
+not use.
 
 Source: Ye, Qiu, Gu, Zuo, Wu, Dong, Bo, Xiu and Han, StableNormal: Reducing Diffusion Variance for Stable and Sharp
-Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics follow the authors' code, which has no
-training.
+Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics follow the authors' code, which does not
+include training.
 """
 
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet, PixelUNet

@@ -57,8 +57,8 @@ def told(trained_for: dict[str, Any]) -> str:
 class StableNormal(NormalSteps, MethodModule):
     """Train and apply StableNormal: YOSO, SG-DRN or both; they share no weights.
 
-    Training ends by saving diffusers pipelines with a `controlnet` each to `saved/yoso` and `saved/refiner` in the run
-    directory; `pipeline` and `encoders` load them. `NormalSteps` has the test and prediction steps.
+    When training ends, diffusers pipelines, each with a `controlnet`, are saved to `saved/yoso` and `saved/refiner` in
+    the run directory; `pipeline` and `encoders` load them. `NormalSteps` has the test and prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
@@ -126,7 +126,7 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def first(self) -> ConditionedUNet:
-        """The stage whose autoencoder is used; both stages have the same one."""
+        """The stage whose autoencoder is used; both stages have the same autoencoder."""
         stage = self.yoso or self.refiner
         assert stage is not None
         return stage

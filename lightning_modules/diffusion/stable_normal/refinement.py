@@ -1,14 +1,14 @@
-"""Sampling steps of the refiner: half of them at one noise level, the rest down to zero noise.
+"""Sampling steps of the refiner: half of them stay at one noise level, and the others go down to zero noise.
 
 With N steps of length gap = T // N, M = N // 2 and the timesteps gap (N - 1), ..., gap, 0, the first M timesteps are
-replaced by the one after them, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1. From
-x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
+replaced by the next timestep in this list, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1.
+From x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
 
     k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
     k + 1 > M:    DDIM to t_{k+1}; abar of the last timestep is still below 1.
 
-The result is the last x_0hat. The only randomness is that of the M - 1 noise samples.
+The result is the last x_0hat. The M - 1 noise samples are the only randomness.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def refined(
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the host.
-        draw: samples standard normal noise of the shape of its argument.
+        draw: function that samples standard normal noise of the shape of its argument.
 
     Returns:
         Estimate of x_0, `[B, c, h, w]`.

@@ -1,13 +1,14 @@
 """Choose learning rates from the curvature of batches, by batch size or online during training.
 
-The Hessian of a batch of B samples has larger extreme eigenvalues than that of all N samples. With b = B / (1 - B / N)
-and the noise of a symmetric random matrix, random matrix theory gives
+The Hessian of a batch of B samples has larger extreme eigenvalues than the Hessian of all N samples. With b = B / (1 -
+B / N) and the noise of a symmetric random matrix, random matrix theory gives
 
     lambda_B = lambda + (P sigma^2 / b) / lambda  where |lambda| > sigma sqrt(P / b),  else 2 sigma sqrt(P / b)
 
 for P weights and entries of variance sigma^2 / b. So the largest stable learning rate of SGD, 2 / lambda_B, grows
-linearly with B until it saturates at 2 / lambda. That of Adam grows with sqrt(B), because its preconditioner itself
-shrinks with sqrt(B). The smallest damping of a second-order method falls as eta / B (`reference_batch_size`).
+linearly with B until it saturates at 2 / lambda. The largest stable learning rate of Adam grows with sqrt(B), because
+its preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order method falls as eta / B
+(`reference_batch_size`).
 
 The noise of real networks is not such a matrix: it is concentrated in few directions and few samples. So the constant
 of
@@ -26,10 +27,10 @@ curvature, and the largest eigenvalues of the full Hessian are close together, s
 images. Every few epochs it sets the optimizer's learning rate, and momentum, by one of five rules (`learned`).
 
 Departures from the authors' code: Polyak's momentum has sqrt mu where their script has mu; each Ritz value keeps its
-own weight in the minimum, whereas the script sorts values and weights separately; their heavy-ball rules for a median
-and for a minimum are one rule with `least`; `signed` ignores negative curvature; values that are not positive and
+own weight in the minimum, whereas the script sorts values and weights separately. Their heavy-ball rules for a median
+and for a minimum are one rule with `least`. `signed` ignores negative curvature. Values that are not positive and
 finite are not set. H is the Hessian of the mean cross-entropy, without weight decay and dropout. BatchNorm uses the
-statistics of each batch of a product or the running statistics, which their code recomputes first.
+statistics of each batch of a product or the running statistics, which the authors' code recomputes first.
 
 Not implemented: products with H - G, the Lanczos optimiser, K-FAC (the `damping` of any optimizer is scaled), and the
 scaling law of the Gauss-Newton matrix, although its spectrum can be measured. This implementation is based on the

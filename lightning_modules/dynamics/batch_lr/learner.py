@@ -55,7 +55,7 @@ def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
         nesterov  lr = 1 / L,  the same momentum  (as in textbooks)
 
     Args:
-        rule: any but `rayleigh`.
+        rule: name of a rule other than `rayleigh`.
         greatest: L, positive.
         least: mu, at least 0 and at most L.
     """

@@ -66,7 +66,7 @@ class MeasuredSpectra(NamedTuple):
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Return the largest eigenvalues for batch sizes up to N / 10; for all sizes if there is none."""
+        """Return the largest eigenvalues for batch sizes up to N / 10; for all sizes if none is that small."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:

@@ -13,19 +13,19 @@ converges to 1 and training ends; for 1 < a <= 1.598, which is eta in [m/4, 2m/5
     sum_t log(1 + a l_t) = O(1)    and thus    sum_t l_t >= c a sum_t l_t^2,    l = 1 - y f,
 
 and the weak filters, which are multiplied by 1 + a l ||v||^2 / ||u||^2 in each step, grow exponentially while it
-oscillates. A network trained like this is correct on points that have only the weak feature; one trained at a small
-rate is at chance there.
+oscillates. A network trained like this is correct on points that have only the weak feature. A network trained at a
+small rate is at chance on these points.
 
 The paper assumes oscillation, |1 - y f| >= delta at strong points, and concludes that the weak feature contributes
 at least delta / 4 to y f. Both are measured here, from the first y f >= 1 until both classes have this contribution
 (checked after every training step). `test/oscillating_draws` is the fraction of sampled strong points that satisfy the
-condition; `test/oscillation_held_always` is the fraction of networks for which all of them do; `test/oscillation_held`
-is the fraction for which it holds in the mean, sum l^2 >= delta^2 T, which is all that the argument above uses. Once
+condition. `test/oscillation_held_always` is the fraction of networks for which all of them do. `test/oscillation_held`
+is the fraction of networks for which it holds in the mean, sum l^2 >= delta^2 T; the argument above uses no more. Once
 the weak feature is learned, the oscillation stops.
 
 Many networks are trained at once, each with its own initial weights and its own training set. Metrics are means over
-the networks with finite weights; `test/diverged` is the fraction of the others. Every rank trains all networks, because
-a batch of one cannot be sharded.
+the networks with finite weights; `test/diverged` is the fraction of networks without. Every rank trains all networks,
+because a batch of one cannot be sharded.
 
 The paper's full text was not available: the window of learning rates, the data and the network follow from the
 abstract, the public reviews and a derivation. Three patches, filters shared by all patches, reshuffling, the norms and

@@ -223,7 +223,7 @@ class BenignOscillation(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the training history, of the scalar map over a, and after a test of each network's results."""
+        """Tables of the training history, of the scalar map over a, and, after a test, of each network's results."""
         a, s, mean = bifurcation()
         columns = {"a": a, "s": s, "mean of 1 - s": mean}
         made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}

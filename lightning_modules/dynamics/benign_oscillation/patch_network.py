@@ -72,11 +72,11 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 @torch.no_grad()
 def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
-    """Take T SGD steps on (f - y)^2 in place, each network on one point of its own training set at a time.
+    """Take T SGD steps on (f - y)^2 in place; each step uses one point of each network's own training set.
 
     All patches are multiples of u, v and n noise vectors b_k. So the iteration runs on the inner products <w, b_k>,
     whose updates need only inner products of the b_k; the final weights are w + sum_k c_k b_k. A filter costs n + 2
-    numbers instead of d, and the networks are the last axis, so many of them cost little more than one.
+    numbers instead of d. Networks are along the last axis, so many networks cost little more than one.
 
     Args:
         weight: filters `[S, 2, m, d]`.

@@ -50,7 +50,7 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
         a: map parameters, `[n]`.
         start: s_0, initial value.
         steps: number of steps.
-        kept: number of last values to return.
+        kept: number of final values to return.
     """
     s = torch.full_like(a, start)
     total, last = torch.zeros_like(a), []
@@ -63,7 +63,7 @@ def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> 
 
 
 def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[list[float], list[float], list[float]]:
-    """Compute the bifurcation diagram of the map: a, last values of s, and the mean of 1 - s, clamped at 0.
+    """Compute the bifurcation diagram of the map: a, final values of s, and the mean of 1 - s, clamped at 0.
 
     Args:
         least: smallest a; the largest is `GREATEST_A`.

@@ -20,10 +20,10 @@ is no longer used, the classifier's weights are averaged over the last `averaged
 tuned on clean images.
 
 Departures from the authors' code: each head of the policy is evaluated once per step, so that its batch normalisation
-counts a batch once; the sum of densities is a logsumexp, and cells are clamped 1e-6 away from 0 and 1, where a density
-may be infinite; base parameters are buffers, updated from the global batch; validation uses clean images, where theirs
-applies one mask to each batch, and accuracy under fresh masks is that of a shifted test set
-(`datamodules.classification.image_sets.NoisyImages`); momentum is kept from pre-training to tuning. The reinforce
+counts a batch once. The sum of densities is a logsumexp, and cells are clamped 1e-6 away from 0 and 1, where a density
+may be infinite. Base parameters are buffers, updated from the global batch. Validation uses clean images, whereas
+theirs applies one mask to each batch. Accuracy under fresh masks is measured on a shifted test set
+(`datamodules.classification.image_sets.NoisyImages`). The momentum is kept from pre-training to tuning. The reinforce
 objective and training without a policy are additions of this project. The paper's own equations were not available.
 
 Source: Yavuz and Yang, Policy Gradient-Driven Noise Mask, 2025, arXiv 2406.14568, and the authors' code.

@@ -46,7 +46,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
         mean: value of masked pixels, one for each channel or one for all.
-        averaged_epochs: number of last mask epochs whose final weights are averaged before tuning.
+        averaged_epochs: number of final mask epochs; the weights at the end of each are averaged before tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's.
         optimizer: built on the parameters of classifier and policy, one parameter group each.

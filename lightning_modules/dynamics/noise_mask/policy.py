@@ -83,7 +83,7 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
 
 
 def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
-    """Compute the mean cost plus the REINFORCE surrogate, whose gradient is that of the expected cost under the policy.
+    """Compute the mean cost plus the REINFORCE surrogate; its gradient is an estimate of the expected cost's gradient.
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.

@@ -16,7 +16,8 @@ class MaskThenTuning(LambdaLR):
         tuning       rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down
 
     Args:
-        optimizer: optimizer whose first parameter group is the classifier; a second one, if present, is the policy.
+        optimizer: optimizer whose first parameter group holds the classifier; a second group, if present, holds the
+            policy.
         mask_epochs: epochs with masks.
         tuning_rate: learning rate of the tuning stage.
         step: epochs between two decreases of the learning rate.

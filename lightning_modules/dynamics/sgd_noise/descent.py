@@ -109,8 +109,8 @@ def descend(
     """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
     A batch whose points are all fitted does not change the weights. So the next `ahead` batches are evaluated together,
-    and those before the first unfitted one are skipped. Weights and iteration counts are the same as one iteration at a
-    time. Each batch is sharded over ranks.
+    and those before the first unfitted one are skipped. Weights and iteration counts are the same as without evaluating
+    batches together. Each batch is sharded over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.

@@ -14,16 +14,16 @@ With the gradient g of W~ the optimizer gets g (`ste`), or the gradient of the f
 (`masked`). The abstract speaks of restricted gradients, the authors' code passes g: both are available. Baselines are
 networks that are sparse from the start, W~ = m W: with g (`ste`), and with g + 2e-4 (1 - m) W (SR-STE, `sr_ste`).
 
-`train/second_moment` is Adam's mean squared gradient over all weights of the sparse layers, `train/gigaflops` the cost
-of a sample's training step if pruned weights cost nothing. A decayed weight costs as much as a whole one. Validation,
-testing and prediction use the network as it would be exported now: with a binary mask and the N:M pattern.
+`train/second_moment` is Adam's mean squared gradient over all weights of the sparse layers; `train/gigaflops` is the
+cost of a sample's training step if pruned weights cost nothing. A decayed weight costs as much as a whole one.
+Validation, testing and prediction use the network as it would be exported now: with a binary mask and the N:M pattern.
 
 Differences from the authors' code:
 
 * biases are kept, q, k and v have separate patterns without other changes, and N:M depends only on the epoch, so
   that an interrupted run resumes with its pattern; in their code it is set only in a frame's first epoch;
-* the binary phase has the configured number of epochs, in their code one less;
-* before its first frame a network is dense, in their code it has the last pattern;
+* the binary phase has the configured number of epochs, whereas their code has one less;
+* before its first frame a network is dense, whereas in their code it has the last pattern;
 * the authors validate with the current D;
 * of equal weights the first are kept, and layers are replaced by others with the same parameters, since a
   parametrisation would rename them.

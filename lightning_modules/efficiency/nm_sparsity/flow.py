@@ -32,7 +32,7 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
     """Compute D at a step, counted from the end of the dense phase.
 
     Args:
-        way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential exp(-rate step), others 0.
+        way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential gives exp(-rate step), others give 0.
         rate: beta or eta, per optimizer step.
         step: t, at least 0.
     """
@@ -75,7 +75,7 @@ class Flow:
         rate: decay rate of MDGF.
         gradient: gradient of pruned weights.
         dense_epochs: epochs before sparsification starts.
-        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern N:M.
+        fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
         geometric_frames: number of patterns for sdgf_geometric.
     """
 
@@ -131,7 +131,7 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prune a weight to N:M: along the schedule in training mode, at its end in evaluation mode.
+    """Prune a weight to N:M: as scheduled in training mode, and as at the end of the schedule in evaluation mode.
 
     Args:
         n: N.
@@ -176,7 +176,7 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) ->
     """Reject a pattern that a layer cannot have.
 
     Args:
-        key: name of the pattern, for messages.
+        key: name of the pattern, for error messages.
         n: N.
         m: M.
         size: length of the layer's axis.
@@ -184,7 +184,8 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) ->
         flow: schedule of the network, whose patterns must fit, too.
 
     Raises:
-        ValueError: names the layer, the numbers and the allowed values.
+        ValueError: if the pattern does not fit the layer; the message names the layer, the numbers and the allowed
+            values.
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
@@ -209,12 +210,13 @@ def sparsify(
         n: N.
         m: M.
         layers: name patterns of the layers, see `layers_named`.
-        own: N and M by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of a fused `qkv`.
+        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of a fused
+            `qkv`.
         along: which weights are consecutive.
         flow: schedule of the network.
 
     Raises:
-        ValueError: names the pattern or the layer that does not fit.
+        ValueError: if a pattern or a layer does not fit; the message names it.
     """
     kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")

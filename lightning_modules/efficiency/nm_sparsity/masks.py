@@ -80,7 +80,7 @@ def decayed_weight(
         weight: W.
         mask: m, bool, shaped like W.
         decay: D, a scalar tensor.
-        gradient: gradient of W for a gradient g of the result: ste passes g, masked (m + D (1 - m)) g.
+        gradient: gradient of W for a gradient g of the result: ste passes g, masked passes (m + D (1 - m)) g.
         pull: lambda of SR-STE, which adds lambda (1 - m) W to g; only with ste.
     """
     return _Decayed.apply(weight, mask, decay, gradient, pull)

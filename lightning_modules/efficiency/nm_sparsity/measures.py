@@ -44,7 +44,7 @@ class ForwardCost:
     """Operations of the dense layers that become sparse, by name."""
 
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
-        """Count a training step in which only nonzero weights cost operations.
+        """Count the operations of a training step in which only nonzero weights cost operations.
 
         Each layer has one product in the forward pass and one for its input's gradient, both with the effective weight,
         and one for its weight's gradient.

@@ -38,17 +38,17 @@ class NMSparsity(ClassifierSteps, MethodModule):
         own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of timm's fused
             `qkv`, as in `*.qkv/v`.
         along: which weights are consecutive: those of a layer's inputs (input channels), or of its outputs.
-        way: ste and sr_ste are sparse from the start; masks of mdgf_linear and mdgf_exponential decay, patterns of
-            sdgf_stepwise and sdgf_geometric tighten.
+        way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
+            with sdgf_stepwise and sdgf_geometric, patterns tighten.
         decay_rate: beta or eta of MDGF, per optimizer step.
         gradient: gradient of pruned weights, ste or masked.
         geometric_frames: number of patterns for sdgf_geometric.
         dense_epochs: epochs before pruning starts.
-        fine_tune_epochs: number of last epochs, in which the mask is binary and the pattern N:M.
-        view: augmentation of training images on the device, such as `views.TimmRandAugment`; None for none.
-        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
-            receive no logits of training images.
-        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
+        view: augmentation of training images on the device, such as `views.TimmRandAugment`; None does not augment.
+        soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
+            callbacks receive no logits of training images.
+        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -11,14 +11,15 @@ whose gradient is passed to W, also for clipped entries;
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
 for each head h, where the product of query and key weights is quantised instead of the two, without biases; and
-confidence-guided annealing (CGA): in the last epochs only weights with |t - threshold| <= BR train, and the others keep
-their exact values. Activations, and weights of the first layer and the heads, have learned scales (LSQ) with learned
-shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The teacher is a full-precision network:
+confidence-guided annealing (CGA): in the final epochs only weights with |t - threshold| <= BR train, and the others
+keep their exact values. Activations, and weights of the first layer and the heads, have learned scales (LSQ) with
+learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The teacher is a full-precision
+network:
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
 `train/oscillating` is the fraction of StatsQ weights whose integer reverses direction in more than 1 of 200 steps (a
-running average of momentum 0.01), `train/annealed` the fraction trained by CGA. The table `latent_weights` shows
+running average of momentum 0.01); `train/annealed` is the fraction trained by CGA. The table `latent_weights` shows
 weights between their thresholds.
 
 Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) give the logits of a network without
@@ -28,12 +29,12 @@ layer.
 
 Differences from the authors' code:
 
-* every pretrained weight is kept, in their code `proj`, and `qkv` without QKR, are reinitialised;
+* every pretrained weight is kept, whereas their code reinitialises `proj` and, without QKR, `qkv`;
 * scales exist from the start, for the network's number of tokens, and are measured on images without augmentation, the
-  same on all ranks; in their code on the first training batch of one rank;
-* the gradient of an activation's scale counts the entries that share it over the global batch, in their code over one
+same on all ranks; their code measures on the first training batch of one rank; * the gradient of an activation's scale
+counts the entries that share it over the global batch, in their code over one
   rank's batch, where it is larger by the square root of the world size; Adam's steps do not depend on it;
-* whether images have both signs is decided in calibration, in their code also by later images;
+* whether images have both signs is decided in calibration, whereas in their code later images can change it;
 * timm's Swin passes all tokens of an image to its MLPs in one row, with a scale for each token, torchvision's one scale
   for each column;
 * weight decay follows only timm's default, which excludes biases, scales and shifts; a network's own list of exclusions

@@ -132,7 +132,7 @@ def attention_names(network: nn.Module) -> list[str]:
     """Find the attention modules of a timm network.
 
     Raises:
-        ValueError: names a module that cannot be quantised, and the classes that can.
+        ValueError: if a module cannot be quantised; the message names it and the classes that can.
     """
     names = []
     for name, module in network.named_modules():

@@ -52,7 +52,7 @@ def transformer_of(network: nn.Module) -> Any:
     """Find the timm vision transformer inside wrappers, quantised or not.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no timm vision transformer.
     """
     for module in network.modules():
         if isinstance(module, VisionTransformer | SwinTransformer):
@@ -99,8 +99,8 @@ def quantize(
 ) -> None:
     """Quantise a vision transformer, in place; its parameters keep their names and values.
 
-    MLPs, attention and patch merging get StatsQ weights and LSQ inputs, the first layer and the heads LSQ for both.
-    Scales must be calibrated afterwards.
+    MLPs, attention and patch merging get StatsQ weights and LSQ inputs; the first layer and the heads get LSQ weights
+    and LSQ inputs. Scales must be calibrated afterwards.
 
     Args:
         network: a VisionTransformer or SwinTransformer of timm, or a wrapper of one.

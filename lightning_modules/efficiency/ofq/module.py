@@ -74,18 +74,19 @@ class OFQ(ClassifierSteps, MethodModule):
 
     Args:
         network: timm's VisionTransformer or SwinTransformer, or a wrapper of one: maps images `[B, C, H, W]` in [0, 1]
-            to logits `[B, num_classes]`. It becomes the teacher. Weights found later, as by
+            to logits `[B, num_classes]`. This network becomes the teacher. Weights loaded later, for example by
             `callbacks.pretraining.Pretraining`, belong in `teacher.network`, which initialises the quantised network.
         num_classes: number of classes, K.
         weight_bits: bits of the weights of MLPs, attention and patch merging, in 2...8.
         activation_bits: bits of activations, in 2...8; None quantises none, also in the first layer and the heads.
         end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
         reparametrised: quantise the product of query and key weights instead of the two (QKR).
-        annealed_epochs: number of last epochs in which only weights near a threshold train (CGA).
+        annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
         boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains during CGA.
         calibration_samples: number of training images for measuring the initial scales.
         track: count oscillating weights, which takes six bytes per weight, and a pass over all weights in each step.
-        view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None for none.
+        view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None does not
+            augment.
         optimizer: built on the network's trainable parameters, including scales; weight decay excludes biases, scales
             and shifts.
         lr_scheduler: stepped every epoch.

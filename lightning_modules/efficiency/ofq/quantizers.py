@@ -35,7 +35,7 @@ def integers(weight: Tensor, bits: int) -> Tensor:
 
 
 def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
-    """Mark entries within `boundary` of one of the 2^bits - 1 thresholds, in quantisation steps; bool, of its shape.
+    """Mark entries within `boundary` of one of the 2^bits - 1 thresholds, in quantisation steps; bool, like the weight.
 
     Clipped entries are about one step away from the nearest threshold.
     """
@@ -89,14 +89,14 @@ class _LSQ(torch.autograd.Function):
 def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
 
-    The gradient passes where Q_n <= x / s <= Q_p. That of s is round(x / s) - x / s there, and Q_n or Q_p outside,
-    divided by sqrt(Q_p count), where count entries share s.
+    The gradient passes where Q_n <= x / s <= Q_p. The gradient of s is round(x / s) - x / s in this range, and Q_n or
+    Q_p outside. It is divided by sqrt(Q_p count), where count entries share s.
 
     Args:
         x: tensor of any shape.
         scale: s, broadcastable to x; at least 1e-5 is used.
         bounds: Q_n and Q_p, `[2]`.
-        parts: entries that share s over all ranks, divided by those on this rank.
+        parts: number of entries that share s over all ranks, divided by their number on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 
@@ -184,9 +184,9 @@ class Quantizer(_Scaled):
     """Shift activations, quantise them by learned scales, and shift them again.
 
     Args:
-        name: name for messages.
+        name: name for error messages.
         bits: b, at least 2.
-        scales: number of scales; 1 shares one scale.
+        scales: number of scales; with 1, all entries share one scale.
         dim: dimension with one scale for each entry, counted from the end: -2 for tokens, -1 for channels of tokens, -3
             for channels of images.
         signed: whether activations have both signs; None decides in calibration.
@@ -239,7 +239,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Let forward passes within measure the scales, each from the outputs of the quantised layers before it."""
+    """Measure scales in forward passes within the context, each from outputs of the quantised layers before it."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True

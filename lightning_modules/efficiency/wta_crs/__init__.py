@@ -1,7 +1,8 @@
 """Winner-take-all column-row sampling (WTA-CRS): fine-tuning with few of the activations that exact training keeps.
 
-In a linear layer Z = H W^T, only the weight's gradient needs the input H: a sum over M pairs of a token's gradient and
-its input. WTA-CRS keeps k << M tokens of it: the c most probable ones, C, and k - c sampled from the others,
+In a linear layer Z = H W^T, only the weight's gradient needs the input H: it is a sum over M pairs of a token's
+gradient and its input. WTA-CRS keeps k << M of these tokens: the set C of the c most probable ones, and k - c sampled
+from the others,
 
     dL/dW = sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,    p_i ~ ||h_i|| z_i,   P_C = sum_C p_i
 
@@ -9,8 +10,8 @@ where c minimises (1 - P_C) / (k - c) over 0 <= c < k. The estimate is unbiased,
 column-row sampling if P_C > c / k. Outputs, and gradients of inputs and biases, are exact. z_i is the norm of the
 token's gradient g_i one epoch before, stored for each layer and training sample in bfloat16 on the CPU; only the rows
 of a batch are moved to the device. Products of attention can be sampled in the same way; then gradients of earlier
-layers are estimates, too. With `compact`, dropout and ReLU keep bits, and layer normalisation its output, as in the
-published memory measurements.
+layers are estimates, too. With `compact`, dropout and ReLU keep bits, and layer normalisation keeps its output, as in
+the published memory measurements.
 
 Memory kept for the backward pass of T5-base, 128 tokens, relative to exact training (autograd's tensors without
 parameters; LoRA relative to LoRA):
@@ -22,12 +23,12 @@ parameters; LoRA relative to LoRA):
 | with `compact`, too | 0.26 | 0.19 |
 | LoRA with both products of attention and `compact` | 0.25 | 0.19 |
 
-The paper's peaks of 8.44 and 7.30 GB against 17.66 GB also include weights, gradients and AdamW's state, 3.4 GB:
-without them the ratios are 0.35 and 0.27, and for LoRA, 6.50 and 5.44 GB against 13.84 GB with weights of 0.85 GB, 0.43
-and 0.35. Temporary tensors of a step, such as gathered gradient rows and full gradients of attention's weights, add to
-a peak, but are not saved tensors. If exact training uses fused attention, which keeps no weights, sampling the products
-of attention saves nothing. The norms of a sample take 9 kB for the linear layers of T5-base, and 214 kB with the
-products of attention.
+The paper's peaks of 8.44 and 7.30 GB against 17.66 GB also include weights, gradients and AdamW's state, 3.4 GB.
+Without them the ratios are 0.35 and 0.27. For LoRA, the peaks are 6.50 and 5.44 GB against 13.84 GB; without the
+weights of 0.85 GB, the ratios are 0.43 and 0.35. Temporary tensors of a step, such as gathered gradient rows and full
+gradients of attention's weights, add to a peak, but are not saved tensors. If exact training uses fused attention,
+which keeps no weights, sampling the products of attention saves nothing. The norms of a sample take 9 kB for the linear
+layers of T5-base, and 214 kB with the products of attention.
 
 Each rank samples from its own shard of the batch, as in the authors' code: the kept tokens depend on the world size,
 and the estimate is unbiased for any. With `shares` W, fewer ranks sample as W ranks would.

@@ -101,7 +101,7 @@ def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dr
     Args:
         module: module whose forward pass multiplies queries with keys, and weights with values, with heads in dimension
             1.
-        name: its name, for messages.
+        name: the module's name, for error messages.
         sampler: sampler of its network.
         dropout: dropout of the weights, called like `torch.nn.functional.dropout`.
     """

@@ -1,7 +1,8 @@
-"""Layers that save less for the backward pass with equal results: masks in bits, normalisation by its output.
+"""Layers with equal results that save less for the backward pass: masks as bits, normalisation's output as its input.
 
-The published memory of WTA-CRS includes them: dropout and ReLU keep one bit for each value instead of a byte, or of the
-value, and layer normalisation keeps its output, which the next layer keeps anyway, instead of its input.
+The published memory of WTA-CRS includes these layers. Dropout keeps one bit for each value instead of a byte, and ReLU
+keeps one bit instead of the value. Layer normalisation keeps its output instead of its input; the next layer keeps that
+output anyway.
 """
 
 from collections.abc import Collection
@@ -60,7 +61,8 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mark weights of a normalisation by which its stored output can be divided; without a bias all but 0."""
+    """Mark the weights of a normalisation that its stored output can be divided by; without a bias, all nonzero
+    ones."""
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
     return weight.abs() >= least
@@ -135,8 +137,8 @@ class CompactNorm(nn.Module):
     """Layer normalisation, or T5's without mean and bias, that saves its output instead of its input.
 
     Args:
-        layer: source of its parameters: a `LayerNorm` over the last dimension with a weight, or one of transformers
-            with `variance_epsilon`.
+        layer: source of its parameters: a `LayerNorm` over the last dimension with a weight, or a normalisation of
+            transformers with `variance_epsilon`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -158,7 +160,7 @@ class CompactNorm(nn.Module):
 
 
 def _readable(layer: Any) -> bool:
-    """Whether a layer is a normalisation whose input can be recovered: none of its weights is 0."""
+    """Whether a layer is a normalisation whose input can be recovered, because none of its weights is 0."""
     layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
     if not (layer_norm or hasattr(layer, "variance_epsilon")):
         return False
@@ -184,9 +186,9 @@ def compact_layers(network: nn.Module) -> None:
 
 
 def keep_inputs(network: nn.Module) -> None:
-    """Switch normalisations with a weight close to 0 to saving their inputs, and warn once for each.
+    """Make normalisations with a weight close to 0 save their inputs, and warn once for each.
 
-    This synchronises with the device, so it is called between epochs: at the end of one, when the outputs' dtype is
+    This synchronises with the device, so it is called between epochs: at an epoch's end, when the outputs' dtype is
     known and the checkpoint is not yet written, and at its start, when initial weights may be 0.
     """
     for name, layer in network.named_modules():
@@ -207,7 +209,7 @@ def kept_inputs(network: nn.Module) -> list[str]:
 
 
 def restore_kept_inputs(network: nn.Module, names: Collection[str]) -> None:
-    """Switch the normalisations listed in a checkpoint to saving their inputs."""
+    """Make the normalisations listed in a checkpoint save their inputs."""
     for name, layer in network.named_modules():
         if isinstance(layer, CompactNorm):
             layer.reads_back = name not in names

@@ -1,7 +1,8 @@
 """Select which column-row pairs of a product are kept, and their weights.
 
 The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. With probabilities p, in descending order p_(1), p_(2),
-..., WTA-CRS keeps k pairs: the c most probable ones, C, unchanged, and k - c sampled from the others with replacement,
+..., WTA-CRS keeps k pairs: the set C of the c most probable ones, unchanged, and k - c sampled from the others with
+replacement,
 
     sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i,
 
@@ -68,7 +69,7 @@ def chosen_pairs(
     Args:
         probability: p, `[R, M]`: for R products, which have the same number of winners.
         k: number of kept pairs, below M.
-        uniform: `[R, k]`, in [0, 1), of which the first c in each row are unused.
+        uniform: uniform random numbers in [0, 1), `[R, k]`; the first c of each row are unused.
         estimator: wta_crs; crs, without winners; or top_k, the most probable pairs with weight 1, which is biased.
 
     Returns:

@@ -26,7 +26,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
         begin: restarts the step, with the same random numbers.
 
     Returns:
-        For each estimator the errors of the layers in the order of definition, `[layers]`.
+        The errors of the layers for each estimator, in the order of definition, `[layers]`.
     """
     weights = [layer.weight for layer in network.modules() if isinstance(layer, SampledLinear)]
     kept = sampler.estimator, sampler.ratio

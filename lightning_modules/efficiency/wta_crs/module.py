@@ -46,7 +46,7 @@ def sample_products(
         compact: save less in dropout, ReLU and layer normalisation, too.
 
     Raises:
-        ValueError: if a pattern matches nothing, or a frozen layer.
+        ValueError: if a pattern matches nothing, or matches a frozen layer.
     """
     for name, module in layers_named(network, attention, (nn.Module,), "attention").items():
         sample_attention(module, name, sampler, compact_dropout if compact else F.dropout)
@@ -71,13 +71,13 @@ class WTACRS(ClassifierSteps, MethodModule):
         shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
             number of ranks.
         measure_error: compare the layers' gradients with the exact ones on each epoch's last batch, for each estimator.
-            `train/gradient_error`, and in a test `test/gradient_error` for the last epoch, is the mean of the estimator
-            in use. It needs memory for all activations of that batch.
+            `train/gradient_error`, and in a test `test/gradient_error` for the last epoch, is the mean error of the
+            estimator in use. It needs memory for all activations of that batch.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or a pattern matches nothing, or a frozen layer.
+        ValueError: if an argument is out of range, or a pattern matches nothing or a frozen layer.
     """
 
     def __init__(

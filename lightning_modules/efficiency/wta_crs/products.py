@@ -3,7 +3,7 @@
     Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The forward pass computes the norms of H; for those of G it uses the values of the sample's previous epoch.
+The forward pass computes the norms of H; for the norms of G it uses the values of the sample's previous epoch.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,8 @@ class Sampler:
 
     @property
     def widths(self) -> list[int]:
-        """Number of gradient norms of a sample in each product, in the order of definition; 0 for one never called."""
+        """Number of gradient norms of a sample in each product, in the order of definition; 0 for a product never
+        called."""
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
@@ -71,7 +72,7 @@ class SampledProduct:
 
     Args:
         sampler: state shared with the other products.
-        name: name of the layer, for messages.
+        name: name of the layer, for error messages.
     """
 
     def __init__(self, sampler: Sampler, name: str) -> None:
@@ -267,7 +268,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Cast single precision to that of the trainer's autocast, if it is on, as torch's own layers do."""
+    """Cast single precision to the precision of autocast, if autocast is on, as torch's own layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
