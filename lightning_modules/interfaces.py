@@ -1,6 +1,6 @@
 """Protocols that callbacks and DataModules require of a module or of each other, checked at setup.
 
-This file also has the types a module returns for figures and tables, and re-exports the two labels of
+This file also defines the types that a module returns for figures and tables. It re-exports the two labels of
 `datamodules.batches` that stand for no class.
 """
 
@@ -39,7 +39,7 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A module that estimates the clean image, in [0, 1], from one with Gaussian noise of standard deviation sigma."""
+    """A module that removes Gaussian noise of standard deviation sigma from images; its estimates are in [0, 1]."""
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
 
@@ -101,14 +101,15 @@ class SmoothedClassifier(Protocol):
         """Compute the logits `[S, B, K]` of S votes for each noise sample; the smoothed classifier sums the votes.
 
         `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
-        on them only through image + s noise with s >= sigma, or through part of that.
+        on them only through image + s noise with s >= sigma, or through part of that sum.
         """
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """Return the certified radius in pixel units, negative for none, if each vote has at least its `probability`.
+        """Compute the certified radius in pixel units from bounds on vote probabilities; negative if there is none.
 
-        `probability` bounds the probability of the class for each vote; the radius must not decrease if one increases.
+        `probability` holds, for each vote, a lower bound on the probability of the class. The radius must not decrease
+        if a bound increases.
         """
         ...
 
@@ -133,13 +134,13 @@ class MixedClassifier(Protocol):
     """Whether it also has a learned alpha for each image."""
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` in [0, 1] with a given alpha, or with the learned one if None."""
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; an alpha of None is the learned one."""
         ...
 
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module notified when early learning ends for some categories, with equal arguments on all ranks."""
+    """A module that is notified when early learning ends for some categories; all ranks pass it the same arguments."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
@@ -148,7 +149,8 @@ class LabelCorrector(Protocol):
 class EarlyLearningFollower(Protocol):
     """Notified after each epoch of the classes whose early-learning phase has ended.
 
-    These may have ended earlier, too. All ranks call it, after `on_early_learning_end` of the same epoch.
+    The early learning of these classes may also have ended in an earlier epoch. All ranks call it, after
+    `on_early_learning_end` of the same epoch.
     """
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
@@ -156,7 +158,7 @@ class EarlyLearningFollower(Protocol):
 
 @runtime_checkable
 class LabelStore(Protocol):
-    """A DataModule whose training labels can be corrected, with effect from the next epoch on.
+    """A DataModule whose training labels can be corrected; corrections take effect in the next epoch.
 
     Training batches also hold the originally given labels, as `original_label`. All ranks call `correct_labels` equally
     often, each with its own samples or with none. Afterwards every rank has all corrections.
@@ -167,7 +169,7 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class TrainingSamples(Protocol):
-    """A DataModule with a known number of training samples, whose batches hold the positions as `index`."""
+    """A DataModule with a known number of training samples; its batches hold each sample's position as `index`."""
 
     num_train_samples: int
 
@@ -185,7 +187,7 @@ class EpisodeSource(Protocol):
     """A DataModule with an environment in which the module is the policy."""
 
     def mean_return(self) -> float:
-        """Average the returns of some episodes; every rank calls it and gets the same value."""
+        """Compute the mean return over some episodes; every rank calls this method and gets the same value."""
         ...
 
 
@@ -220,16 +222,16 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the error of `shifted_test_loaders` if a set is missing or damaged, or there is none; read no image."""
+        """Raise the error of `shifted_test_loaders`, without reading images, if a set is missing or damaged."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Return dataloaders by dataset name; if a set has only some classes, its batches hold these as `classes`."""
+        """Return dataloaders by dataset name; if a set covers only some classes, its batches list them as `classes`."""
         ...
 
 
 class ImageColumn(NamedTuple):
-    """A column of an image grid: one thing shown of each image."""
+    """A column of an image grid, such as the input or the prediction of each image."""
 
     values: Tensor
     """Floating point, `[n, C, H, W]`: images in [0, 1], in colour if C is 3, otherwise the channel mean in grey.
@@ -318,7 +320,7 @@ def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
         `module` itself.
 
     Raises:
-        TypeError: names the module, the protocol and the missing members.
+        TypeError: if members are missing; the message names the module, the protocol and the members.
     """
     if missing := _missing(module, protocol):
         name = "a run without a DataModule" if module is None else type(module).__name__
@@ -334,8 +336,8 @@ def _missing(thing: Any, protocol: type) -> list[str]:
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
     """Reject a run whose DataModule lacks a protocol's members; otherwise return the DataModule, typed. See `require`.
 
-    When fitting with a user's own dataloader, or with a DataModule from outside this project, the dataset of the
-    training dataloader replaces it if possible (`OwnTrainingSet`).
+    If the user passes a dataloader or a DataModule from outside this project, the dataset of the training dataloader is
+    used instead, where possible (`OwnTrainingSet`).
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):

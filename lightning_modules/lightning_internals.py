@@ -1,7 +1,7 @@
-"""Private Lightning names that data, modules and callbacks need for lack of public ones, each with its reason.
+"""Private Lightning names that this project needs because no public name exists, each with its reason.
 
-They are used only through this file. A test fails by name if an upgrade moves one, and `pyproject.toml` bounds the
-versions.
+They are used only through this file. If an upgrade moves a name, the test of that name fails; `pyproject.toml` bounds
+the versions.
 """
 
 from typing import Any

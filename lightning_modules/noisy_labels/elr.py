@@ -1,14 +1,14 @@
 """Early-learning regularisation (ELR) prevents a classifier from memorising false labels.
 
 Trained with cross-entropy on noisy labels, a network first fits the correct pattern and then memorises the false
-labels. ELR keeps a running average t of the network's predictions p for each training example, and regularises p
-towards it:
+labels. For each training example, ELR keeps a running average t of the network's predictions p, and regularises p
+towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
 The second term's gradient with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps the gradient of
-clean examples from vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction, so
-the term ramps up.
+clean examples from vanishing, and cancels the gradient of falsely labelled examples. t starts at zero without bias
+correction, so the term ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.

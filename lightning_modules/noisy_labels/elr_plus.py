@@ -64,7 +64,7 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
 
 
 class ELRPlus(ClassifierSteps, MethodModule):
-    """Train two networks with early-learning regularisation that provide each other's targets.
+    """Train two networks with early-learning regularisation; each provides the other's targets.
 
     It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because each step
     trains only one network.
@@ -79,7 +79,8 @@ class ELRPlus(ClassifierSteps, MethodModule):
         reweight_labels: weight the mixed labels by the targets, as in the paper for CIFAR-100.
         mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with the plain mean.
+        average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with a plain mean of the
+            weights.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -1,8 +1,8 @@
 """Default optimizers and schedules, and helpers for `configure_optimizers`.
 
-The defaults are functions. With a class as default, the command line would pass the default's arguments to any class
-that a configuration names instead, so that Adam would get AdamW's weight decay. And PyTorch's `ConstantLR` is not
-constant by default: it starts at a third of the learning rate.
+The defaults are functions. If a default were a class, the command line would pass its arguments to any class that a
+configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` is not constant by default: it
+starts at a third of the learning rate.
 """
 
 from collections.abc import Iterable, Iterator

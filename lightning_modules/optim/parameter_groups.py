@@ -23,17 +23,17 @@ NORMALISATION = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[dict[str, Any]]:
     """Build optimizer groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
-    As in the authors' code of ADELE, which follows SEAM: weights; biases (parameters whose names end with `bias`) at
-    twice the learning rate and without weight decay; and both at ten times these rates in the new layers. Scales and
-    shifts of normalisation layers are frozen: they are in no group. All other parameters are in a group; the authors'
-    networks have only convolutions and linear layers.
+    The groups follow the authors' code of ADELE, which follows SEAM. Biases (parameters whose names end with `bias`)
+    have twice the learning rate of weights, and no weight decay. In the new layers both rates are multiplied by ten.
+    Scales and shifts of normalisation layers are frozen: they are in no group. All other parameters are in a group; the
+    authors' networks have only convolutions and linear layers.
 
     Args:
         network: network with the parameters; with new layers, its normalisation layers are frozen.
         new_layers: names of submodules trained from scratch; without any, all trainable parameters are one group.
 
     Raises:
-        ValueError: if the network has no submodule of a name.
+        ValueError: if a name in `new_layers` is not a submodule of the network.
     """
     if not new_layers:
         return [{"params": [p for p in network.parameters() if p.requires_grad]}]

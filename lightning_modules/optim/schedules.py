@@ -58,7 +58,7 @@ class CosineSchedule(LambdaLR):
 class WarmupConstant(LambdaLR):
     """Linear warmup of the learning rate over steps, then constant: lr min(k / w, 1) at step k = 0, 1, ...
 
-    As in the published code of score models, the learning rate is 0 in the first step.
+    The learning rate is 0 in the first step, as in the published code of score models.
 
     Args:
         optimizer: its learning rates are scaled.
@@ -98,8 +98,8 @@ class HyperbolicOverSteps(LambdaLR):
 
     Args:
         optimizer: its learning rates are scaled.
-        half_life: d, batches after which the hyperbola reaches half the learning rate.
-        every: delta, batches between two changes.
+        half_life: d, number of batches after which the hyperbola reaches half the learning rate.
+        every: delta, number of batches between two changes of the learning rate.
     """
 
     interval = "step"
@@ -115,7 +115,7 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with a step, or an epoch, at learning rate 0, which this one omits.
+    The published schedule starts with a step, or an epoch, at learning rate 0; this one omits it.
 
     Args:
         optimizer: its learning rates are scaled.
@@ -190,7 +190,7 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: its learning rates are scaled.
-        factors: factor from each epoch on, by epoch counted from 0; 1 before the first.
+        factors: maps an epoch, counted from 0, to the factor from then on; before the first such epoch it is 1.
 
     Raises:
         ValueError: if an epoch is below 1 or a factor is negative.
@@ -219,7 +219,7 @@ class HeldThenLinear(LambdaLR):
     Args:
         optimizer: its learning rates are scaled.
         epochs: length of the schedule.
-        last: last learning rate relative to the first.
+        last: final learning rate relative to the initial one.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,13 +1,13 @@
 """Recover a low-rank matrix from measurements with gross errors by sub-gradient steps from a small start (SubGM).
 
 Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`, some are arbitrarily wrong, or all are
-noisy. A factor U `[d, r']` with any number of columns, r' = d if the rank is unknown, is optimised on
+noisy. A factor U `[d, r']` is optimised; it may have any number of columns, and r' = d if the rank is unknown:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
 from U_0 = alpha B with a small alpha. D has the direction of X U / ||X||_F, X = U U^T - X*, whatever the errors are
-(Sign-RIP). So the directions of X* grow while the others stay small: the error is a power of alpha, for any
+(Sign-RIP). So the directions of X* grow while the other directions stay small: the error is a power of alpha, for any
 r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), of the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; columns of
@@ -22,8 +22,8 @@ and the step sizes are
     constant   eta, which ends at a distance proportional to eta
 
 Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
-reconstructed from the literature, the random start is this project's. Gradient descent on the squared loss,
-(1/2m) sum_i (.)^2, is the baseline, which fails under gross errors.
+reconstructed from the literature, and the random start is this project's. Gradient descent on the squared loss, (1/2m)
+sum_i (.)^2, is the baseline, which fails under gross errors.
 
 Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
 Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
@@ -64,7 +64,7 @@ def residuals_and_direction(
     """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i, in chunks of measurements.
 
     Args:
-        features: A, `[m, d, d]`, on the factor's device, or with `at_once` on any device.
+        features: A, `[m, d, d]`, on the factor's device; with `at_once` on any device.
         target: y, `[m]`.
         factor: U, `[d, r']`.
         slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
@@ -101,7 +101,7 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
 
 
 def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the signal V^T U by its smallest singular value, and the residual V_perp^T U by its largest.
+    """Compute the smallest singular value of the signal V^T U, and the largest one of the residual V_perp^T U.
 
     Args:
         factor: U, `[d, r']`.
@@ -118,7 +118,7 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*: their cosine, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: Q, `[d, d]`, symmetrised here.
+        direction: Q, `[d, d]`; symmetrised by this function.
         difference: X, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
@@ -131,7 +131,7 @@ class SubGM(MethodModule):
 
     Args:
         dim: d; the matrix is `[d, d]`.
-        columns: r', number of columns of the factor; None uses d, whatever the rank.
+        columns: r', number of columns of the factor; None uses d, which suits any rank.
         alpha: scale of the initialisation; a smaller one gives a smaller error, but needs more iterations.
         start: `spectral` or `random`.
         loss: `absolute`, or `squared` for the non-robust baseline.
@@ -140,11 +140,12 @@ class SubGM(MethodModule):
         q: quantile of the absolute residuals, below 1 - p.
         p: fraction of the measurements that may be grossly wrong.
         rho: ratio of successive step sizes, for `geometric`.
-        iterations_per_step: iterations in a training step, which is logged once.
+        iterations_per_step: iterations in a training step; each step logs once.
         at_once: number of measurements on the device at once, if the data stay on the CPU; None uses all.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit or a batch is not all rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or a batch does not hold
+            all rows.
     """
 
     step_size: Tensor
@@ -252,7 +253,7 @@ class SubGM(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Singular values of U over the iterations and, if X* is known, the relative error and its components."""
+        """Tabulate the singular values of U by iteration and, if X* is known, the relative error and its parts."""
         if not self.history:
             return {}
         rows = torch.stack([row.cpu() for row in self.history])

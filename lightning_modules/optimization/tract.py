@@ -1,8 +1,8 @@
 """Train the first layer as if its pre-activations were trainable (TrAct).
 
 The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
-its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. With
-G = dL/dz of a mean loss L, rows X `[b, n]` (for a convolution all its patches) and b rows in the batch,
+its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. L is
+a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution all its patches):
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -11,15 +11,15 @@ so the optimizer receives
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
 instead of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as in a
-convolution with few or large patches, the inverse is that of a b x b matrix, by Woodbury's identity:
+convolution with few or large patches, Woodbury's identity reduces it to the inverse of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The layer's weights keep their names, so checkpoints load in both directions between the plain and this network. Images
-must be standardised before the first layer: lambda is in units of their variance.
+The layer's weights keep their names, so the plain network loads this network's checkpoints, and the other way round.
+Images must be standardised before the first layer: lambda is in units of their variance.
 
-Each rank uses its own X^T X, as in the published multi-GPU runs; with `sync_gram` X^T X, which is n x n, is
-all-reduced, and results equal those of a single process. With gradient accumulation each part uses its own.
+Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
+results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
 
 Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better,
 whatever the training precision; options of a convolution that their code ignores (groups, padding modes) are rejected.
@@ -83,8 +83,9 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
 
     Args:
         gradient: G^T X, `[m, n]`.
-        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or with `rows` of X X^T + lambda b I, `[b, b]`.
-        rows: X, `[b, n]`, for the second form.
+        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, of X X^T + lambda b I, `[b,
+            b]`.
+        rows: X, `[b, n]`, for the second form of `factor`.
         ridge: lambda.
 
     Returns:
@@ -141,7 +142,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
 
 
 class TrActLinear(nn.Linear):
-    """A linear layer that shares another one's parameters, with TrAct's gradient for its weight."""
+    """A linear layer that shares another layer's parameters; its weight gets TrAct's gradient."""
 
     def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -153,7 +154,7 @@ class TrActLinear(nn.Linear):
 
 
 class TrActConv2d(nn.Conv2d):
-    """A convolution that shares another one's parameters, with TrAct's gradient for its weight."""
+    """A convolution that shares another layer's parameters; its weight gets TrAct's gradient."""
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
         kernel: Any = layer.kernel_size
@@ -181,8 +182,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
     Args:
         network: network with the layer; its parameters remain the same objects under the same names.
-        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`), of whose matches the first in
-            the order of definition is used; None uses the first of all.
+        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`) whose first match in the order of
+            definition is used; None uses the network's first such layer.
         ridge: lambda.
         sync_gram: all-reduce X^T X.
 
@@ -190,8 +191,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         The name of the layer.
 
     Raises:
-        ValueError: if there is no such layer, it is of another kind, frozen, or a convolution with groups, named
-            padding or a padding mode other than zeros.
+        ValueError: if there is no such layer; if it is of another kind or frozen; or if it is a convolution with
+            groups, named padding or a padding mode other than zeros.
     """
     layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
     name, layer = next(iter(layers.items()))
@@ -207,25 +208,26 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy, and its first layer by the gradient of its pre-activations.
+    """Train any network with cross-entropy; the first layer's steps follow the gradient of its pre-activations.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`, and standardises them before its
             first layer, as `lightning_modules.backbones.normalized.Normalized` does.
         num_classes: number of classes, K.
         ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
-        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first that is defined.
+        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first one defined in the
+            network.
         sync_gram: all-reduce the statistics of the first layer's inputs, so that results do not depend on the world
             size.
-        soft_labels: mixes images and labels, and smooths labels; None does neither. With mixed images, callbacks
-            receive no logits of training images.
+        soft_labels: settings that mix images and labels, and smooth labels; None does neither. With mixed images,
+            callbacks receive no logits of training images.
         binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the network has no such layer, or smoothed labels are combined with
-            binary cross-entropy.
+        ValueError: if an argument is out of range, the network has no layer named `first_layer`, or smoothed labels are
+            combined with binary cross-entropy.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ AT_ONCE = 2**15
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute large moments on the CPU a few rows at a time, with equal results; not when gradients are needed."""
+    """Compute large moments without gradients on the CPU in blocks of rows, with equal results."""
 
     @wraps(moments)
     def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,13 +49,13 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs.
 
     Args:
-        first: variances a of u, positive, as `[N, 1]`.
-        second: variances b of v, positive, as `[M]`.
+        first: variances a of u, `[N, 1]`, positive.
+        second: variances b of v, `[M]`, positive.
         covariance: c, `[N, M]`.
 
     Returns:
-        Both, of the broadcast shape. At pairs of equal or opposite inputs, where the cosine is extreme and has no
-        gradient, none is propagated.
+        Both expectations, in the broadcast shape. Pairs of equal or opposite inputs get no gradient, because the
+        gradient does not exist at a cosine of 1 or -1.
     """
     product = (first * second).sqrt()
     cosine = covariance / product

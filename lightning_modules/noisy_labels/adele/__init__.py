@@ -11,8 +11,8 @@ Consistency over the scales of an image improves the predictions (`multi_scale`)
 Where paper and authors' code differ, this module follows the code. The code's differences between its two datasets are
 arguments: the label correction (`correction`), trained weights of the scales, and division of the loss by their number.
 Departures: the dense CRF of the VOC experiments is omitted; the learning rate of the scale weights is scheduled like
-the others, where it is constant in the code. The SegTHOR code, without a test, corrects a category again at a multiple
-of ten epochs if its early learning ended one epoch before; here it is tested.
+the others, whereas the code keeps it constant. If a category's early learning ended one epoch before a multiple of ten,
+the SegTHOR code corrects it again without a test; here the test is applied.
 
 Source: Liu, Liu, Zhu, Shen and Fernandez-Granda, Adaptive Early-Learning Correction for Segmentation from Noisy
 Annotations, CVPR 2022, arXiv 2110.03740.

@@ -4,10 +4,10 @@ A category is *on* once its early learning has ended. With the label y of an ima
 of a pixel, and the set Y of categories that occur anywhere in y,
 
     merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
-                     background; labels without any category that is on are unchanged;
+                     background; labels in which no category is on stay unchanged
     update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels with a foreground category but none that is on are unchanged, and so are those that would
-                     keep less than half of their foreground and become more than 95 % background.
+                     Labels whose foreground categories are all off stay unchanged, and so do labels that would lose
+                     more than half of their foreground and become more than 95 % background.
 
 255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. They count neither as foreground
 nor as image area, so images may be padded with them (the authors' code counts them as foreground).
@@ -34,7 +34,7 @@ def categories_shown(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; 255 never is."""
+    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never in it."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
@@ -64,7 +64,7 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: predicted categories, `[B, H, W]`, int64; 255 if not confident.
-        on: categories that are on, `[K]`, bool. The background always is, and its entry is ignored.
+        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -85,7 +85,7 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: k, predicted categories, `[B, H, W]`, int64.
         probability: max p, `[B, H, W]`.
-        on: categories that are on, `[K]`, bool. The background always is, and its entry is ignored.
+        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
         threshold: tau; probabilities must exceed it.
 
     Returns:
@@ -110,10 +110,10 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
     Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
-    category is corrected at the first epoch at which its early learning is found to have ended.
+    category is corrected once: at the first epoch whose test finds its early learning ended.
 
     Args:
-        ended: categories whose early learning has ended by the test after this epoch, `[K]`, bool.
+        ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.
         corrected: categories already corrected in this period, `[K]`, bool.
         epoch: epoch, counted from 0.
         every_n_epochs: n, length of a period.

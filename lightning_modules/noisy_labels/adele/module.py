@@ -204,7 +204,7 @@ class ADELE(SegmenterSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the predictions of an unfinished epoch, which its end needs."""
+        """Save the predictions of an unfinished epoch; the correction at the end of the epoch needs them."""
         checkpoint["training_predictions"] = self.predictions.gathered(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -66,11 +66,11 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Store the output of `gathered`, from any world size, until `begin`."""
+        """Keep the output of `gathered` until `begin`; it may come from a run of any world size."""
         self._restored = everything
 
     def begin(self) -> None:
-        """Start training with this rank's shard of the restored predictions, or empty."""
+        """Start training with this rank's shard of the restored predictions, or with none."""
         self.clear()
         parts = [
             self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored

@@ -1,6 +1,6 @@
 """Annotation-efficient segmentation: training without annotated images, from unpaired masks of the structure.
 
-One run has four stages, with images x, and auxiliary masks z in [0, 1] that do not belong to these images:
+One run has four stages. The images are x; the auxiliary masks z in [0, 1] do not belong to these images:
 
     0  a VAE learns the shapes of the auxiliary masks;
     1  a CycleGAN learns to translate between images and masks, with an additional discriminator on the VAE's means, and
@@ -17,8 +17,9 @@ The final predictions are those of S, or of E if no epochs of stage 3 are config
 
 No code by the authors was found; only the paper's abstract and a reader's notes were available. Stages, networks and
 the names of their parts follow the paper. All formulas, weights and schedules are our choice; weights and schedules are
-arguments. Generators and discriminators are updated simultaneously, each against the other's state before the step, as
-in CycleGAN, where the discriminators use the fakes from before the generators' step. There is no buffer of past fakes.
+arguments. Generators and discriminators are updated simultaneously, each against the other's state before the step.
+CycleGAN does so too: its discriminators use the fakes from before the generators' step. There is no buffer of past
+fakes.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

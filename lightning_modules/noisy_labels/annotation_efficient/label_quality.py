@@ -2,9 +2,9 @@
 
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
-The first factor measures how well a VAE of masks reconstructs the label y. The second one is the agreement with the
-label y' that y replaces, and is 1 for the first labels. The best fraction of the labels is kept. The paper names the
-selection, but its rule was not available; this one is our choice.
+The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
+the label y' that it replaces; it is 1 for the first labels. The best fraction of the labels is kept. The paper names
+the selection, but its rule was not available; this one is our choice.
 """
 
 import math
@@ -55,7 +55,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 def without_holes_and_islands(label: Tensor) -> Tensor:
     """Keep the largest connected component of each mask `[B, H, W]` and fill its holes, on the CPU.
 
-    Pixels that share an edge are connected. Ties go to the first component.
+    Pixels that share an edge are connected. Among components of equal size, the first one is kept.
     """
     from scipy import ndimage
 
@@ -80,7 +80,7 @@ def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
         kept: mask of the kept samples, `[b]`, bool.
 
     Returns:
-        World size times the sum over this rank's kept samples, divided by the number of kept samples on all ranks.
+        The sum over this rank's kept samples, times the world size, divided by the number of kept samples on all ranks.
     """
     weight = kept.to(loss.dtype)
     return world_size() * (weight * loss).sum() / all_reduce_sum(weight.sum()).clamp(min=1)

@@ -209,7 +209,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Select a stage's optimizer or scheduler from those of `configure_optimizers`."""
+        """Select a stage's optimizer or scheduler from those that `configure_optimizers` returned."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

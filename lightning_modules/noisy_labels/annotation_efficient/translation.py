@@ -64,8 +64,8 @@ class Translation(nn.Module):
         shape_discriminator: D_vae; maps `[B, L]` to scores. None omits it, for a CycleGAN without a VAE.
         mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, so that it cannot recognise
             fakes by their soft values alone (our choice).
-        calibrated: calibrate E's channels by D_z. E and D_z then need `forward_features`, `last` and `num_features`,
-            like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
+        calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
+            and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
 
     Raises:
         TypeError: if a network lacks a member that the calibration needs.

@@ -23,7 +23,7 @@ from lightning_modules.views.unaugmented import check_unaugmented
 
 
 def logits_are_read(trainer: Trainer) -> bool:
-    """Whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
+    """Return whether a callback, such as `callbacks.early_learning.EarlyLearning`, reads the logits of every step."""
     return any(getattr(callback, "reads_logits", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
@@ -45,7 +45,7 @@ class CorrectionSteps(ABC):
         """Check the arguments' ranges.
 
         Args:
-            more: further arguments that must be at least 1.
+            more: other arguments that must be at least 1, by name.
 
         Raises:
             ValueError: if an argument is out of range.

@@ -8,12 +8,13 @@ With l_i the cross-entropy of the given label, q_i that of the tracked guess, an
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
 The modes come from a mixture of two normal distributions in one dimension: wrongly labelled examples are learned later,
-so their losses form a mode above that of the rest. Losses are first rescaled to [0, 1], which makes the result
+so their losses form a higher mode than the other losses. Losses are first rescaled to [0, 1], which makes the result
 independent of their scale.
 
 The linear detector refines the small-loss flags of the same epoch: out-of-distribution images are linearly separable in
-self-supervised features. Accurate as it is, alone it makes no better classifier: it flags clean images of value for
-training, often visually simple ones, which small loss easily recognises as clean. So LSA alternates them by epoch.
+self-supervised features. It is accurate, but alone it does not improve the classifier: it also flags clean images that
+are valuable for training. These are often visually simple, and small loss easily recognises them as clean. So LSA
+alternates the two detectors by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
@@ -59,7 +60,7 @@ def high_mode_probability(
     Args:
         losses: `[N]`.
         max_iter: iterations of expectation maximisation.
-        tol: gain of the mean log-likelihood below which they stop.
+        tol: the iterations stop when the mean log-likelihood increases by less than this.
         reg_covar: added to the variances, in units of the rescaled losses.
         random_state: seed of the initialisation.
 
@@ -99,7 +100,7 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Alternate the detectors: epoch e, from 0, ends with number e modulo their count."""
+    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses the one at position e modulo n."""
     return detectors[epoch % len(detectors)]
 
 
@@ -118,7 +119,7 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
     """Refine flags by an unpenalised, class-balanced logistic regression on features.
 
     Args:
-        feature: `[N, D]`: v, standardised here.
+        feature: features v, `[N, D]`; standardised by this function.
         verdict: `[N]`, flags to refine.
 
     Returns:
@@ -152,7 +153,8 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
         is_noisy: `[N]`.
 
     Returns:
-        `[N]`, in [0, 1]; 1 for clean images, and for all images if at most two are noisy or a noisy one's q is NaN.
+        Weights `[N]` in [0, 1]; 1 for clean images. All are 1 if at most two images are noisy, or if q of a noisy image
+        is NaN.
     """
     weight = np.ones(len(is_noisy))
     own = np.asarray(pseudo_loss, dtype=np.float64)[is_noisy]
@@ -167,7 +169,7 @@ def detect(
     """Compute one network's flags and weights.
 
     Args:
-        detector: `linear` or `loss`.
+        detector: detector of this epoch, `linear` or `loss`.
         loss: `[N]`: l.
         pseudo_loss: `[N]`: q.
         feature: `[N, D]`: v.
@@ -180,14 +182,14 @@ def detect(
 
 
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
-    """Combine two networks (PLS-LSA+): flag what both flag, with the mean of their weights; 1 elsewhere."""
+    """Combine two networks (PLS-LSA+): flag what both flag, with the mean of their weights; other weights are 1."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties, to average scores of different ranges."""
+    """Compute ranks in [0, 1], equal for ties, so that scores of different ranges can be averaged."""
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1
@@ -199,11 +201,11 @@ def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> 
 
     Args:
         found: flags and scores.
-        wrong: `[N]`: whether the given label is truly wrong or the image out of distribution; None where unknown.
+        wrong: `[N]`: whether the given label is truly wrong, or the image out of distribution; None if unknown.
 
     Returns:
         `noisy`, the flagged fraction, and with known true labels `detection_precision`, `detection_recall`,
-        `detection_auroc` and `clean_flagged`, the flagged fraction of clean images; undefined ones are omitted.
+        `detection_auroc` and `clean_flagged`, the flagged fraction of clean images; undefined metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

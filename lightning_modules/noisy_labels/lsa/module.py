@@ -22,8 +22,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     """Train a classifier on images with noisy labels and out-of-distribution images.
 
     Each sweep logs the flagged fraction, `train/noisy`, and with known true labels `train/detection_precision`,
-    `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. With the
-    callback `EarlyLearning` the steps of epochs without a guess take one more forward pass, for its logits.
+    `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The callback `EarlyLearning` needs
+    logits, so with it each step of an epoch without guesses takes one more forward pass.
 
     Args:
         network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
@@ -31,8 +31,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         num_classes: number of classes, C.
         weak_view: weak augmentation of a batch; sampled again for the guess.
         contrastive_view: augmentation for the contrastive term.
-        strong_view: augmentation of noisy images; None for the weak view, as for clean images.
-        evaluation_view: transform outside training; None for none.
+        strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
+        evaluation_view: transform of the images outside training; None for no transform.
         feature_layer: name of the layer whose pooled outputs linear separation uses.
         detectors: `linear`, `loss` or both, which then alternate by epoch.
         threshold: probability above which small loss flags an image, in (0, 1).
@@ -43,14 +43,14 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: mu of the contrastive term.
-        confidence_contrast: contrast images with unreliable guesses only with themselves, as PLS does.
+        confidence_contrast: use images with unreliable guesses as positives only of themselves, as PLS does.
         projection_features: width of the projection.
         head_lr_factor: factor of the learning rate of classifier and projection.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range or the network has no such layer.
+        ValueError: if an argument is out of range, or the network has no layer named `feature_layer`.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class PLSLSAPlus(PLSLSA, MethodModule):
         arguments: those of `PLSLSA` except `guess_views` and `confidence_contrast`.
 
     Raises:
-        ValueError: if an argument is out of range, a network has no such layer, or the trainer or the data do not
-            alternate the networks.
+        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or the trainer or the
+            data do not alternate the networks.
     """
 
     passes_per_epoch = 2

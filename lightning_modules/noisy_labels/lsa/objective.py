@@ -31,7 +31,7 @@ from lightning_modules.losses.mixing import Mixing
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
-    """Sharpen predictions `[B, C]` into guesses g, whose rows sum to one."""
+    """Sharpen predictions `[B, C]` into guesses g; each row sums to one."""
     power = probability**gamma
     return power / power.sum(dim=1, keepdim=True)
 
@@ -48,7 +48,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
         weight: `[B]`: u, at least 0. If all are 0, the loss is 0.
-        total: sum_i u_i over the global batch; by default over these rows.
+        total: sum_i u_i over the global batch; None takes the sum over these rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
@@ -92,7 +92,7 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
     Args:
         projection: `[b, D]`: h; need not be normalised.
         other: `[B, D]`: h', features of the other view; need not be normalised.
-        positives: `[b, B]`: A, at least 0, no row of zeros.
+        positives: A, `[b, B]`; entries are at least 0, and no row is all zeros.
         temperature: mu.
     """
     similarity = cosine_similarities(projection, other) / temperature
@@ -116,7 +116,7 @@ class MixedBatch:
     """B, size of the global batch."""
 
     def classification(self) -> Tensor:
-        """Compute cls; its mean over ranks is cls of the global batch."""
+        """Compute cls for this rank; the mean over ranks is cls of the global batch."""
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)

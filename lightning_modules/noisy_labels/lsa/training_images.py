@@ -1,7 +1,7 @@
 """Flags, weights and guesses of all training images, and the sweep over the training set that computes them.
 
 Flags and weights, one bit and one number per image, are replicated on all ranks. Guesses, one number per class, are
-sharded (`PerSample`), and so are a sweep's results: no image counts twice, and only rank 0 holds a whole table.
+sharded (`PerSample`). A sweep's results are sharded, too: no image counts twice, and only rank 0 holds the whole table.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Allocate the state for a training: restored from a checkpoint, or initial.
+        """Allocate the state for training, restored from a checkpoint or initialised.
 
         Args:
             num_samples: N, size of the training set.
@@ -60,7 +60,7 @@ class TrainingImages:
             dtype: dtype of guesses and weights, at least float32.
 
         Raises:
-            ValueError: if the checkpoint is of a training set of another size.
+            ValueError: if the checkpoint's training set has another size.
         """
         dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
@@ -94,7 +94,7 @@ class TrainingImages:
         """Broadcast rank 0's flags and weights.
 
         Args:
-            trainer: for its strategy's broadcast.
+            trainer: trainer whose strategy broadcasts.
             found: rank 0's detection; None on other ranks.
             wrong: `[N]`, whether each given label is wrong; None if unknown.
 
@@ -120,7 +120,7 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the state that `save` added to a checkpoint, at the next `allocate`."""
+        """Keep the state that `save` added to a checkpoint; the next `allocate` restores it."""
         self._saved = checkpoint.get("images")
         if self._saved is not None:
             for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
@@ -152,8 +152,9 @@ def sweep(
     """Score all unaugmented training images with a network in evaluation mode.
 
     Args:
-        trainer: its DataModule has `training_images_dataloader`, or a user's own loader is used.
-        network: maps views to logits; rank 0's BatchNorm statistics are broadcast.
+        trainer: trainer of the run; its DataModule has `training_images_dataloader`, otherwise the user's own
+            dataloader is used.
+        network: maps views to logits; all ranks use rank 0's BatchNorm statistics.
         evaluation_view: transform of the images.
         feature_layer: name of the layer whose outputs are collected.
         guess: guesses of all images; an image without one uses its given label.

@@ -7,8 +7,8 @@ With features F `[M, D]` whose rows have unit length, singular values sigma and 
 Both lie in [0, log min(M, D)]: 0 for features along one direction, the maximum for equal singular values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
-2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here this
-is an option.
+2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here
+`center` selects this.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
 class SingularSpectrum(Metric):
     """Singular values of all features of a dataset, from the Gram matrix F^T F, `[D, D]`, summed over ranks.
 
-    They are square roots of eigenvalues, so values below 1e-8 of the largest are lost to rounding.
+    They are square roots of eigenvalues, so singular values below 1e-8 of the largest one are lost to rounding.
 
     Args:
         num_features: D, number of features.

@@ -1,4 +1,4 @@
-"""Lower-level variables and their trackers: a stacked row per block, of which a step updates the sampled ones."""
+"""Lower-level variables and their trackers, one row per block; a step updates the sampled rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """STORM's update: (1 - beta) (z - G') + G, with G and G' of the same batch at this and the previous iterate."""
+    """STORM's update: (1 - beta) (z - G') + G; G and G' come from the same batch at this and the previous iterate."""
     return (1 - beta) * (tracked - before) + now
 
 
@@ -63,7 +63,7 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
         count: number of iterations.
         blocks: m.
         sampled: I, a divisor of m.
-        purpose: number of the use; samples for different purposes are independent.
+        purpose: integer that identifies the use; samples for different purposes are independent.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -73,7 +73,7 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 
 
 class BlockProblem(ABC):
-    """Batch derivatives of the lower levels g_i and of the upper f_i, which do not depend on x.
+    """Batch derivatives of the lower-level functions g_i and of the upper-level f_i; the f_i do not depend on x.
 
     Blocks are `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the trackers.
     """
@@ -96,7 +96,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Sum the products of the mixed derivatives of g_i in x and y with v over blocks, `[n]`."""
+        """Sum over blocks the product of v with the mixed derivatives of g_i in x and y, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -131,7 +131,7 @@ class HostedBlocks(Hosted):
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Select this rank's blocks: their positions in `blocks`, on the host, and their rows, on the device."""
+        """Select this rank's blocks; return their positions in `blocks`, on the host, and their rows, on the device."""
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
@@ -166,7 +166,7 @@ class Blocks(HostedBlocks):
         self.register_buffer("visited", torch.full((count,), -1))
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of its -grad F_i, `[n]`."""
+        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
         self.s.copy_(problem.lower_gradient(x, self.y, batch))
         upper = problem.upper_gradient(self.y, batch)
         if self.variant == "v2":
@@ -176,9 +176,9 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the moving variables at this and the previous iterate, and store the former for the next iteration.
+        """Return the variables that change, at this and the previous iterate; stores this iterate's for the next.
 
-        A block that the previous iteration did not sample has not moved.
+        A block that the previous iteration did not sample has the same values at both.
         """
         moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
         pairs = []
@@ -201,7 +201,7 @@ class Blocks(HostedBlocks):
             x: upper variable, `[n]`.
             x_before: x at the previous iterate.
             rows: sampled blocks of this rank, `[k]`.
-            batch: of these blocks.
+            batch: samples of these blocks.
             iteration: index of the iteration, from 0.
             rates: step sizes and weights of the algorithm.
 
@@ -235,7 +235,8 @@ class Blocks(HostedBlocks):
 class AllBlocks(HostedBlocks):
     """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
 
-    A tracker spans all blocks; its unbiased estimate is m/I times that of a sampled block, and 0 elsewhere:
+    A tracker spans all blocks. Its unbiased estimate is m/I times the derivative for sampled blocks, and 0 for the
+    others:
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
@@ -271,7 +272,7 @@ class AllBlocks(HostedBlocks):
         }
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of its -grad F_i, `[n]`."""
+        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
         for name, value in self._derivatives(problem, x, self.y, batch).items():
             getattr(self, name).copy_(value)
         self.hessian.copy_(with_eigenvalues_above(self.hessian, mu))
@@ -301,7 +302,7 @@ class AllBlocks(HostedBlocks):
             x: upper variable, `[n]`.
             x_before: x at the previous iterate.
             rows: sampled blocks of this rank.
-            judged: second sample of blocks.
+            judged: second sample of blocks, over which the sum runs.
             batch: samples of `rows`.
             scale: m/I.
             beta: weight of the current batch.
@@ -343,7 +344,7 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
-    """Tabulate the objective, the trackers' errors and, with false labels, mean weights of clean and flipped samples.
+    """Tabulate objective, tracking errors and, if labels are false, mean weights of clean and flipped samples.
 
     Args:
         history: measurements by name, one row per step.

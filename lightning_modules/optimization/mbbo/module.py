@@ -1,4 +1,4 @@
-"""The LightningModules that learn sample weights: BSVRB, and its baseline RSVRB, which updates all blocks each step."""
+"""The LightningModules that learn sample weights: BSVRB, and its baseline RSVRB, whose steps update all blocks."""
 
 from typing import Literal
 
@@ -31,13 +31,13 @@ class BSVRB(WeighingSteps, MethodModule):
         gamma: weight of the variance-reduction term in the blocks' trackers.
         beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
         ridge: lambda, the models' strong convexity; positive.
-        radius: of the ball that v is projected onto.
-        spread: temperatures are 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step, which logs once.
+        radius: radius of the ball onto which v is projected.
+        spread: range of the models' temperatures, 1 + spread U(0, 1).
+        iterations_per_step: iterations in a training step; each step logs once.
         tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows do not fit.
+        ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class RSVRB(WeighingSteps, MethodModule):
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
         ridge: lambda, the models' strong convexity; positive.
-        spread: temperatures are 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step, which logs once.
+        spread: range of the models' temperatures, 1 + spread U(0, 1).
+        iterations_per_step: iterations in a training step; each step logs once.
         tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows do not fit.
+        ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.
     """
 
     def __init__(

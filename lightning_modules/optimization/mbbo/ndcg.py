@@ -72,14 +72,14 @@ class NDCGRanking(MethodModule):
         lr_scheduler: stepped every epoch.
         positives: P, rated items sampled per user and batch.
         negatives: unrated items sampled per user and batch.
-        top: K of NDCG@K; None takes all items, as the authors' code always does.
+        top: K of NDCG@K; None ranks all items, like the authors' code.
         alpha: weight of the current batch in the lower levels' trackers, in (0, 1].
         gamma: weight of the variance-reduction term in the lower levels' trackers.
         tau: step size of the lower levels' variables.
         tau_threshold: step size of the thresholds.
-        gamma_gradient: weight of the previous iterate's gradient, which is subtracted; Adam's average is the tracker.
+        gamma_gradient: weight with which the previous iterate's gradient is subtracted; Adam's average is the tracker.
         plain_epochs: epochs without variance reduction, after the warm-up.
-        warmup_epochs: first epochs, with listwise cross-entropy.
+        warmup_epochs: number of initial epochs that train with listwise cross-entropy.
         evaluated: values of K at which validation and test report NDCG@K.
 
     Raises:

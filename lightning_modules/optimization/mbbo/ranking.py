@@ -1,6 +1,7 @@
 """NDCG as a bilevel problem: a lower level per user and rated item, and a threshold per user.
 
-A user q has scores h of M items and n rated ones, with gains 2^rating - 1. A squared hinge approximates an item's rank:
+A user q has scores h of M items; n of these are rated, with gains 2^rating - 1. A squared hinge approximates an item's
+rank:
 
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
@@ -31,7 +32,7 @@ FLOOR = 1e-5
 
 
 def hinges(score: Tensor, chosen: int) -> Tensor:
-    """Compute g, `[b, P]`, of the first P of scores `[b, J]`, averaged over all J."""
+    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`, as a mean over all J."""
     return torch.relu(score[:, None] - score[:, :chosen, None] + MARGIN).square().mean(2)
 
 
@@ -63,7 +64,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
         items: M.
 
     Returns:
-        First and second derivative in l, `[b]`, and minus J times the mixed derivatives in l and h, `[b, J]`.
+        The first and second derivatives in l, `[b]`, and the mixed derivatives in l and h times -J, `[b, J]`.
     """
     above = torch.sigmoid((score - threshold[:, None]) / TAU_1)
     mixed = above * (1 - above) / TAU_1
@@ -93,7 +94,7 @@ def surrogate(
         gain: 2^r - 1, `[b, P]`.
         weight: n / Z_q over the number of users, `[b]`.
         items: M.
-        threshold: of the top K items; None takes all items.
+        threshold: threshold of the top K items; None ranks all items.
     """
     value, slope = rank_gain(u, gain, items)
     if threshold is None:
@@ -144,7 +145,8 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 class LowerLevels:
     """Lower levels of users and rated items, sharded over ranks by user.
 
-    With s an estimate of a lower level's derivative at this iterate's scores and, marked ', at the previous one's,
+    With s an estimate of a lower level's derivative at this iterate's scores, and s' one at the previous iterate's
+    scores,
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
@@ -194,7 +196,7 @@ class LowerLevels:
             g: hinges, `[b, P]`.
             g_before: hinges at the previous iterate; None for a plain step.
             items: M.
-            global_batch_size: users of the batch over all ranks.
+            global_batch_size: number of users in the batch over all ranks.
         """
         own = read(self.ranks, user, g, global_batch_size)
         u, v = own[:, :items].gather(1, rated), own[:, items:].gather(1, rated)
@@ -233,5 +235,5 @@ class LowerLevels:
 
 
 def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
-    """Read the rows of a batch's users, `[b, K]`."""
+    """Return the state's rows for a batch's users, `[b, K]`."""
     return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

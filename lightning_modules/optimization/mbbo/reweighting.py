@@ -1,9 +1,9 @@
-"""Re-weighting of training samples: sample weights above, logistic models with temperatures below.
+"""Re-weighting of training samples: the upper variable is their weights, the lower levels are logistic models.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
 
-with z = (1, features). The mean over a batch of B samples estimates that over all n.
+with z = (1, features). The mean over a batch of B samples estimates the mean over all n.
 """
 
 from abc import abstractmethod
@@ -59,7 +59,7 @@ def with_one(features: Tensor) -> Tensor:
 
 
 def wrong(samples: WeightedSamples, w: Tensor) -> Tensor:
-    """Compute r = sigmoid(-a <w, z>), `[k, B]`: the models' `[k, D]` probabilities of the wrong label."""
+    """Compute r = sigmoid(-a <w, z>), `[k, B]`: the probabilities that models `[k, D]` assign to the wrong label."""
     return torch.sigmoid(-samples.a * (samples.z @ w[..., None])[..., 0])
 
 
@@ -125,7 +125,7 @@ def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tens
 
 
 class WeightedRows:
-    """Weighted and trusted training rows, all of them on each rank, as `TrustedRows` of `datamodules.tables` has them.
+    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`; each rank holds all rows.
 
     Args:
         rows: `features`, `target`, `trusted` and, where known, `corrupted`, by name.
@@ -133,7 +133,7 @@ class WeightedRows:
         features: D - 1.
 
     Raises:
-        ValueError: if the rows do not fit.
+        ValueError: if the rows do not match these numbers.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:
@@ -185,7 +185,7 @@ TEMPERATURES = 123
 
 
 class WeighingSteps:
-    """Mixin of `BSVRB` and `RSVRB` with all but the updates: batches, logs, tests, tables and checkpoints.
+    """Mixin of `BSVRB` and `RSVRB` with everything but the updates: batches, logs, tests, tables and checkpoints.
 
     The module calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step is
     several iterations.
@@ -212,7 +212,7 @@ class WeighingSteps:
         length: int,
         tracking: bool,
     ) -> None:
-        """Check and store the shared arguments, see `BSVRB`; `length` is the iterations of a step.
+        """Check and store the shared arguments (see `BSVRB`); `length` is the number of iterations in a step.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -239,15 +239,15 @@ class WeighingSteps:
 
     @abstractmethod
     def _begin(self, batch: Batch) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of its -grad F_i, `[n]`."""
+        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
 
     @abstractmethod
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Update this rank's sampled blocks; sum their -grad F_i, `[n]`, at this iterate and at the previous one.
+        """Update this rank's sampled blocks; return the sums of -grad F_i, `[n]`, at this and the previous iterate.
 
         Args:
             number: index of the iteration, from 0.
-            rows: sampled blocks, as positions among this rank's.
+            rows: sampled blocks, as positions among this rank's blocks.
             batch: of these blocks.
         """
 
@@ -350,7 +350,7 @@ class WeighingSteps:
 
     @property
     def tables(self: Any) -> Mapping[str, Table]:
-        """Trusted objective, and mean weights of clean and flipped samples, over the iterations."""
+        """Tabulate the trusted objective and the mean weights of clean and flipped samples over the iterations."""
         if not self.history:
             return {}
         return course_tables(self.history, bool(self.rows.corrupted.any()))

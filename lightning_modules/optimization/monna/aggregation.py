@@ -1,7 +1,7 @@
 """Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`, and the vectors a node receives are row indices, so that the vector sent by all
-Byzantine nodes is stored once. A row with non-finite values is infinitely far from all others.
+Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. So the vector that all
+Byzantine nodes send is stored once. A row with non-finite values is infinitely far from all others.
 """
 
 from abc import ABC, abstractmethod
@@ -30,15 +30,15 @@ def finite(vectors: Tensor) -> Tensor:
 
 
 def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-    """Sum the vectors at `heard` `[k, h]` by weights `[k, h]` to `[k, D]`."""
+    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`, with weights `[k, h]`."""
     return F.embedding_bag(heard, vectors, per_sample_weights=weight.to(vectors.dtype), mode="sum")
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Select the indices in `heard` `[k, h]` of the `keep` smallest distances, `[k, keep]`; ties go to the earlier one.
+    """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`; ties go to the earlier index.
 
     Args:
-        distance: `[k, m]`, to all rows of the table.
+        distance: distances to all rows of the table, `[k, m]`.
         heard: row indices in the table.
         keep: number of indices to select.
     """
@@ -90,16 +90,16 @@ class Rule(ABC):
         Args:
             own: vectors of k nodes, `[k, D]`.
             vectors: all sent vectors, `[m, D]`.
-            heard: for each node h row indices in `vectors`, `[k, h]`.
+            heard: h row indices in `vectors` for each node, `[k, h]`.
             byzantine: f, number of received vectors that may be wrong.
         """
 
     def most_byzantine(self, nodes: int) -> int:
-        """Return how many of n nodes may be Byzantine: f < n / 3, since n - f vectors are received and 2f < n - f."""
+        """Return the maximum f for n nodes: f < n / 3, since a node receives n - f vectors and needs 2f < n - f."""
         return (nodes - 1) // 3
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        """Return the rule's mean output over honest nodes that receive all vectors, as a function of the Byzantine one.
+        """Return the rule's mean output over honest nodes that hear all nodes, as a function of the Byzantine vector.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -110,7 +110,7 @@ class Rule(ABC):
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the squared distance of `answer` from the honest mean if mean + eta direction is sent.
+        """Return the function eta -> |answer(mean + eta direction) - mean|^2, with mean the honest nodes' mean.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -118,14 +118,14 @@ class Rule(ABC):
             direction: `[D]`.
 
         Returns:
-            A function of eta, a number.
+            The function, which maps eta, a number, to a number.
         """
         mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
         return lambda eta: (answer(mean + eta * direction) - mean).square().sum()
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """Return the indices of all H honest rows and f times that of the row after them, `[1, H + f]`."""
+    """Return the indices of all H honest rows, then f times the index of the next row, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 
@@ -153,7 +153,7 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Solve it from the inner products of x_i - mean and the direction, for any eta.
+        """Compute it for any eta from the inner products of x_i - mean and the direction.
 
         |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
         """

@@ -30,10 +30,11 @@ class Round(NamedTuple):
 
 
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
-    """Approximate the maximum of a function of x >= 0 with a given number of evaluations, and return its x.
+    """Return the x >= 0 at which a function is approximately maximal, found with a given number of evaluations.
 
-    From 0 the step, initially 1, doubles as long as the value increases. Then each evaluation shrinks it by 0.8, on the
-    side of the best x opposite to the previous one. There is no synchronisation with the device.
+    Starting at x = 0 with step 1, the step doubles as long as the value increases. Then each evaluation multiplies the
+    step by 0.8, and tries the other side of the best x than the previous one. There is no synchronisation with the
+    device.
 
     Args:
         function: maps a float64 scalar tensor to a scalar.
@@ -57,7 +58,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 
 
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
-    """Move the honest mean along a direction, `[D]`, by the step that changes `Rule.answer` most."""
+    """Move the honest mean along a direction, `[D]`, by the step that moves `Rule.answer` farthest from that mean."""
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
     return mean + eta * direction
@@ -118,8 +119,8 @@ class LabelFlip(ByzantineAttack):
 class Mimic(ByzantineAttack):
     """Send a copy of one honest node's vector, so that it counts several times.
 
-    It is node 0 or, after some observed rounds, the node with the largest |<x_i, z>|, where z tracks the direction of
-    largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
+    The copied node is node 0 at first, and after some observed rounds the node with the largest |<x_i, z>|. Here z
+    tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 

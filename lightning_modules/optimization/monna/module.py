@@ -25,7 +25,7 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:
-    """Compute each node's mean cross-entropy plus c |theta_i|, from logits `[k, B, K]` and labels `[k, B]`; `[k]`."""
+    """Compute each node's mean cross-entropy plus c |theta_i|, `[k]`, from logits `[k, B, K]` and labels `[k, B]`."""
     cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
     return cross_entropy.view_as(label).mean(dim=1) + norm_weight * weights.norm(dim=1)
 
@@ -50,26 +50,27 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
 class MoNNA(ClassifierSteps, MethodModule):
     """Train a classifier on each of several nodes, which exchange models with each other and with Byzantine nodes.
 
-    Training batches hold equally many images for each honest node (`data.shards`), and an optimizer step is a round.
-    Accuracy is averaged over honest nodes, and `worst_accuracy` is that of the worst one. As a `Classifier` and in
-    prediction it uses node 0. Several processes need `--config configs/trainer/independent.yaml`.
+    Training batches hold the same number of images for each honest node (`data.shards`); an optimizer step is a round.
+    Accuracy is averaged over honest nodes; `worst_accuracy` is the accuracy of the worst honest node. The module uses
+    node 0 in prediction, and where a callback needs a `Classifier`. Several processes need `--config
+    configs/trainer/independent.yaml`.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with its weights.
         num_classes: number of classes, K.
         nodes: n, number of honest and Byzantine nodes.
-        byzantine: f, number of nodes that send the attack, at most as many as the rule tolerates: less than a third.
+        byzantine: f, number of nodes that send the attack; less than a third of all nodes, as the rule requires.
         attack: computes the vector sent by Byzantine nodes.
         momentum: beta, in [0, 1).
-        norm_weight: c, weight in the loss of the norm of a node's weights.
+        norm_weight: c, loss weight of the norm of a node's weights.
         rule: aggregates the models a node receives.
         exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
         optimizer: takes the local step, with the momentum as gradient.
         lr_scheduler: stepped every epoch, or every round if it has `interval = "step"`.
 
     Raises:
-        ValueError: if an argument is out of range, there are more Byzantine nodes than the rule tolerates, Byzantine
-            nodes without an attack or an attack without them, or data or trainer do not fit.
+        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, only one of
+            attack and Byzantine nodes is given, or data or trainer settings are incompatible.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in this module's mode, which Lightning sets without calling `train`."""
+        """The network without values, in this module's mode, since Lightning sets the mode without calling `train`."""
         return self._skeleton[0].train(self.training)
 
     @property
@@ -51,11 +51,11 @@ class NodeNetworks(Hosted):
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
-        """Return the networks' parameters and buffers by their names in one network, each `[k, ...]`.
+        """Return the parameters and buffers of k nodes, `[k, ...]` each, by their names in the network.
 
         Args:
-            whole: return those of all nodes, without gradient, for which every rank must call it; otherwise those of
-                this rank.
+            whole: return the tensors of all nodes, without gradient; every rank must then call this method. Otherwise
+                return those of this rank's nodes.
         """
         weights = self.whole(self.weights) if whole else self.weights
         parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)
@@ -84,6 +84,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate only the network of the first node, of this rank's nodes or of those in `tensors`."""
+        """Evaluate only one network: that of this rank's first node, or of the first node in `tensors`."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

@@ -1,7 +1,8 @@
 """Learn online from a stochastic, drifting stream by optimistic mirror descent, with the last gradient as hint.
 
 In round t a point x_t of a ball of diameter D is played, then a loss f_t is sampled from the round's distribution, with
-mean F_t. Optimistic online mirror descent has a hint M_t = g_{t-1}, g_t the gradient of f_t at x_t (M_1 = 0):
+mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_t is the gradient of f_t at x_t (M_1 =
+0):
 
     x_t = argmin <M_t, x> + D_{R_t}(x, x^_t),    x^_{t+1} = argmin <g_t, x> + D_{R_t}(x, x^_t),    x in the ball.
 
@@ -24,14 +25,16 @@ Evaluation uses two variations and the regret over the whole stream,
     sum_t F_t(x_t) - min_u sum_t F_t(u)  (static),    sum_t F_t(x_t) - min F_t  (dynamic),
 
 with f_t in place of F_t if the mean is unknown. In the convex case static regret is of the order of
-sqrt(sigma^2) + sqrt(Sigma^2). Baselines are online gradient descent, eta_t = D / (G sqrt(t)); M_t = 0; and optimistic
-FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
+sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines: online gradient descent with eta_t = D / (G sqrt(t)); mirror
+descent without a hint, M_t = 0; and optimistic FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t
+= D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
-The ensemble's last step is the first of at least 1 / (8 L); PyNOL adds another one if that holds with equality.
+The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another one if that eta_i equals 1
+/ (8 L).
 
-The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory, the
-ensemble is Sword++ of the same group's PyNOL, with equal points up to rounding, and nu is ours, as are all streams,
-since the paper has no experiments. The variant for non-smooth losses is not included.
+The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory. The
+ensemble is Sword++ of the same group's PyNOL; its points are equal up to rounding. The choice of nu is ours, and so are
+all streams, since the paper has no experiments. The variant for non-smooth losses is not included.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

@@ -15,7 +15,7 @@ CANDIDATES = 64
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of `[d]`: a tensor for a tensor, a plain number for an array."""
+    """Compute ||x||^2 of x `[d]`: a tensor if x is a tensor, a plain number if it is an array."""
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
@@ -32,8 +32,8 @@ def project(x: Any, radius: float) -> Any:
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
     """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
 
-    ||y|| decreases with nu, which is found between 0 and ||H x|| / radius by bisection into many parts. On the CPU,
-    points inside the ball are returned at once; on a GPU this check would synchronise, so it is omitted.
+    ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts finds nu. On
+    the CPU, points inside the ball are returned at once; on a GPU this check would synchronise, so it is omitted.
 
     Args:
         x: `[d]`.

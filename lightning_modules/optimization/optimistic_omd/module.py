@@ -46,7 +46,7 @@ class OnlineConvexOptimization(MethodModule):
         network: maps features `[n, ...]` to outputs `[n, K]`; one output except for `cross_entropy`.
         loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
-        rows_per_round: rows of a round over all ranks, whose losses are averaged; a batch has one round or several.
+        rows_per_round: rows in a round over all ranks, whose losses are averaged; a batch is one or several rounds.
         ridge: adds ridge / 2 times the squared norm of the parameters to each round's loss.
         trained: name of the part of the network to train, such as its last layer; None trains all of it.
 
@@ -124,7 +124,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
 
     def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
-        """Play and end a round, and measure it: `MEASURED` and, if known, the gradient of the expected loss at 0."""
+        """Play and end a round; return its measurements `MEASURED` and, if known, the expected loss's gradient at 0."""
         own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # this rank's rows
         target = batch["target"][own] if "target" in batch else None
         losses = self.loss(self.network(batch["features"][own]), target)
@@ -153,7 +153,7 @@ class OnlineConvexOptimization(MethodModule):
         optimizer.check()
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
-        """Measure nothing: the test metrics describe the whole stream, as it was played."""
+        """Do nothing: the test metrics describe the whole stream, as played in training."""
 
     def on_test_epoch_end(self) -> None:
         for name, value in self._hindsight()[0].items():
@@ -161,7 +161,7 @@ class OnlineConvexOptimization(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Regret over the rounds, against the best fixed point and, if known, the best point of each round."""
+        """Tabulate the regret by round, against the best fixed point and, if known, each round's best point."""
         if not self.history:
             return {}
         curves = self._hindsight()[1]

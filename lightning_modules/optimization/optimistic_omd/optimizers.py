@@ -2,10 +2,10 @@
 
 The equations are in the package's docstring. A step takes the gradient of a round at the played point, and immediately
 plays the next point, with its hint: the parameters hold x_{t+1} before round t + 1. So `loss.backward();
-optimizer.step()` in any training loop is a round.
+optimizer.step()` plays a round, in any training loop.
 
-On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: an operation on ten
-numbers is dominated by call overhead, which is several times lower than PyTorch's.
+On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: operations on ten
+numbers cost mostly call overhead, and NumPy's is several times lower than PyTorch's.
 """
 
 import math
@@ -26,15 +26,15 @@ Memory = dict[str, Any]
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round; all parameters together form the point.
+    """Play a point of the ball of diameter D around the origin in every round; the parameters together are the point.
 
-    The initial point is projected onto the ball. A learner's memory is in `state`, and so in checkpoints.
+    The initial point is projected onto the ball. A learner's memory is in `state`, so checkpoints include it.
 
     Args:
-        params: parameters with one dtype and device, without groups.
+        params: parameters of the same dtype on the same device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, for which no regret
-            bound is proven.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
+            regret bound.
 
     Raises:
         ValueError: if an argument is out of range, or there are groups.
@@ -62,7 +62,7 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
-        """Create the memory before the first round, in which x `[d]` is played."""
+        """Create the memory before the first round; x `[d]` is the point that the first round plays."""
 
     @abstractmethod
     def decide(self, gradient: Any, memory: Memory) -> Any:
@@ -70,8 +70,8 @@ class OnlineOptimizer(Optimizer, ABC):
 
         Args:
             gradient: gradient of the round that has ended, at the played point, `[d]`; a tensor or an array.
-            memory: memory of the rounds, updated here; `round` counts the rounds that have ended. With an array its
-                values are arrays and plain numbers.
+            memory: memory of the rounds, updated here; `round` counts the rounds that have ended. If the gradient is an
+                array, its values are arrays and plain numbers.
         """
 
     @property
@@ -137,7 +137,7 @@ class OnlineOptimizer(Optimizer, ABC):
         """Raise an error if a gradient has exceeded G. It synchronises with the device, so the caller decides when.
 
         Raises:
-            ValueError: names the first such round.
+            ValueError: if a gradient has exceeded G; the message names the first such round.
         """
         number, norm = self.memory["beyond"].tolist()
         if number and self.G is None:
@@ -166,13 +166,13 @@ class OptimisticOMD(OnlineOptimizer):
     """Optimistic mirror descent, with the last gradient as hint, for three kinds of losses.
 
     Args:
-        params: parameters with one dtype and device, without groups.
+        params: parameters of the same dtype on the same device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, for which no regret
-            bound is proven, and is not allowed for exp-concave losses. Steps for strongly convex losses ignore it.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
+            regret bound. Exp-concave losses need a number. Steps for strongly convex losses ignore it.
         L: smoothness of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
-        modulus: lambda of strongly convex, alpha of exp-concave losses.
+        modulus: lambda for strongly convex losses, alpha for exp-concave losses.
         delta: added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
         hint: use the last gradient as hint; otherwise 0.
 
@@ -250,12 +250,12 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators, with one gradient a round.
+    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators; one gradient per round.
 
     Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if this is smaller, there is one step size.
 
     Args:
-        params: parameters with one dtype and device, without groups.
+        params: parameters of the same dtype on the same device, without groups.
         D: diameter of the ball.
         G: bound on the norm of all gradients, noise included.
         T: number of rounds of the stream.
@@ -329,9 +329,10 @@ class OptimisticFTRL(OnlineOptimizer):
     """Follow the regularised leader with the last gradient as hint, as Sachs et al. do for the same streams.
 
     Args:
-        params: parameters with one dtype and device, without groups.
+        params: parameters of the same dtype on the same device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included, without effect on steps; None checks no bound.
+        G: bound on the norm of all gradients, noise included; it does not change the steps, and None disables the
+            check.
         nu: initial denominator of the step size.
 
     Raises:

@@ -77,7 +77,7 @@ def least_on_ball(
         objective: returns value and gradient `[d]` at a point `[d]`.
         start: a point of the ball.
         radius: radius of the ball.
-        accuracy: accuracy of the value, relative to 1 + its absolute value.
+        accuracy: accuracy of the minimum, relative to 1 + its absolute value.
         steps: maximum number of steps.
     """
     x = y = start

@@ -1,13 +1,13 @@
 """Train with target-based surrogates: many cheap steps of the network for each expensive gradient of its loss (SSO).
 
-If the gradient of a loss l by a network's outputs z = f(theta) is expensive and the network cheap, as in learning from
-a simulator, one such gradient defines a quadratic surrogate in the space of the outputs (targets), on which the weights
-take m cheap steps. For a batch, at z_t = f(theta_t) and G = grad sum_i l_i(z_t):
+In learning from a simulator, the gradient of a loss l by a network's outputs z = f(theta) is expensive and the network
+is cheap. One such gradient defines a quadratic surrogate in the space of the outputs (targets); the weights take m
+cheap steps on it. For a batch, at z_t = f(theta_t) and G = grad sum_i l_i(z_t):
 
     paper   g(theta) = l(z_t) + <G, z - z_t> + H/2 ||z - z_t||^2,           eta = 1/H
     code    S(theta) = mean over the entries of G (z - z_t) / H + (z - z_t)^2
 
-    theta <- theta - step grad,   m times, each step by Armijo's condition on the surrogate.
+    theta <- theta - step grad, m times, with step sizes by Armijo's condition on the surrogate.
 
 g equals l at theta_t, and is an upper bound if eta <= 1/L for an l that is L-smooth in z. Its minimum is at z_t - G/H
 and that of S at z_t - G/(2H), so the code's 1/H is twice the paper's eta; apart from that they differ by a factor, and
@@ -18,15 +18,15 @@ H is scheduled, H, H sqrt(t) or H T^(t/T) at batch t = 1...T (`ScheduledStep`), 
 (`LineSearchStep`, SSO-SLS), or H sqrt(sum ||G||^2) over the batches so far (`AdaGradStep`), or H sqrt(D) with sums D of
 G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2.
 
-Theory and curves are the paper's, of which only the abstract was available; the algorithm is that of the authors' code.
-Differences from it: if the inner search accepts no step, the weights stay unchanged (the code takes the last step,
-untested), and the inner loop stops before a step whose gradient is below 1e-6, not after it. Their MNIST loader reads
+Only the paper's abstract was available; the algorithm is that of the authors' code.
+Differences from the code: if the inner search accepts no step, the weights stay unchanged (the code takes the last
+step, untested). The inner loop stops before a step whose gradient is below 1e-6, not after it. Their MNIST loader reads
 the 10,000 test images, in 0...255.
 
 In online imitation learning a batch is a round of states visited by the policy (`datamodules.rollouts`). The authors'
-policy samples actions and bounds them by a tanh, which the distance to the expert's actions ignores, and an environment
-continues from one round to the next; here the policy's action is its output, clipped, and environments are reset in
-each round. Of their baselines SVRG is not included.
+policy samples actions and bounds them by a tanh, which the distance to the expert's actions ignores; here the policy's
+action is its output, clipped. Their environments continue from one round to the next; here they are reset in each
+round. Their baseline SVRG is not included.
 
 Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrogates for Stochastic Optimization, ICML
 2023, arXiv 2302.02607.

@@ -1,4 +1,4 @@
-"""Plain descent on a loss of a network's outputs, by the baseline optimizers of target-based surrogates.
+"""Plain descent on a loss of a network's outputs: the baselines of target-based surrogates.
 
     theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
 

@@ -2,7 +2,7 @@
 
     accept the first step of s, .9 s, .9^2 s, ... with  f(theta - step g) <= f(theta) - c step ||g||^2,   g = grad f.
 
-Every trial waits for its value on the host, and all ranks decide by the same numbers.
+The host waits for the value of every trial step, and all ranks decide by the same numbers.
 
 Source: Armijo, Minimization of Functions Having Lipschitz Continuous First Partial Derivatives, Pacific Journal of
 Mathematics 1966; Vaswani et al., Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates,
@@ -46,13 +46,13 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets Armijo's condition; without one they do not change.
+    """Move parameters, in place, by the first step that meets Armijo's condition; if none does, they stay unchanged.
 
     Args:
         parameters: theta.
-        gradient: g, over all ranks.
-        value: f(theta), over all ranks.
-        function: computes f at the current parameters, over all ranks.
+        gradient: g, all-reduced over ranks.
+        value: f(theta), all-reduced over ranks.
+        function: computes f at the current parameters, all-reduced over ranks.
         step: s, the first trial step.
         c: required fraction of the first-order decrease, in (0, 1).
     """

@@ -25,7 +25,7 @@ def refuse_random_outputs(network: nn.Module) -> None:
     """Reject layers whose outputs for a batch differ between passes, or change with each pass.
 
     Raises:
-        ValueError: names the first dropout, or BatchNorm in training mode.
+        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first.
     """
     for name, layer in network.named_modules():
         drops = isinstance(layer, AnyDropout) and layer.p > 0
@@ -37,7 +37,7 @@ def refuse_random_outputs(network: nn.Module) -> None:
 
 
 class SSO(OutputLossSteps, MethodModule):
-    """Train a network on a loss of its outputs by m steps on a surrogate for each gradient of the loss.
+    """Train a network on a loss of its outputs: each gradient of the loss defines a surrogate for m steps.
 
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`; without dropout and without BatchNorm in
@@ -45,8 +45,8 @@ class SSO(OutputLossSteps, MethodModule):
         loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
         target_step: computes the inverse step size H in the space of outputs.
         m: number of steps on the surrogate for each batch.
-        scaling: scaling of the surrogate: `code`, a mean over entries with its minimum at z - G/(2H), or `paper`, a sum
-            with its minimum at z - G/H.
+        scaling: scaling of the surrogate: `code` is a mean over entries, minimal at z - G/(2H); `paper` is a sum,
+            minimal at z - G/H.
         initial_step: initial step size of the weights' line search for each batch.
         c: fraction of the surrogate's first-order decrease that a step must achieve, in (0, 1).
 

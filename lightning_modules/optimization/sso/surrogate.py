@@ -29,7 +29,7 @@ def code_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step: 
         at: z_t, `[b, K]`.
         gradient: G, `[b, K]`.
         inverse_step: H, a number or `[b, K]`.
-        entries: divisor of the sum, b K over all ranks.
+        entries: divisor of the sum: the number of entries, b K, over all ranks.
     """
     difference = outputs - at
     linear, square = gradient * difference, difference**2

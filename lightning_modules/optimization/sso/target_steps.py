@@ -46,7 +46,7 @@ def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: 
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch; state kept between batches is a buffer, or sharded over ranks."""
+    """Compute H for a batch; its state between batches is a buffer, or sharded over ranks."""
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
@@ -66,7 +66,7 @@ class ScheduledStep(TargetStep):
     Args:
         rate: 1/H before the schedule; eta in the paper's scaling. The authors use 1/4 for the squared loss, 2 for the
             logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
-        schedule: `constant`; `stochastic`, H sqrt(t); or `exponential`, H T^(t/T), at batch t of T.
+        schedule: H at batch t of T: `constant` keeps it, `stochastic` uses H sqrt(t), and `exponential` H T^(t/T).
     """
 
     inverse: Tensor
@@ -83,11 +83,11 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """Search for H on the outputs (SSO-SLS): H/2, then / .9 each, until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+    """Search for H on the outputs (SSO-SLS): start at H/2, divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
         rate: 1/H before the first batch.
-        schedule: schedule applied to the H found: `constant`, `stochastic` or `exponential`.
+        schedule: schedule applied to the resulting H: `constant`, `stochastic` or `exponential`.
         c: required fraction of the first-order decrease, in (0, 1).
     """
 
@@ -111,7 +111,7 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """Compute H sqrt(A) + 1e-6, with A the sum of ||G||^2 over all batches so far.
+    """Compute H sqrt(A) + 1e-6, where A is the sum of ||G||^2 over all batches so far.
 
     Args:
         rate: 1/H.
@@ -131,7 +131,7 @@ class AdaGradStep(TargetStep):
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """Compute H sqrt(D), `[b, K]`, with D the sums of G^2 for each sample and output, in [1e-5, 1e5].
+    """Compute H sqrt(D), `[b, K]`; D holds the sum of G^2 for each sample and output, clamped to [1e-5, 1e5].
 
     D has N K numbers, sharded over ranks.
 

@@ -16,15 +16,16 @@ minimises
 
     mu (S + lambda ||W||_1) + h_s(W),
 
-where each stage starts from the end of the previous one, with sigma in closed form after every step and without a
+where each stage starts from the end of the previous one. After every step sigma is set in closed form, without a
 gradient through it. An iterate that leaves the domain is reverted and its step halved; at the start of a stage, or with
-s <= 0.9, the stage restarts with half the learning rate and s + 0.1. In the end weights of at most 0.3 are removed and,
-if cycles remain, also the smallest ones until there are none. The diagonal is not masked: h drives it to zero.
+s <= 0.9, the stage restarts with half the learning rate and s + 0.1. In the end, weights of at most 0.3 are removed. If
+cycles remain, the smallest weights are also removed until there are no cycles. The diagonal is not masked: h drives it
+to zero.
 
-The steps are those of the authors' code, with one exception: sigma stays above a floor, 1e-4 of the smallest standard
-deviation of a column, which the paper has and their code omits; ordinary data never reach it. Adam's next step depends
-on whether the last one left the domain, so the path is computed on the CPU, in NumPy. A process computes one path; use
-separate runs for several graphs or seeds.
+The steps are those of the authors' code, with one exception: as in the paper, sigma stays above a floor, 1e-4 of the
+smallest standard deviation of a column. Their code omits the floor; ordinary data never reach it. Adam's next step
+depends on whether the last one left the domain, so the path is computed on the CPU, in NumPy. A process computes one
+path; use separate runs for several graphs or seeds.
 
 Source: Saboksayr, Mateos and Tepper, CoLiDE: Concomitant Linear DAG Estimation, ICLR 2024, arXiv 2310.02895.
 """

@@ -32,21 +32,21 @@ class CoLiDE(MethodModule):
 
     Args:
         nodes: d.
-        variant: `ev` for one noise scale, `nv` for one for each node, `ls` for least squares, which is DAGMA.
+        variant: `ev` has one noise scale, `nv` one scale for each node, and `ls` is least squares (DAGMA).
         penalty: lambda, the weight of the sum of absolute weights.
-        s: value for each stage; smaller values shrink the domain.
+        s: value of s for each stage; smaller values shrink the domain.
         mu: weight of score and penalty in the first stage.
         mu_factor: ratio of mu between successive stages.
         warm_iterations: maximum iterations of each stage except the last.
         iterations: maximum iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
-        look_every: iterations between two checks of the objective; a stage ends once it no longer changes.
+        look_every: iterations between two checks of the objective; a stage ends once the objective no longer changes.
         threshold: largest absolute weight that does not count as an edge.
-        iterations_per_step: iterations in a training step, which is logged once.
+        iterations_per_step: iterations in a training step; each step logs once.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
-            processes, or a batch is not all rows.
+            processes, or a batch does not hold all rows.
     """
 
     sigma: Tensor
@@ -136,7 +136,7 @@ class CoLiDE(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The path: objective, acyclicity and noise scale after each training step."""
+        """Tabulate the path: objective, acyclicity and noise scale after each training step."""
         if not self.history:
             return {}
         iteration = [(number + 1) * self.iterations_per_step for number in range(len(self.history))]

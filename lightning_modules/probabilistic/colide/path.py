@@ -40,8 +40,8 @@ class Schedule:
     Args:
         variant: variant of score and scales.
         penalty: lambda.
-        s: value for each stage.
-        mu: mu of the first stage.
+        s: value of s for each stage.
+        mu: weight of score and penalty in the first stage.
         mu_factor: ratio of mu between successive stages.
         warm_iterations: maximum iterations of each stage except the last.
         iterations: maximum iterations of the last stage.
@@ -91,9 +91,9 @@ class RegularizationPath:
         return self.stage == len(self.schedule.s)
 
     def observe(self, cov: Array) -> None:
-        """Set X^T X / n, `[d, d]`, before any iteration; a new path starts with sigma the columns' standard deviations.
+        """Set X^T X / n, `[d, d]`, before any iteration; a new path's sigma starts at the columns' standard deviations.
 
-        For EV it starts with the smallest of them.
+        For EV, sigma starts at the smallest of them.
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
@@ -144,7 +144,7 @@ class RegularizationPath:
         return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
 
     def _turn(self, slope: Array) -> None:
-        """Update Adam's moments with a gradient, and the direction of its step."""
+        """Update Adam's moments with a gradient, and compute the direction of its step."""
         self.mean *= BETAS[0]
         self.mean += (1 - BETAS[0]) * slope
         self.square *= BETAS[1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Zero weights of at most a threshold and, if cycles remain, as few of the smallest as necessary to leave none.
+    """Set weights of at most a threshold to zero; if cycles remain, also as few of the smallest weights as necessary.
 
     Args:
         weight: `[d, d]`, from row to column.

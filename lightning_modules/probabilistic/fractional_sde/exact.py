@@ -17,7 +17,7 @@ from lightning_modules.probabilistic.fractional_sde.noise import Noise
 
 
 def path_covariance(noise: Noise, theta: float, interval: float, num_times: int) -> Tensor:
-    """Compute the covariance of X at equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
+    """Compute the covariance of X at F equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
         noise: the weighted processes.
@@ -53,7 +53,7 @@ def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     Args:
         covariance: covariance of X, `[F, F]`, float64.
         observed: x, `[F]`.
-        sigma: `[F]`, infinite at times without an observation.
+        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without one.
     """
     seen = sigma.isfinite()
     x, noise = observed[seen], sigma[seen].square()

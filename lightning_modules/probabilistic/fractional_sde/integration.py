@@ -40,7 +40,7 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
     """Reject step sizes at which the integration of the fastest process is unstable.
 
     Raises:
-        ValueError: names the numbers, and a sufficient number of substeps.
+        ValueError: if the step size is too large; the message names a sufficient number of substeps.
     """
     if gamma_max * interval / substeps >= STABLE:
         enough = int(gamma_max * interval / STABLE) + 1
@@ -52,12 +52,12 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Reject a run whose steps are too long, if its data define their interval, or whose precision is too low.
+    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, if known.
 
     Mixed precision applies only to networks: paths and weights are computed outside of autocast.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: if precision or steps are unsuitable; the message names the setting.
     """
     if trainer.precision in ("16-true", "bf16-true"):
         raise ValueError(
@@ -89,17 +89,17 @@ def integrate(
 ) -> SolutionPath:
     """Integrate paths of the posterior or, without a control, of the prior.
 
-    Euler's steps are those of the equation in Ito's sense,
+    Euler's method integrates the equation in Ito's sense,
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    Milstein's are those in Stratonovich's sense, and add g g' dW^2 / 2, with g = s sum_k omega_k. If s is constant,
-    both are equal.
+    Milstein's method integrates it in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k. If s is
+    constant, both methods are equal.
 
     Args:
         x: initial X, `[B, D]`.
         y: initial Y, `[B, D, K]`.
-        dw: increments of W, `[N, B, D]` for N = (F - 1) `substeps` steps.
+        dw: increments of W, `[N, B, D]`, for N = (F - 1) x `substeps` steps.
         interval: time between two results.
         substeps: steps between two results.
         gamma: speeds, `[K]`.
@@ -135,7 +135,7 @@ def integrate(
 
 
 def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
-    """Compute -log p(observed | X) up to a constant, sum_f |given_f - observed_f|^2 / (2 sigma_f^2), as `[B]`.
+    """Compute -log p(observed | X), `[B]`, up to a constant: sum_f |given_f - observed_f|^2 / (2 sigma_f^2).
 
     Args:
         given: observations predicted from X, `[B, F, ...]`.

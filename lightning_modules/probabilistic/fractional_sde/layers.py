@@ -1,4 +1,4 @@
-"""Networks in the equation: drift and control of all dimensions jointly, diffusion of each dimension separately."""
+"""Networks in the equation: drift and control see all dimensions jointly, diffusion each dimension separately."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
         in_features: number of inputs.
         hidden_features: widths of the hidden layers.
         out_features: number of outputs.
-        zero: initialise the last layer to 0, so that a control initially has no effect.
+        zero: initialise the last layer to 0, so that the control initially has no effect.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):

@@ -53,8 +53,8 @@ class FractionalLatentSDE(MethodModule):
 
     The features of all observations determine the distribution of X(0), the control and, by their median, the
     time-invariant content. `test` logs means over sequences: `test/elbo`, minus the loss, and its terms. For videos it
-    also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first `num_given`, predicted from
-    these alone: along the posterior up to the last given frame, and along the prior afterwards.
+    also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first `num_given`. These are predicted
+    from the given frames alone: along the posterior up to the last given frame, and along the prior afterwards.
 
     Args:
         noise: `FractionalNoise` or `BrownianNoise`.
@@ -62,7 +62,7 @@ class FractionalLatentSDE(MethodModule):
         decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
         num_latents: D, dimensions of X.
         num_features: number of features of each observation.
-        num_contents: number of time-invariant features; 0 for none.
+        num_contents: number of time-invariant features; 0 disables them.
         hidden_features: widths of the hidden layers of drift, diffusion and control.
         solver: `milstein`, for a Stratonovich equation, or `euler`, for an Ito equation.
         substeps: integration steps between two observations.
@@ -145,7 +145,7 @@ class FractionalLatentSDE(MethodModule):
         return control
 
     def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
-        """Sample paths from states x `[B, D]` and y `[B, D, K]`, at `num_times` times including theirs."""
+        """Sample paths from states x `[B, D]` and y `[B, D, K]`, at `num_times` times including the start."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
@@ -169,7 +169,7 @@ class FractionalLatentSDE(MethodModule):
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
     def predicted(self, batch: SequenceBatch) -> Tensor:
-        """Predict the observations after the first `num_given`: `[B, F, ...]`, with reconstructions of these first."""
+        """Predict the observations after the first `num_given`; return all, the first reconstructed, `[B, F, ...]`."""
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
         x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)
@@ -212,7 +212,7 @@ class FractionalLatentSDE(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def image_columns(self, batch: SequenceBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show frames of each video: from top to bottom true, reconstructed from all frames, and predicted."""
+        """Show frames of each video; from top to bottom: true, reconstructed from all frames, and predicted."""
         rows = [batch["observed"], outputs["reconstructed"], outputs["predicted"]]
         white = torch.ones_like(rows[0][..., :BETWEEN, :])
         strip = torch.cat([rows[0], white, rows[1].to(white), white, rows[2].to(white)], dim=-2)

@@ -1,4 +1,4 @@
-"""The authors' networks for videos: of frames, of time-invariant content, and of the start of the path."""
+"""The authors' networks for videos: for frames, for time-invariant content, and for the start of the path."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,7 +21,7 @@ class FrameEncoder(nn.Module):
         num_features: number of outputs.
 
     Raises:
-        ValueError: if a number is not such a multiple.
+        ValueError: if `channels` or `image_size` is not such a multiple.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class FrameDecoder(nn.Module):
     Args:
         in_features: number of inputs, `num_contents` plus `num_latents`.
         out_channels: channels of a frame.
-        channels: channels of each block, multiples of 8; the first block has equally many inputs.
+        channels: channels of each block, multiples of 8; the first block has as many input as output channels.
         image_size: height and width of a frame, a multiple of 2^(number of blocks).
 
     Raises:
-        ValueError: if a number is not such a multiple.
+        ValueError: if `channels` or `image_size` is not such a multiple.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ class Noise(nn.Module, ABC):
 
     Args:
         gamma: speeds, `[K]`, float64.
-        stationary: whether Y(0) has the stationary distribution; otherwise it is 0.
+        stationary: whether Y(0) has the stationary distribution; otherwise Y(0) is 0.
     """
 
     gamma: Tensor
@@ -60,11 +60,11 @@ class FractionalNoise(Noise):
 
     Args:
         hurst: H, in (0, 1); None learns it, from 0.5.
-        kind: `I`, with stationary increments (Mandelbrot and Van Ness), or `II`, which starts without a past (Riemann
-            and Liouville).
+        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` starts without a past (Riemann and
+            Liouville).
         num_processes: K, at least 2.
-        gamma_max: speed of the fastest process, above 1; that of the slowest is its inverse. An integration step must
-            be shorter than 0.5 / gamma_max.
+        gamma_max: speed of the fastest process, above 1; the speed of the slowest process is the inverse. An
+            integration step must be shorter than 0.5 / gamma_max.
         horizon: T, length of the time interval over which the weights minimise the mean squared error.
 
     Raises:

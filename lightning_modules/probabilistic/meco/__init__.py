@@ -6,7 +6,7 @@ The model is p(x) = exp f(x) / Z with a network f of one output, and a noise dis
     grad F = -E_data grad f(x) + E_q [exp(f(z) - log q(z)) grad f(z)] / Z.
 
 A batch's own mean instead of Z (the plug-in) gives a biased gradient, since a ratio of means is not the mean of ratios.
-MECO keeps a moving average of the batches' means g_t, in logarithms and over all ranks, and divides by it:
+MECO keeps a moving average u of the batches' means g_t over all ranks, computed in logarithms, and divides by it:
 
     u_t = (1 - beta) u_{t-1} + beta g_t,    u_1 = g_1,
     G_t = -mean grad f(x) + mean_j exp(f(z_j) - log q(z_j) - log u_t) grad f(z_j).
@@ -15,8 +15,8 @@ Logarithms of weights are clipped at 20. If q does not cover the model, the vari
 no average helps: with f = theta x - x^2 / 2, q standard normal and data at 3 or beyond it diverges
 (`narrow_noise.yaml`).
 
-Reported likelihoods never use u: log Z is computed on a grid or with new samples from q. A score for other inputs is
--f.
+Reported likelihoods never use u: log Z is computed on a grid or with new samples from q. The score that detects unusual
+inputs is -f.
 
 The paper's text beyond its abstract was not available: networks, learning rates and beta are ours. A variance-reduced
 average, which the paper may have, is not included.

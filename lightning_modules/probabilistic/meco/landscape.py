@@ -1,9 +1,9 @@
 """Energies with one parameter, and the curvature of objectives at the truth: a normal distribution with unknown mean.
 
 For data N(R, 1), noise N(0, 1) and the exponential family f = theta x - x^2 / 2, the likelihood's objective is
-(theta - R)^2 / 2, with curvature 1 for any R. The noise-contrastive objective, in (theta, c), is almost flat for large
-R: with h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1) (x, 1)^T], over
-data and noise.
+(theta - R)^2 / 2, with curvature 1 for any R. The noise-contrastive objective is a function of (theta, c), and almost
+flat for large R: with h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1)
+(x, 1)^T], over data and noise.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class LocationEnergy(nn.Module):
-    """The energy f(x) = -(x - theta)^2 / 2, whose normalising constant does not depend on theta; theta starts at 0."""
+    """The energy f(x) = -(x - theta)^2 / 2, theta initially 0; its normalising constant does not depend on theta."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class MECO(MethodModule):
         image_shape: C, H and W, if the data are images in [0, 1].
         grid_half_width: half the side of the square around 0 on which a density in the plane is normalised and plotted;
             None normalises with new samples from q.
-        evaluation_draws: number of these samples.
+        evaluation_draws: number of samples from q for the normalisation.
         langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
         langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
         optimizer: built on the trainable parameters of network and objective.

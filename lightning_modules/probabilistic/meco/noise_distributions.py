@@ -113,7 +113,7 @@ class GaussianNoise(GaussianMixtureNoise):
     Args:
         dim: D.
         std: standard deviation of each coordinate, for noise around 0.
-        widened: factor of the data's covariance; None gives noise around 0.
+        widened: factor by which the data's covariance is multiplied; None gives noise around 0.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -31,7 +31,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of energies at data and at noise, whose gradient by the energies trains the network."""
+    """A loss of the energies at data and at noise; its gradient by the energies trains the network."""
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
-Weights and biases are N(0, 1) and divided in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer maps
-the covariances K of pairs of inputs and, optionally, the tangent kernel T, the inner product of the gradients:
+Weights W and biases beta are N(0, 1) and scaled in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer
+maps the covariances K of pairs of inputs and, optionally, the tangent kernel T, the inner product of the gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
@@ -46,7 +46,7 @@ class Pairs(NamedTuple):
 
 
 def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
-    """Apply a dense layer with these standard deviations of weights and biases."""
+    """Apply a dense layer, given the standard deviations of its weights and biases."""
     first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
     tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
     return Pairs(first, second, covariance, tangent)
@@ -174,7 +174,7 @@ class NetworkKernel(nn.Module):
         weight_std: w of all layers but the last one.
         bias_std: b, positive.
         last_std: w of the last layer.
-        train_last: whether `last_std` is trainable; redundant if the scale is random and trainable.
+        train_last: whether `last_std` is trainable, which is redundant if the scale is random and trainable.
         tangent: use the tangent kernel of all layers instead of the output covariance.
 
     Raises:

@@ -41,16 +41,16 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
     """Classify images by infinite-width network processes, one per class, with a shared random scale.
 
     Args:
-        kernel: kernel of the network; use `train_last` with a Gaussian process.
+        kernel: kernel of the network; set its `train_last` for a Gaussian process.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: prior of the scale, and its initial posterior: `InverseGamma` gives SVTP, `FixedScale` SVGP.
+        scale: prior of the scale, and its initial posterior; `InverseGamma` gives SVTP, and `FixedScale` gives SVGP.
         inducing: number of inducing inputs, initialised by the first training images, stratified by class.
         mean: subtracted from images in [0, 1]; one value, or one per channel.
         std: divisor after the mean is subtracted; one value, or one per channel.
-        jitter: initial eps, added to the variance of inducing values.
-        draws: samples of scale and values in a training step.
-        evaluation_draws: samples for validation, test and prediction.
+        jitter: initial value of eps, which is added to the variance of inducing values.
+        draws: number of samples of scale and values in a training step.
+        evaluation_draws: number of samples in validation, test and prediction.
         optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -180,10 +180,10 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
         count: total number to choose, at most N.
 
     Returns:
-        Their positions, `[count]`, class by class; the largest fractional parts are rounded up.
+        The images' positions, `[count]`, class by class; the classes with the largest fractional parts are rounded up.
 
     Raises:
-        ValueError: if there are fewer images.
+        ValueError: if there are fewer than `count` images.
     """
     if count > len(label):
         raise ValueError(f"inducing must be at most the number of training images, {len(label)}, got {count}")

@@ -29,16 +29,16 @@ class ScaleMixtureRegression(MethodModule):
 
     Args:
         kernel: kernel of the network.
-        scale: distribution of the scale: `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
+        scale: distribution of the scale; `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
         noise_variance: initial eps, noise variance of the targets at scale 1.
-        formulas: `clean`, or `released` for the authors' predictions, which omit the noise.
+        formulas: `clean`, or `released` for the predictions of the authors' code, which omit the noise.
         shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
         optimizer: built on the trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
-            processes, or a batch is not all rows.
+            processes, or a batch does not hold all rows.
     """
 
     def __init__(
@@ -161,8 +161,7 @@ class ScaleMixtureRegression(MethodModule):
         self.tables = {"calibration": Table(columns)}
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Predict `index`, and mean and standard deviation of targets in their original units, `[B]`; the run's
-        `predictions.csv` has them, too."""
+        """Predict mean and standard deviation of targets in their original units; the run writes `predictions.csv`."""
         assert self._known is not None
         mean, variance = self(batch["features"])
         law = self.scale.law().given(self._known[2], len(self._known[0]))

@@ -96,7 +96,7 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
-        """Condition on y: the posterior of s; `quadratic` is a scalar."""
+        """Return the posterior of s given y; `quadratic` is a scalar."""
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class Burr(Scale):
     Args:
         c: first exponent, frozen.
         d: second exponent, frozen.
-        draws: number of quantiles, at the midpoints of equal probability intervals.
+        draws: number of quantiles; they are the midpoints of intervals of equal probability.
     """
 
     quantiles: Tensor

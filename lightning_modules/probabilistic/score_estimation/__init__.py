@@ -1,11 +1,12 @@
-"""Learn the score of noisy data with a wide network, stopped before it fits the noise, and compare its kernel limit.
+"""Learn the score of noisy data with a wide network, stopped before it fits noise; compare it with its kernel limit.
 
 Data X_0 in a ball of radius D diffuse by dX = -g X dt / 2 + sqrt(g) dW, so that X_t = a X_0 + sqrt(h) n with
 h = 1 - a^2. The score is (a f*(t, x) - x) / h with f* = E[X_0 | X_t = x], and weighted denoising score matching is
 
     L(W) = 1/2 sum_j |f_W(z_j) - X_0j|^2,    z_j = (X_tj, t_j - T_0, 1),    t_j uniform on [T_0, T],
 
-a regression on labels X_0 whose noise is X_0 - f*: each sample has one noise sample for the whole training. The network
+a regression on labels X_0 whose noise is X_0 - f*. Each data point has one noise sample for the whole training. The
+network
 
     f_W(z) = m^(-1/2) sum_r a_r relu(w_r . z),    a_r in {-1, 1}^d frozen, w_r trained from N(0, I),
 
@@ -20,8 +21,8 @@ c = eta N n,
 
     n = min{n : ((1/N) sum_i min(l_i, 1/c))^(1/2) > 1 / (2 e sigma c)} - 1,    sigma^2 the variance of label noise.
 
-The paper's text was not available: the weighting, the network's form and the rule's constants are from memory or ours,
-as are the constant 1 in z and neurons in pairs of opposite sign, with which f_W is initially zero.
+The paper's text was not available: the weighting, the network's form and the rule's constants are from memory or ours.
+So are the constant 1 in z and the pairs of neurons of opposite sign, which make f_W zero initially.
 
 Source: Han, Razaviyayn and Xu, Neural Network-Based Score Estimation in Diffusion Models: Optimization and
 Generalization, ICLR 2024, arXiv 2401.15604. The rule: Raskutti, Wainwright and Yu, Early Stopping and Non-parametric

@@ -20,7 +20,7 @@ class KernelPath:
 
     Args:
         kernel: H at the training points, `[N, N]`, float64.
-        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the largest one, 1 / lambda_max(H).
+        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the largest step size, 1 / lambda_max(H).
 
     Raises:
         ValueError: if `eta` is larger than 1 / lambda_max(H).
@@ -57,9 +57,9 @@ class KernelPath:
 
 
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
-    """Find the last number of steps before the rule stops; 0 if it stops at once.
+    """Find the largest number of steps before the rule stops; 0 if it stops at once.
 
-    The rule's two sides cross once, since c R(c^(-1/2)) increases with c, so bisection finds the first n that stops.
+    The two sides of the rule cross only once, since c R(c^(-1/2)) increases with c; bisection finds the crossing.
 
     Args:
         eigenvalues: eigenvalues of H, `[N]`.

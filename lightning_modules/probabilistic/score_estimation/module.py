@@ -35,7 +35,7 @@ def in_ball(points: Tensor, radius: float) -> Tensor:
 
 
 def rms(difference: Tensor) -> Tensor:
-    """Compute the root of the mean over points of the squared norm, over the last two dimensions."""
+    """Compute the root mean square norm of points, over the last two dimensions."""
     return difference.square().sum(-1).mean(-1).sqrt()
 
 
@@ -47,10 +47,10 @@ class ScoreEstimation(MethodModule):
     Args:
         dim: d, dimension of the points.
         width: m, number of neurons; even.
-        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the largest, 1 / lambda_max(H).
-        stop: step at which the kernel limit is reported: `rule` of the theory, with the true variance of the label
-            noise if known, otherwise that of the labels; `hold_out`, with the smallest loss on validation rows; or
-            `end`, after 10^7 steps.
+        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the largest step size, 1 / lambda_max(H).
+        stop: step at which the kernel limit is reported. `rule` is the theory's; it uses the true variance of the label
+            noise if known, otherwise the variance of the labels. `hold_out` is the step with the smallest loss on
+            validation rows, and `end` is after 10^7 steps.
         radius: D, radius of the ball onto which estimates are projected in scores.
         g: rate of the diffusion, as in the data.
         start: T_0 of the data, where sampling ends.
@@ -58,8 +58,8 @@ class ScoreEstimation(MethodModule):
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch is not all rows,
-            there are more than 5,000 rows, their times exceed `end`, or `eta` is larger than 1 / lambda_max(H).
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch does not hold all
+            rows, there are more than 5,000 rows, times exceed `end`, or `eta` is larger than 1 / lambda_max(H).
     """
 
     first_weight: Tensor
@@ -180,7 +180,7 @@ class ScoreEstimation(MethodModule):
         return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
-        """Measure the parts of the kernel limit's distance from the truth, at the STEPS."""
+        """Measure the parts of the kernel limit's distance from the truth, after each number of steps in `STEPS`."""
         clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
         [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
         terms = {

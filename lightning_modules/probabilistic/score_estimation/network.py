@@ -11,7 +11,7 @@ from datamodules.arguments import at_least
 class FrozenSignNetwork(nn.Module):
     """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`; the output is initially zero.
 
-    The second half of the neurons has the initial weights of the first half, with opposite signs.
+    The second half of the neurons has the same initial weights as the first half, and opposite output signs.
 
     Args:
         in_features: p.
