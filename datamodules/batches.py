@@ -91,7 +91,7 @@ class UnpairedMaskBatch(TypedDict):
 
 
 class ProtectedImageBatch(TypedDict):
-    """Images with regions that an inpainting editor keeps while it repaints the rest."""
+    """Images, each with the region that an inpainting editor keeps while it repaints the rest."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
@@ -198,7 +198,7 @@ class ClipBatch(TypedDict):
 
 
 class NormalMapBatch(TypedDict):
-    """Images with the normal maps of the surfaces they show."""
+    """Images with their surface normal maps."""
 
     image: Tensor
     """`[B, 3, H, W]`, float32 in [0, 1]."""
@@ -357,7 +357,7 @@ def network_input(batch: Any) -> Any:
 
 
 def local_size(batch: Any) -> int:
-    """Count the samples of a batch on this rank, by `index` if there is one, otherwise by the first tensor.
+    """Count the samples of a batch on this rank: the length of `index`, or of the first tensor without an `index`.
 
     Raises:
         ValueError: if the batch has no tensor.
@@ -369,8 +369,8 @@ def local_size(batch: Any) -> int:
 
 
 def global_batch_size(batch: Any) -> int:
-    """Count the samples of a batch over all ranks. Without the key `global_batch_size`, ranks count as equally
-    loaded."""
+    """Count the samples of a batch over all ranks. Without the key `global_batch_size`, all ranks are assumed to have
+    equally many samples."""
     if "global_batch_size" in batch:
         return batch["global_batch_size"]
     return local_size(batch) * world_size()

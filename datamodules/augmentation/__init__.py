@@ -1,1 +1,1 @@
-"""Augmentation in readers and DataModules, and the geometry and colours that augmentation on the device shares."""
+"""Augmentation on the host and on the device, with shared code for geometry and colours."""

@@ -1,4 +1,4 @@
-"""Boxes of random area, aspect ratio and place: the first of ten attempts that fits into the image.
+"""Random resized crops: boxes of random area, aspect ratio and position; the first of ten attempts that fits is used.
 
 Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's RandomResizedCrop.
 """
@@ -19,7 +19,7 @@ NUM_UNIFORM = 2 + 2 * ATTEMPTS
 
 
 class Box(NamedTuple):
-    """Part of an image, in pixels of the source."""
+    """Rectangular part of an image, in source pixels."""
 
     left: float
     top: float
@@ -35,14 +35,14 @@ def random_sides(
 ) -> tuple[Numbers, Numbers]:
     """Sample heights and widths with uniform area and log-uniform aspect ratio, `[B, ATTEMPTS]` in pixels.
 
-    Arrays of NumPy are for the one image of a reader, for which tensors take four times as long.
+    Readers pass NumPy arrays for a single image, since tensors would take four times as long.
 
     Args:
         uniform: `[B, NUM_UNIFORM]` in [0, 1).
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        area: least and greatest area, as fractions of the image's.
-        ratio: least and greatest width over height.
+        area: smallest and largest area, as fractions of the image's area.
+        ratio: smallest and largest ratio of width to height.
     """
     least, greatest = map(math.log, ratio)
     pixels = height * width * (area[0] + uniform[:, 2::2] * (area[1] - area[0]))
@@ -52,12 +52,12 @@ def random_sides(
 
 
 def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the first attempt that fits: its height and width, and whether there is one, all `[B]`.
+    """Return height and width of the first attempt that fits, and whether any fits, all `[B]`.
 
     Args:
-        tall: heights, `[B, ATTEMPTS]`.
-        wide: widths, `[B, ATTEMPTS]`.
-        fits: whether an attempt fits, `[B, ATTEMPTS]`.
+        tall: heights of the attempted boxes, `[B, ATTEMPTS]`.
+        wide: widths of the attempted boxes, `[B, ATTEMPTS]`.
+        fits: whether each attempted box fits into the image, `[B, ATTEMPTS]`.
     """
     first = fits.int().argmax(dim=1, keepdim=True)
     return tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0], fits.any(dim=1)
@@ -66,14 +66,14 @@ def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Ten
 def box_of_random_area(
     width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Sample a box of whole pixels in one image; the largest centred box of an allowed ratio if no attempt fits.
+    """Sample a box of whole pixels in one image; if no attempt fits, use the largest centred box of an allowed ratio.
 
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
         uniform: `NUM_UNIFORM` numbers in [0, 1).
-        scale: least and greatest area, as fractions of the image's.
-        ratio: least and greatest width over height.
+        scale: smallest and largest area, as fractions of the image's area.
+        ratio: smallest and largest ratio of width to height.
     """
     tall, wide = (np.rint(side[0]) for side in random_sides(np.array([uniform]), height, width, scale, ratio))
     fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)

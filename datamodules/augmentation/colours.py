@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Convert RGB images to hue in sectors of 60 degrees, (-1, 5], chroma and value in [0, 1], each `[B, H, W]`.
+    """Convert RGB to hue (unit: 60 degrees, in (-1, 5]), chroma and value (both in [0, 1]), each `[B, H, W]`.
 
     Args:
-        image: `[B, 3, H, W]`, RGB in [0, 1]; the hue of a grey pixel has no meaning.
+        image: `[B, 3, H, W]`, RGB in [0, 1]; the hue of grey pixels is meaningless.
     """
     red, green, blue = image.unbind(dim=1)
     value, least = image.amax(dim=1), image.amin(dim=1)
@@ -23,7 +23,7 @@ def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def rgb_of(hue: Tensor, chroma: Tensor, value: Tensor) -> Tensor:
-    """Convert hue in sectors, modulo 6, chroma and value, each `[B, H, W]`, to RGB images `[B, 3, H, W]`."""
+    """Convert hue (unit: 60 degrees, modulo 6), chroma and value, each `[B, H, W]`, to RGB images `[B, 3, H, W]`."""
     # Channel n of a colour of hue k is value - chroma * clamp(min(k', 4 - k'), 0, 1), with k' = (n + k) mod 6.
     offset = torch.arange(5, 0, -2, device=hue.device, dtype=hue.dtype).view(3, 1, 1)
     k = (offset + hue[:, None]) % 6
@@ -31,13 +31,13 @@ def rgb_of(hue: Tensor, chroma: Tensor, value: Tensor) -> Tensor:
 
 
 def hue_saturation_value(image: Tensor) -> Tensor:
-    """Convert RGB images to hue in degrees, [0, 360), saturation and value, in [0, 1].
+    """Convert RGB images to hue (degrees in [0, 360)), saturation and value (both in [0, 1]).
 
     Args:
         image: `[B, 3, H, W]`, RGB in [0, 1].
 
     Returns:
-        `[B, 3, H, W]`; a grey pixel has hue 0, a black one also saturation 0.
+        `[B, 3, H, W]`; grey pixels have hue 0, and black pixels also have saturation 0.
     """
     hue, chroma, value = hue_chroma_value(image)
     saturation = chroma / torch.where(value > 0, value, 1)
@@ -45,13 +45,13 @@ def hue_saturation_value(image: Tensor) -> Tensor:
 
 
 def red_green_blue(colour: Tensor) -> Tensor:
-    """Convert hue in degrees, saturation and value in [0, 1] back to RGB in [0, 1]; all `[B, 3, H, W]`."""
+    """Convert hue (degrees), saturation and value (both in [0, 1]) to RGB in [0, 1]; both images are `[B, 3, H, W]`."""
     hue, saturation, value = colour.unbind(dim=1)
     return rgb_of(hue / 60, value * saturation, value)
 
 
 def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, value: float) -> Tensor:
-    """Shift hue, saturation and value of each image by one random number each.
+    """Shift hue, saturation and value of each image by random amounts.
 
     Args:
         image: `[B, 3, H, W]`, RGB in [0, 1].

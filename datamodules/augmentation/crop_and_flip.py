@@ -1,4 +1,4 @@
-"""Random crop and mirroring of a batch on its own device, with random numbers of (seed, epoch, sample)."""
+"""Random crop and horizontal flip of a batch on its device; randomness is a function of (seed, epoch, sample)."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from datamodules.randomness.counter import sample_uniform
 
 
 def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = True) -> Tensor:
-    """Pad with zeros, crop back to size at a random place, and mirror half of the images.
+    """Zero-pad, crop back to the original size at a random position, and flip half of the images horizontally.
 
     Args:
         image: `[B, C, H, W]`, of any dtype.
-        uniform: `[B, 3]` in [0, 1): row, column and mirroring of each image.
+        uniform: `[B, 3]` in [0, 1): numbers that decide crop row, crop column and flip of each image.
         padding: pixels on each side; 0 for no crop.
-        flip: whether to mirror.
+        flip: whether to flip half of the images horizontally.
 
     Returns:
         `[B, C, H, W]`, of the same dtype.
@@ -39,11 +39,11 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop and mirroring of training images.
+    """Random crop and horizontal flip of training images.
 
     Args:
         crop_padding: zero padding before the random crop back to size, in pixels; 0 for no crop.
-        flip: whether to mirror half of the images.
+        flip: whether to flip half of the images horizontally.
 
     Raises:
         ValueError: if `crop_padding` is negative.
@@ -56,7 +56,7 @@ class Augmentation:
         at_least(0, crop_padding=self.crop_padding)
 
     def apply(self, image: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """Augment images `[B, C, H, W]` of any dtype, with random numbers of (seed, epoch, index)."""
+        """Augment images `[B, C, H, W]` of any dtype, with randomness that is a function of (seed, epoch, index)."""
         if not (self.crop_padding or self.flip):
             return image
         return crop_and_flip(image, sample_uniform(seed, epoch, index, count=3), self.crop_padding, self.flip)

@@ -1,4 +1,4 @@
-"""Random scale, crop, colours and mirroring of photographs with their masks."""
+"""Random scale, crop, colour jitter and horizontal flip of photographs with their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ FILL = (124, 116, 104)
 
 
 class Placed(NamedTuple):
-    """A square crop of a scaled image, which may reach beyond it."""
+    """A square crop of a scaled image; the square may extend beyond the image."""
 
     height: int
     """Height of the scaled image, in pixels."""
@@ -33,20 +33,20 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskAugmentation:
-    """Randomly scale, crop or pad to a square, change colours, and mirror.
+    """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    Padding has ImageNet's mean colour and ignored labels. As the ADELE authors' code for PASCAL VOC, except that images
-    are resized with antialiasing, masks use the nearest pixel centre, colour changes are not rounded to integers, and
-    the padding changes colour, too.
+    Padding has ImageNet's mean colour, and its labels are ignored. Follows the ADELE authors' code for PASCAL VOC,
+    except that images are resized with antialiasing, masks use the nearest pixel centre, colour changes are not rounded
+    to integers, and the padding changes colour, too.
 
     Args:
         crop_size: side of a training image, in pixels.
-        min_scale: least scale factor.
-        max_scale: greatest scale factor.
-        hue: maximal hue shift, in degrees; the authors' 10 steps of OpenCV's 180 are 20.
-        saturation: maximal change of saturation, in [0, 1]; the authors' is 10/255.
-        value: maximal change of value, in [0, 1]; the authors' is 10/255.
-        flip: whether to mirror half of the images.
+        min_scale: smallest scale factor.
+        max_scale: largest scale factor.
+        hue: maximal hue shift, in degrees; the authors use 10 of OpenCV's 180 hue steps, which are 20 degrees.
+        saturation: maximal change of saturation, in [0, 1]; the authors use 10/255.
+        value: maximal change of value, in [0, 1]; the authors use 10/255.
+        flip: whether to flip half of the images horizontally.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -73,7 +73,7 @@ class MaskAugmentation:
         return self.crop_size, self.crop_size
 
     def place(self, height: int, width: int, uniform: Sequence[float]) -> Placed:
-        """Place the square by three uniform numbers in [0, 1): scale, row and column."""
+        """Choose scale, row and column of the square from three uniform numbers in [0, 1)."""
         scale = self.min_scale + uniform[0] * (self.max_scale - self.min_scale)
         scaled = [max(round(side * scale), 1) for side in (height, width)]
         begin = [
@@ -98,7 +98,7 @@ class MaskAugmentation:
         return square
 
     def mask(self, mask: Tensor, placed: Placed) -> Tensor:
-        """Crop a mask `[H, W]` by the nearest source pixel; 255 in the padding."""
+        """Crop a mask `[H, W]` by nearest-neighbour sampling; the padding is 255."""
         square = torch.full(self.shape, IGNORED, dtype=torch.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         row = (torch.arange(rows.start, rows.stop) + placed.top + 0.5) * (mask.shape[0] / placed.height)
@@ -108,11 +108,11 @@ class MaskAugmentation:
         return square
 
     def _overlap(self, begin: int, length: int) -> slice:
-        """Find the scaled image's part of the square, along one side."""
+        """Find, along one axis, the part of the square that the scaled image covers."""
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
-        """Change colours and mirror a batch's images and masks, with random numbers of (seed, epoch, index)."""
+        """Jitter colours and flip images and masks of a batch, as a function of (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)

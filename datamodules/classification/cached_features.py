@@ -1,7 +1,8 @@
-"""Features of a frozen network in place of images, computed once and kept on disk.
+"""Features of a frozen network, used in place of images; computed once and cached on disk.
 
 Tuning on top of a frozen encoder reads the same features in every epoch, and in every run over seeds, noise rates or
-methods. A head is then trained in minutes on a CPU, and the encoder may be one that can only be asked for features.
+methods. With cached features, a head trains in minutes on a CPU, and the encoder may be a black box that only returns
+features.
 """
 
 import hashlib
@@ -33,11 +34,10 @@ PROBED_IMAGES = 64
 
 
 class FeatureSource(ImageSource):
-    """Features in place of images: pass 0 without augmentation, then the augmented passes.
+    """Features in place of images: pass 0 is without augmentation, later passes are augmented.
 
     Args:
-        source: images that they are of, asked for all else that a source knows; the names of a million files are Python
-            strings only while somebody looks at them.
+        source: source of the images; provides everything else, such as names, which are not copied.
         feature: `[1 + passes, N, D]`.
     """
 
@@ -59,14 +59,14 @@ class FeatureSource(ImageSource):
         return self.source.image_for_noise
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Give features `[B, D]`; a number in [0, 1) for each row chooses among its augmented passes."""
+        """Return features `[B, D]`; a number in [0, 1) per row selects one of its augmented passes."""
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
             passes = 1 + (uniform[:, 0] * (len(self.feature) - 1)).long().numpy()
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Choose among the passes that the first view does not have, each as likely as the others."""
+        """Select one of the passes that the first view does not use, with equal probability."""
         passes = len(self.feature) - 1
         away = 1 + (second * (passes - 1)).long()
         return (((first * passes).long() + away) % passes + 0.5) / passes
@@ -75,7 +75,8 @@ class FeatureSource(ImageSource):
 def source_fingerprint(source: ImageSource) -> str:
     """Compute the digest of a set.
 
-    It covers all labels, and the pixels of images in memory, or names, sizes and times of files and the pixels of 64.
+    It covers all labels, and the pixels of images in memory; for files it covers names, sizes, modification times and
+    the pixels of 64 images.
     """
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.data_range}\n".encode())
@@ -94,37 +95,39 @@ def source_fingerprint(source: ImageSource) -> str:
 
 
 class CachedFeatures(ImageSet):
-    """Any set of labelled images, as the features `[B, D]` that a frozen network gives for them.
+    """Any dataset of labelled images, represented by the features `[B, D]` of a frozen network.
 
-    The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
-    the cache has the digest of the network's classes, attributes and weights (`module_hash`) and of
-    the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry.
-    Split, label noise and order do not count, and runs over seeds and noise rates share an entry; a set that draws its
-    images from the seed, as with foreign images among them, has one for each draw. Images in files are recognised by
-    all their labels, names, sizes and times of modification and the pixels of 64 of them: of a copy that has other
-    times, the features are computed again.
+    The network processes a dataset once, when it is first needed, sharded over ranks. A cache entry is named by a
+    digest of the network's classes, attributes and weights (`module_hash`), of the images, the labels and the
+    augmentation. Another network, dataset, crop or number of passes therefore creates another entry. Split, label noise
+    and order are not part of the digest, so runs over seeds and noise rates share an entry. A dataset that samples
+    images by seed, as with open-set label noise, has one entry per seed. Image files are identified by their labels,
+    names, sizes and modification times, and the pixels of 64 of them. The features of a copy with other modification
+    times are therefore computed again.
 
-    The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
-    `torch.nn.Identity` for its encoder. With `data.second_view`, the second features of a training image are those of
-    another pass.
+    Train the head with a module whose network takes features, such as `lightning_modules.noisy_labels.nmtune.NMTune`
+    with the encoder `torch.nn.Identity`. With `data.second_view`, the second view of a training image uses the features
+    of another pass.
 
     Args:
-        images: data set that the features are of.
-        encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it is put in evaluation mode.
-        num_features: number of features of an image, D.
-        augmented_passes: features of so many random views of each training image are kept, and every epoch takes one of
-            them; with 0 it takes those of the image without augmentation, which are always kept for evaluation.
-        augmentation: random crop and mirror of the views, besides the random crop of images in files.
-        augmentation_seed: random seed of the views; not that of the run, as all runs share them.
-        encoder_batch_size: images that the encoder gets at once in each process.
+        images: dataset whose features are computed.
+        encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it runs in evaluation mode.
+        num_features: number of features per image, D.
+        augmented_passes: number of random augmentations of each training image whose features are cached; each epoch
+            uses one of them. With 0, training uses the features without augmentation, which are always cached for
+            evaluation.
+        augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.
+        augmentation_seed: random seed of the augmentations; independent of the run's seed, since all runs share the
+            cache.
+        encoder_batch_size: batch size of the encoder on each rank.
         dtype: type of the features on disk.
-        cache_dir: folder of the cache, which all processes see.
-        num_workers: loader processes that read images; None takes one for each free core, up to 8, and none for images
-            in memory.
+        cache_dir: cache folder, visible to all ranks.
+        num_workers: DataLoader workers that read images; None means one per free core, at most 8, and 0 for images in
+            memory.
 
     Raises:
-        ValueError: if an argument is out of range, or the encoder gives features of another number, an infinite or
-            undefined value, or one that `dtype` can not hold.
+        ValueError: if an argument is out of range, or if the encoder returns another number of features, a value that
+            is not finite, or a value that `dtype` cannot represent.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class CachedFeatures(ImageSet):
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:
-        """Take whole batches, so that a batch is the same whoever computes it; enough parts for many processes."""
+        """Split rows into many parts of whole batches, so that batches do not depend on the number of ranks."""
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
         return batch * min(batches, max(ROWS_PER_PART // batch, 1))
@@ -234,7 +237,7 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute the features of parts, each given as number, pass (0 is without augmentation) and first row."""
+        """Compute the features of parts, given by number, pass (0 means no augmentation) and first row."""
         if not parts:
             return
         self.encoder.to(self.device)

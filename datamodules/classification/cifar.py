@@ -27,7 +27,8 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
 
     Raises:
-        ValueError: if a file is damaged or lacks a column, or images differ in size; names the file or folder.
+        ValueError: if a file is damaged or lacks a column, or images differ in size; the message names the file or
+            folder.
     """
     import pyarrow.parquet
 

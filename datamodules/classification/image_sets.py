@@ -1,6 +1,6 @@
-"""The interface of data sets of labelled images: a plain object that reads its splits, and knows nothing of batches.
+"""Interface of datasets of labelled images: plain objects that read their splits, independent of batching.
 
-A new data set is a subclass of `ImageSet` with `num_classes`, `image_shape` and the two methods `training` and `test`.
+A new dataset is a subclass of `ImageSet` with `num_classes`, `image_shape` and the two methods `training` and `test`.
 `LabelledImages` does the rest: label noise, validation split, batches and augmentation.
 """
 
@@ -20,31 +20,31 @@ from datamodules.files.text_files import read_text
 from datamodules.sets import Source, SplitSet
 
 UNKNOWN = -1
-"""The label of an image that belongs to no class."""
+"""Label of an out-of-distribution image."""
 
 
 class ImageSource(Source, ABC):
-    """The images of one split, wherever they are kept."""
+    """The images of one split, wherever they are stored."""
 
     label: Tensor
-    """`[N]`, int64, as the data set gives it."""
+    """`[N]`, int64: the dataset's labels."""
     data_range: int = 255
-    """The stored value that stands for 1."""
+    """The stored value that corresponds to 1."""
     num_uniform: int = 0
-    """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
+    """Random numbers that `fetch` needs per training image; 0 if all augmentation is on the device."""
     clean_label: Tensor | None = None
-    """`[N]`, int64, of a source that knows the truth beside its labels: the true ones, -1 for an image of no class."""
+    """`[N]`, int64: true labels if known separately from `label`; -1 for an out-of-distribution image."""
     classes: Tensor | None = None
-    """`[k]`: the classes that the source has, where they are not all."""
+    """`[k]`: the classes that occur, if some are missing."""
 
     @property
     def names(self) -> list[str] | None:
-        """File names, `[N]`, where the images are files."""
+        """File names, `[N]`; None if the images are not files."""
         return None
 
     @property
     def image_for_noise(self) -> Tensor | None:
-        """All images, `[N, C, H, W]`, uint8 in 0...255 or float32 in [0, 1], for label noise that depends on them."""
+        """All images, `[N, C, H, W]`, uint8 in 0...255 or float32 in [0, 1], for instance-dependent label noise."""
         return None
 
     @abstractmethod
@@ -53,15 +53,15 @@ class ImageSource(Source, ABC):
 
         Args:
             row: positions of the images, `[B]`.
-            uniform: numbers in [0, 1), `[B, num_uniform]`, that place the random crop of a training image; None reads
-                an image whole or cuts out its centre.
+            uniform: numbers in [0, 1), `[B, num_uniform]`, that determine the random crop of each training image; None
+                reads whole images or centre crops.
 
         Returns:
             `[B, C, H, W]`, uint8 in 0...`data_range`.
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Give the numbers of a second view, of which `second`, `[B, num_uniform]`, are independent of the first's."""
+        """Return the random numbers of a second view; `second`, `[B, num_uniform]`, is independent of `first`."""
         return second
 
 
@@ -85,14 +85,14 @@ class ImagesInMemory(ImageSource):
 
 
 class ImageFiles(ImageSource):
-    """Images in files, decoded when they are asked for.
+    """Images in files, decoded on access.
 
     Args:
-        root: folder that the names are relative to.
-        names: one file each, `[N]`.
+        root: folder of the files.
+        names: file names relative to `root`, `[N]`.
         label: labels, `[N]`, int64.
-        crop: what is cut out of an image.
-        clean_label: true labels, `[N]`, where they are known beside the given ones.
+        crop: crop of each image.
+        clean_label: true labels, `[N]`, if known separately from the given ones.
     """
 
     def __init__(
@@ -127,16 +127,16 @@ class ImageFiles(ImageSource):
 
 
 def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> ImageFiles:
-    """Find the images in folders of one class each, which may be some of the classes.
+    """Find the images in folders of one class each; some classes may have no folder.
 
     Args:
-        split: folder that holds them.
-        folders: name and label of each.
-        num_classes: classes that there are; where the folders have fewer, the source says which.
-        crop: what is cut out of an image.
+        split: folder that contains the class folders.
+        folders: name and label of each class folder.
+        num_classes: total number of classes; if some have no folder, the source's `classes` lists those that do.
+        crop: crop of each image.
 
     Raises:
-        FileNotFoundError: if a folder holds no image.
+        FileNotFoundError: if a folder contains no image.
     """
     names, position = files_by_class(split, [folder for folder, _ in folders])
     label = torch.tensor([label for _, label in folders])
@@ -155,20 +155,20 @@ def listed_files(
     separator: str | None = None,
     num_classes: int | None = None,
 ) -> ImageFiles:
-    """Find the images that a list names, in lines of a file name and a label.
+    """Find the images of a list with a file name and a label per line.
 
     Args:
         file: the list.
-        root: folder that the file names are relative to.
-        crop: what is cut out of an image.
-        name: data set, for messages.
-        listed: classes that the list has.
-        separator: between file name and label; None takes white space.
-        num_classes: classes that are kept, the first ones; None keeps all.
+        root: folder of the images; the list's file names are relative to it.
+        crop: crop of each image.
+        name: name of the dataset, for error messages.
+        listed: number of classes in the list.
+        separator: text between file name and label; None means white space.
+        num_classes: keep only the first `num_classes` classes; None keeps all.
 
     Raises:
         FileNotFoundError: if the first image is missing.
-        ValueError: names the line that is something else, or the list if it is empty.
+        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
     """
     names, labels = read_list(file, listed, separator)
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
@@ -179,15 +179,15 @@ def listed_files(
 
 
 def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[list[str], list[int]]:
-    """Read a list of file names and labels, with white space or another separator between them.
+    """Read a list of file names and labels, separated by white space or another separator.
 
     Args:
         file: the list, in UTF-8.
         listed: classes that it lists: labels are 0 ... `listed` - 1.
-        separator: between file name and label; None takes white space.
+        separator: text between file name and label; None means white space.
 
     Raises:
-        ValueError: names the line that is something else, or the list if it is empty.
+        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
     """
     names, labels = [], []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -205,27 +205,27 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
 
 class OtherImages(ABC):
-    """Images that another data set takes in as images of none of its classes: to be detected, or as web noise."""
+    """Out-of-distribution images for another dataset: to be detected, or as open-set label noise."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download what is missing, if that was asked for. One process of a machine calls it."""
+        """Download missing files, if requested. One rank per machine calls it."""
 
     @abstractmethod
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
-        """Read the images, all with the label -1.
+        """Read the images, all labelled -1.
 
         Args:
-            image_shape: C, H, W of the other data set, which these images must have.
-            seed: random seed of what is drawn.
+            image_shape: C, H, W of the other dataset, which these images must match.
+            seed: random seed, for datasets that sample their images.
 
         Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if they are damaged or do not have that shape.
+            FileNotFoundError: if images are missing; the message names the expected path.
+            ValueError: if images are damaged or have another shape.
         """
 
 
 class ImageSet(SplitSet[ImageSource], OtherImages):
-    """A data set of labelled images. Its test images can be the images of no class of another set.
+    """A dataset of labelled images. Its test images can serve as out-of-distribution images for another dataset.
 
     Without validation images of its own, `validation_fraction` can hold some out of the training images.
     """
@@ -237,25 +237,25 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
     @property
     def has_test(self) -> bool:
-        """Tell whether there are test images; otherwise a share of the training images can be tested on."""
+        """Whether there are test images; without any, a fraction of the training images can be held out for testing."""
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:
-        """Take in what reading may depend on, and return the set itself. It is called before anything is read.
+        """Set the seed and device that reading may depend on, and return the dataset itself. Called before anything is
+        read.
 
         Args:
-            seed: random seed, for sets that are drawn.
-            device: where this process computes, for sets that are computed.
+            seed: random seed, for generated datasets.
+            device: device of this rank, for datasets that compute their samples.
         """
         return self
 
     def ood_test_sets(self) -> dict[str, ImageSource]:
-        """Read test images that are distributed differently from the training images, by name, with the same classes'
-        numbers."""
+        """Read shifted test sets by name, with the same class numbers as the training images."""
         return {}
 
     def shifted_labels(self) -> dict[str, Tensor]:
-        """Read the labels of `ood_test_sets` alone, to tell before training what is missing."""
+        """Read only the labels of `ood_test_sets`, to report missing data before training."""
         return {name: source.label for name, source in self.ood_test_sets().items()}
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
@@ -271,11 +271,11 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
 
 class NoisyImages(ImageSet):
-    """A set whose test images are noisy and rounded to whole grey levels, for a shifted test; the same for all seeds.
+    """A dataset with noisy test images, rounded to whole grey levels, as a shifted test set; the same for all seeds.
 
     Args:
-        images: the set, whose images are in memory.
-        noise: law of the noisy images, which are cut off to [0, 1].
+        images: dataset with images in memory.
+        noise: noise of the test images, which are then clipped to [0, 1].
         seed: random seed of the noise.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012): 1.28 million + 50,000 photographs of 1,000 classes, or of some of them."""
+"""ImageNet (ILSVRC 2012): 1.28 million training and 50,000 test photographs of 1,000 classes or fewer."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,7 +29,7 @@ NUM_FILES = 10
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
-    """The folder of a split of ImageNet, in a folder or its subfolder `imagenet` or `ILSVRC2012`.
+    """Find the folder of an ImageNet split, in a folder or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -44,30 +44,29 @@ def imagenet_split(directory: Path, split: str) -> Path:
 
 
 class ImageNet(ImageSet):
-    """ImageNet from the usual folders, `train/<wnid>` and `val/<wnid>`; `val` tests.
+    """ImageNet from the usual folders, `train/<wnid>` for training and `val/<wnid>` for testing.
 
-    Shifted test sets are folders with one folder for each class in them, which is called by its wnid (ImageNet-R, -A,
-    -Sketch), by the number of its class in the order of the 1,000 wnids (ImageNet-V2), or by a name of its own that
-    `class_maps` translates (ObjectNet). Folders of classes that `classes` leaves out are left out. A set that has only
-    some of the classes says so, and predictions are then among them.
+    A shifted test set is a folder with one subfolder per class. The subfolder's name is the wnid (ImageNet-R, -A,
+    -Sketch), the class number in the order of the 1,000 wnids (ImageNet-V2), or another name that `class_maps`
+    translates (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a set with only some of the
+    classes, predictions are restricted to these.
 
     Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
 
     Args:
-        data_dir: folder that holds `train` and `val`; None looks where NOISEWORKS_DATA points.
-        classes: a number takes so many classes, first in the order of their wnids (50 are those of mini-WebVision); a
-            text file with one wnid in each line takes those (ImageNet-100); None takes all 1,000. They are numbered in
-            the order of their wnids.
-        image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
-            None takes 256/224 of `image_size`.
-        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
-            for testing, but at a random place.
-        shifted: folder of each shifted test set by the name that metrics give it, relative to `data_dir`; None has no
-            such sets.
-        class_maps: for shifted sets whose folders have names of their own, by the set's name: a text file, relative to
-            `data_dir`, whose lines are `<wnid> <folder>`; folders that it does not list are left out.
+        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
+        classes: a number n keeps the first n classes in wnid order (50 for mini-WebVision); a text file with one wnid
+            per line keeps those (ImageNet-100); None keeps all 1,000. Classes are numbered in wnid order.
+        image_size: height and width of the network's input images, in pixels.
+        resize: length that the short side of validation and test images is resized to before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
+            resizing as in testing, then a crop at a random position.
+        shifted: shifted test sets: maps the name used in metrics to the folder, relative to `data_dir`; None means
+            none.
+        class_maps: for shifted sets with other subfolder names: maps the set's name to a text file, relative to
+            `data_dir`, with lines `<wnid> <folder>`; unlisted subfolders are ignored.
 
     Raises:
         FileNotFoundError: if a folder or a map is missing or empty.
@@ -133,7 +132,7 @@ class ImageNet(ImageSet):
 
 
 def listed_classes(file: Path) -> list[str]:
-    """Reads a list of wnids, the first word of each line; sorted.
+    """Read a list of wnids, the first word of each line, and sort it.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -175,11 +174,11 @@ def _is_wnid(name: str) -> bool:
 
 
 def read_class_map(path: Path) -> dict[str, str]:
-    """Read which wnid each folder is, from lines `<wnid> <folder>`.
+    """Read the wnid of each folder from lines `<wnid> <folder>`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: names the line that is something else.
+        ValueError: if a line is invalid; the message names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
@@ -193,14 +192,14 @@ def read_class_map(path: Path) -> dict[str, str]:
 
 
 def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8, and what it says of labels, `[N]` or none.
+    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8, and its labels, `[N]`, if it has any.
 
     Args:
-        file: a pickle of a dictionary with `data`, or an `.npz` with it: `[N, 3072]`, uint8, red, then green, then
-            blue; and with `labels`, where it has them.
+        file: a pickled dictionary or an `.npz` file with `data`, `[N, 3072]`, uint8, all red values, then green, then
+            blue, and optionally `labels`.
 
     Raises:
-        ValueError: if the file is damaged or holds anything else.
+        ValueError: if the file is damaged or contains anything else.
     """
     try:
         if file.suffix == ".npz":
@@ -222,16 +221,16 @@ def read_batch(file: Path) -> np.ndarray:
 
 
 class ImageNet32(OtherImages):
-    """ImageNet at 32 x 32 pixels, as images of no class of another set.
+    """ImageNet at 32 x 32 pixels, as out-of-distribution images for another dataset.
 
-    The files are `train_data_batch_1` to `train_data_batch_10`, pickles or `.npz`, as distributed.
+    The files are `train_data_batch_1` to `train_data_batch_10`, as distributed, either pickles or `.npz`.
 
     Source: Chrabaszcz, Loshchilov and Hutter, A Downsampled Variant of ImageNet as an Alternative to the CIFAR
     datasets, 2017, arXiv 1707.08819.
 
     Args:
-        data_dir: folder that holds them, or `imagenet32` with them; None looks where NOISEWORKS_DATA points.
-        num_files: number of files that are read, the first ones, in 1...10; all take 4 GB.
+        data_dir: folder that contains the files, directly or in `imagenet32`; None means the NOISEWORKS_DATA directory.
+        num_files: read only the first `num_files` files, in 1...10; all ten take 4 GB.
 
     Raises:
         ValueError: if `num_files` is out of range.
@@ -271,14 +270,14 @@ def batch_file(root: Path, name: str) -> Path:
 
 
 class LabelledImageNet32(ImageSet):
-    """Downsampled ImageNet, from `train_data_batch_1` to `_10` and `val_data`, pickles or `.npz`; `val_data` tests.
+    """Downsampled ImageNet: `train_data_batch_1` to `_10` for training and `val_data` for testing, pickles or `.npz`.
 
     Source: Chrabaszcz, Loshchilov and Hutter, A Downsampled Variant of ImageNet as an Alternative to the CIFAR
     datasets, 2017, arXiv 1707.08819.
 
     Args:
-        data_dir: folder that holds them, or `imagenet32` with them; None looks where NOISEWORKS_DATA points.
-        num_files: number of training files that are read, the first ones, in 1...10; all take 4 GB.
+        data_dir: folder that contains the files, directly or in `imagenet32`; None means the NOISEWORKS_DATA directory.
+        num_files: read only the first `num_files` training files, in 1...10; all ten take 4 GB.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -307,7 +306,7 @@ class LabelledImageNet32(ImageSet):
 
 
 def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and their labels, which files count from 1 and we from 0."""
+    """Read images and labels; labels count from 1 in the files and from 0 here."""
     image, label = read_labelled_batch(file)
     if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
         raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")

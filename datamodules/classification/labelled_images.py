@@ -263,7 +263,7 @@ class LabelledImages(SeededBatches):
         """Read lists, folders and labels of all shifted test sets, so that missing data are reported before training.
 
         Raises:
-            FileNotFoundError: if a set is missing; names the expected path.
+            FileNotFoundError: if a set is missing; the message names the expected path.
             ValueError: if there are no shifted test sets, or one is damaged or has labels or images of the wrong shape.
         """
         labels = self._prepared(self.images).shifted_labels()

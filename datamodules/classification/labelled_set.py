@@ -189,7 +189,7 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         write: whether this rank writes the file if it is missing.
 
     Raises:
-        ValueError: if the file has other labels, files or another split; names the first row that differs.
+        ValueError: if the file has other labels, files or another split; the message names the first row that differs.
     """
     if not path.is_file():  # every rank that sees the file raises, so none waits for another
         if write:

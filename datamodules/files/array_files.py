@@ -43,7 +43,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or contains anything else; names the file.
+        ValueError: if it is damaged or contains anything else; the message names the file.
     """
     check_is_file(path)
     try:
@@ -69,7 +69,7 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, encrypted, no `.npz` file or lacks an array, or an array has another type,
-            declares a wrong size or exceeds the budget; names the file.
+            declares a wrong size or exceeds the budget; the message names the file.
     """
     check_is_file(path)
     try:

@@ -220,7 +220,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if it is damaged or contains anything else; names the file.
+        ValueError: if it is damaged or contains anything else; the message names the file.
     """
     try:
         check_is_file(path)

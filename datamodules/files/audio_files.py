@@ -28,7 +28,7 @@ def soundfile() -> Any:
     """Import soundfile, which reads and writes audio files.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; tells how to install it.
+        ModuleNotFoundError: if it is not installed; the message tells how to install it.
     """
     try:
         import soundfile

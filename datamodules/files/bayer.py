@@ -75,7 +75,7 @@ def checked(raw: RawImage, path: Path) -> RawImage:
     """Reject impossible levels and patterns.
 
     Raises:
-        ValueError: if they are invalid; names the file.
+        ValueError: if they are invalid; the message names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
         raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
@@ -100,7 +100,7 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
         pattern: colours of the top left cell, row by row.
 
     Raises:
-        ValueError: if its size or values do not agree with the arguments; names the file.
+        ValueError: if its size or values do not agree with the arguments; the message names the file.
     """
     size = path.stat().st_size
     if size != 2 * height * width:
@@ -116,7 +116,7 @@ def read_raw(path: Path) -> RawImage:
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
         ValueError: if the file is damaged, its filter is not a Bayer pattern (Fujifilm's X-Trans), or its levels or
-            pattern are impossible; names the file.
+            pattern are impossible; the message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -155,7 +155,7 @@ def find_raw(folder: Path, name: str) -> Path:
     """Find the raw image of a name, with any suffix.
 
     Raises:
-        FileNotFoundError: if there is none; names the expected files.
+        FileNotFoundError: if there is none; the message names the expected files.
     """
     for path in sorted(folder.glob(f"{name}.*")):
         if path.suffix.lower() in SUFFIXES:

@@ -24,7 +24,7 @@ def paired(
         what: what the files contain, for error messages.
 
     Raises:
-        ValueError: if a file has no counterpart; names the file.
+        ValueError: if a file has no counterpart; the message names the file.
     """
 
     def by_stem(names: Sequence[str]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def check_unpacked(path: Path, size: int) -> None:
         size: size of its content in memory, in bytes.
 
     Raises:
-        ValueError: if it exceeds the budget; states both sizes, the caller names the file.
+        ValueError: if it exceeds the budget; the message states both sizes, the caller names the file.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -57,7 +57,7 @@ def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> 
         what: name of one number, such as `label`.
 
     Raises:
-        ValueError: if a number is invalid; names the file, the value and its position, from 0.
+        ValueError: if a number is invalid; the message names the file, the value and its position, from 0.
     """
     found = np.asarray(values)
     if found.dtype.kind == "b" or (found.dtype.kind not in "iuf" and found.size):

@@ -25,7 +25,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
         ValueError: if the file is damaged or lacks the array, or the array is not numeric, is stored in another file or
-            unpacks to more than 1 GiB and 100 times the file's size; names the file.
+            unpacks to more than 1 GiB and 100 times the file's size; the message names the file.
     """
     check_is_file(path)
     try:
@@ -49,7 +49,8 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
-        ValueError: if the file is damaged or lacks the array, or a cell is not a numeric array in it; names the file.
+        ValueError: if the file is damaged or lacks the array, or a cell is not a numeric array in it; the message names
+            the file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))

@@ -25,7 +25,7 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFra
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or a column has text or missing values; names the column.
+        ValueError: if there are no rows, or a column has text or missing values; the message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
@@ -40,7 +40,7 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
         options: further arguments of `pandas.read_csv`.
 
     Raises:
-        ValueError: for any error of pandas; names the file.
+        ValueError: for any error of pandas; the message names the file.
     """
     import pandas as pd
 
@@ -101,7 +101,7 @@ def require_file(path: Path, name: str) -> None:
     """Reject a table path without a file.
 
     Raises:
-        FileNotFoundError: if the file does not exist; names the dataset and the path.
+        FileNotFoundError: if the file does not exist; the message names the dataset and the path.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that contains it")
@@ -116,7 +116,7 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or a column has text or missing values; names the column.
+        ValueError: if there are no rows, or a column has text or missing values; the message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
@@ -131,7 +131,7 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
         path: file of the table.
 
     Raises:
-        ValueError: if there are no rows, or a column is invalid; names the column.
+        ValueError: if there are no rows, or a column is invalid; the message names the column.
     """
     import pandas as pd
 
@@ -154,7 +154,7 @@ def refuse_constant(table: "pd.DataFrame", name: str) -> None:
     """Reject a table with a constant column, which cannot be standardised.
 
     Raises:
-        ValueError: if there is one; names the column.
+        ValueError: if there is one; the message names the column.
     """
     for column in table:
         if table[column].nunique() == 1:

@@ -23,7 +23,7 @@ def read_tensors(file: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, compressed, or contains anything else; names the file.
+        ValueError: if it is damaged, compressed, or contains anything else; the message names the file.
     """
     check_is_file(file)
     try:

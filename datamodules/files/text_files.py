@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has another encoding or is a pipe; names the file.
+        ValueError: if the file has another encoding or is a pipe; the message names the file.
     """
     check_is_file(path)
     try:
@@ -47,7 +47,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON, too large, no object or lacks a key; names the file.
+        ValueError: if it is not JSON, too large, no object or lacks a key; the message names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -67,7 +67,7 @@ def check_pretrained_json(folder: Path) -> None:
     """Check that the files of a local folder that transformers reads are JSON objects; does nothing without a folder.
 
     Raises:
-        ValueError: if a file is not; names the first one.
+        ValueError: if a file is not; the message names the first one.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

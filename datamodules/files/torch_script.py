@@ -73,7 +73,7 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or contains more than modules and tensors; names the file.
+        ValueError: if it is damaged or contains more than modules and tensors; the message names the file.
     """
     check_is_file(file)
     if not zipfile.is_zipfile(file):

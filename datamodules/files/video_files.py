@@ -34,7 +34,7 @@ def pyav() -> Any:
     """Import PyAV, which reads and writes videos.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; tells how to install it.
+        ModuleNotFoundError: if it is not installed; the message tells how to install it.
     """
     try:
         import av
@@ -47,7 +47,7 @@ def require_encoder(codec: str) -> str:
     """Return the encoder name of a codec.
 
     Raises:
-        ValueError: if this PyAV cannot write the codec; names it.
+        ValueError: if this PyAV cannot write the codec; the message names it.
     """
     av = pyav()
     try:
@@ -60,7 +60,7 @@ def facts_of(path: Path) -> VideoFacts:
     """Read size, frame rate and frame times of a video, without decoding it.
 
     Raises:
-        UnreadableVideo: if it cannot be read; names the file.
+        UnreadableVideo: if it cannot be read; the message names the file.
     """
     av = pyav()
     try:
@@ -94,7 +94,7 @@ def decoded(
         grey: return one luma channel instead of red, green and blue.
 
     Raises:
-        UnreadableVideo: if it cannot be decoded; names the file.
+        UnreadableVideo: if it cannot be decoded; the message names the file.
     """
     av, frames = pyav(), []
     try:

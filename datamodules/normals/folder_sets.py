@@ -25,7 +25,7 @@ def read_normals(path: Path) -> NDArray:
         `[3, H, W]`, uint8 or float32.
 
     Raises:
-        UnreadableImage: if the file is damaged or contains something else; names the file.
+        UnreadableImage: if the file is damaged or contains something else; the message names the file.
     """
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
@@ -71,7 +71,7 @@ def size_of(path: Path) -> tuple[int, int]:
     """Read height and width of an image from its header.
 
     Raises:
-        UnreadableImage: if it is damaged; names the file.
+        UnreadableImage: if it is damaged; the message names the file.
     """
     with opened_image(path) as image:
         return image.height, image.width

@@ -39,7 +39,7 @@ class NormalSet(ABC):
         """Return a split; a dataset without splits returns all its images for each.
 
         Raises:
-            FileNotFoundError: if the images are missing; names the expected path.
+            FileNotFoundError: if the images are missing; the message names the expected path.
             ValueError: if an image has no normals.
         """
 

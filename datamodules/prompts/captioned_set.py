@@ -48,7 +48,7 @@ class CaptionedSet(ABC):
         """Read the images.
 
         Raises:
-            FileNotFoundError: if they are missing; names the expected path.
+            FileNotFoundError: if they are missing; the message names the expected path.
             ValueError: if a file is damaged, or captions and images do not match.
         """
 

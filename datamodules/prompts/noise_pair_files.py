@@ -138,7 +138,7 @@ def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read noise and better noise, `[c, h, w]` each.
 
     Raises:
-        ValueError: if a file is damaged or lacks an array; names the file.
+        ValueError: if a file is damaged or lacks an array; the message names the file.
     """
     arrays = read_npz(path, optional=("arr_0", "arr_1"))
     if len(arrays) < 2:

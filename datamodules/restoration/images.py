@@ -30,7 +30,8 @@ class Images:
         scale: clean pixels per noisy pixel, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a noisy image does not match its clean one in size; names the image.
+        ValueError: if there is no image, or a noisy image does not match its clean one in size; the message names the
+            image.
     """
 
     names: Sequence[str]
@@ -69,7 +70,7 @@ class PairSet(ABC):
         """Read a split; a dataset without splits returns all its images for each.
 
         Raises:
-            FileNotFoundError: if the images are missing; names the expected path.
+            FileNotFoundError: if the images are missing; the message names the expected path.
             ValueError: if a file is damaged, or the dataset has no such split.
         """
 

@@ -117,7 +117,7 @@ def light_ratio(short: str, long: str) -> float:
     """Return the exposure ratio given by two of SID's file names, at most 300.
 
     Raises:
-        ValueError: if a name has no exposure time; names the file.
+        ValueError: if a name has no exposure time; the message names the file.
     """
     seconds = []
     for name in (short, long):

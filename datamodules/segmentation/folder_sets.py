@@ -35,7 +35,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
         `[channels, size, size]`, uint8.
 
     Raises:
-        UnreadableImage: if it is damaged; names the file.
+        UnreadableImage: if it is damaged; the message names the file.
     """
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
@@ -50,7 +50,7 @@ def read_mask(path: Path, size: int) -> Tensor:
         `[size, size]`, uint8, 0 and 1.
 
     Raises:
-        UnreadableImage: if it is damaged; names the file.
+        UnreadableImage: if it is damaged; the message names the file.
     """
     with opened_image(path, "a mask") as image:
         values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
@@ -65,7 +65,7 @@ def required_files(folder: Path, holds: str) -> list[str]:
     """List the image files of a folder, relative to it and sorted.
 
     Raises:
-        FileNotFoundError: if the folder is missing or has no image; states what it `holds`.
+        FileNotFoundError: if the folder is missing or has no image; the message states what it `holds`.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
@@ -94,7 +94,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
     """Find the mask of each image: the file of the same name with any suffix.
 
     Raises:
-        FileNotFoundError: if an image has no mask; names the first one.
+        FileNotFoundError: if an image has no mask; the message names the first one.
     """
     of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
     plain = stems(names, images)

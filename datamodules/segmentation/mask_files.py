@@ -147,7 +147,7 @@ def read_mask(path: Path) -> Tensor:
     """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
 
     Raises:
-        UnreadableImage: if it is damaged or a colour image; names the file.
+        UnreadableImage: if it is damaged or a colour image; the message names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)

@@ -115,7 +115,7 @@ def slices_of_folders(
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice no mask.
-        UnreadableImage: if a file is damaged; names the file.
+        UnreadableImage: if a file is damaged; the message names the file.
     """
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
     for path in sorted(images.iterdir()):
@@ -160,7 +160,7 @@ def read_slice(path: Path) -> np.ndarray:
     """Read a slice from a `.npy` file or a one-channel image file, `[H, W]`.
 
     Raises:
-        UnreadableImage: if it is damaged; names the file.
+        UnreadableImage: if it is damaged; the message names the file.
     """
     try:
         if path.suffix == ".npy":

@@ -27,7 +27,8 @@ class Recordings:
         table_name: file name of the table in the run directory.
 
     Raises:
-        ValueError: if there is no recording, or a noisy recording and its clean one differ in length; names it.
+        ValueError: if there is no recording, or a noisy recording and its clean one differ in length; the message names
+            it.
     """
 
     names: Sequence[str]
@@ -63,7 +64,7 @@ class SpeechSet(ABC):
         """Read a split.
 
         Raises:
-            FileNotFoundError: if recordings are missing; names the expected path.
+            FileNotFoundError: if recordings are missing; the message names the expected path.
             ValueError: if a file is damaged, or the dataset has no such split.
         """
 

@@ -42,7 +42,7 @@ def pyroomacoustics() -> Any:
     """Import pyroomacoustics, which simulates rooms.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; tells how to install it.
+        ModuleNotFoundError: if it is not installed; the message tells how to install it.
     """
     try:
         import pyroomacoustics

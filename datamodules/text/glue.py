@@ -127,7 +127,7 @@ def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = Fals
         The columns, with the line number of each row under `LINE`.
 
     Raises:
-        ValueError: if the file is damaged; names the line.
+        ValueError: if the file is damaged; the message names the line.
     """
     columns: dict[str, list[str]] = {}
     try:

@@ -149,7 +149,7 @@ class Windows:
         data: the DataModule, which defines how windows are cut and degraded.
 
     Raises:
-        ValueError: if a clip is shorter or smaller than a window; names the clip.
+        ValueError: if a clip is shorter or smaller than a window; the message names the clip.
     """
 
     def __init__(self, clips: Clips, data: ClipPairs) -> None:

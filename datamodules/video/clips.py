@@ -56,7 +56,7 @@ class Clips:
         in_memory: whether frames are in memory, so that DataLoader workers would not help.
 
     Raises:
-        ValueError: if there is no clip, or a clean clip does not match its noisy one; names the clip.
+        ValueError: if there is no clip, or a clean clip does not match its noisy one; the message names the clip.
     """
 
     names: Sequence[str]
@@ -98,6 +98,6 @@ class ClipSet(ABC):
         """Return the clips of a split; a dataset without splits returns all its clips for each.
 
         Raises:
-            FileNotFoundError: if files are missing; names the expected path.
+            FileNotFoundError: if files are missing; the message names the expected path.
             ValueError: if a file is damaged, or the dataset has no such split.
         """

@@ -30,7 +30,7 @@ class FolderFrames:
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: if a number is missing or occurs twice; names it.
+        ValueError: if a number is missing or occurs twice; the message names it.
         UnreadableImage: if the first frame cannot be read.
     """
 
@@ -67,7 +67,7 @@ def numbered_frames(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if a number is missing or occurs twice; names it.
+        ValueError: if a number is missing or occurs twice; the message names it.
     """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -100,7 +100,7 @@ class VideoFrames:
         channels: 1 to read luma only, or 3.
 
     Raises:
-        UnreadableVideo: if the file is damaged or not a video; names the file.
+        UnreadableVideo: if the file is damaged or not a video; the message names the file.
     """
 
     def __init__(self, path: Path, channels: int = 3) -> None:

@@ -31,7 +31,7 @@ class NoiseLibrary(NoiseSource):
 
         Raises:
             FileNotFoundError: if there are none.
-            ValueError: if a frame is missing or damaged; names the frame.
+            ValueError: if a frame is missing or damaged; the message names the frame.
         """
         if channels not in self._read:
             paths = named_clips(self.folder, "the noise library")

@@ -23,7 +23,7 @@ class ParquetShard:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is damaged or lacks a column; names the column and those that exist.
+        ValueError: if it is damaged or lacks a column; the message names the column and those that exist.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str) -> None:

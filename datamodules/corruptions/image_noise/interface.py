@@ -96,7 +96,7 @@ def check_level(name: str, level: Any, low: float, high: float, low_belongs: boo
     """Reject a noise level, or a range of levels, outside its domain.
 
     Raises:
-        ValueError: if an argument is invalid; names it.
+        ValueError: if an argument is invalid; the message names it.
     """
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1

@@ -16,7 +16,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
     """Reject out-of-range arguments of `smooth`.
 
     Raises:
-        ValueError: if an argument is invalid; names it.
+        ValueError: if an argument is invalid; the message names it.
     """
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
@@ -28,7 +28,7 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
     """Reject a grid with more cells per side than the image has pixels, and a kernel that reaches beyond the image.
 
     Raises:
-        ValueError: if an argument is invalid; names it.
+        ValueError: if an argument is invalid; the message names it.
     """
     side = min(image_shape[-2:])
     if grid > side:
