@@ -25,6 +25,7 @@ from PIL import Image
 from experiments.command_line import CommandLine
 from tests import BEGAN
 from tests.tiny_pipelines import (
+    save_flux,
     save_hunyuan_dit,
     save_stable_diffusion_3,
     save_text_to_image,
@@ -143,6 +144,12 @@ def hunyuan_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Stable Diffusion 3 pipeline."""
     return save_stable_diffusion_3(tmp_path_factory.mktemp("stable_diffusion_3"))
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny FLUX.1 pipeline that has a guidance embedding."""
+    return save_flux(tmp_path_factory.mktemp("flux"))
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,28 @@ def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -
     return folder / "saved"
 
 
+def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
+    """Save a FLUX.1 pipeline: images of 16 x 16, texts of 16 letters for CLIP."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tokenizer = save_tokenizer(folder, VOCABULARY, 16)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance_embeds,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    FluxPipeline(
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
+        text_encoder=text_encoder(VOCABULARY, 16), tokenizer=tokenizer,
+        text_encoder_2=t5_encoder(32), tokenizer_2=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
 def save_inpainting(folder: Path) -> Path:
     """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
     from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline

@@ -1,8 +1,9 @@
 """Pretrained diffusion pipelines: text to image in latent or pixel space, cached latents, and export."""
 
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
+from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
-__all__ = ["HunyuanDiT", "StableDiffusion3", "TextToImage", "diffusers_pipeline"]
+__all__ = ["Flux", "HunyuanDiT", "StableDiffusion3", "TextToImage", "diffusers_pipeline"]

@@ -17,6 +17,12 @@ from torch import Tensor
 from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
+JOINT_ATTENTION = tuple(
+    f"attn.{name}"
+    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+)
+"""Projections of image and text in joint attention, which diffusers' training scripts adapt."""
+
 
 class FlowTransformer(TextToImage):
     """A latent flow-matching transformer with its frozen autoencoder and text encoders; base class of the families.
@@ -75,10 +81,7 @@ class StableDiffusion3(FlowTransformer):
         "transformer": "SD3Transformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
-    default_lora_targets = tuple(
-        f"attn.{name}"
-        for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    )
+    default_lora_targets = JOINT_ATTENTION
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:

@@ -1,6 +1,6 @@
 """Latent text-to-image models of diffusers, Stable Diffusion and SDXL, as a network for methods to train or evaluate.
 
-Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py`.
+Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py` and `flux.py`.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 

@@ -11,7 +11,7 @@ adapters W + B A of its attention. The caption c is dropped for a fraction of th
 requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with
 d = min(decay, (1 + n) / (10 + n)) in update n.
 
-A flow-matching model, such as Stable Diffusion 3, predicts the velocity e - z:
+A flow-matching model, Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1],
 
@@ -23,6 +23,7 @@ positive mean of logit(t) favours noise.
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,

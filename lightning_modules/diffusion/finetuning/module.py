@@ -42,10 +42,10 @@ class DiffusionFineTuning(MethodModule):
     values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
-        network: `TextToImage`, `StableDiffusion3`, `PixelSpace` or `pixel_pipeline` of
+        network: `TextToImage`, `StableDiffusion3`, `Flux`, `PixelSpace` or `pixel_pipeline` of
             `lightning_modules.backbones.diffusion`.
         min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
-        flow: times and weights of flow matching, for `StableDiffusion3`; None takes the defaults of `FlowMatching`.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
         cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
@@ -78,7 +78,7 @@ class DiffusionFineTuning(MethodModule):
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
             raise TypeError(
-                "network must be a TextToImage, StableDiffusion3, PixelSpace or pixel_pipeline, got "
+                "network must be a TextToImage, StableDiffusion3, Flux, PixelSpace or pixel_pipeline, got "
                 f"{type(network).__name__}"
             )
         positive(min_snr_gamma=min_snr_gamma)
