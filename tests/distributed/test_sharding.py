@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
+from lightning_modules.diffusion.finetuning.sharding import blocks, refuse_to_go_on
 from tests.conformance.runs import rows, run, state, written
+from tests.tiny_pipelines import conditional_unet
 from tests.two_processes import in_two_processes
 
 STRATEGY = """{
@@ -41,3 +42,8 @@ def test_it_does_not_go_on() -> None:
     refuse_to_go_on(True, "test")
     with pytest.raises(ValueError, match="resume with one device or with ddp, which can load the same checkpoint"):
         refuse_to_go_on(True, "fit")
+
+
+def test_the_blocks_of_a_u_net_are_sharded_one_by_one() -> None:
+    unet = conditional_unet()
+    assert set(blocks(unet)) == {*unet.down_blocks, unet.mid_block, *unet.up_blocks}
