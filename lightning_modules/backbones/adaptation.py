@@ -49,7 +49,7 @@ def adapted(
         network: any network. For a `Normalized` network, the names below are relative to the network inside it.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         trainable: names of submodules that are trained, in float32, even if `tuning` is lora or frozen.
-        lora_rank: r; only with lora.
+        lora_rank: r, rank of the adapters; only with lora.
         lora_targets: names, or last parts of names, of the layers that get adapters; default: every `nn.Linear`.
         lora_alpha: the adapters are scaled by alpha / r; default: r.
         lora_dropout: dropout probability of an adapter's inputs.
@@ -214,9 +214,9 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
     """Keep only the inputs of a network's blocks, and recompute activations inside them during the backward pass.
 
-    The network's own implementation is used if it has one (diffusers, transformers, timm) and has no batch
-    normalisation. Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or
-    `nn.ModuleList`. Batch statistics are updated only once. A network without blocks raises an error.
+    If the network has its own implementation (diffusers, transformers, timm) and no batch normalisation, that is used.
+    Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or `nn.ModuleList`.
+    Batch statistics are updated only once. A network without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)

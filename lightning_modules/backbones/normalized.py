@@ -22,10 +22,10 @@ class Normalized(nn.Module):
 
     Args:
         network: takes normalised images `[B, C, H, W]`.
-        mean: one value per channel, or one for all, in pixel units; default: the value in the timm network's
-            `pretrained_cfg`.
-        std: one positive value per channel, or one for all, in pixel units; default: the value in the timm network's
-            `pretrained_cfg`.
+        mean: one value per channel, or one value for all channels, in pixel units; default: the value in the timm
+            network's `pretrained_cfg`.
+        std: one positive value per channel, or one value for all channels, in pixel units; default: the value in the
+            timm network's `pretrained_cfg`.
 
     Raises:
         ValueError: if `mean` or `std` is missing and the network defines none, if their lengths differ, or if a value

@@ -28,7 +28,8 @@ def layers_named(
 
     Args:
         network: any network.
-        patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` one.
+        patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` matches one
+            character.
         kinds: classes of the layers.
         key: name of the patterns in the configuration, for error messages.
 
@@ -116,7 +117,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer that shares another one's parameters, and computes with a function of its weight."""
+    """A linear layer that shares another layer's parameters, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -128,7 +129,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution that shares another one's parameters, and computes with a function of its weight."""
+    """A convolution that shares another layer's parameters, and computes with a function of its weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {

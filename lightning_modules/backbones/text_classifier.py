@@ -63,7 +63,7 @@ def transformers_classifier(
     """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
 
     Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer with
-    the first token of the class index 0, 1, ..., as in text-to-text training; these K tokens have the K logits. On the
+    the first token of the class index 0, 1, ..., as in text-to-text training; these K tokens give the K logits. On the
     meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:

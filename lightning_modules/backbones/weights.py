@@ -180,7 +180,7 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: any network; a `Normalized` one also accepts the keys of the network inside it.
+        network: any network; a `Normalized` network also accepts the keys of the network inside it.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
         prefix: keep only keys that start with it, and strip it: `network.` selects the network of a Lightning module.
         renamed: replacements for the beginnings of the remaining keys: `{fc.: linear.}` for the classifier of a ResNet

@@ -2,7 +2,7 @@
 
     L = mean (f(y_1) - y_2)^2
 
-for two noisy images y_1 and y_2 = x + n_2 with independent noise of mean zero. The cross term -2 (f(y_1) - x) n_2
+Here y_1 and y_2 = x + n_2 are two noisy images with independent noise of mean zero. The cross term -2 (f(y_1) - x) n_2
 vanishes in expectation, so the minimiser is E[x | y_1], as in training on clean images.
 
 Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
@@ -28,7 +28,7 @@ class Noise2Noise(RestorerSteps, MethodModule):
     """Train any network on two noisy images of each scene; the data provide the second one (`second_noisy`).
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.

@@ -70,7 +70,7 @@ class Noise2Void(RestorerSteps, MethodModule):
     """Train any network on single noisy images, with masked pixels.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         square: side of the squares; one pixel of each is masked. As in the paper, 8 masks 64 pixels of a 64 x 64 patch.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.

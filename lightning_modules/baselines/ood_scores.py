@@ -1,7 +1,7 @@
 """Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
 The package has some twenty published scores, of logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN, KLMatching)
-and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All share one forward pass.
+and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -138,7 +138,7 @@ def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.
 
     Args:
         name: class in `pytorch_ood.detector`.
-        given: its arguments.
+        given: arguments of the detector.
         head: the last linear layer.
     """
     try:

@@ -2,7 +2,7 @@
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 
-for noisy images y and clean ones x. It is the baseline for methods without clean images.
+Here y are noisy images, and x are clean images. It is the baseline for methods without clean images.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -32,7 +32,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
     """Train any network on pairs of noisy and clean images.
 
     Args:
-        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         loss: mean squared error (`mse`) or mean absolute error (`l1`).
         factor: upscaling factor of the clean image along each axis: the network receives the given images upscaled by
             bicubic interpolation.
@@ -67,7 +67,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Estimate the clean images of upscaled noisy ones, `[B, C, H, W]`."""
+        """Estimate clean images `[B, C, H, W]` from upscaled noisy images."""
         return self.network(noisy)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

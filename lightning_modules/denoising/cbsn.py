@@ -7,9 +7,9 @@ convolutions. On normalised patches x, with the sub-images S_s of stride s and t
 pixel of each 2 x 2 cell:
 
     L_blind = |S_5^-1 f_M(S_5 x) - x|,    L_self = |f(x) - x|,    L_inv = |R f(x) - stopgrad f_M(R x)|,
-    L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t,
+    L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t.
 
-where each |.| is a mean over elements. Inference uses f alone, at full resolution.
+Each |.| is a mean over elements. Inference uses f alone, at full resolution.
 
 Source: Jang, Lee, Park, Kim and Cho, Self-supervised Image Denoising with Downsampled Invariance Loss and Conditional
 Blind-Spot Network, ICCV 2023, arXiv 2304.09507. Losses, ramp and normalisation follow the authors' code.

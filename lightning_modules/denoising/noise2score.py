@@ -3,11 +3,10 @@
 A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. The image is perturbed once more and R
 predicts the perturbation (the loss of an amortised residual denoising autoencoder),
 
-    L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I),
+    L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I).
 
-whose minimiser is the score of y + sigma u; sigma is annealed during training. The clean image follows from the score
-s = R(y) in closed form, without a model of clean images (see the noise models of
-`datamodules.corruptions.image_noise`):
+The minimiser is the score of y + sigma u. During training, sigma is annealed. The clean image follows from the score s
+= R(y) in closed form, without a model of clean images (see the noise models of `datamodules.corruptions.image_noise`):
 
     Gaussian   y = x + n, n ~ N(0, v)                x = y + v s(y)
     Poisson    z ~ Poisson(x / zeta), y = zeta z     x = (y + zeta / 2) exp(s(z)),   s = d log p(z) / dz

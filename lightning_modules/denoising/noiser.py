@@ -74,7 +74,7 @@ def squared_variation(image: Tensor) -> Tensor:
 
 
 def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute the PSNR after scaling each image to the mean brightness of the clean one."""
+    """Compute the PSNR after scaling each image to the mean brightness of the clean image."""
     means = (each.mean(dim=(1, 2, 3), keepdim=True) for each in (clean, image.clamp(0, 1)))
     return psnr(image * (next(means) / next(means).clamp(min=1e-6)), clean, protocol)
 

@@ -4,10 +4,10 @@ The p^2 pixels of each p x p cell go to p^2 sub-images in a random order, sample
 noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next one, so that the
 difference between the two acts as a perturbation:
 
-    L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|,
+    L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 
-a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in their fixed order; a second
-pass at full resolution (E) removes the remaining checkerboard artefacts.
+The loss is a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in their fixed order;
+a second pass at full resolution (E) removes the remaining checkerboard artefacts.
 
 Source: Pan, Liu, Liao, Cao and Ren, Random Sub-Samples Generation for Self-Supervised Real Image Denoising, ICCV 2023,
 arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and E takes the unclipped first result. Images

@@ -5,9 +5,8 @@ it adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-where x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the variant
-that RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has
-timesteps.
+Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the variant that
+RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.

@@ -5,7 +5,7 @@ from t to s it adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-where x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. For
+Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. For
 masks, known pixels of x^ are taken from y, and only the others are guided.
 
 This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high

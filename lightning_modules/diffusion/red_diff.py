@@ -5,10 +5,10 @@ deviation sigma. The KL divergence from the posterior has one term per timestep 
 needs no derivative of the network. Each timestep, from the noisiest to the cleanest, takes one Adam step on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
-    x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I),
+    x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
 
-where r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f a weighting, by default r itself, and sg
-the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
+Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting, by default r itself, and sg
+is the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
 
 As in the authors' code, squares and products are averaged over an image's values, so that lambda does not depend on the
 size of the measurement. Departures: the code also averages over the batch, whereas here each image has its own loss, so
@@ -66,7 +66,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         operator: H.
         image: x, `[B, C, H, W]` in [-1, 1].
         error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is detached.
-        weight: lambda f(r_t).
+        weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)
     regularisation = (error.detach() * image).flatten(1)

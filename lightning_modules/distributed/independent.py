@@ -52,7 +52,7 @@ class Hosted(nn.Module):
         """The models hosted by this rank."""
 
     def deal(self) -> None:
-        """Keep only the rows of this rank. Called before training, testing or prediction.
+        """Keep only the rows of this rank. This is called before training, testing or prediction.
 
         Raises:
             ValueError: if a rank would have no rows.

@@ -7,7 +7,7 @@ hold 5.2 GB in float32, and half as much in float16. Each step exchanges only th
 numbers.
 
 This is neither a parameter nor a buffer, since DDP would overwrite the shards with rank 0's. The checkpoint holds all
-rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers them on the CPU, some rows at a time.
+rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers all rows on the CPU, in chunks.
 """
 
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class PerSample:
         dtype: torch.dtype = torch.float32,
         exchange: torch.device | str | None = None,
     ) -> "PerSample":
-        """Start training: rows are those given to `restore`, or zero.
+        """Start training with the rows given to `restore`, or with zeros.
 
         Args:
             num_samples: N, samples of the training set.
@@ -125,8 +125,8 @@ class PerSample:
         All ranks must call it in the same step, each with its shard of the batch as given by `GlobalBatches`.
 
         Args:
-            index: `[b]`, int64: samples on this rank; none occurs twice in the global batch.
-            value: `[b, K]`: this rank's values for them, without gradient.
+            index: samples on this rank, `[b]`, int64; none occurs twice in the global batch.
+            value: this rank's values for these samples, `[b, K]`, without gradient.
             rule: `(old rows, values) -> new rows`, row by row.
             global_batch_size: samples of the batch over all ranks; needed with more than one rank.
 

@@ -2,9 +2,9 @@
 
 NT-Xent of SimCLR: each view of an image must identify the image's other view among all other views of the batch.
 
-    L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a,
+    L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a.
 
-over the 2B views of a batch, with |h| = 1.
+Sums run over the 2B views of a batch, and |h| = 1.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709, equation 1.

@@ -53,7 +53,7 @@ class SoftLabels:
     """Soften labels by mixup, CutMix and label smoothing.
 
     Each batch is mixed by one of mixup and CutMix, with equal probability if both are on. A sample's partner is the
-    one before it.
+    sample before it.
 
     Args:
         mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
@@ -101,7 +101,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
     Args:
         logits: logits of the images, mixed or not.
         target: labels, int64, or probabilities from `SoftLabels`.
-        binary: use binary cross-entropy for each class, averaged over classes, too.
+        binary: use binary cross-entropy for each class, averaged over classes and samples.
         all_right: with `binary`, the target is 1 for every class in the image, instead of its probability; needs
             `SoftLabels` without smoothing.
     """
@@ -112,7 +112,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each sample with the one before it in the global batch.
+    """Mix each sample with the sample before it in the global batch.
 
     The transform mixes neighbours within its input, so this rank's samples are placed after their partners.
     """

@@ -2,7 +2,7 @@
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
-over samples in batches, weighted by the number of samples, and all-reduced over ranks. L does not include weight decay,
+Batches are weighted by their numbers of samples, and sums are all-reduced over ranks. L does not include weight decay,
 whose coefficient would be added to every eigenvalue. Attention runs without fused kernels, which have no second
 derivative.
 """

@@ -1,9 +1,9 @@
 """Metrics of a confidence that should be higher for in-distribution inputs than for others.
 
-AUROC: probability that an in-distribution input has a higher confidence than another one; ties count half.
-AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the other
-inputs as positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that
-accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
+AUROC: probability that an in-distribution input has a higher confidence than another input; ties count half. AUPR in:
+average precision with the in-distribution inputs as positives. AUPR out: average precision with the other inputs as
+positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that accepts 95 %
+of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
 With N in-distribution inputs, the TNR threshold is their k-th lowest confidence, with 1 - k/N closest to .95.
 As in the authors' code, other inputs tied with the threshold do not count as below it.
@@ -37,7 +37,7 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs.
         other: `[M]`, confidence of the other inputs.
-        true_positive_rate: in (0, 1].
+        true_positive_rate: true positive rate that sets the threshold, in (0, 1].
 
     Returns:
         `[]`, float64; 0 if the in-distribution inputs are so few that the closest TPR is 1.
@@ -59,7 +59,7 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
         other: `[M]`, confidence of the other inputs, without NaN.
 
     Raises:
-        ValueError: if one of them is empty or has a NaN.
+        ValueError: if one of the tensors is empty or has a NaN.
     """
     for name, value in (("in-distribution", in_distribution), ("other", other)):
         if len(value) == 0 or bool(value.isnan().any()):
@@ -83,10 +83,10 @@ class DetectionResult:
 
     Args:
         target: name of the dataset to detect.
-        index: `[N + M]`, int64: position of each input in its own dataset.
-        is_target: `[N + M]`, bool: whether the input should be detected.
-        is_validation: `[N + M]`, bool: whether the input may have been used for tuning; metrics leave it out.
-        confidence: `[N + M]` for each method.
+        index: position of each input in its own dataset, `[N + M]`, int64.
+        is_target: whether an input should be detected, `[N + M]`, bool.
+        is_validation: whether an input may have been used for tuning, and is left out of metrics; `[N + M]`, bool.
+        confidence: confidence of each input, `[N + M]`, by method.
         epsilon: chosen magnitude of input pre-processing for each method that has it, in pixel units.
         num_neighbours: chosen number of neighbours for each method that has it.
     """

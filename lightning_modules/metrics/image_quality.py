@@ -3,8 +3,8 @@
     PSNR = -10 log10 mean (x - y)^2,
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
-for images in [0, 1]. The mean of squares is over pixels and channels jointly. Means m, variances and the covariance s
-are computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 =
+Images are in [0, 1]. The mean of squares runs over all pixels and channels. Means m, variances and the covariance s are
+computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 =
 0.03^2; the SSIM of a colour image averages the channels. A dataset's value is the mean over its images.
 
 Three protocols are in use. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the estimate to
@@ -99,13 +99,13 @@ BUILT_IN: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
 class ImageQuality(MeasuredItems):
     """Measures of a dataset's images, a row per image, and their means over all ranks.
 
-    A module owns one; it has no state in checkpoints.
+    A module owns one instance; it has no state in checkpoints.
 
     Args:
         protocol: preprocessing of estimates; degraded images are measured unchanged.
 
     Raises:
-        ValueError: if there is no such protocol.
+        ValueError: if the protocol is unknown.
     """
 
     def __init__(self, protocol: EvaluationProtocol = "rounded") -> None:

@@ -2,8 +2,9 @@
 
     H Q = Q T + remainder,   T = U diag(theta) U^T,   weights gamma_i = U_1i^2
 
-from a unit vector q, using only products H v. The Ritz values theta_i and weights gamma_i are nodes and weights of a
-Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below 2m.
+The iteration starts from a unit vector q, and uses only products H v. The Ritz values theta_i and weights gamma_i are
+nodes and weights of a Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below
+2m.
 
 Source: Golub and Meurant, Matrices, Moments and Quadrature, 1994; Granziol et al., JMLR 2022, arXiv 2006.09092.
 """

@@ -9,7 +9,8 @@ from datamodules.distributed.collectives import all_gather
 
 
 class MeasuredItems:
-    """Collect metrics of individual items, batch by batch. A module owns one; checkpoints do not include it."""
+    """Collect metrics of individual items, batch by batch. A module owns one instance; checkpoints do not include
+    it."""
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []

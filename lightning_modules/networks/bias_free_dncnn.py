@@ -2,7 +2,7 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
-with 3 x 3 kernels without bias. s is a channel's standard deviation over the batch in training, and its running average
+The 3 x 3 kernels have no bias. s is a channel's standard deviation over the batch in training, and its running average
 in evaluation. One network handles all noise levels, including those absent from training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free

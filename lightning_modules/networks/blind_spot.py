@@ -27,7 +27,7 @@ class CentreMaskedConvolution(nn.Conv2d):
 
     Args:
         channels: number of input and output channels.
-        kernel_size: an odd number.
+        kernel_size: height and width of the kernel; an odd number.
     """
 
     mask: Tensor
@@ -44,7 +44,7 @@ class CentreMaskedConvolution(nn.Conv2d):
 
 
 class DilatedModule(nn.Module):
-    """A 3x3 dilated and a 1x1 convolution, added to their input."""
+    """A 3x3 dilated convolution and a 1x1 convolution, whose output is added to the input."""
 
     def __init__(self, channels: int, dilation: int, last_relu: bool) -> None:
         super().__init__()

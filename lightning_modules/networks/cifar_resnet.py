@@ -19,7 +19,7 @@ def subsampled(image: Tensor, out_channels: int) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        out_channels: at least C.
+        out_channels: number of output channels, at least C.
 
     Returns:
         `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with equally many zero channels before and after
@@ -60,7 +60,7 @@ class CIFARResNet(nn.Module):
     """ResNet-20, 32, 44, 56, 110, ...: maps normalised images to logits.
 
     Args:
-        depth: 6n + 2.
+        depth: number of layers, 6n + 2.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
         shortcut: A, as He et al. use on CIFAR-10, or B, as in the ResNet-110 of the randomised-smoothing literature.

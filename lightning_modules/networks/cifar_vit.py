@@ -1,9 +1,9 @@
 """A small vision transformer for images of 32 x 32 pixels, trained from scratch.
 
-    z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls),
+    z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls).
 
-with attention softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension, a GELU g after both
-layers of the MLP, and patches embedded by a linear layer, in the order row, column, channel.
+Attention is softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension. A GELU g follows both
+layers of the MLP. Patches are embedded by a linear layer, in the order row, column, channel.
 
 Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), used in TrAct's paper; after Dosovitskiy
 et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
@@ -19,7 +19,7 @@ class Attention(nn.Module):
 
     Args:
         width: D, length of a token.
-        num_heads: divides `width`.
+        num_heads: number of attention heads; divides `width`.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:

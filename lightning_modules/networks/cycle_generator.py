@@ -47,7 +47,7 @@ class ResNetGenerator(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: C'.
+        out_channels: number of output channels, C'.
         width: channels at full resolution, 64 in the paper.
         num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
 
@@ -85,7 +85,7 @@ class UNetGenerator(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: C'.
+        out_channels: number of output channels, C'.
         width: channels after the first downsampling; they double up to eight times that.
         num_downsamplings: number of downsamplings; 7 for images of 256 x 256.
 

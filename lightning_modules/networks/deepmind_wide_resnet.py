@@ -1,8 +1,8 @@
 """The wide residual networks of published adversarially robust CIFAR classifiers.
 
-    a = act(BN(x)),   y = s + conv(act(BN(conv(a)))),
+    a = act(BN(x)),   y = s + conv(act(BN(conv(a)))).
 
-s = x inside a stage, and a (strided) 1x1 convolution of a if the number of channels changes. Unlike in
+Inside a stage s = x; if the number of channels changes, s is a (strided) 1x1 convolution of a. Unlike in
 `wide_resnet.py`, the activation can be chosen, and a strided convolution pads only below and to the right. Names follow
 the published state dicts, so that their weights load.
 
@@ -60,7 +60,7 @@ class DeepMindWideResNet(nn.Module):
     """WRN-depth-width for images of 32 x 32 pixels: maps normalised images to logits.
 
     Args:
-        depth: 6n + 4.
+        depth: number of layers, 6n + 4.
         width: widening factor.
         num_classes: number of logits, K.
         activation: `relu` or `silu`, which is also called Swish.

@@ -49,7 +49,7 @@ class DenseNetBC(nn.Module):
     The layers are `conv1`, `block1`, `transition1`, `block2`, `transition2`, `block3`, `bn`, `relu` and `linear`.
 
     Args:
-        depth: 6n + 4.
+        depth: number of layers, 6n + 4.
         num_classes: number of logits, K.
         growth: k.
         reduction: fraction of the channels that a transition keeps, in (0, 1].

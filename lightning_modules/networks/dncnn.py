@@ -2,7 +2,7 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, batch normalisation, ReLU), conv
 
-with 3 x 3 kernels, so that a pixel of the estimate depends only on pixels at most D away.
+Kernels are 3 x 3, so that a pixel of the estimate depends only on pixels at most D away.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -21,7 +21,7 @@ class DnCNN(nn.Module):
         depth: number of convolutions, D, at least 2.
         features: channels of the inner layers.
         batch_norm: use batch normalisation after the inner convolutions; otherwise they have biases.
-        residual: subtract the convolutions' result from the image; otherwise it is the output, R(y).
+        residual: subtract the convolutions' result R(y) from the image; otherwise R(y) is the output.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -4,7 +4,7 @@ From the state x_t, the degraded image mu and the time it computes, at each pixe
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
-and then passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
+Then h passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
 to mu; the authors' code, followed here, applies them to the fused features, and adds h twice.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing

@@ -2,8 +2,8 @@
 
     block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
 
-in the encoder at 28, 14, 7 and 3 pixels with 10, 20, 40 and 40 channels, and in the decoder with the encoder's features
-concatenated. c(t) has sines in its even columns and cosines in its odd ones, with frequency 10000^{-2j/100} for the
+The encoder has a b at 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. In the decoder, the encoder's features
+are concatenated. c(t) has sines in its even columns and cosines in its odd ones, with frequency 10000^{-2j/100} for the
 sine in column j and the cosine after it. The very last block has parameters of a normalisation, but does not apply it.
 
 Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer, with its parameter names. The fixed table

@@ -1,9 +1,9 @@
 """A wide residual network conditioned on the noise level, with group instead of batch normalisation.
 
-    y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))),
+    y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))).
 
-with an embedding e of log sigma by random Fourier features and two linear layers, and s = x average-pooled and padded
-with zero channels. Each image is standardised.
+Here e is an embedding of log sigma by random Fourier features and two linear layers, and s is x, average-pooled and
+padded with zero channels. Each image is standardised.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix I, with the layers of the authors' JAX code; Zagoruyko and Komodakis, Wide Residual Networks, BMVC
@@ -51,7 +51,7 @@ class NoiseConditionalWideResNet(nn.Module):
     """Map noisy images `[B, C, H, W]` and the standard deviations of their noise `[B]` to logits `[B, num_classes]`.
 
     Args:
-        depth: 6n + 4.
+        depth: number of layers, 6n + 4.
         width: widening factor, k: the stages have 16k, 32k and 64k channels.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.

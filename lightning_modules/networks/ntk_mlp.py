@@ -1,9 +1,9 @@
 """The multilayer perceptron in neural tangent kernel scaling, with a mean-field output.
 
-    z_1 = s(W_1 x / sqrt(d)),   z_{l+1} = s(W_{l+1} z_l / sqrt(h_l)),   f(x) = w . z_L / h_L,
+    z_1 = s(W_1 x / sqrt(d)),   z_{l+1} = s(W_{l+1} z_l / sqrt(h_l)),   f(x) = w . z_L / h_L.
 
-with all weights N(0, 1) and no biases; s is an activation divided by its root mean square under N(0, 1). Without hidden
-layers it is the perceptron f(x) = w . x / sqrt(d).
+All weights are N(0, 1), and there are no biases; s is an activation divided by its root mean square under N(0, 1).
+Without hidden layers it is the perceptron f(x) = w . x / sqrt(d).
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703.
 """

@@ -1,7 +1,8 @@
 """MnasNet's inverted residual blocks in neural tangent kernel scaling, for binary image classification.
 
 All weights are N(0, 1); in the forward pass a convolution with k x k kernels on c channels is divided by k sqrt(c), a
-depthwise one by k, and the output by its number of inputs. Images are padded as in TensorFlow ("same").
+depthwise convolution is divided by k, and the output by its number of inputs. Images are padded as in TensorFlow
+("same").
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703 (`mnas`), after Tan et al., MnasNet, CVPR 2019.
 """

@@ -116,7 +116,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
 
 
 def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
-    """Yield a residual block, and the attention after it on levels that have one."""
+    """Yield a residual block, and the attention after it on levels that have attention."""
     yield f"{source}.0", f"{target}.resnets.{layer}"
     if _attends(block):
         yield f"{source}.1", f"{target}.attentions.{layer}"

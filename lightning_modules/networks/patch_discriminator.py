@@ -1,8 +1,8 @@
 """The discriminator of image translation: real or fake, patch by patch.
 
 4x4 convolutions with LeakyReLU(0.2): `num_downsamplings` with stride 2, whose widths double up to eight times the
-first, one with stride 1, and one to a single score. All but the first and the last are followed by instance
-normalisation. With three downsamplings each score depends on 70 x 70 pixels, with two on 34 x 34.
+first, then one with stride 1, and one that gives a single score. All but the first and the last are followed by
+instance normalisation. With three downsamplings each score depends on 70 x 70 pixels, with two on 34 x 34.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, arXiv 1611.07004,
 with the instance normalisation of CycleGAN (Zhu et al., ICCV 2017, arXiv 1703.10593).

@@ -39,7 +39,7 @@ class PreActBottleneckResNet(nn.Module):
     """PreResNet-110, 164, ...: maps normalised images to logits.
 
     Args:
-        depth: 9n + 2.
+        depth: number of layers, 9n + 2.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
 

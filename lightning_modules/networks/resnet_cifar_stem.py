@@ -22,7 +22,7 @@ class CIFARStemResNet(ResNet):
     It is torchvision's network with another stem, so `layer1` ... `layer4` and `fc` have torchvision's names.
 
     Args:
-        depth: 18, 34 or 50.
+        depth: number of layers: 18, 34 or 50.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
 

@@ -1,8 +1,8 @@
 """An MLP that estimates scores or noise, for images of at most a few hundred pixels and for CPUs.
 
-    out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t,
+    out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
-with v the image, mapped by 2 x - 1 if it is in [0, 1], and `out` a linear map of the features of
+Here v is the image, mapped by 2 x - 1 if it is in [0, 1], and `out` is a linear map of the features of
 `time_conditioned_mlp.py`. `skip` adds the input times a factor learned as a function of the level: noise with more
 values than `width` cannot pass through the hidden layers.
 """

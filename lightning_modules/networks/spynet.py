@@ -1,9 +1,9 @@
 """SPyNet: optical flow between two frames, refined at each level of a pyramid by five convolutions.
 
-    v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0,
+    v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0.
 
-on frames whose sides are multiples of 32 (others are resized), halved five times. Its weights are frozen here, and
-gradients flow to the frames, as in the video networks that use it.
+The sides of frames are multiples of 32 (other frames are resized) and are halved five times. Its weights are frozen
+here, and gradients flow to the frames, as in the video networks that use it.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
@@ -64,7 +64,7 @@ class SPyNet(nn.Module):
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it does not fit.
+        ValueError: if the file does not fit the network.
     """
 
     least_side = LEAST_SIDE

@@ -2,7 +2,7 @@
 
     h_0 = W x,   h_{i+1} = h_i + V_i SiLU(U_i LayerNorm(h_i) + T_i SiLU(W_t c(t))),   feature = LayerNorm(h_L)
 
-with c of `time_embedding.py`.
+The function c is in `time_embedding.py`.
 """
 
 import math
@@ -28,7 +28,7 @@ class _Block(nn.Module):
 
 
 class TimeConditionedMLP(nn.Module):
-    """Map images and times to one feature vector each.
+    """Map each image and its time to a feature vector.
 
     Args:
         in_features: number of values of an image, C H W.

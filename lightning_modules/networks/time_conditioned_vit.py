@@ -2,8 +2,8 @@
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-with c of `time_embedding.py`, without an MLP after it, and pre-norm blocks without bias on queries, keys and values.
-With B patches of p x p pixels, C channels, width D and depth L it has
+The function c is in `time_embedding.py`; no MLP follows it. Blocks are pre-norm, and queries, keys and values have no
+bias. With B patches of p x p pixels, C channels, width D and depth L it has
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
 
@@ -26,7 +26,7 @@ from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
 class TimeConditionedViT(nn.Module):
-    """Map images and times to one feature vector each.
+    """Map each image and its time to a feature vector.
 
     Args:
         image_size: height and width, in pixels.

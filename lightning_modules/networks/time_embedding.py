@@ -16,7 +16,7 @@ def sinusoidal_embedding(time: Tensor, num_features: int) -> Tensor:
 
     Args:
         time: `[B]`.
-        num_features: 2 n.
+        num_features: 2 n, number of sines and cosines.
 
     Returns:
         `[B, num_features]`.

@@ -37,7 +37,7 @@ class UNet(nn.Module):
         num_classes: categories of a pixel, K.
         widths: channels of each level, from full resolution down.
         halved: whether the first convolution of each double convolution in the decoder halves the channels; otherwise
-            it returns as many as the next level has.
+            it returns as many channels as the next level has.
 
     Raises:
         ValueError: if there are fewer than two levels or a width is less than 1.

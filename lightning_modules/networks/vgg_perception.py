@@ -2,7 +2,7 @@
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
-for images in [0, 1], normalised inside by ImageNet's mean and standard deviation.
+Images are in [0, 1], and are normalised inside by ImageNet's mean and standard deviation.
 
 Source: Wang, Xie, Dong and Shan, Real-ESRGAN, ICCV Workshops 2021, arXiv 2107.10833; Simonyan and Zisserman, ICLR 2015,
 arXiv 1409.1556 (VGG19).
@@ -27,7 +27,7 @@ class VGGPerception(nn.Module):
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it does not fit.
+        ValueError: if the file does not fit the network.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class VGGPerception(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, clean: Tensor) -> Tensor:
-        """Compare images `[B, 3, H, W]` with clean ones, which get no gradient."""
+        """Compare images `[B, 3, H, W]` with clean images, which get no gradient."""
         x, y = ((each - self.mean) / self.std for each in (image, clean.detach()))
         distance = image.new_zeros(())
         for number, layer in enumerate(self.features):

@@ -1,8 +1,8 @@
 """Wide residual networks: three stages of n pre-activation blocks with 16k, 32k and 64k channels, depth 6n + 4.
 
-    a = ReLU(BN(x)),   y = s + conv(dropout(ReLU(BN(conv(a))))),
+    a = ReLU(BN(x)),   y = s + conv(dropout(ReLU(BN(conv(a))))).
 
-where s = x inside a stage and a (strided) 1x1 convolution of a if the number of channels changes.
+Inside a stage s = x; if the number of channels changes, s is a (strided) 1x1 convolution of a.
 
 Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, table 1 and section 2.4.
 """
@@ -35,7 +35,7 @@ class WideResNet(nn.Module):
     """WRN-depth-width: maps normalised images to logits.
 
     Args:
-        depth: 6n + 4.
+        depth: number of layers, 6n + 4.
         width: widening factor, k.
         num_classes: number of logits, K.
         dropout: probability of dropping an activation between the two convolutions of a block.

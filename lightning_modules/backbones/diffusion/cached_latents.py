@@ -23,10 +23,11 @@ AT_ONCE = 64
 
 
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
-    """Replace a DataModule's images by the moments of their latents and their embedded captions.
+    """Replace a DataModule's images by moments of their latents, and its captions by embeddings.
 
     Every rank must call it. Images are the unaugmented ones: centre-cropped and not mirrored. The name of a cache entry
-    contains a digest of the images, their size and the autoencoder, or of the captions and the text encoders.
+    contains a digest of what it was computed from: images, their size and the autoencoder, or captions and the text
+    encoders.
 
     Args:
         network: pipeline with autoencoder and text encoders, on `device`.

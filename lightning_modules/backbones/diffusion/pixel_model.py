@@ -18,8 +18,8 @@ class PixelModel(nn.Module):
     """A noise-predicting network and its schedule, with the methods of `backbones.diffusion.text_to_image.TextToImage`.
 
     Args:
-        network: called with x_t, `[B, C, H, W]`, and t `[B]`; predicts the scheduler's prediction type. Returns a
-            tensor, or like diffusers' networks an object with a tensor `sample`.
+        network: called with x_t, `[B, C, H, W]`, and t `[B]`; predicts the scheduler's prediction type. It returns a
+            tensor, or an object with a tensor `sample`, like diffusers' networks.
         scheduler: scheduler that the network was trained with; its levels, prediction type and spacing are used.
         text_encoder: embeds texts for the network, which is then also called with `Prompts`; None uses no texts.
 

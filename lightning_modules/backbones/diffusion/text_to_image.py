@@ -42,7 +42,7 @@ class Prompts(NamedTuple):
         return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or one."""
+        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or a single prompt."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
             if own is None or theirs is None:

@@ -85,7 +85,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
     run's seed and the image's index; use a batch size of 1.
 
     Args:
-        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains those with
+        denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains the denoisers with
             trainable parameters, on noise of standard deviation 0 to 100 grey levels.
         network: architecture that predicts the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
         beta: beta_0, rate of the precision's Gamma prior: 0.01 for CC, 0.005 for PolyU, 0.02 for SIDD.

@@ -3,9 +3,9 @@
 With z the image in [-1, 1] or its latent, noise e ~ N(0, I) and a uniform timestep t,
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,
-    L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t),
+    L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t).
 
-for a network f that predicts e. For v-prediction the weight is min(SNR_t, gamma) / (SNR_t + 1), for z-prediction it is
+Here the network f predicts e. For v-prediction the weight is min(SNR_t, gamma) / (SNR_t + 1), for z-prediction it is
 min(SNR_t, gamma), so that the error of z always has weight min(SNR_t, gamma). Either all of f is trained, or low-rank
 adapters W + B A of its attention. The caption c is dropped for a fraction of the images, as classifier-free guidance
 requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with

@@ -114,7 +114,7 @@ class DiffusionFineTuning(MethodModule):
         check_data(self.network, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Shard the trained network over ranks, one U-Net block at a time, for `ModelParallelStrategy`."""
+        """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
         share_out(self.network.network, self.device_mesh["data_parallel"])

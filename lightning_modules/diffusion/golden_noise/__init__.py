@@ -11,9 +11,9 @@ text c,
 
     phi(x, c) = SVD(x) + (2 sigmoid(alpha) - 1) e + beta R(x + e),   L = |phi(x_T, c) - x'_T|^2,
     e = (1 + a(c)) GroupNorm(x) + b(c),
-    SVD(x) = U diag(s + f(U, s, V)) V^T of the folded x = U diag(s) V^T,
+    SVD(x) = U diag(s + f(U, s, V)) V^T of the folded x = U diag(s) V^T.
 
-with an image network R, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
+R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
 initialised to 0. An unmodified pipeline then takes phi(x_T, c) as its `latents`.
 
 Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse

@@ -5,9 +5,9 @@ standard normal, unlike latents of generated images. They are too large and have
 interpolation decodes to artefacts. The latents are clipped to [-c, c], mixed with a little noise e, and part of the
 images' signal is added back,
 
-    x = alpha l_A + beta l_B + (mu - alpha) sqrt(abar_t) z_A + (nu - beta) sqrt(abar_t) z_B + gamma sqrt(1 - abar_t) e,
+    x = alpha l_A + beta l_B + (mu - alpha) sqrt(abar_t) z_A + (nu - beta) sqrt(abar_t) z_B + gamma sqrt(1 - abar_t) e.
 
-then x is clipped to [-c, c] again and decoded. At position lambda in [0, 1], alpha / beta = cot(lambda pi / 2) with
+Then x is clipped to [-c, c] again and decoded. At position lambda in [0, 1], alpha / beta = cot(lambda pi / 2) with
 alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. With gamma = 0, mu = alpha, nu = beta and
 no clipping this is spherical interpolation of orthogonal latents; with gamma = 1 it is SDEdit of a mixture of images.
 

@@ -27,7 +27,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
     Args:
         position: lambda, in [0, 1].
         gamma: weight of the fresh noise, in [0, 1].
-        signal: mu + nu.
+        signal: mu + nu, total weight of the images that are added back.
     """
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
     rest = math.sqrt(1 - gamma**2)
@@ -64,7 +64,7 @@ def corrected_mixture(
         abar: abar of the level at which images and noise are added.
         boundary: c, clipping bound of latents and mixture.
         gamma: weight of the noise.
-        signal: mu + nu.
+        signal: mu + nu, total weight of the images that are added back.
     """
     alpha, beta, mu, nu = mixing_weights(position, gamma, signal)
     mixture = mixed(alpha, first_latent.clamp(-boundary, boundary))

@@ -165,7 +165,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
         Args:
             batch: B pairs.
-            interpolation: overrides the module's own.
+            interpolation: interpolation to use instead of the module's own.
         """
         interpolation = interpolation or self.interpolation
         first, second = (self.model.encode(batch[key]) for key in ("first", "second"))

@@ -13,9 +13,9 @@ and abar = a at the sampler's first timestep, the initial latents are
 
 or, if `deviation` is s < sqrt(1 - a), with part of the noise taken from x_S,
 
-    x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e,
+    x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e.
 
-a form that was not checked against the paper.
+The second form was not checked against the paper.
 
 Neither the model nor its scheduler changes; one network serves all models with the same latent space. The network's
 text may differ from the model's prompt, and then controls brightness only.

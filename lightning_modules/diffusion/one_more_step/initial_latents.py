@@ -107,8 +107,8 @@ def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
         real: brightness of the real images with the same captions, `[n]`.
 
     Returns:
-        `distance`, the 1-Wasserstein distance of the two distributions, their standard deviations `deviation` and
-        `deviation_of_data`, and `correlation`, over pairs of equal caption.
+        `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are their
+        standard deviations. `correlation` is over pairs with the same caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

@@ -4,9 +4,9 @@ A process dx = f(x, t) dt + g(t) dw turns data into noise. With the score s(x, t
 reverse-time process dx = (f - g^2 s) dt + g dw and the ordinary differential equation dx = (f - g^2 s / 2) dt turn
 noise into data. With x_t = mean + std z given x_0, z ~ N(0, I), a network is trained on
 
-    E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood,
+    E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
 
-with R the mean over an image's values or half of their sum, and t uniform in [1e-5, 1]. For VE, the network predicts
+R is the mean over an image's values or half of their sum, and t is uniform in [1e-5, 1]. For VE, the network predicts
 the score given sigma(t), and images are in [0, 1]; for VP and sub-VP it predicts z given 999 t, and images are in [-1,
 1]. The original discrete models have N levels: SMLD, conditioned on the level's number counted from the largest noise,
 and DDPM. Sampling, likelihoods and denoising use an exponential moving average of the weights with decay

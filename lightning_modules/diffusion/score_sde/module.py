@@ -199,7 +199,7 @@ class ScoreSDE(KnownParts, MethodModule):
         Args:
             n: number of images.
             generator: generator of all random numbers; None uses torch's global one.
-            label: classes `[n]` for `guidance`; by default 0, 1, ... in turn.
+            label: classes `[n]` for `guidance`; by default 0, 1, ... and again from 0.
         """
         score: Score = self.score
         if self.guidance is not None:

@@ -24,7 +24,7 @@ class TrainedLevels(nn.Module):
 
     Args:
         process: diffusion process.
-        num_levels: N of a discrete model; None for a continuous one.
+        num_levels: N of a discrete model; None for a continuous model.
 
     Raises:
         ValueError: if the process has no discrete model.

@@ -9,10 +9,10 @@ zeros with probability lambda, so that it learns to ignore it:
 The second, SG-DRN, refines these latents by DDIM steps. It is also conditioned on features d of a vision transformer
 through an encoder g, whose outputs are added inside the U-Net's encoder:
 
-    L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform,
+    L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform.
 
-where x_0 is the latent of the normals. The steps, half of which stay at t+, are in `refinement`. YOSO alone, with
-t+ = 0 and target x_0, is the fast "turbo" variant.
+Here x_0 is the latent of the normals. The steps, half of which stay at t+, are in `refinement`. YOSO alone, with t+ = 0
+and target x_0, is the fast "turbo" variant.
 
 Choices that the paper leaves open: the noise e of YOSO's target is independent of u (`yoso_target` offers the other
 interpretations); latents that cover pixels without a normal are excluded from the loss; batch size, iterations and

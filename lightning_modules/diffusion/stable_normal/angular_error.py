@@ -1,8 +1,8 @@
 """Angular errors between estimated and true normals, in degrees, pooled over all pixels of a dataset.
 
-    error = arccos <n, m / |m|>,
+    error = arccos <n, m / |m|>.
 
-with the cosine clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
+The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
 normalised. The metrics are mean and median, the percentages below 11.25, 22.5 and 30 degrees, the root mean square of
 |n - m|, and the variance of an image's mean error over several noise samples, averaged over images.
 

@@ -63,13 +63,12 @@ class StableNormal(NormalSteps, MethodModule):
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
         refiner: network of the second stage; None outputs the normals of the first stage.
-        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with its input, or `x0`,
-            no noise, for normals in one step.
+        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with its input, or, for
+            normals in one step, no noise (`x0`).
         zero_noise: lambda, probability of replacing the first stage's input noise by zeros in training.
         steps: N, steps of the refiner. They determine the noise level that yoso is trained for; weights trained for
             another level are rejected.
-        repeated: keep the first half of the steps at one noise level; false gives plain DDIM steps, which start from
-            pure noise.
+        repeated: keep the first half of the steps at one noise level; if false, plain DDIM steps start from pure noise.
         resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
             their size.
         draws: estimates per test image, each from different noise; with more than one, their variance is logged.

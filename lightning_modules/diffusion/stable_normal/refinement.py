@@ -28,7 +28,8 @@ def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool
     Args:
         steps: N, at most T / 2.
         num_train_timesteps: T.
-        repeated: keep the first half of the steps at one noise level; false starts near pure noise, as in DDIM.
+        repeated: keep the first half of the steps at one noise level; if false, steps start near pure noise, as in
+            DDIM.
 
     Raises:
         ValueError: if `steps` is out of range.

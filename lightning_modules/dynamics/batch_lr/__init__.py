@@ -5,23 +5,23 @@ B / N) and the noise of a symmetric random matrix, random matrix theory gives
 
     lambda_B = lambda + (P sigma^2 / b) / lambda  where |lambda| > sigma sqrt(P / b),  else 2 sigma sqrt(P / b)
 
-for P weights and entries of variance sigma^2 / b. So the largest stable learning rate of SGD, 2 / lambda_B, grows
-linearly with B until it saturates at 2 / lambda. The largest stable learning rate of Adam grows with sqrt(B), because
-its preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order method falls as eta / B
-(`reference_batch_size`).
+Here P is the number of weights, and the noise's entries have variance sigma^2 / b. So the largest stable learning rate
+of SGD, 2 / lambda_B, grows linearly with B until it saturates at 2 / lambda. The largest stable learning rate of Adam
+grows with sqrt(B), because its preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order
+method falls as eta / B (`reference_batch_size`).
 
-The noise of real networks is not such a matrix: it is concentrated in few directions and few samples. So the constant
-of
+The noise of real networks is not such a matrix: it is concentrated in few directions and few samples. So the constant c
+is fitted (`BatchSpectra`) in
 
     lambda_B = lambda + c / b
 
-is fitted (`BatchSpectra`) and reported next to the prediction for isotropic noise, where P sigma^2 is estimated from
-the variance of Hessian-vector products: E |(H_i - H) z|^2 = P sigma^2 / b for random unit vectors z.
+It is reported next to the prediction for isotropic noise, where P sigma^2 is estimated from the variance of
+Hessian-vector products: E |(H_i - H) z|^2 = P sigma^2 / b for random unit vectors z.
 
 In the demo's network, over six seeds, (lambda_B - lambda) B is constant within a factor of 1.9 to 3.4 for B = 8 to 128.
 The decrease is slower than 1 / B, with exponents of -0.60 to -0.78: few batches of 8 contain one of the samples of high
 curvature, and the largest eigenvalues of the full Hessian are close together, so they mix. The isotropic constant is
-1/200 of the fitted one, and explains 0.6 to 1.0 % of the shift of batches of 8.
+1/200 of the fitted constant, and explains 0.6 to 1.0 % of the shift of batches of 8.
 
 `OnlineLearner` reads L = max |theta| and a small curvature mu from Ritz values theta of the Hessian on fixed training
 images. Every few epochs it sets the optimizer's learning rate, and momentum, by one of five rules (`learned`).

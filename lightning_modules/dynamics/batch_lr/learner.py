@@ -30,8 +30,8 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
     Args:
         spectrum: Ritz values with their weights.
-        least: definition of mu: the `median`, or the `minimum` of the values with at most half of the weight, which
-            excludes the spike at zero.
+        least: definition of mu: the `median`, or the `minimum` of the values that have at most half of the weight,
+            which excludes the spike at zero.
         signed: ignore negative values; otherwise their magnitude counts.
     """
     values, weights = spectrum
@@ -87,8 +87,8 @@ class OnlineLearner:
     """Set the learning rate, and with some rules the momentum, from the Hessian on fixed training images.
 
     Curvature is measured without augmentation, before the first batch of an epoch. The settings override the scheduler
-    until the next measurement; before the first one, the scheduler applies. A learning rate that is not positive and
-    finite is discarded.
+    until the next measurement; before the first measurement, the scheduler applies. A learning rate that is not
+    positive and finite is discarded.
 
     Args:
         rule: `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in the authors' code), `nesterov` (as in textbooks) or

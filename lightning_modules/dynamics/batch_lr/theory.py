@@ -70,7 +70,7 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
     Args:
         mean: mean over batches, `[P]`.
         mean_square: mean squared norm of the vectors.
-        direction: unit vector z, `[P]`; for gradients, the authors use the one with equal entries.
+        direction: unit vector z, `[P]`; for gradients, the authors use the unit vector with equal entries.
         batches: n, number of batches.
     """
     mu = float(direction @ mean)
@@ -96,7 +96,7 @@ def scaled_damping(damping: float, batch_size: int, reference: int) -> float:
 
 
 def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scaling) -> None:
-    """Scale the damping, or without one the learning rate, of all parameter groups of an optimizer.
+    """Scale the damping of all parameter groups of an optimizer, or the learning rate if there is no damping.
 
     Args:
         optimizer: optimizer whose settings refer to the reference batch size.

@@ -3,16 +3,16 @@
 Each point has three patches: a strong feature u, which some points lack, a weak feature v, which all have, and noise
 (`datamodules.tables.feature_noise`). Two groups of m filters over the patches give
 
-    f(x) = F_+ - F_-,    F_j(x) = (1/m) sum_r sum_p relu(<w_jr, x_p>)^2,    w_jr ~ N(0, I / d) initially,
+    f(x) = F_+ - F_-,    F_j(x) = (1/m) sum_r sum_p relu(<w_jr, x_p>)^2,    w_jr ~ N(0, I / d) initially.
 
-and SGD with batch size 1, in a new order in each pass, minimises (f(x) - y)^2, without a factor 1/2. As long as the
-strong feature dominates, s = y f follows the map s <- s (1 + a (1 - s))^2 with a = 4 eta ||u||^2 / m. For a <= 1 it
-converges to 1 and training ends; for 1 < a <= 1.598, which is eta in [m/4, 2m/5] / ||u||^2, it never converges. But
-<w, u> stays bounded, so that
+SGD with batch size 1, in a new order in each pass, minimises (f(x) - y)^2, without a factor 1/2. As long as the strong
+feature dominates, s = y f follows the map s <- s (1 + a (1 - s))^2 with a = 4 eta ||u||^2 / m. For a <= 1 it converges
+to 1 and training ends; for 1 < a <= 1.598, which is eta in [m/4, 2m/5] / ||u||^2, it never converges. But <w, u> stays
+bounded, so that
 
-    sum_t log(1 + a l_t) = O(1)    and thus    sum_t l_t >= c a sum_t l_t^2,    l = 1 - y f,
+    sum_t log(1 + a l_t) = O(1)    and thus    sum_t l_t >= c a sum_t l_t^2,    l = 1 - y f.
 
-and the weak filters, which are multiplied by 1 + a l ||v||^2 / ||u||^2 in each step, grow exponentially while it
+So the weak filters, which are multiplied by 1 + a l ||v||^2 / ||u||^2 in each step, grow exponentially while s
 oscillates. A network trained like this is correct on points that have only the weak feature. A network trained at a
 small rate is at chance on these points.
 

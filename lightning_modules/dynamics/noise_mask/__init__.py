@@ -3,16 +3,17 @@
 A policy maps an image x to log-parameters a, b of Beta distributions for the K = g g cells of a mask,
 
     na = 0.9 base_a + 0.1 a,    nb = 0.9 base_b + 0.1 b,    M ~ Beta(exp na, exp nb) without reparameterisation,
-    base <- 0.99 base + 0.01 mean over the batch (a, b),
+    base <- 0.99 base + 0.01 mean over the batch (a, b).
 
-which is upsampled to the image and blurred; the classifier f takes c + M (x - c), with c the mean of the data. With the
-log-densities l_j = log Beta(M_j; exp na_j, exp nb_j), the objectives are
+The mask M is upsampled to the image and blurred. The classifier f takes c + M (x - c), where c is the mean of the data.
+With the log-densities l_j = log Beta(M_j; exp na_j, exp nb_j), the objectives are
 
-    paper_code  L = mean_b (log sum_j exp l_bj) CE, as in the authors' code: CE is one number for the whole batch,
-                the classifier's gradient is that of cross-entropy times mean_b logsumexp_j l_bj, about log K, and the
-                policy's is CE softmax_j(l) grad l_j: it lowers the densities of masks in proportion to their cost
-    reinforce   L = CE + mean_b (CE_b - baseline) sum_j l_bj with the first factor detached and a running mean of the
-                cost as baseline: the estimator of Williams (1992), with cross-entropy as it is for the classifier
+    paper_code  L = mean_b (log sum_j exp l_bj) CE, as in the authors' code. CE is one number for the whole batch. The
+                classifier gets the gradient of cross-entropy times mean_b logsumexp_j l_bj, about log K. The policy
+                gets CE softmax_j(l) grad l_j: this lowers the densities of masks in proportion to their cost
+    reinforce   L = CE + mean_b (CE_b - baseline) sum_j l_bj. The first factor is detached, and the baseline is a
+                running mean of the cost. This is the estimator of Williams (1992), with unchanged cross-entropy for the
+                classifier
 
 Without a policy, cells are uniform, Beta(1, 1), and paper_code is CE log K. So variants must be compared at an equal
 product of learning rate and this factor, which is logged as `train/log_density`. After `mask_epochs` epochs the policy

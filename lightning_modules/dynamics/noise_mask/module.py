@@ -45,7 +45,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         grid: mask cells per side, at most the image's side in pixels.
         kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
-        mean: value of masked pixels, one for each channel or one for all.
+        mean: value of masked pixels, for each channel or for all channels.
         averaged_epochs: number of final mask epochs; the weights at the end of each are averaged before tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's.
@@ -155,7 +155,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Average the weights over the last mask epochs, and load the average after the last one."""
+        """Average the weights over the last mask epochs, and load the average after the last of them."""
         number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
         if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
             return

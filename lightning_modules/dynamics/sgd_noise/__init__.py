@@ -3,12 +3,12 @@
 A network f(w, x) with one output predicts the sign y of a point by F(x) = f(w, x) - f(w_0, x). With the scale alpha,
 large for lazy training and small for feature learning, the loss of a batch is
 
-    l = mean max(0, 1 - alpha y F(x)) / alpha,    w <- w - dt grad l,    T = dt / B,
+    l = mean max(0, 1 - alpha y F(x)) / alpha,    w <- w - dt grad l,    T = dt / B.
 
-on batches of B points, sampled without replacement in every iteration. Training stops when all points are fitted,
-alpha y F >= 1: then the loss and all gradients are zero. Three measurements show the regime: the training time t* (dt
-times the number of iterations), the change of the weights, and the change of the tangent kernel K, mean (K - K_0)^2 /
-mean K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and noise matters above T_c ~ P^-a.
+Batches of B points are sampled without replacement in every iteration. Training stops when all points are fitted, alpha
+y F >= 1: then the loss and all gradients are zero. Three measurements show the regime: the training time t* (dt times
+the number of iterations), the change of the weights, and the change of the tangent kernel K, mean (K - K_0)^2 / mean
+K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and noise matters above T_c ~ P^-a.
 
 A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi has, by a scaling argument for
 vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. With w_0 = 0
@@ -29,7 +29,7 @@ From T = 1 on the kernel changes at large alpha, too.
 | 1/256 | 6.4 | 6.0 | diverges | diverges | diverges | diverges |
 
 One training step runs `iterations_per_step` iterations. If few unfitted points are left, most batches do not change the
-weights; these batches are evaluated many at a time and skipped, which alters neither the weights nor the number of
+weights; these batches are evaluated in groups and skipped, which alters neither the weights nor the number of
 iterations (`descend`). Training stops at the end of the epoch in which the last point was fitted; t* refers to the
 exact iteration. Training also stops if the loss is not finite, which counts as a result: `test/diverged` is then 1.
 Each batch is sharded over ranks, and T refers to the global batch.

@@ -109,15 +109,15 @@ def descend(
     """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
     A batch whose points are all fitted does not change the weights. So the next `ahead` batches are evaluated together,
-    and those before the first unfitted one are skipped. Weights and iteration counts are the same as without evaluating
-    batches together. Each batch is sharded over ranks.
+    and the batches before the first unfitted batch are skipped. Weights and iteration counts are the same as without
+    evaluating batches together. Each batch is sharded over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
         batches: indices of the next batches, `[iterations * ahead, B]`.
         iterations: number of SGD updates; each runs on the first unfitted batch of a group, or on its last batch.
-        ahead: batches evaluated together.
+        ahead: number of batches evaluated together.
         rate: learning rate.
         alpha: scale of the output.
     """

@@ -6,16 +6,17 @@ recomputed from the trained weights W in every forward pass, is imposed graduall
 
     W~ = (m + D(t) (1 - m)) W,   D(t) = max(1 - beta t, 0)  or  exp(-eta t)                               (MDGF)
 
-in optimizer steps t; or it is binary, with patterns that tighten in frames of equal length:
+Here t counts optimizer steps. Alternatively, m is binary, and its pattern tightens in frames of equal length:
 
     (M-1):M, M/2:M, M/4:M, ..., N:M   (stepwise)    or    8N:8M, 4N:4M, 2N:2M, N:M   (geometric)          (SDGF)
 
 With the gradient g of W~ the optimizer gets g (`ste`), or the gradient of the forward pass, (m + D (1 - m)) g
-(`masked`). The abstract speaks of restricted gradients, the authors' code passes g: both are available. Baselines are
-networks that are sparse from the start, W~ = m W: with g (`ste`), and with g + 2e-4 (1 - m) W (SR-STE, `sr_ste`).
+(`masked`). The abstract speaks of restricted gradients, whereas the authors' code passes g; both are available.
+Baselines are networks that are sparse from the start, W~ = m W. Their gradient is g (`ste`) or g + 2e-4 (1 - m) W
+(SR-STE, `sr_ste`).
 
 `train/second_moment` is Adam's mean squared gradient over all weights of the sparse layers; `train/gigaflops` is the
-cost of a sample's training step if pruned weights cost nothing. A decayed weight costs as much as a whole one.
+cost of a sample's training step if pruned weights cost nothing. A decayed weight counts as much as a full weight.
 Validation, testing and prediction use the network as it would be exported now: with a binary mask and the N:M pattern.
 
 Differences from the authors' code:

@@ -181,7 +181,7 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) ->
         m: M.
         size: length of the layer's axis.
         axis: axis along which weights are consecutive.
-        flow: schedule of the network, whose patterns must fit, too.
+        flow: schedule of the network; all of its patterns must fit the layer.
 
     Raises:
         ValueError: if the pattern does not fit the layer; the message names the layer, the numbers and the allowed

@@ -2,9 +2,9 @@
 
 Of every M consecutive weights along an axis, the N with the largest magnitude are kept,
 
-    W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1],
+    W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1].
 
-where D = 0 gives the sparse network and D = 1 the dense one.
+D = 0 gives the sparse network, and D = 1 gives the dense one.
 """
 
 from typing import Any, Literal, get_args

@@ -105,7 +105,7 @@ def densities(
     Args:
         network: network with the sparse layers.
         flow: schedule of the network.
-        epoch: counted from 0.
+        epoch: number of the epoch, counted from 0.
         epochs: number of epochs of the whole training.
         steps_per_epoch: optimizer steps in an epoch.
     """

@@ -34,10 +34,10 @@ class NMSparsity(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         n: N, number of weights kept of every M, in 1...M.
         m: M, number of consecutive weights in a group; divides the length of the layers' axis.
-        layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` one.
+        layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` matches one character.
         own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of timm's fused
             `qkv`, as in `*.qkv/v`.
-        along: which weights are consecutive: those of a layer's inputs (input channels), or of its outputs.
+        along: direction of consecutive weights: along a layer's inputs (input channels), or along its outputs.
         way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
             with sdgf_stepwise and sdgf_geometric, patterns tighten.
         decay_rate: beta or eta of MDGF, per optimizer step.

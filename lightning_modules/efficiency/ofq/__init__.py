@@ -1,17 +1,17 @@
 """Train vision transformers at low bit-width, without weights that oscillate between two levels (OFQ).
 
 In quantisation-aware training, a trained weight near a rounding threshold oscillates between two levels. OFQ attributes
-this to a learned scale, and to query and key weights that move each other, and changes three things. With b bits,
-n = 2^(b - 1) and rows W_i of a weight:
+this to a learned scale, and to query and key weights that move each other. It makes three changes. With b bits, n =
+2^(b - 1) and rows W_i of a weight:
 
     Q(W)_ij = s_i (round(t_ij) + 1/2) / n,    t = clip(W / s, -1, 1) n - 1/2,    s_i = 2 mean_j |W_ij|          (StatsQ)
 
-whose gradient is passed to W, also for clipped entries;
+The gradient of Q(W) is passed to W, also for clipped entries.
 
     logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
 
-for each head h, where the product of query and key weights is quantised instead of the two, without biases; and
-confidence-guided annealing (CGA): in the final epochs only weights with |t - threshold| <= BR train, and the others
+For each head h, the product of query and key weights is quantised instead of the two, without biases. The third change
+is confidence-guided annealing (CGA): in the final epochs only weights with |t - threshold| <= BR train, and the others
 keep their exact values. Activations, and weights of the first layer and the heads, have learned scales (LSQ) with
 learned shifts before and after: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. The teacher is a full-precision
 network:
@@ -31,12 +31,12 @@ Differences from the authors' code:
 
 * every pretrained weight is kept, whereas their code reinitialises `proj` and, without QKR, `qkv`;
 * scales exist from the start, for the network's number of tokens, and are measured on images without augmentation, the
-same on all ranks; their code measures on the first training batch of one rank; * the gradient of an activation's scale
-counts the entries that share it over the global batch, in their code over one
-  rank's batch, where it is larger by the square root of the world size; Adam's steps do not depend on it;
+  same on all ranks; their code measures on the first training batch of one rank;
+* the gradient of an activation's scale counts the entries that share it over the global batch; their code counts over
+  one rank's batch, where the gradient is larger by the square root of the world size; Adam's steps do not depend on it;
 * whether images have both signs is decided in calibration, whereas in their code later images can change it;
-* timm's Swin passes all tokens of an image to its MLPs in one row, with a scale for each token, torchvision's one scale
-  for each column;
+* timm's Swin passes all tokens of an image to its MLPs in one row, with a scale for each token; torchvision's Swin has
+  one scale for each column;
 * weight decay follows only timm's default, which excludes biases, scales and shifts; a network's own list of exclusions
   (class token and positions of a ViT) is not used;
 * CGA follows in the same run, at the schedule's current learning rate; in their code it is a separate run. With QKR

@@ -20,7 +20,7 @@ PLACE = "latent weight n W / s, in steps"
 class OscillationTracker(nn.Module):
     """Track how often each integer of a quantised weight reverses direction.
 
-    An oscillation is a change with the opposite sign of the previous change, however long ago.
+    An oscillation is a change with the opposite sign of the previous change, however many steps lie between them.
 
     Source: Nagel, Fournarakis, Bondarenko and Blankevoort, Overcoming Oscillations in Quantization-Aware Training,
     ICML 2022, arXiv 2203.11086.
@@ -48,7 +48,7 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Update with the integers after a step, and mark those that oscillated in it; bool, of their shape."""
+        """Update with the integers after a step, and return a bool mask of the integers that oscillated in it."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)

@@ -6,7 +6,7 @@ from the others,
 
     dL/dW = sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,    p_i ~ ||h_i|| z_i,   P_C = sum_C p_i
 
-where c minimises (1 - P_C) / (k - c) over 0 <= c < k. The estimate is unbiased, and its variance is below that of plain
+Here c minimises (1 - P_C) / (k - c) over 0 <= c < k. The estimate is unbiased, and its variance is below that of plain
 column-row sampling if P_C > c / k. Outputs, and gradients of inputs and biases, are exact. z_i is the norm of the
 token's gradient g_i one epoch before, stored for each layer and training sample in bfloat16 on the CPU; only the rows
 of a batch are moved to the device. Products of attention can be sampled in the same way; then gradients of earlier
@@ -35,9 +35,9 @@ and the estimate is unbiased for any. With `shares` W, fewer ranks sample as W r
 
 Differences from the authors' code, whose sums are biased in the cases below:
 
-* sampled tokens always have their weight; the code omits 1 / ((k - c) p_j) while no gradient norms are known, in the
-  whole first epoch, samples without replacement and without weights if c = 0 (`mix_replacement`), and drops the
-  remainder if 1 - P_C < 0.001;
+* sampled tokens always have their weight; the code omits 1 / ((k - c) p_j) while no gradient norms are known, which is
+  the whole first epoch; it samples without replacement and without weights if c = 0 (`mix_replacement`); and it drops
+  the remainder if 1 - P_C < 0.001;
 * c = k, for which the code divides by 0, is excluded;
 * z is the norm for the sample's own loss: it does not depend on the batch size, the number of ranks, accumulation or
   the loss scale of half precision. A sample without a known norm gets the mean of the others; the code uses 0 unless

@@ -134,7 +134,7 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation, or T5's without mean and bias, that saves its output instead of its input.
+    """Layer normalisation that saves its output instead of its input; also T5's, without mean and bias.
 
     Args:
         layer: source of its parameters: a `LayerNorm` over the last dimension with a weight, or a normalisation of

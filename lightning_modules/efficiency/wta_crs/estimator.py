@@ -4,10 +4,10 @@ The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. With probabilit
 ..., WTA-CRS keeps k pairs: the set C of the c most probable ones, unchanged, and k - c sampled from the others with
 replacement,
 
-    sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i,
+    sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i.
 
-which is unbiased for every C. Its variance is minimal if c minimises (1 - P_C) / (k - c), 0 <= c < k. c = 0 gives plain
-column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
+The estimate is unbiased for every C. Its variance is minimal if c minimises (1 - P_C) / (k - c), 0 <= c < k. c = 0
+gives plain column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
 """
 
 from typing import Literal, get_args
@@ -70,7 +70,7 @@ def chosen_pairs(
         probability: p, `[R, M]`: for R products, which have the same number of winners.
         k: number of kept pairs, below M.
         uniform: uniform random numbers in [0, 1), `[R, k]`; the first c of each row are unused.
-        estimator: wta_crs; crs, without winners; or top_k, the most probable pairs with weight 1, which is biased.
+        estimator: wta_crs, crs (no winners) or top_k (the most probable pairs with weight 1; biased).
 
     Returns:
         Positions of the pairs, `[R, k]`, int64, winners first, and their weights, `[R, k]`.

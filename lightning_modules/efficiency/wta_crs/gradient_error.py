@@ -1,4 +1,4 @@
-"""Compare the estimated gradients of sampled layers with the exact ones."""
+"""Compare the estimated gradients of sampled layers with the exact gradients."""
 
 from collections.abc import Callable
 from typing import Any

@@ -43,7 +43,7 @@ def sample_products(
         layers: name patterns of linear layers, see `layers_named`.
         attention: name patterns of attention modules.
         sampler: sampler of the network.
-        compact: save less in dropout, ReLU and layer normalisation, too.
+        compact: also save less in dropout, ReLU and layer normalisation.
 
     Raises:
         ValueError: if a pattern matches nothing, or matches a frozen layer.
@@ -63,10 +63,10 @@ class WTACRS(ClassifierSteps, MethodModule):
         network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: name patterns of linear layers to sample: `*` matches any characters, `?` one.
+        layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
         attention: name patterns of attention modules whose two products are sampled.
         ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens.
-        estimator: wta_crs; crs, plain column-row sampling; or top_k, only the most probable tokens, which is biased.
+        estimator: wta_crs, crs (plain column-row sampling) or top_k (only the most probable tokens; biased).
         compact: save masks of dropout and ReLU in bits, and layer normalisation's output instead of its input.
         shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
             number of ranks.

@@ -84,7 +84,7 @@ class SampledProduct:
         sampler.products.append(self)
 
     def begin(self, numbers: int) -> Tensor | None:
-        """Register the number of gradient norms of a call, and return the known ones, `[b, numbers / b]`, if any.
+        """Register the number of gradient norms of a call, and return the known norms, `[b, numbers / b]`, if any.
 
         Raises:
             ValueError: if the number differs between samples or steps, or it is the second call in a step.
@@ -182,7 +182,7 @@ class SampledProduct:
 
 
 def seen(known: Tensor) -> Tensor:
-    """Replace unknown norms by the mean of the known ones; without known ones, by 1.
+    """Replace unknown norms by the mean of the known norms, or by 1 if no norm is known.
 
     Args:
         known: `[b, N]`, at least 0.
@@ -282,7 +282,7 @@ def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> T
 
 
 class SampledLinear(nn.Linear):
-    """A linear layer that shares another one's parameters, with a weight gradient from sampled rows of its input.
+    """A linear layer that shares another layer's parameters; its weight gradient uses sampled rows of its input.
 
     Without gradients, and in evaluation mode, it is the plain layer.
     """
