@@ -1,6 +1,6 @@
-"""Private PyTorch names that data, modules and callbacks need for lack of public ones, each with its reason.
+"""Private PyTorch names that this project needs because no public name exists, each with its reason.
 
-They are separate from Lightning's, since networks are imported without Lightning.
+They are in another file than Lightning's, because networks are imported without Lightning.
 """
 
 from typing import Any

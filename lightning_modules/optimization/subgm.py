@@ -6,7 +6,7 @@ noisy. A factor U `[d, r']` is optimised; it may have any number of columns, and
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-from U_0 = alpha B with a small alpha. D has the direction of X U / ||X||_F, X = U U^T - X*, whatever the errors are
+from U_0 = alpha B with a small alpha. With X = U U^T - X*, D has the direction of X U / ||X||_F for any errors
 (Sign-RIP). So the directions of X* grow while the other directions stay small: the error is a power of alpha, for any
 r'. B is
 

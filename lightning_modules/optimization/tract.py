@@ -21,8 +21,8 @@ Images must be standardised before the first layer: lambda is in units of their 
 Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
 results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
 
-Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better,
-whatever the training precision; options of a convolution that their code ignores (groups, padding modes) are rejected.
+Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better for
+any training precision. Options of a convolution that their code ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.

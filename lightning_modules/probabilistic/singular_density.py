@@ -19,9 +19,9 @@ Three ways to compute the likelihood, with M latent points:
     monte_carlo   the same with M independent normal z_m, shared by all data points
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
-The rate, its constants and the sieve of networks in the theorem are from memory: the paper's text beyond its
-introduction was not available. Networks here are bounded only in their size. With `importance` and M = 1 it is a
-variational autoencoder, for which adding noise showed no benefit.
+The rate, its constants and the theorem's sieve of networks are from memory, as only the paper's introduction was
+available. Here only the size of the networks is bounded. With `importance` and M = 1 the model is a variational
+autoencoder; adding noise showed no benefit for it.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -116,7 +116,7 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the k^d equal cells of the unit cube, one to each."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, one into each of its k^d equal cells."""
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells
@@ -133,13 +133,14 @@ class SingularDensity(MethodModule):
     Args:
         network: the generator f: maps latents `[M, d]` to points `[M, D]`.
         latent_dim: d.
-        points: M; for `quadrature` the d-th power of an integer.
+        points: M, number of latent points; for `quadrature` it must be the d-th power of an integer.
         likelihood: `quadrature`, `monte_carlo` or `importance`.
-        encoder: for `importance`: maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`.
+        encoder: maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`; needed for
+            `importance` only.
         perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
-        smoothness: b of the rate; from memory, since the text was not available.
-        smallest_std: s_min, the minimum standard deviation of the model if `perturbation` is smaller.
-        start_std: initial s, if `perturbation` is smaller.
+        smoothness: b, smoothness of the truth in the theory's rate.
+        smallest_std: s_min, minimum standard deviation of the model; used if `perturbation` is smaller.
+        start_std: initial value of s; used if `perturbation` is smaller.
         std_lr_factor: learning rate of log s relative to the network's.
         optimizer: built on the parameters of generator and encoder, and log s.
         lr_scheduler: stepped every epoch.
@@ -203,7 +204,7 @@ class SingularDensity(MethodModule):
         self.noise: Tensor | None = None
 
     def perturbed_rows(self, batch: TableBatch) -> Tensor:
-        """Return the batch's points with their noise, a function of (seed, index): x + t e, `[B, D]`."""
+        """Return the batch's points with noise, x + t e, `[B, D]`; the noise depends only on seed and index."""
         x = batch["features"]
         if self.level == 0:
             return x
@@ -214,9 +215,10 @@ class SingularDensity(MethodModule):
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), or its bound, for points `[B, D]` with newly sampled latents: `[B]`.
+        """Compute log p_{f,s}(x), `[B]`, or its bound, for points `[B, D]`, with newly sampled latents.
 
-        Networks compute in full precision, too: in bfloat16 points are off by half of the default `smallest_std`.
+        Networks, too, compute in full precision: the rounding of points to bfloat16 is half of the default
+        `smallest_std`.
         """
         with in_full_precision(x.device):
             return self._log_likelihood(x)

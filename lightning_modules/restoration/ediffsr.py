@@ -7,14 +7,15 @@ takes the state x_t, mu and t; its reverse step m is trained to match the poster
 
 with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e and adds noise in the last step too.
 
-As in the authors' code, mu is not clipped, and the published weights are the trained ones, not their average; `weights`
-chooses which are evaluated. The average follows our recollection of ema_pytorch: it is updated every ten steps, as a
-copy up to step 100, then with decay min(decay, 1 - (1 + k)^{-2/3}) for k = step - 100. Departures: timesteps are
-sampled for the global batch, not per rank; an image's noise depends only on the seed, its index and the step.
+As in the authors' code, mu is not clipped. The published weights are the trained ones, not their average; `weights`
+chooses which ones are evaluated. The average follows our recollection of ema_pytorch, and is updated every ten steps.
+Up to step 100 it is a copy of the weights; then its decay is min(decay, 1 - (1 + k)^{-2/3}) with k = step - 100.
+Departures: timesteps are sampled for the global batch, not per rank; an image's noise depends only on the seed, its
+index and the step.
 
-The network's gates use global pooling, so images are restored whole by default, and tiling changes the result: by at
-most 0.02 dB PSNR and 0.4 % of the spectrum's error for three aerial images of 256 pixels, in tiles of 128 with an
-overlap of 32, after 1,500 training steps of a small network.
+The network's gates use global pooling, so images are restored whole by default, and tiling changes the result. The
+change was at most 0.02 dB PSNR and 0.4 % of the spectrum's error. This was measured on three aerial images of 256
+pixels, in tiles of 128 with an overlap of 32, after 1,500 training steps of a small network.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
@@ -61,17 +62,17 @@ class EDiffSR(RestorerSteps, MethodModule):
     """Train a diffusion network for image super-resolution.
 
     Args:
-        network: predicts the noise in the state, called with the state and the upsampled image `[B, C, H, W]` and
-            timesteps `[B]`.
+        network: predicts the noise in the state; called with the state and the upsampled image, both `[B, C, H, W]`,
+            and timesteps `[B]`.
         process: mean-reverting diffusion process.
         factor: upsampling factor along each axis.
         sampler: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
         sampling_steps: sampling steps; None uses all steps of the process.
-        weights: weights used for inference: `trained`, `averaged`, or `both`, which also tests the averaged weights,
-            logged as `test/averaged_psnr` etc., at twice the cost.
+        weights: weights used for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights, and also
+            tests the averaged ones, logged as `test/averaged_psnr` etc., at twice the cost.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         inference: tiling and self-ensemble of the network in each step. Tiling changes the result, because the
-            network's gates pool over a tile: docs/restoration.md says by how much.
+            network's gates pool over a tile; docs/restoration.md quantifies this.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.

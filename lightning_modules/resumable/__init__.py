@@ -1,1 +1,1 @@
-"""What long tests need of a trainer: single images of the test set, and a directory for results."""
+"""Helpers for callbacks with long tests: single images of the test set, and a directory for results."""

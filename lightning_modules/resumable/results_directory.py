@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 @contextmanager
 def results_directory(trainer: Trainer) -> Iterator[Path]:
-    """Give the run directory; in a `fast_dev_run`, which leaves nothing behind, one that is removed again."""
+    """Yield the run directory; a `fast_dev_run` gets a temporary directory, which is removed afterwards."""
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         return

@@ -1,6 +1,6 @@
 """Single images of the test set, for callbacks that test each of them long before the usual test begins.
 
-Such a callback takes images by position, shares them out itself and keeps its results in files (see
+Such a callback reads images by position, shards them over ranks itself, and stores its results in files (see
 `datamodules.jobs`).
 """
 
@@ -34,12 +34,12 @@ class LabelledImage:
 
 
 class TestedImages:
-    """The images of the test set by position, as the module sees them in testing, on its device.
+    """Test images by position, on the module's device and transformed as in testing.
 
     Args:
-        trainer: during testing. Of several test DataLoaders the first is read; neither its order matters nor which
-            process has it.
-        needed_by: who asks, for messages.
+        trainer: trainer that is testing. If there are several test DataLoaders, the first one is used; the order and
+            sharding of its sampler do not matter.
+        needed_by: name of the caller, for messages.
 
     Raises:
         TypeError: if the set cannot be read by position.
@@ -70,11 +70,11 @@ class TestedImages:
         """Read one image.
 
         Args:
-            position: its position in the set.
+            position: position of the image in the test set.
 
         Raises:
             ValueError: if the image is not in [0, 1].
-            TypeError: if the set does not give batches with `image` and `label`.
+            TypeError: if batches of the test set do not have `image` and `label`.
         """
         dataset: Any = self.loader.dataset
         if self.request is None:
@@ -99,19 +99,19 @@ class TestedImages:
         return LabelledImage(position, image.float(), int(label))
 
     def chosen(self, skip: int, end: int | None) -> range:
-        """Choose every `skip`-th position before `end`; in a `fast_dev_run` one for each process."""
+        """Choose every `skip`-th position before `end`; in a `fast_dev_run` only one for each process."""
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: self.trainer.world_size]
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """List data, weights and arithmetic, on which results depend besides a callback's arguments, as JSON values.
+        """List, as JSON values, the data, weights and precision on which results depend besides a callback's arguments.
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. All their labels are compared where the set holds them in memory,
-                as `label` or `targets`; of their pixels, and of other sets' labels, only `NUM_COMPARED` are read.
+            positions: positions of the tested images. If the set holds labels in memory, as `label` or `targets`, the
+                labels of all positions are compared. Otherwise, and for pixels, only `NUM_COMPARED` images are read.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)
@@ -136,10 +136,10 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Refuse a trainer that would leave out the test, or that has no whole network in each process.
+    """Reject a trainer that would skip the test, or whose strategy shards the network over processes.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: if the trainer is unsuitable; the message names the setting.
     """
     if trainer.limit_test_batches == 0:
         raise ValueError(f"trainer.limit_test_batches 0 leaves out testing and with it {needed_by}: set it to 1")
@@ -147,10 +147,10 @@ def require_testing(trainer: Trainer, needed_by: str) -> None:
 
 
 def require_whole_network(trainer: Trainer, needed_by: str) -> None:
-    """Refuse a trainer that has no whole network in each process.
+    """Reject a trainer whose strategy shards the network over processes.
 
     Raises:
-        ValueError: names the strategy.
+        ValueError: if the strategy is unsuitable; the message names it.
     """
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
-The smoothed classifier is that of classifier f and denoiser D combined, neither of which needs to be trained for it,
+The composition of classifier f and denoiser D is smoothed; neither of them needs to be trained for this:
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
 
@@ -30,8 +30,8 @@ from lightning_modules.training.logging import log_training
 class DenoisedClassifier(ClassifierSteps, MethodModule):
     """Classifier behind a trained denoiser, certified by the callback `Certification`.
 
-    `fit` trains only the classifier, by cross-entropy on clean images; the denoiser is frozen. Test accuracy is that of
-    the classifier on clean images.
+    `fit` trains only the classifier, by cross-entropy on clean images; the denoiser is frozen. Test accuracy is the
+    classifier's accuracy on clean images.
 
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.

@@ -48,15 +48,15 @@ from lightning_modules.training.logging import log_training
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Classifier behind a diffusion model, certified by the callback `Certification`.
 
-    The paper uses pretrained models and trains nothing: `test` certifies. `fit` trains the trainable parameters: those
-    of the classifier by cross-entropy on clean images, those of the diffusion model by the mean squared error of its
-    prediction at random timesteps. Test accuracy is that of the classifier on clean images.
+    The paper uses pretrained models and trains nothing: `test` certifies. `fit` trains the trainable parameters: the
+    classifier's by cross-entropy on clean images, and the diffusion model's by the mean squared error of its prediction
+    at random timesteps. Test accuracy is the classifier's accuracy on clean images.
 
     Args:
-        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Wrap it in
-            `lightning_modules.backbones.resized.Resized` for another input size.
+        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If its input size
+            differs, wrap it in `lightning_modules.backbones.resized.Resized`.
         denoiser: unconditional diffusion model for images of the data's size in [-1, 1], called with x_t and t `[B]`.
-            It returns `[B, C or 2 C, H, W]`, or a diffusers output with that tensor as `sample`.
+            The model returns `[B, C or 2 C, H, W]`, or a diffusers output with that tensor as `sample`.
         scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are
             used.
         num_classes: number of classes, K.

@@ -1,11 +1,10 @@
-"""Denoising diffusion implicit models (DDIM): few steps from noise to an image, and from an image back to its noise.
+"""Denoising diffusion implicit models (DDIM): sample an image from noise in few steps, or encode an image as noise.
 
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s),
 
-with the model's estimates x and e at x_t. With eta = 0 no noise is added: the path is an ordinary differential
-equation, and an image is encoded by the same step to a later time. eta = 1 over all T times is DDPM's ancestral
-sampler.
+with the model's estimates x and e at x_t. With eta = 0 no noise is added: the path solves an ordinary differential
+equation, and the same step towards a later time encodes an image. eta = 1 over all T times is DDPM's ancestral sampler.
 
 A path is a list of times; -1 denotes the image itself, abar = 1.
 
@@ -29,10 +28,10 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
     """List the times from noise to an image with the spacing of a diffusers scheduler, `[num_steps + 1]`.
 
-    The last one is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
+    The final time is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
 
     Raises:
-        ValueError: if the scheduler has fewer times.
+        ValueError: if the scheduler has fewer times than `num_steps`.
     """
     within(1, scheduler.config.num_train_timesteps, num_steps=num_steps)
     spaced = copy.deepcopy(scheduler)
@@ -55,14 +54,14 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Step to the level abar_to, with less or more noise.
+    """Step from the level abar to abar_to, which has less or more noise.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
         noise: estimate of e.
         abar_to: abar_s.
         deviation: sigma, see `ddim_deviation`.
-        drawn: z, standard normal; needed unless `deviation` is 0.
+        drawn: z, standard normal noise; needed unless `deviation` is 0.
     """
     moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
     return moved if drawn is None else moved + deviation * drawn
@@ -89,9 +88,9 @@ def ddim(
         prediction: quantity that the model predicts.
         eta: in [0, 1], amount of fresh noise on the way to images; encoding adds none.
         draw: samples standard normal noise shaped like a tensor; needed for `eta` above 0.
-        clip: clip each estimate of the image to [-1, 1], without changing that of the noise.
-        told: time passed to the model in each step, one fewer than `times`. By default the time at which the step
-            starts, and 0 for an image; diffusers' inverse scheduler passes the time at which the step ends.
+        clip: clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
+        told: time passed to the model in each step; one entry fewer than `times`. None passes the time at which the
+            step starts, and 0 for an image; diffusers' inverse scheduler passes the time at which the step ends.
 
     Returns:
         `[B, C, H, W]` at the last time.

@@ -44,10 +44,10 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
 
 
 def scheduler_prediction(scheduler: Any) -> Prediction:
-    """Read which quantity the model of a diffusers scheduler predicts.
+    """Read from a diffusers scheduler which quantity its model predicts.
 
     Raises:
-        ValueError: if it is not epsilon, v_prediction or sample.
+        ValueError: if the quantity is not epsilon, v_prediction or sample.
     """
     prediction: Any = getattr(scheduler.config, "prediction_type", "flow")
     one_of(get_args(Prediction), prediction_type=prediction)
@@ -71,7 +71,7 @@ def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
         alphas_cumprod: `[T]`, decreasing values of abar.
 
     Raises:
-        ValueError: if no level has that much noise.
+        ValueError: if no level has s_t >= sigma.
     """
     levels = noise_levels(alphas_cumprod)
     t = int(np.searchsorted(levels, sigma))
@@ -90,13 +90,13 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
     """Evaluate a model at one time, or at one time for each image.
 
     Args:
-        model: called with x_t and t `[B]`; returns a tensor, or like diffusers' networks an object with a tensor
-            `sample`.
+        model: called with x_t and t `[B]`; returns a tensor, or an object with a tensor `sample`, like diffusers'
+            networks.
         noisy: x_t, `[B, C, H, W]`.
         t: a number or `[B]`.
 
     Returns:
-        `[B, C, H, W]`; additional channels, of a learned variance, are dropped.
+        The output, `[B, C, H, W]`; additional channels of a learned variance are dropped.
     """
     if not isinstance(t, Tensor):
         t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -109,7 +109,7 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     """Compute the estimate of the image in [-1, 1] from a diffusion model's output, not clipped.
 
     Args:
-        output: `[B, C, H, W]`, output of the model; additional channels, of a learned variance, are dropped.
+        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are dropped.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
@@ -127,7 +127,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     """Compute the estimate of the standard normal noise e from a diffusion model's output.
 
     Args:
-        output: `[B, C, H, W]`, output of the model; additional channels, of a learned variance, are dropped.
+        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are dropped.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
@@ -142,7 +142,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e; abar `[B, 1, 1, 1]`, the others `[B, C, H, W]`."""
+    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e, for abar `[B, 1, 1, 1]`, x and e `[B, C, H, W]`."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":

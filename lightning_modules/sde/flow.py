@@ -28,7 +28,7 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """A solution of the flow, and its cost."""
+    """A solution of the flow, and its number of network evaluations."""
 
     x: Tensor
     evaluations: int
@@ -36,7 +36,7 @@ class Solved(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, with the latents and the cost."""
+    """Log density of data, the data's latents, and the cost."""
 
     log_density: Tensor
     """`[B]`, natural logarithm, in float64 on the CPU."""
@@ -74,7 +74,7 @@ def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: flo
         tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step size is small enough.
+        RuntimeError: if no step size reaches the tolerance.
     """
     kind = np.complex128 if x.is_complex() else np.float64
 
@@ -100,7 +100,7 @@ def likelihood(
         tolerance: absolute and relative tolerance.
 
     Raises:
-        RuntimeError: if no step size is small enough.
+        RuntimeError: if no step size reaches the tolerance.
     """
     size = x.numel()
 
@@ -123,7 +123,7 @@ def likelihood(
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Tensor:
-    """Convert log densities of images to bits per dimension, for values of 256 levels.
+    """Convert log densities of images to bits per dimension, for images of 256 levels.
 
     Args:
         log_density: natural logarithms, `[B]`.
@@ -138,8 +138,8 @@ class ProbabilityFlow:
 
     Args:
         tolerance: absolute and relative tolerance of Runge-Kutta steps of orders 4 and 5.
-        end: the last time; None uses that of the process: 1e-5 for VE, 1e-3 for VP and sub-VP.
-        denoise: take an additional noise-free step to time 0, of the size of one of 1,000 equal steps.
+        end: final time; None uses the process's default: 1e-5 for VE, 1e-3 for VP and sub-VP.
+        denoise: take an additional noise-free step to time 0, as large as one of 1,000 equal steps.
 
     Raises:
         ValueError: if `tolerance` is not positive, `end` is not inside (0, 1), or sampling is conditioned on known

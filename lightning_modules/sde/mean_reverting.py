@@ -1,13 +1,13 @@
-"""The process that moves a clean image to its degraded one, in discrete time, and reverse samplers.
+"""The process that moves a clean image to its degraded version, in discrete time, and reverse samplers.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
-from the clean image x_0 towards the degraded one mu with noise of standard deviation lambda. With r_t = theta_t dt, and
-their sum R_t over 1 ... t,
+moves the clean image x_0 towards the degraded image mu plus noise of standard deviation lambda. With r_t = theta_t dt,
+and their sum R_t over 1 ... t,
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
-A step from t to s < t, with r = R_t - R_s and the noise n that a network sees in x_t (the score is -n / s_t):
+A step goes from t to s < t, with r = R_t - R_s and the noise n that a network estimates in x_t (the score is -n / s_t):
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t

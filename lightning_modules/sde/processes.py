@@ -9,8 +9,8 @@
 with sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B its integral and m(t) = e^{-B(t) / 2}. The
 exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
 
-A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. A process whose drift depends on
-an observation, such as a degraded image or noisy speech, stores the observation for its batch.
+A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. If the drift depends on an
+observation, such as a degraded image or noisy speech, the process stores the batch's observations.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
@@ -62,7 +62,7 @@ class Process(ABC):
         return torch.zeros_like(x)
 
     def prior_log_density(self, x: Tensor) -> Tensor:
-        """Compute the log density of x_1, `[B]`, of real x."""
+        """Compute the log density of x_1, `[B]`, for real x."""
         squares = (x - self.prior_mean(x)).flatten(1).square().sum(dim=1)
         variance = self.prior_deviation**2
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
@@ -85,7 +85,7 @@ class Process(ABC):
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)), correcting values that rounding left just below an integer."""
+    """Compute floor(t (n - 1)); values that rounding moved just below an integer are corrected."""
     return (t * (n - 1) + 1e-4).floor()
 
 
@@ -130,7 +130,7 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels; below the first there is no noise."""
+        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels; below the first level, sigma is 0."""
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
         return here, torch.where(i > 0, below, 0)

@@ -1,11 +1,11 @@
 """Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with the score s of x_t: predictors and correctors.
 
-A predictor moves x_t to the next time; a corrector moves it within the same time by Langevin steps
+A predictor moves x_t to the next time; a corrector moves x_t at a fixed time by Langevin steps
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2,
 
-with a signal-to-noise ratio r and norms averaged over the batch. Each returns x and its mean before noise was added;
-the last mean is the sample. With `flow`, a predictor follows the ordinary differential equation with the same
+with a signal-to-noise ratio r and norms averaged over the batch. Each returns x, and the mean of x before noise was
+added; the final mean is the sample. With `flow`, a predictor follows the ordinary differential equation with the same
 marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
@@ -48,7 +48,7 @@ def times_of(x: Tensor, t: float) -> Tensor:
 
 
 def _host(t: float) -> Tensor:
-    """Convert t to double precision, so that rounding skips no level of a grid."""
+    """Convert t to double precision, so that rounding does not skip a level of the grid."""
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
 
@@ -81,7 +81,7 @@ def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, dra
 def langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a time, with a step size from the norms of noise and score."""
+    """Take Langevin steps at a fixed time, with a step size from the norms of noise and score."""
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
         gradient, noise = score(x, times_of(x, t)), draw(x)
@@ -95,7 +95,7 @@ def langevin(
 def annealed_langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a time, of size 2 a (r std)^2, where std is the noise's standard deviation."""
+    """Take Langevin steps at a fixed time, of size 2 a (r std)^2, where std is the noise's standard deviation."""
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
     for _ in range(num_steps):
@@ -118,7 +118,7 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples from the first time to the last and one step beyond, to data; at each time correct, then predict.
+    """Move samples through all times and one step beyond, to data; at each time, correct first, then predict.
 
     Args:
         score: see `Score`.
@@ -127,12 +127,13 @@ def predict_and_correct(
         process: the process to reverse.
         predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None only corrects.
         corrector: `langevin` or `annealed_langevin` with their `snr`; None only predicts.
-        n: number of steps from 1 to 0 at the step size used, for all steps or for each; default: number of times.
+        n: number of steps from 1 to 0 that the step size corresponds to, for all steps or for each; None uses the
+            number of times.
         draw: see `Draw`.
-        project: applied after each correction and prediction.
+        project: function applied to x after each correction and prediction.
 
     Returns:
-        The mean of the last step, `[B, ...]`.
+        The mean of the final step, `[B, ...]`.
     """
     moved = Moved(x, x)
     steps = n if isinstance(n, Sequence) else [n or len(times)] * len(times)
@@ -152,12 +153,12 @@ class PredictorCorrector:
     """Sample by alternating corrector and predictor over equally spaced times.
 
     Args:
-        predictor: moves samples to the next time; none only corrects.
-        corrector: moves samples within a time; none only predicts.
+        predictor: moves samples to the next time; `none` only corrects.
+        corrector: moves samples at a fixed time; `none` only predicts.
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.
-        end: the last time; None uses that of the process: the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
+        end: final time; None uses the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
         flow: predict along the probability-flow ordinary differential equation, without noise.
 
     Raises:

@@ -38,10 +38,10 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
-    """Reject label smoothing with binary cross-entropy, under which every class would be correct.
+    """Reject label smoothing with binary cross-entropy, as every class would then count as correct.
 
     Raises:
-        ValueError: if both are used.
+        ValueError: if label smoothing and binary cross-entropy are both used.
     """
     if binary and soft_labels is not None and soft_labels.smoothing:
         raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")
@@ -53,7 +53,7 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
     Args:
         module: a classifier with `num_classes`.
         batch: labelled images, or texts, which are never mixed.
-        soft_labels: mixes images and smooths labels; None does neither.
+        soft_labels: settings that mix images and smooth labels; None does neither.
         binary: see `soft_cross_entropy`.
 
     Returns:
@@ -69,10 +69,10 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
 
 class ClassifierSteps(OwnLoaders):
-    """Validation, test and prediction steps for a LightningModule, with any dataloader (see `OwnLoaders`).
+    """Validation, test and prediction steps of a classifier, for any dataloader (see `OwnLoaders`).
 
     The module defines `forward` and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation uses the
-    given labels, since a user has no others; testing uses the labels of the test set.
+    given, noisy labels, since a user has no others; testing uses the labels of the test set.
     """
 
     num_classes: int

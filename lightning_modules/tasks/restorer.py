@@ -23,14 +23,14 @@ ZOOM = 4
 class RestorerSteps(ImageWriter):
     """Validation, test and prediction steps for a LightningModule that restores images.
 
-    The module owns `quality = ImageQuality()` and either `inference`, which applies `forward` to whole images, or its
-    own `restore`. Validation and test log the metrics of the estimate and of the degraded image, `test/psnr`,
-    `test/ssim`, `test/noisy_psnr` and `test/noisy_ssim`, averaged over images and ranks; with several test sets
-    `test/<set>/psnr`. Images without a clean one are not measured. Degraded images smaller than the clean ones are
-    measured, and shown, after bicubic interpolation.
+    The module owns `quality = ImageQuality()`. It also owns `inference`, which applies `forward` to whole images, or
+    overrides `restore`. Validation and test log the metrics of the estimate, `test/psnr` and `test/ssim`, and of the
+    degraded image, `test/noisy_psnr` and `test/noisy_ssim`, averaged over images and ranks. With several test sets the
+    names are `test/<set>/psnr` etc. Images without a clean version are not measured. Degraded images smaller than the
+    clean ones are measured, and shown, after bicubic interpolation.
 
-    `predict` writes `restored/<name>.png` to the run directory, in the bit depth of the given image: packed raw images
-    as a Bayer image that begins with red, floating-point images in 16 bits, see `ImageWriter`.
+    `predict` writes `restored/<name>.png` to the run directory, in the bit depth of the input image. Packed raw images
+    are written as a Bayer image that begins with red, floating-point images in 16 bits (see `ImageWriter`).
     """
 
     quality: ImageQuality
@@ -42,14 +42,14 @@ class RestorerSteps(ImageWriter):
         return self.inference(self, degraded)
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
-        """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
+        """Restore a batch; return `[B, C, H, W]`, in float32 or better, not clipped.
 
         Random numbers are seeded by the run's seed and the position of the batch's first image.
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of a test batch, measured as `test/<name>_psnr` and so on."""
+        """Return additional estimates of a test batch by name; their metrics are logged as `test/<name>_psnr` etc."""
         return {}
 
     def validation_step(
@@ -111,7 +111,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        detail: `[B, C', H, W]`: images whose variance selects the window.
+        detail: images whose variance selects the window, `[B, C', H, W]`.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.

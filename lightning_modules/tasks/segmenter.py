@@ -1,7 +1,7 @@
 """Validation, test and prediction of a segmenter, shared by all methods.
 
-For each category k, over the pixels of all images and ranks without ignored ones: with TP pixels correctly predicted
-as k, P predicted as k and T truly k,
+Metrics of each category k count the pixels of all images and ranks, except ignored ones. With TP pixels correctly
+predicted as k, P pixels predicted as k and T pixels truly k,
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
@@ -29,10 +29,11 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the overlap of truth and prediction for each category.
 
     Args:
-        counts: `[..., K, K]`, pixels: rows are true categories, columns predicted ones.
+        counts: numbers of pixels, `[..., K, K]`; rows are true categories, columns predicted ones.
 
     Returns:
-        IoU and Dice, both `[..., K]`, float64 in [0, 1]; NaN for a category in neither.
+        IoU and Dice, both `[..., K]`, float64 in [0, 1]; NaN for a category that occurs in neither truth nor
+        prediction.
     """
     counts = counts.double()
     both, predicted, true = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
@@ -43,8 +44,9 @@ class SegmenterSteps(OwnLoaders):
     """Validation, test and prediction steps for a LightningModule that segments images.
 
     The module defines `forward` and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs `miou` and
-    `dice` averaged over categories, `iou_<category>` and `dice_<category>` for each category that occurs, by its name
-    if the DataModule has `class_names`, and `cross_entropy`, averaged over all pixels that are not ignored.
+    `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not ignored. It also logs
+    `iou_<category>` and `dice_<category>` for each category that occurs, by its name if the DataModule has
+    `class_names`.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""Prediction that leaves an image file for each given image: the same for every method whose estimates are images."""
+"""Write an image file for each input image in prediction; shared by all methods whose estimates are images."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -21,19 +21,19 @@ from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
-    """Give a LightningModule a folder of the run directory that its predictions are written into, and continued in.
+    """Give a LightningModule a folder of the run directory for its predictions; interrupted predictions can be resumed.
 
-    Its prediction step hands `write` the names of a batch, digests of what the results are made from, and a function
-    that computes those that are missing:
+    The module's prediction step passes three things to `write`: the names of a batch, digests of the inputs, and a
+    function that computes missing results:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
             compute = lambda rows: levels_of(self(batch["noisy"][rows]), 255).cpu().numpy()
             return self.write(batch["name"], digests, compute, dataloader_idx)
 
-    The folder is refused with another module or other settings, and an interrupted prediction continues, on any number
-    of processes, see `ResumableMap`. Files that the data could not read are listed at the end, as an error, when all
-    others are written.
+    A folder written by another module or with other settings is rejected. An interrupted prediction can be resumed with
+    any number of processes, see `ResumableMap`. Input files that could not be read raise an error that lists them,
+    after all others are written.
     """
 
     written: str
@@ -45,11 +45,11 @@ class FolderWriter:
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
-        """Choose how results are kept: by default, images as PNG."""
+        """Return the store of the results; by default, images are stored as PNG files."""
         return png_files(folder)
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """List what results depend on, as JSON values."""
+        """List, as JSON values, the settings that results depend on."""
         return {
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             **arguments_of(self),
@@ -59,7 +59,7 @@ class FolderWriter:
         }
 
     def job_in(self: Any, directory: Path) -> ResumableMap:
-        """Make the job that writes into a run directory."""
+        """Create the job that writes into a run directory."""
         trainer = self.trainer
         return ResumableMap(
             self.store(directory / self.written),
@@ -84,13 +84,13 @@ class FolderWriter:
         compute: Callable[[list[int]], Iterable[Any]],
         dataloader_idx: int = 0,
     ) -> list[str]:
-        """Write the results of a batch that are not there yet, and return their names.
+        """Write the results of a batch that do not exist yet, and return their names.
 
         Args:
-            names: of the results.
-            digests: of what each is made from.
-            compute: maps positions in the batch to their results.
-            dataloader_idx: number of the set, which has a folder of its own where there are several.
+            names: names of the results.
+            digests: digest of each result's input.
+            compute: maps positions in the batch to the results for these positions.
+            dataloader_idx: index of the dataset; if there are several, each has its own folder.
         """
         if self._job is None:
             for _ in compute(list(range(len(names)))):
@@ -111,7 +111,7 @@ class FolderWriter:
             raise ValueError(f"all other {self.items} are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the sets, in the order of the loaders, where there are several."""
+        """List the names of the datasets in the order of the dataloaders, if there are several."""
         data = self.trainer.datamodule
         names = getattr(data, "test_names", ()) if stage != "val" else ()
         if stage == "predict" and getattr(data, "predict_set", None) is not None:
@@ -122,8 +122,7 @@ class FolderWriter:
 class ImageWriter(FolderWriter, ABC):
     """Give a LightningModule a prediction step that writes `<written>/<name>.png` into the run directory.
 
-    Images that are there already are left alone, so an interrupted run continues; another image of the same name is
-    refused.
+    Existing images are kept, so an interrupted run can continue; a different input image of the same name is rejected.
     """
 
     given: str
@@ -131,10 +130,10 @@ class ImageWriter(FolderWriter, ABC):
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
-        """Compute what is written of a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image's."""
+        """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image."""
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the images of a batch that are not there yet, and return their names."""
+        """Write the images of a batch that do not exist yet, and return their names."""
 
         def compute(rows: list[int]) -> Iterator[NDArray[Any]]:
             levels = self.pixels(batch)  # of the whole batch, on which random numbers may depend
@@ -147,9 +146,9 @@ class ImageWriter(FolderWriter, ABC):
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List a module's own arguments that are numbers, words, or tuples or dataclasses of these, as JSON values.
+    """List, as JSON values, a module's own arguments that are numbers, strings, or tuples or dataclasses of these.
 
-    A process is described by its own arguments.
+    A diffusion process is listed by its own arguments.
     """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:

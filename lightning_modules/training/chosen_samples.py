@@ -17,7 +17,7 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
     """Sample positions in the training set without replacement, the same on all ranks: `[samples]`, int64.
 
     Raises:
-        ValueError: if the dataset has fewer samples.
+        ValueError: if the dataset has fewer than `samples` samples.
     """
     within(1, data.num_train_samples, **{f"samples of {needed_by}": samples})
     return torch.randperm(data.num_train_samples, generator=generator_of(*seed))[:samples]
@@ -33,10 +33,10 @@ def chosen_samples(
         places: positions in the training set, `[n]`, the same on all ranks.
         needed_by: name of the caller, for messages.
         at_once: batch size on this rank.
-        everywhere: fetch all images on every rank instead.
+        everywhere: fetch all images on every rank, instead of a shard.
 
     Returns:
-        Inputs of the network and labels `[B]`, batch by batch.
+        Yields the network's inputs and the labels `[B]`, batch by batch.
 
     Raises:
         TypeError: if the DataModule provides no training images without augmentation.

@@ -30,7 +30,7 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Move a module back to the trainer's device: before `on_fit_end`, Lightning moves it to the CPU."""
+    """Move a module back to the trainer's device; Lightning moves it to the CPU before `on_fit_end`."""
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
     try:

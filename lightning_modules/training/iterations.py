@@ -1,7 +1,7 @@
 """Several iterations of an algorithm in one training step, for iterations that take microseconds.
 
-Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence, with the same
-result as single ones, and logs once; checkpoints are written between steps.
+Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence and logs once;
+results are the same as with one iteration per step. Checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 class OwnUpdates(Optimizer):
     """Optimizer for parameters that a module updates by its own equations: a step only calls its closure.
 
-    With it Lightning counts the steps of a module with manual optimization, for checkpoints and loggers.
+    Through this optimizer, Lightning counts the steps of a module with manual optimization, for checkpoints and
+    loggers.
 
     Args:
         parameters: parameters that the module updates.

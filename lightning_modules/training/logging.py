@@ -19,7 +19,7 @@ class EpochMean(Metric):
 
     A call of `self.log` takes as long as a small network's forward pass. So Lightning receives this metric once an
     epoch, and computes and resets it at the epoch's end. A step only adds to it, on the device. Its states have the
-    names and dtypes of those of Lightning's own means.
+    same names and dtypes as those of Lightning's own means.
     """
 
     value: Tensor

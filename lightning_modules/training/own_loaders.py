@@ -28,9 +28,9 @@ class NumberedSource(DataLoaderSource):
 class OwnLoaders:
     """Accept batches from any DataLoader: dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Batches get two more keys: `index`, the samples' positions in the dataset, whatever the dataloader's order, and
-    `global_batch_size`, if the trainer shards the samples evenly. Lightning makes the shards of several ranks equal by
-    repeating some samples; the DataModules of this project repeat none. A module that overrides `setup` must call
+    Batches get two more keys. `index` holds the samples' positions in the dataset, for any order of the dataloader.
+    `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples to make the
+    shards of all ranks equal; the DataModules of this project repeat none. A module that overrides `setup` must call
     `super().setup(stage)`.
     """
 

@@ -8,14 +8,14 @@ from lightning_modules.lightning_internals import finds_unused_parameters
 
 
 def require_all_rows(trainer: Any, name: str) -> None:
-    """Reject data whose training batches are not the whole dataset.
+    """Reject data whose training batches do not hold the whole dataset.
 
     Args:
         trainer: trainer of the run.
         name: name of the module.
 
     Raises:
-        ValueError: names the key.
+        ValueError: if a batch is not the whole dataset; the message names the key to set.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(
@@ -32,7 +32,7 @@ def require_one_process(trainer: Any, name: str) -> None:
         name: name of the module.
 
     Raises:
-        ValueError: suggests running seeds in parallel instead.
+        ValueError: if there are several processes; the message suggests running seeds in parallel instead.
     """
     if trainer.world_size > 1:
         raise ValueError(
@@ -50,7 +50,7 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
         what: reason why some parameters get no gradient, as a verb phrase for the message.
 
     Raises:
-        ValueError: names the strategy to use.
+        ValueError: if the strategy is unsuitable; the message names the strategy to use.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):

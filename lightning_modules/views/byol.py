@@ -16,7 +16,7 @@ from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolve each image with its own truncated, normalised Gaussian; reflection padding.
+    """Convolve each image with its own truncated, normalised Gaussian, with reflection padding.
 
     Args:
         image: `[B, C, H, W]`.
@@ -36,7 +36,7 @@ class GaussianBlur(nn.Module):
     """Blur some images.
 
     Args:
-        probability: probability of the blur, in [0, 1].
+        probability: probability with which an image is blurred, in [0, 1].
         sigma: least and greatest standard deviation, in pixels.
     """
 
@@ -93,7 +93,7 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation, for small drawings not suited to colour jitter and crops.
+    """Small random rotation, scaling and translation; for small drawings, which colour jitter and crops do not suit.
 
     Args:
         degrees: maximal rotation in either direction, in degrees.

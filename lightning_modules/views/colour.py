@@ -14,7 +14,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    """Blend: factor * image + (1 - factor) * other, clipped to [0, 1]; `[B, ...]` with factors `[B]`."""
+    """Blend images `[B, ...]` by factors `[B]`: factor * image + (1 - factor) * other, clipped to [0, 1]."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return (f * image).add_((1 - f) * other).clamp_(0, 1)
 
@@ -43,7 +43,7 @@ def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by `[B]` in [-1/2, 1/2], whose ends give opposite colours."""
+    """Shift the hue by `[B]`, in [-1/2, 1/2]; -1/2 and 1/2 give the opposite colours."""
     if image.shape[1] == 1:
         return image
     hue, chroma, value = hue_chroma_value(image)
@@ -53,8 +53,8 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 class ColourJitter(nn.Module):
     """Change brightness, contrast, saturation and hue of some images, and turn some grey.
 
-    As torchvision's ColorJitter within RandomApply, then RandomGrayscale. The order of the four changes is sampled per
-    batch, all else per image.
+    It acts like torchvision's ColorJitter within RandomApply, followed by RandomGrayscale. The order of the four
+    changes is sampled per batch; everything else is sampled per image.
 
     Args:
         brightness: maximal deviation of the brightness factor from 1, in [0, 1].

@@ -23,7 +23,7 @@ def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor)
         top: `[B]`, int64.
         left: `[B]`, int64.
         size: side of the squares, at most H and W.
-        mirror: `[B]`, bool: which crops to mirror.
+        mirror: which crops to mirror, `[B]`, bool.
 
     Returns:
         `[B, C, size, size]`.
@@ -39,14 +39,14 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
     """Sample boxes with uniform area and log-uniform aspect ratio in 3/4...4/3.
 
     Args:
-        uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
+        uniform: uniform numbers in [0, 1), `[B, 22]`: row, column, then area and ratio of each attempt.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
         min_area: least area, as a fraction of the image's.
 
     Returns:
-        `[B, 4]`: top, left, height and width, in pixels; the largest centred box of an allowed ratio if no attempt
-        fits.
+        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, it is the largest centred box of an
+        allowed ratio.
     """
     tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
     box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))
@@ -61,9 +61,9 @@ def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
-        box: `[B, 4]`: top, left, height and width, in pixels.
+        box: boxes `[B, 4]`: top, left, height and width, in pixels.
         size: side of the squares.
-        mirror: `[B]`, bool: which squares to mirror.
+        mirror: which squares to mirror, `[B]`, bool.
 
     Returns:
         `[B, C, size, size]` in [0, 1].
@@ -83,9 +83,9 @@ class RandomCrop(nn.Module):
     """Pad with zeros, crop a square at a random place, and mirror half of the images.
 
     Args:
-        size: side of the square, in pixels; None for the images' size.
-        padding: zero padding on each side, in pixels.
-        flip: whether to mirror.
+        size: side of the square, in pixels; None uses the images' size.
+        padding: width of the zero padding on each side, in pixels.
+        flip: whether to mirror half of the images.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -113,7 +113,7 @@ class RandomResizedCrop(nn.Module):
     """Crop a box of random area, aspect ratio and place, and resize it.
 
     Args:
-        size: height and width of the result, in pixels; None for the images' height.
+        size: height and width of the result, in pixels; None uses the images' height.
         min_area: least area of a box, as a fraction of the image's, in (0, 1].
         flip: whether to mirror half of the images.
 

@@ -39,12 +39,12 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
     """Sample boxes with uniform area in 1/50...1/3 of the image and log-uniform aspect ratio in 0.3...1/0.3.
 
     Args:
-        uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
+        uniform: uniform numbers in [0, 1), `[B, 22]`: row, column, then area and ratio of each attempt.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
 
     Returns:
-        `[B, H, W]`, bool: the box; empty if no attempt fits.
+        Mask of the box, `[B, H, W]`, bool; empty if no attempt fits.
     """
     low, high = ERASED_AREA
     area = height * width * (low + uniform[:, 2::2] * (high - low))
@@ -62,11 +62,11 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
 
 
 class RandomErasing(nn.Module):
-    """Replace a random box of some images by noise, as timm's mode `pixel`, clipped to [0, 1].
+    """Replace a random box of some images by noise, clipped to [0, 1], like timm's mode `pixel`.
 
     Args:
         probability: fraction of images with a box, in [0, 1].
-        mean: mean of the noise, per channel or one for all, in pixel units; by default ImageNet's.
+        mean: mean of the noise in pixel units, per channel or one for all; the default is ImageNet's.
         std: standard deviation of the noise, per channel or one for all, in pixel units.
     """
 

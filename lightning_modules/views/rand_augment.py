@@ -1,4 +1,4 @@
-"""RandAugment on a batch, an operation per image: one engine, with torchvision's and with timm's policy.
+"""RandAugment on a batch, with separate operations per image, by torchvision's or by timm's policy.
 
 Sharpness, colours, solarisation and the like act on values in [0, 1], not rounded to 1/255; only equalisation counts
 256 levels.
@@ -6,14 +6,14 @@ Sharpness, colours, solarisation and the like act on values in [0, 1], not round
 torchvision's policy (`RandAugment`) takes one of fourteen operations at a fixed strength.
 
 timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. It samples one
-of fifteen operations per image with replacement, skips it or not, and samples a magnitude around m, clipped to
-[0, mmax], of which 10 is full strength:
+of fifteen operations per image with replacement, skips it or not, and samples a magnitude around m, clipped to [0,
+mmax]; a magnitude of 10 is full strength:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
     colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
     posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
 
-So `m15` without `mmax` is m10, and without `inc1` posterize and solarize weaken as m rises. Differences from timm:
+So `m15` without `mmax` equals `m10`; without `inc1`, posterize and solarize weaken as m rises. Differences from timm:
 moved images are interpolated bilinearly (timm: bilinearly or bicubically at random), and values are not rounded to
 1/255.
 
@@ -56,16 +56,16 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 
 
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Compute the sampling grid of a moved image, `[B, H, W, 2]`, for `grid_sample`.
+    """Compute the sampling grid for `grid_sample` that moves images, `[B, H, W, 2]`.
 
     The image is sheared about the top left corner, translated, or rotated about the centre; at most one of the three
     should differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
-        shear: `[B, 2]`: change of the source column per row, and of the source row per column.
-        shift: `[B, 2]`: columns to the right and rows down, in pixels.
-        angle: `[B]`, in radians, counterclockwise.
+        shear: change of the source column per row, and of the source row per column, `[B, 2]`.
+        shift: translation in pixels, to the right and down, `[B, 2]`.
+        angle: rotation in radians, counterclockwise, `[B]`.
     """
     height, width = image.shape[-2:]
     dtype = image.dtype
@@ -135,8 +135,9 @@ def each_on_its_rows(
 
     Args:
         image: `[B, C, H, W]`.
-        operation: `[B]`, int64, on the host to avoid a sync: number of each image's function; others are unchanged.
-        functions: by number; each maps images `[b, C, H, W]` and their rows in the batch `[b]` to images.
+        operation: index of each image's function, `[B]`, int64, on the host to avoid a sync; with any other number the
+            image is unchanged.
+        functions: functions by index; each maps images `[b, C, H, W]` and their rows in the batch `[b]` to images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -148,7 +149,7 @@ def each_on_its_rows(
 
 @dataclass(frozen=True)
 class Strengths:
-    """Strengths of a batch's operations; tensors have a value per image."""
+    """Strengths of a batch's operations; tensors have one value per image."""
 
     amount: Mapping[str, Tensor]
     """Of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
@@ -169,11 +170,11 @@ def apply_operations(
     strengths: Strengths,
     resample: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Apply to each image its operation.
+    """Apply its own operation to each image.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
-        operation: `[B]`, int64, on the host: position in `names`, or `NONE`.
+        operation: position of each image's operation in `names`, or `NONE`; `[B]`, int64, on the host.
         names: the policy's operations.
         strengths: strengths of the operations.
         resample: maps images and a grid of source positions, `[B, H, W, 2]`, to moved images.
@@ -215,7 +216,7 @@ class RandAugment(nn.Module):
     """RandAugment with torchvision's operations, ranges and signs, sampled per image instead of per batch.
 
     Args:
-        num_ops: number of operations in sequence, at least 1.
+        num_ops: number of operations applied in sequence, at least 1.
         magnitude: strength of the operations, in 0...30.
 
     Raises:
@@ -239,12 +240,12 @@ class RandAugment(nn.Module):
         return image
 
     def apply_operations(self, image: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """Apply to each image its operation.
+        """Apply its own operation to each image.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: `[B]`, int64, on the host: position in `TORCHVISION_OPERATIONS`.
-            sign: `[B]`: 1 or -1, direction of the operations that have one.
+            operation: position of each image's operation in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the host.
+            sign: direction, 1 or -1, of the operations that have one, `[B]`.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
@@ -298,12 +299,12 @@ class TimmRandAugment(nn.Module):
     """RandAugment with timm's operations and random magnitudes, sampled per image.
 
     Args:
-        recipe: timm's string: `rand`, then m (0...10 or mmax), n, p, mstd (above 100: uniform in [0, m]), mmax and inc,
-            in any order.
+        recipe: timm's string: `rand`, then m (0...10 or mmax), n, p, mstd (a value above 100 means uniform in [0, m]),
+            mmax and inc, in any order.
         fill: grey value outside a moved image, in [0, 1].
 
     Raises:
-        ValueError: if the recipe has another part, or an argument is out of range.
+        ValueError: if the recipe has an unknown part, or an argument is out of range.
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", fill: float = 0.5) -> None:
@@ -335,13 +336,13 @@ class TimmRandAugment(nn.Module):
         return drawn.clamp(0, self.bound)
 
     def apply_operations(self, image: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
-        """Apply to each image its operation.
+        """Apply its own operation to each image.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: `[B]`, int64, on the host: position in `TIMM_OPERATIONS`, or `NONE`.
-            magnitude: `[B]`, 0 to `mmax`.
-            sign: `[B]`: 1 or -1, direction of the operations that have one.
+            operation: position of each image's operation in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the host.
+            magnitude: magnitude of each image's operation, from 0 to `mmax`, `[B]`.
+            sign: direction, 1 or -1, of the operations that have one, `[B]`.
         """
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]

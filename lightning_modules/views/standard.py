@@ -1,4 +1,4 @@
-"""Standard augmentations: weak and strong (semi-supervised learning), SimCLR's, and that of timm's recipes."""
+"""Standard augmentations: weak and strong ones for semi-supervised learning, SimCLR's, and that of timm's recipes."""
 
 from torch import nn
 
@@ -16,7 +16,7 @@ class StrongView(nn.Sequential):
     """Strong augmentation: random resized crop, then RandAugment.
 
     Args:
-        size: height and width, in pixels; None for the images' size.
+        size: height and width of the result, in pixels; None keeps the images' size.
         num_ops: number of RandAugment's operations.
         magnitude: strength of RandAugment's operations, in 0...30.
         min_area: least area of the crop, as a fraction of the image's.
@@ -33,7 +33,7 @@ class ContrastiveView(nn.Sequential):
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
-        size: height and width, in pixels; None for the images' size.
+        size: height and width of the result, in pixels; None keeps the images' size.
         brightness: strength of the jitter of brightness, contrast and saturation.
         hue: maximal hue shift.
         min_area: least area of the crop, as a fraction of the image's.

@@ -76,7 +76,7 @@ class StageSchedule:
 
 @dataclass
 class Rounds:
-    """State of the rounds, saved in checkpoints."""
+    """State of the segmentation rounds; checkpoints include it."""
 
     labelled: int = -1
     """Last round for which labels were predicted."""

@@ -61,8 +61,8 @@ def high_mode_probability(
         losses: `[N]`.
         max_iter: iterations of expectation maximisation.
         tol: the iterations stop when the mean log-likelihood increases by less than this.
-        reg_covar: added to the variances, in units of the rescaled losses.
-        random_state: seed of the initialisation.
+        reg_covar: constant added to the variances, in units of the rescaled losses.
+        random_state: random seed of the mixture's initialisation.
 
     Returns:
         `[N]`, in [0, 1]; zeros if all losses are equal or there are fewer than two.
@@ -120,7 +120,7 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
     Args:
         feature: features v, `[N, D]`; standardised by this function.
-        verdict: `[N]`, flags to refine.
+        verdict: flags to refine, `[N]`.
 
     Returns:
         Refined flags and signed distances to the hyperplane, up to scale, both `[N]`. If all flags are equal, they are
@@ -200,7 +200,7 @@ def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> 
     """Evaluate the flags against the true labels.
 
     Args:
-        found: flags and scores.
+        found: flags and scores of the training images.
         wrong: `[N]`: whether the given label is truly wrong, or the image out of distribution; None if unknown.
 
     Returns:

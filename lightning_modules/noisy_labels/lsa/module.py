@@ -26,8 +26,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     logits, so with it each step of an epoch without guesses takes one more forward pass.
 
     Args:
-        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
-            classifier. Linear separation needs features that were pre-trained without labels.
+        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear layer
+            is the classifier. Linear separation needs features that were pre-trained without labels.
         num_classes: number of classes, C.
         weak_view: weak augmentation of a batch; sampled again for the guess.
         contrastive_view: augmentation for the contrastive term.
@@ -39,7 +39,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         warmup_epochs: epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
         guess_views: weak views whose predictions are averaged for a guess.
-        mixup_alpha: both parameters of mixup's Beta distribution; 0 for no mixup.
+        mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: mu of the contrastive term.
@@ -123,14 +123,14 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on images with noisy labels and out-of-distribution images.
 
-    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one
-    network. Logs the metrics of `PLSLSA` for the images that both networks flag.
+    It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as each step
+    trains only one network. It logs the metrics of `PLSLSA`, computed from the images that both networks flag.
 
     Args:
-        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
-            classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2, of the same kind. Its classifier is re-initialised.
-        arguments: those of `PLSLSA` except `guess_views` and `confidence_contrast`.
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear
+            layer is the classifier. Linear separation needs features that were pre-trained without labels.
+        second_network: f_2; inputs and outputs as for f_1. The classifier of f_2 is re-initialised.
+        arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:
         ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or the trainer or the

@@ -47,7 +47,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
     Args:
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
-        weight: `[B]`: u, at least 0. If all are 0, the loss is 0.
+        weight: u, at least 0, `[B]`. If all weights are 0, the loss is 0.
         total: sum_i u_i over the global batch; None takes the sum over these rows.
     """
     total = weight.sum() if total is None else total
@@ -71,12 +71,12 @@ def confident_same_class(
     """Compute A of PLS.
 
     Args:
-        category: `[b]`: the most probable class of the mixed target.
+        category: most probable class of the mixed target, `[b]`.
         weight: `[b]`: u.
-        index: `[b]`: positions of the images in the training set.
-        other: `[B]`: `category` of the columns.
-        other_weight: `[B]`: `weight` of the columns.
-        other_index: `[B]`: `index` of the columns.
+        index: positions of the images in the training set, `[b]`.
+        other: `category` of the columns' images, `[B]`.
+        other_weight: `weight` of the columns' images, `[B]`.
+        other_index: `index` of the columns' images, `[B]`.
 
     Returns:
         `[b, B]`, in [0, 1].
@@ -90,8 +90,8 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
     """Compute H(A_i, S_i), `[b]`.
 
     Args:
-        projection: `[b, D]`: h; need not be normalised.
-        other: `[B, D]`: h', features of the other view; need not be normalised.
+        projection: h, `[b, D]`; need not be normalised.
+        other: h', features of the other view, `[B, D]`; need not be normalised.
         positives: A, `[b, B]`; entries are at least 0, and no row is all zeros.
         temperature: mu.
     """
@@ -135,7 +135,7 @@ class MixedBatch:
             projection: h of the mixed images, `[b, D]`.
             other: h' of another view of each image, `[b, D]`.
             temperature: mu.
-            confidence: use PLS's term instead of LSA's.
+            confidence: use PLS's con instead of LSA's.
         """
         others = global_rows(other, self.global_batch_size)
         if confidence:
@@ -186,7 +186,7 @@ class StepLoss:
             network: f, the classifier.
             projection: maps the classifier's features to h.
             image: unmixed images, `[b, C, H, W]`.
-            other_view: views for the contrastive term, `[b, C, H, W]`; None for cls alone, as before the first
+            other_view: views for the contrastive term, `[b, C, H, W]`; None computes cls alone, as before the first
                 detection.
             target: t, `[b, C]`.
             weight: u, `[b]`.

@@ -81,7 +81,7 @@ class TrainingImages:
 
         Args:
             batch: b images with labels.
-            guess: g, `[b, C]`; None for given labels only.
+            guess: g, `[b, C]`; None uses the given labels only.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)

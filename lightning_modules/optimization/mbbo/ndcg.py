@@ -68,7 +68,7 @@ class NDCGRanking(MethodModule):
 
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
-        optimizer: gets the tracked gradient of the network.
+        optimizer: steps with the tracked gradient of the network.
         lr_scheduler: stepped every epoch.
         positives: P, rated items sampled per user and batch.
         negatives: unrated items sampled per user and batch.
@@ -80,10 +80,10 @@ class NDCGRanking(MethodModule):
         gamma_gradient: weight with which the previous iterate's gradient is subtracted; Adam's average is the tracker.
         plain_epochs: epochs without variance reduction, after the warm-up.
         warmup_epochs: number of initial epochs that train with listwise cross-entropy.
-        evaluated: values of K at which validation and test report NDCG@K.
+        evaluated: values of K for which validation and test report NDCG@K.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision has too few digits.
+        ValueError: if an argument is out of range; at setup, if the precision is too low.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class NDCGRanking(MethodModule):
     def _objectives(
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update a batch's lower levels; return this rank's surrogate at this iterate and at the previous one."""
+        """Update a batch's lower levels; return this rank's surrogates at this and at the previous iterate."""
         user, rating, size = batch["index"], batch["ratings"].to(score), global_batch_size(batch)
         items, rated = rating.shape[1], item[:, : self.positives]
         gain = 2 ** rating.gather(1, rated) - 1

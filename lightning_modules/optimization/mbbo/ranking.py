@@ -1,4 +1,4 @@
-"""NDCG as a bilevel problem: a lower level per user and rated item, and a threshold per user.
+"""NDCG as a bilevel problem, with a lower level per user and rated item, and a threshold per user.
 
 A user q has scores h of M items; n of these are rated, with gains 2^rating - 1. A squared hinge approximates an item's
 rank:
@@ -121,7 +121,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
     """Compute the DCG of the best ranking of each user's items up to rank K, `[b]`.
 
     Args:
-        rating: `[b, M]`, 0 for unrated items.
+        rating: ratings of all items, `[b, M]`, 0 for unrated ones.
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
@@ -134,7 +134,7 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
     Args:
         score: `[b, M]`.
         rating: held-out ratings, `[b, M]`, 0 for other items.
-        excluded: items not to be ranked, `[b, M]`.
+        excluded: mask of items that are not ranked, `[b, M]`.
         top: K.
     """
     best = score.masked_fill(excluded, -torch.inf).topk(min(top, score.shape[1]), dim=1).indices
@@ -194,7 +194,7 @@ class LowerLevels:
             user: `[b]`.
             rated: items, `[b, P]`.
             g: hinges, `[b, P]`.
-            g_before: hinges at the previous iterate; None for a plain step.
+            g_before: hinges at the previous iterate; None takes a step without variance reduction.
             items: M.
             global_batch_size: number of users in the batch over all ranks.
         """

@@ -39,8 +39,8 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
 
     Args:
         expected: F_t(x_t), `[T]`.
-        slope: slope of each round, `[T, d]`.
-        curvature: curvature of all rounds.
+        slope: slope of each round's expected loss, `[T, d]`.
+        curvature: curvature of the expected losses, the same in all rounds.
         radius: radius of the ball.
     """
     fixed = least_of_quadratic(slope.mean(0), curvature, radius)

@@ -64,8 +64,8 @@ class ScheduledStep(TargetStep):
     """Follow a schedule.
 
     Args:
-        rate: 1/H before the schedule; eta in the paper's scaling. The authors use 1/4 for the squared loss, 2 for the
-            logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
+        rate: 1/H before the schedule is applied; this is eta in the paper's scaling. The authors use 1/4 for the
+            squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
         schedule: H at batch t of T: `constant` keeps it, `stochastic` uses H sqrt(t), and `exponential` H T^(t/T).
     """
 

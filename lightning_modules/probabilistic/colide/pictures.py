@@ -21,7 +21,7 @@ def drawn_graph(estimated: Tensor, true: Tensor) -> Tensor:
     Correct edges are black, reversed ones orange, extra ones red, and missing ones grey and dashed.
 
     Args:
-        estimated: `[d, d]`, bool, from row to column.
+        estimated: estimated edges from row to column, `[d, d]`, bool.
         true: the graph that generated the data.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

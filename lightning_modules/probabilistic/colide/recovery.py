@@ -12,7 +12,7 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
     """Set weights of at most a threshold to zero; if cycles remain, also as few of the smallest weights as necessary.
 
     Args:
-        weight: `[d, d]`, from row to column.
+        weight: weights of the edges from row to column, `[d, d]`.
         threshold: largest absolute weight that is set to zero.
     """
     kept = torch.where(weight.abs() > threshold, weight, 0).cpu().numpy()

@@ -1,6 +1,6 @@
 """Score, noise scales and acyclicity of a weighted graph, and their gradients by the weights, on NumPy arrays.
 
-For matrices of twenty nodes, NumPy takes half the time of torch; a path has a hundred thousand iterations.
+For graphs of twenty nodes NumPy takes half of torch's time, and a path has a hundred thousand iterations.
 """
 
 from typing import Any, Literal

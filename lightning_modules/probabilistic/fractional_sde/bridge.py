@@ -38,10 +38,10 @@ class FractionalBridge(MethodModule):
     those of two other exact bridges: of the approximated noise, and of white noise.
 
     Args:
-        noise: `FractionalNoise` or `BrownianNoise`.
-        theta: pull of the prior to 0, at least 0.
+        noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
+        theta: strength of the prior's pull towards 0, at least 0.
         hidden_features: widths of the control's hidden layers.
-        substeps: integration steps between two times of the data.
+        substeps: number of integration steps between two times of the data.
         optimizer: built on the control's parameters, and on H if it is learned.
         lr_scheduler: stepped every epoch.
 

@@ -20,9 +20,9 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     """Compute the covariance of X at F equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
-        noise: the weighted processes.
-        theta: pull to 0.
-        interval: time between two of the times.
+        noise: weighted processes that drive the equation.
+        theta: strength of the pull towards 0.
+        interval: time between two successive times.
         num_times: F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))

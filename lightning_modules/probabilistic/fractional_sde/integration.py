@@ -2,8 +2,8 @@
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-Without u this is the prior. The control u(t, X, Y) makes it the posterior, whose relative entropy to the prior is
-E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+Without u, this equation is the prior. The control u(t, X, Y) makes it the posterior, whose relative entropy to the
+prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
 """
 
 from collections.abc import Callable
@@ -100,13 +100,13 @@ def integrate(
         x: initial X, `[B, D]`.
         y: initial Y, `[B, D, K]`.
         dw: increments of W, `[N, B, D]`, for N = (F - 1) x `substeps` steps.
-        interval: time between two results.
-        substeps: steps between two results.
+        interval: time between two successive results.
+        substeps: number of steps between two successive results.
         gamma: speeds, `[K]`.
         omega: weights, `[K]`.
         drift: b, maps X to `[B, D]`.
         diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
-        control: u, or None for 0.
+        control: u; None means u = 0.
         solver: `euler` or `milstein`.
     """
     dt = interval / substeps
@@ -140,7 +140,7 @@ def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
     Args:
         given: observations predicted from X, `[B, F, ...]`.
         observed: `[B, F, ...]`.
-        sigma: `[F]`; None uses sigma^2 = 1 / 2, the sum of squared errors.
+        sigma: standard deviation at each time, `[F]`; None uses sigma^2 = 1 / 2, which gives the sum of squared errors.
     """
     squares = (given - observed).square().flatten(2).sum(dim=2)
     return squares.sum(dim=1) if sigma is None else 0.5 * (squares * sigma.pow(-2)).sum(dim=1)

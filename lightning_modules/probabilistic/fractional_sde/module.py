@@ -57,7 +57,7 @@ class FractionalLatentSDE(MethodModule):
     from the given frames alone: along the posterior up to the last given frame, and along the prior afterwards.
 
     Args:
-        noise: `FractionalNoise` or `BrownianNoise`.
+        noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
         decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
         num_latents: D, dimensions of X.
@@ -65,13 +65,13 @@ class FractionalLatentSDE(MethodModule):
         num_contents: number of time-invariant features; 0 disables them.
         hidden_features: widths of the hidden layers of drift, diffusion and control.
         solver: `milstein`, for a Stratonovich equation, or `euler`, for an Ito equation.
-        substeps: integration steps between two observations.
+        substeps: number of integration steps between two observations.
         num_given: number of observations from which `test` predicts the others, at least 3.
         optimizer: built on all parameters, including H if it is learned.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or widths of networks differ; at setup, if gamma_max is too large
+        ValueError: if an argument is out of range, or widths of networks differ. At setup, if gamma_max is too large
             for the step size, the precision is too low, or sequences are too short to predict.
     """
 

@@ -11,8 +11,8 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is that of `datamodules.sequences.fractional_motion`. For type I, whose increments are stationary, Y(0) has the
-stationary distribution, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
+B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. For type I, whose increments are
+stationary, Y(0) has the stationary distribution, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
 """
 
 import math
@@ -32,7 +32,7 @@ LEVELS = 31
 
 
 def speeds(num_processes: int, gamma_max: float) -> Tensor:
-    """Space K speeds geometrically around 1, gamma_k = r^(k - (K + 1) / 2) with r = gamma_max^(2 / (K - 1)), `[K]`."""
+    """Compute K geometric speeds around 1, gamma_k = r^(k - (K + 1) / 2), `[K]`, with r = gamma_max^(2 / (K - 1))."""
     place = torch.arange(num_processes, dtype=torch.float64, device="cpu") - (num_processes - 1) / 2
     return (place * (2 * math.log(gamma_max) / (num_processes - 1))).exp()
 
@@ -92,7 +92,7 @@ def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) ->
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
     """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
 
-    The authors' code returns another value for type I: it lacks the factor 2 of the middle term, and V_H.
+    The authors' code returns another value for type I, because it lacks the factor 2 of the middle term, and V_H.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

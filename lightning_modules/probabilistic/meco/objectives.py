@@ -18,7 +18,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
     """Compute the logarithm of the mean of exp v over all ranks' values, in float64 and without gradient.
 
     Args:
-        values: `[B]`; B may differ between ranks.
+        values: v, `[B]`; B may differ between ranks.
     """
     values = values.detach().double()
     top = values.max()
@@ -96,7 +96,7 @@ class NoiseContrastive(Objective):
     """Classify data against noise with log odds f(x) + c - log q(x), where c is learned in place of -log Z (NCE).
 
     Args:
-        start: initial value of c.
+        start: initial value of c, the learned constant.
     """
 
     def __init__(self, start: float = 0.0) -> None:

@@ -34,7 +34,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Pos
 
 
 class Seen(NamedTuple):
-    """Cholesky factor and solution for the training rows."""
+    """Cholesky factor of the training rows' kernel, and the solution for their targets."""
 
     factor: Tensor
     """Lower Cholesky factor of K + jitter I, `[n, n]`."""
@@ -71,7 +71,7 @@ def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Ten
 
     Args:
         known: factor and solution for the training rows.
-        cross: kernel of the training rows and the points, `[n, m]`.
+        cross: kernel between the training rows and the points, `[n, m]`.
         variance: kernel of each point with itself, `[m]`.
 
     Returns:
@@ -151,7 +151,7 @@ class Weighted(ScaleDistribution):
 
     Args:
         draws: samples s_i, positive, `[S]`.
-        log_weight: log-probabilities, `[S]`; None for uniform ones.
+        log_weight: log-probabilities of the samples, `[S]`; None makes them uniform.
     """
 
     def __init__(self, draws: Tensor, log_weight: Tensor | None = None) -> None:

@@ -65,7 +65,7 @@ def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> i
         eigenvalues: eigenvalues of H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
-        most: maximum number of steps, returned if the rule has not stopped before.
+        most: maximum number of steps; it is returned if the rule does not stop earlier.
     """
     count = len(eigenvalues)
 

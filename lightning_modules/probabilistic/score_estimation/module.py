@@ -42,7 +42,7 @@ def rms(difference: Tensor) -> Tensor:
 class ScoreEstimation(MethodModule):
     """Fit E[X_0 | X_t] by full-batch gradient steps, and measure the fit's distance from its kernel limit.
 
-    The test reports the network after its steps, and the kernel limit at the step chosen by `stop`.
+    The test reports the network after all training steps, and the kernel limit at the step chosen by `stop`.
 
     Args:
         dim: d, dimension of the points.
@@ -51,10 +51,10 @@ class ScoreEstimation(MethodModule):
         stop: step at which the kernel limit is reported. `rule` is the theory's; it uses the true variance of the label
             noise if known, otherwise the variance of the labels. `hold_out` is the step with the smallest loss on
             validation rows, and `end` is after 10^7 steps.
-        radius: D, radius of the ball onto which estimates are projected in scores.
-        g: rate of the diffusion, as in the data.
-        start: T_0 of the data, where sampling ends.
-        end: T of the data, where sampling starts.
+        radius: D, radius of the ball onto which estimates of X_0 are projected when scores are computed.
+        g: rate of the diffusion; must be that of the data.
+        start: T_0 of the data, the time at which sampling ends.
+        end: T of the data, the time at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:

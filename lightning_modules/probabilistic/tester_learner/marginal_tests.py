@@ -1,14 +1,14 @@
 """Tests of points against the standard normal distribution, globally and in bands around a hyperplane.
 
-For a unit vector w, with z the coordinates of x in an orthonormal basis of its orthogonal complement, and the bands
-|<w, x>| <= sigma / c for c = 6 and 2, these statistics are 0 for N(0, I) and infinitely many points:
+Let w be a unit vector, and z the coordinates of x in an orthonormal basis of its orthogonal complement. The bands are
+|<w, x>| <= sigma / c for c = 6 and 2. The following statistics are 0 for N(0, I) and infinitely many points:
 
     T1    ||(1/n) X^T X - I||
     T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
     T3    ||E[z z^T | band] - I||, and of degree 4 ||E[(z z^T) (z z^T)^T | band] - that of N(0, I)||, z z^T as a vector
 
-with operator norms, which bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit v at once. They depend on w up to its
-sign, and not on labels.
+with operator norms, which bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit v at once. The statistics do not depend
+on labels, and are the same for w and -w.
 """
 
 import math
@@ -61,7 +61,7 @@ def complement(weight: Tensor) -> Tensor:
 
 
 def pairs(z: Tensor) -> Tensor:
-    """Return z z^T as vectors in the space of symmetric matrices, `[N, p (p + 1) / 2]` for `[N, p]`, of equal norm."""
+    """Map z `[N, p]` to z z^T as vectors of equal norm in the space of symmetric matrices, `[N, p (p + 1) / 2]`."""
     row, column = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
     return z[:, row] * z[:, column] * (1 + (row != column).to(z)).sqrt()
 
@@ -123,7 +123,7 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
 
 @cache
 def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> Tensor:
-    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU: deterministic for given arguments.
+    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic for given arguments.
 
     Args:
         samples: number of points in a sample.
@@ -142,13 +142,13 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, within which all statistics lie jointly for a fraction 1 - delta of the samples.
+    """Compute thresholds, `[K]`, such that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
 
-    All thresholds are the same quantile of their own statistic, the smallest for which that holds.
+    Each threshold is a quantile of its statistic, at the same level for all; the level is the smallest possible.
 
     Args:
-        drawn: statistics, `[draws, K]`.
-        delta: fraction of the samples beyond a threshold, in (0, 1).
+        drawn: statistics of the samples, `[draws, K]`.
+        delta: fraction of the samples that exceed any threshold, in (0, 1).
     """
     worst = drawn.argsort(0).argsort(0).amax(1).sort().values
     level = worst[math.ceil((1 - delta) * len(drawn)) - 1]

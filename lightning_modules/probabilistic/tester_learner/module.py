@@ -52,14 +52,14 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
 class TesterLearner(MethodModule):
     """Learn a halfspace on training rows, and accept or reject it on validation rows, on one or several ranks.
 
-    Each training step splits its rows into mini-batches, one iteration of descent each, and stores the last iterate as
-    a candidate. Validation chooses one candidate and tests it.
+    Each training step splits its rows into mini-batches, takes one descent step on each, and stores the final iterate
+    as a candidate. Validation chooses one candidate and tests it.
 
     Args:
         dim: d.
         eta: upper bound on the probability of a flip, in [0, 1/2).
         sigma: width of the surrogate, and of the tests' bands.
-        surrogate: `ramp`, or `logistic` of the learner without tests.
+        surrogate: `ramp`, or `logistic`, the surrogate of the learner without tests.
         tests: whether to test the points; without tests, the chosen candidate is always accepted.
         degree: maximum degree of the moments in the bands, 2 or 4.
         delta: probability that standard normal points are rejected.
@@ -138,7 +138,7 @@ class TesterLearner(MethodModule):
             raise ValueError("TesterLearner tests on rows unused in training: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the signed distance `[B]` of rows `[B, d]` from the boundary, whether it was accepted or not."""
+        """Return the signed distance `[B]` of rows `[B, d]` from the boundary, even if the halfspace was rejected."""
         return features @ self.halfspace
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ class TesterLearner(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """The report of the tests, and the candidates with gradient norms and the errors of both signs."""
+        """Tabulate the tests' report, and the candidates with their gradient norms and the errors of both signs."""
         if not len(self.norms_and_errors):
             return {}
         ratio = {"value / threshold": (self.statistics / self.thresholds).tolist()}

@@ -82,7 +82,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Return the expected norm of the mean gradient of Gaussian points due to chance.
+    """Return the norm of the mean gradient that is expected by chance for Gaussian points.
 
     It is sqrt((d - 1) E[l'^2] / n), with E[l'^2] about phi(0) times the integral of l'^2.
     """

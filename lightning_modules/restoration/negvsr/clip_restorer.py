@@ -36,7 +36,7 @@ def slices(clip: Tensor, height: int) -> Tensor:
     """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel row of each frame, stacked over time.
 
     Returns:
-        Images `[B, C, height, W]`, in which every frame fills equally many rows.
+        Images `[B, C, height, W]`; every frame fills the same number of rows.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
@@ -48,8 +48,8 @@ class ClipRestorerSteps(ClipWriter):
     The module sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
     then over all clips: `test/psnr` and `test/ssim` of the estimate, and `test/noisy_psnr` and `test/noisy_ssim` of the
     bicubically upsampled input. If the test data have noise sequences, `test/disturbed_psnr` and `test/disturbed_ssim`
-    are those of the estimate for the clip with added noise, and `test/drift` is the mean of |F(x + n) - F(x)|.
-    Validation skips clips without a clean version.
+    evaluate the estimate for the clip with added noise, and `test/drift` is the mean of |F(x + n) - F(x)|. Validation
+    skips clips without a clean version.
     """
 
     quality: ImageQuality
@@ -63,7 +63,7 @@ class ClipRestorerSteps(ClipWriter):
             self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `estimate`, `[B, T, C, H, W]`, and with noise sequences also `disturbed`, the estimate under noise.
+        """Return `estimate`, `[B, T, C, H, W]`; with noise sequences also `disturbed`, the estimate from noisy clips.
 
         Raises:
             ValueError: if the batch has no clean clips.

@@ -12,11 +12,11 @@ def reduced(clip: Tensor, scale: int) -> Tensor:
 
 
 def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool = False) -> Tensor:
-    """Compute the mean distance |y_neg - y_pos| between the outputs for a negative and for its clip.
+    """Compute the mean distance |y_neg - y_pos| between the output for a negative and the output for its clip.
 
     Args:
         negative: y_neg, output for the negative.
-        positive: y_pos, output for the clip, which receives the opposite gradient.
+        positive: y_pos, output for the clip; its gradient is the opposite of y_neg's.
         detach_positive: stop the gradient to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()

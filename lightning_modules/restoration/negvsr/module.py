@@ -49,7 +49,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             data.
         discriminator: per-pixel discriminator of frames `[B, C, H, W]`, for the second stage; None trains the first
             stage.
-        perception: perceptual distance of frames `[B, C, H, W]`; None omits the term.
+        perception: perceptual distance of frames `[B, C, H, W]`; None omits this loss term.
         sharpened: sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
         cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
         perception_weight: weight of the perceptual distance.
@@ -163,7 +163,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return {"loss": loss if self.discriminator is None else loss.detach()}
 
     def _step(self, loss: Tensor) -> None:
-        """Update generator and discriminator, each by the gradient of its own terms, and count one global step."""
+        """Update generator and discriminator, each by the gradient of its own loss terms; counts one global step."""
         plain: Any = self.optimizers(use_pl_optimizer=False)
         counted: Any = self.optimizers()
         for optimizer in plain:

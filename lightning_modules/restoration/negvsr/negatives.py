@@ -2,7 +2,7 @@
 
     n = R_p((1 - M) v + M noise),     R_p rotates each patch of each frame, with probability p, by k times 90 degrees,
 
-with k uniform on 0 ... 4, where 0 and 4 are identities, and p uniform on 0, 0.1, ..., 0.9, sampled once per step.
+where k is uniform on 0 ... 4 (0 and 4 are identities), and p is uniform on 0, 0.1, ..., 0.9 and sampled once per step.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PROBABILITIES = 10
 
 
 def turned_patches(clip: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate each patch of each frame in its place, as `torch.rot90` does from height to width.
+    """Rotate each patch of each frame in place, in the direction of `torch.rot90` from height to width.
 
     Args:
         clip: clips `[B, T, C, H, W]`.
@@ -54,7 +54,7 @@ class Negatives:
     Args:
         mixture: M, weight of the noise in the mixture, in [0, 1].
         patch_size: side of a rotated patch, in pixels.
-        weight: loss weight of the distance between the outputs for a clip and for its negative.
+        weight: loss weight of the distance between the output for a clip and the output for its negative.
         detach_positive: stop the gradient of this distance to the clip's output.
 
     Raises:
@@ -72,7 +72,7 @@ class Negatives:
         at_least(0, weight=self.weight)
 
     def of(self, clip: Tensor, noise: Tensor) -> Tensor:
-        """Compute negatives of clips with noise that is used unchanged, both `[B, T, C, h, w]`.
+        """Compute negatives from clips and noise, both `[B, T, C, h, w]`; the noise is used unchanged.
 
         Raises:
             ValueError: if clips and noise differ in shape, or the sides of frames are not divisible by the patch size.

@@ -1,4 +1,4 @@
-"""Prediction that leaves the restored frames of each given clip, and videos of clips that were videos."""
+"""Write the restored frames of each clip in prediction, and videos for clips that are video files."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -29,18 +29,18 @@ SHARP = {"crf": "14"}
 class ClipWriter(FolderWriter):
     """Give a LightningModule a prediction step that writes `restored/<clip>/00000000.png` into the run directory.
 
-    Frames that are there already are left alone, so an interrupted run continues; those of another clip are refused.
-    At the end, clips that were video files become `restored/<clip>.mp4`, too, at their rate, and all of
-    `data.predict_dir` `beside/<clip>.mp4`: as given, enlarged by bicubic interpolation, and restored, side by side.
-    Without the extra `video` frames are all there is.
+    Existing frames are kept, so an interrupted run can continue; existing frames of another clip are rejected.
+    At the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
+    `data.predict_dir` is written as `beside/<clip>.mp4`: the input, enlarged by bicubic interpolation, next to the
+    restored clip. Without the extra `video`, only frames are written.
 
-    The module says in `estimated` what it makes of a batch, `[B, T, C, H, W]`.
+    The module implements `estimated`, which restores a batch, `[B, T, C, H, W]`.
     """
 
     written, settings_name = "restored", "restoration_settings.json"
 
     def predict_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the frames of a batch that are not there yet, and return the names of their clips."""
+        """Write the missing frames of a batch, and return the names of their clips."""
         clips, length = batch["noisy"], batch["noisy"].shape[1]
 
         def compute(numbers: list[int]) -> Iterator[np.ndarray]:
@@ -67,7 +67,7 @@ class ClipWriter(FolderWriter):
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write what is missing of videos whose frames are all there, shared over ranks."""
+        """Write the missing videos of clips whose frames are complete, sharded over ranks."""
         if find_spec("av") is None:
             return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
         restored, written = self._job.store.folder, {}
@@ -91,13 +91,13 @@ class ClipWriter(FolderWriter):
 
 
 def restored_frames(folder: Path) -> Iterator[np.ndarray]:
-    """Read written frames one after another, `[H, W, 3]`."""
+    """Iterate over the written frames, `[H, W, 3]`."""
     for path in sorted(folder.glob("*.png")):
         yield read_pixels(path, 3).transpose(1, 2, 0)
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Put each given frame, enlarged to the size of the written one, on its left, `[H, 2 W, 3]`."""
+    """Concatenate each input frame, enlarged to the restored frame's size, and the restored frame, `[H, 2 W, 3]`."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

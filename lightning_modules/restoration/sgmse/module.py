@@ -28,15 +28,15 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: predicts the real and imaginary part of minus the score, from those of the state and of the noisy
-            spectrogram, `[B, 4, F, T]`, and times `[B]`.
+        network: predicts the real and imaginary part of minus the score. Its inputs are `[B, 4, F, T]`, the real and
+            imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
-        num_steps: N, sampling steps.
-        corrector_steps: Langevin corrector steps per sampling step.
+        num_steps: N, number of sampling steps.
+        corrector_steps: number of Langevin corrector steps per sampling step.
         snr: r, signal-to-noise ratio that sets the corrector's step size.
-        end: last time of sampling and smallest training time, in (0, 1).
+        end: final time of sampling and smallest training time, in (0, 1).
         sampler: `predictor_corrector`, or `flow`, the probability flow ODE, solved to a tolerance of 1e-5.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         optimizer: built on the network's trainable parameters.

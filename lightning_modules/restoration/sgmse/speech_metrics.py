@@ -1,6 +1,6 @@
 """Metrics of enhanced speech: distortion, interference and artefact ratios, intelligibility and perceived quality.
 
-With clean speech x, noise n = y - x of the noisy speech y, and an estimate e,
+With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
 
     s = <e, x> / |x|^2 x,    r = <e, n> / |n|^2 n,    a = e - s - r,
     SI-SDR = 10 log10 |s|^2 / |r + a|^2,   SI-SIR = 10 log10 |s|^2 / |r|^2,   SI-SAR = 10 log10 |s|^2 / |a|^2
@@ -60,7 +60,7 @@ NEEDS = {
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
-    """Project signals `[B, samples]` onto other signals."""
+    """Project each signal `[B, samples]` onto another signal of the same shape."""
     return (signal * on).sum(-1, keepdim=True) / on.square().sum(-1, keepdim=True) * on
 
 
@@ -140,7 +140,7 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 
 
 class SpeechQuality(MeasuredItems):
-    """Metrics of a dataset's recordings; in its table, `noisy_<metric>` is that of the noisy recording.
+    """Metrics of a dataset's recordings; in the table, `noisy_<metric>` is the metric of the noisy recording.
 
     `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
     """
@@ -168,7 +168,7 @@ class SpeechQuality(MeasuredItems):
             sample_rate: sample rate, in hertz.
             index: indices in the dataset, `[B]`.
             name: names of the B recordings.
-            loader: index of the dataloader.
+            loader: index of the test dataloader.
             perception: also compute intelligibility and perceived quality, which takes seconds per recording.
             lengths: length of each recording in samples, without padding; None means no padding.
         """

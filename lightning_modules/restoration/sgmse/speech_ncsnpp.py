@@ -14,7 +14,7 @@ class SpeechNCSNpp(nn.Module):
     default arguments it has 65,590,694 trainable parameters, as in the authors' code.
 
     Args:
-        frequencies: height of the spectrograms. Their width must be divisible by 2^(sizes - 1).
+        frequencies: height of the spectrograms. The width of the spectrograms must be divisible by 2^(sizes - 1).
         width: channels at full resolution, a multiple of 4.
         multipliers: channel multipliers for each resolution, from the highest down.
         num_blocks: residual blocks per resolution.

@@ -59,12 +59,12 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     The module sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple` (its network takes a multiple of
     this number of frames), and implements its method in `enhanced`. Recordings are normalised by their peak amplitude
     and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`;
-    `test/noisy_si_sdr` and similar metrics are those of the noisy recordings. With several test sets the names are
+    `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets the names are
     `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
 
     A checkpoint with another spectrogram or process is rejected. `predict` writes `enhanced/<file>` to the run
-    directory, with the name and length of the input file and the dataset's sample rate; with several test sets it is
-    `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
+    directory, with the name and length of the input file and the dataset's sample rate. With several test sets the path
+    is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
     """
 
     quality: SpeechQuality
@@ -86,7 +86,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
                 raise ValueError(f"model.{key} is {own[key]}, but the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
-        """Run the network on `[B, C, F, T]` and times `[B]`, and combine its two channels to a complex spectrogram."""
+        """Run the network on `[B, C, F, T]` and times `[B]`; its two output channels form a complex spectrogram."""
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
@@ -97,7 +97,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch, with noise seeded by the run's seed and each recording's index.
 
-        Recordings are grouped by their padded number of frames, so each one is padded as if it were alone.
+        Recordings are grouped by their padded number of frames, so each recording is padded as if it were alone.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]

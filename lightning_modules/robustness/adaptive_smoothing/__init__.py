@@ -1,16 +1,16 @@
 """Adaptive smoothing: a mixture of an accurate and a robust classifier with a learned weight per image.
 
 Both classifiers are pretrained and frozen. A mixing network predicts from their features the weight alpha of the robust
-classifier for each image (`mixing.py`, `mixture.py`). With gamma the logit of alpha, s = 1 for attacked images and 0
-for clean ones, and f the mixture, it minimises over clean and attacked images
+classifier for each image (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, s = 1 for attacked images and 0
+for clean ones, and f the mixture. The mixing network minimises over clean and attacked images
 
     L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
 
 The attacks (`attacks.py`) are white-box: they differentiate through the classifiers and the mixing network.
 
-Certification smooths the robust classifier: h is its vote distribution under noise; g and alpha are those of the clean
-input. The paper's radius for a fixed alpha, sigma Phi^-1(alpha p) if h_y >= p, uses only alpha h_y > 1/2. So it also
-holds for a learned alpha, with the smallest value that alpha can take.
+Certification smooths only the robust classifier: h is its vote distribution under noise, while g and alpha are computed
+from the clean input. The paper's radius for a fixed alpha is sigma Phi^-1(alpha p) if h_y >= p; its proof uses only
+alpha h_y > 1/2. So it also holds for a learned alpha, with the smallest value that alpha can take.
 
 Sources of alpha:
 
@@ -25,8 +25,9 @@ Sources of alpha:
     mix(image, alpha)        the callback `AlphaCurve`                    in its table
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch in ten ways
-and take five optimiser steps on the clean and attacked images; here each step uses new images and one attack per image.
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch in ten
+ways, and take five optimiser steps on the clean and attacked images. Here each step uses new images and one attack per
+image.
 """
 
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, MixingResNet, Mixture

@@ -5,15 +5,15 @@ class of the clean prediction. The attack maximises, within a budget epsilon_i,
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture. The second term decreases gamma, and with it alpha, so the attack targets
-the classifiers and the mixing network jointly. Steps use a gradient with momentum:
+where z are log-probabilities of the mixture. The second term makes the attack decrease gamma, and with it alpha. So it
+targets the classifiers and the mixing network jointly. Steps use a gradient with momentum:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
 Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
-image by all kinds, for several optimiser steps on the same images, and mostly with APGD, which adapts its step size;
-here it is always this ascent.
+image by all kinds, take several optimiser steps on the same images, and mostly use APGD, which adapts its step size.
+Here all attacks use this ascent.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ def drawn_steps(mean: int, place: Sequence[int]) -> int:
 
     Args:
         mean: mean of the chi^2 distribution.
-        place: seed, epoch and batch, which seed the sample, so that it is equal on all ranks.
+        place: seed, epoch and batch; they seed the sample, so that it is equal on all ranks.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
@@ -97,7 +97,7 @@ def ascent(
     steps: int,
     momentum: Tensor,
 ) -> Tensor:
-    """Run projected gradient ascent with momentum from a random start within the budget.
+    """Run projected gradient ascent with momentum, from a random start within the budget.
 
     Args:
         mixture: evaluates the mixture at images, independently for each image.
@@ -144,10 +144,10 @@ def randomised_attack(
         image: images `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
         norm: norm of the budget.
-        epsilon: nominal budget, in pixel units; each image's is sampled around it.
+        epsilon: nominal budget, in pixel units; each image's budget is sampled around it.
         steps: n, gradient steps.
-        num_targets: number of target classes, from the second most likely one of the clean prediction on; 0 means
-            untargeted attacks.
+        num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
+            means untargeted attacks.
 
     Returns:
         Perturbed images `[B, C, H, W]`, detached.

@@ -3,8 +3,8 @@
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
 With h the robust classifier's probabilities, f predicts y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-for any g. This requires alpha > 1/2; otherwise g can outvote h. It implies a certified radius around x for a smoothed
-robust classifier with y = argmax h(x); a negative radius means no certificate:
+for any g. This requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y = argmax h(x),
+the condition implies a certified radius around x; a negative radius means no certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
@@ -38,7 +38,7 @@ def log_mixture(
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
         alpha: weight of `robust`, in [0, 1]: a number, or `[B]`.
-        complement: 1 - alpha, of the same type, if known more precisely than by subtraction.
+        complement: 1 - alpha, of the same type; pass it if it is known more precisely than by subtraction.
 
     Returns:
         Log-probabilities `[B, K]`.
@@ -53,7 +53,7 @@ def log_mixture(
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the class of h.
+    """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the same class as h.
 
     Args:
         first: h_y or a lower bound of it, in [0, 1].

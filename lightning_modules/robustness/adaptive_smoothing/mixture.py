@@ -1,4 +1,4 @@
-"""Mixture of two frozen classifiers, with a fixed weight or one predicted for each image by a mixing network.
+"""Mixture of two frozen classifiers; the weight is fixed, or predicted for each image by a mixing network.
 
 The mixing network P maps intermediate features of both classifiers to one number per image. With BN normalising it to
 mean 0 and variance 1,
@@ -6,11 +6,11 @@ mean 0 and variance 1,
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
 In training, P's output is first clamped to 0.6 standard deviations around the batch mean (clamped values have no
-gradient), alpha is sigmoid(gamma), and gamma has a separate scale and bias.
+gradient); alpha is sigmoid(gamma), and gamma has another scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-Statistics of BN and of the clamp are those of the global batch; in the authors' code they are those of the first rank.
+BN and the clamp use statistics of the global batch; the authors' code uses those of the first rank.
 """
 
 import math
@@ -128,7 +128,7 @@ class AlphaRange(NamedTuple):
     alpha_bias: float = 0.0
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute alpha and 1 - alpha, each to full precision."""
+        """Compute alpha and 1 - alpha, both in full precision."""
         rest = 1 - self.alpha_scale - self.alpha_bias
         return (
             torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
@@ -144,8 +144,8 @@ class Mixture(nn.Module):
     Args:
         accurate: g, accurate classifier; maps images in [0, 1] to logits `[B, K]`.
         robust: h, robust classifier of the same classes.
-        mixing_network: maps one tensor per entry of the feature lists, the concatenated features of g and h, to
-            `[B, 1]`. Without it, `alpha` must be given.
+        mixing_network: maps features to `[B, 1]`; takes one tensor per entry of the feature lists, the features of g
+            and h concatenated. Without it, `alpha` must be given.
         alpha: weight of h in evaluation, in [0, 1]; None uses the mixing network's prediction for each image.
         accurate_features: names of g's submodules whose outputs are inputs of the mixing network (`layer1`, or
             `stages.0` of a timm network).
@@ -153,15 +153,15 @@ class Mixture(nn.Module):
             the same heights and widths.
         accurate_scale: s_g, factor of the logits of g.
         robust_scale: s_h, factor of the logits of h.
-        gamma_scale: scale of gamma in evaluation.
+        gamma_scale: factor that scales gamma in evaluation.
         gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
         alpha_bias: smallest alpha in evaluation.
         training_gamma_scale: scale of gamma in training and its attacks.
         training_gamma_bias: bias of gamma in training and its attacks.
-        momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of
-            a few hundred steps need more than the authors' 0.01.
-        policy_graph: backpropagate through the features, so that attacks account for their effect on alpha.
+        momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of a
+            few hundred steps need a larger momentum than the authors' 0.01.
+        policy_graph: backpropagate through the features, so that attacks take their effect on alpha into account.
 
     Raises:
         ValueError: if an argument is out of range, or a named submodule does not exist.
@@ -233,7 +233,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix as in evaluation, with a given alpha or the mixing network's."""
+        """Mix as in evaluation, with a given alpha or the one from the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:

@@ -48,25 +48,25 @@ def mixing_loss(
 class AdaptiveSmoothing(ClassifierSteps, MethodModule):
     """Train the mixing network of two frozen classifiers, and test the mixture.
 
-    A mixture with fixed `alpha` needs no training: run `test`. `Certification` certifies the mixture with the robust
-    classifier smoothed; tests and attacks evaluate it unsmoothed.
+    A mixture with fixed `alpha` needs no training: run `test`. `Certification` certifies the mixture with a smoothed
+    robust classifier; tests and attacks evaluate the mixture without smoothing.
 
     Args:
         network: the two classifiers and the mixing network.
         num_classes: number of classes, K.
         alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the setting of `network`. Training
-            does not depend on it.
+            does not depend on this argument.
         norm: norm of the attacks in training, `linf` or `l2`.
         epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of attack steps, which are sampled for each batch; the authors use 75 for APGD and 20
-            for PGD.
-        num_targets: number of target classes of attacks, from the second most likely on; less than the number of
-            classes.
+        attack_steps: mean number of attack steps; the number is sampled for each batch. The authors use 75 for APGD and
+            20 for PGD.
+        num_targets: number of target classes of attacks, starting with the second most likely class; less than the
+            number of classes.
         bce_weight: c_bce, weight of the binary cross-entropy of gamma.
         ce_weight: c_ce, weight of the mixture's cross-entropy.
         product_weight: c_prod, weight of the product of the two cross-entropies.
         clean_weight: loss weight of clean images, relative to 1 for attacked images.
-        radius: formula of the certified radius, `published` or `tight`, which is larger; see `mixing.py`.
+        radius: formula of the certified radius: `published`, or the larger `tight`; see `mixing.py`.
         optimizer: built on the mixing network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -125,7 +125,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the mixing network's."""
+        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the one from the mixing network."""
         return self.network.mixed(image, alpha)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ same maxima, and their gradients are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below ignore the gradient's length, so in exact arithmetic they are those of the cross-entropy. In float32 the
-cross-entropy loses the gradient, and the order of two perturbations, when p_y rounds to 1, at a logit gap of 16 or
-more.
+The steps below ignore the gradient's length, so in exact arithmetic they equal the steps on the cross-entropy. In
+float32, p_y rounds to 1 at a logit gap of 16 or more; then the cross-entropy loses its gradient, and can no longer rank
+two perturbations.
 
 Projected gradient ascent repeats, with step size a,
 
@@ -27,9 +27,10 @@ which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. So samples are processed one at a time, with the memory of one.
+which is parallel to -sum_j grad p_y^j. So samples are processed one by one, and memory is that of a single sample.
 
-Here a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation mode).
+In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation
+mode).
 
 Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
 Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
@@ -95,7 +96,7 @@ def check_name(name: str) -> None:
     """Reject a name that cannot be part of a metric or file name.
 
     Raises:
-        ValueError: if the name has other characters than letters, digits, '_', '.' and '-'.
+        ValueError: if the name has characters other than letters, digits, '_', '.' and '-'.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name must consist of letters, digits, '_', '.' and '-', got {name!r}")
@@ -244,7 +245,7 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 @without_float16()
 def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
-    """Evaluate images by several samples of a randomised classifier, one at a time, without gradients.
+    """Evaluate images by several samples of a randomised classifier, one after another, without gradients.
 
     Args:
         network: maps images to logits, which vary between calls if it is randomised.
@@ -275,7 +276,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples; the graph of each is freed before the next.
+        num_draws: m, number of samples; each sample's graph is freed before the next one.
 
     Raises:
         ValueError: if the logits are not differentiable with respect to the image.
@@ -330,7 +331,7 @@ def projected_gradient_ascent(
         num_draws: m, samples per gradient of a randomised classifier.
 
     Returns:
-        The worst point of each image's trajectory, start and end included, so more steps are never weaker.
+        The worst point of each image's trajectory, including start and end, so more steps never weaken the attack.
     """
     image, perturbed = image.detach(), start.detach()
     kept: Attacked | None = None
@@ -356,7 +357,7 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image, which may be the image itself.
+    """Run several ascents, and return the worst point for each image; this may be the image itself.
 
     Args:
         network: maps images to logits.
@@ -371,7 +372,7 @@ def pgd(
         starts_at_random: start at a random point within the budget instead of at the image.
         num_draws: m, samples per gradient of a randomised classifier.
         generators: generators of the random starts, one per image; None uses torch's global one.
-        logits: logits of the images, `[B, K]`, to save a forward pass if `num_draws` is 1; None computes them.
+        logits: logits of the images, `[B, K]`, which save a forward pass if `num_draws` is 1; None computes them.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
@@ -392,7 +393,7 @@ def pgd(
 
 
 class Attack(ABC):
-    """An attack within a budget, with its settings."""
+    """Base class of attacks within a budget."""
 
     name: str | None
     norm: Norm
@@ -450,9 +451,9 @@ class PGD(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, which can cross the ball from any
-            start.
-        restarts: number of ascents, of which the worst result is kept for each image.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, with which an ascent can cross the
+            ball from any start.
+        restarts: number of ascents; the worst result is kept for each image.
         random_start: start at a random point within the budget instead of at the image.
         num_draws: samples per gradient of a randomised classifier.
         name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.

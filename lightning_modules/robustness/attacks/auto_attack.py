@@ -25,7 +25,7 @@ def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor
     """Make a smoothed classifier deterministic, with the same noise for all images and calls.
 
     Its logits are the logarithm of the mean probability over noise samples and votes. Activations are recomputed in the
-    backward pass, so memory is that of one noise sample.
+    backward pass, so memory does not grow with the number of noise samples.
 
     Args:
         evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
@@ -50,9 +50,9 @@ class AutoAttack(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
         version: `standard`, or `plus` with more attacks and restarts. The version for randomised classifiers is not
-            supported, because a single evaluation decides on attack and success.
-        num_draws: fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is proportional to
-            it.
+            supported, because `pyautoattack` decides success by a single evaluation.
+        num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is
+            proportional to it.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
 
     Raises:

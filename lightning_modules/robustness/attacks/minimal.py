@@ -6,8 +6,8 @@ DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = g
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until x + (1 + eta) r is classified differently, where the overshoot eta carries it across the boundary. f and w are
-evaluated at x + (1 + eta) r, where the paper has x + r, so that a step does not go back over a crossed boundary.
+until x + (1 + eta) r is classified differently; the overshoot eta carries it across the boundary. f and w are evaluated
+at x + (1 + eta) r, so that a step does not go back over a crossed boundary; the paper evaluates them at x + r.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
@@ -15,7 +15,7 @@ Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
 and search for the smallest successful c: multiply by ten until success, then bisect.
 
-Misclassified images are left unchanged. Here a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`,
+Misclassified images are left unchanged. In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`,
 independently for each image (evaluation mode).
 
 Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks, CVPR
@@ -67,11 +67,11 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
         network: maps images to logits.
         perturbed: `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        others: candidate classes k != y, `[B, n]`, int64.
+        others: candidate classes k != y of each image, `[B, n]`, int64.
 
     Returns:
-        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. It takes n backward passes and stores
-        one gradient.
+        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, and
+        stores only one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -98,7 +98,7 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step; one host synchronisation per step finds fooled images.
+    """Attack by DeepFool, clipped to [0, 1] after each step; each step takes a host sync to find fooled images.
 
     Args:
         network: maps images to logits.
@@ -229,7 +229,7 @@ def carlini_wagner(
 
 
 class MinimalAttack(ABC):
-    """An attack without a budget, with its settings."""
+    """Base class of attacks without a budget."""
 
     name: str
 
@@ -250,8 +250,8 @@ class DeepFool(MinimalAttack):
     Args:
         overshoot: eta, fraction by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes, the most likely ones of an image; None uses all. Each costs one
-            backward pass per step.
+        num_candidates: number of candidate classes, the most likely ones of an image; None uses all. Each candidate
+            costs one backward pass per step.
         name: name in tables and metrics.
 
     Raises:

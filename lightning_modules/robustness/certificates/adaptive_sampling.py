@@ -1,17 +1,18 @@
 """Certify with fewer noise samples than CERTIFY, at the same failure probability alpha.
 
 In every mode, the prediction and radius of a row are a valid certificate. In a log, certified accuracy and mean radius
-are lower bounds of what more samples would certify. `abstained` is an upper bound, because more samples would decide
-more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers for:
+are lower bounds of the values that more samples would give. `abstained` is an upper bound, because more samples would
+decide more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers
+for:
 
     InputSpecific        the curve and the mean radius, up to `max_loss`
     Anytime, no target   the curve and the mean radius, up to the gain of the omitted blocks
     Stages, Anytime      certified accuracy at the target radius only; the mean radius is loose too
     Curve                certified accuracy at the grid radii only; the mean radius is loose too
 
-A row's `outcome` is the reason for stopping: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
+A row's `outcome` is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
 precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little gain`,
-`out of draws`, or `wrong class`, which claims nothing.
+`out of draws`, or `wrong class`, which certifies nothing.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
 
     Args:
         bound: maps hits, samples and the level of one stream to its bound.
-        hits: votes for the class in each stream, `[S]`.
+        hits: number of votes for the class in each stream, `[S]`.
         n: number of samples.
         level: probability that any bound is wrong.
     """
@@ -72,17 +73,17 @@ class Stages(Mode):
 
     Stage i has its own selection samples and n_i estimation samples. With s stages, each certifies at level alpha / s,
     so that all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its selected
-    class does not reach the radius. This only costs power, but possibly more than beta: with two about equally probable
-    classes, a stage often selects the wrong one and correctly gives up on it. The radius in a row is that of the last
-    stage, a valid lower bound.
+    class does not reach the radius. Giving up never invalidates a certificate, but it loses power, possibly more than
+    beta: if two classes are about equally probable, a stage often selects the wrong one and correctly gives up on it.
+    A row's radius is that of the final stage, and a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
 
     Args:
         radius: target radius, in pixel units.
-        n0: selection samples per stage.
-        n: estimation samples of each stage.
+        n0: number of selection samples per stage.
+        n: number of estimation samples of each stage.
         alpha: probability that a certificate is wrong.
         beta: probability that any stage gives up on a class that reaches the radius.
     """
@@ -170,9 +171,9 @@ class InputSpecific(Mode):
 class Anytime(Mode):
     """Stop as soon as a confidence sequence, valid at all numbers of samples, decides the question.
 
-    With `radius`, the question is whether that radius is certified. Without it, sampling continues until the radius
-    reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to add
-    less than `least_gain`. The radius in a row is a valid lower bound.
+    With `radius`, the question is whether that radius is certified. Without `radius`, sampling continues until the
+    radius reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to
+    add less than `least_gain`. The radius in a row is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 
@@ -182,7 +183,8 @@ class Anytime(Mode):
         n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
         largest_radius: radius at which sampling stops without a target, in pixel units.
-        least_gain: smallest expected gain of radius for which 100 more samples are taken, in pixel units.
+        least_gain: expected gain of radius, in pixel units, below which sampling stops; the gain of the next 100
+            samples counts.
     """
 
     radius: float | None = None
@@ -228,15 +230,16 @@ class Anytime(Mode):
 class Curve(Mode):
     """Certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few samples as possible.
 
-    An image contributes its place on the grid, the largest grid radius to which it is certified. Sampling stops
+    An image contributes its place: the largest grid radius up to which it is certified. Sampling stops
 
-    * after selection, if the selected class is not the label, since the image then counts at no radius;
+    * after selection, if the selected class is not the label, since the image is then not counted at any radius;
     * when the place is decided: one-sided confidence sequences put the radius between two adjacent grid radii;
     * when no outcome of the remaining samples could increase the place.
 
-    `SEQUENCE_SHARE` of alpha is for the sequence, the rest for the Clopper-Pearson bound at `n_max` samples, which is
-    tighter there. The radius in a row is the place, a valid lower bound. At grid radii, the log's accuracy is a valid
-    lower bound of the smoothed classifier's certified accuracy. A row with the wrong class claims nothing.
+    The sequence gets the fraction `SEQUENCE_SHARE` of alpha. The rest is for the Clopper-Pearson bound at `n_max`
+    samples, which is tighter there. The radius in a row is the place, a valid lower bound. At grid radii, the log's
+    accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A row with the wrong class
+    certifies nothing.
 
     Args:
         grid: spacing of the radii, in pixel units.
@@ -284,7 +287,7 @@ class Curve(Mode):
         return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
 
     def _best_end(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound of each stream at `n_max` samples, if all remaining samples were hits."""
+        """Compute the lower bound that each stream would have at `n_max` samples if all remaining samples were hits."""
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:

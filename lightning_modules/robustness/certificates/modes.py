@@ -1,11 +1,11 @@
 """Sampling modes of certification; here CERTIFY and PREDICT as published.
 
-A mode is a coroutine: it requests votes by yielding `Draws`, receives their counts, and returns a `Certificate`. It is
-independent of networks and devices, and decides from the counts only.
+A mode is a coroutine: it requests votes by yielding `Draws`, receives their counts, and returns a `Certificate`. A mode
+is independent of networks and devices, and decides from the counts only.
 
 A certificate states that the smoothed classifier g is constant, and equal to `prediction`, within `radius`. For every
-image it is wrong with probability at most alpha. The class is selected from separate samples, never from those that
-bound its probability.
+image the certificate is wrong with probability at most alpha. The class is selected from its own samples, never from
+those that bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -82,7 +82,7 @@ class Mode(ABC):
         """Certify one image.
 
         Args:
-            radius: maps lower bounds to the certified radius, from the voting module.
+            radius: maps lower bounds to the certified radius; defined by the module that votes.
             label: label of the image, used only by `Curve`.
         """
 

@@ -70,8 +70,8 @@ def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
 
-    exp W+ is a mixture of likelihood ratios of q > p against p. Each has expectation at most 1 for every true
-    probability up to p, hence P(W+(p) ever reaches log(1/a)) <= a for all of these.
+    exp W+ is a mixture of likelihood ratios of q > p against p. Each ratio has expectation at most 1 for every true
+    probability up to p. Hence P(W+(p) ever reaches log(1/a)) <= a for all of these probabilities.
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
     with np.errstate(divide="ignore"):
@@ -96,7 +96,7 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
     Args:
         hits: successes so far; need not be an integer.
         n: number of samples so far.
-        alpha: probability that any end of the sequence is ever wrong, in (0, 1).
+        alpha: probability that any interval of the sequence misses the true value, in (0, 1).
     """
     if hits == 0:
         return 0.0
@@ -170,7 +170,8 @@ def input_specific_draws(
 
     The limit must hold for every probability in a two-sided confidence interval of the pilot. The interval affects only
     the savings, not the validity of the certificate, because the number is independent of the certifying samples. With
-    several votes, all probabilities move from the lower to the upper ends of their intervals simultaneously.
+    several votes, only joint values are checked: all probabilities move simultaneously from the lower to the upper ends
+    of their intervals.
 
     Args:
         pilot_hits: votes for the selected class in the pilot, one per stream.
@@ -234,15 +235,15 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower bound of the certified accuracy on these images that accounts for wrong certificates.
+    """Compute a lower bound of the certified accuracy on the given images that accounts for wrong certificates.
 
     Each of m certificates is wrong with probability at most alpha, independently of the others. With probability
     1 - rho, the number of wrong ones is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
     bound is the accuracy minus k / m, and holds for all radii simultaneously.
 
-    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead, without the
-    factors 2 that Bernstein's inequality has under the root and in the last term. That is not a valid bound: with
-    alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
+    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. It lacks the
+    factors 2 that Bernstein's inequality has under the root and in the last term. That is not a valid bound: with alpha
+    = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

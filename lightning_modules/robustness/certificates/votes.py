@@ -1,11 +1,11 @@
 """Count a classifier's votes on noisy images, in full batches that span several images.
 
 Sample d of an image in a stage of its certification is x + sigma e, where e depends only on (seed, image, stage, d):
-blocks of 100 samples are seeded individually. So the classifier's inputs do not depend on batch size or world size. Nor
-do its votes, unless two logits are so close that the summation order, which may change with the batch size, decides.
-Different types of device generate different noise.
+blocks of 100 samples are seeded individually. So the classifier's inputs do not depend on batch size or world size. Its
+votes do not depend on them either, unless two logits are so close that the order of summation decides; this order may
+change with the batch size. Different types of device generate different noise.
 
-The rate of such changes was measured on a CPU with a ResNet-20 trained without noise and 6,000 noisy copies of six
+The rate of such changes was measured on a CPU, with a ResNet-20 trained without noise, on 6,000 noisy copies of six
 CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote, in float32
 and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. The memory format `channels_last`, which
 under bfloat16 changes logits by up to 0.06, changed none either.
@@ -53,8 +53,8 @@ class GaussianSmoothing:
 class BlockNoise:
     """Standard normal noise in float32, a pure function of (seed, image, stage, block) on each type of device.
 
-    Generators of some devices use only 32 bits of a seed. The seeds of an image are consecutive, so its blocks differ
-    even there.
+    Generators of some devices use only 32 bits of a seed. The seeds of an image's blocks are consecutive, so its blocks
+    differ even there.
 
     Args:
         seed: seed of all noise.
@@ -98,7 +98,7 @@ class BlockNoise:
 
 @dataclass(frozen=True)
 class Certified:
-    """Result of an image."""
+    """Certification result of an image."""
 
     index: int
     label: int
@@ -144,30 +144,30 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 class VoteCounter:
     """Certify images in full batches, which may combine samples of several images.
 
-    Images are processed in order of arrival, so only a few are in progress at a time. Votes are counted on the device,
-    and read by the host one batch later, while the next batch is computed:
+    Images are processed in order of arrival, so only a few are in progress simultaneously. Votes are counted on the
+    device, and read by the host one batch later, while the next batch is computed:
 
                   plan and launch batch 1
                   plan and launch batch 2    while the device computes 1
         read 1,   plan and launch batch 3    while it computes 2
         read 2,   plan and launch batch 4    while it computes 3
 
-    Batch 3 is the first that can depend on the votes of batch 1. An image that waits for them has no samples in batch
-    2, which is filled with the next images.
+    Batch 3 is the first that can depend on the votes of batch 1. An image that waits for these votes has no samples in
+    batch 2; batch 2 is filled with the next images.
 
     Args:
-        smoothed: smoothed classifier, which provides logits of noisy images and the certified radius.
-        mode: sampling mode, which decides the number of samples per image.
+        smoothed: smoothed classifier; it provides logits of noisy images and the certified radius.
+        mode: sampling mode; it decides the number of samples per image.
         sigma: standard deviation of the noise, in pixel units.
-        batch_size: samples per batch and rank.
+        batch_size: number of samples per batch and rank.
         seed: seed of the noise.
         device: device of the images.
         rank: this rank if the samples of each image are sharded over ranks, otherwise 0.
         world_size: number of ranks over which the samples of each image are sharded.
-        add_over_processes: in-place all-reduce sum of an int64 tensor over these ranks; all ranks call it equally
+        add_over_processes: all-reduces an int64 tensor over these ranks, by summing in place; all ranks call it equally
             often.
-        after_batch: fast callback, called with `num_draws` after each batch once its finished images are consumed; it
-            may abort the certification by raising an exception.
+        after_batch: fast callback, called with `num_draws` after each batch, once the images that it finished are
+            consumed. It may raise an exception to abort the certification.
     """
 
     def __init__(
@@ -204,10 +204,9 @@ class VoteCounter:
         """Certify images from an iterator.
 
         Args:
-            images: images of one shape, consumed when a batch has room.
+            images: iterator of images of one shape; an image is read when a batch has room for it.
 
-        Yields:
-            Each image once, in order of completion.
+        Yields: Each image's result once, in order of completion.
 
         Raises:
             ValueError: if logits are NaN or do not have the documented shape.
@@ -292,7 +291,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return this rank's samples with their part numbers; each rank has a contiguous range of equal length."""
+        """Return this rank's samples with their part numbers; all ranks have contiguous ranges of equal length."""
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share

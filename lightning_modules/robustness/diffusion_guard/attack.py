@@ -6,12 +6,12 @@ the contour's nearest vertex, and the polygon is filled again:
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
-rho is that of the authors' code; the radius of the circle of the same area is smaller by pi / sqrt(2). Each region of
-an image is deformed by itself; the editor keeps their union.
+rho follows the authors' code; the radius of a circle of area A is smaller by a factor of pi / sqrt(2). The regions of
+an image are deformed separately; the editor keeps their union.
 
-The contour runs along the region's own pixels, with vertices where its direction changes, from scikit-image's marching
-squares; the authors' code takes it from OpenCV, which starts elsewhere on the same contour. Pillow fills polygons
-including their outlines: on average as many pixels as OpenCV fills, of which one in 200, at slanted edges, differs.
+The contour comes from scikit-image's marching squares: it runs along the region's own pixels, with vertices where its
+direction changes. The authors' code uses OpenCV, which starts elsewhere on the same contour. Pillow fills polygons
+including their outlines. It fills on average as many pixels as OpenCV; one pixel in 200, at slanted edges, differs.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Algorithm 1.
@@ -37,7 +37,7 @@ Augmentation = Literal["contour", "single", "global"]
 
 
 def outer_contour(region: Mask) -> NDArray[np.int64]:
-    """Find the outer contour of a region's largest part, pixels that touch at a corner being connected.
+    """Find the outer contour of a region's largest part; pixels that touch at a corner are connected.
 
     Args:
         region: `[H, W]`.
@@ -91,7 +91,7 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
         region: K, `[H, W]`.
         largest_offset: e, in pixels.
         width: width of the Gaussian along the contour, in vertices.
-        random: generator of the offsets.
+        random: random generator for the offsets.
     """
     contour = outer_contour(region)
     if len(contour) == 0:
@@ -113,8 +113,8 @@ def shrunk(
 
     Args:
         region: K, `[H, W]`.
-        random: generator of e, J and the offsets.
-        strength: zeta, factor of e.
+        random: random generator for e, J and the offsets.
+        strength: zeta, factor by which e is multiplied.
         max_rounds: exclusive upper bound of J.
         smoothness: s, width of the Gaussian, relative to rho.
     """
@@ -129,9 +129,10 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     """Sample a region that an editor might keep.
 
     Args:
-        regions: `[R, H, W]`, the regions to protect; empty ones, which pad a batch, use no random numbers.
-        augmentation: `contour` deforms each region at random, `single` takes their union, `global` the whole image.
-        random: generator for `contour`.
+        regions: regions to protect, `[R, H, W]`; empty regions, which pad a batch, use no random numbers.
+        augmentation: `contour` deforms each region at random, `single` takes the union of the regions, and `global`
+            takes the whole image.
+        random: random generator for `contour`.
 
     Returns:
         `[H, W]`.
@@ -153,14 +154,14 @@ def noise_norm(predicted: Tensor) -> Tensor:
 
 
 def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-    """Predict the noise at a timestep from pure noise, as the editor's first step does.
+    """Predict the noise in pure noise at a timestep, like the editor's first step.
 
     Args:
         inpainter: the editor's model.
         image: `[B, C, H, W]` in [0, 1], differentiable.
-        keep: `[B, 1, H, W]`, 1 where the image is kept.
+        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: z, standard normal, before the scheduler's scale.
-        draw: standard normal, of the shape of z; samples a stochastic latent.
+        draw: standard normal noise of the shape of z, which samples a stochastic latent.
         timestep: t.
     """
     time = torch.full((len(image),), timestep, device=image.device)
@@ -169,7 +170,7 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
-    """Sum the squared distances of the blanked images' encodings to those of grey images."""
+    """Sum the squared distances between the encodings of the blanked images and those of grey images."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     target = inpainter.encode(torch.full_like(image, 0.5), zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - target).square().sum()
@@ -188,9 +189,9 @@ def protected(
 
     Args:
         image: x, `[B, C, H, W]` in [0, 1].
-        objective: maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; random at each call.
+        objective: maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; each call uses new random numbers.
         draw_keep: samples K.
-        epsilon: maximal change of a pixel.
+        epsilon: maximal change of a pixel, in pixel units.
         step_size: a, change of a pixel in a step.
         iterations: number of steps.
         gradient_repeats: number of gradients averaged before the sign.

@@ -1,11 +1,11 @@
 """Metrics of edits: PSNR and SSIM between edits of protected and original images, and CLIP similarity to the prompt.
 
-With E_I and E_T the CLIP embeddings of images and texts, of unit length, an edit of a source image is scored by
+E_I and E_T are the CLIP embeddings of images and texts, of unit length. An edit of a source image is scored by
 
     similarity              cos(E_I(edit), E_T(prompt)),
     directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
 
-where the source text describes the source image. Lower is better for protection in all metrics.
+where the source text describes the source image. For all metrics, a lower value means better protection.
 
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
 2103.00020; directional similarity from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators,
@@ -51,8 +51,8 @@ class CLIP:
             model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
 
     Raises:
-        FileNotFoundError: if the model is neither on disk nor on the Hub, or lacks one of its parts.
-        ValueError: if a file of it is damaged, or its weights do not fit.
+        FileNotFoundError: if the model is neither on disk nor on the Hub, or one of its parts is missing.
+        ValueError: if one of the model's files is damaged, or its weights do not match the architecture.
         ImportError: if transformers is not installed.
     """
 
@@ -167,7 +167,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """List, for each prompt position, the images that have such a prompt, and the prompts."""
+    """For each prompt position, list the images that have a prompt there, and these prompts."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

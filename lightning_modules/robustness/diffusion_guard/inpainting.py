@@ -4,8 +4,8 @@ They predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
 
     cat[z_t, m, y],
 
-with m = 1 where the image is repainted, in the resolution of z, and y the encoding of the image with the repainted part
-blanked. Images are in [0, 1] outside and in [-1, 1] inside.
+where m, in the resolution of z, is 1 where the image is repainted, and y encodes the image with the repainted part
+blanked. The interface takes and returns images in [0, 1]; the networks use [-1, 1].
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             image: differentiable.
-            draw: standard normal, of the shape of z; samples a stochastic latent.
+            draw: standard normal noise of the shape of z, which samples a stochastic latent.
         """
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Inpainter(nn.Module, ABC):
             noisy: z_t.
             repaint: m, `[B, 1, h, w]` in the resolution of z.
             blanked: y.
-            timestep: t, `[B]` or one for all, int64.
+            timestep: t, int64, `[B]` or one number for all images.
         """
 
     @abstractmethod
@@ -61,33 +61,33 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            keep: `[B, 1, H, W]`, 1 where the image is kept.
+            keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             prompts: B texts; ignored by a model without text.
-            noise: standard normal, of the shape of z.
+            noise: standard normal noise of the shape of z.
 
         Returns:
             `[B, C, H, W]` in [0, 1].
         """
 
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
-        """Compute m from the kept region, `[B, 1, H, W]`: 1 where the image is repainted; nearest pixel."""
+        """Compute m, 1 where the image is repainted, from the kept region `[B, 1, H, W]`, by nearest-pixel resizing."""
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise for z_t = `noise`, as in the editor's first step.
+        """Predict the noise if z_t is the pure noise `noise`, as in the editor's first step.
 
         Args:
             image: `[B, C, H, W]` in [0, 1], differentiable.
-            keep: `[B, 1, H, W]`, 1 where the image is kept.
+            keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             noise: z_t.
-            draw: standard normal, of the shape of z; samples a stochastic latent.
+            draw: standard normal noise of the shape of z, which samples a stochastic latent.
             timestep: t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
-        """Blank the repainted part with grey, which is 0 in [-1, 1]."""
+        """Blank the repainted part with grey, the value 0 in [-1, 1]."""
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
@@ -114,7 +114,7 @@ class PixelInpainter(Inpainter):
         num_train_timesteps: T, number of timesteps of the schedule.
         beta_start: first beta of the schedule.
         beta_end: last beta of the schedule.
-        num_inference_steps: steps of an edit.
+        num_inference_steps: number of denoising steps of an edit.
 
     Raises:
         ValueError: if the steps of an edit exceed T, or the network's channels do not fit the images.
@@ -171,21 +171,21 @@ class PixelInpainter(Inpainter):
 
 
 class StableDiffusionInpainter(Inpainter):
-    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacked with an empty prompt.
+    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacks use an empty prompt.
 
-    Edits run that pipeline without its safety checker, whose black images would bias every comparison.
+    Edits run that pipeline without its safety checker, because its black images would bias every comparison.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-inpainting`).
-        num_inference_steps: steps of an edit.
+        num_inference_steps: number of denoising steps of an edit.
         guidance_scale: weight of the classifier-free guidance in an edit.
         gradient_checkpointing: recompute activations of U-Net and encoder in the backward pass.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if its U-Net does not take the 9 channels of an inpainting model.
-        ImportError: if transformers, which its text encoder needs, is not installed.
+        ValueError: if the pipeline's U-Net does not have the 9 input channels of an inpainting model.
+        ImportError: if transformers is not installed, which the text encoder needs.
     """
 
     def __init__(

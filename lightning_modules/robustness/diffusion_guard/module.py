@@ -47,12 +47,12 @@ def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Gener
 
 
 class DiffusionGuard(ProtectionSteps, MethodModule):
-    """Protect images against an inpainting model: `predict` writes them, `test` evaluates edits of them.
+    """Protect images against an inpainting model: `predict` writes protected images, `test` evaluates edits of them.
 
     `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. It skips
     images that exist, so an interrupted run resumes with the same `--run_directory`. It rejects a directory with other
-    attack settings, inpainter, image size or precision, and files of the same name whose hash of image and masks
-    differs.
+    attack settings, inpainter, image size or precision. It also rejects existing files of the same name if the hash of
+    image and masks differs.
 
     `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
     and prompts. Lower is better:
@@ -62,26 +62,26 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
     * with `clip`, `test/clip_similarity` of the protected image's edit and its prompt and, with source prompts in the
       data, `test/clip_directional_similarity`; both also for the original image's edit, with the suffix `_unprotected`.
 
-    These are for masks known to the protection; the suffix `_unseen` marks unknown masks. `test/noise_norm` and
-    `test/noise_norm_unprotected` are norms of the predicted noise in the editor's first step.
+    These metrics use masks known to the protection; the suffix `_unseen` marks those for unknown masks.
+    `test/noise_norm` and `test/noise_norm_unprotected` are norms of the predicted noise in the editor's first step.
 
-    The paper has no training. `fit` trains an inpainting model with trainable parameters by its denoising error: for
-    the demo's surrogate, or to adapt a model to the images' domain.
+    The paper has no training. `fit` trains the inpainting model's trainable parameters by its denoising error: to
+    obtain the demo's surrogate, or to adapt a model to the images' domain.
 
     Args:
         inpainter: model to protect against, `PixelInpainter` or `StableDiffusionInpainter`.
         objective: what the attack maximises: the paper's `noise_norm`, or a baseline's objective.
         epsilon: maximal change of a pixel, in pixel units.
-        step_size: a, in pixel units; None for 0.5 / 255.
-        iterations: number of attack steps; None for 800.
+        step_size: a, in pixel units; None uses 0.5 / 255.
+        iterations: number of attack steps; None uses 800.
         gradient_repeats: number of gradients averaged before the sign.
         editor_steps: number of steps of the attacked editor; its first one is attacked.
-        timestep: attacked timestep, as in the paper's ablation; None for the editor's first one.
+        timestep: attacked timestep, as in the paper's ablation; None attacks the editor's first one.
         augmentation: how K is sampled: `contour` (Algorithm 1), `single` (the union of the regions), or `global` (the
             whole image).
         seed: random seed of protection and editing.
         clip: CLIP model for similarity metrics in `test`, a local folder or a name on the Hugging Face Hub
-            (`openai/clip-vit-large-patch14`); None for no such metrics.
+            (`openai/clip-vit-large-patch14`); None disables these metrics.
         optimizer: built on the inpainter's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -151,8 +151,8 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            regions: `[B, R, H, W]`, bool: regions that editors are expected to keep.
-            index: `[B]`: position of each image, which seeds its random numbers.
+            regions: regions that editors are expected to keep, `[B, R, H, W]`, bool.
+            index: position of each image, `[B]`, which seeds the image's random numbers.
 
         Returns:
             `[B, C, H, W]`, in float32 or better.

@@ -1,4 +1,4 @@
-"""Files of protected images; each has the hash of the image and the masks that it was made from."""
+"""Files of protected images; each stores the hash of its original image and masks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,12 +24,12 @@ def levels(image: Tensor) -> Tensor:
 
 
 def hash_of_given(image: Tensor, regions: Tensor) -> str:
-    """Hash the levels of an image `[C, H, W]`, and its regions `[R, H, W]`, apart from empty ones."""
+    """Hash the levels of an image `[C, H, W]`, and its non-empty regions `[R, H, W]`."""
     return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 
 class ProtectionSteps(FolderWriter):
-    """Gives `DiffusionGuard` its prediction steps, which write `protected/<name>.png` into the run directory."""
+    """Give `DiffusionGuard` its prediction steps, which write `protected/<name>.png` into the run directory."""
 
     written, settings_name, items = "protected", "protection_settings.json", "protected images"
 
@@ -43,7 +43,7 @@ class ProtectionSteps(FolderWriter):
         }
 
     def predict_step(self: Any, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
-        """Write the images of a batch that are not there yet, and return their names."""
+        """Write the images of a batch that do not exist yet, and return their names."""
         given = batch["image"], batch["regions"]
 
         def compute(rows: list[int]) -> Iterator[NDArray[Any]]:

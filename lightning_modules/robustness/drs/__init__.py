@@ -1,7 +1,7 @@
 """Dual randomised smoothing (DRS): two halves of an image are smoothed separately, each in half the dimensions.
 
 The pixels of an image are split into two parts x_l and x_r by a checkerboard pattern. Each part has its own classifier,
-which takes only its noisy part; the vote probabilities are added:
+which sees only that part, with noise; the vote probabilities are added:
 
     p_c^l = P(f_l(x_l + sigma e) = c),   p_c^r = P(f_r(x_r + sigma e) = c),   g(x) = argmax_c (p_c^l + p_c^r).
 

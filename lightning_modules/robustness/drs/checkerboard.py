@@ -1,7 +1,7 @@
 """Checkerboard halves of an image, as inputs of full-size networks.
 
-A half keeps one diagonal of every 2 x 2 block, the same in all channels. All functions here are deterministic and
-depend only on the pixels of that half.
+A half keeps one diagonal of every 2 x 2 block, the same in all channels. All functions in this file are deterministic,
+and depend only on the pixels of the half.
 """
 
 from typing import Literal
@@ -15,13 +15,13 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """Mask the pixels of the first half; the second half has the others.
+    """Compute the mask of the first half's pixels; the second half has the other pixels.
 
     Args:
         height: height of the image, even.
         width: width of the image, even.
         layout: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j odd from the third column
-            on, as in the authors' code (by accident) and as their checkpoints need.
+            on. The authors' code does so by accident, and their checkpoints need it.
         device: device of the mask.
 
     Returns:
@@ -71,7 +71,8 @@ def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
         image: images `[B, C, H, W]`, usually noisy.
         mask: mask of the half's pixels, `[H, W]`, bool.
         fill: `maxpool_add` as in the authors' code for CIFAR-10, see `max_added`; `gather_bilinear` concatenates the
-            kept pixels and resizes them to full width, as in the code for ImageNet; `gather_nearest` repeats each one.
+            kept pixels and resizes them to full width, as in the code for ImageNet; `gather_nearest` repeats each kept
+            pixel.
 
     Returns:
         `[B, C, H, W]`.

@@ -42,9 +42,9 @@ class DRS(AccuracyUnderNoise, MethodModule):
         fill: how a half is expanded to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
             `checkerboard.half`.
         layout: `checkerboard`, or `official` for the authors' checkpoints.
-        radius: formula of the radius. `joint` is the theorem's. `published_cifar10` and `published_imagenet` reproduce
-            the authors' logs, with `alpha: 0.002` in Certification for their 0.001 per vote; these radii are not
-            guaranteed, which `certification_settings.json` records.
+        radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
+            reproduce the authors' logs, with `alpha: 0.002` in Certification for their 0.001 per vote; these radii are
+            not guaranteed, which `certification_settings.json` records.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 

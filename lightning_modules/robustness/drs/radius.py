@@ -1,9 +1,8 @@
 """Certified radius of dual randomised smoothing, from two votes on disjoint parts of an image.
 
 If the parts are perturbed by vectors of lengths a and b, class probabilities of at least Phi(u) and Phi(v) stay at
-least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1, the bound for which no other class can
-win, while u + v > a / sigma_l + b / sigma_r. Over a^2 + b^2 = R^2 the right side is at most R sqrt(1/sigma_l^2 +
-1/sigma_r^2), hence
+least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u + v > a / sigma_l + b / sigma_r;
+above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R sqrt(1/sigma_l^2 + 1/sigma_r^2), hence
 
     R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2),
 

@@ -12,19 +12,20 @@ needed.
 
 The score is named after the data that tune the regression and epsilon:
 
-* `tuned_on_target`: the first `num_validation` images of the test set and of the out-of-distribution set, half of them
-  for the weights, half to choose epsilon by TNR at 95 % TPR. For an attack: a tenth of the images, by AUROC.
+* `tuned_on_target`: the first `num_validation` images of the test set and of the out-of-distribution set. One half fits
+  the weights, the other half chooses epsilon by TNR at 95 % TPR. For an attack, a tenth of the images is used, and
+  epsilon is chosen by AUROC.
 * `tuned_on_attack`: the same test images and their adversarial copies by the first of `attacks`, without
   out-of-distribution images.
-* `mean`: no tuning. The mean of the layers, each standardised by the rank of its covariance, with epsilon 0.
-* `last`: no tuning. The last layer, with epsilon 0.
+* `mean`: no tuning. The score is the mean over layers, each standardised by the rank of its covariance, with epsilon 0.
+* `last`: no tuning. The score is that of the last layer, with epsilon 0.
 
-The first `num_validation` images of either kind are excluded from the metrics of all scores. The in-distribution inputs
-of an adversarial set are clean images and equally many noisy copies. The set consists of the images that are classified
-correctly, with and without noise, and misclassified under attack. The authors' code tunes on the first tenth of these;
-here it is those among the first tenth of the test images, the same for all attacks. The baseline `lid`
-(`local_dimension.py`) applies to adversarial sets only. Its weights and number of neighbours are tuned like weights and
-epsilon, and its mini-batches follow the order of the set.
+The first `num_validation` images of both sets are excluded from the metrics of all scores. The in-distribution inputs
+of an adversarial set are clean images and one noisy copy of each. The set consists of the images that are classified
+correctly, with and without noise, and misclassified under attack. The authors' code tunes on the first tenth of these.
+Here the tuning uses those among the first tenth of the test images, which are the same for all attacks. The baseline
+`lid` (`local_dimension.py`) applies to adversarial sets only. Its weights and number of neighbours are tuned in the
+same way as weights and epsilon above. Its mini-batches follow the order of the set.
 
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888.

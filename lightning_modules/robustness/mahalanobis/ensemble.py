@@ -6,9 +6,9 @@ As in the authors' code, the regression is scikit-learn's LogisticRegressionCV w
 chosen from ten values by accuracy in five stratified folds. Only the solver differs: Newton's method reaches the same
 minimum in fewer steps, since M is not scaled.
 
-The size epsilon of the input pre-processing is tuned too. For each epsilon, the regression is fitted on one half of the
-validation data. The best epsilon on the other half is chosen, by TNR at 95 % TPR for out-of-distribution inputs and by
-AUROC for adversarial ones; ties go to the first.
+The size epsilon of the input pre-processing is tuned, too. For each epsilon, the regression is fitted on one half of
+the validation data. The best epsilon on the other half is chosen, by TNR at 95 % TPR for out-of-distribution inputs and
+by AUROC for adversarial ones; ties go to the first.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.
@@ -59,7 +59,7 @@ def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor,
 
 
 class Sample(NamedTuple):
-    """M of in-distribution and other inputs, on the CPU."""
+    """Scores M of in-distribution and other inputs, on the CPU."""
 
     in_distribution: Tensor
     """`[n, L, epsilons]`."""
@@ -80,7 +80,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
         choose_by: metric for choosing epsilon.
 
     Raises:
-        ValueError: if there are fewer than `FEWEST` inputs of a kind.
+        ValueError: if there are fewer than `FEWEST` in-distribution or other inputs.
     """
     if min(fit.fewest, choose.fewest) < FEWEST:
         raise ValueError(
@@ -99,7 +99,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR; ties go to the first."""
+    """Return the index of the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR, the first in a tie."""
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

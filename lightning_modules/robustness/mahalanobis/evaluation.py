@@ -1,9 +1,9 @@
 """Scores of in-distribution and other inputs, and evaluation of all detection methods on them.
 
-Each input has a row of scores, `[N, columns]`, in float64: softmax and energy confidence, whether the network's class
-is correct, whether the class of the nearest mean is, M of each layer with each epsilon, and with ODIN its confidence
-for each setting. An attack has for each clean image whether it fools the network (1 or 0), and the scores of the noisy
-and of the adversarial copy, `[N, 1 + 2 columns]`.
+Each input has a row of scores, `[N, columns]`, in float64. The columns are softmax and energy confidence; whether the
+network's class is correct; whether the class of the nearest mean is correct; M of each layer with each epsilon; and,
+with ODIN, its confidence for each setting. For an attack, the row of each clean image holds whether the attack fools
+the network (1 or 0), then the scores of the noisy and of the adversarial copy, `[N, 1 + 2 columns]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ ADVERSARIAL_VALIDATION = 0.1
 
 
 class Scorer:
-    """Computes scores of images from a network and the Gaussians of its layers.
+    """Compute scores of images from a network and the Gaussians of its layers.
 
     Args:
         network: maps images to logits.
@@ -70,7 +70,7 @@ class Scorer:
 
 
 class MeasuredScores(NamedTuple):
-    """Meaning of the score columns, and the required method."""
+    """Meaning of the score columns, and the method that must be evaluated."""
 
     layers: Sequence[str]
     rank: Tensor
@@ -93,7 +93,7 @@ class MeasuredScores(NamedTuple):
         """Warn that a method is skipped because of too few validation data.
 
         Raises:
-            ValueError: if it is the required method.
+            ValueError: if the skipped method is the required one.
         """
         message = (
             f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
@@ -114,11 +114,11 @@ class Tuning(NamedTuple):
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """Select inputs with positions `[N]` below V, half of them for each purpose."""
+        """Select inputs with positions `[N]` below V; one half fits weights, the other half chooses epsilon."""
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Split `scores` `[N, ...]` into those for fitting and those for choosing."""
+        """Split `scores` `[N, ...]` into those for fitting weights and those for choosing epsilon."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -134,11 +134,11 @@ def against_set(
     """Evaluate all methods on the test set versus an out-of-distribution set.
 
     Args:
-        measured: meaning of the scores.
+        measured: meaning of the score columns.
         name: name of the out-of-distribution set.
         in_distribution: indices and scores of the test set.
         other: indices and scores of the out-of-distribution set.
-        V: number of first images of either set for tuning.
+        V: number of images of each set, from its start, for tuning.
         by_attack: ensemble tuned on an attack, if available.
     """
     count = len(in_distribution[1]), len(other[1])
@@ -159,12 +159,12 @@ def against_attacks(
     """Evaluate all methods on clean, noisy and adversarial images; an attack without usable images is skipped.
 
     Args:
-        measured: meaning of the scores.
+        measured: meaning of the score columns.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        features: features `[n, 3 D]` of the clean, noisy and adversarial copies of the n fooled images, by attack name;
-            used for the local intrinsic dimension, if given.
+        features: features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images that an attack fools,
+            by attack name; if given, the local intrinsic dimension is evaluated.
         widths: number of features of each layer, D in total.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
@@ -190,7 +190,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
     """Tune on the first attack's adversarial copies among the first V test images; None if there are too few.
 
     Args:
-        measured: meaning of the scores.
+        measured: meaning of the score columns.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
         V: number of images.
@@ -207,7 +207,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the scores of the three copies of the images that an attack fools, and their positions."""
+    """Return the positions of the images that an attack fools, and the scores of their three copies."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position

@@ -149,8 +149,8 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
-    Directions with a variance below d times the rounding error of the largest variance count as zero-variance, and
-    distances ignore them.
+    If a direction's variance is below d times the rounding error of the largest variance, it counts as zero, and
+    distances ignore that direction.
 
     Args:
         mean: mu, `[K, d]`.
@@ -167,7 +167,7 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
 
 
 def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute d_c, `[B, C]` in float64, from features `[B, d]` to the classes of `whitened`."""
+    """Compute the distances d_c, `[B, C]` in float64, of features `[B, d]` to the classes of `whitened`."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
@@ -181,12 +181,12 @@ def confidence(features: Tensor, whitened: Whitened) -> Tensor:
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """Compute (M + r/2) / sqrt(r/2), which has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees.
 
-    It makes layers comparable without validation data. For any distribution, -r/2 is also the exact training-set mean
+    This makes layers comparable without validation data. For any distribution, -r/2 is also the exact training-set mean
     of -d_y / 2 for the true labels.
 
     Args:
         confidence: M.
-        rank: r, rank of the covariance; broadcasts with M.
+        rank: r, rank of the covariance; must be broadcastable with M.
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
@@ -197,9 +197,9 @@ def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    This is for use from Python, to extend a trained classifier by new classes without retraining; the detector itself
-    does not use it. Start with `ClassGaussians.means` and `covariance` of the last layer; results can be extended
-    further. Classify with `whiten` and the minimum of `squared_distances`.
+    Use it from Python to extend a trained classifier by new classes without retraining; the detector itself does not
+    use it. Start with `ClassGaussians.means` and `covariance` of the last layer; results can be extended further.
+    Classify with `whiten` and the minimum of `squared_distances`.
 
     Args:
         mean: class means, `[C, d]`.

@@ -28,8 +28,8 @@ def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequen
 
     Args:
         network: network with these layers, see `named_layer`.
-        names: names of its modules.
-        channels_last: names of those with outputs `[B, H, W, d]`.
+        names: names of the network's modules to use as layers.
+        channels_last: names of the layers with outputs `[B, H, W, d]`.
 
     Raises:
         ValueError: if a name does not exist in the network, `names` is empty or has duplicates, or `channels_last` has
@@ -52,7 +52,7 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
         name: name of the layer, for messages.
         output: `[B, d]`, `[B, d, H, W]` (or with more or fewer spatial dimensions), or tokens `[B, N, d]`.
         channels_last: whether the output is `[B, H, W, d]` instead.
-        square: whether the network's images are square, so that H equals W.
+        square: whether the network's images are square, which implies H = W.
 
     Raises:
         ValueError: if the output has another type or shape.
@@ -112,7 +112,7 @@ def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequ
     """Infer d_l of each layer for a given image shape, on the meta device.
 
     Raises:
-        ValueError: if the network does not accept such images, or as in `layer_features`.
+        ValueError: if the network does not accept such images, or in the cases of `layer_features`.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}

@@ -4,8 +4,8 @@
 
 is the maximum-likelihood estimate from the distances r_1 <= ... <= r_k of f to its nearest neighbours in a mini-batch
 of clean images. It measures how the number of neighbours grows with the distance. The smallest distance is skipped: for
-a clean image it is the distance to itself, and noisy and adversarial copies are treated alike. Adversarial images have
-a higher dimension. Each k gives a separate score.
+a clean image it is the distance to itself. Noisy and adversarial copies are treated in the same way. Adversarial images
+have a higher dimension. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -32,10 +32,10 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 
     Returns:
         LID `[n, neighbours]`, float64. It is 0 if the k-th distance is 0. If all k distances are equal, the estimate
-        would be infinite, and the reciprocal of the rounding error is returned.
+        would be infinite; the reciprocal of the rounding error is returned instead.
 
     Raises:
-        ValueError: if m is less than 3, or a k less than 2.
+        ValueError: if m is less than 3, or any k is less than 2.
     """
     if len(reference) < 3 or min(neighbours) < 2:
         raise ValueError(
@@ -55,11 +55,11 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute LID of clean images and their copies, each within the clean images of its mini-batch.
+    """Compute LID of clean images and their copies, each relative to the clean images of its mini-batch.
 
     Args:
-        copies: features `[n, d]` of the same images in the same order; the first tensor is that of the clean images,
-            the reference of all.
+        copies: features `[n, d]` of the same images in the same order; the first tensor has the clean images, the
+            reference for all.
         neighbours: values of k.
         mini_batch: images per mini-batch; the remainder is added to the last one.
 

@@ -47,28 +47,28 @@ class Mahalanobis(ClassifierSteps, MethodModule):
     `test` needs a DataModule with out-of-distribution sets, `OutOfDistribution`, or any DataModule if there are
     `attacks`. For the chosen `score` and each set it logs `test/<metric>_<set>`, with the metrics `auroc`, `tnr95`,
     `aupr_in`, `aupr_out` and `detection_accuracy`, and `test/<metric>`, the mean over out-of-distribution sets. For all
-    scores it logs `test/auroc_<score>_<set>`. `test/accuracy` is that of the network, `test/accuracy_by_distance` that
-    of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
+    scores it logs `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is
+    that of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
     figures. Noise and random starts of attacks are seeded per image, independent of batch and rank.
 
     Args:
         network: trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: names of the modules whose outputs are the features (within the inner network of a `Normalized` one);
+        layers: names of the modules whose outputs are the features (for `Normalized`, names within the inner network);
             the last one should be the module before the classifier.
         image_shape: shape of an image: channels, height, width.
-        score: score of the metrics without a score's name. `softmax`, `energy`, `odin` and `lid` are baselines; `lid`
-            has no metrics for out-of-distribution sets.
+        score: score whose metrics are logged without a score's name. `softmax`, `energy`, `odin` and `lid` are
+            baselines; `lid` has no metrics for out-of-distribution sets.
         epsilons: candidate sizes of the input pre-processing, in pixel units; must include 0.
         num_validation: number of images of the test set, and of each out-of-distribution set, for tuning.
         shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; 0 as in the paper.
-        attacks: attacks to detect: `PGD` (with one step and no random start it is FGSM), `DeepFool` or `CarliniWagner`
-            of `lightning_modules.robustness.attacks`.
-        noise_std: noise standard deviation of the noisy in-distribution copies in adversarial sets, in pixel units: one
-            number, or a dict by attack name. Noise larger than an attack's perturbation hides it.
+        attacks: attacks to detect: `PGD`, `DeepFool` or `CarliniWagner` of `lightning_modules.robustness.attacks`;
+            `PGD` with one step and no random start is FGSM.
+        noise_std: standard deviation, in pixel units, of the noise in the noisy in-distribution copies of adversarial
+            sets: one number, or a dict by attack name. Noise larger than an attack's perturbation hides it.
         odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
-        lid: also evaluate the local intrinsic dimension. It stores the features of the images that an attack fools,
-            3 x 4 D bytes per image for layers with D features in total.
+        lid: also evaluate the local intrinsic dimension. It stores the features of the images that an attack fools: 3 x
+            4 D bytes per image, for layers with D features in total.
         clip_noise: clip noisy copies to [0, 1], as in the published code.
         channels_last: names of layers with outputs `[B, H, W, d]`, as in timm's Swin Transformers, instead of
             `[B, d, H, W]`. For square images a wrong layout is rejected, unless d equals H and W.
@@ -134,7 +134,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network, into which `Pretraining` can load weights."""
+        """The network; `Pretraining` can load weights into it."""
         return self.network
 
     def train(self, mode: bool = True) -> "Mahalanobis":

@@ -1,8 +1,9 @@
 """rRCM: pre-train representations that are consistent along a noise trajectory; fine-tune for randomised smoothing.
 
-Pre-training. A noise-conditioned network h with a projector z gets an image x, lightly augmented by the DataModule, and
-two strong views a, b of it, in [-1, 1], all with the same noise e. With the levels t_q > t_{q+1} of a
-curriculum, one q for the whole batch, t_0 = .002, sg the stop-gradient and z' the target network, a moving average,
+Pre-training. A noise-conditioned network h with a projector z takes an image x, lightly augmented by the DataModule,
+and two strong views a, b of it. All are in [-1, 1] and get the same noise e. Let t_q > t_{q+1} be levels of a
+curriculum, with one q for the whole batch, and t_0 = .002. With sg the stop-gradient and z' the target network, a
+moving average,
 
     L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
     L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
@@ -16,14 +17,14 @@ their predictions p_1 ... p_m and the mean p,
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p),
 
-the regularisation of Jeong and Shin (2020). The noise is exactly sigma; the network is conditioned on the t nearest to
-2 sigma, the noise of images in [-1, 1], among its 81 levels. The smoothed classifier is certified as that of Cohen et
+the regularisation of Jeong and Shin (2020). The noise is exactly sigma, which is 2 sigma for images in [-1, 1]; the
+network is conditioned on the nearest t among its 81 levels. The smoothed classifier is certified as that of Cohen et
 al. (2019).
 
-Departures. L_k uses the encoder's features and the online network on both sides, as the authors' code does whatever its
-target option. Fine-tuning loads a second average, with a fixed decay: neither paper nor code say which copy it starts
-from. The authors' script omits the head from the optimizer; here it is trained, as in the paper. The authors drop an
-epoch's incomplete last batch; here it is trained on, too.
+Departures. L_k uses the encoder's features and the online network on both sides; the authors' code does so for every
+value of its target option. Fine-tuning loads a second moving average, with a fixed decay, as neither the paper nor the
+code says from which copy it starts. The authors' script omits the head from the optimizer; here it is trained, as in
+the paper. The authors drop an epoch's incomplete final batch; here it is used, too.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the schedules and settings of the authors' code.

@@ -30,7 +30,7 @@ def pretrained_encoder(
     On the meta device, nothing is read.
 
     Args:
-        network: the pre-trained encoder's architecture; its last norm may be `nn.Identity`, as for CIFAR-10.
+        network: the pre-trained encoder's architecture; its final norm may be `nn.Identity`, as for CIFAR-10.
         path: checkpoint, or a folder with one.
         copy: which copy to load: the slow average, the trained network, or its target.
 
@@ -39,7 +39,7 @@ def pretrained_encoder(
 
     Raises:
         FileNotFoundError: if there is no checkpoint at `path`.
-        ValueError: if it is damaged, not from such a run, or from another network.
+        ValueError: if the checkpoint is damaged, not from such a run, or from another network.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -59,13 +59,14 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         num_features: number of the encoder's features, D.
         num_classes: number of classes, K.
         sigma: noise level to certify, in pixel units.
-        num_copies: noisy copies of each image in a step, m.
+        num_copies: m, number of noisy copies of each image in a step.
         consistency_weight: lambda, weight of the KL divergence among copies.
         entropy_weight: eta, weight of the entropy of their mean prediction.
-        soft_labels: mixup and label smoothing; None for neither. With mixed images, callbacks get no training logits.
-        layer_decay: d, in (0, 1]: factor of the learning rate from block to block, see `optim.parameter_groups`.
+        soft_labels: settings of mixup and label smoothing; None disables both. With mixed images, callbacks get no
+            training logits.
+        layer_decay: d, in (0, 1]: ratio of the learning rates of successive blocks, see `optim.parameter_groups`.
         optimizer: built on the trainable parameters of encoder and head.
-        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,7 +1,7 @@
 """Noise-conditioned networks: noise levels, the schedules of pre-training, and a classifier for one noise level.
 
-A noise trajectory is x_t = x + t e with images x in [-1, 1], so that noise of standard deviation sigma on images in
-[0, 1] is t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
+A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise of standard deviation sigma on images in [0, 1]
+corresponds to t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
@@ -14,9 +14,9 @@ and the target network's decay, with e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2
     c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
     mu(k) = .9999 c(k) + .99 (1 - c(k)).
 
-Networks get c_in(t) x_t with c_in = 1 / sqrt(t^2 + 1/4), of unit variance, and the time 250 ln t.
+The inputs of networks are c_in(t) x_t with c_in = 1 / sqrt(t^2 + 1/4), which has unit variance, and the time 250 ln t.
 
-The ceil in N(k) is that of the authors' code: 21 levels only at k = 0.
+The ceil in N(k) follows the authors' code; it gives 21 levels only at k = 0.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the numbers of the authors' code; Karras, Aittala, Aila and Laine, Elucidating the Design Space of Diffusion-Based
@@ -36,7 +36,7 @@ LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
 
 
 def noise_level(index: int, num_levels: int) -> float:
-    """Compute t_i of N levels, in the units of images in [-1, 1]."""
+    """Compute the N noise levels t_i, in the units of images in [-1, 1]."""
     rho = 7
     largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
     return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
@@ -102,8 +102,8 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 class NoiseConditionedClassifier(nn.Module):
     """Classify images in [0, 1] under noise of a known level, in one forward pass.
 
-    Images are rescaled to [-1, 1] inside, where noise sigma becomes t = 2 sigma; the network is conditioned on the
-    nearest of the 81 pre-training levels.
+    Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is conditioned on the nearest of the
+    81 pre-training levels.
 
     Args:
         encoder: maps images and times `[B]` to features `[B, num_features]`.
@@ -127,8 +127,8 @@ class NoiseConditionedClassifier(nn.Module):
         """Compute logits `[B, K]`.
 
         Args:
-            noisy: `[B, C, H, W]`: images in [0, 1] plus noise, not clipped.
-            sigma: standard deviation of that noise, in pixel units; None for the constructor's.
+            noisy: images in [0, 1] plus noise, not clipped, `[B, C, H, W]`.
+            sigma: standard deviation of that noise, in pixel units; None uses the constructor's.
         """
         num_levels = MOST_STEPS + 1
         t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)

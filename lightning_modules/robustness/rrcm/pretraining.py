@@ -70,11 +70,11 @@ _ROWS_AT_ONCE = 1024
 
 
 def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Compute the fraction of noisy images whose nearest clean image, by cosine similarity of features, is their own.
+    """Compute the fraction of noisy images whose nearest clean image, by cosine similarity, is the original.
 
     Args:
-        noisy: `[N, D]`, features of noisy images.
-        clean: `[N, D]`, features of the same clean images, in the same order.
+        noisy: features of noisy images, `[N, D]`.
+        clean: features of the same images without noise, in the same order, `[N, D]`.
     """
     noisy, clean = F.normalize(noisy, dim=1), F.normalize(clean, dim=1)
     nearest = torch.cat([(rows @ clean.T).argmax(dim=1) for rows in noisy.split(_ROWS_AT_ONCE)])
@@ -105,27 +105,28 @@ class Retrieval(Metric):
 class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-train a noise-conditioned encoder on unlabelled images.
 
-    Testing reports how often the clean image nearest to a noisy one is its own (`test/retrieval_<sigma>`). A step that
-    the gradient scaler skips updates neither averages nor schedules; fused optimizers are not supported.
+    Testing reports how often the clean image nearest to a noisy image is its original (`test/retrieval_<sigma>`). If
+    the gradient scaler skips a step, neither averages nor schedules are updated. Fused optimizers are not supported.
 
     Args:
         network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
         projector: maps features `[B, D]` to the contrasted representations.
         first_view: maps images `[B, C, H, W]` in [0, 1] to views a, random in each step.
         second_view: maps images `[B, C, H, W]` in [0, 1] to views b, random in each step.
-        num_steps: K, steps of the curriculum and of the target's schedule; None for the total number of training steps.
+        num_steps: K, number of steps of the curriculum and of the target's schedule; None uses the total number of
+            training steps.
         temperature: tau, temperature of the contrastive losses.
-        consistency_weight: weight of L_k, 1 in the paper; 0 for contrastive learning alone.
+        consistency_weight: weight of L_k, 1 in the paper; 0 leaves contrastive learning alone.
         steepness: A, how fast the target network's decay grows.
         average_decay: decay of the moving average for fine-tuning, in [0, 1).
-        gradient_clip: maximal gradient norm.
-        clip_after: steps before gradient clipping starts; the warm-up in the paper.
+        gradient_clip: maximal norm of the gradient.
+        clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
         retrieval_sigmas: noise levels of the retrieval test, in pixel units.
         optimizer: built on the trainable parameters of network and projector.
-        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
-        ValueError: if an argument is out of range, the number of steps is unknown, or parameters have 16 bits.
+        ValueError: if an argument is out of range, the number of steps is unknown, or parameters are in half precision.
     """
 
     step: Tensor

@@ -27,8 +27,7 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
         floor: lower clamp of all probabilities, in [0, 1); clamped values have no gradient.
 
     Returns:
-        KL divergence of the mean prediction from each copy's, averaged over copies, and the entropy of the mean; both
-        `[B]`, in nats.
+        KL(p || p_j), averaged over copies, and the entropy of the mean prediction p; both `[B]`, in nats.
     """
     lowest = math.log(floor) if floor > 0 else -math.inf
     log_p = at_least_float32(logits).log_softmax(dim=-1)
@@ -45,11 +44,11 @@ def loss_on_copies(
     """Compute the loss L of this file, averaged over the batch.
 
     Args:
-        logits: logits of each copy, `[m, B, K]`; with m = 1 there is only the first term.
+        logits: logits of each copy, `[m, B, K]`; with m = 1 the loss has only its first term.
         label: labels `[B]`, or probabilities `[B, K]`.
         consistency_weight: lambda, weight of the divergence.
         entropy_weight: eta, weight of the entropy.
-        floor: lower clamp of probabilities in the second and third term.
+        floor: lower clamp of probabilities in the second and third terms.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:
