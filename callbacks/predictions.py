@@ -1,4 +1,4 @@
-"""Write what a module predicts, labels to one table and masks to a folder, by any number of processes."""
+"""Write a module's predictions, from any number of ranks: labels to one table, masks to a folder."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ HEADER = 8
 def append_predictions(
     file: BinaryIO, index: NDArray[np.int64], prediction: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> None:
-    """Append samples to a part: the number of classes as one int64, then fixed-size rows.
+    """Append samples to a part file: the number of classes as one int64, then rows of fixed size.
 
     Args:
-        file: open for writing; empty before the first call.
+        file: the part, open for writing; empty before the first call.
         index: `[B]`.
         prediction: `[B]`.
         probabilities: `[B, K]`.
@@ -44,11 +44,11 @@ def append_predictions(
 
 @dataclass
 class PredictedSamples:
-    """Tell of each sample that is predicted what its set knows besides the image.
+    """File names and labels of the predicted samples, where the dataset knows them.
 
     Args:
-        name: `[N]`, the samples' files; None where they are none.
-        label: `[N]`, int64: their classes, negative where unknown; None where all are.
+        name: `[N]`, file names of the samples; None if they are not files.
+        label: `[N]`, int64: labels of the samples, negative where unknown; None if all are unknown.
     """
 
     name: Sequence[str] | None = None
@@ -56,7 +56,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read the names of a set's `source`, in its `row` if it has one, and the set's labels of whole images.
+        """Read the file names and image-level labels of a dataset's samples, those in its `row` if it has one.
 
         Raises:
             UnicodeEncodeError: if a name is not in UTF-8.
@@ -72,7 +72,7 @@ class PredictedSamples:
         return cls(name, label.cpu().numpy())
 
     def columns(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        """Give the columns `name` and `label` of some samples, with empty cells for unknown labels."""
+        """Return the columns `name` and `label` of some samples, with empty cells for unknown labels."""
         columns: dict[str, Any] = {}
         if self.name is not None:
             columns["name"] = [self.name[at] for at in index]
@@ -88,23 +88,23 @@ def merge_predictions(
     names: Sequence[str] | None = None,
     samples: PredictedSamples | None = None,
 ) -> int:
-    """Merge parts into one table sorted by index, in memory that does not grow with probabilities.
+    """Merge parts into one table sorted by index, without holding all probabilities in memory.
 
-    An index that occurs more than once, as samplers that fill up the last batch cause, is written once.
+    An index that occurs more than once, as with samplers that pad the last batch, is written once.
 
     Args:
-        parts: files of `append_predictions`; a part without samples is an empty file.
+        parts: files written by `append_predictions`; a part without samples is an empty file.
         path: the table.
-        format: of the table.
-        names: `[K]`: names of the classes; adds a column `class_name`, the name of the prediction.
-        samples: what is known of the samples; adds columns `name` and `label`.
+        format: file format of the table.
+        names: `[K]`: class names; adds a column `class_name` with the name of the predicted class.
+        samples: names and labels of the samples; adds columns `name` and `label`.
 
     Returns:
         Number of rows.
 
     Raises:
         FileNotFoundError: if a part is missing.
-        ValueError: if the parts and the names disagree on the number of classes, or there is no sample.
+        ValueError: if parts and names differ in the number of classes, or there is no sample.
     """
     for part in parts:
         if not part.is_file():
@@ -138,28 +138,27 @@ def merge_predictions(
 
 
 class WritePredictions(Callback):
-    """Writes `predictions.parquet` or `predictions.csv`, or masks, into the run directory during `predict`.
+    """Write `predictions.parquet` or `predictions.csv`, or masks, to the run directory during `predict`.
 
-    Images that cannot be read are left out and named at the end, by an error.
+    Images that cannot be read are skipped, and an error at the end names them.
 
-    There is a row for each sample, sorted by index, with the columns `index`, the samples' `name` if they are files and
-    `label` where the data know it, `prediction`, `class_name` if the
-    DataModule has `class_names`, and `probability_0` ... `probability_{K-1}` (float32). `predict_step` returns `index`
-    `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`. Each process appends its batches to a file of its own, and
-    the first one merges them in the end, so memory does not grow with the set as long as the trainer is called with
-    `return_predictions: false`. A `fast_dev_run` writes nothing. A module without `num_classes` writes its
-    predictions itself.
+    The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
+    if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...
+    `probability_{K-1}` (float32). `predict_step` returns `index` `[B]`, `probabilities` `[B, K]` and `prediction`
+    `[B]`. Each rank appends its batches to a file of its own, and rank 0 merges these at the end. Memory therefore does
+    not grow with the dataset, provided that the trainer is called with `return_predictions: false`. A `fast_dev_run`
+    writes nothing. A module without `num_classes` must write its predictions itself.
 
-    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, at most 256 categories. Its masks
-    become `predictions/<index>.png`, or `predictions/<name>.png` of images in files; their values are the categories.
-    The folder appears when all are written.
+    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes. Its masks
+    become `predictions/<index>.png`, or `predictions/<name>.png` if images are files; pixel values are class numbers.
+    The folder appears once all masks are written.
 
     Args:
-        format: `parquet` or `csv`.
+        format: file format of the table: `parquet` or `csv`.
 
     Raises:
         ValueError: if `predict_step` returns something else, the trainer has no directory, or there are several
-            loaders.
+            dataloaders.
     """
 
     def __init__(self, format: Literal["parquet", "csv"] = "parquet") -> None:
@@ -280,7 +279,7 @@ def _read_part(path: Path) -> NDArray[np.void]:
 
 
 class _TableWriter:
-    """Appends rows to a table on disk."""
+    """Append rows to a table on disk."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Range checks of arguments, with uniform messages: argument, allowed values and given value."""
+"""Range checks of arguments; every message names the argument, the allowed values and the given value."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -35,7 +35,7 @@ def within(
     Args:
         low: lower end.
         high: upper end.
-        bounds: whether the ends are included: `[` and `]` if they are, `(` and `)` if not.
+        bounds: brackets of the interval: `[` and `]` include an end, `(` and `)` exclude it.
         arguments: values by argument name.
 
     Raises:
@@ -62,11 +62,11 @@ def one_of(allowed: Collection[Any], **arguments: Any) -> None:
 
 
 def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments: Any) -> None:
-    """Reject arguments that differ from their defaults where nothing reads them.
+    """Reject arguments that differ from their defaults but have no effect in the current mode.
 
     Args:
-        mode: argument and value that make them effective, for the error message.
-        chosen: whether this mode is active; then every value passes.
+        mode: setting under which the arguments have an effect, for the error message.
+        chosen: whether this mode is active; if so, every value passes.
         owner: class or function that defines the defaults.
         arguments: values by argument name.
 

@@ -1,4 +1,4 @@
-"""Blocks of tested images that ranks share, each with a file of its results."""
+"""Blocks of test images, sharded over ranks; each block has a file with its results."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +15,13 @@ from datamodules.jobs.stores import csv_files
 
 
 class BlockFiles(ResumableMap):
-    """The files of an evaluation's blocks, in a folder named by a hash of its settings, so that no others are mixed in.
+    """Result files of an evaluation's blocks, in a folder named by a hash of the settings, so settings never mix.
 
     Args:
         trainer: the trainer, during testing.
-        parent: the folder around it, which all processes share.
-        settings: all that the results depend on, as JSON values. Processes may find different weights where these do
-            not matter: those of the first process count.
-        positions: positions of the tested images.
+        parent: parent of that folder, visible to all ranks.
+        settings: everything that the results depend on, as JSON values. If ranks disagree, those of rank 0 are used.
+        positions: positions of the test images.
         batch_size: number of images in a block.
     """
 
@@ -44,12 +43,12 @@ class BlockFiles(ResumableMap):
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Evaluate this process's share of the blocks that have no file yet, and wait for those of the others.
+        """Evaluate this rank's shard of the unfinished blocks, and wait for the other ranks.
 
         Args:
-            evaluate_block: maps a block's number and positions to its rows. It may take gradients, and draw from
-                torch's generators, which are left as they were.
-            text_columns: columns of its rows that hold text, which may look like a number or be `nan`.
+            evaluate_block: maps the number and positions of a block to its rows. It may compute gradients and use
+                torch's random generators, whose states are restored.
+            text_columns: columns that are read as text, even if they look like numbers or `nan`.
 
         Returns:
             The rows of all blocks.

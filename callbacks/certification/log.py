@@ -1,4 +1,4 @@
-"""The log of a certification: a row for each image, written as it is finished, and read again after an interruption.
+"""The log of a certification: a row per image, written when the image is finished and read again on resuming.
 
 In the run directory:
 
@@ -28,7 +28,7 @@ SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws
 
 
 def row_of(image: Certified) -> Row:
-    """Write a finished image as text, under the columns `COMMUNITY` and `EXACT`."""
+    """Format the result of an image as text, by the columns `COMMUNITY` and `EXACT`."""
     certificate = image.certificate
     values = (
         image.index,
@@ -50,18 +50,18 @@ def row_of(image: Certified) -> Row:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
-    """Write the named columns of rows, whole or not at all."""
+    """Write the named columns of rows, atomically."""
     lines = [separator.join(columns), *(separator.join(row[column] for column in columns) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
 
 
 class CertificationLog:
-    """Rows of one certification, of all processes. The directory must be one that all of them share.
+    """The rows of one certification, from all ranks. All ranks must see the directory.
 
     Args:
         directory: directory of all files.
-        settings: all that a row depends on, as JSON values.
-        with_radius: False for the log of predictions, whose published form has no radius.
+        settings: everything that a row depends on, as JSON values.
+        with_radius: whether rows have a radius; False for logs of predictions, as in the published format.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], with_radius: bool) -> None:
@@ -78,7 +78,7 @@ class CertificationLog:
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """Remove tables and figure of all rows where rows are to come: they may be an earlier certification's.
+        """Remove tables and figure if rows are missing, since they may be from an earlier certification.
 
         Args:
             wanted: positions of the images to certify.
@@ -88,11 +88,11 @@ class CertificationLog:
                 path.unlink(missing_ok=True)
 
     def rows(self) -> dict[int, Row]:
-        """Read all finished rows by image, whoever wrote them."""
+        """Read the finished rows of all ranks, by image."""
         return self.store.rows()
 
     def merge(self) -> None:
-        """Write the tables of all rows, ordered by image; the sidecar last. One process calls it."""
+        """Write the tables of all rows, ordered by image, and the sidecar last. Only one rank calls this."""
         rows = [row for _, row in sorted(self.rows().items())]
         write_table(self.tsv, self.community, rows, "\t")
         exact = [{**row, "radius": row["exact_radius"]} for row in rows]

@@ -21,7 +21,7 @@ def read_side(
         path: an .npz file or a folder.
         extractor: the network; None if no side is a folder.
         cache_dir: folder that caches features and statistics.
-        batch_size: images at once.
+        batch_size: number of images processed at once.
         shares: rank, world size and device.
 
     Raises:
@@ -74,25 +74,25 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure how far two sides are from each other; each is an .npz file or a folder.
+    """Measure FID, KID and IS between two sides; each is an .npz file or a folder.
 
     Args:
-        generated: side of which IS is computed, too, where the weights have a classifier.
-        real: the other side.
-        weights: file of the weights of FID's Inception, or of the timm network.
-        resize: legacy or clean.
-        timm: name of a timm network in place of FID's Inception.
-        exact_kid: KID of all pairs, not of subsets.
-        batch_size: images at once.
-        cache_dir: folder that keeps features and statistics.
-        device: as `device_named` takes it.
+        generated: the generated side; its IS is also computed if the weights include a classifier.
+        real: the side of real images.
+        weights: weights file of FID's Inception or of the timm network.
+        resize: resizing before FID's Inception: `legacy` or `clean`.
+        timm: name of a timm network to use instead of FID's Inception.
+        exact_kid: compute KID over all pairs of images, instead of random subsets.
+        batch_size: number of images processed at once.
+        cache_dir: folder that caches features and statistics.
+        device: name of the device, see `device_named`.
 
     Returns:
-        The metrics by name, and what KID rests on, None where it is not among them.
+        The metrics by name, and a description of the images that KID uses; None without KID.
 
     Raises:
-        FileNotFoundError: if there is nothing at a path.
-        ValueError: names what is out of range, damaged or missing.
+        FileNotFoundError: if a path does not exist.
+        ValueError: if something is out of range, damaged or missing; the message names it.
     """
     from callbacks.generation.extraction import Extractor, Shares
     from callbacks.generation.measurement import distances

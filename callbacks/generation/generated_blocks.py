@@ -1,4 +1,4 @@
-"""Images that a module generates block by block, on any number of processes, and their features."""
+"""Images that a module generates block by block, on any number of ranks, and their features."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from lightning_modules.interfaces import Generator, require
 
 
 class GeneratedBlocks:
-    """The blocks of images of one measurement, each drawn from random numbers of (seed, block) alone.
+    """The blocks of images of one measurement; the random numbers of a block depend only on (seed, block).
 
     Args:
-        trainer: during validation or testing.
+        trainer: the trainer, during validation or testing.
         module: a `Generator`, in evaluation mode.
-        extractor: gives the features.
-        count: images of all blocks.
-        batch_size: images of a block; the last one may have fewer.
+        extractor: extractor of the features.
+        count: number of images in all blocks.
+        batch_size: images per block; the last block may have fewer.
         seed: random seed.
     """
 
@@ -47,7 +47,7 @@ class GeneratedBlocks:
         """Generate one block, uint8 `[B, C, H, W]`, rounded down as the published protocol does.
 
         Raises:
-            ValueError: if they are not B images in [0, 1].
+            ValueError: if the module does not return B images in [0, 1].
         """
         size, device, name = self.sizes[number], self.module.device, type(self.module).__name__
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -64,20 +64,21 @@ class GeneratedBlocks:
         return (images * 255).clamp(0, 255).to(torch.uint8)
 
     def features(self, number: int) -> Tensor:
-        """Give the features of one block, `[B, D]`."""
+        """Compute the features of one block, `[B, D]`."""
         images = self.images(number)
         if number == 0 and self.picture is not None and self.num_shown:
             save_samples(images[: self.num_shown], self.picture)
         return self.extractor(list(images), self.module.device, lambda place: f"image {place} of block {number}")
 
     def all_features(self, folder: Path) -> Features:
-        """Generate the blocks that the folder does not have yet, all processes together.
+        """Generate the missing blocks; all ranks call this together.
 
         Args:
-            folder: keeps them until they are measured, so that a killed measurement continues; all processes see it.
+            folder: folder that stores features until they are measured, so that a killed measurement resumes; visible
+                to all ranks.
 
         Returns:
-            The features of all images, `[N, D]`, mapped from the disk.
+            The features of all images, `[N, D]`, memory-mapped.
         """
         identity = {
             "module": f"{type(self.module).__module__}.{type(self.module).__qualname__}",

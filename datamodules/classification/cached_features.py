@@ -37,7 +37,7 @@ class FeatureSource(ImageSource):
     """Features in place of images: pass 0 is without augmentation, later passes are augmented.
 
     Args:
-        source: source of the images; provides everything else, such as names, which are not copied.
+        source: source of the images; provides everything else; file names become Python strings only when accessed.
         feature: `[1 + passes, N, D]`.
     """
 

@@ -19,7 +19,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
     """Read image-classification parquet files in the Hugging Face layout: one encoded image and one label per row.
 
     Args:
-        files: the shards of one split, in order.
+        files: parquet files of one split, in order.
         image_key: column of `{bytes, path}` structures.
         label_key: column of integer labels.
 

@@ -1,8 +1,8 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
 Each class has a common cluster and a rare one, whose centre lies towards the out-of-distribution side.
-Out-of-distribution samples form clusters of their own there and have random labels. A hyperplane can separate them, at
-the lowest cost in rare samples when the rare clusters lie on its near side; a detector based on the loss mistakes rare
+Out-of-distribution samples form clusters of their own there and have random labels. A hyperplane can separate them; it
+loses the fewest rare samples if the rare clusters lie on its in-distribution side. A loss-based detector mistakes rare
 samples for noise until they are learned.
 
 Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from

@@ -22,14 +22,14 @@ class CNWL(ImageSet):
 
     Reads `split/red_noise_nl_RATE` and `split/validation` (one file name and label per line), with the images in
     `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are ImageNet's own. The
-    others are from the web and nearly all show another class, so their true label is set to -1. The validation images
-    are the test images: selecting an epoch on them is selecting on the test set.
+    others are from the web and nearly all show another class, so their true label is set to -1. Validation images equal
+    test images, so selecting an epoch by validation selects on the test set.
 
     Args:
         data_dir: folder that contains `split`; None means the NOISEWORKS_DATA directory.
         noise_rate: fraction of training images from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
         image_size: height and width of the network's input images, in pixels.
-        interpolation: used with antialiasing to resize images: bilinear or bicubic.
+        interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 
     num_classes = 100

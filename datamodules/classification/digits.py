@@ -26,7 +26,7 @@ class Digits(ImageSet):
     """scikit-learn's digits: the first `train_size` for training, the rest for testing. No download.
 
     Args:
-        train_size: number of training and validation images, in 1...1796; the rest are for testing.
+        train_size: number of training and validation images, in 1...1796; the rest is for testing.
         image_size: height and width in pixels; if not 8, images are resized bilinearly.
         num_classes: number of classes, in 1...10; only digits below it are kept.
     """
@@ -65,7 +65,7 @@ class PretrainingDigits(Digits):
 
 
 class TuningDigits(Digits):
-    """All digits: the 400 images after those of `PretrainingDigits` for training, the last 797 for testing.
+    """All digits: images 601 to 1,000, after those of `PretrainingDigits`, for training; the last 797 for testing.
 
     The shifted test set, `moved_noisy`, moves each test image by one pixel up, down, left or right and adds Gaussian
     noise of standard deviation 0.2, clipped to [0, 1]; it is the same for all seeds.

@@ -28,9 +28,9 @@ class ImageFolder(ImageSet):
     `test`, `val` is the test set; its labels are never corrupted. If there is neither, `data.test_fraction` tests on a
     part of `train`.
 
-    To use labels from elsewhere, set `label_noise` to `FromCSV`. It identifies images by file name relative to `train`,
-    or by index: the position among all training images, ordered by class and then file name. Runs with label noise list
-    both in `labels.csv`.
+    To use labels from elsewhere, set `label_noise` to `FromCSV`. `FromCSV` identifies images by file name relative to
+    `train`, or by index. The index is the position among all training images, ordered by class and then file name. Runs
+    with label noise write both to `labels.csv`.
 
     Shifted test sets, such as sketches of the same objects, are folders with one folder per class as well. If a set has
     only some of the classes, predictions are restricted to these.
@@ -99,7 +99,7 @@ class ImageFolder(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
 
     def _checked_classes(self, folder: Path) -> list[str]:
-        """List the classes in a folder, which must all be training classes."""
+        """List the class folders in a folder; all must be training classes."""
         found = class_folders(folder)
         if unknown := sorted(set(found) - set(self.class_names)):
             raise ValueError(f"{folder} has folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
@@ -194,13 +194,14 @@ class UnlabelledFolder(ImageSet):
 class Faces(ImageSet):
     """Face photographs in `<data_dir>/<folder>` and its subfolders, as CelebA-HQ and FFHQ are distributed.
 
-    Images are resized and centre-cropped to squares; all have the same dummy class. The last images are for testing.
+    Images are resized and centre-cropped to squares; all have the same dummy class. The last images in name order are
+    for testing.
 
     Args:
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the module's input images, in pixels.
-        num_test: number of test images, the last by name; the others are for training.
+        num_test: number of test images; the last ones in name order are for testing, the others for training.
     """
 
     num_classes = 1
@@ -231,11 +232,11 @@ class Faces(ImageSet):
 class NewImages(ImageFiles):
     """Images of a folder and its subfolders, cropped as in a given dataset, for prediction.
 
-    Folders named after classes give the classes. Unreadable files are recorded and do not stop a run.
+    Folders named after classes define the labels. Unreadable files are recorded and do not stop a run.
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is used; a dataset without image files gives only height and width.
+        images: dataset whose crop is applied; a dataset without image files only defines height and width.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.

@@ -50,16 +50,17 @@ class LabelledImages(SeededBatches):
         validation_fraction: fraction of each class held out of training for validation, in [0, 1); its labels are
             corrupted, too. None holds out a tenth if the dataset has no validation images of its own.
         test_fraction: fraction of each class held out of training for testing, in [0, 1), if the dataset has no test
-            images. Its labels count as true unless the true ones are known, and are as noisy as the training labels.
-        folds: number of folds of the training images; one of them is held out for validation and for judging its labels
+            images. If true labels are unknown, the given labels count as true, although they are as noisy as the
+            training labels.
+        folds: number of folds of the training images; one of them is held out for validation and for scoring its labels
             (`callbacks.labels.LabelReport`). None means no folds.
         fold: the held-out fold, 0 ... folds - 1.
         augmentation: random crop and flip of training images, on the device; None means no augmentation.
-        second_view: add `second_view` to training batches, a second random augmentation of each image.
+        second_view: add a second random augmentation of each image to training batches, as `second_view`.
         predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; a top-level
             folder named after a class gives the class.
         ood_test_sets: further datasets, whose test images are shifted test sets of the same classes.
-        batches_per_epoch: number of batches per epoch, sampled anew each epoch with equally many images of each given
+        batches_per_epoch: number of batches per epoch. Their images are sampled anew each epoch, equally many per given
             label; a class with fewer images contributes all of them. None means all images.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
         shards: splits the training images among the nodes of decentralised training; each batch has equally many images
@@ -184,7 +185,7 @@ class LabelledImages(SeededBatches):
         return source, given, known
 
     def _split(self, images: ImageSet, source: ImageSource, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose the training, validation and test rows, by seed and labels alone."""
+        """Choose the training, validation and test rows as a function of seed and labels."""
         rest, tested = torch.arange(len(given)), torch.arange(0)
         if self.test_fraction and not images.has_test:
             rest, tested = stratified_split(source.label, self.test_fraction, self.seed, stream=4)
@@ -260,7 +261,7 @@ class LabelledImages(SeededBatches):
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:
-        """Read lists, folders and labels of all shifted test sets, so that missing data are reported before training.
+        """Check lists, folders and labels of all shifted test sets, so that missing data are reported before training.
 
         Raises:
             FileNotFoundError: if a set is missing; the message names the expected path.
@@ -289,7 +290,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return the training images in dataset order, without augmentation, for judging their labels."""
+        """Return a loader of the training images in dataset order, without augmentation, for scoring their labels."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None
@@ -298,7 +299,7 @@ class LabelledImages(SeededBatches):
         return self.evaluation_loader(plain.sharing_labels(train))
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return the held-out fold in dataset order, without augmentation; None without `folds`."""
+        """Return a DataLoader of the held-out fold in dataset order, without augmentation; None without `folds`."""
         if self.folds is None:
             return None
         if self.validation_set is None:
@@ -359,8 +360,8 @@ class LabelledImages(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Change labels of training samples; all ranks and their workers see them from the next epoch on.
 
-        This is a collective: every rank calls it equally often, with its own samples or with none (for example its
-        shard of `training_images_dataloader`), and ranks exchange their corrections.
+        This is a collective: every rank must call it equally often, with its own samples (for example its shard of
+        `training_images_dataloader`) or with none. Ranks exchange their corrections.
 
         Args:
             index: positions in the training set, `[n]`, int64.

@@ -30,10 +30,10 @@ class LabelledSet(Dataset[dict[str, Any]]):
         row: positions in the source, `[n]`; None means all.
         label: given labels, `[n]`; None means the source's labels.
         clean_label: true labels, `[n]`; None if they are unknown.
-        seed: seed of the training augmentation; batches then contain the epoch it is sampled for until they are on the
-            device. None means no augmentation.
+        seed: seed of the training augmentation; batches then contain the epoch, from which augmentation on the device
+            is sampled. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
-        origin: number of the set that the images are from, added to batches as `origin`; None adds no key.
+        origin: number of the set that these images are from, added to batches as `origin`; None adds no such key.
     """
 
     def __init__(
@@ -184,8 +184,8 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
 
     Args:
         path: `labels.csv` of the run.
-        drawn: `label_table` of the current labels.
-        table: file that the current labels were read from, if any.
+        drawn: table of the current labels, from `label_table`.
+        table: file from which the current labels were read, if any.
         write: whether this rank writes the file if it is missing.
 
     Raises:

@@ -63,8 +63,8 @@ class MNIST(ImageSet):
 class MedMNIST(ImageSet):
     """A MedMNIST set with one label per image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
 
-    The file, there or at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H, W, 3]`, 8
-    bit, and `{train,val,test}_labels`, `[N, 1]`. It may be sorted by class, because batches are shuffled.
+    The file, which may also be at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
+    W, 3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. It may be sorted by class, because batches are shuffled.
 
     Args:
         name: name of the set, such as pneumoniamnist.

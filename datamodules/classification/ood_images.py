@@ -1,9 +1,9 @@
 """Out-of-distribution images, for detection at test time or as label noise in training.
 
-Any dataset can serve as well, by its test images: SVHN for CIFAR-10, CIFAR-10 for SVHN.
+The test images of any other dataset can be used as well, such as SVHN for CIFAR-10 and vice versa.
 
-The sets of the literature are resized or cropped to 32 x 32 pixels and stored in the folders `Imagenet_resize`,
-`LSUN_resize`, `iSUN` and so on, as the authors of ODIN distribute them.
+The usual sets are those distributed by the authors of ODIN, resized or cropped to 32 x 32 pixels, in the folders
+`Imagenet_resize`, `LSUN_resize`, `iSUN` and so on.
 
 Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
 Detection in Neural Networks, ICLR 2018, arXiv 1706.02690.
@@ -58,7 +58,7 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels, generated on access as a function of seed and position.
+    """Images of independent uniform pixels, generated on access as a function of seed and image position.
 
     Args:
         num_images: number of images.
@@ -95,7 +95,7 @@ class UniformNoise(OtherImages):
 
 
 class OtherDigits(OtherImages):
-    """scikit-learn's digits of selected classes, 8 x 8 pixels, training and test images alike. No download.
+    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images. No download.
 
     Args:
         digits: selected classes.

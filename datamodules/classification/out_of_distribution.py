@@ -38,7 +38,7 @@ class OutOfDistribution(LabelledImages):
 
     @property
     def origin_names(self) -> list[str]:
-        """List the names for the values of `origin`."""
+        """Names of the sets, indexed by `origin`."""
         return [IN_DISTRIBUTION, *self.ood]
 
     def prepare_data(self) -> None:

@@ -18,7 +18,7 @@ NUM_CLASSES: dict[Subject, int] = {"bird": 200, "car": 196, "aircraft": 100}
 class WebFG(ImageSet):
     """One of the three sets, from lists with lines `file:label`: `train-list.txt` to train, `val-list.txt` to test.
 
-    The validation images are the test images: selecting an epoch on them is selecting on the test set. Images are
+    Validation images equal test images, so selecting an epoch by validation selects on the test set. Images are
     resized, then cropped at a random position.
 
     Args:
@@ -27,7 +27,7 @@ class WebFG(ImageSet):
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the network's input images, in pixels.
         resize: length that the short side is resized to before the crop, in pixels; None means 256/224 of `image_size`.
-        interpolation: used with antialiasing to resize images: bilinear or bicubic.
+        interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 
     def __init__(

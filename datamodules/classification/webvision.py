@@ -19,12 +19,13 @@ LISTED = 1000
 
 
 class WebVision(ImageSet):
-    """Images from Google search, labelled by query; mini-WebVision is the 66,000 images of the first 50 classes.
+    """Images from Google search, labelled by query; mini-WebVision consists of the 66,000 images of the first 50
+    classes.
 
     Reads `info/train_filelist_google.txt` with the images in `google/`, and `info/val_filelist.txt` with the images in
     `val_images_256/`. Validates on WebVision's validation images, since its test labels are not public. With `test_on:
-    webvision`, testing uses the images that also selected the epoch, as papers do; `imagenet` uses other images. Images
-    are resized, then cropped at a random position.
+    webvision`, testing uses the same images as epoch selection, as in papers; `imagenet` uses separate test images.
+    Images are resized, then cropped at a random position.
 
     Args:
         data_dir: folder that contains `info`, `google` and `val_images_256`; None means the NOISEWORKS_DATA directory.
@@ -33,7 +34,7 @@ class WebVision(ImageSet):
         imagenet_dir: folder that contains ImageNet's `val/<wnid>`; None means `data_dir`.
         image_size: height and width of the network's input images, in pixels.
         resize: length that the short side is resized to before the crop, in pixels; None means 256/227 of `image_size`.
-        interpolation: used with antialiasing to resize images: bilinear or bicubic.
+        interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 
     def __init__(

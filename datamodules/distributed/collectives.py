@@ -20,22 +20,22 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """Give this process's rank, from 0."""
+    """Return this process's rank, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Give the number of ranks."""
+    """Return the number of ranks."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def run_seed() -> int:
-    """Read the run's seed from where `seed_everything` stores it; 0 without one."""
+    """Read the seed stored by `seed_everything`; 0 if there is none."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def block(count: int, rank: int, world_size: int) -> range:
-    """Give the positions in a rank's contiguous shard of `count` items, with shards as even as possible."""
+    """Return the positions in a rank's contiguous shard of `count` items; shards are as even as possible."""
     share, rest = divmod(count, world_size)
     start = rank * share + min(rank, rest)
     return range(start, start + share + (rank < rest))
@@ -70,10 +70,10 @@ def all_gather(message: Message) -> list[Message]:
 def broadcast_buffers(network: nn.Module) -> None:
     """Copy rank 0's floating-point buffers to all ranks, in place; collective.
 
-    DDP keeps parameters equal, but each rank updates buffers, such as BatchNorm's running mean and variance, with its
-    own share of a batch. DDP broadcasts rank 0's only in the next forward pass, and a checkpoint holds rank 0's alone.
-    Call this before the unwrapped network scores images after a step. Lightning's validation within `fit` goes through
-    DDP and needs no such call.
+    DDP keeps parameters equal, but each rank updates buffers, such as BatchNorm's running mean and variance, from its
+    own shard of a batch. DDP broadcasts rank 0's buffers only in the next forward pass, and a checkpoint contains only
+    these. Call this before the unwrapped network scores images after a step. Lightning's validation within `fit` goes
+    through DDP and needs no such call.
     """
     if world_size() == 1:
         return

@@ -25,13 +25,13 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 class MaskedPhotographs(ProtectedSet):
     """A folder of photographs, each with masks that are white where an editor keeps the image.
 
-    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, with one of these for each image:
-    `masks/<name>.png`, or a folder `masks/<name>` with one or several `seen*.png`, a mask per region, and any number of
-    `unseen*.png`, masks of editors that are unknown to the protection. All images need equally many unseen masks.
-    Images are rotated according to their metadata and resized to a square.
+    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, with masks for each image: either
+    `masks/<name>.png`, or a folder `masks/<name>`. The folder has one or more `seen*.png`, one per region, and any
+    number of `unseen*.png`, masks of editors that the protection does not know. All images need the same number of
+    unseen masks. Images are rotated according to their metadata and resized to a square.
 
     If there is a `prompts.json`, testing reads from it a list of editing prompts per image, optionally with a caption
-    of the image, for measures of the change:
+    of the image, for metrics of the change:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
@@ -132,7 +132,7 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read masks, `[n, S, S]`, bool: true where brighter than one half."""
+        """Read masks, `[n, S, S]`, bool: true where the file is brighter than one half."""
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
@@ -152,7 +152,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Reject damaged files before hours are spent on the others; decoding is cheap compared with protecting."""
+    """Decode all files to reject damaged ones early; decoding is cheap compared with protecting."""
     damaged = []
     for path in paths:
         try:
@@ -172,7 +172,7 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Find the masks of an image that are known to the protection, and those that are not."""
+    """Find the masks of an image: those known to the protection (seen), and the others (unseen)."""
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:

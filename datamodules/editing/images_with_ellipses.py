@@ -17,8 +17,8 @@ from datamodules.segmentation.ellipses import ellipse_masks
 class ImagesWithEllipses(ProtectedSet):
     """Square images, each with one elliptic region to protect and a second ellipse near it.
 
-    Training batches, for an inpainting model, have new regions in every epoch. In testing the editor keeps first the
-    region itself, then the second ellipse, which is unknown to the protection.
+    Training batches, for an inpainting model, have new regions in every epoch. Testing edits each image twice: the
+    editor keeps first the region itself, then the second ellipse, which the protection does not know.
 
     Args:
         images: any dataset of labelled images, such as `Digits(image_size=16)`; labels are ignored.
@@ -45,7 +45,7 @@ class ImagesWithEllipses(ProtectedSet):
 
 
 class _WithEllipses:
-    """A split of the images; their positions are their names."""
+    """A split of the images, named by their positions."""
 
     in_memory = True
 

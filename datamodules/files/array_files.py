@@ -1,7 +1,8 @@
 """Arrays from `.npy` and `.npz` files, without unpickling, and with bounded memory whatever a header declares.
 
-NumPy allocates what a header declares before it reads. Headers are therefore checked first: against the bytes in the
-file, or, for a compressed array, against a budget of 100 times the file's size, or 1 GiB if larger.
+NumPy allocates the memory that a header declares before it reads any data. Headers are therefore checked first: against
+the bytes in the file or, for a compressed array, against a budget of 100 times the file's size or 1 GiB, whichever is
+larger.
 """
 
 import math

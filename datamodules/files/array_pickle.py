@@ -1,4 +1,4 @@
-"""NumPy arrays from pickles, without running their code, and with bounded memory whatever they declare.
+"""Read NumPy arrays from pickles without running code in them, and with bounded memory.
 
 NumPy's own unpickling functions trust their arguments: an object dtype turns arbitrary bytes into pointers. Therefore
 no NumPy function is called while a file is read. Names in it resolve to stand-ins that record plain values; arrays are
@@ -33,7 +33,7 @@ class _Type:
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        """Record the byte order, the only state of a plain dtype."""
+        """Record the byte order, which is the only state of a plain dtype."""
         version, order, subtype, names, fields, *_ = state
         if version not in (3, 4) or order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None,) * 3:
             raise pickle.UnpicklingError(f"it has a type with the state {state!r}")
@@ -53,7 +53,7 @@ class _Array:
 
 
 class _Named:
-    """Stand-in for a named function or class, which a file may call or pass on but not modify.
+    """Stand-in for a named function or class; a file may call it or pass it on, but not modify it.
 
     Args:
         function: called instead; None if calls are not allowed.
@@ -147,8 +147,8 @@ def check_operations(file: BinaryIO, size: int) -> None:
     """Reject a pickle that would take gigabytes or hours to read, before reading it.
 
     A memo index may not exceed the file's size, because the memo is allocated up to it. A tuple may not contain more
-    values than the file has bytes: nested tuples that each contain the previous one twice are short, but hashing one as
-    a dict key takes time exponential in the depth.
+    values than the file has bytes: a pickle of nested tuples, each containing the previous one twice, is short, but
+    hashing the outermost as a dict key takes time exponential in the depth.
     """
     start = file.tell()
     stack: list[int] = []
@@ -174,7 +174,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
 
 
 def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Pop what an operation takes from the stack, and return the value counts of the popped items."""
+    """Pop the operands of an operation from the stack, and return their value counts."""
     before = list(operation.stack_before)
     values: list[int] = []
     if pickletools.markobject in before:
@@ -189,7 +189,7 @@ class _Plain:
     """Replace placeholders by arrays, in plain containers.
 
     Args:
-        size: size of the file in bytes. More values than this are possible only if lists share parts at every level.
+        size: size of the file in bytes. Upper bound on the number of values, unless lists share parts at every level.
     """
 
     def __init__(self, size: int) -> None:

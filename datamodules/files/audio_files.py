@@ -69,8 +69,8 @@ def read_recording(
     Args:
         path: audio file.
         sample_rate: sample rate in Hz.
-        resample: resample from another sample rate instead of raising an error.
-        mix_channels: average multiple channels instead of raising an error.
+        resample: whether to resample recordings with another sample rate; otherwise they raise an error.
+        mix_channels: whether to average multiple channels; otherwise they raise an error.
 
     Raises:
         UnreadableRecording: if the file is damaged or all zeros, or has another sample rate or several channels.
@@ -121,7 +121,7 @@ def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> N
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest written with a recording; None if it has none.
+    """Read the digest stored in a recording's comment; None if it has none.
 
     Raises:
         DamagedFile: if it cannot be read, or is not as long as its header says.

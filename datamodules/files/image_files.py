@@ -31,7 +31,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 class UnreadableImage(ValueError):
     """A missing or damaged file, or one that is no image.
 
-    A dataloader worker re-raises errors with its traceback as the message; only the sentence itself is shown.
+    When a DataLoader worker re-raises it, PyTorch puts the traceback into the message; only the original sentence is
+    shown.
     """
 
     def __str__(self) -> str:
@@ -46,11 +47,11 @@ def opened_image(
 
     Args:
         path: the file; pipes and devices are rejected, as reading them may block.
-        kind: what to read it as, for the message.
-        content: the encoded image if it has no file of its own; `path` is then its name in the message.
+        kind: what the file should be, for the message.
+        content: the encoded image, if it is not a file of its own; `path` is then only its name in messages.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if the image cannot be read; the message names the file.
     """
     try:
         if content is None and Path(path).exists():  # Pillow says that it does not
@@ -71,7 +72,7 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
         height: height of the source, in pixels.
         resize: length to which the short side is resized; the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: row and column in [0, 1), uniform over all places; None for the centre.
+        place: row and column in [0, 1), mapped uniformly to all positions; None means the centre.
     """
     short = min(width, height)
     resized_width, resized_height = width * resize // short, height * resize // short
@@ -118,7 +119,7 @@ class ResizedCrop(Crop):
     Args:
         size: side of the square, in pixels.
         resize: length of the short side outside training, at least `size`; None for 256/224 of `size`.
-        min_area: least area of a crop, as a fraction of the image's, in (0, 1]. Aspect ratios are in 3/4...4/3.
+        min_area: smallest area of a crop, as a fraction of the image's area, in (0, 1]. Aspect ratios are in 3/4...4/3.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -138,7 +139,7 @@ class ResizedCrop(Crop):
 
 
 def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
-    """Make a `ResizedCrop` if a least area is given, otherwise a `Crop`."""
+    """Return a `ResizedCrop` if a smallest area is given, otherwise a `Crop`."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
 
@@ -146,7 +147,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """Convert 16-bit grey images to 8 bits; other images are returned unchanged.
 
     Raises:
-        ValueError: if its values are floating-point numbers, whose value of white is unknown.
+        ValueError: if values are floating-point numbers, since their white level is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
@@ -164,13 +165,13 @@ def read_crop(
         path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
         crop: the crop.
         uniform: numbers in [0, 1) for a random crop; None for the central one.
-        content: the encoded image if it has no file of its own; `path` is then its name in messages.
+        content: the encoded image, if it is not a file of its own; `path` is then only its name in messages.
 
     Returns:
         `[size, size, 3]`, uint8, RGB.
 
     Raises:
-        UnreadableImage: names the file.
+        UnreadableImage: if the image cannot be read; the message names the file.
     """
     with opened_image(path, content=content) as image:
         width, height = image.size
@@ -203,8 +204,8 @@ class ImagesFound(NamedTuple):
 def images_in(folder: Path) -> ImagesFound:
     """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
 
-    Links are followed. Each real folder and file counts once, under a name without a link if possible. Links to a
-    parent folder are ignored.
+    Links are followed. A folder or file reachable by several paths is listed once, by a path without links if possible.
+    Links to a parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -254,7 +255,7 @@ def required_folder(folder: Path, key: str) -> None:
 
     Args:
         folder: folder to search, including subfolders.
-        key: the argument that names it, for messages.
+        key: name of the argument that gives the folder, for messages.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
@@ -287,7 +288,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
-    """Reject images that a link puts into a second class."""
+    """Reject images that belong to two classes because of a link."""
     class_of: dict[str, str] = {}
     of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
     of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]

@@ -32,14 +32,14 @@ def check_is_file(path: Path) -> None:
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Reject a file that unpacks to more than its budget: 100 times the file's size, or 1 GiB if larger.
+    """Reject a file that unpacks to more than its budget: 100 times the file's size or 1 GiB, whichever is larger.
 
     Args:
         path: packed file.
         size: size of its content in memory, in bytes.
 
     Raises:
-        ValueError: if it exceeds the budget; the message states both sizes, the caller names the file.
+        ValueError: if it exceeds the budget; the message states both sizes, and the caller adds the file name.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -47,7 +47,7 @@ def check_unpacked(path: Path, size: int) -> None:
 
 
 def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
-    """Convert numbers to int64, or reject the first that is not whole or out of range.
+    """Convert numbers to int64; reject the first that is not an integer or is out of range.
 
     Args:
         values: any array or sequence of numbers.

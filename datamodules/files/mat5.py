@@ -41,7 +41,7 @@ class _Matrix(NamedTuple):
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
-    """Return type, start and length of the element at a position, and the start of the next one."""
+    """Return type, start and length of the element at a position, and the start of the next element."""
     if place + 8 > len(content):
         raise ValueError("an element breaks off")
     (tag,) = struct.unpack_from(f"{order}I", content, place)
@@ -70,7 +70,7 @@ def _head(content: bytes, order: str) -> _Matrix:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
-    """Iterate over the arrays of a file: whether each is packed, and its bytes."""
+    """Iterate over the arrays of a file; yields for each whether it is compressed, and its bytes."""
     place = HEADER
     while place < len(content):
         if not any(content[place : place + 8]):  # padding of the file

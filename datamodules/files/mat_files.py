@@ -24,8 +24,8 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: if the file is damaged or lacks the array, or the array is not numeric, is stored in another file or
-            unpacks to more than 1 GiB and 100 times the file's size; the message names the file.
+        ValueError: if the file is damaged or lacks the array, or the array is not numeric, is stored in another file,
+            or unpacks to more than both 1 GiB and 100 times the file's size; the message names the file.
     """
     check_is_file(path)
     try:
@@ -97,7 +97,7 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
 
 
 def _held(file: Any, key: str) -> bool:
-    """Tell whether a file has the key, and reject links on the path to it, which may lead to any file."""
+    """Whether a file has the key; rejects links on the path to it, since they may lead to any file."""
     import h5py
 
     group = file

@@ -55,12 +55,12 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
     """Read a file in the format of SVMlight and LIBSVM, whose columns count from 1; bz2 and gz are unpacked.
 
     Args:
-        path: text or packed file.
+        path: text file, or one compressed with bz2 or gz.
         name: name of the dataset, for error messages.
         num_features: number of columns; those missing from the file are 0.
 
     Returns:
-        Features `[N, num_features]`, sparse, and labels `[N]`, both in float64.
+        Sparse features `[N, num_features]` and labels `[N]`, both float64.
 
     Raises:
         FileNotFoundError: if there is no such file.

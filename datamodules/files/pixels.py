@@ -13,7 +13,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
-        channels: 1 for grey (colours are converted to luma, Rec. 601), 3 for colour; None leaves them unchanged.
+        channels: 1 for grey (colours become Rec. 601 luma), 3 for colour; None keeps the file's channels.
         data_range: stored value of white; 255 for 8-bit images. Required for 16-bit images, which may contain 10 to 16
             significant bits.
 
@@ -21,7 +21,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
         `[C, H, W]`, uint8 or uint16.
 
     Raises:
-        UnreadableImage: if the file is damaged, no image or partly transparent, or its white value is unknown; names
+        UnreadableImage: if the file is damaged, no image or partly transparent, or its white level is unknown; names
             the file.
     """
     with opened_image(path) as image:

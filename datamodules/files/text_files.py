@@ -47,7 +47,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON, too large, no object or lacks a key; the message names the file.
+        ValueError: if the file is not JSON, is too large, is not an object or lacks a key; the message names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -64,10 +64,10 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
 
 def check_pretrained_json(folder: Path) -> None:
-    """Check that the files of a local folder that transformers reads are JSON objects; does nothing without a folder.
+    """Check that the JSON files that transformers reads from a local folder are objects; no check without a folder.
 
     Raises:
-        ValueError: if a file is not; the message names the first one.
+        ValueError: if a file is not a JSON object; the message names the first one.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

@@ -1,4 +1,4 @@
-"""Tensors of a TorchScript file, without running it; PyTorch's own reader runs what restores a module."""
+"""Read the tensors of a TorchScript file without running code in it, unlike PyTorch's own reader."""
 
 import io
 import pickle

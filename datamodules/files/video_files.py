@@ -90,7 +90,7 @@ def decoded(
         file: path, or file opened for reading.
         name: name of the file, for error messages.
         start: time of the first frame, from `facts_of`; None means the beginning.
-        count: number of frames, fewer if the video ends before; None means all.
+        count: number of frames, or fewer if the video ends earlier; None means all.
         grey: return one luma channel instead of red, green and blue.
 
     Raises:
@@ -130,7 +130,7 @@ def encoded(
         frames: arrays `[H, W, 3]`, uint8, all of one size, with even height and width.
         rate: frames per second.
         codec: name of the encoder.
-        bit_rate: bits per second; None leaves it to the codec.
+        bit_rate: bits per second; None means the codec's default.
         options: FFmpeg options of the encoder.
 
     Raises:

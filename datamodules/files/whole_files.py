@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: a run that is killed, or a reader in between, finds no half of one."""
+"""Atomic writing of files: neither a killed run nor a concurrent reader sees a partial file."""
 
 import errno
 import os
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class DamagedFile(ValueError):
-    """Raised for a file that was not written to its end, or was changed since."""
+    """Raised for a file that is truncated or was modified."""
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file that is written where the disk is full: the system's own message does not.
+    """Name the file in write errors such as a full disk, since the system's own message does not.
 
     Raises:
-        OSError: says which file could not be written, and why.
+        OSError: if the file cannot be written; the message names the file and the reason.
     """
     try:
         yield
@@ -33,14 +33,14 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside a file's own to write to, which takes the file's place at the end.
+    """Context manager: yields a temporary path in the same folder, which replaces the file at the end.
 
-    It ends as the file does, so that writers that go by the name know the format, and is hidden, so that nobody reads
-    it as one more of its kind. Each writer has its own: of several processes that write the same file the last one
-    counts. An error removes it and leaves the file as it was.
+    The temporary file keeps the suffix, by which writers recognise the format, and is hidden, so that listings ignore
+    it. Each writer has its own temporary file; if several processes write the same file, the last one wins. On an error
+    the temporary file is removed and the file stays unchanged.
 
     Args:
-        path: path of the file; its folder is made if it is missing.
+        path: path of the file; its folder is created if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
@@ -55,19 +55,19 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
-    """Remove what killed writers have left of each `whole_file` of a folder that has a pattern's name."""
+    """Remove partial files that killed writers of `whole_file` left in a folder, if their names match a pattern."""
     place, _, stem = pattern.rpartition("/")
     for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text, in UTF-8, as a `whole_file`."""
+    """Write text, in UTF-8, as a `whole_file`."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
-    """Saves a figure, in the format that the path's end names, as a `whole_file`."""
+    """Save a figure as a `whole_file`, in the format given by the path's suffix."""
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi)

@@ -12,9 +12,9 @@ GraphKind = Literal["erdos_renyi", "scale_free"]
 def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Generator) -> NDArray[np.bool_]:
     """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
 
-    An Erdos-Renyi graph keeps each pair of nodes with the same probability, such that `edges` are expected, and directs
-    edges along a random order of the nodes. A scale-free graph is Barabasi and Albert's: each new node points to
-    round(edges / nodes) earlier ones.
+    An Erdos-Renyi graph keeps each pair of nodes with the same probability, chosen so that the expected number of edges
+    is `edges`, and directs edges along a random order of the nodes. A scale-free graph follows Barabasi and Albert:
+    each new node points to round(edges / nodes) earlier ones.
 
     Args:
         kind: distribution of the graph.

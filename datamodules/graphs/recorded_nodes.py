@@ -1,4 +1,4 @@
-"""Observations of nodes in CSV files, one column each, with or without a graph that is believed to be true."""
+"""Observations of nodes in CSV files, one column per node, with or without a presumed true graph."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations without standardisation, one per row, and the graph's edges or weights, from row to column.
+    """Read observations (one per row, not standardised) and the graph's edges or weights (from row to column).
 
     Args:
         file: CSV with node names in the header.
@@ -34,8 +34,7 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
 
 
 class RecordedNodes(TableSet):
-    """The user's own observations in a CSV file; the test rows are the training rows, since testing evaluates the
-    graph.
+    """The user's own observations in a CSV file; test rows equal training rows, since testing evaluates the graph.
 
     Args:
         file: CSV with one column per node, named in the header.

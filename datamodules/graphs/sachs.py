@@ -14,7 +14,7 @@ class Sachs(TableSet):
     """Sachs's 853 observed cells with 11 nodes: `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
     Values are as measured, without logarithm or standardisation, as usual for linear methods. The true graph has 17
-    unweighted edges. The test rows are the training rows, since testing evaluates the graph.
+    unweighted edges. Test rows equal training rows, since testing evaluates the graph.
 
     Args:
         data_dir: folder that contains `sachs`; None means the NOISEWORKS_DATA directory.

@@ -32,7 +32,8 @@ class _Pair(NamedTuple):
 
 
 class PairsInFolder(EndPoints):
-    """Images of a folder, in the pairs listed in `pairs.csv`: columns a, b and, for a prompt that fits both, prompt.
+    """Image pairs of a folder, listed in `pairs.csv`. Its columns are a, b and, optionally, prompt, a prompt that
+    describes both.
 
     a and b are file names relative to the folder. Without the list, each image forms a pair with the next one by name,
     so a folder of two images is one pair, and there are no prompts. Images are rotated according to their metadata and

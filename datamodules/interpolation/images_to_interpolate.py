@@ -1,4 +1,4 @@
-"""DataModule for image pairs, and for images to train a model of them."""
+"""DataModule for image pairs, and for single images to train a model on."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class ImagesToInterpolate(SeededBatches):
 
     Args:
         images: dataset: `PairsOfOneClass` of labelled images, or `PairsInFolder`.
-        noise: noise added to both images of a pair, which are not clipped; training images stay clean. None means no
+        noise: noise added to both images of a pair, without clipping; training images stay clean. None means no
             noise.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size of pairs in testing and prediction; None means `batch_size`.

@@ -1,5 +1,5 @@
-"""The one engine for work of hours: items, shards over ranks, settings written once, atomic stores, peers that fail.
+"""Long resumable jobs: items sharded over ranks, settings written once, atomic stores, and detection of failed ranks.
 
-`ResumableMap` computes the items that a store lacks, `Peers` are the ranks meanwhile, `stores` are the formats, and
-`cached_array` keeps an array under the identity of what it is made from.
+`ResumableMap` computes the items that a store lacks, `Peers` monitors the other ranks during the job, `stores` defines
+the file formats, and `cached_array` caches an array under a digest of its inputs.
 """

@@ -1,9 +1,9 @@
-"""Arrays that are computed once, by all ranks together, and kept on disk under the identity of what they come from.
+"""Arrays that all ranks compute once, together, and cache on disk under a digest of their inputs.
 
-An entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`, which says the identity in
-words. It appears under its name only when it is complete. Until then its parts are the results of a `ResumableMap` in
-`<entry>.partial`, from which rank 0 joins the array, removes the parts and renames the folder. Of several runs that
-need an entry at once, one computes it, and the others wait for its lock.
+An entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`, which lists the identity.
+The folder gets this name only when it is complete. Until then a `ResumableMap` stores its parts in `<entry>.partial`;
+rank 0 then joins the array, removes the parts and renames the folder. If several runs need an entry at once, one
+computes it, and the others wait for its lock.
 """
 
 import contextlib
@@ -37,18 +37,18 @@ def cached_array(
     compute: Callable[[list[int]], Parts],
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> NDArray[Any]:
-    """Read the array of an identity, computed if the cache does not have it. All ranks call it.
+    """Read the array of an identity, or compute it if it is not cached; all ranks call this together.
 
     Args:
         folder: folder of the cache, on storage that all ranks share.
         name: name of the entry, before its digest.
-        identity: description of all that the array is made from; whatever differs makes another entry.
-        num_parts: the array is these parts, one after the other along its first axis.
-        compute: given the numbers of this rank's missing parts, yields each with its rows.
-        told_to_end: whether the run was told to end.
+        identity: description of all inputs of the array; any difference leads to another entry.
+        num_parts: number of parts; the array is their concatenation along the first axis.
+        compute: receives the numbers of this rank's missing parts, and yields each number with the rows of that part.
+        told_to_end: returns whether the run was asked to stop.
 
     Returns:
-        The array, mapped from its file and read only.
+        The array, memory-mapped and read-only.
 
     Raises:
         ValueError: if the entry is damaged.
@@ -106,7 +106,7 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock(entry: Path) -> Iterator[None]:
-    """Held by the run that computes an entry. It ends with the process, however that ends."""
+    """Lock an entry while this run computes it; the lock is released when the process ends for any reason."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f".{entry.name}.lock").open("w") as file:
         try:
@@ -120,7 +120,7 @@ def _lock(entry: Path) -> Iterator[None]:
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
-    """Names what differs from the entry of the same name that is most alike."""
+    """Report the keys that differ from the most similar cached entry of the same name."""
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):

@@ -1,17 +1,18 @@
-"""The ranks of a run while they share a job: each learns how the others end, whatever ends them.
+"""The ranks of a run while they share a job: each rank learns how the others ended, even if they were killed.
 
-Ranks whose shards take different times cannot meet in a collective, whose patience ends after 30 minutes. So they meet
-twice when they begin, and by files from then on, in `.<job>.ranks-<token>` beside the job's folder, on storage that all
-of them see:
+Ranks whose shards take different times cannot wait in a collective, which times out after 30 minutes. So they use
+collectives twice at the start, and afterwards files in `.<job>.ranks-<token>` next to the job's folder, on shared
+storage:
 
     rank_<number>   `arrived` for each meeting that the rank has come to, and at last `done`, or `failed` and the cause
     step_<number>   what rank 0 returned from a meeting
 
-A rank holds a POSIX lock on its file, which the system releases when the process ends, even by SIGKILL: a file without
-lock and without last word is that of a killed rank. What a rank raises because another one ended has that rank's cause,
-so all ranks report the first one. File systems without locks show failures, and not kills.
+A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so a file
+without a lock and without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error
+with that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected but
+kills are not.
 
-Rank 0 removes the folder when all are done, and those of killed runs before.
+Rank 0 removes the folder when all ranks are done. It also removes the folders of runs killed earlier.
 """
 
 import fcntl
@@ -32,9 +33,9 @@ from datamodules.distributed.collectives import all_gather, broadcast, rank, wor
 from datamodules.files.whole_files import write_text
 
 SECONDS_BETWEEN_LOOKS = 0.5
-"""How often a rank looks how eight others are; how more are, it looks in proportion more seldom."""
+"""Time between two checks of the other ranks, for eight of them; with more, checks are proportionally rarer."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
-"""Seconds between two looks of a waiting rank for what it waits for."""
+"""Shortest and longest time between two checks of a waiting rank, in seconds."""
 Returned = TypeVar("Returned")
 
 
@@ -47,7 +48,7 @@ class Peers:
 
     Args:
         folder: the job's folder, on storage that all ranks share.
-        told_to_end: whether the run was told to end, as by SIGTERM.
+        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
     """
 
     def __init__(self, folder: Path, told_to_end: Callable[[], bool] = lambda: False) -> None:
@@ -69,11 +70,11 @@ class Peers:
             self.fail(error)
 
     def open(self) -> None:
-        """Begin, together with all other ranks.
+        """Start the job; all ranks call this together.
 
         Raises:
-            OSError: if this rank cannot write the folder of the ranks, or does not see it.
-            PeerFailure: if another rank cannot.
+            OSError: if this rank cannot write to the ranks' folder or does not see it.
+            PeerFailure: if another rank cannot write to the folder.
         """
         self._steps, self._next_look, self._parent, self._began_at = 0, 0.0, os.getppid(), time.time_ns()
         if world_size() == 1:
@@ -96,7 +97,7 @@ class Peers:
         self._working = set(range(world_size())) - {rank()}
 
     def _began(self, token: str) -> Exception | None:
-        """Make this rank's file, or return what went wrong."""
+        """Create this rank's file, or return the error."""
         self._ranks = self.folder.with_name(f".{self.folder.name}.ranks-{token}")
         try:
             if rank() == 0:
@@ -125,11 +126,11 @@ class Peers:
         return ""
 
     def check(self) -> None:
-        """Look whether it makes sense to go on.
+        """Check that the run may continue.
 
         Raises:
-            SIGTERMException: if the run was told to end.
-            PeerFailure: if another rank failed or was killed, or the process that started this one is gone.
+            SIGTERMException: if the run was asked to stop.
+            PeerFailure: if another rank failed or was killed, or if this process's parent has ended.
         """
         if self.told_to_end():
             raise SIGTERMException
@@ -148,7 +149,7 @@ class Peers:
             raise PeerFailure("the process that started this one is gone")
 
     def _ending(self, other: int) -> str | None:
-        """Tell how a rank ended: "" when it is done, its cause when it failed, None while it works."""
+        """Return how a rank ended: "" if it is done, the cause if it failed, None if it is still working."""
         killed = is_locked(self._ranks / f"rank_{other}") is False  # asked first: its last word comes before
         text = self._said(other)
         if "failed " in text:
@@ -158,11 +159,11 @@ class Peers:
         return f"rank {other} was killed, or ended without an error of this job" if killed else None
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until something is ready, as long as all other ranks work.
+        """Wait until `ready` returns true, while no other rank has failed.
 
         Args:
-            ready: whether it is.
-            meanwhile: called between two looks.
+            ready: returns whether the wait is over.
+            meanwhile: called between two checks.
 
         Raises:
             SIGTERMException: see `check`.
@@ -176,10 +177,10 @@ class Peers:
             seconds = min(1.5 * seconds, LONGEST_WAIT)
 
     def on_first_rank(self, action: Callable[[], Returned], meanwhile: Callable[[], None] = lambda: None) -> Returned:
-        """Let rank 0 act when all ranks have come; the others wait, and return what it returned, through JSON.
+        """Run an action on rank 0 once all ranks have arrived; the other ranks wait, and return its result (via JSON).
 
         Raises:
-            PeerFailure: in the others, if the action fails.
+            PeerFailure: on the other ranks, if the action fails.
         """
         self._steps += 1
         if self._file is None:
@@ -196,13 +197,13 @@ class Peers:
         return json.loads(note.read_text(encoding="utf-8"))
 
     def fail(self, error: BaseException) -> None:
-        """Leave the first cause to the others."""
+        """Report this rank's error to the other ranks."""
         with suppress(OSError):  # the error is what counts, and the folder may be gone
             self._say(f"failed {cause_of(error)}")
         self._leave()
 
     def close(self) -> None:
-        """Leave without an error when all ranks have come: one that went ahead might wait in a collective too long."""
+        """End without an error once all ranks have arrived; a rank that went ahead might time out in a collective."""
         try:
             self.on_first_rank(lambda: None)
             if rank() == 0:
@@ -224,18 +225,18 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Describe an error and its rank; one that says what another rank ended by, says no more than that."""
+    """Describe an error with its rank; a `PeerFailure` is described by its message alone."""
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
     return f"rank {rank()} failed: {type(error).__name__}: {error}"
 
 
 def remove_ended_ranks(folder: Path, before: float) -> None:
-    """Remove what killed runs of a job have left of their ranks.
+    """Remove the rank folders that killed runs of a job left behind.
 
     Args:
         folder: the job's folder.
-        before: nanoseconds since the epoch: runs that are as old and whose rank 0 holds no lock have ended.
+        before: time in nanoseconds since the epoch; a run older than this whose rank 0 holds no lock has ended.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
         with suppress(OSError):
@@ -244,7 +245,7 @@ def remove_ended_ranks(folder: Path, before: float) -> None:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Tell whether another process holds the lock on a file; None where that cannot be told."""
+    """Whether another process holds the lock on a file; None if this cannot be determined."""
     try:
         with path.open("r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Long work on items: each is computed once, by all ranks together, however often the run is killed."""
+"""Resumable computation of many items by all ranks; finished items are kept if the run is killed."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,25 +18,25 @@ SECONDS_BETWEEN_REPORTS = 60.0
 
 
 class ResumableMap:
-    """Computes the items that a store lacks, sharded over ranks, and lets a killed run continue.
+    """Compute the items that a store lacks, sharded over ranks; a killed run continues where it stopped.
 
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Results of other settings are rejected, and so are results
-    without settings; settings without results are replaced. An error of a rank ends all of them, see `Peers`.
+    The settings are written before the first result. Results with other settings or without recorded settings are
+    rejected; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
 
     Args:
-        store: keeps the results, on storage that all ranks share.
-        settings: what results depend on, as JSON values; those of rank 0 count.
-        settings_file: where they are written.
-        remedy: what to do about results of other settings, for the message.
-        told_to_end: whether the run was told to end, as by SIGTERM.
-        name: what is computed, for the lines that show progress; None is the name of the store's folder.
+        store: store of the results, on storage that all ranks share.
+        settings: everything that results depend on, as JSON values; rank 0's settings are used.
+        settings_file: file that records the settings.
+        remedy: advice for the error message about results of other settings.
+        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
+        name: name of the job in progress messages; None means the name of the store's folder.
         peers: the ranks, where they have met already and part later.
 
     Raises:
-        ValueError: when it is entered, if the store's results were made with other settings, all of which are named.
+        ValueError: on entering, if the store's results have other settings; the message names all that differ.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ResumableMap:
             self.peers.__exit__(kind, error, trace)
 
     def open(self) -> None:
-        """Begin, together with all other ranks."""
+        """Start the job; all ranks call this together."""
         if self._meets:
             self.peers.open()
         try:
@@ -79,11 +79,11 @@ class ResumableMap:
             raise
 
     def close(self) -> None:
-        """End, together with all other ranks."""
+        """End the job; all ranks call this together."""
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:
-        """Write the settings, or compare them with those of the results."""
+        """Write the settings, or compare them with the recorded ones."""
         self.store.tidy()
         remove_partial_files(self.settings_file.parent, self.settings_file.stem)
         found = stored_settings(self.settings_file)
@@ -103,12 +103,12 @@ class ResumableMap:
         compute: Callable[[list[int]], Iterable[Any]],
         digests: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Compute those of this rank's items that have no result yet, as in the step of a loop over batches.
+        """Compute this rank's items of one batch that have no result yet, for use within a loop over batches.
 
         Args:
-            keys: of a batch.
+            keys: keys of the batch's items.
             compute: maps the positions of missing keys to their results.
-            digests: for each item a digest of what its result is made from.
+            digests: digest of the inputs of each item's result.
 
         Returns:
             The keys of the items that were computed.
@@ -135,11 +135,12 @@ class ResumableMap:
         """Compute all items that have no result yet, and return when all ranks have computed their shards.
 
         Args:
-            keys: of all items, the same on all ranks.
-            compute: given the positions of this rank's missing keys, yields each with its result, in any order.
-            digests: for each item a digest of what its result is made from.
+            keys: keys of all items, the same on all ranks.
+            compute: receives the positions of this rank's missing keys, and yields each with its result, in any order.
+            digests: digest of the inputs of each item's result.
             together: whether all ranks compute each item together, and rank 0 writes it.
-            progress: shows it, called after each item and while this rank waits for others; None shows a line a minute.
+            progress: shows the progress; called after each item and while this rank waits for others. None prints one
+                line per minute.
         """
         progress = progress or self._reports(keys)
         missing = self.peers.on_first_rank(lambda: self.store.missing(keys, digests))
@@ -153,7 +154,7 @@ class ResumableMap:
         self.peers.on_first_rank(lambda: None, progress)
 
     def _reports(self, keys: Sequence[Any]) -> Callable[[], None]:
-        """Make a function that tells at most once a minute, on rank 0, how many items are done."""
+        """Return a function that reports, on rank 0 and at most once per minute, how many items are done."""
         said = time.monotonic()
 
         def report() -> None:

@@ -1,4 +1,4 @@
-"""Settings of results, written once beside them: a run with other settings is rejected and told which differ."""
+"""Settings recorded next to results; a run with other settings is rejected, and the message names the differences."""
 
 import hashlib
 import json
@@ -9,20 +9,20 @@ from datamodules.files.whole_files import write_text
 
 
 def key_of(settings: dict[str, Any]) -> str:
-    """Digest settings, which JSON can hold, for the name of a folder."""
+    """Hash settings (JSON values), for use in a folder name."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write settings as JSON, whole or not at all."""
+    """Write settings as JSON, atomically."""
     write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:
-    """Read a file of settings; None where there is none.
+    """Read a settings file; None if it does not exist.
 
     Raises:
-        ValueError: names a damaged file.
+        ValueError: if the file is damaged; the message names it.
     """
     if not path.is_file():
         return None
@@ -33,16 +33,16 @@ def stored_settings(path: Path) -> dict[str, Any] | None:
 
 
 def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], results: str, remedy: str) -> None:
-    """Raise where results were made with other settings.
+    """Raise an error if results were computed with other settings.
 
     Args:
-        found: the settings that the results were made with.
-        settings: what the results of this run depend on.
-        results: the results that are there, for the message: a singular noun.
-        remedy: what to do instead, for the message.
+        found: recorded settings of the existing results.
+        settings: settings of this run.
+        results: singular noun for the existing results, for the message.
+        remedy: advice on what to do instead, for the message.
 
     Raises:
-        ValueError: names all settings that differ.
+        ValueError: if settings differ; the message names all that do.
     """
     settings = json.loads(json.dumps(settings))
     differing = [

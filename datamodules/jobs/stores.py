@@ -1,7 +1,7 @@
-"""Where a job keeps its results: a file for each item in some format, or a row.
+"""Stores for a job's results: one file per item, in some format, or one row per item.
 
-An item has its result, whole, or none, whenever its writer is killed. What a result was made from is known by a digest
-where the format has room for one.
+Writes are atomic: if a writer is killed, an item has a complete result or none. Formats with room for it also store a
+digest of each result's inputs.
 """
 
 import hashlib
@@ -27,41 +27,41 @@ Row = dict[str, str]
 
 
 class Store(Protocol):
-    """Keeps the result of each item under its key."""
+    """A store of results by item key."""
 
     folder: Path
 
     def is_empty(self) -> bool:
-        """Tell whether there is no result."""
+        """Whether the store has no results."""
         ...
 
     def tidy(self) -> None:
-        """Remove what killed writers left. Rank 0 calls it, before any other writes."""
+        """Remove partial files of killed writers. Rank 0 calls this before any rank writes."""
         ...
 
     def missing(self, keys: Sequence[Any], digests: Sequence[str] | None = None) -> list[int]:
         """List the positions of the keys that have no result yet.
 
         Args:
-            keys: of items.
-            digests: for each item a digest of what its result is made from.
+            keys: keys of the items.
+            digests: digest of the inputs of each item's result.
 
         Raises:
-            ValueError: if a result was made from something else than its item is now.
+            ValueError: if a stored result has other inputs than its item has now.
         """
         ...
 
     def write(self, key: Any, value: Any, digest: str = "") -> None:
-        """Keep a result."""
+        """Store a result."""
         ...
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
         ...
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """Hash what a result is made from: tensors by their shapes and values, wherever they are."""
+    """Hash the shapes and values of tensors, on any device."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}".encode())
@@ -70,13 +70,13 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 class Files:
-    """A file for each item: `<key><suffix>` in a folder or the folders in it.
+    """One file per item: `<key><suffix>` in a folder or its subfolders.
 
     Args:
-        folder: of the files.
-        suffix: end of their names; keys of files with other names carry it themselves.
-        write: writes a value to a path as a `whole_file`, with the digest of what it was made from.
-        digest_in: reads that digest, and raises `DamagedFile`; None of a format without.
+        folder: folder of the files.
+        suffix: file name suffix; empty if keys include the suffix.
+        write: writes a value to a path as a `whole_file`, with the digest of its inputs.
+        digest_in: reads that digest or raises `DamagedFile`; None for formats without digests.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Files:
         self._digest_in = digest_in
 
     def path(self, key: str) -> Path:
-        """Name the file of an item."""
+        """Return the file of an item."""
         return self.folder / f"{key}{self.suffix}"
 
     def is_empty(self) -> bool:
@@ -131,12 +131,12 @@ class Files:
 
 
 def png_files(folder: Path) -> Files:
-    """Keep images `[C, H, W]`, uint8 or uint16, as PNG."""
+    """Store images `[C, H, W]`, uint8 or uint16, as PNG files."""
     return Files(folder, ".png", write_png, digest_in_png)
 
 
 def recordings(folder: Path) -> Files:
-    """Keep pairs of a signal in [-1, 1] and its samples a second, in the audio format that a key ends with."""
+    """Store pairs (signal in [-1, 1], sample rate) in the audio format given by the key's suffix."""
 
     def write(path: Path, recording: tuple[NDArray[Any], int], digest: str) -> None:
         write_recording(path, *recording, digest)
@@ -145,7 +145,7 @@ def recordings(folder: Path) -> Files:
 
 
 def csv_files(folder: Path) -> Files:
-    """Keep tables as CSV."""
+    """Store tables as CSV files."""
 
     def write(path: Path, table: "pd.DataFrame", digest: str) -> None:
         write_text(path, table.to_csv(index=False))
@@ -154,7 +154,7 @@ def csv_files(folder: Path) -> Files:
 
 
 def array_files(folder: Path) -> Files:
-    """Keep arrays as `.npy`."""
+    """Store arrays as `.npy` files."""
 
     def write(path: Path, array: NDArray[Any], digest: str) -> None:
         with whole_file(path) as partial:
@@ -164,15 +164,15 @@ def array_files(folder: Path) -> Files:
 
 
 class Rows:
-    """A row of text for each item: for items that a file each would cost more than they do.
+    """One row of text per item, for items too small to justify a file each.
 
-    Each rank appends to its own `rank<number>.tsv`, and a row is handed to the operating system at once. A last line
-    without an end, of a writer that was killed, is no row.
+    Each rank appends to its own `rank<number>.tsv`, and flushes every row at once. An unterminated last line, left by a
+    killed writer, is ignored.
 
     Args:
-        folder: of the files.
-        columns: names of the columns; the first one is the key, a whole number.
-        varying: columns in which two rows of one item may differ.
+        folder: folder of the files.
+        columns: names of the columns; the first column is the key, an integer.
+        varying: columns that may differ between two rows of the same item.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], varying: Collection[str] = ()) -> None:
@@ -192,7 +192,7 @@ class Rows:
         return [position for position, key in enumerate(keys) if key not in rows]
 
     def rows(self) -> dict[int, Row]:
-        """Read all rows by their keys, whoever wrote them.
+        """Read the rows of all ranks by key.
 
         Raises:
             ValueError: if a line is damaged, or two rows of an item contradict each other.
@@ -221,7 +221,7 @@ class Rows:
         self._file.flush()
 
     def _open(self, path: Path) -> TextIO:
-        """Open a file at the end of its last whole line."""
+        """Open a file for appending after its last complete line."""
         written = path.read_bytes() if path.is_file() else b""
         whole = written[: written.rfind(b"\n") + 1]
         file = path.open("r+" if path.is_file() else "w", newline="", encoding="utf-8")

@@ -38,10 +38,11 @@ class GlobalBatches(Sampler[Request]):
         shuffle: visit the samples in a new order each epoch (training) instead of dataset order (evaluation).
         seed: seed of the order.
         epoch: first epoch; Lightning sets the later ones.
-        resumed: an epoch and the number of its batches to skip, because they were trained on before an interruption.
-        passes: passes over the dataset per epoch, each in its own order (two-network methods train one network per
-            pass).
-        draw: samples an epoch's `num_samples` positions instead of a permutation, for class-balanced subsets.
+        resumed: epoch to resume, and how many of its batches were trained on before the interruption and are skipped.
+        passes: passes over the dataset per epoch, each in its own order; methods with two networks train one network
+            per pass.
+        draw: function that samples an epoch's `num_samples` positions, for class-balanced subsets; None means a
+            permutation.
 
     Raises:
         ValueError: if the dataset or batch has fewer samples than ranks, or the training batch exceeds the dataset.
@@ -81,7 +82,7 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def num_left_out(self) -> int:
-        """Samples of a pass that are in no batch."""
+        """Number of samples of a pass that are in no batch."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
 

@@ -29,7 +29,7 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
         seed: seed of the shards.
 
     Returns:
-        Per node its positions, int64, class by class.
+        The positions of each node's samples, int64, class by class.
     """
     random = np.random.default_rng([seed, 5])
     of_class = [np.flatnonzero(label.numpy() == category) for category in range(num_classes)]
@@ -50,20 +50,20 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
 class NodeBatches(GlobalBatches):
     """Batches with equally many samples of each node, grouped by node.
 
-    Each node repeatedly goes through its shard in a new order; a batch that reaches the end of an order continues with
-    the next. Samples are a function of (seed, node, batch), for any number of ranks. A rank gets the samples of the
-    nodes in its `block`.
+    Each node repeatedly goes through its shard, each time in a new order; a batch that reaches the end of an order
+    continues with the next order. Samples are a function of (seed, node, batch), for any number of ranks. A rank gets
+    the samples of the nodes in its `block`.
 
     Args:
         shards: positions in the dataset, per node.
         batch_size: samples per batch over all nodes.
         batches: batches per epoch.
-        growing: whether batch t of the training, from 0, has t + 1 samples of each node.
+        growing: whether training batch t, counted from 0, has t + 1 samples of each node.
         rank: rank of this process.
         world_size: number of ranks.
         seed: seed of the orders.
         epoch: first epoch.
-        resumed: an epoch and the number of its batches to skip, because they were trained on before an interruption.
+        resumed: epoch to resume, and how many of its batches were trained on before the interruption and are skipped.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class NodeShards:
         alpha: concentration of the Dirichlet distribution; small values give each node few classes, large values give
             all nodes the same mix.
         batches_per_epoch: batches per epoch; each node contributes equally to every batch.
-        growing: use t + 1 samples of each node in batch t, from 0, instead of the batch size.
+        growing: use t + 1 samples of each node in batch t, counted from 0, instead of the batch size.
     """
 
     def __init__(self, nodes: int, alpha: float, batches_per_epoch: int, growing: bool = False) -> None:

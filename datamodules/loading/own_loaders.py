@@ -1,7 +1,7 @@
 """Adapt the user's own DataLoaders to the batches of `datamodules.batches`.
 
-A method with state per training sample needs to know which samples a batch contains. A shuffling loader does not tell,
-so its dataset is wrapped to return each sample with its position.
+A method with state per training sample needs to know which samples a batch contains. A shuffling DataLoader does not
+provide this, so its dataset is wrapped to return each sample with its position.
 """
 
 import copy
@@ -111,11 +111,12 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
     """Return a loader of the same samples in the same order, whose batches are dicts with `index`.
 
     Args:
-        loader: the user's loader, which is not modified; a loader without positions is returned itself.
+        loader: the user's loader, which is not modified; a loader whose samples have no positions is returned
+            unchanged.
         passes: passes over the dataset per epoch.
 
     Raises:
-        ValueError: if there are several passes, and no positions or several ranks.
+        ValueError: if several passes are requested, and samples have no positions or there are several ranks.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(

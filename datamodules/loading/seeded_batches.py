@@ -29,7 +29,7 @@ class RequestedSet(Protocol):
     def __getitem__(self, request: Request) -> dict[str, Any]:
         """Return a batch with `index`, `global_batch_size`, and the dataset's own keys.
 
-        A dataset that is augmented on the device adds the request's `epoch`, which is removed there.
+        A dataset that is augmented on the device also adds the request's `epoch`, which is removed after augmentation.
         """
         ...
 

@@ -78,7 +78,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 class NormalFolder(NormalSet):
-    """The user's own images, each with a file of normals that differs only in the end of its name, in any subfolders.
+    """The user's own images, in any subfolders, each with a file of normals whose name differs only in its ending.
 
     Args:
         data_dir: folder of the files; None means the NOISEWORKS_DATA directory.
@@ -189,8 +189,8 @@ class IBims(NormalFolder):
 class DIODE(NormalFolder):
     """DIODE's indoor images, `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
 
-    Axes are assumed to be x right, y up and z towards the viewer, as in a published reader; this was not verified on a
-    file.
+    Axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published reader; this was not
+    verified on a file.
 
     Args:
         data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.

@@ -1,4 +1,4 @@
-"""Synthetic height fields with closed-form normals, under a light direction unknown from the image.
+"""Synthetic height fields with closed-form normals; the image does not reveal the light direction.
 
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = max(0, n l) + noise
@@ -55,7 +55,7 @@ class HeightFields(NormalSet):
         num_validation: number of validation images.
         num_test: number of test images.
         image_size: height and width, in pixels.
-        light_spread: standard deviation of the light's direction before normalisation.
+        light_spread: standard deviation of the light direction's components before normalisation.
         noise: standard deviation of the images' noise, in [0, 1] units.
         seed: seed of surfaces, lights and noise.
     """

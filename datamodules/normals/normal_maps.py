@@ -32,8 +32,8 @@ class NormalMaps(WholeImageSets):
         batch_size: global training batch size, over all ranks.
         crop_size: height and width of training crops, in pixels.
         flip: flip half of the training images horizontally, negating x of their normals.
-        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks, each
-            with at least one; all images of a batch have the same size.
+        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
+            rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of photographs to predict; None means the test images.
         num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
         seed: seed of order, crops and flips; None means the value of `seed_everything`.

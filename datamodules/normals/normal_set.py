@@ -36,7 +36,7 @@ class NormalSet(ABC):
 
     @abstractmethod
     def source(self, split: Split) -> NormalSource:
-        """Return a split; a dataset without splits returns all its images for each.
+        """Return a split; a dataset without splits returns all its images for every split.
 
         Raises:
             FileNotFoundError: if the images are missing; the message names the expected path.

@@ -12,7 +12,7 @@ SHADES = {"black": 0.1, "dark": 0.3, "grey": 0.5, "light": 0.7, "bright": 0.9}
 
 
 class BrightDigits(CaptionedSet):
-    """All 1,797 digits of scikit-learn, white on a background whose shade is known from the caption alone.
+    """All 1,797 digits of scikit-learn, in white on a background whose shade the caption describes.
 
     The shades are sampled once, with equal probability, and are the same for all seeds.
 

@@ -99,10 +99,10 @@ class CaptionedRows:
         return None if every is None else [every[row] for row in self.row.tolist()]
 
     def give_instead(self, arrays: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
-        """Return rows of arrays instead of images, which are no longer read.
+        """Return a copy that yields rows of arrays instead of images.
 
         Args:
-            arrays: by batch key: an array, and its row for each image, `[n]`.
+            arrays: maps a batch key to an array and the row of each image in it, `[n]`.
         """
         self.instead = arrays
 

@@ -1,9 +1,9 @@
 """Noise pairs on disk, in the layout of Golden Noise's authors.
 
 A pair is a file `<index>_<seed>.npz` with `arr_0`, the noise, `arr_1`, the better noise, both `[1, c, h, w]`, and
-`arr_2`, the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list` per index:
-scores of the images generated from both, of which the first entries are compared. Pairs written by this project contain
-these values as well, and the JSON-lines file is assembled from them.
+`arr_2`, the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list` per index.
+These are lists of scores of the images generated from both noises; the first entries are compared. Pairs written by
+this project contain these values as well, and the JSON-lines file is assembled from them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""DataModule for noise pairs, and for the prompts they are collected for."""
+"""DataModule for noise pairs, and for the prompts for which pairs are collected."""
 
 from pathlib import Path
 from typing import Any

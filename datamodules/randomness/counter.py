@@ -1,6 +1,7 @@
-"""Random numbers of a counter, which depend only on (seed, epoch, sample), and of one seed for every test image.
+"""Counter-based random numbers, which depend only on (seed, epoch, sample), and random numbers with a fixed seed per
+test image.
 
-A counter has no state: a sample gets the same numbers in whichever batch, rank or device, and resuming needs no
+A counter has no state: a sample gets the same numbers in any batch and on any rank or device, and resuming needs no
 generator state.
 """
 
@@ -41,7 +42,7 @@ def _mix_tensor(word: Tensor) -> Tensor:
 
 
 def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Random 64-bit words of each sample in an epoch.
+    """Return random 64-bit words for each sample in an epoch.
 
     Args:
         seed: random seed of the whole run.
@@ -62,7 +63,7 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Uniform numbers of each sample in an epoch, `[B, count]`, float32 in [0, 1); arguments as in `sample_words`."""
+    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); arguments as in `sample_words`."""
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
@@ -153,7 +154,7 @@ FEW = 8.0
 
 
 def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
-    """Quantile function of the Poisson distribution: the least k with P(X <= k) >= u.
+    """Quantile function of the Poisson distribution: the smallest k with P(X <= k) >= u.
 
     For small means, probabilities are summed from 0. For larger ones the Cornish-Fisher expansion is off by at most two
     counts, which the exact distribution function corrects.

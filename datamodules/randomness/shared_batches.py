@@ -6,8 +6,8 @@ batch, position in the batch). A single rank uses torch's own generators, like a
 
 Since the batch size is global, a rank samples as much as a single one would, and holds the numbers of the whole batch
 for a moment. A counter per sample (`sample_uniform`) would sample only the rank's own rows, but costs some twenty
-integer operations per number and gives other numbers than torch: on a CPU, 128 images of CIFAR-10 take 1.1 ms whole,
-and half of them 8 ms by counters.
+integer operations per number and gives other numbers than torch: on a CPU, sampling for a whole batch of 128 CIFAR-10
+images takes 1.1 ms, and for half of it by counters 8 ms.
 
 Randomness inside a network, such as dropout and stochastic depth, comes from torch's own generators, which differ
 between ranks: it has the same distribution for any number of ranks, but not the same values.
@@ -40,7 +40,7 @@ _batch: _Batch | None = None
 
 
 def begin_batch(seed: int, size: int | None) -> None:
-    """Make ranks sample alike until `end_batch`; a single rank uses torch's generators anyway.
+    """Make ranks share random numbers until `end_batch`; a single rank always uses torch's generators.
 
     Args:
         seed: seed, the same on all ranks.
@@ -57,9 +57,8 @@ def end_batch() -> None:
 
 
 def rows_of_batch(share: int) -> int:
-    """Return the number of rows over all ranks, if ranks sample alike and `share` is this rank's part of the batch.
-
-    Otherwise, as for a subset of the samples, return `share`.
+    """Return the number of rows over all ranks, if ranks share random numbers and `share` is this rank's number of
+    rows. Otherwise, for example for a subset of the samples, return `share`.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 

@@ -7,7 +7,8 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """One black image, `data.patches_per_image` times per epoch: it defines the epoch's length and the image size.
+    """One black image, repeated `data.patches_per_image` times per epoch; it only defines the epoch's length and the
+    image size.
 
     Args:
         image_size: height and width, in pixels.

@@ -65,8 +65,8 @@ class PolyU(RealPairs):
 class SIDD(PairSet):
     """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
 
-    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into 15
-    GB of memory, 30 GB with ground truth. Validation and test images are the validation blocks of 256 x 256 pixels,
+    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into
+    memory: 15 GB, or 30 GB with ground truth. Validation and test images are the validation blocks of 256 x 256 pixels,
     from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or from images in `SIDD_Val/noisy` and
     `SIDD_Val/GT`, all 1,280 or some of them.
 
@@ -213,7 +213,7 @@ class FMD(PairSet):
 
     Args:
         data_dir: folder that contains `FMD`; None means the NOISEWORKS_DATA directory.
-        captures: number of noisy captures per field of view to train on, the first by name, at most 50.
+        captures: train on the first `captures` noisy captures (in name order) per field of view, at most 50.
     """
 
     channels = 1

@@ -20,7 +20,7 @@ def read_images(folder: Path, names: Sequence[str], channels: int, data_range: i
     """Read images of a folder, `[C, H, W]` each, of any sizes.
 
     Raises:
-        UnreadableImage: names the first file that cannot be read.
+        UnreadableImage: if a file cannot be read; the message names the first one.
     """
     return [read_pixels(folder / name, channels, data_range) for name in names]
 
@@ -51,7 +51,7 @@ class PairFolders(PairSet):
         clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
         colour: read images in colour; False for grey, Rec. 601 luma.
-        data_range: stored value of white, required for 16-bit images; 255 for 8-bit images.
+        data_range: stored value of white; required for 16-bit images, 255 for 8-bit images.
 
     Raises:
         ValueError: if neither folder is given, or their names or sizes do not match.
@@ -143,7 +143,8 @@ class ScaledFolders(PairSet):
         colour: read images in colour; False for grey, Rec. 601 luma.
 
     Raises:
-        ValueError: if `factor` is below 2, names do not match, or a small image's sides are not 1 / factor.
+        ValueError: if `factor` is below 2, names do not match, or a small image's sides are not 1 / factor of the large
+            image's.
         FileNotFoundError: if a folder does not exist or holds no image.
     """
 

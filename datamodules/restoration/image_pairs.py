@@ -44,11 +44,11 @@ class ImagePairs(WholeImageSets):
         fixed_noise: sample the noise of each training image once and keep the noisy images in memory, as float32.
             Otherwise each patch has fresh noise.
         second_noisy: add a second noisy image with independent noise to each training patch, as Noise2Noise needs.
-        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks, each
-            with at least one; all images of a batch have the same size.
+        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
+            rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of noisy images to predict; None means the test images.
-        data_range: stored value of white in `predict_dir`, required for 16-bit images; 8-bit images have 255.
-        predict_ratio: factor that brightens raw images in `predict_dir`, like a longer exposure.
+        data_range: stored value of white in `predict_dir`, required for 16-bit images; it is 255 for 8-bit images.
+        predict_ratio: factor by which raw images in `predict_dir` are brightened, as if by a longer exposure.
         num_workers: DataLoader workers for test images; images in memory need none.
         seed: seed of order, patches, augmentation and training noise; None means the value of `seed_everything`.
     """
@@ -260,13 +260,12 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return how many bytes of images to keep on a device, a quarter of a GPU's memory; more are cropped on the
-    host."""
+    """Return how many bytes of images may be kept on a device: a quarter of a GPU's memory."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Whole images; clean ones are corrupted by the usual protocol of denoising tables.
+    """Whole images; clean ones are corrupted as is usual for published denoising tables.
 
     Args:
         images: the images.

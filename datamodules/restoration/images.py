@@ -24,8 +24,8 @@ class Images:
     Args:
         names: image names without suffix, `[N]`.
         clean: ground truth, N arrays `[C, H, W]`; None if there is none.
-        noisy: noisy images of the same sizes, measured or stored, or images that are smaller by `scale`; None if noise
-            is added here.
+        noisy: noisy images of the same sizes, or images smaller by the factor `scale`; None if synthetic noise is added
+            later.
         data_range: stored value that corresponds to 1; 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
 
@@ -53,7 +53,7 @@ class Images:
 
     @property
     def stored(self) -> Sequence[Pixels]:
-        """The images that always exist: the clean ones, or else the noisy ones."""
+        """The clean images, or the noisy ones if there are no clean ones."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
@@ -67,7 +67,7 @@ class PairSet(ABC):
 
     @abstractmethod
     def images(self, split: Split) -> Images:
-        """Read a split; a dataset without splits returns all its images for each.
+        """Read a split; a dataset without splits returns all its images for every split.
 
         Raises:
             FileNotFoundError: if the images are missing; the message names the expected path.
@@ -129,10 +129,10 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets that all have clean images, or all noisy ones, and the same number of channels.
+        sets: datasets with the same number of channels, which either all have clean images or all have noisy ones.
 
     Raises:
-        ValueError: if there is none, or they differ in channels, kinds of images or the stored value of white.
+        ValueError: if there is no dataset, or datasets differ in channels, kinds of images or white level.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:

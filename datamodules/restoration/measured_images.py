@@ -31,15 +31,16 @@ class MeasuredImages(ImagePairs):
         operator: H, an operator on images in [-1, 1].
         test: dataset of clean images to measure, or several by name, each with its own metrics.
         training: dataset to train an image model on; None for a pretrained one.
-        sigma: standard deviation of the measurement noise for images in [0, 1]; it is twice that for images in [-1, 1].
+        sigma: standard deviation of the measurement noise in units of images in [0, 1]; in units of [-1, 1] it is twice
+            as large.
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
         augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
-        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks, each with at least
-            one; all images of a batch have the same size.
+        evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks; each rank gets at
+            least one image. All images of a batch have the same size.
         predict_dir: folder of measurements to predict from, such as low-resolution images; None means the test images.
-        data_range: stored value of white in `predict_dir`, required for 16-bit images; 8-bit images have 255.
+        data_range: stored value of white in `predict_dir`, required for 16-bit images; it is 255 for 8-bit images.
         num_workers: DataLoader workers for test images; images in memory need none.
         seed: seed of order, patches and augmentation; None means the value of `seed_everything`.
     """
@@ -109,7 +110,7 @@ class MeasuredTestImages(WholeImages):
     Args:
         images: the images, all with clean ones.
         operator: H.
-        sigma: standard deviation of the noise for images in [0, 1].
+        sigma: standard deviation of the noise in units of images in [0, 1].
     """
 
     def __init__(self, images: Images, operator: Operator, sigma: float) -> None:

@@ -46,11 +46,11 @@ class SID(PairSet):
 
     The layout is the authors': `SID/Sony/short` and `SID/Sony/long` with `<number>_00_<seconds>s.ARW`, and
     `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with one short and one long file per line.
-    `rawpy` reads the `.ARW` files; a `.npz` file with `bayer`, `black`, `white` and `pattern` may replace each.
+    `rawpy` reads the `.ARW` files; each may be replaced by a `.npz` file with `bayer`, `black`, `white` and `pattern`.
 
-    Training images are the long exposures of the list, each once, whole, 4 GB of memory. Patches are cropped at any
-    position, unlike ELD, which cuts them once along a grid. Test images are brightened by the exposure ratio, at most
-    300.
+    Training images are the whole long exposures of the list, each once; they take 4 GB of memory. Patches are cropped
+    at any position, unlike ELD, which cuts them once along a grid. Test images are brightened by the exposure ratio, at
+    most 300.
 
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
@@ -133,9 +133,9 @@ class ELDPairs(PairSet):
     """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
 
     The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images read by `rawpy` or as
-    `.npz`, see `SID`. Of the 16 images, 1, 6, 11 and 16 are references at ISO 100. Between them are ISO 800, 1600 and
-    3200, each with light reduced by 1, 10, 100 and 200. The ratio is this nominal factor; the authors' code computes it
-    from the exposures in the files.
+    `.npz`, see `SID`. Of the 16 images, numbers 1, 6, 11 and 16 are references at ISO 100. The images between them have
+    ISO 800, 1600 and 3200, each with the light reduced by 1, 10, 100 and 200. The ratio is this nominal factor; the
+    authors' code computes it from the exposures in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.

@@ -71,8 +71,10 @@ class Rollouts(SeededBatches):
         rounds: rounds per epoch, one batch each.
         samples_per_round: states per round, over all ranks.
         environments: number of environments simulated in parallel, sharded over ranks.
-        expert_share: probability that a step is the expert's; 1 imitates states visited by the expert.
-        measured_samples: number of states on which training is evaluated, in one round of the policy alone.
+        expert_share: probability that the expert chooses the action of a step; with 1, all states are visited by the
+            expert.
+        measured_samples: number of states on which training is evaluated; they come from one round with the policy
+            alone.
         episodes: episodes played to estimate the mean return.
         seed: seed of the environments; None means the value of `seed_everything`.
     """
@@ -142,7 +144,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader; instead of all training rounds, one has the states on which training is evaluated."""
+        """Return the DataLoaders; evaluation on training data uses the states of one separate round."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +173,7 @@ class Rollouts(SeededBatches):
         Args:
             environments: numbers of the environments.
             steps: steps per environment; a finished episode is followed by the next.
-            words: seed the environments, together with the seed and the environment's number.
+            words: integers that seed the environments, together with the run's seed and the environment's number.
             episode: whether rewards count only until the end of the first episode.
 
         Returns:

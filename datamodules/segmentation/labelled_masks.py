@@ -237,7 +237,7 @@ class LabelledMasks(SeededBatches):
             corrections.path.unlink(missing_ok=True)
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return the training images in dataset order, without augmentation, for judging their masks.
+        """Return a loader of the training images in dataset order, without augmentation, for scoring their masks.
 
         Images smaller than the largest of their batch are padded at the bottom and right, masks with 255.
         """

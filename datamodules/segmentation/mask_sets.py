@@ -1,6 +1,6 @@
-"""The interface of data sets of images with masks.
+"""Interface of datasets of images with masks.
 
-A new data set is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
+A new dataset is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
 `LabelledMasks` does the rest: mask noise, batches, augmentation and corrections.
 """
 
@@ -17,7 +17,7 @@ from datamodules.sets import Source, SplitSet
 
 
 class MaskSource(Source, ABC):
-    """The images and masks of one split, wherever they are kept. Masks are uint8; 255 is ignored."""
+    """The images and masks of one split, wherever they are stored. Masks are uint8; 255 is ignored."""
 
     size: Tensor
     """`[N, 2]`, int64: height and width of each image."""
@@ -28,15 +28,15 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Read whole masks of some samples: those that are given, and the true ones where they are known and differ."""
+        """Read whole masks of some samples: the given ones, and the true ones if known separately."""
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images; smaller ones are filled up below and on the right, masks by 255.
+        """Read whole images; smaller ones are padded at the bottom and right, and their masks with 255.
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of these as `masks` gives them, `[H, W]` each, under the keys of the batch.
+            masks: whole masks of these images, `[H, W]` each, by batch key, as returned by the method `masks`.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.
@@ -44,18 +44,18 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Take the given masks for the true ones, and give what the noise makes of them."""
+        """Return this source with its given masks as the true ones, and noisy versions of them as given masks."""
 
 
 class MasksInMemory(MaskSource):
     """Images and masks of one size, held as tensors.
 
     Args:
-        image: images, `[N, C, H, W]`, of any type.
-        given: masks to train on, or the true ones of a test set, `[N, H, W]`, uint8.
-        num_classes: number of categories, K.
-        clean: true masks, `[N, H, W]`, uint8, where they are known and may differ.
-        data_range: the stored value that stands for 1; None standardises each image over its own pixels.
+        image: images, `[N, C, H, W]`, of any dtype.
+        given: masks for training, or the true masks of a test set, `[N, H, W]`, uint8.
+        num_classes: number of classes, K.
+        clean: true masks, `[N, H, W]`, uint8, if known separately from `given`.
+        data_range: stored value that corresponds to 1; None standardises each image over its own pixels.
 
     Raises:
         ValueError: if there is no image, or masks do not fit the images or `num_classes`.
@@ -95,10 +95,10 @@ class MasksInMemory(MaskSource):
 
 
 def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Refuse pixels that are neither a category nor ignored.
+    """Reject pixels that are neither a class nor ignored.
 
     Raises:
-        ValueError: names the mask and the value.
+        ValueError: if there is such a pixel; the message names the mask and the value.
     """
     unknown = (mask >= num_classes) & (mask != IGNORED)
     if unknown.any():
@@ -109,22 +109,22 @@ def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None
 
 
 class AuxiliaryMasks(ABC):
-    """Masks of a structure that belong to no image."""
+    """Unpaired masks of a structure, which belong to no image."""
 
     def read(self, size: int) -> None:  # noqa: B027 - masks that are drawn need no reading
-        """Read what `masks` will be asked for, at a height and width of `size` pixels."""
+        """Read the data that `masks` needs for masks of `size` x `size` pixels."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def masks(self, index: Tensor, size: int, seed: int) -> Tensor:
-        """Give masks of the set.
+        """Return masks of the set.
 
         Args:
             index: positions of the masks, `[B]`, int64.
             size: height and width in pixels.
-            seed: random seed of masks that are drawn.
+            seed: random seed, for generated masks.
 
         Returns:
             `[B, size, size]`, uint8, 0 and 1, on the device of `index`.
@@ -132,7 +132,7 @@ class AuxiliaryMasks(ABC):
 
 
 class MaskSet(SplitSet[MaskSource]):
-    """A data set of images with masks, whose classes are the categories of a pixel."""
+    """A dataset of images with masks; every pixel has a class."""
 
     image_shape: tuple[int, int, int]
     """C, H, W of the images that a network gets."""
@@ -142,15 +142,15 @@ class MaskSet(SplitSet[MaskSource]):
     """Random seed of a set that is drawn."""
 
     def prepared(self, seed: int) -> Self:
-        """Take in the random seed that a drawn set depends on, before anything is read, and return the set itself."""
+        """Set the seed of a generated dataset, before anything is read, and return the dataset itself."""
         self.seed = seed
         return self
 
     def new_images(self, folder: str) -> MaskSource:
-        """Read the images of another folder, without masks, to be predicted.
+        """Read images of another folder, without masks, for prediction.
 
         Raises:
-            ValueError: if the set cannot.
+            ValueError: if the dataset cannot read other folders.
         """
         raise ValueError(
             f"predict_dir needs a set that reads files of one size, as MaskFolders does, and "
@@ -158,10 +158,10 @@ class MaskSet(SplitSet[MaskSource]):
         )
 
     def auxiliary_masks(self) -> AuxiliaryMasks | None:
-        """Give the masks of the same structure that belong to none of the images, if the set brings some."""
+        """Return unpaired masks of the same structure, if the dataset has any."""
         return None
 
 
 def no_labels(number: int, size: int) -> Tensor:
-    """Make labels of nothing, `[number, size, size]`, uint8: one mask in memory, whatever the number."""
+    """Return empty masks, `[number, size, size]`, uint8, which share the memory of a single mask."""
     return torch.zeros(1, size, size, dtype=torch.uint8).expand(number, -1, -1)

@@ -104,8 +104,8 @@ class Reverberant(SpeechSet):
     Args:
         speech_dir: folder of clean recordings, with any subfolders; each subfolder is in one split only.
         reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; uniform between them.
-        held_out: fraction of subfolders and recordings for validation, and the same fraction for testing; 0 returns the
-            whole folder for every split.
+        held_out: fraction of subfolders and recordings for validation, and the same fraction for testing; with 0 every
+            split contains the whole folder.
         written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
             simulation in each run.
         sample_rate: sample rate in Hz.

@@ -184,8 +184,8 @@ class WholeRecordings:
 class RecordingFolder:
     """The user's own folder of noisy recordings, decoded on access.
 
-    All are decoded once beforehand, which is cheap compared with enhancing them. Damaged, silent or unsupported files
-    are skipped, and `unreadable` lists them with reasons.
+    All files are decoded once at the start, to find damaged ones; this is cheap compared with enhancing them. Damaged,
+    silent or unsupported files are skipped, and `unreadable` lists them with reasons.
 
     Args:
         folder: folder of recordings, with any subfolders.

@@ -41,8 +41,8 @@ class ClipPairs(WholeImageSets):
         patch_size: height and width of a clean training clip, in pixels.
         windows_per_clip: training windows per clip and epoch.
         augmentation: randomly flip and transpose training clips, in 8 ways with equal probability.
-        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks, each
-            with at least one; all clips of a batch have the same length and size.
+        evaluation_batch_size: maximum number of clips in a validation, test or prediction batch over all ranks; each
+            rank gets at least one clip. All clips of a batch have the same length and size.
         evaluation_frames: maximum number of frames evaluated at once; longer clips are split into parts.
         predict_dir: folder of degraded clips to predict, as frame folders or video files; None means the test clips.
         num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.

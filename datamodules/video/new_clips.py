@@ -15,8 +15,8 @@ AT_ONCE = 32
 class NewClips(WholeClips):
     """The clips of a folder: frame folders and video files.
 
-    All are decoded once beforehand, which is cheap compared with restoring them. Clips with a missing or damaged frame,
-    or one of another size, are skipped, and `unreadable` lists them with reasons.
+    All files are decoded once at the start, to find damaged ones; this is cheap compared with restoring them. Clips
+    with a missing or damaged frame, or one of another size, are skipped, and `unreadable` lists them with reasons.
 
     Args:
         folder: folder of clips; a folder that contains frames itself is one clip.

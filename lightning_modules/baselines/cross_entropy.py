@@ -31,8 +31,8 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
             callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if smoothed labels are combined with binary cross-entropy.

@@ -31,8 +31,8 @@ class Noise2Noise(RestorerSteps, MethodModule):
         network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
     """
 
     def __init__(

@@ -74,8 +74,8 @@ class Noise2Void(RestorerSteps, MethodModule):
         square: side of the squares; one pixel of each is masked. As in the paper, 8 masks 64 pixels of a 64 x 64 patch.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if `square` is less than 2 or, in training, patches are smaller than `square` or 5 pixels.

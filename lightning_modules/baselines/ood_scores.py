@@ -40,8 +40,8 @@ class OODScores(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first
             detector are logged without its name.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.

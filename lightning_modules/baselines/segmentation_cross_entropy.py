@@ -31,8 +31,8 @@ class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
         num_classes: number of categories, K, including the background.
         new_layers: names of submodules of a pretrained network to train from scratch, at ten times the learning rate
             (see `learning_rate_groups`); without any, all parameters have the same learning rate.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
         ValueError: if a name in `new_layers` is not a submodule.

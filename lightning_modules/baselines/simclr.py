@@ -40,7 +40,7 @@ class SimCLR(OwnLoaders, MethodModule):
         projection_features: width of h, the MLP's output.
         temperature: tau of the loss; a lower value gives the closest images more weight.
         optimizer: built on the trainable parameters of network and MLP.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

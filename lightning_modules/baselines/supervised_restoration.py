@@ -38,8 +38,8 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
             bicubic interpolation.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is not an allowed value.

@@ -85,8 +85,8 @@ class CBSN(RestorerSteps, MethodModule):
         ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.
         blind: denoise with the masked network instead of the unmasked one, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range, or the training patch size is not divisible by both strides.

@@ -110,8 +110,8 @@ class ELD(RestorerSteps, MethodModule):
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.
         inference: stride of the network, tiling and self-ensemble in validation, test and prediction.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
     """
 
     def __init__(

@@ -75,8 +75,8 @@ class Noise2Score(RestorerSteps, MethodModule):
             untrained network the scale of a score.
         inference: tiling and self-ensemble of the score in validation, test and prediction.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or the noise models of module and data differ.

@@ -93,8 +93,8 @@ class NoiSER(RestorerSteps, MethodModule):
         block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

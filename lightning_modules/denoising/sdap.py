@@ -66,8 +66,8 @@ class SDAP(RestorerSteps, MethodModule):
         enhancement: denoise the result once more at full resolution (E).
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or the training patch size is not divisible by the stride.

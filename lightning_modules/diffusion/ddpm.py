@@ -24,8 +24,8 @@ class DDPM(MethodModule):
     Args:
         network: diffusion model; with a text encoder it is conditioned on the images' captions.
         caption_dropout: probability of replacing a caption by the empty text, in [0, 1).
-        optimizer: built on the trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if `caption_dropout` is out of range, or the model needs captions and the images have none.

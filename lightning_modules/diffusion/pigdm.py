@@ -53,8 +53,8 @@ class PiGDM(PosteriorSampling, MethodModule):
         steps: sampling steps.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters, for `fit`.
-        lr_scheduler: stepped every epoch of `fit`.
+        optimizer: optimizer of the network's trainable parameters, for `fit`.
+        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:
         ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.

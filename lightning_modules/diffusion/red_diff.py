@@ -139,8 +139,8 @@ class REDDiff(MeasuredRestoration, MethodModule):
         order: order of timesteps: descending from the noisiest, as in the method; ascending from the cleanest; or
             random.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters, for `fit`.
-        lr_scheduler: stepped every epoch of `fit`.
+        optimizer: optimizer of the network's trainable parameters, for `fit`.
+        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:
         ValueError: if an argument is out of range, or the scheduler has fewer than `steps` timesteps.

@@ -57,8 +57,8 @@ class ELR(ClassifierSteps, MethodModule):
         strength: lambda, weight of the regularisation.
         momentum: beta, momentum of the targets, in [0, 1); 0 uses the current prediction as the target.
         half_precision_targets: store targets in float16, which halves their memory on datasets as large as ImageNet.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if `strength` is negative or `momentum` outside [0, 1).

@@ -81,8 +81,8 @@ class ELRPlus(ClassifierSteps, MethodModule):
         average_decay: maximum decay of the averaged weights, in [0, 1).
         average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with a plain mean of the
             weights.
-        optimizer: built on both networks' trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of both networks' trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or trainer or data settings do not allow alternating training.

@@ -222,8 +222,8 @@ class TrAct(ClassifierSteps, MethodModule):
         soft_labels: settings that mix images and labels, and smooth labels; None does neither. With mixed images,
             callbacks receive no logits of training images.
         binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, the network has no layer named `first_layer`, or smoothed labels are

@@ -143,7 +143,7 @@ class SingularDensity(MethodModule):
         start_std: initial value of s; used if `perturbation` is smaller.
         std_lr_factor: learning rate of log s relative to the network's.
         optimizer: built on the parameters of generator and encoder, and log s.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or only one of encoder and `importance` is given.

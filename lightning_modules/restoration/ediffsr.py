@@ -74,8 +74,8 @@ class EDiffSR(RestorerSteps, MethodModule):
         inference: tiling and self-ensemble of the network in each step. Tiling changes the result, because the
             network's gates pool over a tile; docs/restoration.md quantifies this.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -33,8 +33,8 @@ class AdversarialTraining(ClassifierSteps, MethodModule):
         epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
         steps: number of gradient steps of an attack; it returns the worst point of the trajectory.
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -36,8 +36,8 @@ class Consistency(AccuracyUnderNoise, MethodModule):
         num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
         consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
         entropy_weight: eta, weight of the entropy of the mean prediction.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -38,7 +38,7 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         denoiser: trained module with a method `denoise(noisy, sigma)`, such as `Noise2Score`.
         num_classes: number of classes, K.
         optimizer: built on the classifier's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         TypeError: if `denoiser` has no `denoise`.

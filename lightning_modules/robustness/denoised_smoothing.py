@@ -62,7 +62,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         timestep_scale: factor of the timestep input; 1/4 for a model with 4,000 levels whose timesteps end at 1,000.
         optimizer: built on the trainable parameters of classifier and diffusion model.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample, or `timestep_scale` is

@@ -30,7 +30,7 @@ class ImagesInShards(ImageSource):
     """Images in shards, decoded on access.
 
     Args:
-        shards: names of the shards relative to the data directory, without suffix.
+        shards: shard names, relative to the data directory and without suffix.
         label: labels of each shard's samples.
         crop: crop of each image.
     """
@@ -55,8 +55,8 @@ class ImagesInShards(ImageSource):
         """Read encoded images.
 
         Args:
-            shard: number of each image's shard, `[B]`.
-            place: its position in the shard, `[B]`.
+            shard: index of each image's shard, `[B]`.
+            place: position of each image in its shard, `[B]`.
 
         Yields:
             For each image, in any order: its position in `shard`, a name for messages, and the encoded image.
@@ -76,7 +76,7 @@ class ImagesByOffset(ImagesInShards):
     """Images read by byte offset, from tar shards or copies of parquet shards.
 
     Args:
-        shards: names of the shards relative to the data directory, without suffix.
+        shards: shard names, relative to the data directory and without suffix.
         index: index of each shard's samples.
         crop: crop of each image.
         paths: paths of the shards, for messages.
@@ -118,7 +118,7 @@ class ImagesInParquet(ImagesInShards):
     """Images in parquet shards, each read together with its row group.
 
     Args:
-        shards: names of the shards relative to the data directory, without suffix.
+        shards: shard names, relative to the data directory and without suffix.
         files: the shards.
         crop: crop of each image.
     """
@@ -151,13 +151,13 @@ class ImageShards(ImageSet):
     """Labelled images in any number of local shards: tar files in WebDataset format, or parquet files in the Hub's
     format of image datasets.
 
-    In a tar file, an image `<key>.jpg`, or another format, comes with `<key>.cls` or `<key>.json`. A parquet file has a
-    column of encoded images and one of labels. Images are read individually by position; only labels and positions are
-    kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as for image files,
-    by index or name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
+    In a tar file, each image (`<key>.jpg` or another format) has its label in `<key>.cls` or `<key>.json`. A parquet
+    file has a column of encoded images and one of labels. Images are read individually by position; only labels and
+    positions are kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as for
+    image files, by index or name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, the headers of all tar files are read at each start, about a minute per million images, and a
-    parquet image is read with its whole row group, often 100 rows.
+    Without `cache_dir`, the headers of all tar files are read at each start, which takes about a minute per million
+    images, and reading a parquet image reads its whole row group, often 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
@@ -165,15 +165,15 @@ class ImageShards(ImageSet):
         train: training shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`.
         validation: validation shards, given in the same way; None for none.
         test: test shards, given in the same way; None for none.
-        image_key: column of encoded images in parquet files.
+        image_key: parquet column of encoded images.
         label_key: column of labels in parquet files, and the key of the label in `.json` members.
         image_size: height and width of the network's input, in pixels.
         resize: short side to which validation and test images are resized before the centre crop, in pixels; None for
             256/224 of `image_size`.
-        min_area: minimal area of a training crop as a fraction of the image's, in (0, 1]; None resizes as for testing,
-            and crops at a random place.
-        cache_dir: folder to cache the index of tar files, and copies of parquet images for access by offset, as large
-            as the shards. None for no cache.
+        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
+            resizing as in testing, then a crop at a random position.
+        cache_dir: cache folder for the index of tar files, and for copies of parquet images, which take as much space
+            as the shards. None means no cache.
 
     Raises:
         FileNotFoundError: on reading, if there are no shards.
@@ -212,9 +212,9 @@ class ImageShards(ImageSet):
         return self.splits["test"] is not None
 
     def fetch_missing(self) -> None:
-        """Fill `cache_dir`, in one process per machine while the others wait.
+        """Fill `cache_dir`, on one rank per machine, while the others wait.
 
-        Errors are raised later, when all processes read the shards, so that none waits for a failed one.
+        Errors are raised later, when all ranks read the shards, so that no rank waits for a failed one.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
@@ -269,7 +269,7 @@ class ImageShards(ImageSet):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels out of range; the message names the first one's shard and sample."""
+        """Reject labels out of range; the message names shard and sample of the first one."""
         wrong = (source.label < 0) | (source.label >= self.num_classes)
         if wrong.any():
             row = int(wrong.int().argmax())
@@ -300,7 +300,7 @@ class ImageShards(ImageSet):
 
 
 def copied(shard: ParquetShard, file: Path) -> ShardIndex:
-    """Concatenate the images of a parquet shard in a file, and index them."""
+    """Copy the images of a parquet shard into one file, and index them by byte offset."""
     rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
     sizes = []
     with whole_file(file) as partial, partial.open("wb") as stream:

@@ -77,7 +77,7 @@ class ParquetShard:
         """Read the labels, `[n]`.
 
         Raises:
-            ValueError: names the shard and the first row without a label.
+            ValueError: if a row has no label; the message names the shard and the first such row.
         """
         try:
             column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
@@ -92,7 +92,7 @@ class ParquetShard:
         """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: names the shard and the row group.
+            ValueError: if the row group cannot be read; the message names it and the shard.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
@@ -105,7 +105,7 @@ class ParquetShard:
         """Read all encoded images, a few at a time.
 
         Raises:
-            ValueError: names the shard and the row without an image.
+            ValueError: if a row has no image; the message names the shard and the row.
         """
         import pyarrow
 

@@ -22,8 +22,8 @@ LARGE = 13
 class RandomBlur(ClipOperator):
     """Blur each frame with a kernel of one family and size, whose parameters follow a random walk over the frames.
 
-    All parameters start uniform in their ranges and change by at most their step per frame. (The published code passes
-    `beta` to functions that sample it again between itself and 1 in each frame; here it walks, as its settings say.)
+    All parameters start uniform in their ranges and change by at most their step per frame. (The published code
+    resamples `beta` in each frame, between itself and 1; here it follows the random walk that the settings describe.)
 
     Args:
         families: probabilities of the kernel families.
@@ -120,7 +120,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """List pixel indices of a line extended by `reach` on each side, reflecting at its ends as often as necessary."""
+    """Return pixel indices that extend a line by `reach` on each side, with repeated reflection at its ends."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

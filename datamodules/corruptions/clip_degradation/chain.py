@@ -69,8 +69,7 @@ class Chain:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread, as DataLoader workers do: more threads change the last bit, and then the quantised
-    level."""
+    """Use one thread, as DataLoader workers do: with more threads, rounding and thus quantised levels can differ."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

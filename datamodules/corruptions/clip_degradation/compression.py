@@ -1,7 +1,7 @@
 """Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
-These run on the CPU, in the DataLoader workers. Values are clipped and quantised before. JPEG encodes channels in RGB
-order; the published chain passes them in BGR order.
+These run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG encodes
+channels in RGB order; the published chain passes them in BGR order.
 """
 
 import io
@@ -50,8 +50,8 @@ def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 class RandomCodec(ClipOperator):
     """Compress a clip as a one-frame-per-second video, with a random codec and bit rate.
 
-    Needs the extra `video`, and frames with even height and width. FFmpeg's mpeg4 may exceed its bit rate by four
-    million bits, more than a short clip has, so the bit rate affects only the other codecs.
+    Needs the extra `video`, and frames with even height and width. FFmpeg's mpeg4 encoder may exceed its bit rate by
+    four million bits, which is more than a short clip needs, so the bit rate only affects the other codecs.
 
     Args:
         codecs: names of encoders; one is sampled per clip.

@@ -1,6 +1,7 @@
 """Blur kernels: Gaussians, their generalisations and sinc filters, computed for all frames at once.
 
-With x the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1 x, each normalised to sum 1:
+Each kernel is normalised to sum 1. With the position x of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1
+x:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)

@@ -70,7 +70,7 @@ def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tens
 
 
 def counts_of_white(levels: Tensor) -> Tensor:
-    """Return the smallest power of two not below the number of different levels in each frame, `[T]`."""
+    """Round the number of different levels in each frame up to a power of two, `[T]`."""
     seen = torch.zeros(len(levels), 256, device=levels.device)
     seen.scatter_(1, levels.flatten(1).long(), 1.0)
     return 2 ** seen.sum(dim=1).log2().ceil()

@@ -70,14 +70,14 @@ def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
 
 class RandomResize(ClipOperator):
-    """Resize each frame to its own random size, then all to the first frame's, which becomes the clip's size.
+    """Resize each frame to its own random size, then resize all frames to the size of the first.
 
-    The factor follows a random walk over the frames. A video has one frame size. In the published chain, frames of
-    different sizes are kept until the next codec resizes them to the first frame's size; here this happens at once.
+    The factor follows a random walk over the frames. In the published chain, frames keep different sizes until the next
+    codec resizes them to the first frame's size, as a video needs; here this happens at once.
 
     Args:
-        up: probability that a clip is enlarged.
-        down: probability that a clip is reduced.
+        up: probability that a clip is upsampled.
+        down: probability that a clip is downsampled.
         scale: smallest and largest factor.
         step: largest change of the factor per frame.
         even: round height and width down to even numbers, as codecs require.
@@ -118,7 +118,7 @@ class RandomResize(ClipOperator):
 
 
 def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Resize one axis of each frame to its own length, then all to the first frame's."""
+    """Resize one axis of each frame to its own length, then to the length of the first frame."""
     matrix = resampling(clip.shape[axis], sizes, mode)
     together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
     for own in np.unique(sizes):

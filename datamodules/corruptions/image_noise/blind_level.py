@@ -1,7 +1,8 @@
-"""Blind estimation of the noise level: choose the level whose denoised image scores best without ground truth.
+"""Blind estimation of the noise level: denoise with several levels, and choose the one with the best no-reference
+score.
 
 Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
-authors' code. There, the first level must also reach a fixed bound; here the best level is chosen.
+authors' code. In the authors' code, the chosen level must also reach a fixed bound; here the best level is chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,8 +74,8 @@ def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor],
     Args:
         noises: candidate levels of one kind of noise; the first wins ties.
         noisy: `[B, C, H, W]`.
-        score: score function of the noisy images given `score_input`; evaluated once if that is the same for all
-            levels.
+        score: score function of the noisy images, applied to `score_input`; evaluated only once if `score_input` does
+            not depend on the level.
 
     Returns:
         Indices of the chosen levels, `[B]`, and the denoised images.

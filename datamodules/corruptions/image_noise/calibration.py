@@ -66,7 +66,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
 
 def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
-    """Compute mean and variance of flat frames at one light level; with two or more, differences remove fixed patterns.
+    """Compute mean and variance of flat frames at one light level; two or more frames cancel fixed-pattern noise.
 
     Args:
         frames: frames of one colour, all of one shape.
@@ -81,8 +81,8 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    In an even square, quarters differ no more than noise allows, and neighbouring pixels differ as much as any two
-    pixels.
+    A square is evenly lit if its quarters differ by no more than the noise explains, and neighbouring pixels differ as
+    much as distant ones.
 
     Args:
         plane: one colour, `[H, W]`, in digital numbers above black.
@@ -161,8 +161,8 @@ def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> 
     """Combine recordings at several gains into a camera's parameters, which `Camera.save` writes.
 
     Args:
-        recordings: one or two per gain, for at least three gains.
-        levels: white level minus black level; None means it is set in `Sensor`.
+        recordings: recordings of at least three gains, one or two per gain.
+        levels: white level minus black level; None if it will be given as an argument of `Sensor`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

@@ -27,8 +27,8 @@ class Gaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + sigma^2 score(y).
 
     Args:
-        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]; or a range, from which each image's
-            level is sampled log-uniformly.
+        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. With a range, each image's level is
+            sampled log-uniformly from it.
     """
 
     grey_levels: Level = 25.0
@@ -62,8 +62,8 @@ class CorrelatedGaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + C score(y), with the noise covariance C given by `covariance`.
 
     Args:
-        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]; or a range, from which
-            each image's level is sampled log-uniformly.
+        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]. With a range, each
+            image's level is sampled log-uniformly from it.
         blur: standard deviation of the Gaussian blur, in pixels.
     """
 
@@ -84,7 +84,8 @@ class CorrelatedGaussian(ImageNoise):
     def covariance(self, like: Tensor) -> Tensor:
         """Covariance of pixels at distances -2r...2r along one axis, relative to the variance, `[4r + 1]`.
 
-        For two pixels it is sigma^2 times the product of the values at their vertical and horizontal distances.
+        The covariance of two pixels is sigma^2 times the product of the values at their vertical and horizontal
+        distances.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

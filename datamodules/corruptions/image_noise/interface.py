@@ -30,7 +30,7 @@ class ImageNoise(ABC):
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         """Return the noise level that `sample` would use for each image, `[B, 1, 1, 1]`; None if all images share one.
 
-        Levels are in the units of the argument that is a range.
+        Levels are in the units of the argument that defines the range.
         """
         return None
 
@@ -63,7 +63,7 @@ class ImageNoise(ABC):
 
 
 def level_of(level: Any, name: str) -> float:
-    """Return the single level of a noise whose distribution is needed.
+    """Return the single level of a noise, for computations with its distribution.
 
     Raises:
         ValueError: if the level is sampled from a range.

@@ -64,8 +64,8 @@ class Sensor(ImageNoise):
         y = D f / L,
 
     where log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise with
-    Gaussian noise, and Gaussian noise alone. y is not clipped here; the method clips it to [0, 1], like real images.
-    The paper's cameras have two recordings of shape and bias per gain; one near K is sampled.
+    Gaussian noise, and Gaussian noise alone. Here, y is not clipped; the method clips it to [0, 1], as for real images.
+    For the paper's cameras, shape and bias were recorded twice per gain; one recording near K is sampled.
 
     Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: the first two
     come from one sensor row, the others from the next.

@@ -22,7 +22,7 @@ from datamodules.randomness.counter import RNG
 class Poisson(ImageNoise):
     """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
 
-    The score is that of the counts, s(z) = d log p / d z. The estimate of the clean image is
+    The score is the score of the counts, s(z) = d log p / d z. The estimate of the clean image is
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
@@ -30,8 +30,8 @@ class Poisson(ImageNoise):
     and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: value of one count, in (0, 1]; larger is noisier; or a range, from which each image's is sampled
-            log-uniformly.
+        zeta: value of one count, in (0, 1]; larger is noisier. With a range, each image's zeta is sampled log-uniformly
+            from it.
     """
 
     zeta: Level = 0.01
@@ -68,7 +68,7 @@ class Gamma(ImageNoise):
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: k, above 1; larger is less noisy; or a range, from which each image's is sampled log-uniformly.
+        shape: k, above 1; larger is less noisy. With a range, each image's k is sampled log-uniformly from it.
     """
 
     shape: Level = 100.0

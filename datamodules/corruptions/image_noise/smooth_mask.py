@@ -62,7 +62,7 @@ class SmoothMask(ImageNoise):
         grid: grid cells per side, g.
         kernel: side of the Gaussian kernel in pixels, odd.
         sigma: standard deviation of the kernel in pixels.
-        mean: c, the value where the mask is 0.
+        mean: c, the image value where the mask is 0.
     """
 
     grid: int = 8

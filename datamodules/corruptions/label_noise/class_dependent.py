@@ -57,11 +57,13 @@ class Symmetric:
 class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each of these classes exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides
-    independently per sample; DivideMix picks floor(r N) samples of the whole set and flips those in these classes.)
+    In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides
+    independently per sample; DivideMix picks floor(r N) samples of the whole dataset, and flips those in the source
+    classes.)
 
-    ELR's code flips classes one after another in place. Cats that became dogs are dogs when dogs are flipped, and a
-    fraction r of them flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
+    ELR's code flips classes one after another in place. Cats flipped to dogs are thus among the dogs when dogs are
+    flipped, and a fraction r of them flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces
+    this.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 
@@ -104,7 +106,7 @@ class AsymmetricCIFAR10:
 
 
 def rounded_up(noise_rate: float, count: int) -> int:
-    """Return ceil(r N) of the rate as written: 0.07 of 50,000 is 3,500, which floating point slightly exceeds."""
+    """Return ceil(r N) for the decimal rate r, without rounding errors: 0.07 of 50,000 is 3,500, not 3,501."""
     return math.ceil(round(noise_rate * count, 6))
 
 

@@ -127,7 +127,7 @@ class InstanceDependent:
     def transition_matrix(self, num_classes: int) -> Tensor:
         """Return the expectation over seeds in closed form: before W is sampled, all wrong classes are equally likely.
 
-        A sampled W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
+        A particular W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

@@ -1,8 +1,8 @@
-"""Out-of-distribution label noise, as in web search results: images of no class with the labels of others.
+"""Open-set label noise, as in web search results: out-of-distribution images with labels of the dataset's classes.
 
-Each training image is replaced, with probability r and keeping its label, by an image of another set. Adding label
-noise at rate r_in / (1 - r) makes a fraction r_in of all images in-distribution ones with wrong labels: the protocol of
-PLS on CIFAR-100.
+Each training image is replaced with probability r by an image of another dataset, and its label is kept. With
+additional label noise at rate r_in / (1 - r), a fraction r_in of all images are in-distribution with wrong labels: the
+protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -19,7 +19,7 @@ from datamodules.corruptions.label_noise.interface import check_arguments, rando
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose which images are replaced, and by which.
+    """Choose the images to replace, and their replacements.
 
     Args:
         num_images: N.
@@ -28,7 +28,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
         seed: seed of the choice.
 
     Returns:
-        Replaced rows in ascending order, and the pool row for each: both `[n]`, int64.
+        Rows to replace in ascending order, and the pool row that replaces each; both `[n]`, int64.
 
     Raises:
         ValueError: if the pool is too small.
@@ -41,7 +41,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
 
 
 class OpenSetLabelNoise(ImageSet):
-    """A dataset with some training images replaced by others, each with probability r and keeping its label.
+    """A dataset whose training images are replaced, each with probability r, by images of another set; labels are kept.
 
     The true label of a replaced image is -1, no class. Everything else is as in the dataset.
 

@@ -69,5 +69,5 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _normalised(place: Tensor, length: int) -> Tensor:
-    """Convert pixel coordinates to those of `grid_sample`: -1 and 1 at the outer edges."""
+    """Convert pixel coordinates to coordinates of `grid_sample`, which are -1 and 1 at the outer edges."""
     return (2 * place + 1) / length - 1

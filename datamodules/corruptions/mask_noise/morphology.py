@@ -1,4 +1,4 @@
-"""Masks with objects that are annotated too small or too large, by pixels or in proportion to each object.
+"""Masks whose objects are annotated too small or too large, by a number of pixels or in proportion to object size.
 
 Each image is either under-segmented or over-segmented as a whole. For each class in turn, pixels removed by an erosion
 become background, or background reached by a dilation becomes the class.
@@ -92,10 +92,10 @@ class OverUnderSegmentation:
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
     2110.03740, the authors' code (`final_noise_function`). Their code resizes bytes with OpenCV. Its cubic kernel is
-    the one used here (a = -0.75, replicated border). Its rounding and test for values above 0 amount to a threshold of
-    1/2, up to its coefficients' precision of 11 bits. Their code uses NumPy's global generator in image order and
-    changes round(`noise_level` N) images. Here each image's randomness depends on its position, and it is changed with
-    that probability. Ignored pixels are an addition.
+    the one used here (a = -0.75, replicated border). Its rounding, followed by a test for values above 0, equals a
+    threshold of 1/2, up to the 11-bit precision of its coefficients. Their code uses NumPy's global generator in image
+    order and changes round(`noise_level` N) images. Here each image is changed with probability `noise_level`, and its
+    random numbers depend on its position. Support for ignored pixels is an addition of this code.
 
     Args:
         min_iterations: smallest number of erosions or dilations; with `max_iterations` 0 masks are unchanged.
@@ -189,7 +189,7 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
 
 
 def _reached(occupied: np.ndarray, margin: int) -> slice:
-    """Return the span from the first to the last occupied position, with a margin."""
+    """Return the range from the first to the last nonzero position, with a margin."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 

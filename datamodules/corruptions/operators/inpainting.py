@@ -40,7 +40,7 @@ class Inpainting(LinearOperator):
 
 
 class Masks(LinearOperator):
-    """Inpainting with a mask per image, selected by `of`."""
+    """Inpainting with one mask per image; the method `of` selects the masks of a batch."""
 
     @abstractmethod
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,10 +50,10 @@ class Masks(LinearOperator):
         return Inpainting(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raise, because a measurement needs to know which images these are.
+        """Raise an error, because the mask depends on the images' positions.
 
         Raises:
-            TypeError: always; the operator of an image comes from `of`.
+            TypeError: always; use `of` to get the operator of given images.
         """
         raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
@@ -88,8 +88,8 @@ class RandomPixels(Masks):
 class FreeForm(Masks):
     """Hide brush strokes, as painted by a user who erases objects.
 
-    Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Tables with
-    20 to 30 % use Palette's masks, which are unpublished and differ from these.
+    Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Published
+    tables for 20 to 30 % use Palette's masks, which are unpublished and differ from these.
 
     Args:
         least: smallest hidden fraction of an image.

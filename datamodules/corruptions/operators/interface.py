@@ -16,7 +16,7 @@ class Operator(ABC):
         return channels
 
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
-        """Return the operator for given images, where each image has its own; otherwise this operator.
+        """Return the operator for given images if each image has its own; otherwise return this operator.
 
         Args:
             index: `[B]`, int64: positions of the images in their dataset, on the images' device.

@@ -23,11 +23,11 @@ class HighDynamicRange(Operator):
 class Quantisation(Operator):
     """y is x rounded to 2^bits levels between -1 and 1; the first estimate is y itself.
 
-    The gradient is passed straight through. The true derivative of rounding is 0 almost everywhere, with which a method
-    would ignore the data, as in published code.
+    The gradient is passed straight through. The true derivative of rounding is 0 almost everywhere, so a method would
+    ignore the data, as published code does.
 
     Args:
-        bits: bits per level.
+        bits: bits per value; there are 2^bits levels.
     """
 
     bits: int = 2

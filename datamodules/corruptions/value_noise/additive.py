@@ -118,7 +118,7 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Gross errors with a given probability: each value has a normal error or none (0).
+    """Gross errors: each value has a normal error with a given probability, and otherwise no error.
 
     Args:
         fraction: probability of an error, in [0, 1].

@@ -28,7 +28,7 @@ class ConstantFlips(SignFlips):
 
 @dataclass(frozen=True)
 class HalfFlips(SignFlips):
-    """Flip labels where one coordinate is positive, and none elsewhere.
+    """Flip labels only where one coordinate is positive.
 
     Args:
         rate: probability where the coordinate is positive, in [0, 1/2).

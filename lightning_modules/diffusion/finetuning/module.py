@@ -53,8 +53,8 @@ class DiffusionFineTuning(MethodModule):
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
-        optimizer: built on the trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         TypeError: if `network` is not one of these classes.

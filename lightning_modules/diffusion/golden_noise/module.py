@@ -55,7 +55,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.
         optimizer: built on the parameters of NPNet.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, the first timestep of the model's scheduler has abar 0, or the

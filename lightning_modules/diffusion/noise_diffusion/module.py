@@ -72,7 +72,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         guidance_scale: w, guidance scale of decoding; encoding is unguided. Must be 1 for an unconditional model.
         negative_prompt: negative prompt of the guidance.
         optimizer: built on the model's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, the model predicts neither epsilon nor v, or an unconditional model

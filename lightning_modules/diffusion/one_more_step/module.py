@@ -67,7 +67,7 @@ class OneMoreStep(MethodModule):
         official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
         caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
         optimizer: built on the trainable parameters of both networks.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, there is no text encoder, or the model predicts epsilon but `start`

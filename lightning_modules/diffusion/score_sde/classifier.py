@@ -29,8 +29,8 @@ class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
             `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
         num_classes: number of classes, K.
         process: diffusion process of the score model; images are in [0, 1] for VE and in [-1, 1] otherwise.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
     """
 
     def __init__(

@@ -48,8 +48,8 @@ class ScoreSDE(KnownParts, MethodModule):
         average_decay: maximum decay of the averaged weights, in [0, 1).
         likelihood_repeats: evaluations of each test image's bits per dimension, each with new dequantisation noise.
         guidance: classifier guidance, for which `sample` cycles through the classes; None samples unconditionally.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range, or the process has no discrete model or does not support the

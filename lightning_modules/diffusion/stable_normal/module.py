@@ -73,7 +73,7 @@ class StableNormal(NormalSteps, MethodModule):
             their size.
         draws: estimates per test image, each from different noise; with more than one, their variance is logged.
         optimizer: built on the trainable parameters of both stages.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, both stages are None, or the stages are incompatible.

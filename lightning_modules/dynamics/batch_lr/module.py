@@ -32,8 +32,8 @@ class BatchLR(ClassifierSteps, MethodModule):
             `square_root` for Adam. If the optimizer has a damping, that is scaled inversely and the rate is kept.
         learner: sets the learning rate from curvature during training; None disables it.
         spectra: measures Hessian spectra of batches after the last epoch; None disables it.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; before training, if the optimizer lacks a key that the learner sets,

@@ -50,7 +50,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's.
         optimizer: built on the parameters of classifier and policy, one parameter group each.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the grid or the kernel is too large for the images, or

@@ -49,8 +49,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
             callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range or contradicts another, or a pattern fits no layer.

@@ -89,7 +89,7 @@ class OFQ(ClassifierSteps, MethodModule):
             augment.
         optimizer: built on the network's trainable parameters, including scales; weight decay excludes biases, scales
             and shifts.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or the network has no attention that can be quantised.

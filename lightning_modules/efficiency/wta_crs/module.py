@@ -73,8 +73,8 @@ class WTACRS(ClassifierSteps, MethodModule):
         measure_error: compare the layers' gradients with the exact ones on each epoch's last batch, for each estimator.
             `train/gradient_error`, and in a test `test/gradient_error` for the last epoch, is the mean error of the
             estimator in use. It needs memory for all activations of that batch.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or a pattern matches nothing or a frozen layer.

@@ -54,8 +54,8 @@ class ADELE(SegmenterSteps, MethodModule):
         correction: settings of the label correction; None disables it.
         new_layers: names of the submodules of a pretrained network that are trained from scratch, at ten times the
             learning rate (see `learning_rate_groups`).
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch, or every step if its `interval` is "step".
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the callback `EarlyLearning` is missing, or training

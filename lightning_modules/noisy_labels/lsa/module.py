@@ -47,7 +47,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         projection_features: width of the projection.
         head_lr_factor: factor of the learning rate of classifier and projection.
         optimizer: built on the trainable parameters of network and projection.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or the network has no layer named `feature_layer`.

@@ -69,7 +69,7 @@ class NDCGRanking(MethodModule):
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
         optimizer: steps with the tracked gradient of the network.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
         positives: P, rated items sampled per user and batch.
         negatives: unrated items sampled per user and batch.
         top: K of NDCG@K; None ranks all items, like the authors' code.

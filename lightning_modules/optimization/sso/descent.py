@@ -33,8 +33,8 @@ class Descent(OutputLossSteps, MethodModule):
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`.
         loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if the loss is a mean.

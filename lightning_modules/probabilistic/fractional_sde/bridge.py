@@ -43,7 +43,7 @@ class FractionalBridge(MethodModule):
         hidden_features: widths of the control's hidden layers.
         substeps: number of integration steps between two times of the data.
         optimizer: built on the control's parameters, and on H if it is learned.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if gamma_max is too large for the step size, or the

@@ -68,7 +68,7 @@ class FractionalLatentSDE(MethodModule):
         substeps: number of integration steps between two observations.
         num_given: number of observations from which `test` predicts the others, at least 3.
         optimizer: built on all parameters, including H if it is learned.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or widths of networks differ. At setup, if gamma_max is too large

@@ -44,7 +44,7 @@ class MECO(MethodModule):
         langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
         langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
         optimizer: built on the trainable parameters of network and objective.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -51,8 +51,8 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         jitter: initial value of eps, which is added to the variance of inducing values.
         draws: number of samples of scale and values in a training step.
         evaluation_draws: number of samples in validation, test and prediction.
-        optimizer: built on the trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit.

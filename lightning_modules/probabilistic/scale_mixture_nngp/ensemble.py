@@ -104,8 +104,8 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
     Args:
         network: `FiniteNetworks`, optionally in `Normalized`; maps images to logits `[B, C, E]`.
         num_classes: number of classes, C.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
     """
 
     def __init__(

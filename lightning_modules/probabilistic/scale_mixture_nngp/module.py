@@ -33,8 +33,8 @@ class ScaleMixtureRegression(MethodModule):
         noise_variance: initial eps, noise variance of the targets at scale 1.
         formulas: `clean`, or `released` for the predictions of the authors' code, which omit the noise.
         shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
-        optimizer: built on the trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several

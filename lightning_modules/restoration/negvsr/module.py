@@ -57,7 +57,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         average_decay: decay of the averaged weights per step, in [0, 1).
         started_from: checkpoint of the first stage, whose averaged weights initialise the network.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the network's trainable parameters.
+        optimizer: optimizer of the network's trainable parameters.
         discriminator_optimizer: built on the discriminator's parameters.
         lr_scheduler: scheduler of each optimizer, stepped every epoch, or every step if its `interval` is "step".
 

@@ -39,8 +39,8 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         end: final time of sampling and smallest training time, in (0, 1).
         sampler: `predictor_corrector`, or `flow`, the probability flow ODE, solved to a tolerance of 1e-5.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -35,8 +35,8 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
             and imaginary parts of the noisy spectrogram, given twice, and times `[B]`, all 1.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
-        optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of the network's trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if `frame_multiple` is below 1.

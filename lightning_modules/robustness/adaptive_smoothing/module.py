@@ -68,7 +68,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         clean_weight: loss weight of clean images, relative to 1 for attacked images.
         radius: formula of the certified radius: `published`, or the larger `tight`; see `mixing.py`.
         optimizer: built on the mixing network's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or `alpha` is None without a mixing network.

@@ -83,7 +83,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         clip: CLIP model for similarity metrics in `test`, a local folder or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
         optimizer: built on the inpainter's trainable parameters.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in

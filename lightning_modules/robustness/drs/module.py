@@ -45,8 +45,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
         radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
             reproduce the authors' logs, with `alpha: 0.002` in Certification for their 0.001 per vote; these radii are
             not guaranteed, which `certification_settings.json` records.
-        optimizer: built on both networks' trainable parameters.
-        lr_scheduler: stepped every epoch.
+        optimizer: optimizer of both networks' trainable parameters.
+        lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -66,7 +66,7 @@ class RRCM(AccuracyUnderNoise, MethodModule):
             training logits.
         layer_decay: d, in (0, 1]: ratio of the learning rates of successive blocks, see `optim.parameter_groups`.
         optimizer: built on the trainable parameters of encoder and head.
-        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -123,7 +123,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
         retrieval_sigmas: noise levels of the retrieval test, in pixel units.
         optimizer: built on the trainable parameters of network and projector.
-        lr_scheduler: stepped every epoch, or every step if it has `interval = "step"`.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range, the number of steps is unknown, or parameters are in half precision.
