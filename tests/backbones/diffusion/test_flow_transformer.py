@@ -161,7 +161,7 @@ def medium(device: str) -> Any:
 
 
 def test_stable_diffusion_3_medium_has_two_billion_parameters() -> None:
-    """With its table of positions, not trained, 2.085 billion numbers, as many as its published weights hold."""
+    """With the table of positions, which is not trained, it has 2.085 billion numbers."""
     network = medium("meta")
     assert sum(parameter.numel() for parameter in network.parameters()) == 2_028_328_000
     assert sum(value.numel() for value in network.state_dict().values()) == 2_028_328_000 + 192**2 * 1536
