@@ -49,7 +49,7 @@ class Restorer(Protocol):
     """A module that estimates clean images, or clips, from degraded ones."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Estimate the clean images.
+        """Estimate the clean images from the degraded ones.
 
         Args:
             degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values may lie outside [0, 1].
@@ -202,7 +202,7 @@ class TrainingImageSource(Protocol):
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that may hold out a fold of its training images, whose labels an unbiased network can score."""
+    """A DataModule that can hold out a fold of its training images, for an unbiased network to score their labels."""
 
     def held_out_dataloader(self) -> DataLoader | None:
         """Return a dataloader over this rank's shard of the fold, in the set's order; None without a held-out fold."""
@@ -222,7 +222,7 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the error of `shifted_test_loaders`, without reading images, if a set is missing or damaged."""
+        """Raise the error of `shifted_test_loaders` if there is no set, or one is missing or damaged; read no image."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Private Lightning names that this project needs because no public name exists, each with its reason.
 
-They are used only through this file. If an upgrade moves a name, the test of that name fails; `pyproject.toml` bounds
-the versions.
+The private names are used only through this file. If an upgrade moves a name, the test of that name fails;
+`pyproject.toml` bounds the versions.
 """
 
 from typing import Any

@@ -7,8 +7,8 @@ mixing weight and j the mixup partner of an example,
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
 
 where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n.
-On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1
-followed by a pass that trains f_2; the prediction is the mean of both networks' logits.
+On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch consists of two passes: the
+first trains f_1, the second f_2. The prediction is the mean of both networks' logits.
 
 The authors' code accidentally gives the two networks different label noise and validation splits; here both use the
 same dataset.
@@ -50,7 +50,7 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     """Compute the decay of averaged network weights in the n-th update.
 
     Args:
-        step: n, from 1.
+        step: n, index of the update, from 1.
         decay: maximum decay.
         ramp_steps: updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), initially a plain mean.
     """
@@ -66,8 +66,8 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
 class ELRPlus(ClassifierSteps, MethodModule):
     """Train two networks with early-learning regularisation; each provides the other's targets.
 
-    It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because each step
-    trains only one network.
+    The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
+    each step trains only one network.
 
     Args:
         network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.

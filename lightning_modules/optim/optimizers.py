@@ -1,8 +1,8 @@
 """Default optimizers and schedules, and helpers for `configure_optimizers`.
 
-The defaults are functions. If a default were a class, the command line would pass its arguments to any class that a
-configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` is not constant by default: it
-starts at a third of the learning rate.
+The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to any
+class that a configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` is not constant by
+default: it starts at a third of the learning rate.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,8 +59,8 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
 
     Args:
         optimizer: called with the parameters.
-        lr_scheduler: called with the optimizer. It steps every epoch, or every step if it has `interval = "step"`;
-            a plateau scheduler watches the metric named by its `monitor`.
+        lr_scheduler: called with the optimizer. The scheduler steps every epoch, or every step if it has `interval =
+            "step"`; a plateau scheduler watches the metric named by its `monitor`.
         parameters: parameters or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)

@@ -1,8 +1,8 @@
 """Parameter groups with separate learning rates: new layers of a pretrained network, heads, and layer-wise decay.
 
-Layer-wise decay: a parameter of block i has depth i + 1; patch embedding, positions and class token have depth 0, and
-everything after the L blocks has depth L + 1. Its learning rate is multiplied by d^{L + 1 - depth}. Vectors and scalars
-(biases, norms) have no weight decay.
+In layer-wise decay, a parameter of block i has depth i + 1. Patch embedding, positions and class token have depth 0,
+and everything after the L blocks has depth L + 1. A parameter's learning rate is multiplied by d^{L + 1 - depth}.
+Vectors and scalars (biases, norms) have no weight decay.
 
 Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
 """

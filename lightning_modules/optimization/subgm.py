@@ -10,8 +10,8 @@ from U_0 = alpha B with a small alpha. With X = U U^T - X*, D has the direction 
 (Sign-RIP). So the directions of X* grow while the other directions stay small: the error is a power of alpha, for any
 r'. B is
 
-    spectral   Q_+ Lambda_+^(1/2), of the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; columns of
-               negative ones are and remain zero
+    spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
+               columns of negative eigenvalues are zero and remain zero
     random     the first r' columns of a random orthogonal matrix, none of which is zero
 
 and the step sizes are
@@ -19,7 +19,7 @@ and the step sizes are
     quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which decreases with the error if
                q < 1 - p for a fraction p of gross errors
     geometric  eta rho^t, if p or the noise distribution is unknown
-    constant   eta, which ends at a distance proportional to eta
+    constant   eta, with which the final distance is proportional to eta
 
 Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
 reconstructed from the literature, and the random start is this project's. Gradient descent on the squared loss, (1/2m)
@@ -133,7 +133,7 @@ class SubGM(MethodModule):
         dim: d; the matrix is `[d, d]`.
         columns: r', number of columns of the factor; None uses d, which suits any rank.
         alpha: scale of the initialisation; a smaller one gives a smaller error, but needs more iterations.
-        start: `spectral` or `random`.
+        start: choice of B, `spectral` or `random`.
         loss: `absolute`, or `squared` for the non-robust baseline.
         step_rule: `quantile`, `geometric` or `constant`.
         eta: factor of all step sizes.

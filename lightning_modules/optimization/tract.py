@@ -10,8 +10,8 @@ so the optimizer receives
 
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
-instead of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as in a
-convolution with few or large patches, Woodbury's identity reduces it to the inverse of a b x b matrix:
+instead of G^T X. The forward pass and all other gradients are those of the plain layer. With fewer rows than columns,
+as in a convolution with few or large patches, Woodbury's identity reduces it to the inverse of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
@@ -211,8 +211,8 @@ class TrAct(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy; the first layer's steps follow the gradient of its pre-activations.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`, and standardises them before its
-            first layer, as `lightning_modules.backbones.normalized.Normalized` does.
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise images before
+            its first layer, like `lightning_modules.backbones.normalized.Normalized`.
         num_classes: number of classes, K.
         ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
         first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first one defined in the
@@ -221,7 +221,7 @@ class TrAct(ClassifierSteps, MethodModule):
             size.
         soft_labels: settings that mix images and labels, and smooth labels; None does neither. With mixed images,
             callbacks receive no logits of training images.
-        binary: binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

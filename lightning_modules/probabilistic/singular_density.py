@@ -10,8 +10,9 @@ are fitted to the noisy points, and generated points have no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
 
-and the estimate is the distribution of f(Z). By the theory t should be of the order of the rate n^{-b / (2 (b + d))},
-with b the smoothness and d the intrinsic dimension of the truth, unless data are already that noisy.
+and the estimate is the distribution of f(Z). According to the theory, t should be of the order of the rate n^{-b / (2
+(b + d))}, where b is the smoothness and d the intrinsic dimension of the truth. No noise is needed if the data are
+already that noisy.
 
 Three ways to compute the likelihood, with M latent points:
 
@@ -138,7 +139,7 @@ class SingularDensity(MethodModule):
         encoder: maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`; needed for
             `importance` only.
         perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
-        smoothness: b, smoothness of the truth in the theory's rate.
+        smoothness: b, smoothness of the truth in the theory's rate; the rate is from memory.
         smallest_std: s_min, minimum standard deviation of the model; used if `perturbation` is smaller.
         start_std: initial value of s; used if `perturbation` is smaller.
         std_lr_factor: learning rate of log s relative to the network's.

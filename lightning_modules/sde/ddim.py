@@ -58,9 +58,9 @@ def ddim_step(
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
-        noise: estimate of e.
+        noise: estimate of the noise e.
         abar_to: abar_s.
-        deviation: sigma, see `ddim_deviation`.
+        deviation: sigma, standard deviation of the added noise, see `ddim_deviation`.
         drawn: z, standard normal noise; needed unless `deviation` is 0.
     """
     moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
@@ -82,18 +82,18 @@ def ddim(
 
     Args:
         model: called with x_t and t `[B]`, see `predicted`.
-        x: `[B, C, H, W]` at the first time.
+        x: samples at the first time, `[B, C, H, W]`.
         times: the path, see `scheduler_path`.
-        abar: `[T]`, on the CPU.
+        abar: noise levels, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: in [0, 1], amount of fresh noise on the way to images; encoding adds none.
+        eta: amount of fresh noise that steps towards images add, in [0, 1]; encoding adds none.
         draw: samples standard normal noise shaped like a tensor; needed for `eta` above 0.
         clip: clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
         told: time passed to the model in each step; one entry fewer than `times`. None passes the time at which the
             step starts, and 0 for an image; diffusers' inverse scheduler passes the time at which the step ends.
 
     Returns:
-        `[B, C, H, W]` at the last time.
+        Samples at the final time, `[B, C, H, W]`.
     """
     within(0, 1, eta=eta)
     for step, (t, s) in enumerate(itertools.pairwise(times)):

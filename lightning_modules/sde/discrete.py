@@ -2,8 +2,8 @@
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I),
 
-of an image x in [-1, 1]. A model called with x_t and t predicts e (epsilon), x (sample), or
-v = sqrt(abar_t) e - sqrt(1 - abar_t) x (v_prediction); each determines the other two.
+of an image x in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e -
+sqrt(1 - abar_t) x (v_prediction); each determines the other two.
 
 Levels abar are scalars or `[B, 1, 1, 1]`; a diffusers scheduler defines them for each t.
 
@@ -68,7 +68,7 @@ def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        alphas_cumprod: `[T]`, decreasing values of abar.
+        alphas_cumprod: decreasing values of abar, `[T]`.
 
     Raises:
         ValueError: if no level has s_t >= sigma.

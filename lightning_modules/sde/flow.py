@@ -69,7 +69,7 @@ def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: flo
         score: see `samplers.Score`.
         x: `[B, ...]`, real or complex.
         process: the process.
-        start: time of x.
+        start: time at which the samples x are given.
         end: time of the result; larger than `start` to encode data.
         tolerance: absolute and relative tolerance.
 
@@ -126,7 +126,7 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Te
     """Convert log densities of images to bits per dimension, for images of 256 levels.
 
     Args:
-        log_density: natural logarithms, `[B]`.
+        log_density: natural logarithms of the densities, `[B]`.
         dimensions: number of values of an image, D.
         width: difference between white and black in the density's units: 2 for images in [-1, 1], 1 for [0, 1].
     """

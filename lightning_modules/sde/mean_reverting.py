@@ -14,8 +14,8 @@ A step goes from t to s < t, with r = R_t - R_s and the noise n that a network e
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t implied by the noise:
-`posterior` is the distribution of x_s given x_t and x^, which is useful with few steps.
+with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t that the noise implies.
+`posterior` is the distribution of x_s given x_t and x^; it is useful with few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -108,7 +108,7 @@ class MeanReverting(nn.Module):
         """Compute, in double precision, the distribution of x_s given x_t and x_0.
 
         Args:
-            t: times, from 1.
+            t: times, at least 1.
             s: earlier times.
 
         Returns:

@@ -122,7 +122,7 @@ def predict_and_correct(
 
     Args:
         score: see `Score`.
-        x: `[B, ...]` at the first time.
+        x: samples at the first time, `[B, ...]`.
         times: decreasing times, usually n equally spaced ones from 1 to nearly 0.
         process: the process to reverse.
         predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None only corrects.

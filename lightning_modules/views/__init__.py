@@ -1,8 +1,8 @@
 """Augmentation of image batches on their own device, independently for each image.
 
-A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. Its random numbers for a sample
-do not depend on the world size (`sample_rows`). torchvision's transforms would sample once per batch; views sample per
-image, from the same distributions, with the differences stated in each file.
+A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. A view's random numbers for a
+sample do not depend on the world size (`sample_rows`). torchvision's transforms would sample once per batch. Views
+sample per image from the same distributions; each file states the differences.
 """
 
 from lightning_modules.views.colour import ColourJitter

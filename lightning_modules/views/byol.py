@@ -20,7 +20,7 @@ def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        sigma: `[B]`, standard deviations of the Gaussians, in pixels.
+        sigma: standard deviations of the Gaussians, in pixels, `[B]`.
         radius: radius of truncation, in pixels; less than H and W.
     """
     batch, channels, height, _ = image.shape

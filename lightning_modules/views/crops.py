@@ -1,7 +1,7 @@
 """Random crops and mirroring of images, independently for each image.
 
 Boxes of random area are distributed as in torchvision's RandomResizedCrop, except that edges are not rounded to pixels.
-They are resized bicubically without antialiasing: a box is rarely larger than the result.
+Boxes are resized bicubically without antialiasing, because a box is rarely larger than the result.
 """
 
 import torch
@@ -57,7 +57,7 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
 
 
 def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
-    """Resize boxes to squares.
+    """Resize the boxes of images to squares.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].

@@ -287,7 +287,7 @@ def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        grid: `[B, H, W, 2]`, source positions.
+        grid: source positions, `[B, H, W, 2]`.
         fill: grey value outside the image.
     """
     x, y = grid[:, None].unbind(dim=4)

@@ -9,8 +9,8 @@ of a pixel, and the set Y of categories that occur anywhere in y,
                      Labels whose foreground categories are all off stay unchanged, and so do labels that would lose
                      more than half of their foreground and become more than 95 % background.
 
-255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. They count neither as foreground
-nor as image area, so images may be padded with them (the authors' code counts them as foreground).
+255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. Unlabelled pixels count neither
+as foreground nor as image area, so images may be padded with them (the authors' code counts them as foreground).
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740; both rules follow the authors' code.

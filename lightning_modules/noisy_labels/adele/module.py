@@ -52,7 +52,7 @@ class ADELE(SegmenterSteps, MethodModule):
         divide_by_scales: divide the loss by the number of scales, as for SegTHOR.
         learn_scale_weights: train the weights w of the scales (VOC); otherwise they are equal (SegTHOR).
         correction: settings of the label correction; None disables it.
-        new_layers: names of the submodules of a pretrained network that are trained from scratch, at ten times the
+        new_layers: names of submodules of a pretrained network; they are trained from scratch, at ten times the
             learning rate (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".

@@ -1,7 +1,7 @@
 """Start of a round: predict a pseudo label for each training image, estimate its quality, and select the best.
 
-Labels are written to `pseudo_labels/round_<n>/<image>.png` in the run directory (0 and 255), and a table of quality and
-selection to `pseudo_labels/round_<n>.csv`.
+Labels are written as images of values 0 and 255 to `pseudo_labels/round_<n>/<image>.png` in the run directory. A table
+of quality and selection is written to `pseudo_labels/round_<n>.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,8 +82,8 @@ def label_anew(
         keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
 
     Returns:
-        Mask of the kept samples, `[N]`, bool; and means over the training images to log: `label_quality` and, if the
-        ground truth is known, `label_dice` and `kept_label_dice`.
+        The mask of the kept samples, `[N]`, bool; and the values to log, means over the training images:
+        `label_quality` and, if the ground truth is known, `label_dice` and `kept_label_dice`.
     """
     trainer, size = module.trainer, data.num_train_samples
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))

@@ -61,7 +61,7 @@ class MeanDice(MeanOverImages):
     higher_is_better = True  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add binary masks `[B, H, W]`."""
+        """Add predicted and true binary masks `[B, H, W]`."""
         super().update(dice(prediction, target))
 
 
@@ -71,7 +71,7 @@ class AverageSurfaceDistance(MeanOverImages):
     higher_is_better = False  # type: ignore[assignment]
 
     def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Add binary masks `[B, H, W]`."""
+        """Add predicted and true binary masks `[B, H, W]`."""
         pairs = zip(prediction.bool().cpu(), target.bool().cpu(), strict=True)
         super().update(torch.stack([average_surface_distance(one, other) for one, other in pairs]))
 

@@ -116,7 +116,7 @@ def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
     """Compute a learning rate factor that is constant first, then decays linearly to 0 after the last epoch.
 
     Args:
-        epoch: epoch, from 0.
+        epoch: index of the epoch, from 0.
         epochs: number of epochs.
         constant: fraction of epochs with constant factor, in [0, 1].
     """

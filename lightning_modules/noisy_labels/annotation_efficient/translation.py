@@ -33,7 +33,7 @@ class ChannelCalibration(nn.Module):
     """Compute 2a, channel factors in (0, 2) for a generator, initially 1.
 
     Args:
-        num_guides: channels of h.
+        num_guides: number of channels of h.
         num_channels: channels to calibrate; also the hidden channels.
     """
 
@@ -62,8 +62,8 @@ class Translation(nn.Module):
         image_discriminator: D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
         shape_discriminator: D_vae; maps `[B, L]` to scores. None omits it, for a CycleGAN without a VAE.
-        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, so that it cannot recognise
-            fakes by their soft values alone (our choice).
+        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z; with noise, D_z cannot
+            recognise fakes by their soft values alone (our choice).
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
             and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
 

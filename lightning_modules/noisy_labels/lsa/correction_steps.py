@@ -37,12 +37,12 @@ class CorrectionSteps(ABC):
     """Mixin with training steps, sweeps over the training set, and their state in checkpoints.
 
     The module owns the `projections`, the views and settings used here, `images` (`TrainingImages`) and `step_loss`
-    (`StepLoss`). It defines the networks (`networks`), the guesses (`guess`) and how the networks' flags are combined
-    (`agreed`).
+    (`StepLoss`). The module defines the networks (`networks`), the guesses (`guess`) and how the networks' flags are
+    combined (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
-        """Check the arguments' ranges.
+        """Check that all arguments are in range.
 
         Args:
             more: other arguments that must be at least 1, by name.

@@ -65,7 +65,7 @@ def high_mode_probability(
         random_state: random seed of the mixture's initialisation.
 
     Returns:
-        `[N]`, in [0, 1]; zeros if all losses are equal or there are fewer than two.
+        Probabilities `[N]`; all 0 if the losses are equal, or if there are fewer than two.
 
     Raises:
         ValueError: if a loss is NaN.
@@ -109,7 +109,7 @@ def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDAr
 
     Args:
         loss: `[N]`: l.
-        threshold: in (0, 1).
+        threshold: threshold of P, in (0, 1).
     """
     probability = high_mode_probability(loss)
     return probability > threshold, probability

@@ -1,4 +1,4 @@
-"""PLS-LSA and PLS train one network, PLS-LSA+ two. Their equations are in the folder's docstring and `objective`."""
+"""PLS-LSA and PLS train one network, PLS-LSA+ two. The equations are in the folder's docstring and in `objective`."""
 
 import copy
 from typing import Any
@@ -21,9 +21,9 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     """Train a classifier on images with noisy labels and out-of-distribution images.
 
-    Each sweep logs the flagged fraction, `train/noisy`, and with known true labels `train/detection_precision`,
-    `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The callback `EarlyLearning` needs
-    logits, so with it each step of an epoch without guesses takes one more forward pass.
+    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, it also logs
+    `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
+    callback `EarlyLearning` needs logits, so with it each step of an epoch without guesses takes one more forward pass.
 
     Args:
         network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear layer
@@ -44,7 +44,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         contrast_weight: weight of the contrastive term.
         temperature: mu of the contrastive term.
         confidence_contrast: use images with unreliable guesses as positives only of themselves, as PLS does.
-        projection_features: width of the projection.
+        projection_features: number of output features of the projection.
         head_lr_factor: factor of the learning rate of classifier and projection.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: learning-rate schedule, stepped every epoch.

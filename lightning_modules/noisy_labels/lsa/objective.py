@@ -1,8 +1,8 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-With s the network's prediction for an image, g its sharpened guess, t a target (g for noisy images, the given label y
-for the others), u its weight, z and h logits and projection of a mixed image, h' the projection of another view, l the
-part of the mixture that an image keeps and o(i) its mixing partner:
+For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, the given label y
+for the others) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection
+of another view, l the fraction of the mixture that image i keeps, and o(i) its mixing partner:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -68,7 +68,7 @@ def same_class(category: Tensor, other: Tensor) -> Tensor:
 def confident_same_class(
     category: Tensor, weight: Tensor, index: Tensor, other: Tensor, other_weight: Tensor, other_index: Tensor
 ) -> Tensor:
-    """Compute A of PLS.
+    """Compute the positives A of PLS, `[b, B]`.
 
     Args:
         category: most probable class of the mixed target, `[b]`.
@@ -158,7 +158,7 @@ class StepLoss:
 
     Args:
         penalty: whether to add pen.
-        contrast_weight: weight of con.
+        contrast_weight: weight of the contrastive term con.
         temperature: mu.
         confidence: use PLS's con instead of LSA's.
     """

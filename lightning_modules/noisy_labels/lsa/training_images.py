@@ -96,7 +96,7 @@ class TrainingImages:
         Args:
             trainer: trainer whose strategy broadcasts.
             found: rank 0's detection; None on other ranks.
-            wrong: `[N]`, whether each given label is wrong; None if unknown.
+            wrong: whether each given label is wrong, `[N]`; None if unknown.
 
         Returns:
             Metrics of the flags (see `detection_metrics`), on all ranks.

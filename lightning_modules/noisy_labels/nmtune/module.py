@@ -34,8 +34,8 @@ def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
 def covariance_term(tuned: Tensor) -> Tensor:
     """Compute L_COV of Z `[B, D]`, B >= 2: the sum of squared covariances between different features, over D.
 
-    It is computed in float32 or better, as fourth powers exceed the range of half precision. With fewer rows than
-    features it uses the `[B, B]` Gram matrix, because Z Z^T and Z^T Z have the same sum of squares.
+    The computation is in float32 or better, as fourth powers exceed the range of half precision. With fewer rows than
+    features, the computation uses the `[B, B]` Gram matrix, because Z Z^T and Z^T Z have the same sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)
@@ -84,15 +84,15 @@ class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
     With all three weights 0 it is the paper's MLP tuning; without the adapter it is linear probing (LP). `test` also
-    logs SVE and LSVR of the test set's encoder features (`test/sve`, `test/lsvr`) and tuned features (`test/sve_tuned`,
-    `test/lsvr_tuned`), and `tables` then contains the singular values. A term with weight 0 is neither computed nor
-    logged.
+    logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
+    (`test/sve_tuned`, `test/lsvr_tuned`). `tables` then contains the singular values. A term with weight 0 is neither
+    computed nor logged.
 
     For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 
     Args:
-        network: encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It is frozen and in
-            evaluation mode. Use `torch.nn.Identity` if batches contain features.
+        network: encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. The encoder is frozen
+            and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
         num_features: D, number of features.
         num_classes: number of classes, K.
         adapter: tune an adapter before the classifier; False is linear probing without regularisers.

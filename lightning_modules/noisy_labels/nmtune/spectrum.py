@@ -4,7 +4,8 @@ With features F `[M, D]` whose rows have unit length, singular values sigma and 
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
-Both lie in [0, log min(M, D)]: 0 for features along one direction, the maximum for equal singular values.
+SVE and LSVR lie in [0, log min(M, D)]: they are 0 for features along one direction, and maximal for equal singular
+values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here

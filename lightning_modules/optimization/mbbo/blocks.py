@@ -37,8 +37,8 @@ def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
 def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
     """Project square matrices `[k, D, D]` onto symmetric ones with eigenvalues of at least `least`.
 
-    The bound has a relative tolerance of 1e-6, so that a Cholesky factorisation can test it; only matrices that fail
-    need eigenvalues, which take ten times as long.
+    The bound has a relative tolerance of 1e-6, so that a Cholesky factorisation can test it. Eigenvalues take ten times
+    as long; only matrices that fail the test need them.
     """
     symmetric = (matrix + matrix.mT) / 2
     lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -75,7 +75,8 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 class BlockProblem(ABC):
     """Batch derivatives of the lower-level functions g_i and of the upper-level f_i; the f_i do not depend on x.
 
-    Blocks are `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the trackers.
+    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the
+        trackers.
     """
 
     @abstractmethod
@@ -126,7 +127,7 @@ def solved(hessian: Tensor, right: Tensor) -> Tensor:
 
 
 class HostedBlocks(Hosted):
-    """Blocks sharded over ranks."""
+    """Base class of blocks sharded over ranks."""
 
     y: Tensor
 
@@ -303,14 +304,14 @@ class AllBlocks(HostedBlocks):
             x_before: x at the previous iterate.
             rows: sampled blocks of this rank.
             judged: second sample of blocks, over which the sum runs.
-            batch: samples of `rows`.
+            batch: samples of the blocks in `rows`.
             scale: m/I.
             beta: weight of the current batch.
             tau: step size of y.
             mu: lower bound of a tracked Hessian's eigenvalues.
 
         Returns:
-            The sums `[n]` after and before this iteration.
+            The sums `[n]`, first after this iteration, then before it.
         """
         before = self._products(judged)
         now = self._derivatives(problem, x, self.y[rows], batch)

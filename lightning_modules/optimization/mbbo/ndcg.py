@@ -1,4 +1,4 @@
-"""The LightningModule that ranks items by NDCG, and NeuMF, the network that scores them.
+"""The LightningModule that learns to rank items by NDCG, and its scoring network NeuMF.
 
 Source of NeuMF: He, Liao, Zhang, Nie, Hu and Chua, Neural Collaborative Filtering, WWW 2017, arXiv 1708.05031.
 """

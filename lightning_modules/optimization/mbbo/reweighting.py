@@ -130,7 +130,7 @@ class WeightedRows:
     Args:
         rows: `features`, `target`, `trusted` and, where known, `corrupted`, by name.
         samples: n, maximal number of weighted rows.
-        features: D - 1.
+        features: number of features of a sample, D - 1.
 
     Raises:
         ValueError: if the rows do not match these numbers.
@@ -248,7 +248,7 @@ class WeighingSteps:
         Args:
             number: index of the iteration, from 0.
             rows: sampled blocks, as positions among this rank's blocks.
-            batch: of these blocks.
+            batch: samples of these blocks.
         """
 
     def setup(self: Any, stage: str) -> None:

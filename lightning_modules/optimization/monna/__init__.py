@@ -1,8 +1,8 @@
 """MoNNA: decentralised learning without a server, robust to Byzantine nodes that send arbitrary vectors.
 
-Of n nodes up to f are Byzantine. Each of the n - f honest ones has a shard of the data, a model theta_i, initially the
-same for all, and a momentum m_i, initially 0. In round t = 0, 1, ... it takes a local step. The loss is the mean
-cross-entropy on its own batch plus c |theta_i| (the norm, not its square), and g_i is its gradient:
+Of n nodes up to f are Byzantine. Each of the n - f honest nodes has a shard of the data, a model theta_i and a momentum
+m_i. Initially all models are equal, and momenta are 0. In round t = 0, 1, ... it takes a local step. The loss is the
+mean cross-entropy on its own batch plus c |theta_i| (the norm, not its square), and g_i is its gradient:
 
     m_i <- beta m_i + (1 - beta) g_i,    theta_i <- theta_i - lr_t m_i.
 
@@ -21,7 +21,8 @@ nodes, and computes from them what the Byzantine nodes send. Buffers, such as Ba
 node.
 
 Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
-`SelfCenteredClipping`; LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and increasing batch sizes.
+`SelfCenteredClipping`. The baseline LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and increasing batch
+sizes.
 
 Differences from the authors' code: nodes start with copies of one model; in the authors' code they share one tensor in
 the first round, and the steps of all nodes change it. A batch that starts near the end of a shard continues with the

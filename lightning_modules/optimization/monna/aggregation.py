@@ -118,7 +118,7 @@ class Rule(ABC):
             direction: `[D]`.
 
         Returns:
-            The function, which maps eta, a number, to a number.
+            The function; it maps a number, eta, to a number.
         """
         mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
         return lambda eta: (answer(mean + eta * direction) - mean).square().sum()

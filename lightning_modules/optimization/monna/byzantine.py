@@ -15,7 +15,7 @@ EVALUATIONS = 16
 
 
 class Round(NamedTuple):
-    """What Byzantine nodes know about a round before they send."""
+    """Everything that Byzantine nodes know about a round before they send their vector."""
 
     honest: Tensor
     """`[H, D]`: vectors sent by the honest nodes."""
@@ -39,7 +39,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
     Args:
         function: maps a float64 scalar tensor to a scalar.
         like: a tensor on the device.
-        evaluations: number of evaluations.
+        evaluations: number of evaluations of the function.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)
     step, rises = torch.ones_like(best), torch.ones_like(best, dtype=torch.bool)
@@ -75,7 +75,7 @@ class ByzantineAttack(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:
-        """Compute the vector, `[D]`."""
+        """Compute the vector that all Byzantine nodes send, `[D]`."""
 
     def learns(self, number: int) -> bool:
         """Whether the attack observes the honest models at the end of round t."""

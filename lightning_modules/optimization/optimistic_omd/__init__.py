@@ -12,8 +12,8 @@ mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_
     exp-concave      R_t = ||x||^2_{H_t} / 2,    H_t = (1 + beta G^2 / 2) I + (beta / 2) sum_{s<t} g_s g_s^T,
                      beta = min{1 / (4 G D), alpha} / 2; H^-1 by Sherman and Morrison, projection in the norm of H_t
 
-For moving comparators, N learners with fixed steps eta_i = 2^i D / (G sqrt(T)) take the convex case's steps, all with
-the gradient at x_t = sum_i p_{t,i} x_{t,i}, and optimistic Hedge weights them:
+For moving comparators, N learners have fixed step sizes eta_i = 2^i D / (G sqrt(T)). They take the steps of the convex
+case, all with the gradient at x_t = sum_i p_{t,i} x_{t,i}. Optimistic Hedge weights them:
 
     p^_{t+1,i} ~ p^_{t,i} exp(-eps_t l_{t,i}),    p_{t,i} ~ p^_{t,i} exp(-eps_t m_{t,i}),
     l_{t,i} = <g_t, x_{t,i}> + 2 L ||x_{t,i} - x_{t-1,i}||^2,    m_{t,i} the same with g_{t-1},

@@ -1,6 +1,6 @@
 """Projection onto a ball around the origin: in the Euclidean norm and in the norm of a positive definite matrix.
 
-Both accept tensors or NumPy arrays; on the CPU, NumPy is several times faster for a few numbers.
+Both projections accept tensors or NumPy arrays. On the CPU, NumPy is several times faster for a few numbers.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and its baselines.
 
-The equations are in the package's docstring. A step takes the gradient of a round at the played point, and immediately
-plays the next point, with its hint: the parameters hold x_{t+1} before round t + 1. So `loss.backward();
+The equations are in the package's docstring. A step takes the gradient of round t at the played point, and immediately
+computes the next point, using its hint. So the parameters hold x_{t+1} before round t + 1 starts. So `loss.backward();
 optimizer.step()` plays a round, in any training loop.
 
 On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: operations on ten
@@ -134,7 +134,7 @@ class OnlineOptimizer(Optimizer, ABC):
         return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
     def check(self) -> None:
-        """Raise an error if a gradient has exceeded G. It synchronises with the device, so the caller decides when.
+        """Raise an error if a gradient has exceeded G. The check needs a host sync.
 
         Raises:
             ValueError: if a gradient has exceeded G; the message names the first such round.
@@ -307,7 +307,7 @@ class OptimisticEnsemble(OnlineOptimizer):
 
 
 def log_softmax(x: Any) -> Any:
-    """Normalise log weights `[N]`."""
+    """Normalise log weights `[N]`, so that the weights sum to 1."""
     if isinstance(x, Tensor):
         return x.log_softmax(0)
     moved = x - x.max()

@@ -18,10 +18,10 @@ H is scheduled, H, H sqrt(t) or H T^(t/T) at batch t = 1...T (`ScheduledStep`), 
 (`LineSearchStep`, SSO-SLS), or H sqrt(sum ||G||^2) over the batches so far (`AdaGradStep`), or H sqrt(D) with sums D of
 G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z - z_t) + H sqrt(D) (z - z_t)^2.
 
-Only the paper's abstract was available; the algorithm is that of the authors' code.
-Differences from the code: if the inner search accepts no step, the weights stay unchanged (the code takes the last
-step, untested). The inner loop stops before a step whose gradient is below 1e-6, not after it. Their MNIST loader reads
-the 10,000 test images, in 0...255.
+Theory and curves are from the paper, of which only the abstract was available. The algorithm is that of the authors'
+code. Differences from the code: if the inner search accepts no step, the weights stay unchanged (the code takes the
+last step, untested). The inner loop stops before a step whose gradient is below 1e-6, not after it. The authors' MNIST
+loader reads only the 10,000 test images, with values in 0...255.
 
 In online imitation learning a batch is a round of states visited by the policy (`datamodules.rollouts`). The authors'
 policy samples actions and bounds them by a tanh, which the distance to the expert's actions ignores; here the policy's

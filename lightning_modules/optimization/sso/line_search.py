@@ -28,7 +28,7 @@ LEAST_NORM = 1e-6
 
 
 class Found(NamedTuple):
-    """Result of a search."""
+    """Result of a line search."""
 
     step: float
     """The accepted step or, if none was accepted, the smallest trial step."""

@@ -192,7 +192,7 @@ class RegularizationPath:
         return numbers | {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a checkpoint."""
+        """Resume from the state of a checkpoint."""
         for name in NUMBERS:
             setattr(self, name, state[name])
         *own, weight, sigma = (state[name].cpu().numpy().copy() for name in ARRAYS)

@@ -13,9 +13,9 @@ stationary Y(0). The posterior leaves Y(0) unchanged, so the bound has a gap, wh
 starts without a past. The network u is initialised to 0.
 
 For paths and videos (`FractionalLatentSDE`), X is latent. An encoder of the observations predicts the distribution of
-X(0) and, interpolated between two observations, the input of the control; a decoder maps X and time-invariant content
-to observations. Frames are compared by squared error. Predictions follow the posterior through the given frames and the
-prior afterwards, which is our interpretation.
+X(0), and the input of the control, which is interpolated between observations. A decoder maps X and time-invariant
+content to observations. Frames are compared by squared error. Predictions follow the posterior through the given frames
+and the prior afterwards, which is our interpretation.
 
 A bridge (`FractionalBridge`) is observed once, at the end; its exact solution is known. Two references have closed
 forms: the standard deviation for fractional Brownian motion itself, and the minimum loss for the approximated noise.

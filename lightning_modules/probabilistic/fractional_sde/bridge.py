@@ -32,10 +32,10 @@ class FractionalBridge(MethodModule):
     """Learn the control that steers paths of fractional noise to their observations.
 
     Paths start at 0, with drift -theta x and diffusion 1; for these, all solvers equal Euler's. The control is a
-    network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry and logs the loss and its
-    terms; `test/excess`, the loss minus the negative log evidence; and `test/std_error`, the root mean square over
-    times of the difference from the exact standard deviation. `tables` then contains both standard deviations, and
-    those of two other exact bridges: of the approximated noise, and of white noise.
+    network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the loss and its
+    terms. It also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root mean
+    square error of the standard deviation over times. `tables` then contains both standard deviations, and those of two
+    other exact bridges: of the approximated noise, and of white noise.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.

@@ -48,7 +48,7 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
 def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     """Compute -log E exp(-sum_f (X_f - x_f)^2 / (2 sigma_f^2)), a lower bound on the loss of a bridge.
 
-    For one observation of 0 it is log(1 + K / sigma^2) / 2, where K is the variance at that time.
+    For a single observation of 0 the result is log(1 + K / sigma^2) / 2, where K is the variance at that time.
 
     Args:
         covariance: covariance of X, `[F, F]`, float64.

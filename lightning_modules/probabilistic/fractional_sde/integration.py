@@ -107,7 +107,7 @@ def integrate(
         drift: b, maps X to `[B, D]`.
         diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
         control: u; None means u = 0.
-        solver: `euler` or `milstein`.
+        solver: integration method, `euler` or `milstein`.
     """
     dt = interval / substeps
     gamma, omega = gamma.to(x.dtype), omega.to(x.dtype)

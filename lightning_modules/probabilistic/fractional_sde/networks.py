@@ -18,7 +18,7 @@ class FrameEncoder(nn.Module):
         in_channels: channels of a frame.
         channels: channels of each block, multiples of 8.
         image_size: height and width of a frame, a multiple of 2^(number of blocks).
-        num_features: number of outputs.
+        num_features: number of output features.
 
     Raises:
         ValueError: if `channels` or `image_size` is not such a multiple.
@@ -97,7 +97,7 @@ class Content(nn.Module):
 
     Args:
         num_features: number of inputs, also the hidden width.
-        num_contents: number of outputs.
+        num_contents: number of output features.
     """
 
     def __init__(self, num_features: int, num_contents: int) -> None:

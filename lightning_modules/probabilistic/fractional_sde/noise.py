@@ -55,7 +55,7 @@ class Noise(nn.Module, ABC):
 class FractionalNoise(Noise):
     """Fractional Brownian motion, approximated by K Ornstein-Uhlenbeck processes (MA-fBM).
 
-    The weights are computed in double precision, regardless of the trainer's, since their equations are
+    The weights are computed in double precision, regardless of the trainer's precision, because their equations are
     ill-conditioned: in single precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:

@@ -1,6 +1,6 @@
 """Energies with one parameter, and the curvature of objectives at the truth: a normal distribution with unknown mean.
 
-For data N(R, 1), noise N(0, 1) and the exponential family f = theta x - x^2 / 2, the likelihood's objective is
+Let data be N(R, 1), noise N(0, 1), and f = theta x - x^2 / 2 the exponential family. Then the likelihood's objective is
 (theta - R)^2 / 2, with curvature 1 for any R. The noise-contrastive objective is a function of (theta, c), and almost
 flat for large R: with h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1)
 (x, 1)^T], over data and noise.

@@ -38,7 +38,7 @@ class MECO(MethodModule):
         noise: the distribution q; parameters that are not given are fitted to the training data.
         objective: the loss; `MovingAverage` is MECO.
         image_shape: C, H and W, if the data are images in [0, 1].
-        grid_half_width: half the side of the square around 0 on which a density in the plane is normalised and plotted;
+        grid_half_width: half the side of a square around 0, on which a density in the plane is normalised and plotted.
             None normalises with new samples from q.
         evaluation_draws: number of samples from q for the normalisation.
         langevin_steps: number of Langevin steps in `sample`, starting from samples of q.

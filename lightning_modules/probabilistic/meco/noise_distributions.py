@@ -56,7 +56,7 @@ class GaussianMixtureNoise(NoiseDistribution):
 
     Args:
         dim: D.
-        components: number of Gaussians.
+        components: number of Gaussians in the mixture.
         added_variance: variance added to each direction after fitting.
 
     Raises:

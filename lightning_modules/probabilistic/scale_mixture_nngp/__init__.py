@@ -17,8 +17,8 @@ All points share one scale, so the model is not robust to single outliers.
 distributions of s, such as Burr's, are approximated by their quantiles. Only the product of b and the last layer's
 variance matters, so that variance is frozen.
 
-`ScaleMixtureClassifier` is sparse variational classification (SVTP, and SVGP with scale 1): one process per class
-with values u at inducing inputs, q(u_c | s) = N(mu_c, s diag(S_c)) and inverse gamma q(s). It minimises
+`ScaleMixtureClassifier` is sparse variational classification (SVTP; with scale 1 it is SVGP). It has one process per
+class, with values u at inducing inputs, q(u_c | s) = N(mu_c, s diag(S_c)) and an inverse gamma q(s). It minimises
 
     -E[log softmax(f)_y] + KL(q(u, s) | p(u, s)) / N.
 
@@ -27,9 +27,10 @@ sampled once; the number of members is our choice.
 
 Departures from the authors' code: its predictions omit eps from the variance and from the quadratic form; elsewhere
 they scale eps by the mean of K's diagonal (`formulas: released`). Its classifier samples t values independently for
-each class and point, which is not a t process; here each sample has a single scale. Its determinant of K_ZZ lacks the
-eps that its inverse has. In regression the last layer's standard deviation is frozen, as it is redundant with b (theirs
-is trained); Burr's scales are mid-quantiles instead of samples; rows are split by the run's seed (theirs by 10).
+each class and point, which is not a t process; here each sample has a single scale. In the authors' code, the
+determinant of K_ZZ lacks the eps that the inverse has. In regression the last layer's standard deviation is frozen, as
+it is redundant with b; their code trains it. Burr's scales are mid-quantiles instead of samples. Rows are split with
+the run's seed; their code uses seed 10.
 
 The paper's tables were not available.
 

@@ -1,7 +1,8 @@
 """Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
 Weights W and biases beta are N(0, 1) and scaled in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer
-maps the covariances K of pairs of inputs and, optionally, the tangent kernel T, the inner product of the gradients:
+maps the covariances K of pairs of inputs. Optionally it also maps the tangent kernel T, the inner product of the
+gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
@@ -80,7 +81,7 @@ class Architecture(ABC):
 
     Args:
         depth: number of hidden layers or blocks.
-        activation: `relu` or `erf`.
+        activation: activation function, `relu` or `erf`.
     """
 
     convolutional = False

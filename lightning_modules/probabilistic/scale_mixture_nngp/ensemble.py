@@ -31,11 +31,11 @@ class FiniteNetworks(nn.Module):
 
     Args:
         members: number of networks, E.
-        input_shape: `[D]` for dense networks, or channels, height and width of images for convolutional ones.
+        input_shape: shape of an input: `[D]` for dense networks; channels, height and width for convolutional networks.
         outputs: outputs of each network, C.
         width: units or channels of a hidden layer.
         depth: number of hidden layers.
-        activation: `relu` or `erf`.
+        activation: activation function, `relu` or `erf`.
         weight_std: w, standard deviation of the weights.
         bias_std: b, standard deviation of the biases.
         alpha: shape of the scales' inverse gamma distribution; None sets all scales to 1.

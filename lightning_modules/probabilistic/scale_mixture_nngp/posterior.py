@@ -82,7 +82,7 @@ def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Ten
 
 
 class ScaleDistribution(ABC):
-    """A distribution of s."""
+    """A distribution of the scale s."""
 
     @abstractmethod
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
@@ -211,8 +211,8 @@ class Burr(Scale):
     """Burr type XII scale, P(s > x) = (1 + x^c)^-d, discretised at its quantiles.
 
     Args:
-        c: first exponent, frozen.
-        d: second exponent, frozen.
+        c: first exponent of the distribution, frozen.
+        d: second exponent of the distribution, frozen.
         draws: number of quantiles; they are the midpoints of intervals of equal probability.
     """
 

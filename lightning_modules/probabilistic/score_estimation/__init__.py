@@ -14,10 +14,10 @@ takes full-batch steps W - eta grad L. For wide networks f_W follows kernel grad
 
     f_n(z) = k(z, Z) H^-1 [I - (I - eta H)^n] y,    H = k(Z, Z),    k(z, z') = z.z' (pi - angle(z, z')) / (2 pi),
 
-which one eigendecomposition gives for all n at once. The distance from f* has four parts: coupling (network to
-kernel), label mismatch (noisy to noise-free labels), early stopping (noise-free labels to the kernel's interpolant of
-them) and approximation (this interpolant to f*). The stopping rule is, with l_i the eigenvalues of H / N and
-c = eta N n,
+which one eigendecomposition gives for all n at once. The distance from f* has four parts: coupling (from network to
+kernel), label mismatch (from noisy to noise-free labels), early stopping (from the fit of noise-free labels to their
+interpolant) and approximation (from this interpolant to f*). The stopping rule is, with l_i the eigenvalues of H / N
+and c = eta N n,
 
     n = min{n : ((1/N) sum_i min(l_i, 1/c))^(1/2) > 1 / (2 e sigma c)} - 1,    sigma^2 the variance of label noise.
 

@@ -16,8 +16,8 @@ with a smooth step l of width sigma, mini-batch by mini-batch. The other half is
     3. of the remaining ones, that with the smaller 0-1 error is returned; if none remains, the answer is: reject.
 
 T1 to T3 and the norm are the same for w and -w, so either both are rejected or neither is. If the tests pass and the
-gradient is small, the angle to w* is O(sigma / (1 - 2 eta)), for any distribution of x: a wrong direction would have a
-larger gradient, caused by the mass and the moments in the bands. Without the tests, a halfspace may err on half of the
+gradient is small, the angle to w* is O(sigma / (1 - 2 eta)), for any distribution of x. With a wrong direction, the
+mass and the moments in the bands would cause a larger gradient. Without the tests, a halfspace may err on half of the
 points.
 
 A threshold is a quantile of the statistic, simulated for equally many standard normal points of the same dimension.

@@ -73,7 +73,7 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
         features: x, `[N, d]`.
         weight: w, `[d]`, of norm 1.
         sigma: width of the bands.
-        degree: 2 or 4.
+        degree: maximum degree of the moments, 2 or 4.
     """
     dim = len(weight)
     distance, z = (features @ weight).abs(), features @ complement(weight)
@@ -104,7 +104,7 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
     Args:
         found: sums over all points.
         sigma: width of the bands.
-        degree: 2 or 4.
+        degree: maximum degree of the moments, 2 or 4.
     """
     dim = len(found.outer)
     identity = torch.eye(dim, dtype=found.outer.dtype, device=found.outer.device)
@@ -129,8 +129,8 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
         samples: number of points in a sample.
         dim: d.
         sigma: width of the bands.
-        degree: 2 or 4.
-        draws: number of samples.
+        degree: maximum degree of the moments, 2 or 4.
+        draws: number of simulated samples.
     """
     generator = generator_of(samples, dim, degree)
     axis = torch.eye(dim, dtype=torch.float64)[0]

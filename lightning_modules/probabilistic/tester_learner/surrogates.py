@@ -37,7 +37,7 @@ def logistic_slope(t: Tensor, sigma: float) -> Tensor:
 
 
 class Surrogate(NamedTuple):
-    """A smooth step l."""
+    """A smooth step l, its slope and its constants."""
 
     value: Callable[[Tensor, float], Tensor]
     """l(t), of t and sigma."""
@@ -84,6 +84,6 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
     """Return the norm of the mean gradient that is expected by chance for Gaussian points.
 
-    It is sqrt((d - 1) E[l'^2] / n), with E[l'^2] about phi(0) times the integral of l'^2.
+    The norm is sqrt((d - 1) E[l'^2] / n), where E[l'^2] is about phi(0) times the integral of l'^2.
     """
     return math.sqrt(surrogate.energy / math.sqrt(2 * math.pi) * (dim - 1) / (sigma * samples))

@@ -107,7 +107,7 @@ def windows(signal: Tensor) -> Tensor:
 def dnsmos(signal: Tensor) -> dict[str, Tensor]:
     """Compute DNSMOS of signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`.
 
-    Signals are clipped to [-1, 1]. Each value is `[B]`; the result is empty if a package is missing.
+    Signals are clipped to [-1, 1]. Each metric is `[B]`; the result is empty if a package is missing.
     """
     session = dnsmos_network()
     if session is None:

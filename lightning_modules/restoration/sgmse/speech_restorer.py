@@ -56,8 +56,8 @@ def lengths_of(batch: Any) -> list[int]:
 class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    The module sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple` (its network takes a multiple of
-    this number of frames), and implements its method in `enhanced`. Recordings are normalised by their peak amplitude
+    The module sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, which divides the number of frames
+    that its network takes. It implements its method in `enhanced`. Recordings are normalised by their peak amplitude
     and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`;
     `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets the names are
     `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.

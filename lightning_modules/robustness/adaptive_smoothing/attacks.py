@@ -1,7 +1,7 @@
 """Attacks for training the mixing network: projected gradient ascent with random hyperparameters.
 
-Each image is attacked once, by a randomly sampled kind: untargeted, or targeted at the second, third, ... most likely
-class of the clean prediction. The attack maximises, within a budget epsilon_i,
+Each image is attacked once; the kind of attack is sampled: untargeted, or targeted at the second, third, ... most
+likely class of the clean prediction. The attack maximises, within a budget epsilon_i,
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
@@ -145,7 +145,7 @@ def randomised_attack(
         label: `[B]`.
         norm: norm of the budget.
         epsilon: nominal budget, in pixel units; each image's budget is sampled around it.
-        steps: n, gradient steps.
+        steps: n, number of gradient steps.
         num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
             means untargeted attacks.
 

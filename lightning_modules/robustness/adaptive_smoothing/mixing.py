@@ -3,15 +3,15 @@
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
 With h the robust classifier's probabilities, f predicts y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-for any g. This requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y = argmax h(x),
-the condition implies a certified radius around x; a negative radius means no certificate:
+for any g. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y =
+argmax h(x), the condition implies a certified radius around x; a negative radius means no certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x and not smoothed. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). A larger radius can be
-proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2 suffices
-for f to predict y, hence
+g is evaluated at x, without smoothing. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). A larger radius can
+be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2
+suffices for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
@@ -62,7 +62,7 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius in pixel units; negative means no certificate. It is never positive for alpha <= 1/2.
+        Radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.

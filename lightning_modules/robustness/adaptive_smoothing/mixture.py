@@ -139,7 +139,7 @@ class AlphaRange(NamedTuple):
 class Mixture(nn.Module):
     """Two frozen classifiers, always in evaluation mode, and the network that mixes them.
 
-    It maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
+    The mixture maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
 
     Args:
         accurate: g, accurate classifier; maps images in [0, 1] to logits `[B, K]`.
@@ -247,7 +247,7 @@ class Mixture(nn.Module):
 
         Args:
             image: `[B, C, H, W]`, in [0, 1].
-            alpha_range: `evaluation` or `in_training`.
+            alpha_range: range of alpha, `evaluation` or `in_training`.
         """
         if self.mixing_network is None:
             raise ValueError("alpha must be given, because network has no mixing_network to predict it")

@@ -189,7 +189,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
     """Compute L of each image from the logits of one evaluation, in float32 or better.
 
     Args:
-        logits: `[B, K]`; log-probabilities give the same result.
+        logits: logits, `[B, K]`; log-probabilities give the same result.
         label: `[B]`.
 
     Returns:
@@ -365,10 +365,10 @@ def pgd(
         label: `[B]`, int64.
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        steps: gradient steps of each ascent.
+        steps: number of gradient steps of each ascent.
         step_size: a, in pixel units.
-        restarts: number of ascents. With `num_draws` 1 the network is assumed deterministic and misclassified images
-            are not attacked again, which costs one host synchronisation per restart.
+        restarts: number of ascents. If `num_draws` is 1, the network is assumed deterministic, and images that are
+            already misclassified are not attacked again; this costs one host synchronisation per restart.
         starts_at_random: start at a random point within the budget instead of at the image.
         num_draws: m, samples per gradient of a randomised classifier.
         generators: generators of the random starts, one per image; None uses torch's global one.

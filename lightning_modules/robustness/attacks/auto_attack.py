@@ -1,7 +1,7 @@
 """AutoAttack: an ensemble of two step-size-free PGD variants, FAB and the Square attack.
 
-Each attack runs on the images that withstood the previous ones. The package `pyautoattack` is derived from the authors'
-code.
+Each attack runs on the images that withstood the previous attacks. The package `pyautoattack` is derived from the
+authors' code.
 
 Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
 Attacks, ICML 2020, arXiv 2003.01690.
@@ -24,8 +24,8 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
     """Make a smoothed classifier deterministic, with the same noise for all images and calls.
 
-    Its logits are the logarithm of the mean probability over noise samples and votes. Activations are recomputed in the
-    backward pass, so memory does not grow with the number of noise samples.
+    The logits of the result are the logarithm of the mean probability over noise samples and votes. Activations are
+    recomputed in the backward pass, so memory does not grow with the number of noise samples.
 
     Args:
         evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
@@ -50,7 +50,7 @@ class AutoAttack(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
         version: `standard`, or `plus` with more attacks and restarts. The version for randomised classifiers is not
-            supported, because `pyautoattack` decides success by a single evaluation.
+            supported, because a single evaluation decides about attack and success.
         num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is
             proportional to it.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.

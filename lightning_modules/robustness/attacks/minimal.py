@@ -61,7 +61,7 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
     """Compute the step to the nearest decision boundary of the linearised classifier.
 
-    A pixel at 0 or 1 that would leave the range is treated as constant, so that clipping does not weaken the step.
+    Pixels at 0 or 1 that would leave the range are kept constant, so that clipping does not weaken the step.
 
     Args:
         network: maps images to logits.
@@ -109,7 +109,7 @@ def deepfool(
         num_candidates: number of candidate classes, the most likely ones of the image; None uses all.
 
     Returns:
-        x + (1 + eta) r, `[B, C, H, W]`; the last iterate if the attack failed.
+        x + (1 + eta) r, `[B, C, H, W]`; the final iterate if the attack failed.
     """
     image, perturbed = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -276,7 +276,7 @@ class DeepFool(MinimalAttack):
 class CarliniWagner(MinimalAttack):
     """Carlini and Wagner's l2 attack: jointly minimises perturbation norm and margin of the label.
 
-    It takes `steps` x `search_steps` forward and backward passes.
+    The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:
         confidence: kappa, required margin of another class's logit over the label's.

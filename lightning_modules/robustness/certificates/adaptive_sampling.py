@@ -121,11 +121,11 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """CERTIFY with the number of samples that an image needs for a radius close to that of `n_max` samples.
+    """CERTIFY with only as many samples as an image needs for nearly the radius of `n_max` samples.
 
     The selection samples give a rough estimate of the class probability, which determines how many new samples lose at
-    most `max_loss` of the radius. The samples that certify do not affect this number, so the published radius for
-    that number of samples is valid.
+    most `max_loss` of the radius. The number does not depend on the certifying samples, so the published formula of the
+    radius stays valid for it.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -246,7 +246,7 @@ class Curve(Mode):
         n0: selection samples.
         n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        beta: probability that an image is placed too low, which only costs power.
+        beta: probability that an image is placed too low; this never invalidates a certificate.
     """
 
     grid: float = 0.25

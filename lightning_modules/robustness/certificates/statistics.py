@@ -5,8 +5,9 @@ A base classifier f of images in [0, 1] and Gaussian noise define the smoothed c
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
 If g's class A at x has P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p). The
-probability is estimated from votes, so p is a lower confidence bound: either Clopper and Pearson's, for a fixed number
-of samples, or a bound that holds for all numbers of samples simultaneously, so that sampling may stop at any time.
+probability is estimated from votes, so p is a lower confidence bound. It is either Clopper and Pearson's bound for a
+fixed number of samples, or a bound that holds for all numbers of samples simultaneously, with which sampling may stop
+at any time.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -29,7 +30,7 @@ ABSTAIN = -1
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
     """Compute the exact lower confidence bound of a probability, for a predetermined number of samples.
 
-    It equals the lower end of the two-sided interval at level 2 alpha, which the published code computes.
+    The bound equals the lower end of the two-sided interval at level 2 alpha, which the published code computes.
 
     Args:
         hits: number of successes, of any shape, in [0, n]; need not be integers.
@@ -145,7 +146,7 @@ def predict(votes: ArrayLike, alpha: float) -> int:
         alpha: probability that the returned class is not g's.
 
     Returns:
-        The class or `ABSTAIN`.
+        The class, or `ABSTAIN` if none wins significantly.
     """
     votes = np.asarray(votes)
     first, second = np.argsort(-votes, kind="stable")[:2]
@@ -225,7 +226,8 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
     """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
 
-    It is the integral of the certified accuracy over r. Easy images dominate it, so report it together with the curve.
+    The ACR is the integral of the certified accuracy over r. Easy images dominate it, so report it together with the
+    curve.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """
@@ -242,8 +244,8 @@ def accuracy_with_high_probability(
     bound is the accuracy minus k / m, and holds for all radii simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. It lacks the
-    factors 2 that Bernstein's inequality has under the root and in the last term. That is not a valid bound: with alpha
-    = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
+    factors 2 that Bernstein's inequality has under the root and in the last term. So the published bound is not valid:
+    with alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

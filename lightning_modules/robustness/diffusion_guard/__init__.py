@@ -9,10 +9,10 @@ the latent noise and a deformed region K (see `attack`), and follows the sign of
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 
-Budgets are in pixel units: the authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], which is half of
-that here (the paper says 16/255). The code maximises the norm of a batch of copies of one image; here the objective is
-the sum of the images' norms, whose gradient has the same signs. t_0 is the first of four steps, as in the code; the
-paper writes T.
+Budgets are in pixel units. The authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], so the values here
+are half of these (the paper says 16/255). The code maximises the norm of a batch of copies of one image; here the
+objective is the sum of the images' norms, whose gradient has the same signs. t_0 is the first of four steps, as in the
+code; the paper writes T.
 
 Other objectives: `encoder` (PhotoGuard, Salman et al., ICML 2023: pull the blanked image's encoding towards a grey
 image's), `denoising_error` (AdvDM, Liang et al., ICML 2023: raise the training loss at random t), and `random` signs

@@ -1,8 +1,8 @@
 """Projected gradient ascent on an image, its objectives, and the random masks that it is robust to.
 
-A kept region K with A pixels has rho = sqrt(pi A / 2). In each of J rounds, J ~ U{1 ... 14}, every vertex of its outer
-contour moves by offsets of at most e pixels, smoothed along the contour; a vertex that left the region returns to
-the contour's nearest vertex, and the polygon is filled again:
+A kept region K with A pixels has rho = sqrt(pi A / 2). In each of J rounds, J ~ U{1 ... 14}, every vertex of K's outer
+contour moves by offsets of at most e pixels, smoothed along the contour. A vertex that leaves the region returns to the
+contour's nearest vertex. Then the polygon is filled again:
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
@@ -43,7 +43,7 @@ def outer_contour(region: Mask) -> NDArray[np.int64]:
         region: `[H, W]`.
 
     Returns:
-        Its vertices, `[N, 2]`: rows and columns of pixels of the region; empty for an empty region.
+        The contour's vertices, `[N, 2]`: rows and columns of pixels of the region; empty for an empty region.
     """
     padded = np.pad(region, 1)
     lines = find_contours(padded.astype(float), 0.5, fully_connected="high")
@@ -80,7 +80,7 @@ def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
 
 
 def radius(region: Mask) -> float:
-    """Compute rho, in pixels."""
+    """Compute rho = sqrt(pi A / 2) of a region with A pixels, in pixels."""
     return math.sqrt(region.sum() * math.pi / 2)
 
 
@@ -89,7 +89,7 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
 
     Args:
         region: K, `[H, W]`.
-        largest_offset: e, in pixels.
+        largest_offset: e, maximal offset of a vertex, in pixels.
         width: width of the Gaussian along the contour, in vertices.
         random: random generator for the offsets.
     """
@@ -158,7 +158,7 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
     Args:
         inpainter: the editor's model.
-        image: `[B, C, H, W]` in [0, 1], differentiable.
+        image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: z, standard normal, before the scheduler's scale.
         draw: standard normal noise of the shape of z, which samples a stochastic latent.

@@ -38,7 +38,7 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
         source_text: embeddings of the source images' descriptions, `[B, D]`, of unit length.
 
     Returns:
-        `[B]`, in [-1, 1]; 0 for an edit without change.
+        Similarities `[B]`, in [-1, 1]; 0 if an edit changes nothing.
     """
     return F.cosine_similarity(edit - source, prompt - source_text, dim=1)
 
@@ -47,8 +47,8 @@ class CLIP:
     """Embeddings of a pretrained CLIP model; not a submodule of the module that uses it, nor in its checkpoints.
 
     Args:
-        model: a local folder written by transformers' `save_pretrained`, with tokenizer and image processor, or a
-            model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+        model: local folder with the model, tokenizer and image processor, written by transformers' `save_pretrained`;
+            or a model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
 
     Raises:
         FileNotFoundError: if the model is neither on disk nor on the Hub, or one of its parts is missing.
@@ -151,7 +151,7 @@ class EditMeans(nn.ModuleDict):
 
 
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """Compute the PSNR of images in [0, 1] over the pixels where `where`, `[B, 1, H, W]`, is 1: `[B]`, in dB.
+    """Compute the PSNR in dB, `[B]`, of images in [0, 1], over the pixels in the mask `where`, `[B, 1, H, W]`.
 
     Infinite for equal images, NaN without such pixels.
     """

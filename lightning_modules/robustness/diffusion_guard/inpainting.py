@@ -77,7 +77,7 @@ class Inpainter(nn.Module, ABC):
         """Predict the noise if z_t is the pure noise `noise`, as in the editor's first step.
 
         Args:
-            image: `[B, C, H, W]` in [0, 1], differentiable.
+            image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             noise: z_t.
             draw: standard normal noise of the shape of z, which samples a stochastic latent.

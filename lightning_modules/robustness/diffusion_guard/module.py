@@ -49,10 +49,10 @@ def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Gener
 class DiffusionGuard(ProtectionSteps, MethodModule):
     """Protect images against an inpainting model: `predict` writes protected images, `test` evaluates edits of them.
 
-    `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. It skips
-    images that exist, so an interrupted run resumes with the same `--run_directory`. It rejects a directory with other
-    attack settings, inpainter, image size or precision. It also rejects existing files of the same name if the hash of
-    image and masks differs.
+    `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. `predict` skips
+    existing images, so an interrupted run can be resumed with the same `--run_directory`. It rejects a directory with
+    other attack settings, inpainter, image size or precision. It also rejects existing files of the same name if the
+    hash of image and masks differs.
 
     `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
     and prompts. Lower is better:
@@ -155,7 +155,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
             index: position of each image, `[B]`, which seeds the image's random numbers.
 
         Returns:
-            `[B, C, H, W]`, in float32 or better.
+            Protected images `[B, C, H, W]`, in float32 or better.
         """
         noises = [generator_of(self.seed, int(i), PROTECTING) for i in index]
         image = at_least_float32(image.detach().clone())

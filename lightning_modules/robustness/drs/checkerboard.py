@@ -43,7 +43,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        mask: `[H, W]`, boolean, half of each row true.
+        mask: mask of the kept pixels, `[H, W]`, bool; half of each row is true.
 
     Returns:
         `[B, C, H, W/2]`.
@@ -57,7 +57,7 @@ def max_added(image: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        mask: `[H, W]`, boolean.
+        mask: mask of the kept pixels, `[H, W]`, bool.
     """
     kept = image * mask
     greatest = F.interpolate(F.max_pool2d(kept, 2), scale_factor=2.0, mode="nearest")

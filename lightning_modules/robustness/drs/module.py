@@ -43,8 +43,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
             `checkerboard.half`.
         layout: `checkerboard`, or `official` for the authors' checkpoints.
         radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
-            reproduce the authors' logs, with `alpha: 0.002` in Certification for their 0.001 per vote; these radii are
-            not guaranteed, which `certification_settings.json` records.
+            reproduce the authors' logs; set `alpha: 0.002` in Certification for their 0.001 per vote. These radii are
+            not guaranteed, and `certification_settings.json` records this.
         optimizer: optimizer of both networks' trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,8 +1,9 @@
 """Certified radius of dual randomised smoothing, from two votes on disjoint parts of an image.
 
-If the parts are perturbed by vectors of lengths a and b, class probabilities of at least Phi(u) and Phi(v) stay at
-least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u + v > a / sigma_l + b / sigma_r;
-above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R sqrt(1/sigma_l^2 + 1/sigma_r^2), hence
+Let the class probabilities of the two parts be at least Phi(u) and Phi(v). If the parts are perturbed by vectors of
+lengths a and b, they stay at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u + v >
+a / sigma_l + b / sigma_r; above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R
+sqrt(1/sigma_l^2 + 1/sigma_r^2), hence
 
     R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2),
 
@@ -32,7 +33,7 @@ def joint_radius(probability: Sequence[float], sigma: Sequence[float]) -> float:
 def published_radius_cifar10(probability: Sequence[float], sigma: float) -> float:
     """Compute the radius of the authors' code on CIFAR-10: sqrt(r_l^2 + r_r^2) with r = max(sigma Phi^-1(p), 0).
 
-    It is not guaranteed: it is larger than the theorem's radius unless r_l = r_r, and negative r count as 0.
+    This radius is not guaranteed: it is larger than the theorem's radius unless r_l = r_r, and negative r count as 0.
 
     Returns:
         Radius in pixel units; minus infinity below 1e-5, where the authors' code abstains.
@@ -44,7 +45,7 @@ def published_radius_cifar10(probability: Sequence[float], sigma: float) -> floa
 def published_radius_imagenet(probability: Sequence[float], sigma: float) -> float:
     """Compute the radius of the authors' code on ImageNet: (r_l + r_r) / sqrt(2), see `published_radius_cifar10`.
 
-    It is not guaranteed if one of the probabilities is below 1/2.
+    This radius is not guaranteed if one of the probabilities is below 1/2.
     """
     radius = sum(max(float(sigma * ndtri(p)), 0.0) for p in probability) / math.sqrt(2)
     return radius if radius >= 1e-5 else -math.inf

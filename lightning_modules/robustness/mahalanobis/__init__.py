@@ -6,8 +6,8 @@ For the features f_l of layer l, one Gaussian per class with a shared covariance
     x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)),
 
 and a logistic regression on validation data weights the layers (`ensemble.py`). The network is unchanged and x' is not
-clipped; sign(0) is +1. M_l has the factor 1/2 as in the published code, not in the paper. Images are in [0, 1] outside
-the network, so epsilon is in pixel units and the code's division by the normalisation's standard deviation is not
+clipped; sign(0) is +1. M_l has the factor 1/2 as in the published code, not in the paper. The network's inputs are
+images in [0, 1], so epsilon is in pixel units. The code's division by the normalisation's standard deviation is not
 needed.
 
 The score is named after the data that tune the regression and epsilon:

@@ -193,7 +193,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
         measured: meaning of the score columns.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        V: number of images.
+        V: number of test images, from the start of the test set.
     """
     attack, rows = next(iter(attacked.items()))
     copies, position = _copies(clean, rows)

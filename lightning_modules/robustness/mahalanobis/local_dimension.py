@@ -3,9 +3,9 @@
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k),
 
 is the maximum-likelihood estimate from the distances r_1 <= ... <= r_k of f to its nearest neighbours in a mini-batch
-of clean images. It measures how the number of neighbours grows with the distance. The smallest distance is skipped: for
-a clean image it is the distance to itself. Noisy and adversarial copies are treated in the same way. Adversarial images
-have a higher dimension. Each k gives a separate score.
+of clean images. LID measures how the number of neighbours grows with the distance. The smallest distance is skipped:
+for a clean image it is the distance to itself. Noisy and adversarial copies are treated in the same way. Adversarial
+images have a higher dimension. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -31,7 +31,7 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
         neighbours: values of k, capped at m - 1.
 
     Returns:
-        LID `[n, neighbours]`, float64. It is 0 if the k-th distance is 0. If all k distances are equal, the estimate
+        LID `[n, neighbours]`, float64. LID is 0 if the k-th distance is 0. If all k distances are equal, the estimate
         would be infinite; the reciprocal of the rounding error is returned instead.
 
     Raises:
@@ -60,7 +60,7 @@ def in_mini_batches(
     Args:
         copies: features `[n, d]` of the same images in the same order; the first tensor has the clean images, the
             reference for all.
-        neighbours: values of k.
+        neighbours: values of k, the numbers of neighbours.
         mini_batch: images per mini-batch; the remainder is added to the last one.
 
     Returns:

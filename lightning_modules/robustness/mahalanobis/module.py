@@ -45,10 +45,10 @@ class Mahalanobis(ClassifierSteps, MethodModule):
     `train/cross_entropy` that the network has its trained weights.
 
     `test` needs a DataModule with out-of-distribution sets, `OutOfDistribution`, or any DataModule if there are
-    `attacks`. For the chosen `score` and each set it logs `test/<metric>_<set>`, with the metrics `auroc`, `tnr95`,
-    `aupr_in`, `aupr_out` and `detection_accuracy`, and `test/<metric>`, the mean over out-of-distribution sets. For all
-    scores it logs `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is
-    that of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
+    `attacks`. For the chosen `score` and each set it logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`,
+    `aupr_out` and `detection_accuracy`. `test/<metric>` is the mean over out-of-distribution sets. For all scores it
+    logs `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is that of
+    the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
     figures. Noise and random starts of attacks are seeded per image, independent of batch and rank.
 
     Args:
@@ -64,8 +64,8 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; 0 as in the paper.
         attacks: attacks to detect: `PGD`, `DeepFool` or `CarliniWagner` of `lightning_modules.robustness.attacks`;
             `PGD` with one step and no random start is FGSM.
-        noise_std: standard deviation, in pixel units, of the noise in the noisy in-distribution copies of adversarial
-            sets: one number, or a dict by attack name. Noise larger than an attack's perturbation hides it.
+        noise_std: standard deviation, in pixel units, of the noise in noisy copies: one number, or a dict by attack
+            name. Noise larger than an attack's perturbation hides it.
         odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
         lid: also evaluate the local intrinsic dimension. It stores the features of the images that an attack fools: 3 x
             4 D bytes per image, for layers with D features in total.

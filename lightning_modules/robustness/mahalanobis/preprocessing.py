@@ -25,7 +25,8 @@ def layer_confidence(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Compute M of each layer for each size of the input pre-processing.
 
-    It takes one forward pass, one backward pass per layer, and one forward pass per layer and non-zero epsilon.
+    The computation takes one forward pass, one backward pass per layer, and one forward pass per layer and non-zero
+    epsilon.
 
     Args:
         network: maps images to logits, independently for each image.

@@ -49,7 +49,7 @@ def odin_confidence(
     Args:
         network: maps images in [0, 1] to logits `[B, K]`; gradients must be enabled.
         image: `[B, C, H, W]`.
-        temperatures: values of T.
+        temperatures: values of the temperature T.
         epsilons: perturbation sizes, in pixel units.
 
     Returns:

@@ -9,8 +9,8 @@ moving average,
     L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
     L = L_c + L_k,
 
-with NCE of `losses/contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e, so the contrast
-between views at almost no noise carries over to all noise levels. Negatives come from all ranks.
+with NCE of `losses/contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e, so what the contrast
+between nearly noise-free views teaches carries over to all noise levels. Negatives come from all ranks.
 
 Fine-tuning. The encoder h, without its projector, and a linear head are trained on m noisy copies of each image. With
 their predictions p_1 ... p_m and the mean p,
