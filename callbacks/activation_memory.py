@@ -1,4 +1,4 @@
-"""Measure the memory a training step saves for its backward pass."""
+"""Measure the memory that a training step saves for its backward pass."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MEBIBYTE = 2**20
 class SavedBytes(saved_tensors_hooks):
     """Context manager that counts the bytes autograd saves for the backward pass.
 
-    Each storage counts once; the network's own parameters and buffers do not count.
+    Each storage is counted once; the network's own parameters and buffers are not counted.
 
     Args:
         network: its parameters and buffers are excluded, since they stay in memory anyway.
@@ -42,9 +42,9 @@ class SavedBytes(saved_tensors_hooks):
 
 
 class ActivationMemory(Callback):
-    """Log the memory the first step of each epoch saves for its backward pass, as `train/saved_mebibytes`.
+    """Log the memory that the first step of each epoch saves for its backward pass, as `train/saved_mebibytes`.
 
-    The largest value over all ranks is logged. A test logs the last one again, as `test/saved_mebibytes`. On a GPU,
+    The largest value over all ranks is logged. A test logs the last value again, as `test/saved_mebibytes`. On a GPU,
     `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and temporary
     tensors.
     """

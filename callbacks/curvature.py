@@ -38,9 +38,10 @@ class Curvature(Callback):
         every_n_epochs: epochs between two measurements; the last epoch is measured, too.
         samples: number of training images, sampled once.
         steps: Lanczos steps, each with one matrix-vector product.
-        starts: starting vectors; the density is averaged over them, and the eigenvalues are the extremes over them.
+        starts: number of starting vectors. The density is averaged over them, and the most extreme eigenvalues are
+            reported.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
-        batch_norm: BatchNorm statistics: of each `batch`, as in training, or the `running` ones.
+        batch_norm: BatchNorm statistics to use: those of each `batch`, as in training, or the `running` ones.
         images_at_once: batch size of a product on each rank; with `batch` statistics it affects the result.
         seed: random seed of the subset and the starting vectors.
 

@@ -99,7 +99,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
     Args:
         detections: results, one for each dataset.
-        score: the method whose confidence is shown; a dataset without it shows its first method.
+        score: the method whose confidence is shown; for a dataset without it, the first method is shown.
         most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ class ExportEffectiveWeights(Callback):
 
     The first holds the weights used in testing, under the plain network's parameter names: timm, transformers or torch
     load it without this project, and compute the same logits. The second lists by layer what was applied to the
-    weights: patterns, bits, scales. If a run is tested twice (`checkpoint.also_test_best`), the files keep the weights
-    of the first test, those of the configured checkpoint.
+    weights: patterns, bits, scales. If a run is tested twice (`checkpoint.also_test_best`), the files contain the
+    weights of the first test, which uses the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not an `EffectiveNetwork`.

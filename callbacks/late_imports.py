@@ -1,4 +1,4 @@
-"""Lazy imports of callbacks, so that their folders' subcommands do not import Lightning."""
+"""Lazy imports of callbacks, so that subcommands in the same folders do not import Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping

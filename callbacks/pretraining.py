@@ -11,10 +11,10 @@ from datamodules.arguments import at_least
 class Pretraining(Callback):
     """Train another module on its own data, and copy the weights of its `network` to a part of the run's module.
 
-    It is meant for pretraining of minutes, on one process. For longer pretraining, use a separate run and load its
-    checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have all parameter names of
-    the part; other parameters, such as a classifier head on an encoder, are dropped. Each part needs its own callback.
-    A resumed run takes the weights from its checkpoint and does not pretrain again.
+    It is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a separate run and
+    load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have all parameter
+    names of the part; other parameters, such as a classifier head on an encoder, are dropped. Each part needs its own
+    callback. A resumed run takes the weights from its checkpoint and does not pretrain again.
 
     Args:
         model: module to pretrain.

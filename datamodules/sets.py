@@ -28,7 +28,7 @@ class SplitSet(ABC, Generic[OneSource]):
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read all training samples, before any split; an error names what is missing or damaged, and where."""
+        """Read all training samples, before any split; error messages name missing or damaged files."""
 
     def validation(self) -> OneSource | None:
         """Read the validation samples; None if the dataset has none of its own."""

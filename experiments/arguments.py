@@ -11,7 +11,7 @@ PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse without usage text before an error, and without abbreviations.
+    """An argparse parser that prints no usage text before an error, and allows no abbreviations.
 
     Raises:
         ValueError: from `parse_args`, for invalid arguments.

@@ -45,8 +45,8 @@ class Config:
 
     Args:
         path: relative to the project.
-        about: first sentence of the comment at its top.
-        needs: data, weights and hardware that it requires, from the comment.
+        about: first sentence of the comment at the top of the file.
+        needs: required data, weights and hardware, from the comment at the top of the file.
     """
 
     path: Path
@@ -60,10 +60,10 @@ class Method:
 
     Args:
         name: name of the class.
-        field: its folder in lightning_modules.
+        field: folder in lightning_modules that contains the method.
         module: dotted name of its file.
         class_path: class path in configurations.
-        docstring: docstring of the class, file or folder that cites the paper.
+        docstring: docstring that cites the paper: that of the class, its file or its folder.
         paper: the paper.
         configs: its configurations.
     """
@@ -83,7 +83,7 @@ class Method:
 
     @property
     def names(self) -> set[str]:
-        """Names to find the method by, in lower case."""
+        """Names by which the method can be found, in lower case."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
@@ -153,7 +153,7 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the class paths that a configuration may use: in the class's file, or in a package above it."""
+    """List the class paths by which a configuration may name a class: in its file, or in a package above it."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
@@ -225,7 +225,7 @@ def first_equation(docstring: str) -> str:
 
 
 def claims_of(method: Method, project: Path) -> list[str]:
-    """List the claims about a method in claim files: name, sentence, metric and margin."""
+    """List name, sentence, metric and margin of the claims about a method."""
     found = []
     for folder in dict.fromkeys(config.path.parent for config in method.configs):
         file = project / folder / "claim.yaml"

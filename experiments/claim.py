@@ -59,10 +59,10 @@ class Verdict:
 
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
-        reason: both conditions with their figures, or what is missing.
+        reason: both conditions with their numbers, or what is missing.
         method, baseline: the metric over seeds; None if the claim did not run.
         best_epoch: the metric at the baseline's best epoch, if its runs report it.
-        difference: method minus baseline of the same seed, over seeds; None if the claim did not run.
+        difference: difference of method and baseline with the same seed, over seeds; None if the claim did not run.
         p: p-value of the one-sided paired t test; NaN if the claim did not run.
     """
 
@@ -81,7 +81,7 @@ def load_claims(path: Path) -> list[Claim]:
 
     Raises:
         FileNotFoundError: if the file, or a config in it, does not exist.
-        ValueError: names a key that is missing, unknown or has an invalid value.
+        ValueError: if a key is missing, unknown or has an invalid value; the message names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
@@ -178,11 +178,11 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of its runs, if they are complete.
+    """Decide a claim from the results of its runs, if all runs are finished.
 
     Args:
         claim: the claim.
-        names: title of each config's experiment.
+        names: experiment title of each config.
         results: results of the finished runs.
         failures: the failed runs.
     """
@@ -316,7 +316,7 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plan the runs of a folder's claims; runs shared by several claims run once.
+    """Plan the runs of a folder's claims; a run that several claims share runs once.
 
     Raises:
         ValueError, NotADirectoryError: if the output holds other runs.
@@ -341,10 +341,10 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Reject a claim whose metric is missing in a finished run, before the claim's other runs.
+    """Reject a claim whose metric is missing in a finished run, before its other runs start.
 
     Raises:
-        ValueError: names the claim and the available metrics.
+        ValueError: if there is such a claim; the message names it and the available metrics.
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
@@ -359,14 +359,15 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Reject a claim whose metric looks like a misspelt metric of a short run of its method.
+    """Reject a claim whose metric seems to be misspelt, judged by the metrics of a short run of its method.
 
     Args:
         places: the claims; methods with a finished run are left to `check_metrics`.
-        metrics_of: returns the metrics of a short run with the given arguments of `fit`, or None if it failed.
+        metrics_of: runs `fit` briefly with the given arguments, and returns the metric names, or None if the run
+            failed.
 
     Raises:
-        ValueError: names the claim and the available metrics.
+        ValueError: if there is such a claim; the message names it and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:

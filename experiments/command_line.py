@@ -86,7 +86,7 @@ CALL_ONLY = {  # arguments of a single call, not saved in config.yaml
 
 
 class ReadsTestSet(Callback):
-    """Set up the test set before training if a test follows, so that missing files are reported first."""
+    """Set up the test set before training if a test follows, so that missing files are reported before training."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` atomically, without the arguments of a single call."""
+    """Write `config.yaml` atomically, without arguments that apply only to a single call."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank reads it
@@ -127,7 +127,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class ConfigFile(ActionConfigFile):
-    """Action of `--config FILE`: the file's `base`, if any, is applied first, like an earlier `--config`."""
+    """Action of `--config FILE`: if the file has a `base`, the base is applied first, like an earlier `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
@@ -136,14 +136,14 @@ class ConfigFile(ActionConfigFile):
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help formatter that omits the lists of known subclasses, hundreds of them from other packages."""
+    """Help formatter that omits the lists of known subclasses, which include hundreds from other packages."""
 
     def _get_help_string(self, action: Any) -> str:
         return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
 
 
 class Parser(LightningArgumentParser):
-    """Parser that ignores the line `base: FILE` of a configuration, applied by `ConfigFile`, and checks class paths."""
+    """Parser that ignores the line `base: FILE` of a configuration (`ConfigFile` applies it) and checks class paths."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -154,7 +154,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments; jsonargparse passes null for a nested class as the string `None`."""
+        """Parse arguments; handles that jsonargparse passes null for a nested class as the string `None`."""
         if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)
@@ -338,7 +338,7 @@ class CommandLine(LightningCLI):
         """Reject training over another run, and resuming with another model, other data or another seed.
 
         Raises:
-            ValueError: names the directory, or the first key that differs and both values.
+            ValueError: in these cases; the message names the directory, or the first key that differs and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
@@ -471,7 +471,7 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load: of a run given by its directory, the configured one.
+        """Choose the checkpoint to load; for a run directory, it is the configured checkpoint of that run.
 
         Raises:
             ValueError: if no checkpoint is given, and the module has trainable weights that nothing loads.
@@ -492,7 +492,7 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Whether the module has trainable weights, and its configuration names no pre-trained ones."""
+        """Whether the module has trainable weights while its configuration specifies no pre-trained ones."""
         trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return trains and not dry and not _names_weights(self.config[self.requested].model)
@@ -509,7 +509,7 @@ class CommandLine(LightningCLI):
 
 
 class ParsedOnly(CommandLine):
-    """The command line that stops after parsing; its `parser` can parse and instantiate many configurations."""
+    """A command line that stops after parsing; its `parser` can parse and instantiate many configurations."""
 
     def before_instantiate_classes(self) -> None: ...
     def instantiate_classes(self) -> None: ...
@@ -518,11 +518,11 @@ class ParsedOnly(CommandLine):
 
 
 class _Built(Exception):
-    """Raised when a parser is complete."""
+    """Raised once a parser is complete, to stop before parsing."""
 
 
 class Unparsed(CommandLine):
-    """The command line that stops before parsing."""
+    """A command line that stops before parsing."""
 
     def parse_arguments(self, *_: Any) -> None:
         raise _Built
@@ -541,12 +541,12 @@ WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
 
 
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Find changed settings that a resumed run must keep: those of model and data, and the seed.
+    """Find changed settings of model, data and seed, which a resumed run must keep.
 
-    Keys missing from the saved configuration are newer arguments, and are ignored.
+    Keys missing from the saved configuration belong to newer arguments, and are ignored.
 
     Returns:
-        Saved and present value by key, `data.init_args.batch_size` for example.
+        Saved and current value by key, for example by `data.init_args.batch_size`.
     """
     found: dict[str, tuple[Any, Any]] = {}
 
@@ -564,7 +564,7 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def config_files(args: list[str]) -> list[str]:
-    """List the values of `--config`."""
+    """List the values of the option `--config`."""
     found = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
     return found + [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
 
@@ -572,8 +572,8 @@ def config_files(args: list[str]) -> list[str]:
 def with_latest(args: list[str]) -> list[str]:
     """Replace `--resume latest` by the directory of the most recently started run.
 
-    A `--config` with a model selects among the runs and is dropped, as the run has its own settings. Any other is a
-    layer, and stays.
+    A `--config` with a model selects among the runs; it is dropped, as the run has its own settings. A `--config`
+    without a model is kept.
 
     Raises:
         FileNotFoundError: if there is no such run.
@@ -599,7 +599,7 @@ def with_latest(args: list[str]) -> list[str]:
 
 
 def _names_weights(settings: Any) -> bool:
-    """Whether a part of a configuration names pre-trained weights."""
+    """Whether some part of a configuration specifies pre-trained weights."""
     if isinstance(settings, list | tuple):
         return any(map(_names_weights, settings))
     if not isinstance(settings, dict | Namespace):
@@ -617,7 +617,7 @@ class Samples(Protocol):
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Error message for a module without `predict_step`: what it offers instead."""
+    """Return the error message for a module without `predict_step`, which says what the module offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
@@ -630,14 +630,15 @@ def _instead_of_prediction(model: LightningModule) -> str:
 
 
 def with_restart(args: list[str]) -> list[str]:
-    """Resume the run of a `fit` that `torchrun --max_restarts` restarts, once it has saved a checkpoint.
+    """If `torchrun --max_restarts` restarts a `fit` whose run has saved a checkpoint, resume that run.
 
     torchrun restarts the same command, and the run directory holds the run's settings. torchrun's restart count is no
-    substitute: it stays 0 on a node whose processes ended because those of another node did.
+    substitute: it stays 0 on a node whose processes were ended by a failure on another node.
 
     Raises:
         ValueError: without `--run_directory`, which identifies the run; or if ranks would rendezvous in torchrun's own
-            store, which keeps the addresses of dead ranks: a rank that restarts first would hang on those.
+            store, which keeps the addresses of dead ranks: a rank that restarts before the others would hang on these
+            addresses.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
@@ -673,7 +674,7 @@ def _value_of(args: list[str], flag: str) -> str | None:
 
 
 def _has_trained(line: CommandLine) -> bool:
-    """Whether a training step was started; before that, a failed run leaves nothing worth keeping."""
+    """Whether a training step was started; a run that fails before its first step leaves nothing worth keeping."""
     trainer = getattr(line, "trainer", None)
     return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 

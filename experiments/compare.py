@@ -55,12 +55,13 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
-    """Collect the metrics of finished runs, by config and metric, the best epoch's next to the tested checkpoint's.
+    """Collect the metrics of finished runs by config and metric; the best epoch's follow the tested checkpoint's.
 
-    A diverged run has NaN for the metrics of other runs of its config, or of all runs if all of its config diverged.
+    A diverged run gets NaN for every metric that other runs of its config have, or that any run has if all runs of its
+    config diverged.
 
     Args:
-        runs: finished or not.
+        runs: all runs, finished or not.
         metrics: full names of training or validation metrics to read in addition; their last value is used.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
@@ -106,7 +107,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     """Write tables and figures of the finished runs; runs.csv and summary.csv contain all metrics.
 
     Args:
-        runs: finished or not.
+        runs: all runs, finished or not.
         output: output directory.
         metrics: metrics in tables and figures, see `chosen`.
         fit: short names of the keys in which to fit power laws.

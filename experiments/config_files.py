@@ -1,4 +1,4 @@
-"""Read configuration files, with the `base` that one may have.
+"""Read configuration files, each optionally with a `base`.
 
 A file that begins with a line `base: demo.yaml` holds only its differences from that file. A base is equivalent to an
 earlier `--config` on the same command line.
@@ -41,7 +41,7 @@ def located(path: Path) -> Path:
     """Find a configuration file at its path or, for `configs/...`, among the package's own.
 
     Raises:
-        FileNotFoundError: gives the new name of a file of version 0.1.
+        FileNotFoundError: if there is no such file; for a file of version 0.1 the message gives the new name.
     """
     ours = PROJECT / path
     # os.path returns False if a text is too long for a path
@@ -71,7 +71,7 @@ def parsed(text: str, path: Path) -> Any:
     """Parse the text of a YAML file.
 
     Raises:
-        ValueError: names the file, with the line if it is not valid YAML, or if its aliases expand to too many values.
+        ValueError: if the text is not valid YAML, or its aliases expand to too many values; the message names the file.
     """
     try:
         content = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
@@ -156,14 +156,14 @@ def reject_old_keys(settings: dict[str, Any], path: object) -> None:
     """Reject a key of version 0.1 in a configuration.
 
     Raises:
-        ValueError: names the file, the key and the key since version 0.2.
+        ValueError: if there is such a key; the message names the file, the key and its replacement in version 0.2.
     """
     for old in RENAMED_KEYS.keys() & dotted(settings).keys():
         raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")
 
 
 def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a `config.yaml` of version 0.1, which nests them, to those of version 0.2."""
+    """Rename the nested keys of a `config.yaml` of version 0.1 to the keys of version 0.2."""
     new = dict(settings)
     for section, values in settings.items():
         if isinstance(values, dict):

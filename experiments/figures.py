@@ -23,7 +23,7 @@ TITLES = {
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
     """Draw a panel per metric: a dot per seed, and mean ± std.
 
-    Values of the best epoch are rings in the same panel.
+    Values of the best epoch are drawn as rings in the same panel.
     """
     import numpy as np
 
@@ -105,7 +105,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group columns that differ only in the value of a key, to connect by a line; other columns stay alone."""
+    """Group columns that differ only in the value of a key, so that a line connects them; others stay alone."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")
@@ -117,7 +117,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequen
     """Draw curves of the metrics that every config logs: mean over seeds with a band of ± std.
 
     Args:
-        metrics: for each config, the `metrics.csv` of its runs.
+        metrics: contents of the runs' `metrics.csv`, by config.
         path: output file.
         names: training and validation metrics to draw, in this order; by default all, at most `MAX_CURVES`.
 

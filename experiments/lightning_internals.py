@@ -1,7 +1,8 @@
 """Private names of Lightning and jsonargparse that have no public equivalent, with the reason for each use.
 
-Private names occur only here and, for modules, in `lightning_modules/lightning_internals.py`. A test names each one
-that an upgrade moves, and `pyproject.toml` bounds the versions. The test also covers methods that our classes override.
+Private names occur only here and, for modules, in `lightning_modules/lightning_internals.py`. A test names each private
+name that an upgrade moves, and `pyproject.toml` bounds the versions. The test also covers methods that our classes
+override.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ SignalConnector = _SignalConnector
 
 
 def handle_signals(trainer: Any, signals: SignalConnector) -> None:
-    """Let `signals` handle signals, and remove Lightning's own check, a host sync in every step."""
+    """Let `signals` handle signals, and remove Lightning's own check, which causes a host sync in every step."""
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
@@ -29,13 +30,13 @@ def signal_handling(trainer: Any) -> Any:
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Whether a checkpoint here can be resumed: not within accumulated gradients, nor before a validation."""
+    """Whether a checkpoint at this point can be resumed; false within accumulated gradients and before a validation."""
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return not (epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher))
 
 
 def take_given_checkpoint_alone(trainer: Any) -> None:
-    """Keep Lightning from searching a checkpoint if none is given: of an exception, SLURM or a registry."""
+    """Keep Lightning from searching for checkpoints (of exceptions, SLURM or a registry) if none is given."""
     trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path
 
 
@@ -60,7 +61,7 @@ def loaded_checkpoint(connector: Any) -> dict[str, Any]:
 
 
 def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
-    """Return the metrics of an epoch that has ended, logged after its checkpoint; None within an epoch."""
+    """Return the metrics of an epoch that has ended, which are logged after its checkpoint; None within an epoch."""
     connector = trainer._logger_connector
     return connector.metrics["log"] if connector._first_loop_iter is None else None
 

@@ -19,7 +19,7 @@ def load_run(
 
     Args:
         directory: the run directory.
-        checkpoint: `best` or `last`; None takes `checkpoint.test_checkpoint` of the run.
+        checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
 
     Returns:
         The model in evaluation mode, with the checkpoint's weights, and the DataModule before `setup`.

@@ -20,7 +20,7 @@ def places(experiments: Sequence[Experiment]) -> Places:
     `elr/cifar10_asymmetric` are two columns of `elr`.
 
     Returns:
-        Rows and columns; empty if no row would have two columns.
+        Row and column of each experiment; empty if no row would have two columns.
     """
     names = list(dict.fromkeys(each.config_name for each in experiments))
     folders, files = (
@@ -52,7 +52,7 @@ def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
-    """Build header and rows, by metric: metric, method, and mean ± std in each setting.
+    """Build header and rows of the table: metric, method, and mean ± std in each setting.
 
     Many settings of few methods become rows. The header omits the first column.
     """
@@ -71,6 +71,6 @@ def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str]
 
 
 def by_metric(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield the rows of each metric, without their first column."""
+    """Yield each metric with its rows, which omit the first column."""
     for metric, own in groupby(rows, key=lambda row: row[0]):
         yield metric, [list(row[1:]) for row in own]

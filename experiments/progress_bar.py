@@ -22,7 +22,7 @@ class WholeRun(RichProgressBar):
 
     Args:
         monitor: the validation metric to show; None chooses one.
-        given_labels: whether validation labels are noisy; the metric's name then says so.
+        given_labels: whether validation labels are noisy; if so, the metric's name says so.
     """
 
     def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
@@ -34,7 +34,7 @@ class WholeRun(RichProgressBar):
         self._looked = -math.inf
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Choose columns that fit, with the metrics, into a terminal of 80 characters."""
+        """Choose columns that fit into a terminal of 80 characters together with the metrics."""
         _, _, batches, *_ = super().configure_columns(trainer)
         return [
             StageColumn("[progress.description]{task.description}"),
@@ -74,7 +74,7 @@ class WholeRun(RichProgressBar):
 
 
 class StageColumn(TextColumn):
-    """Column of the stage: the epoch, without the total if epochs do not limit the run."""
+    """Column of the stage: shows the epoch, without the total number if epochs do not limit the run."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -83,7 +83,7 @@ class StageColumn(TextColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """Column of the time left: of the whole run while training, otherwise of the stage."""
+    """Column of the time left: in training that of the whole run, otherwise that of the stage."""
 
     max_refresh = SECONDS
 

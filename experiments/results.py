@@ -41,7 +41,7 @@ class Result:
         config: title of the run's experiment.
         metric: name of the metric.
         seed: seed of the run.
-        value: its value; NaN if a diverged run lacks it.
+        value: value of the metric; NaN if a diverged run lacks it.
         diverged: whether the run diverged.
     """
 
@@ -60,10 +60,10 @@ class Summary:
         config: title of the experiment.
         metric: name of the metric.
         mean: mean over the seeds with a finite value; NaN without any.
-        std: their sample standard deviation (n - 1); NaN for a single seed.
+        std: sample standard deviation (n - 1) over these seeds; NaN for a single seed.
         seeds: number of seeds with a finite value.
-        diverged: number of seeds without one because the run diverged.
-        not_finite: number of other seeds with NaN or infinity, such as a time to a threshold never reached.
+        diverged: number of seeds without a finite value because the run diverged.
+        not_finite: number of other seeds with NaN or infinity, for example if a threshold was never reached.
     """
 
     config: str
@@ -100,7 +100,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
     Args:
         metrics: values by name.
-        given_labels: whether validation labels are noisy; a note then says so.
+        given_labels: whether validation labels are noisy; if so, a note says so.
     """
     stages = ("train/", "val/", "test/")
     shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
@@ -117,7 +117,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 def arrow(metric: str) -> str:
     """Return an arrow for the better direction of a metric, by the first known word of its name; empty if unknown.
 
-    Metrics of edits have no arrow, as a protection against edits should lower their similarity.
+    Metrics of image edits have no arrow, since protection against edits aims at low similarity.
     """
     words = metric.rpartition("/")[2].split("_")
     told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
@@ -125,14 +125,14 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Select the results of some metrics, in the given order, with those of the best epoch.
+    """Select the results of some metrics, in the given order, including those of the best epoch.
 
     Args:
         results: results of all runs.
         metrics: names with or without stage, `test/accuracy` or `accuracy`; empty for all.
 
     Raises:
-        ValueError: names a metric that no run has.
+        ValueError: if no run has one of the metrics; the message names it.
     """
     known = dict.fromkeys(beside(result.metric)[0] for result in results)
     for metric in metrics if results else ():
@@ -149,7 +149,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 def misspelt(name: str, known: Iterable[str]) -> bool:
     """Whether an unknown metric is probably a misspelt known one.
 
-    A name unlike all known ones may be logged only in full runs, as distances of generated images are.
+    A name unlike all known ones may belong to a metric that only full runs log, such as FID.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
@@ -174,14 +174,14 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order, each of the best epoch directly after that of the tested checkpoint."""
+    """List unique metrics in order; a best epoch's metric directly follows that of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Sort key of metrics: the best epoch's directly after the tested checkpoint's."""
+    """Sort key of metrics; a best epoch's metric directly follows that of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
@@ -192,7 +192,7 @@ def repeated(metric: str, values: Mapping[str, float]) -> bool:
 
 
 def duration(seconds: float | None) -> str:
-    """Format a duration as `0:12:34`; an unknown one as `-:--:--`."""
+    """Format a duration as `0:12:34`, and an unknown duration as `-:--:--`."""
     return "-:--:--" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
@@ -252,7 +252,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def mean_and_std(mean: float, std: float) -> str:
-    """Format as `0.9312 ± 0.0041`: two significant digits of the deviation, and as many decimals of the mean."""
+    """Format as `0.9312 ± 0.0041`: the deviation with two significant digits, the mean with equally many decimals."""
     if not math.isfinite(std) or std == 0 or not math.isfinite(mean):
         return f"{mean:.4g}" + (" ± 0" if std == 0 else "")
     decimals = 1 - math.floor(math.log10(std))
@@ -291,6 +291,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Console on standard output; wide enough for tables if that is a file or a pipe."""
+    """Console on standard output; if the output is a file or a pipe, the console is wide enough for tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

@@ -44,10 +44,10 @@ def new_run_directory(configs: list[str], root: str = "runs") -> Path:
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the most recently started run of `fit`: of all, or of one configuration file.
+    """Find the most recently started run of `fit`, among all runs or those of one configuration file.
 
     Raises:
-        FileNotFoundError: if there is none, naming the folder.
+        FileNotFoundError: if there is none; the message names the folder.
     """
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
@@ -63,7 +63,7 @@ def make_directory(directory: Path) -> None:
     """Create a run directory and check that it is writable.
 
     Raises:
-        OSError: names the directory and the reason.
+        OSError: if this fails; the message names the directory and the reason.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def has_checkpoint(directory: Path) -> bool:
 
 
 def clear(directory: Path) -> None:
-    """Remove partial files of a killed call; of a run without a checkpoint, also its table and its event files."""
+    """Remove partial files of a killed call; for a run without a checkpoint, also remove its table and event files."""
     left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
     if not has_checkpoint(directory):
         left += [directory / "metrics.csv", *directory.glob("tensorboard/events.out.tfevents.*")]
@@ -110,10 +110,11 @@ def clear(directory: Path) -> None:
 
 
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
-    """Reject training for fewer epochs than a checkpoint has, before its run is changed.
+    """Reject training for fewer epochs than a checkpoint has completed, before its run is changed.
 
     Raises:
-        ValueError: names both numbers, or a checkpoint without training progress.
+        ValueError: if so, or if the checkpoint has no training progress; the message names both numbers or the
+            checkpoint.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -221,7 +222,7 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 
     Raises:
         FileNotFoundError: if it does not exist.
-        ValueError: names the class or the tensors that do not match.
+        ValueError: if it does not match; the message names the class or the tensors that differ.
     """
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -249,12 +250,12 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 class WholeCheckpoints(TorchCheckpointIO):
     """Write checkpoints atomically.
 
-    Lightning writes to the system's temporary folder and moves the file, which is a copy if that is another disk: a
-    full disk or a kill would then replace the last good checkpoint by a partial one.
+    Lightning writes to the system's temporary folder and moves the file. If that folder is on another disk, moving
+    means copying, and a full disk or a kill would replace the last good checkpoint by a partial one.
 
     Args:
-        directory: the run directory. Outside it, only files saved since the start are removed, as the checkpoint that a
-            run starts from can name any files to remove.
+        directory: the run directory. Outside this directory, only files saved since the start are removed, as the
+            checkpoint from which a run starts could name arbitrary files.
     """
 
     def __init__(self, directory: Path) -> None:

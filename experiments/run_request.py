@@ -34,10 +34,10 @@ class Experiment:
     Args:
         name: unique among the experiments of one output.
         config: path of the YAML file.
-        texts: paths of its base, if any, and itself, each with its text when the experiment was planned.
-        label: name in tables and figures: its method, plus its configuration if several have that method.
-        overrides: arguments that follow it on the command line of `fit`.
-        setting: short names of keys that a comparison varies, with their values.
+        texts: paths of the base, if any, and of the config itself, each with the file's text at planning time.
+        label: name in tables and figures: the method, plus the configuration's name if several have that method.
+        overrides: arguments that follow the config on the command line of `fit`.
+        setting: values of the keys that a comparison varies, by short key name.
     """
 
     name: str
@@ -118,7 +118,7 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Label configurations by method, `ELR`; several of one method also by name, `ELR demo`."""
+    """Label configurations by method (`ELR`); several of one method also by file name (`ELR demo`)."""
     methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
     return [
         method if method and methods.count(method) == 1 else f"{method} {name}".strip()
@@ -155,7 +155,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read the configurations given by `--config` or `-c`: files with their bases, or inline YAML.
 
     Returns:
-        For each value of the option, the paths and texts of its files, the base first.
+        For each value of the option, the paths and texts of its files, with the base first.
     """
     found: dict[str, dict[str, str]] = {}
     for flag, value in _flags(overrides):
@@ -203,7 +203,7 @@ def check(run: Run) -> None:
 
     Raises:
         NotADirectoryError: if the directory or one of its parents is a file.
-        ValueError: if the directory holds another run, naming the first key that differs, or other files.
+        ValueError: if the directory holds other files or another run; the message names the first key that differs.
     """
     for path in (run.directory, *run.directory.parents):
         if path.exists() and not path.is_dir():
@@ -249,7 +249,7 @@ def cores() -> int:
 
 
 def code_fingerprint() -> str:
-    """Digest of the source files that results depend on, to recognise results of other code."""
+    """Digest of the source files that results depend on, to recognise results computed by other code."""
     digest = hashlib.sha256()
     patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
     for pattern in patterns:

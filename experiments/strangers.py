@@ -1,9 +1,9 @@
 """Check a run directory before it is resumed, as it may come from a stranger.
 
-Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory is not. It names
-classes, whose types `class_paths` checks, and their arguments. Types do not cover modules imported before their classes
-can be checked, arguments that are URLs, output paths of Lightning's own classes, and links that lead out of the
-directory. These are rejected here.
+Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory is not. The
+latter names classes and their arguments. `class_paths` checks the types of the classes. Other dangers are rejected
+here: modules that are imported before their classes can be checked, arguments that are URLs, output paths of
+Lightning's own classes, and links that lead out of the directory.
 """
 
 import importlib
@@ -53,11 +53,11 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
     Args:
         directory: the run directory.
-        leaves_out: keys of a single call, dropped from the run's settings.
+        leaves_out: keys that apply only to a single call, and are dropped from the run's settings.
         arguments: command-line arguments; the keys that they set are dropped, too.
 
     Raises:
-        ValueError: names a rejected key, or a link out of the directory.
+        ValueError: if a key or a link out of the directory is rejected; the message names it.
     """
     _refuse_links(directory)
     path = directory / "config.yaml"
@@ -118,7 +118,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Reject links out of the directory, which writes would follow, and anything but files and folders."""
+    """Reject links out of the directory, since writes would follow them, and anything but files and folders."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -172,7 +172,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove a dotted key, however it is nested."""
+    """Remove a dotted key from settings, whether its parts are nested or joined."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:

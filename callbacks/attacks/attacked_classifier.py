@@ -43,7 +43,7 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
 
 
 class Predicted(NamedTuple):
-    """Predicted classes and, for a single evaluation, the logits."""
+    """Predicted classes and, with a single forward pass, also the logits."""
 
     prediction: Tensor
     """`[B]`."""
@@ -55,7 +55,7 @@ class AttackedClassifier:
     """A classifier that predicts by majority vote, with the logits that attacks differentiate.
 
     Args:
-        draw: one forward pass.
+        draw: function that runs one forward pass.
         smoothed: whether the forward passes are under noise.
         num_draws: forward passes for each image, whose majority vote is its class.
     """
@@ -68,7 +68,7 @@ class AttackedClassifier:
     def differentiated(self, image: Tensor) -> Tensor:
         """Map images to the logits `[B, K]` that attacks differentiate.
 
-        Votes have no gradient: with several, these are the logits of the mean probabilities.
+        Votes have no gradient; with several votes, these are the logits of the mean probabilities.
         """
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
@@ -76,9 +76,10 @@ class AttackedClassifier:
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
         """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict` if it returned any.
 
-        AutoAttack needs a deterministic classifier, so it attacks with fixed random numbers. It returns an image
-        unchanged if these misclassify the image itself, or if no point it tried is misclassified. The majority vote may
-        differ in both cases, so such images are attacked again by projected gradient ascent with fresh random numbers.
+        AutoAttack needs a deterministic classifier, so it attacks with fixed random numbers. With these numbers, it
+        returns an image unchanged if the classifier misclassifies the image itself, or classifies every tried
+        perturbation correctly. In both cases the majority vote may differ, so such images are attacked again, by
+        projected gradient ascent with fresh random numbers.
         """
         if not (self.smoothed and isinstance(attack, AutoAttack)):
             return attack.perturb(self.differentiated, image, label, logits=logits)

@@ -39,8 +39,8 @@ class RobustAccuracy(Callback):
     * `figures/adversarial_<checkpoint>.png`, such as `adversarial_last.png` (`adversarial.png` without a checkpoint);
     * `robust_accuracy_rows`, with the predictions for each image.
 
-    Rows of earlier evaluations stay in the table. A row under the same checkpoint name is replaced if its weights
-    differ, or if it is of the same attack with the same settings.
+    Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
+    weights have changed, or if attack and settings are the same.
 
     Images are attacked in blocks of `batch_size`, whose random numbers depend only on (seed, block, attack). So the
     perturbations are the same on any number of ranks, and with the same weights and settings an interrupted
@@ -54,7 +54,7 @@ class RobustAccuracy(Callback):
         max: attack only images before this position; None attacks all.
         sigma: standard deviation of Gaussian noise, in pixel units. If positive, the smoothed classifier is attacked;
             0 attacks the module as it is. For a `SmoothedClassifier` all votes count, as in its certificate; gradients
-            are those of the mean probabilities.
+            are computed from the mean probabilities.
         num_draws: forward passes for each image, whose majority vote is its class; 1 for a deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.

@@ -51,7 +51,7 @@ class Certification(Callback):
             same images, for few or costly images.
         seed: random seed of the noise. It fixes every noise sample, whatever the batch size and the number of ranks.
         radii: radii whose certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the mode's own
-            `radius`, or the first seven radii of its `grid`: elsewhere such modes give only lower bounds.
+            `radius`, or the first seven radii of its `grid`. At other radii such modes give only lower bounds.
         channels_last: whether the network runs in channels-last memory format, often faster for convolutions in mixed
             precision. A `SmoothedClassifier` then receives images and noise in that format.
 
@@ -212,7 +212,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Describe how the summary's numbers were computed, and which are only lower bounds."""
+        """Describe how the summary's numbers were computed, and which of them are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {

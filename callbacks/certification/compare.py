@@ -24,7 +24,8 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         paths: run directories or logs, see `read_log`; each is named by the parts of its path that differ.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories; run directories record theirs.
+        alpha: failure probability of each certificate, for logs outside run directories; run directories record their
+            own.
 
     Returns:
         The table, see `accuracy_table`.
@@ -67,7 +68,7 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings, and reject a file with values that curves and their legends cannot show."""
+    """Read settings; reject a file with values that the figure or its legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -90,7 +91,7 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Strip the parts that all paths begin and end with."""
+    """Strip the leading and trailing parts that all paths share."""
     whole = [path.absolute() for path in paths]  # since "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:

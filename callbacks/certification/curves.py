@@ -98,7 +98,7 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
 
     Returns:
         `acr` in pixel units and `certified_accuracy_<radius>`. For this project's logs also `abstained`, the fraction
-        of images without a claim although their class was not known to be wrong, and `mean_draws`, over all images and
+        of images without a certificate whose class was not known to be wrong, and `mean_draws`, over all images and
         over those whose selected class is correct.
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
@@ -125,7 +125,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
     Args:
         settings: the settings of the log.
-        radius: in pixel units; None checks the average certified radius.
+        radius: radius in pixel units; None checks the average certified radius.
     """
     if "grid" in settings:
         return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
@@ -145,15 +145,15 @@ def accuracy_table(
     """Tabulate the certified accuracy of each log at each radius.
 
     Args:
-        logs: logs by name.
-        radii: in pixel units.
+        logs: certification logs by name.
+        radii: radii to tabulate, in pixel units.
         settings: settings of the logs, by the same names.
 
     Returns:
         Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`) and
         `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee). With
         several logs, the rows `envelope` hold the best of them on the images common to all. They are tight where all
-        logs are, and have no such bound, which does not hold for a choice among logs.
+        logs are. They have no such bound, since it does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():
@@ -193,7 +193,7 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[
     """Draw certified accuracy against radius, a curve for each log.
 
     Args:
-        logs: logs by their names in the legend.
+        logs: certification logs by name in the legend.
         path: file of the figure.
         settings: settings of the logs, by the same names.
     """

@@ -70,8 +70,8 @@ class CertificationProgress:
         """Refresh the display, at most every two seconds.
 
         Args:
-            num_draws: noise samples evaluated since the start by this rank, or by the ranks that share an image with
-                it; None while it waits. Samples of other ranks count once their images are finished.
+            num_draws: number of noise samples evaluated since the start, by this rank or by all ranks that work on the
+                same image; None while this rank waits. Samples of other ranks count once their images are finished.
             now: whether to refresh at once.
         """
         clock = time.monotonic()

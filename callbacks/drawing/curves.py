@@ -1,4 +1,4 @@
-"""Line plots with one look in all figures."""
+"""Line plots with a consistent style in all figures."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Image grids: a row for each image, a column for each thing shown of it."""
+"""Image grids: a row per image, and a column per quantity shown, such as input, output or mask."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Count predictions and labels per category, and turn counts into fractions that show fit and memorisation.
+"""Count predictions and labels per category, and convert counts to fractions that measure fit and memorisation.
 
 For the given labels y (possibly wrong), the true labels y* if known, and the training predictions p, for each
 category k:
@@ -135,7 +135,7 @@ class RunningCounts:
 
     Args:
         num_classes: K.
-        interval: batches between two ends of records; None splits no records off.
+        interval: number of batches per record; None means that the epoch is not split.
     """
 
     def __init__(self, num_classes: int, interval: int | None) -> None:

@@ -40,7 +40,7 @@ class CategoryHistory:
         Args:
             epoch: index of the epoch, from 0.
             counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
-            cut: fit curves to the R records; otherwise the whole epoch is one record.
+            cut: whether curves are fitted to the R records; otherwise the whole epoch is one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])

@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """Return the same on a device with float64: the CPU instead of Apple's MPS."""
+        """Return the same, with a device that supports float64: the CPU instead of Apple's MPS."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 

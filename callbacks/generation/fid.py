@@ -231,7 +231,7 @@ class FID(Callback):
 
 
 def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Add a row to a table, replacing one of the same measurement, and return the whole table."""
+    """Add a row to a table, replacing an earlier row of the same measurement, and return the whole table."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})

@@ -82,7 +82,7 @@ def read_statistics(file: Path) -> Described:
     """Read a file from `write_statistics`, pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
 
     Raises:
-        ValueError: names a file that is damaged or has other contents.
+        ValueError: if the file is damaged or has other contents; the message names it.
     """
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))

@@ -5,7 +5,7 @@
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
 Features are read in chunks, from an array that may be on disk, and summed in float64: memory does not grow with the
-number of images. KID's subsets come from a reservoir of 10,000 images of a larger set; KID over all pairs of images is
+number of images. For larger sets, KID's subsets come from a reservoir of 10,000 images; KID over all pairs of images is
 also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
@@ -83,7 +83,7 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute FID, the Fréchet distance of two Gaussians.
 
     The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric A^T S2 A, with
-    A A^T = S1. The numbers of images bound how many eigenvalues can be nonzero; the others, rounding errors, are
+    A A^T = S1. The numbers of images bound the number of nonzero eigenvalues; the others are rounding errors and are
     dropped.
     """
     dimensions = len(first.mean)
@@ -112,7 +112,7 @@ def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, 
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
-    """Sample the rows of a set that KID's subsets come from: at most `RESERVOIR`, in ascending order.
+    """Sample the reservoir of rows for KID's subsets: at most `RESERVOIR` rows of a set, in ascending order.
 
     Args:
         count: rows of the set.
@@ -182,7 +182,8 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of rows, in tiles: `[3]`, within each set, without the diagonal, and across.
+    """Sum the kernel over all pairs of rows, in tiles: `[3]`, within each set (without the diagonal) and between the
+    sets.
 
     Args:
         first: `[N, D]`.

@@ -202,7 +202,7 @@ class Divergence(FiniteLoss):
         pl_module.log("test/diverged", 0.0, sync_dist=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report divergence if another error came first, such as an eigenvalue solver failing on NaN."""
+        """Report divergence if NaN values first caused another error, as in an eigenvalue solver."""
         alone = not is_distributed()  # other ranks may not have failed
         if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
             self._read(trainer)

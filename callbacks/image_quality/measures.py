@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol, Measure,
 
 
 def in_range(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> list[Tensor]:
-    """Clip images to [0, 1], which perceptual metrics need under each protocol, and round them if it does; float32."""
+    """Clip images to [0, 1], as perceptual metrics need, and round them if the protocol does; returns float32."""
     kept: EvaluationProtocol = "rounded" if protocol == "rounded" else "clipped"
     return [as_measured(each, kept).float() for each in (image, clean)]
 
@@ -140,10 +140,10 @@ def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequenc
 
     Args:
         metrics: torchmetrics image metrics.
-        taken: names that other measures have.
+        taken: names that are already used by other measures.
 
     Raises:
-        ValueError: if two measures have one name, or a metric does not measure single images.
+        ValueError: if two measures have the same name, or a metric does not measure single images.
     """
     if isinstance(metrics, Mapping):
         named = list(metrics.items())

@@ -16,9 +16,9 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 class ImageMetricsTable(Callback):
     """Write `image_quality.csv`, the metrics of every test image, into the run directory.
 
-    A row has an image's set, index and name, PSNR in dB and SSIM, and those of the degraded image (`noisy_psnr`,
-    `noisy_ssim`); the last row of a set has the means. In a run with two tests (`checkpoint.also_test_best`) the table
-    is that of the first one, of the configured checkpoint.
+    A row has an image's set, index and name, its PSNR in dB and SSIM, and those of the degraded image (`noisy_psnr`,
+    `noisy_ssim`). The last row of a set has the means. If a run is tested twice (`checkpoint.also_test_best`), the
+    table is that of the first test, which uses the configured checkpoint.
 
     Args:
         metrics: further torchmetrics image metrics, such as `{class_path:

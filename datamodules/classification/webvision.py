@@ -19,8 +19,7 @@ LISTED = 1000
 
 
 class WebVision(ImageSet):
-    """Images from Google search, labelled by query; mini-WebVision consists of the 66,000 images of the first 50
-    classes.
+    """Images from Google search, labelled by query; mini-WebVision has the 66,000 images of 50 classes.
 
     Reads `info/train_filelist_google.txt` with the images in `google/`, and `info/val_filelist.txt` with the images in
     `val_images_256/`. Validates on WebVision's validation images, since its test labels are not public. With `test_on:

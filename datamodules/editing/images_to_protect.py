@@ -9,7 +9,7 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class ImagesToProtect(SeededBatches):
-    """Images with regions to protect, with the masks and prompts of editors.
+    """Batches of images with regions to protect, and with the masks and prompts of editors.
 
     Args:
         images: dataset: `MaskedPhotographs`, or `ImagesWithEllipses` around a dataset without masks.

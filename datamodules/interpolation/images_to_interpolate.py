@@ -51,7 +51,7 @@ class ImagesToInterpolate(SeededBatches):
         self.test_set = self.images.pairs(self.seed)
 
     def training_images(self) -> tuple[Tensor, int] | None:
-        """Return all training images, `[N, C, H, W]` as stored, and the stored value for 1; None if there are none."""
+        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`; None if there are none."""
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 

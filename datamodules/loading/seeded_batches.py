@@ -96,7 +96,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or that of `seed_everything` when data are first read (at setup, not before)."""
+        """The given seed, or the seed of `seed_everything` at the first reading of data (at setup, not before)."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod

@@ -1,5 +1,4 @@
-"""Counter-based random numbers, which depend only on (seed, epoch, sample), and random numbers with a fixed seed per
-test image.
+"""Random numbers that depend only on (seed, epoch, sample), by a counter, or on a fixed seed per test image.
 
 A counter has no state: a sample gets the same numbers in any batch and on any rank or device, and resuming needs no
 generator state.

@@ -14,13 +14,13 @@ LARGEST_IN_MEMORY = 1 << 25
 class CorrectedMasks:
     """Corrected masks, uint8, each of its own size.
 
-    Memory is shared with the DataLoader workers: they see a correction when they next fetch the sample. Large sets are
+    Memory is shared with the DataLoader workers, which see a correction when they next fetch the sample. Large sets are
     memory-mapped from a sparse file, which takes disk space only for corrected masks.
 
     Args:
         size: `[N, 2]`, int64: height and width of each mask.
         path: memory-mapped file; None means shared memory.
-        writes: whether this rank writes the masks; one of the ranks that map the same file is enough.
+        writes: whether this rank writes the masks; only one of the ranks that map the same file needs to.
     """
 
     def __init__(self, size: Tensor, path: Path | None = None, writes: bool = True) -> None:
@@ -52,11 +52,11 @@ class CorrectedMasks:
         return self._pixels[self.start[sample] : self.start[sample + 1]].view(*self.size[sample].tolist())
 
     def current(self, index: Tensor, given: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """Replace masks by their corrections, where there are any.
+        """Replace the masks of corrected samples by their corrections.
 
         Args:
             index: `[B]`, int64: samples.
-            given: their masks before correction, `[H, W]` each, uint8; not modified.
+            given: masks of these samples before correction, `[H, W]` each, uint8; not modified.
         """
         changed = self.changed[index]
         if not changed.any():

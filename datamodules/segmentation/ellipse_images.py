@@ -11,7 +11,7 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, no_labels
 
 
 def textured_images(mask: Tensor, seed: int) -> Tensor:
-    """Render grey images: the masked structure on a background of the same texture, brighter by 0.2 to 0.4.
+    """Render grey images: a texture, with the masked structure brighter than the background by 0.2 to 0.4.
 
     Args:
         mask: `[N, S, S]`, 0 and 1.
@@ -44,8 +44,8 @@ class EllipseImages(MaskSet):
         num_training: number of training images.
         num_validation: number of validation images, with true masks.
         num_test: number of test images, with true masks.
-        shapes: distribution of the structures and auxiliary masks, and number of the latter.
-        shapes: shapes of the structures and of the auxiliary masks, of which there are as many as it says.
+        shapes: shape distribution of structures and auxiliary masks; it also defines the number of auxiliary masks.
+        shapes: shape distribution of structures and auxiliary masks; it also defines the number of auxiliary masks.
     """
 
     num_classes = 2

@@ -24,7 +24,7 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSour
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read an image, resized to a square of any aspect ratio.
+    """Read an image, and resize it to a square whatever its aspect ratio.
 
     Args:
         path: image file; 16-bit grey values are scaled to 8 bits.

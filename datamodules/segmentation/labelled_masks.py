@@ -35,10 +35,9 @@ def wait_for_all_processes() -> None:
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A source with corrections of its masks, fetched one request at a time; masks are uint8 until on the device.
+    """A source with corrections of its masks, fetched one request at a time; masks stay uint8 on the host.
 
-    Batches of a training set, which has a `seed`, contain the epoch that seeds augmentation until they are on the
-    device.
+    A training set has a `seed`; its batches contain the epoch, which seeds augmentation and is removed on the device.
     """
 
     def __init__(
@@ -101,8 +100,8 @@ class LabelledMasks(SeededBatches):
         predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; needs a dataset
             of files resized to one size, such as `MaskFolders`.
         evaluation_batch_size: global batch size in validation, testing and prediction. Smaller images are padded to the
-            largest of their batch, which can affect a network; None means `batch_size`, or one image per rank if image
-            sizes differ.
+            largest of their batch, which can affect a network's output; None means `batch_size`, or one image per rank
+            if image sizes differ.
         num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
         seed: seed of noise, order, augmentation and generated images; None means the value of `seed_everything`.
@@ -219,7 +218,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Choose a file in the run directory, written by one rank per machine, or else one file per rank."""
+        """Choose a file in the run directory, written by one rank per machine; without one, choose a file per rank."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -268,11 +267,11 @@ class LabelledMasks(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Change masks of training images; all ranks and their workers see them from the next epoch on.
 
-        This is a collective: every rank calls it equally often, with its own samples or with none (for example its
-        shard of `training_images_dataloader`), and ranks exchange their corrections.
+        This is a collective: every rank must call it equally often, with its own samples (for example its shard of
+        `training_images_dataloader`) or with none. Ranks exchange their corrections.
 
         Args:
-            index: `[n]`, int64: positions in the training set.
+            index: `[n]`, int64: positions of the samples in the training set.
             label: `[n, H, W]`, integers: new masks, in pixels of the images before augmentation; 255 is ignored. If
                 larger than an image, the top left part is used.
 

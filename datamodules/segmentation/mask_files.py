@@ -26,12 +26,12 @@ class MaskFiles(MaskSource):
         given: folder of the given masks, `<name>.png`: one channel or a palette, with class numbers as values.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that may contain the true masks; the first that has one is used, and a mask found nowhere is all
-            255. With None the given masks are the true ones.
+        clean: folders that may contain true masks, searched in this order; an image without a true mask gets one that
+            is all 255. None means that the given masks are the true ones.
 
     Raises:
-        FileNotFoundError: if an image or a given mask is missing, naming the first.
-        UnreadableImage: if a given mask is damaged, naming it.
+        FileNotFoundError: if an image or a given mask is missing; the message names the first.
+        UnreadableImage: if a given mask is damaged; the message names it.
     """
 
     def __init__(
@@ -105,8 +105,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read images as `whole` does, and crop them with their masks at positions given by numbers `[B, 3]` in [0,
-        1)."""
+        """Crop images and their masks, at positions given by numbers `[B, 3]` in [0, 1); otherwise as `whole`."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)

@@ -31,13 +31,13 @@ class SegTHOR(MaskSet):
     Read from one of
 
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice each, `[H, W]`. The first number in
-      the name is the patient's, as in `Patient_07_0123`. Folders `img` and `label` are found as well;
+      the name is the patient's, as in `Patient_07_0123`. Folders named `img` and `label` also work;
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each a pair of dicts from slice name to array: images and
       masks. No code in the pickles is run; the patient arguments do not apply to them.
 
-    Slices of another size are resized, images bilinearly. The network's inputs are standardised slices, (x - mean) /
-    std over the slice's pixels, instead of images in [0, 1]. Volumes (NIfTI) must first be cut into slices along their
-    last axis.
+    Slices of another size are resized: images bilinearly, masks by nearest neighbour. The network's inputs are
+    standardised slices, (x - mean) / std over the slice's pixels, instead of images in [0, 1]. Volumes (NIfTI) must
+    first be cut into slices along their last axis.
 
     The default patients are those of the authors' split, which uses patient 27 both for testing and for validation.
 

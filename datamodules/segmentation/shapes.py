@@ -17,15 +17,15 @@ class Shapes(MaskSet):
     Gaussian noise.
 
     Size, position and contrast of both shapes are random; the photograph shows through. The square covers the disc
-    where they overlap. An image is a function of (seed, its number), and no image is in two splits.
+    where they overlap. An image is a function of seed and image number; no image is in two splits.
 
     Args:
         num_train: number of training images.
         num_val: number of validation images, with true masks; 0 means no validation.
         num_test: number of test images, with true masks.
         image_size: height and width in pixels, 16 to 191; shapes scale with it.
-        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; each image's is between half
-            of this and this.
+        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; each image's contrast lies
+            between half of this value and this value.
         noise_level: standard deviation of the Gaussian noise, in pixel units.
     """
 

@@ -13,14 +13,14 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`; validates and tests on whole images of `val`
+    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`. Validation and testing use whole images of `val`
     (1,449).
 
     Args:
         data_dir: folder that contains `VOCdevkit`, or that folder itself; None means the NOISEWORKS_DATA directory.
         pseudo_label_dir: folder of the training masks, `<image>.png`, as written by an image-level method (AffinityNet,
-            SEAM): one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks, from
-            `SegmentationClassAug` or else `SegmentationClass`, are added for metrics.
+            SEAM): one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks are added
+            for metrics, from `SegmentationClassAug` or otherwise from `SegmentationClass`.
         train_list: text file of the training images, one name or path per line, such as the 10,582 of `trainaug.txt`;
             None means the 1,464 of `ImageSets/Segmentation/train.txt`.
         download: download the images and masks (2 GB), but not the augmented list.

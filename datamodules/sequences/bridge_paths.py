@@ -12,7 +12,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class UnseenPaths(SequenceSource):
-    """Unobserved paths, except that the last value was observed to be 0."""
+    """Paths with a single observation: the last value was observed to be 0."""
 
     in_memory = True
 
@@ -31,8 +31,8 @@ class UnseenPaths(SequenceSource):
 class BridgePaths(SequenceSet):
     """Paths of dX = -theta X dt + dB from X(0) = 0, observed once: 0 at the end, with a Gaussian error.
 
-    B is exact fractional Brownian motion. Batches contain the path's standard deviation at each time given the
-    observation, as `exact_std`.
+    B is exact fractional Brownian motion. Batches contain `exact_std`, the path's standard deviation at each time given
+    the observation.
 
     Args:
         hurst: H of B, in (0, 1).

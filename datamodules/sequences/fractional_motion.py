@@ -50,7 +50,7 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
 def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind, theta: float) -> Tensor:
     """Compute the covariance of X at equally spaced times, where dX = -theta X dt + dB and X(0) = 0.
 
-    B is interpolated linearly on a fine grid; with theta = 0 nothing is approximated.
+    B is interpolated linearly on a fine grid; for theta = 0 the result is exact.
 
     Args:
         interval: time between two of the times.

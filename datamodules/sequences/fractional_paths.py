@@ -13,7 +13,7 @@ class DrawnPaths(SequenceSource):
     """Paths generated on access, a function of (seed, split, epoch, position).
 
     Args:
-        law: dataset that defines their distribution.
+        law: dataset that defines the distribution of the paths.
         count: number of paths in the split.
         stream: number of the split.
     """
@@ -101,13 +101,13 @@ class FractionalPaths(SequenceSet):
 
 
 class FractionalBalls(FractionalPaths):
-    """Videos of a ball, exp(-|p - X|^2 / (2 radius^2)) at points p of [-1, 1]^2, whose position X follows such a path.
+    """Videos of a ball with brightness exp(-|p - X|^2 / (2 radius^2)) at p in [-1, 1]^2; X follows a fractional path.
 
     Args:
         hurst: H of B, in (0, 1).
         theta: mean reversion rate towards the centre, at least 0.
-        scale: scale of the noise B, where half a frame is 1.
-        radius: radius of the ball, where half a frame is 1.
+        scale: scale of the noise B; the unit of length is half a frame.
+        radius: radius of the ball; the unit of length is half a frame.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.
         interval: time between two frames.

@@ -17,12 +17,13 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
     """Move objects from random positions with random velocities, which are sampled again at the walls.
 
-    When an object leaves [0, room) along one axis, it is moved back to the wall. Its velocity along that axis is
-    sampled away from the wall, with magnitude 1 ... max_speed, and along the other axis from -max_speed ... max_speed.
-    Rows come first, columns second.
+    When an object leaves [0, room) along one axis, it is moved back to the wall. Its velocity is then sampled again:
+    along that axis it points away from the wall, with magnitude 1 ... max_speed; along the other axis it is in
+    -max_speed ... max_speed. Rows come first, columns second.
 
     Args:
-        uniform: `[N, F, 4]`, in [0, 1): at the first time for position and velocity, later for the walls.
+        uniform: `[N, F, 4]`, in [0, 1): numbers for position and velocity at the first time, and for bounces at later
+            times.
         room: number of positions along each axis.
         max_speed: largest velocity along an axis, in whole pixels per frame.
 
@@ -71,7 +72,7 @@ class DrawnVideos(SequenceSource):
     """Videos generated on access, a function of (seed, split, epoch, position).
 
     Args:
-        law: dataset that defines their distribution.
+        law: dataset that defines the distribution of the videos.
         images: digits to sample from.
         stream: number of the split.
     """

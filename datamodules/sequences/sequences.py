@@ -1,4 +1,4 @@
-"""DataModule for sequences, paths or videos, for any dataset.
+"""DataModule for sequences (paths or videos), for any dataset.
 
 Sequences(BridgePaths(hurst=0.7), batch_size=32)
 """

@@ -18,16 +18,16 @@ class Mixtures(SpeechSet):
     """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
 
     Noise level and excerpt are a function of (seed, index). Each recording, and each subfolder (such as a speaker), is
-    in one split only: in both folders, the last parts by name are for validation and testing. Noise shorter than an
-    utterance is looped. The signal-to-noise ratio is that of whole utterances, as in the recipe of WSJ0-CHiME3, which
-    mixes all splits with the same noises. The run's `mixtures_<split>.csv` lists the sources of each mixture.
+    in one split only. In both folders, the last ones in name order are for validation and testing. Noise shorter than
+    an utterance is looped. The signal-to-noise ratio is that of whole utterances, as in the recipe of WSJ0-CHiME3,
+    which mixes all splits with the same noises. The run's `mixtures_<split>.csv` lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
         noise_dir: folder of noise recordings, with any subfolders; at least one for each split that is used.
-        snr: lowest and highest signal-to-noise ratio in decibels; uniform between them.
+        snr: lowest and highest signal-to-noise ratio in decibels; each mixture's ratio is uniform between them.
         held_out: fraction of the speech (subfolders, and recordings outside any) for validation, and the same fraction
-            for testing; 0 returns the whole folder for every split, for splits with folders of their own.
+            for testing; with 0 every split contains the whole folder, for splits with folders of their own.
         noise_held_out: fraction of the noise for validation, and the same fraction for testing; None means `held_out`.
         noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
         sample_rate: sample rate in Hz.

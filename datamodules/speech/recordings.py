@@ -23,7 +23,7 @@ class Recordings:
         noisy: N arrays `[samples]`, int16.
         clean: N arrays of the same lengths and dtype.
         sample_rate: sample rate in Hz.
-        table: sources of each recording, one row each, if recordings are generated.
+        table: one row per recording with its sources, if recordings are generated.
         table_name: file name of the table in the run directory.
 
     Raises:

@@ -69,7 +69,7 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
     """Simulate a voice `[samples]` in a room, and in the same room without walls; both results have the same length.
 
-    Ray tracing uses the seed in `room`, whatever was simulated before.
+    Ray tracing uses the seed in `room`, so results do not depend on earlier simulations.
     """
     library = pyroomacoustics()
     absorption, order = library.inverse_sabine(room["reverberation"], room["sides"])
@@ -89,21 +89,22 @@ def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, An
 
 
 class Reverberant(SpeechSet):
-    """Clean recordings in simulated rooms, each in its own, paired with the same recording without walls.
+    """Clean recordings, each simulated in its own room, paired with the same simulation without walls.
 
-    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres, with speaker and microphone anywhere at least one metre from
-    the walls: image sources up to the third order, and ray tracing. Everything is a function of (seed, index). The
-    recording without walls keeps the delay from speaker to microphone; half a second of silence follows. The run's
-    `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with two differences: the
-    peak amplitude of either sign is .9, so that 16 bits suffice, and the microphone is at the sampled position, not 16
-    centimetres beside it.
+    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres, with speaker and microphone at least one metre from the
+    walls. The simulation uses image sources up to the third order, and ray tracing. Everything is a function of (seed,
+    index). The recording without walls keeps the delay from speaker to microphone; half a second of silence follows.
+    The run's `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with two
+    differences: the peak amplitude of either sign is .9, so that 16 bits suffice, and the microphone is at the sampled
+    position, not 16 centimetres beside it.
 
     A recording takes about a second to simulate. With `written_to` this happens only once, and continues after an
     interruption; several ranks start at different recordings and skip those that others have finished.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders; each subfolder is in one split only.
-        reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; uniform between them.
+        reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; each room's time is
+            uniform between them.
         held_out: fraction of subfolders and recordings for validation, and the same fraction for testing; with 0 every
             split contains the whole folder.
         written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means

@@ -14,7 +14,7 @@ def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> 
         names: paths of the recordings, relative to their folder, sorted.
         split: split to select.
         held_out: fraction of the subfolders (and of recordings outside any) for validation, and the same fraction for
-            testing, taken from the end; 0 returns all recordings for every split.
+            testing, taken from the end; with 0 every split contains all recordings.
         what: name of the folder's argument, for error messages.
 
     Raises:

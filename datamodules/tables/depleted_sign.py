@@ -1,4 +1,4 @@
-"""Two classes of points with low density near the boundary: perceptron data with known scaling exponents.
+"""Two classes of points with low density near the class boundary: perceptron data with known scaling exponents.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 

@@ -2,7 +2,7 @@
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-a weak point has 0 in place of y u.
+a weak point has the zero vector in place of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.
@@ -31,7 +31,7 @@ class FeatureNoise(TableSet):
         num_points: number of points per training set, n.
         num_weak: number of training points without the strong feature.
         num_test: number of validation points, and of test points.
-        num_weak_test: number of those without the strong feature.
+        num_weak_test: number of test points without the strong feature, and of such validation points.
         dim: dimension of a patch, d.
         strong_norm: norm of u.
         weak_norm: norm of v.

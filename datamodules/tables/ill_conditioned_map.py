@@ -16,13 +16,13 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class IllConditionedMap(TableSet):
-    """Rows of `features` x and `target` A x without noise; the test rows are the training rows.
+    """Rows of `features` x and `target` A x without noise; test rows equal training rows.
 
     Args:
         dim: dimension of x, D.
         outputs: dimension of A x, K, at least 2.
         samples: number of rows.
-        least: c, the last of K evenly spaced factors of the rows of A, the first of which is 1; in (0, 1].
+        least: c, in (0, 1]. The rows of A have K evenly spaced factors, from 1 for the first row to c for the last.
         seed: seed of A and x; None means the DataModule's seed.
     """
 

@@ -13,11 +13,11 @@ from datamodules.tables.table_set import Rows, TableSet
 class LowRankMeasurements(TableSet):
     """Measurements y_i = <A_i, X*> + s_i with A_i of independent normal entries and X* = V diag(eigenvalues) V^T.
 
-    The test rows are the training rows, since testing evaluates the matrix.
+    Test rows equal training rows, since testing evaluates the matrix.
 
     Args:
         dim: d; X* is `[d, d]`.
-        eigenvalues: nonzero eigenvalues of X*, positive; their number is its rank.
+        eigenvalues: nonzero eigenvalues of X*, all positive; their number is the rank of X*.
         measurements: number of rows, m.
         noise: distribution of s_i; None means exact measurements.
         seed: seed of X*, A_i and noise; None means the DataModule's seed.

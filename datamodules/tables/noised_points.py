@@ -101,7 +101,7 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Rows of a table, standardised by the training rows and projected to a ball; a third of them is for testing.
+    """Rows of a table, standardised by the training rows and projected to a ball; a third of the rows is for testing.
 
     Args:
         radius: radius of the ball, in standard deviations; points outside are projected to its surface.

@@ -52,7 +52,7 @@ class DrawnPoints(TableSet):
 
 
 class NormalNumbers(DrawnPoints):
-    """Numbers N(mean, 1), whose mean is to be estimated.
+    """Samples from N(mean, 1); the task is to estimate the mean.
 
     Args:
         mean: R, the true mean.

@@ -32,9 +32,9 @@ MOST_NUMBER = 2**53
 class RatingSet(TableSet):
     """One row per user: `ratings` of all items, 0 if unrated, and `held_out` ratings.
 
-    Of each user's ratings, `num_held_out` random ones are for testing and as many for validation. The rest is for
-    training and is `ratings` in all three splits. `held_out` contains the ratings of the current split, `excluded` the
-    validation ratings during testing, whose items are then not ranked.
+    `num_held_out` random ratings of each user are for testing, and as many for validation. The remaining ones are for
+    training, and are in `ratings` in all three splits. `held_out` contains the ratings of the current split. During
+    testing, `excluded` contains the validation ratings; their items are not ranked.
 
     Args:
         num_held_out: test ratings per user, and validation ratings per user.

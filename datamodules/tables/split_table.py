@@ -14,7 +14,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SplitTable(TableSet):
-    """Rows in random order: the first ones are for testing, the next ones for validation, the rest for training.
+    """Rows are shuffled: the first ones are for testing, the next ones for validation, the rest for training.
 
     Features have mean 0 and variance 1 over the training rows, and so do real-valued targets. A target's original mean
     and standard deviation are in every batch as `target_mean` and `target_std`.

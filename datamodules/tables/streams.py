@@ -28,14 +28,14 @@ class LinearLosses(TableSet):
     """Losses <z_t, x> with z_t = mu_t + noise as `features`, ||mu_t|| = 1 and N(0, sigma^2 / d I) noise.
 
     The noise is clipped to norm 3 sigma, so that G = 1 + 3 sigma bounds all gradients. mu_t rotates in a plane, jumps
-    to new directions, or is randomly one direction or its opposite.
+    to new directions, or randomly flips between one direction and its opposite.
 
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
         sigma: root mean square norm of the noise before clipping.
         drift: drift of mu_t: `turns`, `jumps` or `signs`.
-        changes: rotations, or directions that mu_t jumps between, over the whole stream; 0 keeps mu_t fixed.
+        changes: number of rotations, or of directions that mu_t jumps to, over the whole stream; 0 keeps mu_t fixed.
         seed: seed of drift and noise; None means the DataModule's seed.
     """
 
@@ -99,7 +99,7 @@ class StagedRegression(TableSet):
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
-        stages: number of values of the true parameter, each for equally many rounds.
+        stages: number of stages of equal length; the true parameter changes from stage to stage.
         radius: radius of the parameter ball.
         length: maximum norm of the features.
         noise: standard deviation of the targets' noise.
@@ -162,7 +162,7 @@ class DriftingClasses(TableSet):
         images: dataset in memory, whose training images are sampled.
         rounds: number of rounds, T.
         turns: number of cycles through all classes.
-        concentration: larger means fewer classes at a time; 0 is a stream without drift.
+        concentration: strength of the drift; larger values mean fewer classes at any time, and 0 means no drift.
         seed: seed of classes and images; None means the DataModule's seed.
     """
 

@@ -16,8 +16,8 @@ from datamodules.tables.table_set import Rows, TableSet
 class SVMLight(TableSet):
     """Rows of `features` as stored, and `target`, -1 for the smaller of the file's two labels and 1 for the larger.
 
-    Labels 1 and 2, for example, become -1 and 1. The rows keep the file's order and are sparse until batching. The test
-    rows are the training rows, since the training loss or the regret is studied.
+    Labels 1 and 2, for example, become -1 and 1. The rows keep the file's order and are sparse until batching. Test
+    rows equal training rows, since the quantity of interest is the training loss or the regret.
 
     Args:
         file: file in `<data_dir>/libsvm`, such as `a8a.bz2`; files that end in bz2 or gz are unpacked.

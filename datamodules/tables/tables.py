@@ -48,11 +48,11 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 class KeptBatch:
-    """Return the same full batch of this rank for every request; it is built at the first one.
+    """Return the same full batch of this rank for every request; it is built at the first request.
 
     Args:
         samples: dataset whose requests are all equal.
-        made: function that moves a batch to where steps use it.
+        made: function that moves a batch to the device on which steps use it.
     """
 
     def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -78,11 +78,11 @@ class Tables(SeededBatches):
     Args:
         table: dataset to generate or read.
         batch_size: global training batch size, over all ranks; None means all rows.
-        passes_per_epoch: passes over the training rows per epoch; with full batches, steps per epoch.
+        passes_per_epoch: passes over the training rows per epoch; with full batches this is the number of steps.
         shuffle: shuffle mini-batches in each epoch; rounds of a stream keep their order.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
-        rows_on_device: move rows to the device; otherwise they stay on the host, for modules that use parts of a batch
-            at a time.
+        rows_on_device: move rows to the device; otherwise they stay on the host, for modules that process a batch in
+            parts.
         write_rows: write the training rows and their ground truth to the run directory, as `rows.npz`.
         seed: seed of the order, and of the table if it has none; None means the value of `seed_everything`.
     """
@@ -166,6 +166,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device; if rows stay on the host, only its truth and index."""
+        """Move a batch to a device; if rows stay on the host, move only its truth and index."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

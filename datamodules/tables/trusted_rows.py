@@ -1,4 +1,4 @@
-"""Two-class rows, of which some are trusted, while others are missing positives and have false labels."""
+"""Two-class rows: some are trusted; among the others, positives were removed and labels flipped."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,8 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class TrustedRows(TableSet):
-    """Training rows of another table, split: the first `train_size` get label noise, others are trusted or for testing.
+    """Split of another table's training rows: the first `train_size` get label noise, the rest is trusted or for
+    testing.
 
     Untrusted and trusted rows are both training rows, in this order; the column `trusted` distinguishes them.
 

@@ -31,7 +31,7 @@ class UCI(SplitTable):
     """A table with one target: `<data_dir>/uci/<name>/data.txt`, `index_features.txt` and `index_target.txt`.
 
     Numbers are separated by white space, without a header. The other files contain the positions of feature and target
-    columns, from 0. To leave out constant columns, leave out their positions.
+    columns, from 0. To omit constant columns, remove their positions from these files.
 
     Args:
         name: folder of the table, such as `yacht`.

@@ -25,7 +25,7 @@ class GlueTask:
         classes: labels as written in the files, in class order.
         names: names of all columns, if the files have no header.
         dev: file of the labelled test texts.
-        incomplete: whether GLUE's own files have truncated lines, which are skipped as in the datasets library.
+        incomplete: whether GLUE's files contain truncated lines; these are skipped, as in the library `datasets`.
     """
 
     folder: str
@@ -58,7 +58,7 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A GLUE task: trained on `train.tsv`, tested on `dev.tsv`, whose labels are public (MNLI: the matched ones).
+    """A GLUE task: training on `train.tsv`, testing on `dev.tsv`, whose labels are public (MNLI: matched part).
 
     STS-B is not included, because its labels are real numbers. A file is `<data_dir>/<Task>/train.tsv`, as distributed
     by GLUE: `RTE/train.tsv`, `SST-2/dev.tsv`.
@@ -66,7 +66,7 @@ class Glue(TextSet):
     Args:
         task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
         data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
-        prefixed: join task name, column names and texts to one text, as for T5: `rte sentence1: ... sentence2: ...`.
+        prefixed: join task name, column names and texts into one text, as for T5: `rte sentence1: ... sentence2: ...`.
         training_file: file name of the training texts.
     """
 

@@ -22,7 +22,7 @@ class TokenizedSet:
     Args:
         source: the texts.
         tokenizer: transformers tokenizer.
-        max_length: length of each text or pair in tokens, by truncation or padding.
+        max_length: length to which each text or pair is truncated or padded, in tokens.
     """
 
     in_memory = True
@@ -54,13 +54,13 @@ class TokenizedSet:
 class LabelledTexts(SeededBatches):
     """Batches of a dataset's texts, tokenized, with their labels (`datamodules.batches.LabelledTextBatch`).
 
-    All texts have the same length, so state that a method keeps per token of a sample stays aligned. The order of
+    All texts have the same length, so that a method can keep state per token of a sample. The order of
     training samples depends only on (seed, epoch), not on the number of ranks.
 
     Args:
         texts: dataset.
         tokenizer: local folder of a tokenizer, as written by `save_pretrained`, or a name on the Hugging Face Hub.
-        max_length: length of a text or pair in tokens, by truncation or padding.
+        max_length: length to which each text or pair is truncated or padded, in tokens.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in testing and prediction; None means `batch_size`.
         seed: seed of the order; None means the value of `seed_everything`.

@@ -50,7 +50,7 @@ class Clips:
     Args:
         names: names of the clips, `[N]`.
         clean: ground truth; None if there is none.
-        noisy: degraded clips of the same lengths, smaller by `scale`, if the dataset has them.
+        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`, if the dataset has them.
         scale: clean pixels per noisy pixel, along each axis.
         rates: frames per second of each clip, for video files.
         in_memory: whether frames are in memory, so that DataLoader workers would not help.
@@ -79,7 +79,7 @@ class Clips:
 
     @property
     def stored(self) -> Sequence[Frames]:
-        """The clips that always exist: the clean ones, or else the noisy ones."""
+        """The clean clips, or the noisy ones if there are no clean ones."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
@@ -95,7 +95,7 @@ class ClipSet(ABC):
 
     @abstractmethod
     def clips(self, split: Split) -> Clips:
-        """Return the clips of a split; a dataset without splits returns all its clips for each.
+        """Return the clips of a split; a dataset without splits returns all its clips for every split.
 
         Raises:
             FileNotFoundError: if files are missing; the message names the expected path.

@@ -19,10 +19,10 @@ FREQUENCIES = (0.08, 0.25)
 
 
 class DrawnNoise(NoiseSource):
-    """Synthetic noise around the clip's own mean in each channel, which adds no other image content.
+    """Synthetic noise around the clip's own mean in each channel, without any other image content.
 
     `stripes` are constant rows with fine grain, both independent between frames. `waves` are slanted, drifting waves
-    with coarse static blotches: a family unlike `stripes`, for testing.
+    with coarse static blotches; this family differs from `stripes`, for testing.
 
     Args:
         family: kind of noise, `stripes` or `waves`.

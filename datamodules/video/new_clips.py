@@ -25,7 +25,7 @@ class NewClips(WholeClips):
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no clip.
-        ValueError: if two clips have one name, or none can be read.
+        ValueError: if two clips have the same name, or none can be read.
     """
 
     def __init__(self, folder: str, channels: int, longest: int | None) -> None:

@@ -1,12 +1,12 @@
 """Video windows that contain only noise, found by their variance and mean over the frames.
 
-A window of S x S pixels of a clip in grey levels is kept if, with variance v_t and mean m_t of frame t,
+Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. The window is kept if
 
     v_t < max_variance and m_t > min_mean in every frame,
     Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change,
 
-where all variances divide by the number of values. Windows are adjacent. As in the authors' code, the last window of a
-row or column is left out if it fits exactly.
+where all variances divide by the number of values. Windows are adjacent. As in the authors' code, a window that ends
+exactly at the border of the frame is left out.
 
 Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
 """

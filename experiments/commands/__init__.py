@@ -39,7 +39,7 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
     """Parse the arguments of a command.
 
     Raises:
-        ValueError: names the invalid argument.
+        ValueError: if an argument is invalid; the message names it.
     """
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
@@ -52,8 +52,8 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
 
     Args:
         name: one of `names`.
-        argv: its arguments on the command line.
-        more: further arguments of its `run`.
+        argv: command-line arguments of the command.
+        more: further arguments of the command's `run`.
 
     Returns:
         Exit status of the command, or 2 for bad input, reported in one sentence on standard error.

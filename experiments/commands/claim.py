@@ -19,9 +19,9 @@ A claim holds if the mean difference reaches the margin in the stated direction,
 a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the same seed form a pair: they
 share data, splits and noise, so the effect of a hard split on both cancels.
 
-Written to the output directory: claims.csv, claims.md, and the output of `compare` for the same configs. Claim files of
-several folders get a directory each, next to claims.csv and claims.md of all of them. The exit status is 1 if anything
-claimed does not hold.
+Written to the output directory: claims.csv, claims.md, and the output of `compare` for the same configs. With claim
+files of several folders, each folder gets its own directory, next to claims.csv and claims.md for all. The exit status
+is 1 if a claim does not hold or its runs failed.
 """
 
 import sys

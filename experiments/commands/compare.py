@@ -5,8 +5,8 @@
 Arguments after `--` are passed to every run, as if they followed `train.py fit --config CONFIG`. Each run is a
 separate process. Repeating the command keeps finished runs and resumes the others.
 
-A table of methods over settings has one column per value of a key (in configs of one name, or in all), and one per file
-that several folders share:
+A table of methods over settings has a column per value of a key (in configs with a given name, or in all), and a column
+per file name that several folders share:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8

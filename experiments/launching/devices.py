@@ -1,7 +1,7 @@
 """Assign the GPUs of this machine to concurrent runs.
 
-A share is a value of `CUDA_VISIBLE_DEVICES`. GPUs are those visible to this process, or all by UUID, MIG instances
-included.
+A share is a value of `CUDA_VISIBLE_DEVICES`. The GPUs are those visible to this process or, without a restriction, all
+GPUs and MIG instances by UUID.
 """
 
 import os
@@ -26,7 +26,7 @@ def visible_gpus() -> list[str]:
 
 
 def listed_gpus(text: str) -> list[str]:
-    """Parse the output of `nvidia-smi -L`; a GPU with MIG instances is replaced by these."""
+    """Parse the output of `nvidia-smi -L`; MIG instances replace the GPU that contains them."""
     found: list[list[str]] = []
     for line in text.splitlines():
         match = re.search(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", line)
@@ -61,14 +61,14 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
     Args:
         gpus: names of the GPUs.
         jobs: number of concurrent runs; None for as many as the GPUs allow.
-        per_job: GPUs per run: a whole number, or a fraction below 1 to share a GPU; above 0.
+        per_job: GPUs per run, above 0: an integer, or a fraction below 1 to share a GPU.
         exclusive: whether the driver allows only one process per GPU.
 
     Returns:
         The visible GPUs of each run.
 
     Raises:
-        ValueError: if there are too few GPUs, or GPUs that cannot be shared.
+        ValueError: if there are too few GPUs, or if GPUs would be shared that cannot be.
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
         raise ValueError(

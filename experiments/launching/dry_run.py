@@ -2,8 +2,8 @@
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 
-Standard input is a JSON list of lists, each with arguments of `fit`. The last line of the output is a list: an error
-or null for each, or with `--short-run` the metric names of the first one.
+Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list: an error or null
+for each argument list or, with `--short-run`, the metric names of the first one.
 """
 
 import json
@@ -22,7 +22,7 @@ from experiments.parsing.readable_errors import readable
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return the error, or None, of each list of arguments. One parser reads all, as building one is slow."""
+    """Return an error or None for each list of arguments. All share one parser, as building a parser is slow."""
     parser: Any = None
     found: list[str | None] = []
     for each in arguments:

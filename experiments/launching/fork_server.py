@@ -10,10 +10,11 @@ starts no thread, computes nothing and does not touch a GPU, as it could not be 
 does so, the server reports it, and its client starts new processes from then on.
 
 The forkserver of `multiprocessing` (Python 3.11) cannot replace it. Its processes hold the pipe that signals the end of
-its client, so a killed client leaves both running. It preloads modules only at its start, whereas a sweep learns them
-from its preflight. There is one per Python process, with the environment, directory and output of its first use. It
-does not detect imports that start a thread or open a GPU, and does not run `atexit` handlers. A run's process group,
-files, variables and random numbers would still have to be set here.
+its client, so if the client is killed, both the server and its processes keep running. It preloads modules only at its
+start, whereas a sweep learns them from its preflight. There is one such server per Python process, with the
+environment, directory and output of its first use. It does not detect imports that start a thread or open a GPU, and
+does not run `atexit` handlers. A run's process group, files, variables and random numbers would still have to be set
+here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
@@ -58,8 +59,8 @@ class Forked:
     """A process forked by a server.
 
     Args:
-        server: its parent, which reports its exit status.
-        pid: its process ID and that of its process group.
+        server: the server that forked the process and reports its exit status.
+        pid: ID of the process and of its process group.
     """
 
     waiting, said = False, ""
@@ -87,8 +88,8 @@ class ForkServer:
     Args:
         script: script that every process runs.
         environment: environment variables of the server and its processes.
-        pass_fds: file descriptors that they inherit.
-        imports: modules to import at the start.
+        pass_fds: file descriptors that the server and its processes inherit.
+        imports: modules that the server imports at its start.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
         imports: modules to import first.
 
     Returns:
-        In a forked process, its request; in the server, None once the client has ended.
+        In a forked process, the request to process; in the server, None once the client has ended.
     """
     notes: dict[int, int] = {}  # process ID -> file to which the process writes its imports
     unsafe, learnt = "", [*imports]

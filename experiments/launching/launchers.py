@@ -83,7 +83,7 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
         folder: folder for the launcher's own files.
 
     Raises:
-        ValueError: names a missing package, or an argument that the machine or cluster cannot satisfy.
+        ValueError: if a package is missing, or the machine or cluster cannot satisfy an argument; the message names it.
     """
     if wanted.slurm and wanted.launcher != "slurm":
         raise ValueError(f"--slurm is for --launcher slurm, got {wanted.launcher}")

@@ -72,11 +72,11 @@ class Local:
         Args:
             script: Python file.
             arguments: its arguments.
-            given: its standard input.
-            runs: number of runs that follow.
+            given: standard input of the script.
+            runs: number of runs that will follow.
 
         Returns:
-            Its output; None if runs are not forked.
+            The output of the script; None if runs are not forked.
         """
         if not self.forks:
             return None
@@ -149,9 +149,9 @@ def start_process(
     Args:
         command: the command.
         log: the log file.
-        environment: its environment variables.
-        pass_fds: file descriptors that it inherits.
-        ignored: a signal that the process ignores, as it is meant for its parent.
+        environment: environment variables of the process.
+        pass_fds: file descriptors that the process inherits.
+        ignored: signal that the process ignores because only its parent should handle it.
     """
 
     def prepare() -> None:

@@ -26,12 +26,12 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
     """Instantiate each experiment with unfinished runs, in another process.
 
     Args:
-        runs: finished or not. An experiment is instantiated once for all of its seeds.
+        runs: all runs, finished or not. An experiment is instantiated once for all of its seeds.
         command: command that instantiates them.
-        engine: launcher of the runs: if it forks them, this process is forked, too, so imports are shared.
+        engine: launcher of the runs; if it forks runs, it also forks this process, so that imports are shared.
 
     Raises:
-        ValueError: names the experiments that cannot be instantiated, and the error of the first.
+        ValueError: if experiments cannot be instantiated; the message names them, with the error of the first.
     """
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))

@@ -1,4 +1,4 @@
-"""Launch runs as tasks of a Ray cluster: that of `RAY_ADDRESS`, a running one on this machine, or a new one on it.
+"""Launch runs as tasks of a Ray cluster: the one at `RAY_ADDRESS`, one that runs on this machine, or a new one.
 
 A Ray worker forks its runs like `local`, so modules are imported once per worker. Nodes share a file system, with this
 package at the same path. Ray ends the tasks of a process that has died, so the runs of a killed
@@ -72,8 +72,8 @@ def _of_this_machine_alone() -> Iterator[None]:
     """Make a new cluster listen only on the loopback interface, unreachable from other machines.
 
     By default Ray listens on all interfaces and replaces the loopback address by another one, unless clusters are
-    disabled: by an environment variable for the processes that it starts, and by a constant for this process, which has
-    already read the variable.
+    disabled. An environment variable disables them for processes that Ray starts, and a constant for this process,
+    which has already read the variable.
     """
     from ray._private import ray_constants as constants
 
@@ -119,8 +119,8 @@ class RayTasks:
 
     Args:
         jobs: maximal number of concurrent runs; None leaves it to Ray.
-        gpus: GPUs per run; None takes `wanted` if the cluster has any.
-        cpus: CPU cores per run; None takes one.
+        gpus: GPUs per run; None means `wanted` if the cluster has GPUs.
+        cpus: CPU cores per run; None means one.
         wanted: GPUs per run according to the configurations.
         no_fork: start every run as a new process.
 

@@ -63,7 +63,7 @@ class Handle(Protocol):
     """A started or submitted run.
 
     Args:
-        said: reason of its end in addition to the exit status, or an empty string.
+        said: reason why it ended, in addition to the exit status; empty if unknown.
     """
 
     said: str
@@ -89,7 +89,7 @@ class Launcher(Protocol):
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare for some runs, which inherit the locks, and return the maximal number of concurrent runs."""
+        """Prepare for the given runs, which inherit the locks, and return the maximal number of concurrent runs."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
         """Start or submit jobs."""
@@ -145,10 +145,10 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
     """Lock the directories against other queues.
 
     Yields:
-        File descriptors of the locks. Runs inherit them, so a lock lasts while any run still writes.
+        File descriptors of the locks. Runs inherit the descriptors, so a lock is held while any run may still write.
 
     Raises:
-        ValueError: if another process holds a lock for longer than runs need to end.
+        ValueError: if another process holds a lock for longer than runs need to terminate.
     """
     with contextlib.ExitStack() as stack:
         descriptors = []
@@ -190,7 +190,7 @@ def run_all(
         console: console for the progress: bars on a terminal, lines elsewhere.
         locks: file descriptors from `lock`, inherited by processes of this machine.
         run_command: command to which `fit ...` is appended.
-        look_at: called with each finished run; an exception stops all runs.
+        look_at: called with each finished run; if it raises an exception, all runs are stopped.
 
     Returns:
         The failed runs; a failure does not stop the others.
@@ -327,7 +327,7 @@ def _fail(failure: Failure, console: Console) -> Failure:
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:
-    """Print the failed runs with the ends and paths of their logs."""
+    """Print the failed runs, with the last lines and the path of each log."""
     for failure in failures:
         title = f"\n{failure.run.title} failed ({failure.reason}); its log is {failure.run.directory / 'log.txt'}"
         console.print(title, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Launch runs as jobs of a SLURM array with the package submitit: one job per run, with states from `sacct`.
+"""Launch runs as jobs of a SLURM array with the package submitit: one job per run; `sacct` reports the jobs' states.
 
 A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. Jobs outlive a killed
 comparison, and the same command picks them up again; Ctrl-C cancels them. All nodes share a file system.

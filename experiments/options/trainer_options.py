@@ -17,7 +17,7 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
     """Check options before Lightning rejects them with less specific messages.
 
     Raises:
-        ValueError: names the key, its value and what is allowed.
+        ValueError: if an option is not supported; the message names the key, its value and what is allowed.
     """
     name = type(module).__name__
     if not module.automatic_optimization:
@@ -48,7 +48,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe an error caused by a Trainer option in one sentence; None for other errors.
+    """Describe in one sentence an error caused by a Trainer option; None for other errors.
 
     Args:
         error: the exception that ended the run.

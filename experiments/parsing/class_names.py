@@ -73,7 +73,7 @@ RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest a class for a path that does not exist: renamed, similar in the same module, or similar in any."""
+    """Suggest a class for an unknown path: a renamed one, or a similar one in the same or in any module."""
     module, _, name = path.rpartition(".")
     if new := RENAMED.get(name):
         found = [other for each, other in project_classes() if each == new]
@@ -95,6 +95,6 @@ def _classes_in(module: str) -> list[str]:
 
 
 def _like(name: str, known: Iterable[str], least: float | None = None) -> str:
-    """Return the known name most similar to another, or an empty string; one letter is a large part of a short name."""
+    """Return the most similar known name, or an empty string; the threshold is lower for short names."""
     least = least or (0.65 if len(name) < 6 else 0.75)
     return next(iter(difflib.get_close_matches(name, list(known), 1, least)), "")

@@ -1,7 +1,7 @@
-"""Reject class paths in a configuration that do not match an argument's type, so that no other code runs.
+"""Reject class paths in a configuration that do not match an argument's type, before their code runs.
 
-jsonargparse checks classes. It does not check functions given with `init_args` in place of an optimizer or a schedule,
-and instantiates any class for an argument without a type.
+jsonargparse checks classes. Two cases are not checked: functions with `init_args` in place of an optimizer or a
+schedule, and any class for an argument without a type.
 """
 
 import inspect
@@ -26,7 +26,7 @@ def check_class_paths(key: str, hint: Any, value: Any) -> None:
         value: its parsed value.
 
     Raises:
-        TypeError: names a class path that does not match the type.
+        TypeError: if a class path does not match the type; the message names it.
     """
     classes = tuple(_classes(hint))
     for path in _class_paths(value):

@@ -22,7 +22,7 @@ def count_classes(config: Namespace) -> None:
     """Replace the placeholder by the data's number of classes everywhere in the model's configuration.
 
     Args:
-        config: parsed, with `model` and `data`; changed in place. Without a placeholder no data are built.
+        config: parsed, with `model` and `data`; changed in place. Without a placeholder, the DataModule is not built.
 
     Raises:
         ValueError: if the number of classes is unknown before the data are read.
@@ -65,7 +65,7 @@ def data_of(config: Namespace) -> LightningDataModule:
 
 
 def _replaced(settings: Any, number: int | None) -> bool:
-    """Replace the placeholder, or with None only tell whether there is one."""
+    """Replace the placeholder by a number; with None, only return whether there is a placeholder."""
     if isinstance(settings, list):
         return max([_replaced(each, number) for each in settings], default=False)
     if not isinstance(settings, dict | Namespace):

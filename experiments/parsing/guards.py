@@ -47,7 +47,7 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
     """Reject `guards` unless it maps known names to callbacks or null.
 
     Raises:
-        ValueError: names the file, the key, its value and what is allowed.
+        ValueError: if `guards` is invalid; the message names the file, the key, its value and what is allowed.
     """
     guards = settings.get("guards", {})
     names = ", ".join(CLASSES.values())
@@ -73,7 +73,7 @@ def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
     """Convert the list of guards in the `config.yaml` of a run of version 0.1; unlisted guards are disabled.
 
     Raises:
-        ValueError: names a listed callback that is not a guard.
+        ValueError: if a listed callback is not a guard; the message names it.
     """
     if not isinstance(settings.get("guards"), list):
         check_guards(settings, path)

@@ -1,8 +1,8 @@
 """Rewrite a parser's error in one sentence: the key, the reason, and what is allowed.
 
-jsonargparse reports every alternative of a union, one per line; a user needs the innermost reason. Its error objects
-carry no structure to use instead: the argument's name is None, and only the first alternative's error is kept, as the
-cause. `test_texts_of_jsonargparse.py` fails and names the text that an upgrade of jsonargparse changes.
+jsonargparse reports every alternative of a union, one per line; users only need the innermost reason. Its error objects
+provide no structured information: the argument's name is None, and only the error of the first alternative is kept, as
+the cause. `test_texts_of_jsonargparse.py` fails and names the text that an upgrade of jsonargparse changes.
 """
 
 import difflib
@@ -84,7 +84,7 @@ def readable(error: BaseException) -> str:
 
 
 def _accepted(message: str) -> str:
-    """List the arguments of the class that rejected one, after the one that was probably meant."""
+    """List the arguments of the class that rejected an argument, with the one that was probably meant first."""
     found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
     if not found:
         return ""
@@ -132,7 +132,7 @@ def _needs_config(message: str) -> str:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Describe an error caused by the end of another process in one sentence; None for other errors."""
+    """Describe in one sentence an error caused by the end of another process; None for other errors."""
     text = " ".join(str(error).split())
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"

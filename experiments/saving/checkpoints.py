@@ -16,12 +16,11 @@ from experiments.saving.stop_signals import StopSignals
 
 @dataclass
 class Checkpoints:
-    """Checkpoints that a run saves, and the one to test.
+    """Settings: which checkpoints a run saves, and which one is tested.
 
     Args:
-        test_checkpoint: checkpoint that `test`, `validate` and `predict` load: `best`, or `last`, whichever the paper
-            uses.
-        monitor: metric that selects the best epoch, for example `val/accuracy`; None saves only the last.
+        test_checkpoint: checkpoint that `test`, `validate` and `predict` load, `best` or `last`, as in the paper.
+        monitor: metric that selects the best epoch, for example `val/accuracy`; None saves only the last checkpoint.
         mode: `max` if greater values of `monitor` are better, `min` if smaller ones are.
         also_test_best: if `test_checkpoint` is `last`, also report the test metrics of the best epoch, as
             `best_epoch/test/...`.
@@ -43,7 +42,8 @@ class Checkpoints:
             )
 
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
-        """Build the callbacks that save: best before last, so that the last checkpoint includes the state of the best.
+        """Build the callbacks that save. The best comes before the last, so that the last checkpoint includes the
+        best's state.
 
         Args:
             directory: the run directory.
@@ -70,8 +70,8 @@ class BestNeedsItsMetric(Callback):
     """Check before training that `checkpoint.monitor` is logged.
 
     Lightning's sanity check, a validation of one batch, shows which metrics validation logs. If the metric is not among
-    them, a short run is made, and the metric is rejected if that lacks it, too. If a callback logs metrics only in full
-    runs (`measures_whole_runs_alone`), only a name similar to a known metric is rejected.
+    them, a short run is started; if that run does not log the metric either, it is rejected. If a callback logs metrics
+    only in full runs (`measures_whole_runs_alone`), only a name similar to a known metric is rejected.
 
     Args:
         monitor: the metric, for example `val/accuracy`.
@@ -114,7 +114,7 @@ class BestNeedsItsMetric(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Save the best epoch; a class of its own, so that its state is kept apart from a user's `ModelCheckpoint`."""
+    """Save the best epoch; as a separate class, its state is kept apart from that of a user's `ModelCheckpoint`."""
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -132,10 +132,10 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Save within an epoch, at intervals and on a stop signal, and stop the run after the latter.
+    """Save within an epoch, at intervals and on a stop signal; a stop signal then ends the run.
 
-    It does not save after an epoch's last batch or before a validation, which Lightning would skip on resuming, nor
-    between batches of accumulated gradients, which would be lost.
+    It does not save after an epoch's last batch or before a validation, since Lightning would skip these on resuming.
+    Nor does it save between batches of accumulated gradients, which would be lost.
 
     Args:
         every_n_steps: steps between checkpoints; None saves only on a stop signal.

@@ -1,7 +1,7 @@
-"""Repeat the end of training if a run was killed between its last checkpoint and that end.
+"""Repeat the end of training if a run was killed between its last checkpoint and the end.
 
-Resumed from a checkpoint with no steps left, Lightning returns at once and calls neither `on_train_start` nor
-`on_train_end`: files that a module exports there would never be written.
+When a run resumes from a checkpoint with no steps left, Lightning returns at once and calls neither `on_train_start`
+nor `on_train_end`. Files that a module exports there would then never be written.
 """
 
 from lightning.pytorch import Trainer
@@ -36,7 +36,7 @@ class ResumableEnd(FitLoop):
 
 
 def ended_early(trainer: Trainer) -> bool:
-    """Whether training was stopped before its last epoch, which a resumed run must know.
+    """Whether training was stopped before its last epoch; a resumed run must know this.
 
     A `Timer` does not count: it saves its own state, and a resumed run may get more time.
     """

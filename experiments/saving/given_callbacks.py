@@ -9,12 +9,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Set `checkpoints/own` as the folder of a user's `ModelCheckpoint` without one, and reject duplicate callbacks.
+    """Set the folder `checkpoints/own` for each user's `ModelCheckpoint` without a folder; reject duplicate callbacks.
 
-    The folder is separate from the run's own checkpoints, from which it resumes: both may write a `last.ckpt`.
+    This folder is separate from the run's own checkpoints, from which the run resumes, since both may contain a
+    `last.ckpt`.
 
     Args:
-        callbacks: those of `trainer.callbacks` and of the run.
+        callbacks: callbacks of `trainer.callbacks` and of the run.
         directory: the run directory.
 
     Raises:

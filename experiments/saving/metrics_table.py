@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Row count and digest of a table, independent of columns added later."""
+    """Row count and digest of a table; columns that are added later do not change them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,24 +37,24 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row; values enter the digest as written to the file."""
+        """Add a row to count and digest; values are hashed as written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table without empty cells."""
+    """Yield the rows of a table; empty cells are omitted."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
 
 
 def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
-    """Find the first rows of a table in one of several run directories.
+    """Find the rows up to a checkpoint among the tables of several run directories.
 
     Args:
-        folders: run directories, each with `metrics.csv` and tables set aside.
+        folders: run directories, each with `metrics.csv` and older tables that were set aside.
         count: number of rows.
         digest: digest of `RowsSoFar` after these rows.
 
@@ -81,7 +81,7 @@ class MetricsTable(Logger):
 
     Args:
         directory: the run directory.
-        continued: append to an existing table, as when testing a finished run.
+        continued: whether to append to an existing table, as in testing a finished run.
     """
 
     def __init__(self, directory: str | os.PathLike[str], continued: bool = False) -> None:
@@ -116,13 +116,13 @@ class MetricsTable(Logger):
         return self
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Hyperparameters are in config.yaml."""
+        """Does nothing, since hyperparameters are in config.yaml."""
 
     def refuse_removed(self) -> None:
         """Stop a run whose directory was removed, instead of recreating it without the earlier files.
 
         Raises:
-            FileNotFoundError: names the directory.
+            FileNotFoundError: if the directory is missing; the message names it.
         """
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
@@ -149,8 +149,8 @@ class MetricsTable(Logger):
         """Restore the rows of the table at the time of a checkpoint.
 
         Args:
-            saved: the checkpoint's record of the table.
-            checkpoint: its path, in the run directory with the table.
+            saved: state of the table, as stored in the checkpoint.
+            checkpoint: path of the checkpoint, in the run directory with the table.
         """
         kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
@@ -248,7 +248,7 @@ class ResumableMetrics(Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop rows and test metrics later than the checkpoint; a complete run only logs a missing last row."""
+        """Drop rows and test metrics later than the checkpoint; for a complete run, only log a missing last row."""
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)
             return

@@ -1,8 +1,8 @@
 """Stop a run on SIGTERM, or on SLURM's signal before its time limit, at a resumable point on all ranks.
 
-Lightning synchronises the ranks inside the signal handler, which deadlocks if they wait for something else, and saves
-SLURM's checkpoint there. Here the handler only sets a flag. During training the ranks agree on it after a batch;
-elsewhere nothing is saved and each rank ends at once.
+Lightning synchronises the ranks inside the signal handler, which deadlocks if they wait for something else, and also
+saves SLURM's checkpoint in the handler. Here the handler only sets a flag. During training the ranks agree on it after
+a batch; elsewhere nothing is saved and each rank ends at once.
 """
 
 import os
@@ -22,7 +22,7 @@ class StopSignals(SignalConnector):
     """Record the signals that stop a run.
 
     Args:
-        trainer: its own signal handling is replaced.
+        trainer: trainer whose own signal handling is replaced.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -37,7 +37,7 @@ class StopSignals(SignalConnector):
     def agreed(self) -> bool:
         """Whether any rank was asked to stop; all ranks call this after the same batch and get the same answer.
 
-        On GPUs the answer is that of the previous call, to avoid a host sync in this batch.
+        On GPUs this returns the answer of the previous call, to avoid a host sync in this batch.
         """
         if self.trainer.world_size == 1:
             return self.asked

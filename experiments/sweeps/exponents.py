@@ -2,12 +2,13 @@
 
     log y = log c + b log x + noise
 
-Points of one seed are not independent, as they share everything that does not depend on x, such as the data split;
-different seeds are. So b is fitted to each seed, with Student's interval for the mean of these exponents. With a single
-seed the interval is that of the regression, which assumes independent deviations from the line.
+Points of one seed are not independent, as they share everything that does not depend on x, such as the data split.
+Points of different seeds are independent. So b is fitted to each seed separately, and Student's interval for the mean
+of these exponents is reported. With a single seed the interval is that of the regression, which assumes independent
+deviations from the line.
 
-A missing value, of a run that diverged or never reached a threshold, is censored: the remaining seeds at this x are a
-biased selection, so this x is left out for all seeds.
+A value is missing if a run diverged or never reached a threshold. The remaining seeds at this x would be a biased
+selection, so this x is left out for all seeds.
 """
 
 import math
@@ -64,7 +65,7 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
         confidence: confidence level, in (0, 1).
 
     Returns:
-        The fit, with its standard error and interval over seeds.
+        The fit, with standard error and confidence interval over seeds.
 
     Raises:
         ValueError: if x is not positive, or fewer than `FEWEST` of its values have a valid y for every seed.

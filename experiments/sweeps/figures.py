@@ -27,7 +27,7 @@ DECADES = 100.0
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """Map the values of a key to positions on an axis, and return whether these are the numeric values."""
+    """Map the values of a key to positions on an axis; also return whether the positions are the values themselves."""
     numbers = {value: number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
@@ -37,12 +37,12 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
 def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
     """Draw a panel per metric: a line per config over the values of the single varied key.
 
-    Dots are seeds, bars mean ± std.
+    Dots are single seeds; bars show mean ± std.
 
     Args:
-        results: of all runs.
+        results: results of all runs.
         experiments: their experiments.
-        path: where the figure is saved.
+        path: file of the figure.
     """
     [key] = swept_keys(experiments)
     places, numeric = in_place([dict(each.setting)[key] for each in experiments])
@@ -115,9 +115,9 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
     panel per metric shows the best one.
 
     Args:
-        results: of all runs.
+        results: results of all runs.
         experiments: their experiments.
-        path: where the figure is saved.
+        path: file of the figure.
     """
     from matplotlib.colors import LogNorm, Normalize
 
@@ -177,7 +177,7 @@ def _short(value: float) -> str:
 
 
 def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
-    """Draw the config with the best mean in each cell; none if any config has no mean there.
+    """Draw the config with the best mean in each cell; a cell stays empty if any config has no mean there.
 
     Args:
         ax: axes to draw on.

@@ -17,7 +17,7 @@ class Fit:
     """The fit of one metric of one config, with its other varied keys fixed.
 
     Args:
-        line: config and the values of other keys.
+        line: config, with the fixed values of the other keys.
         metric: name of the metric.
         key: short name of the varied key.
         points: results by value of the key.
@@ -41,7 +41,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
         variations: varied keys with their values.
 
     Raises:
-        ValueError: names a key that does not vary, or whose values do not allow a fit.
+        ValueError: if a key does not vary, or its values do not allow a fit; the message names it.
     """
     short = short_names([each.key for each in variations])
     found = []
@@ -60,7 +60,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit every metric of every config with these varied keys; metrics without positive values are omitted."""
+    """Fit every metric of every config in each of these varied keys; metrics without positive values are omitted."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:
@@ -81,7 +81,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
 
 
 def line_of(experiment: Experiment, key: str) -> str:
-    """Label an experiment without the value of one key, so that experiments of one line share it."""
+    """Label an experiment without the value of one key, so that all experiments of a line share the label."""
     others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
     return " ".join([experiment.label, others]).strip()
 
@@ -113,7 +113,7 @@ HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note
 
 
 def cells(found: Sequence[Fit]) -> list[list[str]]:
-    """Build the rows of a table with `HEADER`: exponents ± standard errors."""
+    """Build the rows of a table with the columns `HEADER`: exponents ± standard errors."""
     return [
         [
             each.line,

@@ -4,8 +4,8 @@
     --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in configs of this name; * matches anything
 
 Keys are dotted names as on the command line, where `init_args` may be omitted; the config need not set them. Values are
-YAML; commas within brackets do not separate them. With several keys in one config all combinations are run. Keys with
-the same value are joined by +, as in model.dim+data.table.dim=5,10, and named after the first one.
+YAML; commas within brackets do not separate them. With several keys in one config all combinations are run. Keys that
+always have the same value are joined by +, as in model.dim+data.table.dim=5,10; the first key names the variation.
 """
 
 import fnmatch
@@ -26,7 +26,7 @@ from experiments.run_request import RESERVED, Experiment
 
 @dataclass(frozen=True)
 class Variation:
-    """A key and the values that it takes.
+    """A configuration key with the values to run.
 
     Args:
         pattern: pattern of config names, with or without folders; `*` for all.
@@ -159,7 +159,7 @@ def number(value: str) -> float:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten keys to their shortest distinct ends."""
+    """Shorten dotted keys to their shortest distinct ends."""
     parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
     for key, parts in parts_of.items():

@@ -1,5 +1,4 @@
-"""Blind estimation of the noise level: denoise with several levels, and choose the one with the best no-reference
-score.
+"""Blind estimation of the noise level: choose the level whose denoised image has the best no-reference score.
 
 Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
 authors' code. In the authors' code, the chosen level must also reach a fixed bound; here the best level is chosen.

@@ -82,7 +82,7 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
     A square is evenly lit if its quarters differ by no more than the noise explains, and neighbouring pixels differ as
-    much as distant ones.
+    much as any two of its pixels.
 
     Args:
         plane: one colour, `[H, W]`, in digital numbers above black.
