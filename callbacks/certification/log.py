@@ -59,7 +59,7 @@ class CertificationLog:
     """The rows of one certification, from all ranks. All ranks must see the directory.
 
     Args:
-        directory: directory of all files.
+        directory: directory that holds all files of the log.
         settings: everything that a row depends on, as JSON values.
         with_radius: whether rows have a radius; False for logs of predictions, as in the published format.
     """

@@ -41,7 +41,7 @@ def cached_array(
 
     Args:
         folder: folder of the cache, on storage that all ranks share.
-        name: name of the entry, before its digest.
+        name: prefix of the entry's name, followed by its digest.
         identity: description of all inputs of the array; any difference leads to another entry.
         num_parts: number of parts; the array is their concatenation along the first axis.
         compute: receives the numbers of this rank's missing parts, and yields each number with the rows of that part.

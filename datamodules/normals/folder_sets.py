@@ -83,8 +83,8 @@ class NormalFolder(NormalSet):
     Args:
         data_dir: folder of the files; None means the NOISEWORKS_DATA directory.
         image_end: end of the image file names, such as `_rgb.png`.
-        normal_end: end of the normal file names, such as `_normal.png` (value v means 2 v / 255 - 1) or `_normal.npy`
-            (floating-point numbers, `[height, width, 3]`); black pixels and zero vectors have no normal.
+        normal_end: ending of the normal maps' file names, such as `_normal.png` (value v means 2 v / 255 - 1) or
+            `_normal.npy` (floating-point numbers, `[height, width, 3]`); black pixels and zero vectors have no normal.
         axes: signs that map the stored x, y and z to the right of the image, up and towards the viewer.
         folder: subfolder of `data_dir` to read.
     """

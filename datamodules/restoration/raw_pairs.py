@@ -48,9 +48,9 @@ class SID(PairSet):
     `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with one short and one long file per line.
     `rawpy` reads the `.ARW` files; each may be replaced by a `.npz` file with `bayer`, `black`, `white` and `pattern`.
 
-    Training images are the whole long exposures of the list, each once; they take 4 GB of memory. Patches are cropped
-    at any position, unlike ELD, which cuts them once along a grid. Test images are brightened by the exposure ratio, at
-    most 300.
+    The training images are all long exposures of the list, uncropped, once per epoch; they take 4 GB of memory.
+    Patches are cropped at any position, unlike ELD, which cuts them once along a grid. Test images are brightened by
+    the exposure ratio, at most 300.
 
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.

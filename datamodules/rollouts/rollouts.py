@@ -29,7 +29,7 @@ class RolloutSet:
     Sample j of a round is step j // E of environment j % E. All environments are reset at the start of a round.
 
     Args:
-        data: the DataModule, which simulates.
+        data: the DataModule, which runs the simulation.
         samples: number of samples in all rounds.
         round_size: samples per round.
         purpose: part of the environments' seeds.

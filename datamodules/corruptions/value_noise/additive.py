@@ -118,7 +118,7 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Gross errors: each value has a normal error with a given probability, and otherwise no error.
+    """Gross errors: with a given probability a value gets a Gaussian error; otherwise it stays unchanged.
 
     Args:
         fraction: probability of an error, in [0, 1].

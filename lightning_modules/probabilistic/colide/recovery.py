@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Set weights of at most a threshold to zero; if cycles remain, also as few of the smallest weights as necessary.
+    """Zero all weights at or below a threshold; if cycles remain, zero as few more as needed, smallest first.
 
     Args:
         weight: weights of the edges from row to column, `[d, d]`.
