@@ -54,7 +54,7 @@ def meta_batch(data: Any) -> dict[str, Any]:
     if isinstance(data, SpeechPairs):
         signals = {key: torch.empty(size, data.crop_length, device="meta") for key in ("noisy", "clean")}
         index = torch.empty(size, dtype=torch.int64, device="meta")
-        return {**signals, "rate": data.rate, "index": index, "global_batch_size": size}
+        return {**signals, "sample_rate": data.sample_rate, "index": index, "global_batch_size": size}
     if isinstance(data, ClipPairs):
         time, channels, height, width = data.clip_shape
         shapes = {"noisy": 1, "clean": data.scale, **({} if data.noise is None else {"noise": 1})}

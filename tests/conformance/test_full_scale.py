@@ -169,7 +169,7 @@ UNTRAINED = {
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
-        for config in ("lora", "xl_lora", "full", "unconditional_pipeline")
+        for config in ("lora", "xl_lora", "sd3_lora", "flux_lora", "full", "unconditional_pipeline")
     },
 }
 SHORTER = {  # all steps of an attack are alike, and all iterations of descent

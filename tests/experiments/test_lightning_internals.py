@@ -96,6 +96,10 @@ OTHERS = {
     "SlurmExecutor._valid_parameters": "of submitit, an extra",
     "ray._private": "of Ray, an extra",
     "found._load_connected_pipes": "of diffusers: a pipeline that would fetch others",
+    **dict.fromkeys(
+        (f"self.pipeline.{name}" for name in ("_pack_latents", "_unpack_latents", "_prepare_latent_image_ids")),
+        "of diffusers: how FLUX arranges latents; its training scripts call them",
+    ),
     "kind._model_mapping": "of transformers: the class of a kind of configuration",
     "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
     "network._keep_in_fp32_modules": "of transformers and diffusers: layers that must stay in single precision",

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones import with_lora
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning, denoising_errors
+from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
+from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, denoising_errors
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.module import sample_products
 from lightning_modules.efficiency.wta_crs.products import Sampler
@@ -188,9 +189,11 @@ def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Ca
                 given = {"image": torch.rand(batch, 3, size, size, device=at.device)}
                 given["caption"] = ["a photo"] * batch  # type: ignore[assignment]
             latent, texts = module.given(given, torch.randn_like)  # type: ignore[arg-type]
-            t = torch.randint(len(module.abar), (batch,), device=at.device)
+            objective = module.objective
+            assert isinstance(objective, DiffusionObjective)
+            t = torch.randint(len(objective.abar), (batch,), device=at.device)
             noise: Tensor = torch.randn_like(latent)
-            errors = denoising_errors(network, latent, texts, noise, t, module.abar, module.prediction)
+            errors = denoising_errors(network, latent, texts, noise, t, objective.abar, objective.prediction)
         errors.mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -94,7 +94,8 @@ def clothing(folder: Path) -> object:
 
 DEEP = "[" * 100_000
 LOG = "idx\tlabel\tpredict\tradius\n0\t1\t1\t0.5\n"
-REPORT = "row,given,suspected,score,in_sample\n"
+REPORT = "row,given,suspected,score,in_sample,proposed,probability_given,probability_proposed\n"
+PROPOSED = ",0,0.5,0.5\n"
 SCORES = '{"index": 0, "caption": "a", "original_score_list": [0], "optimized_score_list": [%s]}\n'
 HOSTILE: list[tuple[Reader, str, str, str]] = [
     (svmlight, "set", f"1 1:2\n0 1{'0' * 30}:1\n", "set is damaged or not an svmlight file"),
@@ -142,9 +143,9 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     (scores, "scores.jsonl", SCORES % ("1" + "0" * 400), "scores.jsonl, line 1 lacks a score"),
     (pairs, "pairs.csv", f"a,b\n{'x' * 200_000},b\n", "pairs.csv cannot be read as a table of texts"),
     (reports, "label_report.csv", "row,in_sample\n0,0\n", "label_report.csv is not a label report: it lacks the"),
-    (reports, "label_report.csv", f"{REPORT}{2**63},0,0,0.5,0\n", "label_report.csv has"),
-    (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0\n", "column score of .*label_report.csv contains text"),
-    (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0\n", "label_report.csv has the given inf at 0"),
+    (reports, "label_report.csv", f"{REPORT}{2**63},0,0,0.5,0{PROPOSED}", "label_report.csv has"),
+    (reports, "label_report.csv", f"{REPORT}0,0,0,cat,0{PROPOSED}", "column score of .*label_report.csv contains text"),
+    (reports, "label_report.csv", f"{REPORT}0,inf,0,0.5,0{PROPOSED}", "label_report.csv has the given inf at 0"),
     (reports, "label_report.csv", "", "label_report.csv is not a readable table"),
     *(
         (curves, "log.tsv", f"{LOG}1\t1\t1\t{radius}\n", "line 3 of .*log.tsv is damaged")
