@@ -38,47 +38,55 @@ def with_full_names(args: Sequence[str]) -> list[str]:
 
 def project_classes() -> Iterator[tuple[str, str]]:
     """Yield name and class path of every class of this project, without importing them."""
+    return _project_names("class")
+
+
+def _project_names(kinds: str) -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         for file in sorted((PROJECT / package).rglob("*.py")):
             folder = ".".join(file.parent.relative_to(PROJECT).parts)
             exported = (file.parent / "__init__.py").read_text(encoding="utf-8")
-            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            for name in re.findall(rf"^(?:{kinds}) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
                 yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"
 
 
 RENAMED = {
-    "Attack": "ByzantineAttack",
-    "BakedWeights": "ExportEffectiveWeights",
-    "BlockMean": "AverageDownsampling",
-    "ChannelMean": "Grayscale",
-    "Contracts": "SanityChecks",
-    "ELD": "ELDPairs",
-    "Fixed": "FixedSampling",
-    "ForeignImages": "OpenSetLabelNoise",
-    "FourierMagnitude": "PhaseRetrieval",
-    "Gaussian": "GaussianValues",
-    "ImageQuality": "ImageMetricsTable",
-    "Mask": "Inpainting",
-    "Measurements": "SaveTables",
-    "OnlineLearning": "OnlineConvexOptimization",
-    "PixelModelTraining": "DDPM",
-    "SpeechQuality": "SpeechMetricsTable",
-    "UniformNoise": "UniformDistribution",
-    "UnnormalizedModel": "MECO",
-    "Wine": "StandardisedWine",
+    "callbacks.BakedWeights": "ExportEffectiveWeights",
+    "callbacks.Contracts": "SanityChecks",
+    "callbacks.ImageQuality": "ImageMetricsTable",
+    "callbacks.Measurements": "SaveTables",
+    "callbacks.SpeechQuality": "SpeechMetricsTable",
+    "datamodules.classification.ForeignImages": "OpenSetLabelNoise",
+    "datamodules.corruptions.operators.BlockMean": "AverageDownsampling",
+    "datamodules.corruptions.operators.ChannelMean": "Grayscale",
+    "datamodules.corruptions.operators.FourierMagnitude": "PhaseRetrieval",
+    "datamodules.corruptions.operators.Mask": "Inpainting",
+    "datamodules.corruptions.value_noise.Gaussian": "GaussianValues",
+    "datamodules.restoration.raw_pairs.ELD": "ELDPairs",
+    "datamodules.tables.noised_points.Wine": "StandardisedWine",
+    "lightning_modules.diffusion.PixelModelTraining": "DDPM",
+    "lightning_modules.optimization.monna.Attack": "ByzantineAttack",
+    "lightning_modules.optimization.optimistic_omd.OnlineLearning": "OnlineConvexOptimization",
+    "lightning_modules.probabilistic.meco.UniformNoise": "UniformDistribution",
+    "lightning_modules.probabilistic.meco.UnnormalizedModel": "MECO",
+    "lightning_modules.probabilistic.scale_mixture_nngp.Fixed": "FixedScale",
+    "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
 }
-"""Class names of version 0.1 -> class names of version 0.2."""
+"""Package and class name of version 0.1 -> class name of version 0.2."""
 RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_tests": "ood_test_sets"}
 """Constructor arguments of version 0.1 -> arguments of version 0.2."""
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest a class for an unknown path: a renamed one, or a similar one in the same or in any module."""
+    """Suggest a class or function for an unknown path: a renamed or moved one, or else a class with a similar name."""
     module, _, name = path.rpartition(".")
-    if new := RENAMED.get(name):
-        found = [other for each, other in project_classes() if each == new]
-        if found and found[0].partition(".")[0] == path.partition(".")[0]:
-            return f"; since version 0.2 it is {found[0]}"
+    for old, new in RENAMED.items():
+        package, _, was = old.rpartition(".")
+        if name == was and path.startswith(f"{package}."):
+            return f"; since version 0.2 it is {dict(project_classes())[new]}"
+    moved = [other for each, other in _project_names("class|def") if each == name and path.startswith(PACKAGES)]
+    if len(moved) == 1:
+        return f"; did you mean {moved[0]}?"
     close = _like(module, sys.modules, 0.8) if module and module not in sys.modules else module
     like = _like(name, _classes_in(close)) if close in sys.modules else ""  # never import a misspelt module
     if like:

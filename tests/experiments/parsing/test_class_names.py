@@ -63,10 +63,41 @@ def test_nothing_is_suggested_where_nothing_is_like_it(given: str) -> None:
         ("datamodules.corruptions.operators.Mask", "datamodules.corruptions.operators.Inpainting"),
         ("callbacks.measurements.Measurements", "callbacks.save_tables.SaveTables"),
         ("lightning_modules.probabilistic.meco.UnnormalizedModel", "lightning_modules.probabilistic.meco.MECO"),
+        ("datamodules.corruptions.value_noise.Gaussian", "datamodules.corruptions.value_noise.GaussianValues"),
+        (
+            "lightning_modules.probabilistic.scale_mixture_nngp.Fixed",
+            "lightning_modules.probabilistic.scale_mixture_nngp.FixedScale",
+        ),
     ],
 )
 def test_a_class_of_version_0_1_is_named_as_it_is_called_now(old: str, new: str) -> None:
     assert did_you_mean(old) == f"; since version 0.2 it is {new}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lightning_modules.networks.timm_model", "lightning_modules.backbones.timm_model"),
+        ("lightning_modules.networks.with_weights", "lightning_modules.backbones.with_weights"),
+        ("lightning_modules.networks.TextToImage", "lightning_modules.backbones.diffusion.TextToImage"),
+        (
+            "lightning_modules.networks.text_classifier.transformers_classifier",
+            "lightning_modules.backbones.text_classifier.transformers_classifier",
+        ),
+        ("lightning_modules.training.schedules.WarmupCosine", "lightning_modules.optim.schedules.WarmupCosine"),
+        ("lightning_modules.baselines.Descent", "lightning_modules.optimization.sso.Descent"),
+        ("datamodules.classification.image_folder.ImageFolder", "datamodules.classification.folder_sets.ImageFolder"),
+        ("datamodules.prompts.captioned_folder.CaptionedFolder", "datamodules.prompts.folder_sets.CaptionedFolder"),
+    ],
+)
+def test_a_class_or_function_of_version_0_1_is_found_where_it_stands_now(old: str, new: str) -> None:
+    assert did_you_mean(old) == f"; did you mean {new}?"
+
+
+def test_the_command_line_names_the_new_place(capsys: pytest.CaptureFixture[str]) -> None:
+    old = "lightning_modules.networks.timm_model"
+    assert train.main(["fit", "--config", "configs/own_data/classes.yaml", "--model.network.class_path", old]) == 2
+    assert f"there is no class {old}; did you mean lightning_modules.backbones.timm_model?" in capsys.readouterr().err
 
 
 def test_every_new_name_is_that_of_a_class() -> None:
