@@ -29,7 +29,6 @@ NOT_FIELDS = {
     "views",
     "sde",
     "distributed",
-    "resumable",
     "baselines",
 }
 FILES = sorted(
@@ -37,7 +36,6 @@ FILES = sorted(
 )
 
 AWAITED: set[str] = {
-    "lightning_modules.training.iterations",
     "lightning_modules.backbones.diffusion.cached_latents",  # other ways of fine-tuning pipelines
     "lightning_modules.backbones.diffusion.export",
 }

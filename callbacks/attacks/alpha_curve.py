@@ -14,9 +14,9 @@ from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, write_text
 from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import MixedClassifier, require
-from lightning_modules.resumable.results_directory import results_directory
-from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
+from lightning_modules.training.results_directory import results_directory
+from lightning_modules.training.tested_images import TestedImages, require_testing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

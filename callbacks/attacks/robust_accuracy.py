@@ -17,11 +17,11 @@ from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, whole_file, write_text
 from datamodules.randomness.generators import seed_of
 from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
-from lightning_modules.resumable.results_directory import results_directory
-from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles, require_gradients, size
 from lightning_modules.robustness.attacks.auto_attack import AutoAttack
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.results_directory import results_directory
+from lightning_modules.training.tested_images import TestedImages, require_testing
 
 PICTURE = "adversarial.png"
 SAME = ["checkpoint", "attack", "norm", "epsilon", "steps", "restarts", "sigma", "num_images"]

@@ -18,11 +18,11 @@ from datamodules.files.whole_files import write_text
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Row
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
-from lightning_modules.resumable.results_directory import results_directory
-from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.certificates.modes import BLOCK, Mode, Predict
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.results_directory import results_directory
+from lightning_modules.training.tested_images import TestedImages, require_testing
 
 
 class Certification(Callback):

@@ -23,9 +23,9 @@ from datamodules.jobs.peers import Peers
 from datamodules.restoration.images import Split
 from lightning_modules.interfaces import Generator, Table, require
 from lightning_modules.networks.fid_inception import FIDInception
-from lightning_modules.resumable.tested_images import require_whole_network
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.tested_images import require_whole_network
 
 GENERATED = "generated_features"
 """Folder in the run directory used while images are generated."""

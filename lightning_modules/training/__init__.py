@@ -1,1 +1,1 @@
-"""Shared parts of training: logging, evaluation mode, sampled training images, own dataloaders, requirements."""
+"""Shared parts of training and testing: logging, evaluation mode, own dataloaders, requirements, tested images."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from experiments.load_run import load_run
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.adaptive_sampling import Curve, InputSpecific
 from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
+from lightning_modules.training.tested_images import LabelledImage
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark

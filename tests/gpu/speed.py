@@ -21,9 +21,9 @@ from experiments.run_request import cores
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.fid_inception import FIDInception
 from lightning_modules.networks.resnet_cifar_stem import CIFARStemResNet
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
+from lightning_modules.training.tested_images import LabelledImage
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.gpu.place import Place, Row

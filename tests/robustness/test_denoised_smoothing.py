@@ -10,11 +10,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lightning_modules.backbones import frozen
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
 from lightning_modules.sde.discrete import Prediction, diffusion_target, noise_levels
+from lightning_modules.training.tested_images import LabelledImage
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from datamodules.corruptions.operators.interface import Operator
@@ -33,8 +32,7 @@ class DeepinvPhysics(Operator):
         return self._on(image).A(image)
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
-        with torch.set_grad_enabled(measured.requires_grad):
-            return self._on(measured).A_dagger(measured)
+        return self._on(measured).A_dagger(measured)
 
     def _on(self, tensor: Tensor) -> Any:
         """Return the operator on a tensor's device; moving it again is free."""

@@ -17,10 +17,10 @@ from datamodules.prompts.noise_pair_files import caption_in, pair_file, write_pa
 from datamodules.prompts.noise_pairs import NoisePairs
 from datamodules.randomness.generators import sample_like
 from lightning_modules.diffusion.golden_noise.rewards import scored
-from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.sde.ddim import level
 from lightning_modules.tasks.writers import FolderWriter
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.results_directory import results_directory
 
 FOLDER, SETTINGS = "noise_pairs", "settings.json"
 OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.training.tested_images import LabelledImage
 
 
 class GaussianSmoothing:

@@ -9,11 +9,11 @@ from scipy import stats
 from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode, Predict
 from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import BlockNoise, GaussianSmoothing, VoteCounter
+from lightning_modules.training.tested_images import LabelledImage
 
 SIGMA = 0.25
 SHAPE = (2, 3, 3)

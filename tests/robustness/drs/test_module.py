@@ -12,13 +12,13 @@ from callbacks.certification.curves import NO_GUARANTEE
 from lightning_modules.backbones import Normalized, with_weights
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.consistency import Consistency
 from lightning_modules.robustness.drs.checkerboard import first_half, max_added
 from lightning_modules.robustness.drs.module import DRS
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
+from lightning_modules.training.tested_images import LabelledImage
 from tests.command import ROOT
 from tests.configurations import whole
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients, loss_by_hand

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.resumable import tested_images
+from lightning_modules.training import tested_images
 from tests.callbacks.certification.planes import Images, Planes, certification, run
 
 
