@@ -14,9 +14,9 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.loading.augmentation import Augmentation
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.peers import peer
 from tests.benchmarks.test_fid_peers_speed import cost
