@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 
 def at_least(least: float, **arguments: float | None) -> None:
-    """Reject arguments below a bound; None passes.
+    """Reject arguments below a bound; None is accepted.
 
     Raises:
         ValueError: if an argument is invalid; the message names it.
@@ -17,7 +17,7 @@ def at_least(least: float, **arguments: float | None) -> None:
 
 
 def positive(**arguments: float | None) -> None:
-    """Reject arguments that are not above zero; None passes.
+    """Reject arguments that are not positive; None is accepted.
 
     Raises:
         ValueError: if an argument is invalid; the message names it.
@@ -30,7 +30,7 @@ def positive(**arguments: float | None) -> None:
 def within(
     low: float, high: float, bounds: Literal["[]", "[)", "(]", "()"] = "[]", /, **arguments: float | None
 ) -> None:
-    """Reject arguments outside an interval; None passes.
+    """Reject arguments outside an interval; None is accepted.
 
     Args:
         low: lower end.
@@ -66,7 +66,7 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
 
     Args:
         mode: setting under which the arguments have an effect, for the error message.
-        chosen: whether this mode is active; if so, every value passes.
+        chosen: whether this mode is active; if so, every value is accepted.
         owner: class or function that defines the defaults.
         arguments: values by argument name.
 

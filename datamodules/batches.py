@@ -1,4 +1,4 @@
-"""Batches that DataModules yield: keys, shapes, ranges and units of each kind."""
+"""Types of batches that DataModules yield, with keys, shapes, ranges and units."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -72,7 +72,7 @@ class LabelledMaskBatch(TypedDict):
 
 
 class UnpairedMaskBatch(TypedDict):
-    """Images, unpaired masks of the same structure, and pseudo labels that training updates."""
+    """Images, masks of the same structure that belong to other images, and pseudo labels that training updates."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
@@ -280,8 +280,8 @@ class InterpolationBatch(TypedDict):
 class TableBatch(TypedDict):
     """Rows of a table: samples, rounds of a stream, measurements or points, in their own units.
 
-    Floating-point columns are converted to the module's dtype, at least single precision. A dataset provides only the
-    keys it needs.
+    Floating-point columns are converted to the module's dtype, at least single precision. A dataset provides only some
+    of these keys.
     """
 
     features: NotRequired[Tensor]
@@ -357,7 +357,7 @@ def network_input(batch: Any) -> Any:
 
 
 def local_size(batch: Any) -> int:
-    """Count the samples of a batch on this rank: the length of `index`, or of the first tensor without an `index`.
+    """Count the samples of a batch on this rank: the length of `index` or, without that key, of the first tensor.
 
     Raises:
         ValueError: if the batch has no tensor.
@@ -379,8 +379,8 @@ def global_batch_size(batch: Any) -> int:
 def loss_weight(batch: Any) -> float:
     """Weight this rank's mean loss so that averaging over ranks gives the mean over the global batch.
 
-    DDP averages gradients over ranks. The last batch of an epoch may be split unevenly, and then the mean of the local
-    means is not the global mean; the factor world size * local count / global count corrects this. It is 1 on a single
+    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean of the ranks' means is
+    not the global mean. The factor world size * local count / global count corrects this. The factor is 1 on a single
     rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the epoch's mean is exact as well.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

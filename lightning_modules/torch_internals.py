@@ -1,6 +1,6 @@
 """Private PyTorch names that this project needs because no public name exists, each with its reason.
 
-They are in another file than Lightning's, because networks are imported without Lightning.
+Private Lightning names are in a separate file, because networks are imported without Lightning.
 """
 
 from typing import Any
@@ -27,5 +27,5 @@ standard_gamma: Any = torch._standard_gamma
 
 
 def times_written(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was modified in place: the counter that autograd uses to detect changed values."""
+    """Return a tensor's version counter: the number of in-place changes, by which autograd detects changed values."""
     return tensor._version

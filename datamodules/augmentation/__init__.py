@@ -1,1 +1,1 @@
-"""Augmentation on the host and on the device, with shared code for geometry and colours."""
+"""Augmentation on the host and on the device; both use the same code for geometry and colours."""

@@ -1,4 +1,4 @@
-"""Random resized crops: boxes of random area, aspect ratio and position; the first of ten attempts that fits is used.
+"""Sample boxes of random area, aspect ratio and position; the first of ten attempts that fits is used.
 
 Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's RandomResizedCrop.
 """
@@ -35,7 +35,7 @@ def random_sides(
 ) -> tuple[Numbers, Numbers]:
     """Sample heights and widths with uniform area and log-uniform aspect ratio, `[B, ATTEMPTS]` in pixels.
 
-    Readers pass NumPy arrays for a single image, since tensors would take four times as long.
+    For a single image, pass NumPy arrays, which are four times as fast as tensors.
 
     Args:
         uniform: `[B, NUM_UNIFORM]` in [0, 1).

@@ -16,7 +16,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
     Args:
         image: `[B, C, H, W]`, of any dtype.
         uniform: `[B, 3]` in [0, 1): numbers that decide crop row, crop column and flip of each image.
-        padding: pixels on each side; 0 for no crop.
+        padding: number of zero pixels on each side; 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Returns:
@@ -42,7 +42,7 @@ class Augmentation:
     """Random crop and horizontal flip of training images.
 
     Args:
-        crop_padding: zero padding before the random crop back to size, in pixels; 0 for no crop.
+        crop_padding: zero padding before the random crop to the original size, in pixels; 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Raises:

@@ -35,15 +35,15 @@ class Placed(NamedTuple):
 class MaskAugmentation:
     """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    Padding has ImageNet's mean colour, and its labels are ignored. Follows the ADELE authors' code for PASCAL VOC,
-    except that images are resized with antialiasing, masks use the nearest pixel centre, colour changes are not rounded
-    to integers, and the padding changes colour, too.
+    Padding has ImageNet's mean colour, and its labels are ignored. Follows the ADELE authors' code for PASCAL VOC, with
+    four differences: images are resized with antialiasing, masks use the nearest pixel centre, colour changes are not
+    rounded to integers, and the padding is also jittered.
 
     Args:
         crop_size: side of a training image, in pixels.
         min_scale: smallest scale factor.
         max_scale: largest scale factor.
-        hue: maximal hue shift, in degrees; the authors use 10 of OpenCV's 180 hue steps, which are 20 degrees.
+        hue: maximal hue shift, in degrees; the authors use 20 degrees, 10 of OpenCV's 180 hue steps.
         saturation: maximal change of saturation, in [0, 1]; the authors use 10/255.
         value: maximal change of value, in [0, 1]; the authors use 10/255.
         flip: whether to flip half of the images horizontally.

@@ -34,10 +34,11 @@ PROBED_IMAGES = 64
 
 
 class FeatureSource(ImageSource):
-    """Features in place of images: pass 0 is without augmentation, later passes are augmented.
+    """Features in place of images: pass 0 has no augmentation, later passes have.
 
     Args:
-        source: source of the images; provides everything else; file names become Python strings only when accessed.
+        source: source of the images, which also provides all data other than features; file names become Python strings
+            only when accessed.
         feature: `[1 + passes, N, D]`.
     """
 
@@ -59,7 +60,7 @@ class FeatureSource(ImageSource):
         return self.source.image_for_noise
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Return features `[B, D]`; a number in [0, 1) per row selects one of its augmented passes."""
+        """Return features `[B, D]`; for each row, a number in [0, 1) selects one of the augmented passes."""
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
             passes = 1 + (uniform[:, 0] * (len(self.feature) - 1)).long().numpy()
@@ -75,8 +76,8 @@ class FeatureSource(ImageSource):
 def source_fingerprint(source: ImageSource) -> str:
     """Compute the digest of a set.
 
-    It covers all labels, and the pixels of images in memory; for files it covers names, sizes, modification times and
-    the pixels of 64 images.
+    The digest covers all labels, and the pixels of images in memory; for files, it covers names, sizes, modification
+    times and the pixels of 64 images.
     """
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.data_range}\n".encode())
@@ -97,17 +98,17 @@ def source_fingerprint(source: ImageSource) -> str:
 class CachedFeatures(ImageSet):
     """Any dataset of labelled images, represented by the features `[B, D]` of a frozen network.
 
-    The network processes a dataset once, when it is first needed, sharded over ranks. A cache entry is named by a
-    digest of the network's classes, attributes and weights (`module_hash`), of the images, the labels and the
-    augmentation. Another network, dataset, crop or number of passes therefore creates another entry. Split, label noise
-    and order are not part of the digest, so runs over seeds and noise rates share an entry. A dataset that samples
-    images by seed, as with open-set label noise, has one entry per seed. Image files are identified by their labels,
-    names, sizes and modification times, and the pixels of 64 of them. The features of a copy with other modification
-    times are therefore computed again.
+    The network processes a dataset once, when it is first needed, sharded over ranks. The name of a cache entry is a
+    digest of the network (`module_hash`), the images, the labels and the augmentation. Another network, dataset, crop
+    or number of passes therefore creates another entry. Split, label noise and order are not part of the digest, so
+    runs with different seeds and noise rates share an entry. A dataset that samples images by seed, as with open-set
+    label noise, has one entry per seed. Image files are identified by their labels, names, sizes and modification
+    times, and the pixels of 64 of them. Therefore a copy of the files with other modification times has its features
+    computed again.
 
     Train the head with a module whose network takes features, such as `lightning_modules.noisy_labels.nmtune.NMTune`
-    with the encoder `torch.nn.Identity`. With `data.second_view`, the second view of a training image uses the features
-    of another pass.
+    with the encoder `torch.nn.Identity`. With `data.second_view`, the second augmentation of a training image uses the
+    features of another pass.
 
     Args:
         images: dataset whose features are computed.
@@ -126,8 +127,8 @@ class CachedFeatures(ImageSet):
             memory.
 
     Raises:
-        ValueError: if an argument is out of range, or if the encoder returns another number of features, a value that
-            is not finite, or a value that `dtype` cannot represent.
+        ValueError: if an argument is out of range, or the encoder returns another number of features or values that are
+            not finite in `dtype`.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class CachedFeatures(ImageSet):
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:
-        """Split rows into many parts of whole batches, so that batches do not depend on the number of ranks."""
+        """Split rows into many parts of whole batches, independently of the number of ranks."""
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
         return batch * min(batches, max(ROWS_PER_PART // batch, 1))
@@ -237,7 +238,7 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute the features of parts, given by number, pass (0 means no augmentation) and first row."""
+        """Compute features of parts of the data; a part is (number, pass, first row), where pass 0 is not augmented."""
         if not parts:
             return
         self.encoder.to(self.device)

@@ -58,7 +58,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
 
 
 class CIFAR(ImageSet):
-    """Base of CIFAR-10 and CIFAR-100; use one of these.
+    """Base class of `CIFAR10` and `CIFAR100`; use either of them.
 
     Args:
         data_dir: folder that contains the set in either layout; None means the NOISEWORKS_DATA directory.

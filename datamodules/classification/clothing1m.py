@@ -16,15 +16,16 @@ from datamodules.files.text_files import read_text
 
 
 class Clothing1M(ImageSet):
-    """Clothing1M in its authors' layout: `images/`, with the lists and labels in `annotations/` or beside it.
+    """Clothing1M in its authors' layout: `images/`, with the lists and labels in `annotations/` or next to `images/`.
 
-    Trains on the images with noisy labels (`noisy_train_key_list.txt`); validates and tests on those with clean labels
-    (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized, then cropped at a random position.
+    Training uses the images with noisy labels (`noisy_train_key_list.txt`); validation and testing use the images with
+    clean labels (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized, then cropped at a random
+    position.
 
     Args:
         data_dir: folder that contains `images`; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side is resized to before the crop, in pixels; None means 256/224 of `image_size`.
+        resize: length of the short side after resizing, before the crop, in pixels; None means 256/224 of `image_size`.
     """
 
     num_classes = 14

@@ -1,9 +1,9 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
-Each class has a common cluster and a rare one, whose centre lies towards the out-of-distribution side.
-Out-of-distribution samples form clusters of their own there and have random labels. A hyperplane can separate them; it
-loses the fewest rare samples if the rare clusters lie on its in-distribution side. A loss-based detector mistakes rare
-samples for noise until they are learned.
+Each class has a common cluster and a rare cluster, whose centre lies towards the out-of-distribution side.
+Out-of-distribution samples form separate clusters on that side and have random labels. A hyperplane can separate
+out-of-distribution samples; it loses the fewest rare samples if the rare clusters lie on its in-distribution side. A
+loss-based detector mistakes rare samples for noise until they are learned.
 
 Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from
 N(0, 1), and are randomly rotated together with e. With
@@ -42,11 +42,11 @@ class ClusteredSamples(NamedTuple):
 
 
 class Clusters:
-    """Centres of all clusters, a function of the seed.
+    """Centres of all clusters, which depend only on the seed.
 
     Args:
         offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
-        rare_offset: position of the rare clusters along the same direction; closer to -offset means more similar to
+        rare_offset: signed distance of the rare clusters from this hyperplane; closer to -offset means more similar to
             out-of-distribution samples.
         scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
         seed: seed of the centres.
@@ -93,7 +93,7 @@ class Clustered(ImageSet):
         num_test: number of test samples, all in distribution.
         rare_share: fraction of each class that comes from its rare cluster, in (0, 1).
         offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
-        rare_offset: position of the rare clusters along the same direction.
+        rare_offset: signed distance of the rare clusters from this hyperplane.
         scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
     """
 

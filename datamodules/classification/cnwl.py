@@ -21,9 +21,9 @@ class CNWL(ImageSet):
     """Mini-ImageNet with 100 classes and red noise: 50,000 training and 5,000 test images.
 
     Reads `split/red_noise_nl_RATE` and `split/validation` (one file name and label per line), with the images in
-    `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are ImageNet's own. The
-    others are from the web and nearly all show another class, so their true label is set to -1. Validation images equal
-    test images, so selecting an epoch by validation selects on the test set.
+    `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are from ImageNet. All
+    other training images are from the web, and nearly all of them show another class, so their true label is set to -1.
+    Validation images equal test images, so selecting an epoch by validation selects on the test set.
 
     Args:
         data_dir: folder that contains `split`; None means the NOISEWORKS_DATA directory.

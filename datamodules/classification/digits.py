@@ -16,7 +16,7 @@ DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 @functools.cache
 def bundled_digits() -> Any:
-    """Read scikit-learn's digits, cached per process; callers must not modify them."""
+    """Read scikit-learn's digits, cached per process; callers must not modify the result."""
     from sklearn.datasets import load_digits
 
     return load_digits()
@@ -28,7 +28,7 @@ class Digits(ImageSet):
     Args:
         train_size: number of training and validation images, in 1...1796; the rest is for testing.
         image_size: height and width in pixels; if not 8, images are resized bilinearly.
-        num_classes: number of classes, in 1...10; only digits below it are kept.
+        num_classes: number of classes, in 1...10; only digits below this number are kept.
     """
 
     def __init__(self, train_size: int = 1300, image_size: int = 8, num_classes: int = 10) -> None:
@@ -58,14 +58,15 @@ class Digits(ImageSet):
 
 
 class PretrainingDigits(Digits):
-    """The digits 0 to 5: training on the first 600 of scikit-learn's 1,797 images, testing on the rest."""
+    """The digits 0 to 5; the first 600 of scikit-learn's 1,797 images are for training, the rest for testing."""
 
     def __init__(self) -> None:
         super().__init__(train_size=600, num_classes=6)
 
 
 class TuningDigits(Digits):
-    """All digits: images 601 to 1,000, after those of `PretrainingDigits`, for training; the last 797 for testing.
+    """All digits; images 601 to 1,000, which `PretrainingDigits` does not train on, for training, the last 797 for
+    testing.
 
     The shifted test set, `moved_noisy`, moves each test image by one pixel up, down, left or right and adds Gaussian
     noise of standard deviation 0.2, clipped to [0, 1]; it is the same for all seeds.

@@ -16,8 +16,8 @@ Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketc
 class DomainNet(ImageSet):
     """One domain of DomainNet for training and testing; test images of the other domains are shifted test sets.
 
-    Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines
-    `<domain>/<class>/<image>.jpg <label>`, and the images beside them.
+    Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines `<domain>/<class>/<image>.jpg
+    <label>`. The images are in the folder of the lists.
 
     Args:
         data_dir: folder that contains lists and images, directly or in `domain_net` or `DomainNet`; None means the
@@ -25,10 +25,10 @@ class DomainNet(ImageSet):
         train_domain: domain for training and in-distribution testing.
         test_domains: domains of the shifted test sets; None means all others.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side of validation and test images is resized to before the centre crop, in
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels; None means 256/224 of `image_size`.
-        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
-            resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
     """
 
     num_classes = 345

@@ -1,4 +1,4 @@
-"""The user's own images: a folder per class, a folder without classes, or new images to predict."""
+"""Datasets of a user's own images: one folder per class, a folder without classes, or images to predict."""
 
 from pathlib import Path
 
@@ -19,31 +19,31 @@ from datamodules.files.image_files import (
 
 
 class ImageFolder(ImageSet):
-    """Images in `train/<class>/` and `test/<class>/` of a folder.
+    """Labelled images in `train/<class>/` and `test/<class>/` of one folder.
 
     Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP; ignores other files.
 
     Classes are numbered in alphabetical order; the model's `num_classes` must equal their number. If there is a `test`
     folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If there is no
-    `test`, `val` is the test set; its labels are never corrupted. If there is neither, `data.test_fraction` tests on a
-    part of `train`.
+    `test`, `val` is the test set; its labels are never corrupted. If there is neither `test` nor `val`, set
+    `data.test_fraction` to hold out a part of `train` for testing.
 
-    To use labels from elsewhere, set `label_noise` to `FromCSV`. `FromCSV` identifies images by file name relative to
-    `train`, or by index. The index is the position among all training images, ordered by class and then file name. Runs
-    with label noise write both to `labels.csv`.
+    To read labels from a table instead, set `label_noise` to `FromCSV`. The table identifies images by file name
+    relative to `train`, or by index. The index is the position among all training images, ordered by class and then
+    file name. Runs with label noise write file names and indices to `labels.csv`.
 
-    Shifted test sets, such as sketches of the same objects, are folders with one folder per class as well. If a set has
-    only some of the classes, predictions are restricted to these.
+    Shifted test sets, such as sketches of the same objects, are also folders with one subfolder per class. If a shifted
+    test set has only some of the classes, predictions are restricted to these classes.
 
     Args:
         data_dir: folder that contains `train`, and usually `test` or `val`.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side of validation and test images is resized to before the centre crop, in
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels; None means 256/224 of `image_size`.
-        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
-            resizing as in testing, then a crop at a random position.
-        shifted: shifted test sets: maps the name used in metrics to the folder of `<class>/` folders, relative to
-            `data_dir`; None means none.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
+        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics; None means no
+            shifted test sets.
     """
 
     class_names: list[str]
@@ -107,19 +107,19 @@ class ImageFolder(ImageSet):
 
 
 class ClassFolders(ImageSet):
-    """Images in `<data_dir>/<folder>/train/<class>/`, and `test` or `val` beside it, with a fixed number of classes.
+    """Images in `<data_dir>/<folder>/train/<class>/` and in `test` or `val`, with a fixed number of classes.
 
-    Unlike `ImageFolder`, its configuration can be parsed on machines without the files.
+    Unlike `ImageFolder`, this dataset can be configured on machines without the files.
 
     Args:
         folder: name of the folder.
         num_classes: number of classes that the folder must have.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side of validation and test images is resized to before the centre crop, in
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels; None means 256/224 of `image_size`.
-        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
-            resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
     """
 
     def __init__(
@@ -162,15 +162,15 @@ class ClassFolders(ImageSet):
 
 
 class UnlabelledFolder(ImageSet):
-    """Images of a folder and its subfolders, in the formats of `ImageFolder`, all with the same dummy class.
+    """Images of a folder and its subfolders, in the formats of `ImageFolder`; all have the same dummy class.
 
     Args:
         data_dir: folder that contains the images.
         image_size: height and width of the module's input images, in pixels.
-        resize: length that the short side is resized to before the square crop, in pixels; None means 256/224 of
+        resize: length of the short side after resizing, before the square crop, in pixels; None means 256/224 of
             `image_size`.
-        min_area: smallest fraction of an image's area that a random resized crop covers, in (0, 1]; None means a crop
-            at a random position, for methods that augment images themselves.
+        min_area: smallest area of a random resized crop, as a fraction of the image's area, in (0, 1]; None means a
+            crop at a random position, for methods that augment images themselves.
     """
 
     num_classes = 1
@@ -194,7 +194,7 @@ class UnlabelledFolder(ImageSet):
 class Faces(ImageSet):
     """Face photographs in `<data_dir>/<folder>` and its subfolders, as CelebA-HQ and FFHQ are distributed.
 
-    Images are resized and centre-cropped to squares; all have the same dummy class. The last images in name order are
+    Images are resized, centre-cropped to squares, and assigned the same dummy class. The last images in name order are
     for testing.
 
     Args:
@@ -230,13 +230,13 @@ class Faces(ImageSet):
 
 
 class NewImages(ImageFiles):
-    """Images of a folder and its subfolders, cropped as in a given dataset, for prediction.
+    """Images to predict, from a folder and its subfolders, cropped as in a given dataset.
 
     Folders named after classes define the labels. Unreadable files are recorded and do not stop a run.
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is applied; a dataset without image files only defines height and width.
+        images: dataset whose crop is applied; if its images are not files, only height and width are used.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.

@@ -1,4 +1,4 @@
-"""Interface of datasets of labelled images: plain objects that read their splits, independent of batching.
+"""Interface of datasets of labelled images: objects that read each split, independently of batching.
 
 A new dataset is a subclass of `ImageSet` with `num_classes`, `image_shape` and the two methods `training` and `test`.
 `LabelledImages` does the rest: label noise, validation split, batches and augmentation.
@@ -92,7 +92,7 @@ class ImageFiles(ImageSource):
         names: file names relative to `root`, `[N]`.
         label: labels, `[N]`, int64.
         crop: crop of each image.
-        clean_label: true labels, `[N]`, if known separately from the given ones.
+        clean_label: true labels, `[N]`, if known in addition to the given labels.
     """
 
     def __init__(
@@ -127,12 +127,13 @@ class ImageFiles(ImageSource):
 
 
 def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> ImageFiles:
-    """Find the images in folders of one class each; some classes may have no folder.
+    """Find the images of a split with one folder per class; classes without a folder are allowed.
 
     Args:
         split: folder that contains the class folders.
         folders: name and label of each class folder.
-        num_classes: total number of classes; if some have no folder, the source's `classes` lists those that do.
+        num_classes: total number of classes; if it exceeds the number of folders, the source's `classes` lists the
+            classes with a folder.
         crop: crop of each image.
 
     Raises:
@@ -162,7 +163,7 @@ def listed_files(
         root: folder of the images; the list's file names are relative to it.
         crop: crop of each image.
         name: name of the dataset, for error messages.
-        listed: number of classes in the list.
+        listed: number of classes that occur in the list.
         separator: text between file name and label; None means white space.
         num_classes: keep only the first `num_classes` classes; None keeps all.
 
@@ -183,7 +184,7 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
     Args:
         file: the list, in UTF-8.
-        listed: classes that it lists: labels are 0 ... `listed` - 1.
+        listed: number of classes in the list; labels must be in 0 ... `listed` - 1.
         separator: text between file name and label; None means white space.
 
     Raises:
@@ -205,10 +206,10 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
 
 class OtherImages(ABC):
-    """Out-of-distribution images for another dataset: to be detected, or as open-set label noise."""
+    """Out-of-distribution images for another dataset, for detection or for open-set label noise."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. One rank per machine calls it."""
+        """Download missing files, if requested. One rank per machine calls this method."""
 
     @abstractmethod
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
@@ -216,7 +217,7 @@ class OtherImages(ABC):
 
         Args:
             image_shape: C, H, W of the other dataset, which these images must match.
-            seed: random seed, for datasets that sample their images.
+            seed: random seed, used by datasets that generate or select images at random.
 
         Raises:
             FileNotFoundError: if images are missing; the message names the expected path.
@@ -225,9 +226,9 @@ class OtherImages(ABC):
 
 
 class ImageSet(SplitSet[ImageSource], OtherImages):
-    """A dataset of labelled images. Its test images can serve as out-of-distribution images for another dataset.
+    """A dataset of labelled images. Another dataset can use its test images as out-of-distribution images.
 
-    Without validation images of its own, `validation_fraction` can hold some out of the training images.
+    If the dataset has no validation images, `validation_fraction` holds out some of the training images.
     """
 
     image_shape: tuple[int, ...]
@@ -237,7 +238,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
     @property
     def has_test(self) -> bool:
-        """Whether there are test images; without any, a fraction of the training images can be held out for testing."""
+        """Whether there are test images; if not, a fraction of the training images can be held out for testing."""
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:
@@ -271,7 +272,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
 
 class NoisyImages(ImageSet):
-    """A dataset with noisy test images, rounded to whole grey levels, as a shifted test set; the same for all seeds.
+    """Add a shifted test set to a dataset: its noisy test images, rounded to whole grey levels; the same for all seeds.
 
     Args:
         images: dataset with images in memory.
@@ -279,7 +280,7 @@ class NoisyImages(ImageSet):
         seed: random seed of the noise.
 
     Raises:
-        ValueError: when read, if the images are not in memory.
+        ValueError: on reading, if the images are not in memory.
     """
 
     def __init__(self, images: ImageSet, noise: ImageNoise, seed: int = 0) -> None:

@@ -46,27 +46,27 @@ def imagenet_split(directory: Path, split: str) -> Path:
 class ImageNet(ImageSet):
     """ImageNet from the usual folders, `train/<wnid>` for training and `val/<wnid>` for testing.
 
-    A shifted test set is a folder with one subfolder per class. The subfolder's name is the wnid (ImageNet-R, -A,
-    -Sketch), the class number in the order of the 1,000 wnids (ImageNet-V2), or another name that `class_maps`
-    translates (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a set with only some of the
-    classes, predictions are restricted to these.
+    A shifted test set is a folder with one subfolder per class. A subfolder's name is a wnid (ImageNet-R, -A, -Sketch),
+    a class number in the order of the 1,000 wnids (ImageNet-V2), or another name that `class_maps` translates
+    (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a set with only some of the classes,
+    predictions are restricted to these.
 
     Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
 
     Args:
         data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
-        classes: a number n keeps the first n classes in wnid order (50 for mini-WebVision); a text file with one wnid
-            per line keeps those (ImageNet-100); None keeps all 1,000. Classes are numbered in wnid order.
+        classes: classes to keep: a number n for the first n in wnid order (50 for mini-WebVision), a text file with one
+            wnid per line (ImageNet-100), or None for all 1,000. Classes are numbered in wnid order.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side of validation and test images is resized to before the centre crop, in
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels; None means 256/224 of `image_size`.
-        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
-            resizing as in testing, then a crop at a random position.
-        shifted: shifted test sets: maps the name used in metrics to the folder, relative to `data_dir`; None means
-            none.
-        class_maps: for shifted sets with other subfolder names: maps the set's name to a text file, relative to
-            `data_dir`, with lines `<wnid> <folder>`; unlisted subfolders are ignored.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
+        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics; None means no
+            shifted test sets.
+        class_maps: for shifted test sets with other subfolder names, by set name: a text file, relative to `data_dir`,
+            with lines `<wnid> <folder>`; unlisted subfolders are ignored.
 
     Raises:
         FileNotFoundError: if a folder or a map is missing or empty.
@@ -192,11 +192,11 @@ def read_class_map(path: Path) -> dict[str, str]:
 
 
 def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8, and its labels, `[N]`, if it has any.
+    """Read a file of ImageNet32: images `[N, 3, 32, 32]`, uint8, and, if the file has them, labels `[N]`.
 
     Args:
-        file: a pickled dictionary or an `.npz` file with `data`, `[N, 3072]`, uint8, all red values, then green, then
-            blue, and optionally `labels`.
+        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8 (per image: all red values, then green,
+            then blue), and optionally `labels`.
 
     Raises:
         ValueError: if the file is damaged or contains anything else.
@@ -306,7 +306,7 @@ class LabelledImageNet32(ImageSet):
 
 
 def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels; labels count from 1 in the files and from 0 here."""
+    """Read images and labels; labels start at 1 in the files and at 0 in the result."""
     image, label = read_labelled_batch(file)
     if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
         raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")

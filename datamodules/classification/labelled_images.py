@@ -1,4 +1,4 @@
-"""DataModule for images with one label each: label noise, validation split, batches and augmentation for any dataset.
+"""DataModule for images with one label each; adds label noise, validation split, batches and augmentation to a dataset.
 
 LabelledImages(CIFAR10("~/data"), batch_size=128, augmentation=Augmentation(crop_padding=4, flip=True))
 """
@@ -34,41 +34,41 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class LabelledImages(SeededBatches):
-    """Batches of a dataset's images with their labels.
+    """DataModule for a dataset of images with one label each.
 
     `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
     training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
     that epoch.
 
-    `correct_labels` changes training labels. Batches then contain the corrected label as `label` and the given one as
-    `original_label`. Corrections are saved in the checkpoint.
+    `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the given
+    label as `original_label`. Corrections are saved in the checkpoint.
 
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
         label_noise: corrupts training and validation labels; None leaves them unchanged.
-        validation_fraction: fraction of each class held out of training for validation, in [0, 1); its labels are
-            corrupted, too. None holds out a tenth if the dataset has no validation images of its own.
+        validation_fraction: fraction of each class held out of training for validation, in [0, 1); these labels are
+            also corrupted. None holds out a tenth if the dataset has no validation images of its own.
         test_fraction: fraction of each class held out of training for testing, in [0, 1), if the dataset has no test
-            images. If true labels are unknown, the given labels count as true, although they are as noisy as the
-            training labels.
-        folds: number of folds of the training images; one of them is held out for validation and for scoring its labels
+            images. If true labels are unknown, testing uses the given labels, which are as noisy as the training
+            labels.
+        folds: number of folds of the training images. One fold is held out for validation and for scoring its labels
             (`callbacks.labels.LabelReport`). None means no folds.
         fold: the held-out fold, 0 ... folds - 1.
         augmentation: random crop and flip of training images, on the device; None means no augmentation.
         second_view: add a second random augmentation of each image to training batches, as `second_view`.
-        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; a top-level
-            folder named after a class gives the class.
+        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; images in a
+            top-level folder named after a class get that label.
         ood_test_sets: further datasets, whose test images are shifted test sets of the same classes.
-        batches_per_epoch: number of batches per epoch. Their images are sampled anew each epoch, equally many per given
-            label; a class with fewer images contributes all of them. None means all images.
+        batches_per_epoch: number of batches per epoch. Images are sampled anew for each epoch, equally many per given
+            label; a class with too few images contributes all of them. None means all images.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        shards: splits the training images among the nodes of decentralised training; each batch has equally many images
-            of each node. None means no split.
+        shards: how training images are split among the nodes of decentralised training; each batch has equally many
+            images per node. None means no split.
         passes_per_epoch: passes over the training set per epoch; methods that train two networks in turn use 2.
         num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of split, noise, order and augmentation; None means the value of `seed_everything`.
+        seed: random seed of split, noise, order and augmentation; None means the value of `seed_everything`.
     """
 
     train_set: LabelledSet | None
@@ -171,7 +171,7 @@ class LabelledImages(SeededBatches):
             self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepared(self.images)))
 
     def _training_labels(self, images: ImageSet) -> tuple[ImageSource, Tensor, Tensor | None]:
-        """Read the training images before any split, with their given labels and, if known, their true ones."""
+        """Read the training images before any split, with given labels and, if known, true labels."""
         source = self._checked(images.training(), "training")
         clean = source.label
         given, known = clean, source.clean_label
@@ -244,7 +244,7 @@ class LabelledImages(SeededBatches):
     def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor, dropped: Tensor) -> None:
         """Save the run's given labels as `labels.csv` in its directory.
 
-        An existing table, of a resumed or tested run, is left as it is.
+        The existing table of a resumed or tested run is not changed.
 
         Raises:
             ValueError: if the existing table has other labels, files or another split.
@@ -265,7 +265,8 @@ class LabelledImages(SeededBatches):
 
         Raises:
             FileNotFoundError: if a set is missing; the message names the expected path.
-            ValueError: if there are no shifted test sets, or one is damaged or has labels or images of the wrong shape.
+            ValueError: if there are no shifted test sets, or one of them is damaged, has invalid labels or has images
+                of another shape.
         """
         labels = self._prepared(self.images).shifted_labels()
         labels |= {name: self._prepared(images).test().label for name, images in self.ood_test_sets.items()}
@@ -310,7 +311,7 @@ class LabelledImages(SeededBatches):
     # batches
 
     def _images_per_class(self) -> np.ndarray:
-        """Count the images of each class in one pass of an epoch, `[num_classes]`."""
+        """Count the images of each class in one pass over the training set, `[num_classes]`."""
         assert self.train_set is not None
         available = np.bincount(self.train_set.given.numpy(), minlength=self.num_classes)
         if self.batches_per_epoch is None:
@@ -360,8 +361,8 @@ class LabelledImages(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Change labels of training samples; all ranks and their workers see them from the next epoch on.
 
-        This is a collective: every rank must call it equally often, with its own samples (for example its shard of
-        `training_images_dataloader`) or with none. Ranks exchange their corrections.
+        This is a collective operation: all ranks must call it equally often, each with its own samples (such as its
+        shard of `training_images_dataloader`) or with none. Corrections are gathered from all ranks.
 
         Args:
             index: positions in the training set, `[n]`, int64.

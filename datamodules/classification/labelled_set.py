@@ -23,17 +23,17 @@ SECOND = 1 << 40
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
-    """Selected rows of a source with their given labels. After a correction, batches contain `original_label`.
+    """Selected rows of a source with their given labels. Once labels are corrected, batches contain `original_label`.
 
     Args:
         source: the images.
         row: positions in the source, `[n]`; None means all.
         label: given labels, `[n]`; None means the source's labels.
         clean_label: true labels, `[n]`; None if they are unknown.
-        seed: seed of the training augmentation; batches then contain the epoch, from which augmentation on the device
-            is sampled. None means no augmentation.
+        seed: seed of the training augmentation; batches then contain the epoch, with which augmentation on the device
+            is seeded. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
-        origin: number of the set that these images are from, added to batches as `origin`; None adds no such key.
+        origin: number of the images' dataset, added to batches as `origin`; None adds no such key.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
     Args:
         label: `[N]`, int64.
         fraction: fraction of each class to hold out, in [0, 1).
-        seed: seed of the choice.
+        seed: seed of the random choice of held-out rows.
         stream: number of the random stream; different streams give independent splits.
 
     Returns:
@@ -153,7 +153,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
 def label_table(
     source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor, dropped: Tensor
 ) -> "pd.DataFrame":
-    """Tabulate the labels of a whole dataset as it was read, so that `FromCSV` reproduces them in other runs.
+    """Create a table of all labels of a dataset, from which `FromCSV` reproduces the labels in other runs.
 
     Args:
         source: the images, `[N]`, which may have file names.
@@ -161,7 +161,8 @@ def label_table(
         truth: true labels, `[N]`, or None.
         training: rows for training.
         tested: rows held out for testing.
-        dropped: `[N]`, bool: samples left out of training and validation. If there are any, the table has `action`.
+        dropped: `[N]`, bool: samples left out of training and validation; if there are any, the table has a column
+            `action`.
     """
     import pandas as pd
 
@@ -180,11 +181,11 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write the run's label table, or reject labels that differ from the table it already has.
+    """Write the run's label table; if the run already has a table, reject labels that differ from it.
 
     Args:
         path: `labels.csv` of the run.
-        drawn: table of the current labels, from `label_table`.
+        drawn: table of the current labels, built by `label_table`.
         table: file from which the current labels were read, if any.
         write: whether this rank writes the file if it is missing.
 

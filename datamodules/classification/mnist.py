@@ -64,13 +64,14 @@ class MedMNIST(ImageSet):
     """A MedMNIST set with one label per image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
 
     The file, which may also be at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
-    W, 3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. It may be sorted by class, because batches are shuffled.
+    W, 3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. The images may be sorted by class, because batches are
+    shuffled.
 
     Args:
         name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the images in pixels; 28 in the sets' first edition.
+        image_size: height and width of the images in pixels; 28 in the first edition of MedMNIST.
         channels: image channels: 1 for grey, 3 for colour.
     """
 

@@ -1,9 +1,9 @@
 """Out-of-distribution images, for detection at test time or as label noise in training.
 
-The test images of any other dataset can be used as well, such as SVHN for CIFAR-10 and vice versa.
+The test images of any dataset can also serve as out-of-distribution images for another, such as SVHN for CIFAR-10.
 
-The usual sets are those distributed by the authors of ODIN, resized or cropped to 32 x 32 pixels, in the folders
-`Imagenet_resize`, `LSUN_resize`, `iSUN` and so on.
+The usual sets come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders such as
+`Imagenet_resize`, `LSUN_resize` and `iSUN`.
 
 Source of these sets and of the noise: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image
 Detection in Neural Networks, ICLR 2018, arXiv 1706.02690.
@@ -22,7 +22,7 @@ from datamodules.randomness.counter import sample_uniform
 
 
 class ImagesInFolder(OtherImages):
-    """Images in a folder and its subfolders, in the formats of `ImageFolder`, sorted by name, as RGB.
+    """RGB images in a folder and its subfolders, sorted by name, in the formats of `ImageFolder`.
 
     Args:
         folder: name of the folder, such as `LSUN_resize`.
@@ -58,11 +58,11 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels, generated on access as a function of seed and image position.
+    """Images of independent uniform pixels, generated on access from the seed and the image's position.
 
     Args:
         num_images: number of images.
-        image_shape: C, H, W.
+        image_shape: shape of an image: C, H, W.
         seed: seed of the pixels.
     """
 

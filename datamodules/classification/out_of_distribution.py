@@ -1,5 +1,4 @@
-"""DataModule for out-of-distribution detection: a dataset and sets of other images to distinguish from its test
-images."""
+"""DataModule for out-of-distribution detection: a dataset, and sets of images to distinguish from its test images."""
 
 import re
 from typing import Any
@@ -16,12 +15,12 @@ IN_DISTRIBUTION = "in_distribution"
 class OutOfDistribution(LabelledImages):
     """Labelled images, tested together with out-of-distribution sets, one DataLoader per set.
 
-    Test batches have the key `origin`: 0 for the dataset's own images, otherwise the number of the out-of-distribution
-    set, counted from 1; `origin_names` lists their names. Out-of-distribution images have label -1. Training,
-    validation and prediction, and all other arguments, are those of `LabelledImages`.
+    Test batches have the key `origin`: 0 for the dataset's own images, and i for the i-th out-of-distribution set.
+    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation,
+    prediction and all other arguments are as in `LabelledImages`.
 
     Args:
-        ood: out-of-distribution sets with images of the same shape, by the names used in metrics.
+        ood: out-of-distribution sets, by the names used in metrics; their images must have the dataset's shape.
     """
 
     def __init__(self, ood: dict[str, OtherImages], **arguments: Any) -> None:

@@ -18,7 +18,7 @@ class PatchesOfPhotographs(ImageSet):
     """Adjacent colour patches of thirteen photographs, with varying contrast; the class is the photograph.
 
     A random half of each photograph's patches is for training, the rest for testing. Each patch is multiplied by its
-    own contrast, uniform in [lowest_contrast, 1]. Both are functions of the seed.
+    own contrast, uniform in [lowest_contrast, 1]. Split and contrasts depend only on the seed.
 
     Args:
         patch_size: height and width of a patch, in pixels, in 1...128.

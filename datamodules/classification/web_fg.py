@@ -1,4 +1,4 @@
-"""Web-bird, web-car and web-aircraft: fine-grained classes with training images from web search.
+"""Web-bird, web-car and web-aircraft: datasets of fine-grained classes with training images from web search.
 
 Source: Sun, Yao, Wei, Zhang, Shen, Wu, Zhang and Tang, Webly Supervised Fine-Grained Recognition: Benchmark Datasets
 and An Approach, ICCV 2021, arXiv 2108.02399.
@@ -16,7 +16,8 @@ NUM_CLASSES: dict[Subject, int] = {"bird": 200, "car": 196, "aircraft": 100}
 
 
 class WebFG(ImageSet):
-    """One of the three sets, from lists with lines `file:label`: `train-list.txt` to train, `val-list.txt` to test.
+    """Web-bird, web-car or web-aircraft, from `train-list.txt` for training and `val-list.txt` for testing, with lines
+    `file:label`.
 
     Validation images equal test images, so selecting an epoch by validation selects on the test set. Images are
     resized, then cropped at a random position.
@@ -26,7 +27,7 @@ class WebFG(ImageSet):
             directory.
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side is resized to before the crop, in pixels; None means 256/224 of `image_size`.
+        resize: length of the short side after resizing, before the crop, in pixels; None means 256/224 of `image_size`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 

@@ -19,12 +19,12 @@ LISTED = 1000
 
 
 class WebVision(ImageSet):
-    """Images from Google search, labelled by query; mini-WebVision has the 66,000 images of 50 classes.
+    """Images from Google search, labelled by the search query; mini-WebVision has 66,000 images of 50 classes.
 
     Reads `info/train_filelist_google.txt` with the images in `google/`, and `info/val_filelist.txt` with the images in
-    `val_images_256/`. Validates on WebVision's validation images, since its test labels are not public. With `test_on:
-    webvision`, testing uses the same images as epoch selection, as in papers; `imagenet` uses separate test images.
-    Images are resized, then cropped at a random position.
+    `val_images_256/`. Validation uses WebVision's validation images, since its test labels are not public. With
+    `test_on: webvision`, testing and epoch selection use the same images, as is usual in papers; `imagenet` uses
+    separate test images. Images are resized, then cropped at a random position.
 
     Args:
         data_dir: folder that contains `info`, `google` and `val_images_256`; None means the NOISEWORKS_DATA directory.
@@ -32,7 +32,7 @@ class WebVision(ImageSet):
         test_on: test on the validation images of `webvision`, or of `imagenet` for the same classes.
         imagenet_dir: folder that contains ImageNet's `val/<wnid>`; None means `data_dir`.
         image_size: height and width of the network's input images, in pixels.
-        resize: length that the short side is resized to before the crop, in pixels; None means 256/227 of `image_size`.
+        resize: length of the short side after resizing, before the crop, in pixels; None means 256/227 of `image_size`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 
@@ -71,7 +71,7 @@ class WebVision(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self._wnids(root, folder)), self.crop)
 
     def _wnids(self, root: Path, folder: Path) -> list[str]:
-        """List the classes' WordNet IDs. `info/synsets.txt` lists them in class order, which is alphabetical."""
+        """List the classes' WordNet IDs. `info/synsets.txt` lists the IDs in class order, which is alphabetical."""
         synsets = root / "info" / "synsets.txt"
         if not synsets.is_file():
             return class_folders(folder)[: self.num_classes]

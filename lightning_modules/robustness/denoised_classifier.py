@@ -1,10 +1,10 @@
 """Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
-The composition of classifier f and denoiser D is smoothed; neither of them needs to be trained for this:
+Smoothing applies to the composition of classifier f and denoiser D; neither f nor D needs training for it:
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
 
-The radius sigma Phi^-1(p) of randomised smoothing holds for any function, hence also for this one.
+The radius sigma Phi^-1(p) of randomised smoothing holds for any classifier, hence also for this composition.
 
 Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
 2020, arXiv 2003.01908. For a diffusion model as the denoiser see `denoised_smoothing`.

@@ -9,9 +9,9 @@ Certification at sigma uses t*, the first t with s_t >= sigma. One evaluation of
 
     x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1],
 
-or x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself, depending on the model's prediction type. The
-classifier takes this estimate. Since the noise is s_t >= sigma, the radius sigma Phi^-1(p) of randomised smoothing
-holds. Neither model needs to be trained for it.
+or, depending on the model's prediction type, x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The
+classifier takes this estimate. Since the standard deviation s_t of the noise is at least sigma, the radius sigma
+Phi^-1(p) of randomised smoothing holds. Neither model needs to be trained for this certificate.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -48,9 +48,9 @@ from lightning_modules.training.logging import log_training
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Classifier behind a diffusion model, certified by the callback `Certification`.
 
-    The paper uses pretrained models and trains nothing: `test` certifies. `fit` trains the trainable parameters: the
-    classifier's by cross-entropy on clean images, and the diffusion model's by the mean squared error of its prediction
-    at random timesteps. Test accuracy is the classifier's accuracy on clean images.
+    The paper uses pretrained models without training; `test` certifies them. `fit` trains the classifier by
+    cross-entropy on clean images, and the diffusion model by the mean squared error of its prediction at random
+    timesteps. Frozen parameters stay unchanged. Test accuracy is the classifier's accuracy on clean images.
 
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If its input size
@@ -60,7 +60,8 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are
             used.
         num_classes: number of classes, K.
-        timestep_scale: factor of the timestep input; 1/4 for a model with 4,000 levels whose timesteps end at 1,000.
+        timestep_scale: factor by which timesteps are multiplied before they enter the model; 1/4 for a model with 4,000
+            noise levels whose timestep input ends at 1,000.
         optimizer: built on the trainable parameters of classifier and diffusion model.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -4,7 +4,7 @@
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s),
 
 with the model's estimates x and e at x_t. With eta = 0 no noise is added: the path solves an ordinary differential
-equation, and the same step towards a later time encodes an image. eta = 1 over all T times is DDPM's ancestral sampler.
+equation, and steps towards later times encode an image. eta = 1 over all T times is DDPM's ancestral sampler.
 
 A path is a list of times; -1 denotes the image itself, abar = 1.
 
@@ -26,7 +26,7 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
-    """List the times from noise to an image with the spacing of a diffusers scheduler, `[num_steps + 1]`.
+    """List the times from noise to an image, `[num_steps + 1]`, spaced as in a diffusers scheduler.
 
     The final time is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
 
@@ -54,14 +54,14 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Step from the level abar to abar_to, which has less or more noise.
+    """Take one step from noise level abar to abar_to, which may have less or more noise.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
         noise: estimate of the noise e.
         abar_to: abar_s.
         deviation: sigma, standard deviation of the added noise, see `ddim_deviation`.
-        drawn: z, standard normal noise; needed unless `deviation` is 0.
+        drawn: z, standard normal noise; required unless `deviation` is 0.
     """
     moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
     return moved if drawn is None else moved + deviation * drawn
@@ -87,10 +87,11 @@ def ddim(
         abar: noise levels, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
         eta: amount of fresh noise that steps towards images add, in [0, 1]; encoding adds none.
-        draw: samples standard normal noise shaped like a tensor; needed for `eta` above 0.
+        draw: function that samples standard normal noise of the shape of its argument; required if `eta` is above 0.
         clip: clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
-        told: time passed to the model in each step; one entry fewer than `times`. None passes the time at which the
-            step starts, and 0 for an image; diffusers' inverse scheduler passes the time at which the step ends.
+        told: time that is passed to the model in each step; has one entry fewer than `times`. None passes the time at
+            the start of the step, or 0 if the step starts at an image; diffusers' inverse scheduler passes the time at
+            the end of the step.
 
     Returns:
         Samples at the final time, `[B, C, H, W]`.

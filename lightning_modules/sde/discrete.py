@@ -1,11 +1,11 @@
-"""Diffusion in T discrete steps: noise levels, and the quantities that a model may predict.
+"""Diffusion in T discrete steps: noise levels, and the quantities that models predict.
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I),
 
 of an image x in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e -
 sqrt(1 - abar_t) x (v_prediction); each determines the other two.
 
-Levels abar are scalars or `[B, 1, 1, 1]`; a diffusers scheduler defines them for each t.
+The levels abar, one for each t, come from a diffusers scheduler; functions take them as scalars or `[B, 1, 1, 1]`.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
 Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
@@ -31,7 +31,7 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
     """Read abar, `[T]`, from a diffusers scheduler, including one created on the meta device.
 
     Raises:
-        ValueError: if it has none, as schedulers of flow matching.
+        ValueError: if the scheduler has no abar, as for flow matching.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {type(scheduler).__name__} has no alphas_cumprod: its process is not diffusion")
@@ -55,9 +55,10 @@ def scheduler_prediction(scheduler: Any) -> Prediction:
 
 
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """Compute the standard deviation of the noise in pixel units from abar of any shape.
+    """Compute the standard deviation s_t of the noise, in pixel units, from abar of any shape.
 
-    x_t / sqrt(abar_t), with pixels in [0, 1], is an image under noise of s_t = sqrt((1 - abar_t) / abar_t) / 2.
+    x_t / sqrt(abar_t), rescaled to [0, 1], is an image with noise of standard deviation s_t = sqrt((1 - abar_t) /
+    abar_t) / 2.
     """
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
@@ -87,7 +88,7 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model at one time, or at one time for each image.
+    """Evaluate a model at one time for all images, or at one time for each image.
 
     Args:
         model: called with x_t and t `[B]`; returns a tensor, or an object with a tensor `sample`, like diffusers'
@@ -96,7 +97,7 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
         t: a number or `[B]`.
 
     Returns:
-        The output, `[B, C, H, W]`; additional channels of a learned variance are dropped.
+        The output, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
     """
     if not isinstance(t, Tensor):
         t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -109,7 +110,7 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     """Compute the estimate of the image in [-1, 1] from a diffusion model's output, not clipped.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are dropped.
+        output: output of the model, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
@@ -127,7 +128,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
     """Compute the estimate of the standard normal noise e from a diffusion model's output.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are dropped.
+        output: output of the model, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
@@ -142,7 +143,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e, for abar `[B, 1, 1, 1]`, x and e `[B, C, H, W]`."""
+    """Compute the training target at x_t from abar `[B, 1, 1, 1]`, images x and noise e, both `[B, C, H, W]`."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":

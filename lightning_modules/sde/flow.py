@@ -2,8 +2,8 @@
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
-has the marginals of the process. Along it, log p changes by the divergence of the right-hand side, estimated as
-e^T (J e) with random signs e that are sampled once:
+has the marginals of the process. Along a solution, log p changes by the divergence of the right-hand side. It is
+estimated as e^T (J e), with random signs e that are sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 
@@ -36,7 +36,7 @@ class Solved(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, the data's latents, and the cost."""
+    """Log density of data, their latents, and the number of network evaluations."""
 
     log_density: Tensor
     """`[B]`, natural logarithm, in float64 on the CPU."""
@@ -63,7 +63,7 @@ def _integrate(
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
     """Move samples along the flow from one time to another, by Runge-Kutta steps of orders 4 and 5.
 
-    Step sizes are common to a batch, so a result depends on its batch, within the tolerance.
+    All samples of a batch have the same step sizes, so a sample's result depends on its batch, within the tolerance.
 
     Args:
         score: see `samplers.Score`.
@@ -89,14 +89,14 @@ def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: flo
 def likelihood(
     score: Score, x: Tensor, process: Process, signs: Tensor, start: float = 1e-5, tolerance: float = 1e-5
 ) -> Likelihood:
-    """Compute the log density of real data under the flow's own model.
+    """Compute the log density of real-valued data under the model defined by the flow.
 
     Args:
         score: see `samplers.Score`; differentiable in x.
         x: `[B, ...]`.
         process: the process.
         signs: e, -1 or 1, of the shape of x.
-        start: time at which data are assumed to be.
+        start: time that is assigned to the data.
         tolerance: absolute and relative tolerance.
 
     Raises:
@@ -128,7 +128,7 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Te
     Args:
         log_density: natural logarithms of the densities, `[B]`.
         dimensions: number of values of an image, D.
-        width: difference between white and black in the density's units: 2 for images in [-1, 1], 1 for [0, 1].
+        width: white minus black in the units of the density: 2 for images in [-1, 1], 1 for images in [0, 1].
     """
     return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
 

@@ -1,4 +1,4 @@
-"""The process that moves a clean image to its degraded version, in discrete time, and reverse samplers.
+"""The discrete-time process that moves a clean image to its degraded version, and samplers that reverse it.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
@@ -7,14 +7,14 @@ and their sum R_t over 1 ... t,
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
-A step goes from t to s < t, with r = R_t - R_s and the noise n that a network estimates in x_t (the score is -n / s_t):
+A reverse step goes from t to s < t, with r = R_t - R_s. A network estimates the noise n in x_t (the score is -n / s_t):
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t that the noise implies.
+with A = e^{-r}, B = w_t, C = w_s and the estimated clean image x^ = mu + (x_t - mu - s_t n) / w_t.
 `posterior` is the distribution of x_s given x_t and x^; it is useful with few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
@@ -41,7 +41,7 @@ SAMPLERS: tuple[Sampler, ...] = ("euler", "ode", "posterior")
 
 
 def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
-    """Compute theta_0 ... theta_T, up to a factor, for T steps."""
+    """Compute theta_0 ... theta_T for T steps, up to a constant factor."""
     if schedule == "constant":
         return np.ones(steps + 1)
     if schedule == "linear":
@@ -53,7 +53,7 @@ def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
 
 
 class MeanReverting(nn.Module):
-    """The process and its reverse steps.
+    """The mean-reverting process and its reverse steps.
 
     Args:
         steps: T.
@@ -112,7 +112,7 @@ class MeanReverting(nn.Module):
             s: earlier times.
 
         Returns:
-            The weights of x_t - mu and of x_0 - mu in the mean, and the standard deviation.
+            The weight of x_t - mu in the mean, the weight of x_0 - mu in the mean, and the standard deviation.
         """
         before, after = self.total[t], self.total[s]
         whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))
@@ -133,7 +133,7 @@ class MeanReverting(nn.Module):
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List times from T to 0, spaced evenly over `count` steps; at most T steps."""
+        """List evenly spaced times from T to 0, for `count` steps, at most T."""
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
     def sample(
@@ -147,10 +147,10 @@ class MeanReverting(nn.Module):
         """Sample an image, starting from the degraded image with noise.
 
         Args:
-            noise_in: estimates the noise in x_t `[B, C, H, W]`, for x_t and t.
+            noise_in: function of x_t `[B, C, H, W]` and t that estimates the noise in x_t.
             degraded: mu, `[B, C, H, W]`.
-            draw: samples standard normal noise shaped like a tensor.
-            sampler: `euler` (its last step adds noise, too), `ode` or `posterior`.
+            draw: function that samples standard normal noise of the shape of its argument.
+            sampler: `euler` (adds noise even in the last step), `ode` or `posterior`.
             steps: number of steps, at most T; None takes all T.
         """
         x = degraded + self.deviation * draw(degraded)

@@ -75,7 +75,7 @@ class Process(ABC):
         """Compute mean and standard deviation of x_{i-1} given x_i, for ancestral sampling of the discrete model.
 
         Raises:
-            ValueError: if the process has no such sampler.
+            ValueError: if ancestral sampling is not defined for the process.
         """
         raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another")
 
@@ -85,7 +85,7 @@ class Process(ABC):
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)); values that rounding moved just below an integer are corrected."""
+    """Compute floor(t (n - 1)), correcting values that rounding moved just below an integer."""
     return (t * (n - 1) + 1e-4).floor()
 
 
@@ -114,7 +114,7 @@ class VE(Process):
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which data have noise of standard deviation sigma."""
+        """Find the time t at which x_t has noise of standard deviation sigma."""
         return (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class VP(_Decaying):
         return self.beta(t).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which x_t / m(t) has noise of standard deviation sigma."""
+        """Find the time t at which x_t / m(t) has noise of standard deviation sigma."""
         return self._time_of_integral(torch.log1p(sigma**2))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
@@ -241,5 +241,5 @@ class SubVP(_Decaying):
         return (self.beta(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the time at which x_t / m(t) has noise of standard deviation sigma."""
+        """Find the time t at which x_t / m(t) has noise of standard deviation sigma."""
         return self._time_of_integral(2 * torch.asinh(sigma / 2))

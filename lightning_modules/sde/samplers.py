@@ -4,7 +4,7 @@ A predictor moves x_t to the next time; a corrector moves x_t at a fixed time by
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2,
 
-with a signal-to-noise ratio r and norms averaged over the batch. Each returns x, and the mean of x before noise was
+with a signal-to-noise ratio r and norms averaged over the batch. Both return x and the mean of x before noise was
 added; the final mean is the sample. With `flow`, a predictor follows the ordinary differential equation with the same
 marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
 
@@ -43,7 +43,7 @@ Project = Callable[[Moved, float], Moved]
 
 
 def times_of(x: Tensor, t: float) -> Tensor:
-    """Repeat t for each sample, `[B]`."""
+    """Expand the time t to one entry per sample, `[B]`."""
     return torch.full((len(x),), t, dtype=x.real.dtype, device=x.device)
 
 
@@ -118,16 +118,16 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples through all times and one step beyond, to data; at each time, correct first, then predict.
+    """Move samples through all times and one step beyond, to data; correct, then predict, at each time.
 
     Args:
         score: see `Score`.
         x: samples at the first time, `[B, ...]`.
         times: decreasing times, usually n equally spaced ones from 1 to nearly 0.
         process: the process to reverse.
-        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None only corrects.
-        corrector: `langevin` or `annealed_langevin` with their `snr`; None only predicts.
-        n: number of steps from 1 to 0 that the step size corresponds to, for all steps or for each; None uses the
+        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None means correctors only.
+        corrector: `langevin` or `annealed_langevin` with their `snr`; None means a predictor only.
+        n: a step has the size of one of n equal steps from 1 to 0; one number, or one for each step; None uses the
             number of times.
         draw: see `Draw`.
         project: function applied to x after each correction and prediction.
@@ -153,8 +153,8 @@ class PredictorCorrector:
     """Sample by alternating corrector and predictor over equally spaced times.
 
     Args:
-        predictor: moves samples to the next time; `none` only corrects.
-        corrector: moves samples at a fixed time; `none` only predicts.
+        predictor: rule that moves samples to the next time; `none` uses the corrector only.
+        corrector: rule that moves samples at a fixed time; `none` uses the predictor only.
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.

@@ -23,9 +23,9 @@ class PositiveF1(MulticlassF1Score):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 accuracy, and top-5 accuracy with at least 50 classes.
+    """Top-1 accuracy and, if there are at least 50 classes, top-5 accuracy.
 
-    For two classes also F1 of class 1 and Matthews' correlation, which are suited to imbalanced classes.
+    For two classes also F1 of class 1 and Matthews' correlation, which suit imbalanced classes.
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -38,7 +38,7 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
-    """Reject label smoothing with binary cross-entropy, as every class would then count as correct.
+    """Reject label smoothing combined with binary cross-entropy, where every class would count as correct.
 
     Raises:
         ValueError: if label smoothing and binary cross-entropy are both used.
@@ -52,8 +52,8 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
     Args:
         module: a classifier with `num_classes`.
-        batch: labelled images, or texts, which are never mixed.
-        soft_labels: settings that mix images and smooth labels; None does neither.
+        batch: labelled images or texts; mixup never applies to texts.
+        soft_labels: settings of mixup and label smoothing; None disables both.
         binary: see `soft_cross_entropy`.
 
     Returns:
@@ -72,7 +72,7 @@ class ClassifierSteps(OwnLoaders):
     """Validation, test and prediction steps of a classifier, for any dataloader (see `OwnLoaders`).
 
     The module defines `forward` and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation uses the
-    given, noisy labels, since a user has no others; testing uses the labels of the test set.
+    given, possibly noisy labels, because users have no others; testing uses the labels of the test set.
     """
 
     num_classes: int

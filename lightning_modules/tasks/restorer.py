@@ -23,14 +23,14 @@ ZOOM = 4
 class RestorerSteps(ImageWriter):
     """Validation, test and prediction steps for a LightningModule that restores images.
 
-    The module owns `quality = ImageQuality()`. It also owns `inference`, which applies `forward` to whole images, or
-    overrides `restore`. Validation and test log the metrics of the estimate, `test/psnr` and `test/ssim`, and of the
-    degraded image, `test/noisy_psnr` and `test/noisy_ssim`, averaged over images and ranks. With several test sets the
-    names are `test/<set>/psnr` etc. Images without a clean version are not measured. Degraded images smaller than the
-    clean ones are measured, and shown, after bicubic interpolation.
+    The module owns `quality = ImageQuality()`. The module also owns `inference`, which applies `forward` to whole
+    images, or overrides `restore`. Validation and test log metrics averaged over images and ranks: `test/psnr` and
+    `test/ssim` of the estimate, `test/noisy_psnr` and `test/noisy_ssim` of the degraded image. With several test sets
+    the names are `test/<set>/psnr` etc. Images without a clean version are excluded from metrics. Degraded images
+    smaller than the clean images are first enlarged by bicubic interpolation, for metrics and figures.
 
     `predict` writes `restored/<name>.png` to the run directory, in the bit depth of the input image. Packed raw images
-    are written as a Bayer image that begins with red, floating-point images in 16 bits (see `ImageWriter`).
+    are written as Bayer images whose first pixel is red, and floating-point images in 16 bits (see `ImageWriter`).
     """
 
     quality: ImageQuality
@@ -44,7 +44,7 @@ class RestorerSteps(ImageWriter):
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
         """Restore a batch; return `[B, C, H, W]`, in float32 or better, not clipped.
 
-        Random numbers are seeded by the run's seed and the position of the batch's first image.
+        Random numbers depend on the run's seed and the position of the batch's first image.
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
@@ -87,7 +87,7 @@ class RestorerSteps(ImageWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images before and after, the error of the estimate, and an enlarged crop of the most detailed part."""
+        """Show degraded images, estimates and their errors, and an enlarged crop of the most detailed part."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
         given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
@@ -101,7 +101,7 @@ class RestorerSteps(ImageWriter):
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
     def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
-        """Round estimates to the levels of the given images, `[B, C, H, W]`."""
+        """Round estimates `[B, C, H, W]` to the bit depth of the input images."""
         data_range = batch.get("data_range", 255)
         return levels_of(self.estimated(batch), data_range if data_range > 1 else 65535)
 
@@ -111,7 +111,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
     Args:
         image: `[B, C, H, W]`.
-        detail: images whose variance selects the window, `[B, C', H, W]`.
+        detail: images `[B, C', H, W]` in which the window with the largest variance is found.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.
@@ -128,7 +128,7 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
 
 def window_sums(image: Tensor, height: int, width: int) -> Tensor:
-    """Sum images `[B, H, W]` over all windows of a size, `[B, H - height + 1, W - width + 1]`, from running sums."""
+    """Sum images `[B, H, W]` over all windows of one size by running sums: `[B, H - height + 1, W - width + 1]`."""
     total = torch.nn.functional.pad(image.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
     rows = total[:, height:] - total[:, :-height]
     return rows[:, :, width:] - rows[:, :, :-width]

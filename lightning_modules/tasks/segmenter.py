@@ -1,7 +1,7 @@
 """Validation, test and prediction of a segmenter, shared by all methods.
 
 Metrics of each category k count the pixels of all images and ranks, except ignored ones. With TP pixels correctly
-predicted as k, P pixels predicted as k and T pixels truly k,
+predicted as k, P pixels predicted as k and T pixels whose true category is k,
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
@@ -44,9 +44,9 @@ class SegmenterSteps(OwnLoaders):
     """Validation, test and prediction steps for a LightningModule that segments images.
 
     The module defines `forward` and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs `miou` and
-    `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not ignored. It also logs
-    `iou_<category>` and `dice_<category>` for each category that occurs, by its name if the DataModule has
-    `class_names`.
+    `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not ignored. For each
+    category that occurs, it also logs `iou_<category>` and `dice_<category>`, with the category's name if the
+    DataModule has `class_names`.
     """
 
     num_classes: int
@@ -85,7 +85,7 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images scaled from minimum to maximum, the known masks, and the prediction."""
+        """Show images, each scaled to its range of values, with true masks if known, and predictions."""
         low, high = (
             extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
         )

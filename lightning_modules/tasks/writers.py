@@ -21,10 +21,10 @@ from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
-    """Give a LightningModule a folder of the run directory for its predictions; interrupted predictions can be resumed.
+    """Base class for modules whose predictions are files in a folder of the run directory; prediction can be resumed.
 
-    The module's prediction step passes three things to `write`: the names of a batch, digests of the inputs, and a
-    function that computes missing results:
+    The module's `predict_step` passes three arguments to `write`: the names of a batch's results, digests of its
+    inputs, and a function that computes the results that do not exist yet:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
@@ -32,8 +32,8 @@ class FolderWriter:
             return self.write(batch["name"], digests, compute, dataloader_idx)
 
     A folder written by another module or with other settings is rejected. An interrupted prediction can be resumed with
-    any number of processes, see `ResumableMap`. Input files that could not be read raise an error that lists them,
-    after all others are written.
+    any number of processes, see `ResumableMap`. Unreadable input files are listed in an error, which is raised after
+    all other results are written.
     """
 
     written: str
@@ -111,7 +111,7 @@ class FolderWriter:
             raise ValueError(f"all other {self.items} are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the datasets in the order of the dataloaders, if there are several."""
+        """List the names of the datasets in the order of the dataloaders; empty for a single dataset."""
         data = self.trainer.datamodule
         names = getattr(data, "test_names", ()) if stage != "val" else ()
         if stage == "predict" and getattr(data, "predict_set", None) is not None:
@@ -120,9 +120,10 @@ class FolderWriter:
 
 
 class ImageWriter(FolderWriter, ABC):
-    """Give a LightningModule a prediction step that writes `<written>/<name>.png` into the run directory.
+    """Prediction step that writes `<written>/<name>.png` into the run directory; a base class for LightningModules.
 
-    Existing images are kept, so an interrupted run can continue; a different input image of the same name is rejected.
+    Existing images are kept, so an interrupted prediction can be resumed; a different input image of the same name is
+    rejected.
     """
 
     given: str
@@ -146,9 +147,9 @@ class ImageWriter(FolderWriter, ABC):
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List, as JSON values, a module's own arguments that are numbers, strings, or tuples or dataclasses of these.
+    """List, as JSON values, a module's arguments that are numbers, strings, or tuples or dataclasses of both.
 
-    A diffusion process is listed by its own arguments.
+    For a diffusion process, its arguments are listed.
     """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:
@@ -167,6 +168,6 @@ def _plain(values: tuple[Any, ...]) -> bool:
 
 
 def levels_of(image: Tensor, data_range: int) -> Tensor:
-    """Round images to the levels of a file in which 1 is stored as `data_range`: uint8, or uint16 above 255."""
+    """Round images to integers, where 1 becomes `data_range`: uint8 up to `data_range` 255, otherwise uint16."""
     levels = image.double().clamp(0, 1).mul(data_range).round()
     return levels.to(torch.uint8 if data_range <= 255 else torch.uint16)

@@ -1,1 +1,1 @@
-"""Shared parts of training and testing: logging, evaluation mode, own dataloaders, requirements, tested images."""
+"""Helpers of training and testing: logging, evaluation mode, plain DataLoaders, requirements, single test images."""

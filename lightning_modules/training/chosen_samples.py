@@ -30,10 +30,10 @@ def chosen_samples(
 
     Args:
         trainer: trainer of the run.
-        places: positions in the training set, `[n]`, the same on all ranks.
+        places: positions of the samples in the training set, `[n]`, the same on all ranks.
         needed_by: name of the caller, for messages.
         at_once: batch size on this rank.
-        everywhere: fetch all images on every rank, instead of a shard.
+        everywhere: fetch all images on every rank, instead of one shard per rank.
 
     Returns:
         Yields the network's inputs and the labels `[B]`, batch by batch.

@@ -1,4 +1,4 @@
-"""Predictions outside the trainer's loop, for callbacks and passes over a training set."""
+"""Predictions outside the trainer's loops, for callbacks and for passes over a training set."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yield the batches of a dataloader, on the device, with the module's logits; a `fast_dev_run` ends early."""
+    """Yield each batch of a dataloader, moved to the device, with the module's logits; `fast_dev_run` ends early."""
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -1,7 +1,7 @@
-"""Several iterations of an algorithm in one training step, for iterations that take microseconds.
+"""Run several iterations of an algorithm in one training step, for algorithms whose iterations take microseconds.
 
 Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence and logs once;
-results are the same as with one iteration per step. Checkpoints are written between steps.
+the results equal those of one iteration per step. Checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 
 class OwnUpdates(Optimizer):
-    """Optimizer for parameters that a module updates by its own equations: a step only calls its closure.
+    """Optimizer for parameters that a module updates by its own equations; `step` only calls its closure.
 
     Through this optimizer, Lightning counts the steps of a module with manual optimization, for checkpoints and
     loggers.
@@ -36,7 +36,7 @@ def iterate(module: LightningModule, iterations: int, iteration: Callable[[], ob
     Args:
         module: module with manual optimization, whose optimizer is an `OwnUpdates`.
         iterations: number of iterations.
-        iteration: runs one iteration, which depends only on the module's parameters and buffers.
+        iteration: function that runs one iteration, which may depend only on the module's parameters and buffers.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Log the results of a training step, weighted so that the mean over ranks is the mean over the global batch."""
+"""Log training results, weighted such that the mean over ranks is the mean over the global batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from lightning_modules.full_precision import at_least_float32
 class EpochMean(Metric):
     """Mean over an epoch of per-batch values, weighted by the number of samples, over all ranks.
 
-    A call of `self.log` takes as long as a small network's forward pass. So Lightning receives this metric once an
-    epoch, and computes and resets it at the epoch's end. A step only adds to it, on the device. Its states have the
-    same names and dtypes as those of Lightning's own means.
+    A call of `self.log` takes as long as a small network's forward pass. So this metric is passed to Lightning only
+    once an epoch; Lightning computes and resets it at the epoch's end. A step only adds values to the metric, on the
+    device. The metric's states have the names and dtypes of the states in Lightning's own means.
     """
 
     value: Tensor
@@ -36,7 +36,7 @@ class EpochMean(Metric):
         object.__setattr__(self, name, value)  # skips torch's search for parameters and modules, as no state is one
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add a batch's mean, a scalar, with weight `size`; the first call of an epoch is an `update`."""
+        """Add a batch's mean, a scalar, with weight `size`; the first call of an epoch must be `update`."""
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
 
@@ -80,13 +80,13 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
     """Weight a step's loss by this rank's fraction of the global batch, and log it as `train/loss`.
 
-    The epoch's mean is exact for uneven last batches and any number of ranks.
+    The epoch's mean is exact even if the last batch is uneven, for any number of ranks.
 
     Args:
         module: the module in training.
         batch: this rank's part of the batch.
         loss: mean loss over this rank's samples, a scalar.
-        terms: terms of the loss, means over the same samples; each is logged as `train/<name>`.
+        terms: terms of the loss by name, as means over the same samples; each is logged as `train/<name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -114,12 +114,13 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
 
 
 def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
-    """Log means over datasets, the same on all ranks, as `<stage>/<set>/<measure>`.
+    """Log the mean metrics of each dataset, which are the same on all ranks, as `<stage>/<set>/<measure>`.
 
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: metrics by dataset name; an empty name logs `<stage>/<measure>`.
+        means: for each dataset name, its metrics by name; for an empty dataset name, they are logged as
+            `<stage>/<measure>`.
     """
     for name, measures in means.items():
         for key, value in measures.items():

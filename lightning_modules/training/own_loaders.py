@@ -16,7 +16,7 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Dataloader source of a loop that adds the positions of the samples (see `with_positions`)."""
+    """Dataloader source of a trainer loop; it adds the samples' positions to batches (see `with_positions`)."""
 
     passes: int = 1
 
@@ -26,12 +26,12 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Accept batches from any DataLoader: dicts with `image` and `label`, or `(image, label)` pairs.
+    """Let a module accept batches of any DataLoader: dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Batches get two more keys. `index` holds the samples' positions in the dataset, for any order of the dataloader.
-    `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples to make the
-    shards of all ranks equal; the DataModules of this project repeat none. A module that overrides `setup` must call
-    `super().setup(stage)`.
+    Two keys are added to batches. `index` contains the samples' positions in the dataset, whatever the order of the
+    dataloader. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples to
+    make the shards of all ranks equal; the DataModules of this project repeat none. A module that overrides `setup`
+    must call `super().setup(stage)`.
     """
 
     passes_per_epoch = 1

@@ -1,4 +1,4 @@
-"""Checks, before training, of the settings that some algorithms need."""
+"""Checks, before training starts, of settings that an algorithm requires."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning_modules.lightning_internals import finds_unused_parameters
 
 
 def require_all_rows(trainer: Any, name: str) -> None:
-    """Reject data whose training batches do not hold the whole dataset.
+    """Reject training batches that are smaller than the dataset.
 
     Args:
         trainer: trainer of the run.
@@ -25,7 +25,7 @@ def require_all_rows(trainer: Any, name: str) -> None:
 
 
 def require_one_process(trainer: Any, name: str) -> None:
-    """Reject several processes, for an algorithm that needs all of its data in one process.
+    """Reject more than one process, for algorithms that need all data in one process.
 
     Args:
         trainer: trainer of the run.
@@ -47,7 +47,7 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
     Args:
         trainer: trainer of the run.
         name: name of the module.
-        what: reason why some parameters get no gradient, as a verb phrase for the message.
+        what: why some parameters get no gradient, worded as a verb phrase for the error message.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy to use.

@@ -1,4 +1,4 @@
-"""The directory for the results of a callback that tests single images."""
+"""The results directory of a callback that tests single images."""
 
 import shutil
 import tempfile

@@ -1,6 +1,6 @@
-"""Single images of the test set, for callbacks that test each of them long before the usual test begins.
+"""Read single images of the test set, for callbacks with a long test of each image before the usual test.
 
-Such a callback reads images by position, shards them over ranks itself, and stores its results in files (see
+Such a callback reads images by position, shards positions over ranks, and stores results in files (see
 `datamodules.jobs`).
 """
 
@@ -37,8 +37,8 @@ class TestedImages:
     """Test images by position, on the module's device and transformed as in testing.
 
     Args:
-        trainer: trainer that is testing. If there are several test DataLoaders, the first one is used; the order and
-            sharding of its sampler do not matter.
+        trainer: trainer that is testing. With several test DataLoaders, the first one is used; order and sharding of
+            its sampler are ignored.
         needed_by: name of the caller, for messages.
 
     Raises:
@@ -99,19 +99,20 @@ class TestedImages:
         return LabelledImage(position, image.float(), int(label))
 
     def chosen(self, skip: int, end: int | None) -> range:
-        """Choose every `skip`-th position before `end`; in a `fast_dev_run` only one for each process."""
+        """Choose every `skip`-th position before `end`; a `fast_dev_run` chooses only one position per process."""
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: self.trainer.world_size]
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """List, as JSON values, the data, weights and precision on which results depend besides a callback's arguments.
+        """List, as JSON values, what results depend on besides a callback's arguments: data, weights and precision.
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. If the set holds labels in memory, as `label` or `targets`, the
-                labels of all positions are compared. Otherwise, and for pixels, only `NUM_COMPARED` images are read.
+            positions: positions of the tested images. If the dataset has its labels in memory, as `label` or `targets`,
+                the labels of all positions are compared. Pixels, and labels that are not in memory, are compared for
+                only `NUM_COMPARED` images.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)
@@ -136,7 +137,7 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer that would skip the test, or whose strategy shards the network over processes.
+    """Reject a trainer that would skip the test, or that shards the network over processes.
 
     Raises:
         ValueError: if the trainer is unsuitable; the message names the setting.

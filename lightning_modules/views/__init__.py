@@ -1,8 +1,9 @@
 """Augmentation of image batches on their own device, independently for each image.
 
-A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. A view's random numbers for a
-sample do not depend on the world size (`sample_rows`). torchvision's transforms would sample once per batch. Views
-sample per image from the same distributions; each file states the differences.
+A view is an `nn.Module` that augments images: it maps `[B, C, H, W]` in [0, 1] to images in [0, 1]. A sample's random
+numbers do not depend on the world size (`sample_rows`). torchvision's transforms would use the same random numbers for
+a whole batch. Views use separate random numbers per image, from the same distributions; each file states the
+differences.
 """
 
 from lightning_modules.views.colour import ColourJitter

@@ -37,7 +37,7 @@ class GaussianBlur(nn.Module):
 
     Args:
         probability: probability with which an image is blurred, in [0, 1].
-        sigma: least and greatest standard deviation, in pixels.
+        sigma: smallest and largest standard deviation of the Gaussian, in pixels.
     """
 
     def __init__(self, probability: float = 1.0, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
@@ -53,10 +53,10 @@ class GaussianBlur(nn.Module):
 
 
 class Solarize(nn.Module):
-    """Invert values from 1/2 on in some images.
+    """Solarise some images: values of at least 1/2 are inverted.
 
     Args:
-        probability: probability of the solarisation, in [0, 1].
+        probability: probability with which an image is solarised, in [0, 1].
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -74,7 +74,7 @@ class BYOLView(nn.Sequential):
     Args:
         blur_probability: probability of the blur: 1 in the first view of the pair, .1 in the second.
         solarize_probability: probability of solarisation: 0 in the first view of the pair, .2 in the second.
-        min_area: least area of the crop, as a fraction of the image's.
+        min_area: smallest area of the crop, as a fraction of the image's area.
 
     Raises:
         ValueError: if a probability is not in [0, 1].
@@ -93,7 +93,7 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation; for small drawings, which colour jitter and crops do not suit.
+    """Small random rotation, scaling and translation, for drawings that colour jitter and crops would spoil.
 
     Args:
         degrees: maximal rotation in either direction, in degrees.

@@ -1,6 +1,6 @@
 """Random changes of colour, independently for each image in [0, 1].
 
-Single-channel images are grey: changes of saturation and hue leave them unchanged.
+Single-channel images are grey, so changes of saturation and hue have no effect on them.
 """
 
 import torch
@@ -53,7 +53,7 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 class ColourJitter(nn.Module):
     """Change brightness, contrast, saturation and hue of some images, and turn some grey.
 
-    It acts like torchvision's ColorJitter within RandomApply, followed by RandomGrayscale. The order of the four
+    Equivalent to torchvision's ColorJitter within RandomApply, followed by RandomGrayscale. The order of the four
     changes is sampled per batch; everything else is sampled per image.
 
     Args:
@@ -61,7 +61,7 @@ class ColourJitter(nn.Module):
         contrast: maximal deviation of the contrast factor from 1, in [0, 1].
         saturation: maximal deviation of the saturation factor from 1, in [0, 1].
         hue: maximal hue shift, in [0, 1/2].
-        probability: probability of the four changes, in [0, 1].
+        probability: probability with which an image gets the four changes, in [0, 1].
         grey_probability: probability that an image turns grey, in [0, 1].
 
     Raises:

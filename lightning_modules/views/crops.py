@@ -1,7 +1,7 @@
 """Random crops and mirroring of images, independently for each image.
 
 Boxes of random area are distributed as in torchvision's RandomResizedCrop, except that edges are not rounded to pixels.
-Boxes are resized bicubically without antialiasing, because a box is rarely larger than the result.
+Boxes are resized bicubically without antialiasing, because boxes are rarely larger than the result.
 """
 
 import torch
@@ -39,14 +39,15 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
     """Sample boxes with uniform area and log-uniform aspect ratio in 3/4...4/3.
 
     Args:
-        uniform: uniform numbers in [0, 1), `[B, 22]`: row, column, then area and ratio of each attempt.
+        uniform: uniform random numbers in [0, 1), `[B, 22]`: for row and column, then for area and ratio of each of ten
+            attempts.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        min_area: least area, as a fraction of the image's.
+        min_area: smallest area of a box, as a fraction of the image's area.
 
     Returns:
-        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, it is the largest centred box of an
-        allowed ratio.
+        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, the box is the largest centred one
+        with an allowed ratio.
     """
     tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
     box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))
@@ -114,7 +115,7 @@ class RandomResizedCrop(nn.Module):
 
     Args:
         size: height and width of the result, in pixels; None uses the images' height.
-        min_area: least area of a box, as a fraction of the image's, in (0, 1].
+        min_area: smallest area of a box, as a fraction of the image's area, in (0, 1].
         flip: whether to mirror half of the images.
 
     Raises:

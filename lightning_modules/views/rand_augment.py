@@ -1,13 +1,12 @@
-"""RandAugment on a batch, with separate operations per image, by torchvision's or by timm's policy.
+"""RandAugment on a batch, with separate operations per image, with torchvision's or timm's policy.
 
-Sharpness, colours, solarisation and the like act on values in [0, 1], not rounded to 1/255; only equalisation counts
-256 levels.
+Operations on pixel values use [0, 1] without rounding to 1/255; only equalisation uses 256 levels.
 
 torchvision's policy (`RandAugment`) takes one of fourteen operations at a fixed strength.
 
 timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. It samples one
-of fifteen operations per image with replacement, skips it or not, and samples a magnitude around m, clipped to [0,
-mmax]; a magnitude of 10 is full strength:
+of fifteen operations per image with replacement, and applies it with a given probability. The magnitude is sampled
+around m and clipped to [0, mmax]; 10 is full strength:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
     colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
@@ -58,12 +57,12 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
     """Compute the sampling grid for `grid_sample` that moves images, `[B, H, W, 2]`.
 
-    The image is sheared about the top left corner, translated, or rotated about the centre; at most one of the three
-    should differ from 0.
+    The image is sheared about the top left corner, translated, or rotated about the centre; at most one of the
+    arguments should differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
-        shear: change of the source column per row, and of the source row per column, `[B, 2]`.
+        shear: change of the source column per row, and change of the source row per column, `[B, 2]`.
         shift: translation in pixels, to the right and down, `[B, 2]`.
         angle: rotation in radians, counterclockwise, `[B]`.
     """
@@ -97,13 +96,13 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
-    """Round values down to 2^bits levels; 1 becomes the highest level. Bits may differ by image, `[B, 1, 1, 1]`."""
+    """Round values down to 2^bits levels; 1 becomes the highest level. `bits` is one number, or `[B, 1, 1, 1]`."""
     levels = 2**bits
     return torch.minimum((image * levels).floor_(), image.new_ones(()) * (levels - 1)).div_(levels)
 
 
 def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
-    """Invert values from the threshold on; it may differ by image, `[B, 1, 1, 1]`."""
+    """Invert values of at least the threshold, which may differ by image, `[B, 1, 1, 1]`."""
     # `lerp` at 0 and 1 is bitwise `where`, and six times faster for a mask without pattern.
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
@@ -135,9 +134,10 @@ def each_on_its_rows(
 
     Args:
         image: `[B, C, H, W]`.
-        operation: index of each image's function, `[B]`, int64, on the host to avoid a sync; with any other number the
-            image is unchanged.
-        functions: functions by index; each maps images `[b, C, H, W]` and their rows in the batch `[b]` to images.
+        operation: index of each image's function, `[B]`, int64, on the host to avoid a sync; an invalid index leaves
+            the image unchanged.
+        functions: list of functions; each maps images `[b, C, H, W]` and the images' positions in the batch, `[b]`, to
+            images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -170,14 +170,14 @@ def apply_operations(
     strengths: Strengths,
     resample: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Apply its own operation to each image.
+    """Apply to each image the operation chosen for it.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
         operation: position of each image's operation in `names`, or `NONE`; `[B]`, int64, on the host.
         names: the policy's operations.
         strengths: strengths of the operations.
-        resample: maps images and a grid of source positions, `[B, H, W, 2]`, to moved images.
+        resample: function that moves images to a grid of source positions, `[B, H, W, 2]`.
     """
 
     def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def apply_operations(
 
 
 class RandAugment(nn.Module):
-    """RandAugment with torchvision's operations, ranges and signs, sampled per image instead of per batch.
+    """RandAugment with torchvision's operations, ranges and signs, but sampled per image instead of per batch.
 
     Args:
         num_ops: number of operations applied in sequence, at least 1.
@@ -240,12 +240,12 @@ class RandAugment(nn.Module):
         return image
 
     def apply_operations(self, image: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """Apply its own operation to each image.
+        """Apply to each image the operation chosen for it.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
             operation: position of each image's operation in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the host.
-            sign: direction, 1 or -1, of the operations that have one, `[B]`.
+            sign: 1 or -1, `[B]`: the direction, used by operations that have a direction.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
@@ -283,7 +283,7 @@ def parts_of(recipe: str) -> dict[str, float]:
 
 
 def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
-    """Sample moved pixels by bilinear interpolation, with a grey value outside the image.
+    """Move images by bilinear interpolation; pixels from outside the image get a grey value.
 
     Args:
         image: `[B, C, H, W]`.
@@ -299,8 +299,8 @@ class TimmRandAugment(nn.Module):
     """RandAugment with timm's operations and random magnitudes, sampled per image.
 
     Args:
-        recipe: timm's string: `rand`, then m (0...10 or mmax), n, p, mstd (a value above 100 means uniform in [0, m]),
-            mmax and inc, in any order.
+        recipe: timm's string: `rand`, then, in any order, m (0...10 or mmax), n, p, mstd (a value above 100 means
+            uniform in [0, m]), mmax and inc.
         fill: grey value outside a moved image, in [0, 1].
 
     Raises:
@@ -336,13 +336,13 @@ class TimmRandAugment(nn.Module):
         return drawn.clamp(0, self.bound)
 
     def apply_operations(self, image: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
-        """Apply its own operation to each image.
+        """Apply to each image the operation chosen for it.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
             operation: position of each image's operation in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the host.
             magnitude: magnitude of each image's operation, from 0 to `mmax`, `[B]`.
-            sign: direction, 1 or -1, of the operations that have one, `[B]`.
+            sign: 1 or -1, `[B]`: the direction, used by operations that have a direction.
         """
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]

@@ -1,4 +1,4 @@
-"""Standard augmentations: weak and strong ones for semi-supervised learning, SimCLR's, and that of timm's recipes."""
+"""Standard augmentations: weak and strong ones for semi-supervised learning, SimCLR's, and timm's."""
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class StrongView(nn.Sequential):
         size: height and width of the result, in pixels; None keeps the images' size.
         num_ops: number of RandAugment's operations.
         magnitude: strength of RandAugment's operations, in 0...30.
-        min_area: least area of the crop, as a fraction of the image's.
+        min_area: smallest area of the crop, as a fraction of the image's area.
     """
 
     def __init__(self, size: int | None = None, num_ops: int = 1, magnitude: int = 6, min_area: float = 0.08) -> None:
@@ -27,16 +27,16 @@ class StrongView(nn.Sequential):
 
 
 class ContrastiveView(nn.Sequential):
-    """SimCLR's augmentation: random resized crop, mirroring, colour jitter and random grey.
+    """SimCLR's augmentation: random resized crop, mirroring, colour jitter and random conversion to grey.
 
     Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
         size: height and width of the result, in pixels; None keeps the images' size.
-        brightness: strength of the jitter of brightness, contrast and saturation.
+        brightness: maximal deviation of the factors of brightness, contrast and saturation from 1.
         hue: maximal hue shift.
-        min_area: least area of the crop, as a fraction of the image's.
+        min_area: smallest area of the crop, as a fraction of the image's area.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ContrastiveView(nn.Sequential):
 
 
 class TimmView(nn.Sequential):
-    """Augmentation of timm's recipes for ImageNet: RandAugment by timm's string, then random erasing.
+    """Augmentation of timm's recipes for ImageNet: RandAugment, then random erasing.
 
     Args:
         recipe: timm's string of RandAugment.

@@ -1,4 +1,4 @@
-"""Check that the DataModule of a module with its own augmentation does not augment."""
+"""Check that the DataModule does not augment images, for modules that augment images themselves."""
 
 from typing import Any
 

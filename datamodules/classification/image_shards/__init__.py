@@ -1,4 +1,4 @@
-"""Datasets of millions of labelled images in shards: tar files in WebDataset format, or parquet as on the Hub.
+"""Millions of labelled images in shards: tar files in WebDataset format, or parquet files as on the Hugging Face Hub.
 
 Images are addressed by position, so the DataModule determines their order: seeded, resumable at any batch, and
 independent of the world size. There is no shuffle buffer, and only labels and positions are kept in memory.

@@ -58,8 +58,8 @@ class ImagesInShards(ImageSource):
             shard: index of each image's shard, `[B]`.
             place: position of each image in its shard, `[B]`.
 
-        Yields:
-            For each image, in any order: its position in `shard`, a name for messages, and the encoded image.
+        Yields: For each image, in any order: its position in `shard`, its name for error messages, and its encoded
+        bytes.
         """
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
@@ -148,36 +148,37 @@ class ImagesInParquet(ImagesInShards):
 
 
 class ImageShards(ImageSet):
-    """Labelled images in any number of local shards: tar files in WebDataset format, or parquet files in the Hub's
-    format of image datasets.
+    """Labelled images in any number of local shards: tar files in WebDataset format, or parquet files in the format of
+    image datasets on the Hugging Face Hub.
 
     In a tar file, each image (`<key>.jpg` or another format) has its label in `<key>.cls` or `<key>.json`. A parquet
-    file has a column of encoded images and one of labels. Images are read individually by position; only labels and
-    positions are kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as for
-    image files, by index or name: `<shard>/<member>` in a tar file, `<shard>/<row>` in parquet.
+    file has a column of encoded images and a column of labels. Images are read individually by position; only labels
+    and positions are kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as
+    for image files. Label tables identify a sample by its index, or by its name: `<shard>/<member>` in a tar file,
+    `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, the headers of all tar files are read at each start, which takes about a minute per million
-    images, and reading a parquet image reads its whole row group, often 100 rows.
+    Without `cache_dir`, each start reads the headers of all tar files (about a minute per million images), and each
+    parquet image is read with its whole row group, often 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
-        data_dir: folder of the shards; None uses NOISEWORKS_DATA.
+        data_dir: folder of the shards; None means the NOISEWORKS_DATA directory.
         train: training shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`.
-        validation: validation shards, given in the same way; None for none.
-        test: test shards, given in the same way; None for none.
+        validation: validation shards, specified like `train`; None means no validation shards.
+        test: test shards, specified like `train`; None means no test shards.
         image_key: parquet column of encoded images.
         label_key: column of labels in parquet files, and the key of the label in `.json` members.
         image_size: height and width of the network's input, in pixels.
-        resize: short side to which validation and test images are resized before the centre crop, in pixels; None for
-            256/224 of `image_size`.
-        min_area: smallest fraction of an image's area that a random resized training crop covers, in (0, 1]; None means
-            resizing as in testing, then a crop at a random position.
+        resize: length of the short side of validation and test images after resizing, before the centre crop, in
+            pixels; None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
+            means resizing as in testing, then a crop at a random position.
         cache_dir: cache folder for the index of tar files, and for copies of parquet images, which take as much space
             as the shards. None means no cache.
 
     Raises:
         FileNotFoundError: on reading, if there are no shards.
-        ValueError: if an argument is out of range; on reading, if a shard is damaged or a label out of range.
+        ValueError: if an argument is out of range; on reading, if a shard is damaged or a label is out of range.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class ImageShards(ImageSet):
     def fetch_missing(self) -> None:
         """Fill `cache_dir`, on one rank per machine, while the others wait.
 
-        Errors are raised later, when all ranks read the shards, so that no rank waits for a failed one.
+        Errors are ignored here, so no rank waits for a failed rank; they are raised when all ranks read the shards.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
@@ -269,7 +270,7 @@ class ImageShards(ImageSet):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels out of range; the message names shard and sample of the first one."""
+        """Reject labels that are out of range; the message names shard and sample of the first such label."""
         wrong = (source.label < 0) | (source.label >= self.num_classes)
         if wrong.any():
             row = int(wrong.int().argmax())
@@ -284,7 +285,7 @@ class ImageShards(ImageSet):
         return ParquetShard(path, self.image_key, self.label_key)
 
     def _index(self, path: Path) -> tuple[ShardIndex, Path]:
-        """Return the index of a shard, cached if possible, and the file to read its images from."""
+        """Return the index of a shard, cached if possible, and the file from which its images are read."""
         is_tar = path.suffix.lower() == ".tar"
         if self.cache_dir is None:
             return read_tar_index(path, self.label_key), path

@@ -23,7 +23,7 @@ class ParquetShard:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is damaged or lacks a column; the message names the column and those that exist.
+        ValueError: if the file is damaged or lacks a column; the message names the missing and the existing columns.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str) -> None:
@@ -92,7 +92,7 @@ class ParquetShard:
         """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: if the row group cannot be read; the message names it and the shard.
+            ValueError: if the row group cannot be read; the message names row group and shard.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)

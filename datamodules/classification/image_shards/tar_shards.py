@@ -36,11 +36,11 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
     """Index the samples of a tar shard from its headers and labels, without reading images or extracting files.
 
     A sample is an image `<key>.<format>` with its label in `<key>.cls` (a number) or in `<key>.json` (under
-    `label_key`). Other members, hidden ones, and names that begin with two underscores are ignored.
+    `label_key`). Other members, hidden members, and members whose names begin with two underscores are ignored.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the shard is damaged or invalid; the message names it and, if known, the member.
+        ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
     """
     check_is_file(path)
     try:

@@ -23,7 +23,8 @@ class RandomBlur(ClipOperator):
     """Blur each frame with a kernel of one family and size, whose parameters follow a random walk over the frames.
 
     All parameters start uniform in their ranges and change by at most their step per frame. (The published code
-    resamples `beta` in each frame, between itself and 1; here it follows the random walk that the settings describe.)
+    resamples `beta` in each frame, between its old value and 1; here `beta` follows a random walk, as the published
+    settings say.)
 
     Args:
         families: probabilities of the kernel families.
@@ -32,9 +33,9 @@ class RandomBlur(ClipOperator):
         sigma_step: largest change of the standard deviations per frame.
         rotation_step: largest change of the angle per frame, in radians.
         generalized_beta: smallest and largest exponent of generalized Gaussians.
-        generalized_step: largest change of that exponent per frame.
+        generalized_step: largest change of the exponent of generalized Gaussians per frame.
         plateau_beta: smallest and largest exponent of plateau kernels.
-        plateau_step: largest change of that exponent per frame.
+        plateau_step: largest change of the exponent of plateau kernels per frame.
         cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel; None means pi/3 to pi for
             kernels below 13 pixels, and pi/5 to pi for larger ones.
         cutoff_step: largest change of the cut-off frequency per frame.
@@ -111,7 +112,7 @@ class RandomBlur(ClipOperator):
 
 
 def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate each frame `[T, C, H, W]` with its own kernel, `[T, k, k]`, with reflection padding."""
+    """Correlate each frame of `[T, C, H, W]` with its own kernel from `[T, k, k]`, using reflection padding."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
     wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
     size = wide.shape[2:]

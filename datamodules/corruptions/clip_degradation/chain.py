@@ -37,7 +37,7 @@ class Chain:
 
     Args:
         operators: the operators; one of them must resize frames to the final size.
-        scale: clean pixels per degraded pixel, along each axis.
+        scale: number of clean pixels per degraded pixel, along each axis.
     """
 
     def __init__(self, operators: Sequence[ClipOperator], scale: int = 4) -> None:

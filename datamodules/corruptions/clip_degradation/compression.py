@@ -1,7 +1,7 @@
 """Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
-These run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG encodes
-channels in RGB order; the published chain passes them in BGR order.
+Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG
+encodes channels in RGB order; the published chain passes them in BGR order.
 """
 
 import io
@@ -23,7 +23,7 @@ class RandomJpeg(ClipOperator):
 
     Args:
         quality: lowest and highest quality, between 1 and 100.
-        step: largest change per frame.
+        step: largest change of the quality per frame.
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), step: float = 3.0) -> None:
@@ -48,10 +48,10 @@ def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 class RandomCodec(ClipOperator):
-    """Compress a clip as a one-frame-per-second video, with a random codec and bit rate.
+    """Compress a clip as a video with one frame per second and a random codec and bit rate.
 
-    Needs the extra `video`, and frames with even height and width. FFmpeg's mpeg4 encoder may exceed its bit rate by
-    four million bits, which is more than a short clip needs, so the bit rate only affects the other codecs.
+    Needs the extra `video`, and frames with even height and width. The bit rate has no effect on FFmpeg's mpeg4
+    encoder, which may exceed it by four million bits, more than a short clip needs.
 
     Args:
         codecs: names of encoders; one is sampled per clip.

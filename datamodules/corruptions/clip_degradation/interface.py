@@ -11,7 +11,7 @@ Range = tuple[float, float]
 
 
 class ClipOperator(ABC):
-    """A degradation of all frames of a clip at once; its randomness comes from the given generator alone."""
+    """A degradation of all frames of a clip at once; all its random numbers come from the given generator."""
 
     def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
         """Return the frame size after the operator; None if it is random."""
@@ -34,11 +34,11 @@ class ClipOperator(ABC):
 def walk(
     random: np.random.Generator, ends: Range, step: float, count: int, first: Range | None = None
 ) -> NDArray[np.float64]:
-    """Sample a parameter for the first frame, and change it by at most one step per frame.
+    """Sample a random walk over frames: a value for the first frame, which changes by at most one step per frame.
 
     Args:
         random: random number generator.
-        ends: range of the parameter; the walk is clamped to it.
+        ends: range of the parameter; the random walk is clamped to this range.
         step: largest change between two frames.
         count: number of frames.
         first: range of the first value, which is uniform; None means `ends`.
@@ -56,7 +56,7 @@ def walk(
 
 
 def check_range(ends: Sequence[float], least: float, name: str) -> None:
-    """Reject a range whose ends are in the wrong order or too small.
+    """Reject a range whose lower end is too small or above the upper end.
 
     Raises:
         ValueError: if an argument is invalid; the message names it.

@@ -1,4 +1,4 @@
-"""Blur kernels: Gaussians, their generalisations and sinc filters, computed for all frames at once.
+"""Blur kernels: Gaussian, generalized Gaussian, plateau and sinc kernels, computed for all frames at once.
 
 Each kernel is normalised to sum 1. With the position x of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1
 x:
@@ -22,7 +22,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 def taps(size: int, like: Tensor) -> Tensor:
-    """Return the positions of a kernel's taps relative to its centre, `[size, size, 2]`, column first."""
+    """Return the positions (column, row) of a kernel's taps relative to its centre, `[size, size, 2]`."""
     line = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 

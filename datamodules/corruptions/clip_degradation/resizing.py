@@ -1,6 +1,6 @@
-"""Resizing of clip frames, all frames at once by matrix products.
+"""Resize all frames of a clip at once, by matrix products.
 
-Resampling is not antialiased except in mode `area`: it equals OpenCV's linear, cubic and area modes.
+The modes `bilinear`, `bicubic` and `area` equal OpenCV's linear, cubic and area modes; only `area` is antialiased.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
     Args:
         size: length of the line in pixels.
         sizes: `[T]`: new lengths.
-        mode: `area` weights pixels by their overlap with the new pixel; `bilinear` and `bicubic` interpolate at its
-            centre, replicating the border.
+        mode: `area` weights pixels by their overlap with the new pixel; `bilinear` and `bicubic` interpolate at the new
+            pixel's centre and replicate the border.
     """
     wanted = torch.as_tensor(sizes, dtype=torch.float64)[:, None]
     at = torch.arange(int(wanted.max()), dtype=torch.float64)[None]
@@ -70,10 +70,10 @@ def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
 
 class RandomResize(ClipOperator):
-    """Resize each frame to its own random size, then resize all frames to the size of the first.
+    """Resize each frame by its own random factor, then resize all frames to the size of the first frame.
 
     The factor follows a random walk over the frames. In the published chain, frames keep different sizes until the next
-    codec resizes them to the first frame's size, as a video needs; here this happens at once.
+    codec resizes them to the first frame's size; here they are resized immediately.
 
     Args:
         up: probability that a clip is upsampled.

@@ -17,12 +17,12 @@ TAPS, DEVIATION = 51, 8.0
 
 
 def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
-    """Sharpen images where they differ from their blurred copy.
+    """Sharpen the parts of images that differ from a blurred copy.
 
     Args:
         image: `[..., C, H, W]`, in [0, 1], on any device.
-        weight: factor of the difference that is added.
-        threshold: pixels are sharpened, with their neighbourhood, where the difference exceeds this.
+        weight: factor by which the added difference is multiplied.
+        threshold: difference above which a pixel is sharpened, together with its neighbourhood.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)
@@ -46,7 +46,7 @@ def blurring(size: int, like: Tensor) -> Tensor:
 
 
 class UnsharpMask(ClipOperator):
-    """Sharpen clean frames before degradation, see `unsharp_masked`."""
+    """Sharpen clean frames before degradation by `unsharp_masked`."""
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         return unsharp_masked(clip)

@@ -1,8 +1,8 @@
 """Image noise: noisy measurements of clean images, with known statistics.
 
-A kind of noise is a frozen object that samples noisy images given clean ones, batched and on their device, and knows
-its own distribution. It receives its random numbers as an argument. A sample is therefore a function of (seed, epoch,
-index) and does not depend on batch or rank. A configuration selects a kind by its class path:
+A kind of noise is a frozen object. It samples noisy images from batches of clean images, on their device, and defines
+the distribution of the noise. Its random numbers are passed as an argument. A sample is therefore a function of (seed,
+epoch, index) and does not depend on batch or rank. A configuration selects a kind of noise by its class path:
 
     noise:
       class_path: datamodules.corruptions.image_noise.Gaussian

@@ -1,7 +1,8 @@
 """Blind estimation of the noise level: choose the level whose denoised image has the best no-reference score.
 
 Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
-authors' code. In the authors' code, the chosen level must also reach a fixed bound; here the best level is chosen.
+authors' code. In the authors' code, the score of the chosen level must also reach a fixed bound; here the best level is
+always chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +19,13 @@ Noise = TypeVar("Noise", bound=ImageNoise)
 
 
 def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Mean absolute difference between neighbouring pixels, vertical plus horizontal, `[B]`."""
+    """Compute the mean absolute difference of vertical neighbours plus that of horizontal neighbours, `[B]`."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List the candidate levels in order: `n` equal steps from one end of the grid (excluded) to the other.
+    """List candidate levels in order: `n` equal steps from one end of the paper's grid (excluded) to the other end.
 
     Args:
         noise: an example of the kind of noise.
@@ -47,7 +48,7 @@ GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
 
 
 def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
-    """Score how bad denoised images are without ground truth, `[B]`: roughness plus misfit to the noisy images.
+    """Score denoised images without ground truth, `[B]`: roughness plus misfit to the noisy images; lower is better.
 
     Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
     over x > 0 of (log x + y / x + (y / x)^2).
@@ -71,10 +72,10 @@ def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor],
     """Denoise images at each candidate level and keep, per image, the result with the best score.
 
     Args:
-        noises: candidate levels of one kind of noise; the first wins ties.
+        noises: candidate levels of one kind of noise; in a tie, the first one is chosen.
         noisy: `[B, C, H, W]`.
-        score: score function of the noisy images, applied to `score_input`; evaluated only once if `score_input` does
-            not depend on the level.
+        score: score function of the noisy images, applied to `score_input`; evaluated only once if `score_input` is the
+            same for all levels.
 
     Returns:
         Indices of the chosen levels, `[B]`, and the denoised images.

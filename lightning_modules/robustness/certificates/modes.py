@@ -1,11 +1,11 @@
-"""Sampling modes of certification; here CERTIFY and PREDICT as published.
+"""Sampling modes of certification: the published algorithms CERTIFY and PREDICT.
 
 A mode is a coroutine: it requests votes by yielding `Draws`, receives their counts, and returns a `Certificate`. A mode
-is independent of networks and devices, and decides from the counts only.
+sees neither network nor device: its decisions depend only on the vote counts.
 
-A certificate states that the smoothed classifier g is constant, and equal to `prediction`, within `radius`. For every
-image the certificate is wrong with probability at most alpha. The class is selected from its own samples, never from
-those that bound its probability.
+A certificate states that the smoothed classifier g is constant, and equal to `prediction`, within `radius`. The
+certificate of an image is wrong with probability at most alpha. The samples that select the class are separate from the
+samples that bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate of an image, with the counts behind it."""
+    """A certificate of an image, with the vote counts that it is based on."""
 
     prediction: int
     """Predicted class, or `ABSTAIN`."""
@@ -74,7 +74,7 @@ class Mode(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Name and arguments, which must be the same for all rows of a log."""
+        """The mode's name and arguments, which must be the same for all rows of a log."""
         return {"mode": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Mode(ABC):
 
 
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
-    """Request `n0` votes, and return the class with the most votes (the lowest in a tie)."""
+    """Request `n0` votes and return the class with the most votes; in a tie, the lowest class."""
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())
 
@@ -96,7 +96,7 @@ def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
 def estimate(
     selected: int, n: int, alpha: float, stage: int = ESTIMATION
 ) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
-    """Request `n` votes; return the selected class's votes and lower bounds, one per stream."""
+    """Request `n` votes; return the number of votes for the selected class and its lower bound, per noise stream."""
     votes = yield Draws(stage, 0, n)
     hits = votes[:, selected]
     return hits, clopper_pearson_lower(hits, n, alpha / len(hits)).tolist()
@@ -112,7 +112,7 @@ def claim(
     draws: int,
     stage: int = 1,
 ) -> Certificate:
-    """Build the certificate that lower bounds allow; abstain if the radius is negative."""
+    """Build a certificate from lower bounds; abstain if the radius is negative."""
     certified = radius(p_lower)
     prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
     counts = tuple(hits.tolist())
@@ -146,7 +146,7 @@ class FixedSampling(Mode):
 
 @dataclass(frozen=True)
 class Predict(Mode):
-    """PREDICT as published: the smoothed classifier's class, without a radius.
+    """PREDICT as published: predict the smoothed classifier's class, without a radius.
 
     Args:
         n: number of samples.

@@ -5,9 +5,9 @@ A base classifier f of images in [0, 1] and Gaussian noise define the smoothed c
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
 If g's class A at x has P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p). The
-probability is estimated from votes, so p is a lower confidence bound. It is either Clopper and Pearson's bound for a
-fixed number of samples, or a bound that holds for all numbers of samples simultaneously, with which sampling may stop
-at any time.
+probability is estimated from votes, so p is a lower confidence bound. The bound is either Clopper and Pearson's, for a
+fixed number of samples, or an anytime bound. An anytime bound holds for all numbers of samples simultaneously, so
+sampling may stop at any time.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -30,10 +30,10 @@ ABSTAIN = -1
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
     """Compute the exact lower confidence bound of a probability, for a predetermined number of samples.
 
-    The bound equals the lower end of the two-sided interval at level 2 alpha, which the published code computes.
+    The published code computes the same bound as the lower end of the two-sided interval at level 2 alpha.
 
     Args:
-        hits: number of successes, of any shape, in [0, n]; need not be integers.
+        hits: numbers of successes, of any shape, in [0, n]; fractions are allowed.
         n: number of samples.
         alpha: probability that the bound exceeds the true value, in (0, 1).
 
@@ -45,7 +45,7 @@ def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the upper confidence bound of a probability, see `clopper_pearson_lower`."""
+    """Compute the exact upper confidence bound of a probability; arguments as in `clopper_pearson_lower`."""
     return 1 - clopper_pearson_lower(n - np.asarray(hits, dtype=float), n, alpha)
 
 
@@ -66,7 +66,7 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the one-sided `log_wealth` of a bettor who bets only on probabilities above p.
+    """Compute the one-sided `log_wealth`, whose bettor bets only on probabilities above p.
 
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
@@ -90,12 +90,12 @@ def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) 
 
 
 def anytime_lower(hits: float, n: int, alpha: float) -> float:
-    """Compute the lower end of the confidence sequence {p : W(p) < log(1/alpha)}.
+    """Compute the lower end of the anytime confidence interval {p : W(p) < log(1/alpha)}.
 
     With probability 1 - alpha, the true value lies between the lower and upper ends for all n simultaneously.
 
     Args:
-        hits: successes so far; need not be an integer.
+        hits: number of successes so far; fractions are allowed.
         n: number of samples so far.
         alpha: probability that any interval of the sequence misses the true value, in (0, 1).
     """
@@ -106,14 +106,14 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
 
 
 def anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the upper end of the confidence sequence, see `anytime_lower`."""
+    """Compute the upper end of the anytime confidence interval; arguments as in `anytime_lower`."""
     return 1 - anytime_lower(n - hits, n, alpha)
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
     """Compute the one-sided lower bound, the smallest p with W+(p) < log(1/alpha); tighter than `anytime_lower`.
 
-    With probability 1 - alpha it is below the true value for all n simultaneously.
+    With probability 1 - alpha, this bound is below the true value for all n simultaneously.
     """
     if hits == 0:
         return 0.0
@@ -121,7 +121,7 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided upper bound for all n, see `one_sided_anytime_lower`."""
+    """Compute the one-sided upper bound that holds for all n; arguments as in `one_sided_anytime_lower`."""
     return 1 - one_sided_anytime_lower(n - hits, n, alpha)
 
 
@@ -143,7 +143,7 @@ def predict(votes: ArrayLike, alpha: float) -> int:
 
     Args:
         votes: votes for each class, `[K]`.
-        alpha: probability that the returned class is not g's.
+        alpha: probability that the returned class is not the class of g.
 
     Returns:
         The class, or `ABSTAIN` if none wins significantly.
@@ -167,10 +167,10 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples that loses at most `max_loss` of the radius for `n_max` samples.
+    """Find the smallest number of samples whose radius is at most `max_loss` below the radius for `n_max` samples.
 
-    The limit must hold for every probability in a two-sided confidence interval of the pilot. The interval affects only
-    the savings, not the validity of the certificate, because the number is independent of the certifying samples. With
+    The limit must hold for every probability in the pilot's two-sided confidence interval. A wrong interval affects
+    only the savings: the certificate stays valid, because the certifying samples are independent of the pilot. With
     several votes, only joint values are checked: all probabilities move simultaneously from the lower to the upper ends
     of their intervals.
 
@@ -178,10 +178,10 @@ def input_specific_draws(
         pilot_hits: votes for the selected class in the pilot, one per stream.
         pilot_draws: number of samples of the pilot.
         n_max: maximum number of samples.
-        step: the result is a multiple of it, or `n_max`.
+        step: the result is a multiple of this number, or `n_max`.
         alpha: failure probability of the certificate.
         pilot_alpha: failure probability of the interval.
-        max_loss: maximum loss of radius, in pixel units, or as a fraction if `relative`.
+        max_loss: maximum loss of radius, in pixel units, or as a fraction of the radius if `relative` is true.
         relative: interpret `max_loss` as a fraction.
         radius: maps probabilities, one per stream, to the certified radius.
 
@@ -237,15 +237,15 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower bound of the certified accuracy on the given images that accounts for wrong certificates.
+    """Compute a lower bound of the certified accuracy on the given images; the bound accounts for wrong certificates.
 
     Each of m certificates is wrong with probability at most alpha, independently of the others. With probability
     1 - rho, the number of wrong ones is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
     bound is the accuracy minus k / m, and holds for all radii simultaneously.
 
-    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. It lacks the
-    factors 2 that Bernstein's inequality has under the root and in the last term. So the published bound is not valid:
-    with alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
+    The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
+    published formula lacks the factors 2 that Bernstein's inequality has under the root and in the last term. So the
+    published bound is not valid: with alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

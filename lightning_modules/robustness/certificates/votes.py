@@ -1,14 +1,14 @@
 """Count a classifier's votes on noisy images, in full batches that span several images.
 
-Sample d of an image in a stage of its certification is x + sigma e, where e depends only on (seed, image, stage, d):
-blocks of 100 samples are seeded individually. So the classifier's inputs do not depend on batch size or world size. Its
-votes do not depend on them either, unless two logits are so close that the order of summation decides; this order may
-change with the batch size. Different types of device generate different noise.
+Sample d of image x in a stage of its certification is x + sigma e. The noise e depends only on (seed, image, stage, d),
+because each block of 100 samples has its own seed. So the classifier's inputs do not depend on batch size or world
+size. Nor do its votes, unless two logits are so close that rounding decides; the batch size may change rounding.
+Different types of device generate different noise.
 
-The rate of such changes was measured on a CPU, with a ResNet-20 trained without noise, on 6,000 noisy copies of six
-CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote, in float32
-and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. The memory format `channels_last`, which
-under bfloat16 changes logits by up to 0.06, changed none either.
+The rate of votes changed by rounding was measured on a CPU, with a ResNet-20 trained without noise, on 6,000 noisy
+copies of six CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote,
+in float32 and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. Nor did the memory format
+`channels_last`, although it changes logits by up to 0.06 under bfloat16.
 
 As in the literature, noise is sampled and added in float32, while the certificate assumes exact arithmetic. Voracek and
 Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
@@ -53,8 +53,8 @@ class GaussianSmoothing:
 class BlockNoise:
     """Standard normal noise in float32, a pure function of (seed, image, stage, block) on each type of device.
 
-    Generators of some devices use only 32 bits of a seed. The seeds of an image's blocks are consecutive, so its blocks
-    differ even there.
+    Generators of some devices use only 32 bits of a seed. The seeds of an image's blocks are consecutive integers, so
+    the blocks differ even on these devices.
 
     Args:
         seed: seed of all noise.
@@ -88,7 +88,7 @@ class BlockNoise:
         return self._latest[1]
 
     def draws(self, index: int, stage: int, start: int, stop: int, shape: torch.Size) -> list[Tensor]:
-        """Return samples `start` to `stop` as tensors `[., C, H, W]`, one for each block that they belong to."""
+        """Return noise samples `start` to `stop` as tensors `[., C, H, W]`, one tensor per block."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return [
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
@@ -142,7 +142,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certify images in full batches, which may combine samples of several images.
+    """Certify images in full batches; a batch may combine samples of several images.
 
     Images are processed in order of arrival, so only a few are in progress simultaneously. Votes are counted on the
     device, and read by the host one batch later, while the next batch is computed:
@@ -166,8 +166,8 @@ class VoteCounter:
         world_size: number of ranks over which the samples of each image are sharded.
         add_over_processes: all-reduces an int64 tensor over these ranks, by summing in place; all ranks call it equally
             often.
-        after_batch: fast callback, called with `num_draws` after each batch, once the images that it finished are
-            consumed. It may raise an exception to abort the certification.
+        after_batch: function called with `num_draws` after each batch, once the caller has consumed the results of that
+            batch; should be fast. An exception that it raises aborts the certification.
     """
 
     def __init__(
@@ -204,9 +204,9 @@ class VoteCounter:
         """Certify images from an iterator.
 
         Args:
-            images: iterator of images of one shape; an image is read when a batch has room for it.
+            images: iterator of images, all of the same shape; an image is read when a batch has room for its samples.
 
-        Yields: Each image's result once, in order of completion.
+        Yields: The result of each image, in order of completion.
 
         Raises:
             ValueError: if logits are NaN or do not have the documented shape.
@@ -291,7 +291,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return this rank's samples with their part numbers; all ranks have contiguous ranges of equal length."""
+        """Return this rank's samples with their part numbers; each rank has one range, and all have equal length."""
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share

@@ -1,6 +1,6 @@
 """DiffusionGuard: adversarial noise that protects photographs from diffusion-based inpainting.
 
-For an image x with kept region K, and an editor's first step from pure noise z at t_0, protection maximises
+An editor keeps a region K of an image x, and starts from pure noise z at time t_0. Protection maximises
 
     max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
 

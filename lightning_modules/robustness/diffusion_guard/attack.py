@@ -1,4 +1,4 @@
-"""Projected gradient ascent on an image, its objectives, and the random masks that it is robust to.
+"""Projected gradient ascent on an image, the objectives to maximise, and the random masks of the attack.
 
 A kept region K with A pixels has rho = sqrt(pi A / 2). In each of J rounds, J ~ U{1 ... 14}, every vertex of K's outer
 contour moves by offsets of at most e pixels, smoothed along the contour. A vertex that leaves the region returns to the
@@ -6,12 +6,13 @@ contour's nearest vertex. Then the polygon is filled again:
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
-rho follows the authors' code; the radius of a circle of area A is smaller by a factor of pi / sqrt(2). The regions of
-an image are deformed separately; the editor keeps their union.
+rho is defined as in the authors' code; a circle of area A has a radius smaller than rho by a factor of pi / sqrt(2).
+The regions of an image are deformed separately; the editor keeps their union.
 
 The contour comes from scikit-image's marching squares: it runs along the region's own pixels, with vertices where its
-direction changes. The authors' code uses OpenCV, which starts elsewhere on the same contour. Pillow fills polygons
-including their outlines. It fills on average as many pixels as OpenCV; one pixel in 200, at slanted edges, differs.
+direction changes. The authors' code uses OpenCV, which finds the same contour with another starting point. Pillow fills
+polygons including their outlines. Pillow and OpenCV fill equally many pixels on average; one pixel in 200 differs, at
+slanted edges.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Algorithm 1.
@@ -43,7 +44,7 @@ def outer_contour(region: Mask) -> NDArray[np.int64]:
         region: `[H, W]`.
 
     Returns:
-        The contour's vertices, `[N, 2]`: rows and columns of pixels of the region; empty for an empty region.
+        Vertices of the contour, `[N, 2]`, as row and column of a pixel in the region; N is 0 for an empty region.
     """
     padded = np.pad(region, 1)
     lines = find_contours(padded.astype(float), 0.5, fully_connected="high")
@@ -63,7 +64,7 @@ def outer_contour(region: Mask) -> NDArray[np.int64]:
 
 
 def _area(line: NDArray[np.float64]) -> float:
-    """Compute the signed area inside a closed line, `[N, 2]`."""
+    """Compute the signed area of a polygon from its vertices, `[N, 2]`."""
     row, column = line.T
     return float(np.dot(row[:-1], column[1:]) - np.dot(row[1:], column[:-1])) / 2
 
@@ -126,10 +127,10 @@ def shrunk(
 
 
 def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Generator) -> Mask:
-    """Sample a region that an editor might keep.
+    """Sample a region K that an editor might keep.
 
     Args:
-        regions: regions to protect, `[R, H, W]`; empty regions, which pad a batch, use no random numbers.
+        regions: regions to protect, `[R, H, W]`; empty regions pad the batch and consume no random numbers.
         augmentation: `contour` deforms each region at random, `single` takes the union of the regions, and `global`
             takes the whole image.
         random: random generator for `contour`.
@@ -154,14 +155,14 @@ def noise_norm(predicted: Tensor) -> Tensor:
 
 
 def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-    """Predict the noise in pure noise at a timestep, like the editor's first step.
+    """Predict the noise at a timestep for a latent of pure noise, as in the editor's first step.
 
     Args:
         inpainter: the editor's model.
         image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
         noise: z, standard normal, before the scheduler's scale.
-        draw: standard normal noise of the shape of z, which samples a stochastic latent.
+        draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
         timestep: t.
     """
     time = torch.full((len(image),), timestep, device=image.device)
@@ -192,7 +193,7 @@ def protected(
         objective: maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; each call uses new random numbers.
         draw_keep: samples K.
         epsilon: maximal change of a pixel, in pixel units.
-        step_size: a, change of a pixel in a step.
+        step_size: a, change of a pixel per step, in pixel units.
         iterations: number of steps.
         gradient_repeats: number of gradients averaged before the sign.
 

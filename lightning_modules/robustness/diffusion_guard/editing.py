@@ -1,6 +1,6 @@
 """Metrics of edits: PSNR and SSIM between edits of protected and original images, and CLIP similarity to the prompt.
 
-E_I and E_T are the CLIP embeddings of images and texts, of unit length. An edit of a source image is scored by
+E_I and E_T are the CLIP embeddings of images and texts, of unit length. The scores of an edit of a source image are
 
     similarity              cos(E_I(edit), E_T(prompt)),
     directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
@@ -44,7 +44,7 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
 
 
 class CLIP:
-    """Embeddings of a pretrained CLIP model; not a submodule of the module that uses it, nor in its checkpoints.
+    """Embeddings of a pretrained CLIP model, which is neither a submodule of its user nor in checkpoints.
 
     Args:
         model: local folder with the model, tokenizer and image processor, written by transformers' `save_pretrained`;
@@ -104,7 +104,7 @@ UNSEEN = "_unseen"
 
 
 class EditMeans(nn.ModuleDict):
-    """Means over images, masks and prompts, by name.
+    """Means of the metrics over images, masks and prompts, by metric name.
 
     Args:
         clip: whether to compare edits with their prompts.
@@ -118,13 +118,13 @@ class EditMeans(nn.ModuleDict):
         super().__init__({name: MeanMetric() for name in names})
 
     def mean(self, name: str) -> MeanMetric:
-        """Return a mean by its name."""
+        """Return the mean of the named metric."""
         metric = self[name]
         assert isinstance(metric, MeanMetric)
         return metric
 
     def measure(self, edit_of_protected: Tensor, edit: Tensor, repainted: Tensor, ending: str) -> None:
-        """Add both edits of images `[B, C, H, W]`, repainted where `repainted`, `[B, 1, H, W]`, is 1."""
+        """Add two edits `[B, C, H, W]` of each image; `repainted`, `[B, 1, H, W]`, is 1 in the repainted part."""
         psnr = peak_signal_noise_ratio(edit_of_protected, edit, 1.0, reduction="none", dim=(1, 2, 3))
         self.mean(f"edit_psnr{ending}").update(psnr)
         self.mean(f"edit_psnr_repainted{ending}").update(psnr_where(edit_of_protected, edit, repainted))
@@ -153,7 +153,7 @@ class EditMeans(nn.ModuleDict):
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
     """Compute the PSNR in dB, `[B]`, of images in [0, 1], over the pixels in the mask `where`, `[B, 1, H, W]`.
 
-    Infinite for equal images, NaN without such pixels.
+    The PSNR is infinite for equal images, and NaN if the mask is empty.
     """
     error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
@@ -167,7 +167,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """For each prompt position, list the images that have a prompt there, and these prompts."""
+    """For each k, list the images that have a k-th prompt, and these prompts."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

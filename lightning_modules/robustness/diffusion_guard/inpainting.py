@@ -1,11 +1,11 @@
 """Diffusion inpainting models: in pixel space, and in the latent space of Stable Diffusion.
 
-They predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
+The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
 
     cat[z_t, m, y],
 
-where m, in the resolution of z, is 1 where the image is repainted, and y encodes the image with the repainted part
-blanked. The interface takes and returns images in [0, 1]; the networks use [-1, 1].
+where the mask m, in the resolution of z, is 1 in the repainted part, and y encodes the image with that part blanked.
+The interface takes and returns images in [0, 1]; the networks use [-1, 1].
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             image: differentiable.
-            draw: standard normal noise of the shape of z, which samples a stochastic latent.
+            draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
         """
 
     @abstractmethod
@@ -74,13 +74,13 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise if z_t is the pure noise `noise`, as in the editor's first step.
+        """Predict the noise at z_t = `noise`, pure noise, as in the editor's first step.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
             noise: z_t.
-            draw: standard normal noise of the shape of z, which samples a stochastic latent.
+            draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
             timestep: t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
@@ -91,7 +91,7 @@ class Inpainter(nn.Module, ABC):
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
-        """Find the first timestep of an editor with `num_steps` steps."""
+        """Return the first timestep of an editor that takes `num_steps` steps."""
         self.scheduler.set_timesteps(num_steps)
         return int(self.scheduler.timesteps[0])
 
@@ -111,13 +111,13 @@ class PixelInpainter(Inpainter):
 
     Args:
         network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
-        num_train_timesteps: T, number of timesteps of the schedule.
-        beta_start: first beta of the schedule.
-        beta_end: last beta of the schedule.
+        num_train_timesteps: T, number of timesteps of the noise schedule.
+        beta_start: first beta of the noise schedule.
+        beta_end: last beta of the noise schedule.
         num_inference_steps: number of denoising steps of an edit.
 
     Raises:
-        ValueError: if the steps of an edit exceed T, or the network's channels do not fit the images.
+        ValueError: if `num_inference_steps` exceeds T, or the network's channels do not fit the images.
     """
 
     def __init__(
@@ -173,7 +173,8 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacks use an empty prompt.
 
-    Edits run that pipeline without its safety checker, because its black images would bias every comparison.
+    Edits run that pipeline without the safety checker, which would bias comparisons by replacing images with black
+    ones.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub

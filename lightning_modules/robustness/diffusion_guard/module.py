@@ -50,23 +50,24 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
     """Protect images against an inpainting model: `predict` writes protected images, `test` evaluates edits of them.
 
     `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. `predict` skips
-    existing images, so an interrupted run can be resumed with the same `--run_directory`. It rejects a directory with
-    other attack settings, inpainter, image size or precision. It also rejects existing files of the same name if the
-    hash of image and masks differs.
+    existing images, so an interrupted run can be resumed with the same `--run_directory`. A directory whose images were
+    protected with another inpainter, image size, precision or attack setting is rejected. An existing file is also
+    rejected if its hash of image and masks differs.
 
     `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
     and prompts. Lower is better:
 
     * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between both edits, and `test/edit_psnr_repainted`, the
-      PSNR of the repainted part; elsewhere the edits differ by the protection itself;
-    * with `clip`, `test/clip_similarity` of the protected image's edit and its prompt and, with source prompts in the
-      data, `test/clip_directional_similarity`; both also for the original image's edit, with the suffix `_unprotected`.
+      PSNR of the repainted part only; in the kept part, the edits also differ by the protection itself;
+    * with `clip`, `test/clip_similarity` between the protected image's edit and its prompt; and, if the data have
+      source prompts, `test/clip_directional_similarity`. The suffix `_unprotected` marks both metrics for the original
+      image's edit.
 
-    These metrics use masks known to the protection; the suffix `_unseen` marks those for unknown masks.
+    These metrics are for masks known to the protection; the suffix `_unseen` marks metrics for unknown masks.
     `test/noise_norm` and `test/noise_norm_unprotected` are norms of the predicted noise in the editor's first step.
 
-    The paper has no training. `fit` trains the inpainting model's trainable parameters by its denoising error: to
-    obtain the demo's surrogate, or to adapt a model to the images' domain.
+    The paper has no training. `fit` trains the inpainting model's trainable parameters by its denoising error: to train
+    a small model for the demo, or to adapt a model to the images' domain.
 
     Args:
         inpainter: model to protect against, `PixelInpainter` or `StableDiffusionInpainter`.
@@ -75,8 +76,8 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         step_size: a, in pixel units; None uses 0.5 / 255.
         iterations: number of attack steps; None uses 800.
         gradient_repeats: number of gradients averaged before the sign.
-        editor_steps: number of steps of the attacked editor; its first one is attacked.
-        timestep: attacked timestep, as in the paper's ablation; None attacks the editor's first one.
+        editor_steps: number of steps of the editor; the attack targets the first step.
+        timestep: timestep to attack, as in the paper's ablation; None attacks the editor's first timestep.
         augmentation: how K is sampled: `contour` (Algorithm 1), `single` (the union of the regions), or `global` (the
             whole image).
         seed: random seed of protection and editing.
@@ -87,7 +88,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory has images protected with other settings, or other images of the same names.
+            `predict`, if the run directory has images of the same names from other inputs or settings.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         return shown
 
     def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
-        """Show images, protected images, their difference, and both edits for the first mask and prompt."""
+        """Log a figure of images, protected images, their difference, and both edits for the first mask and prompt."""
         image = batch["image"].float()
         protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
         return {

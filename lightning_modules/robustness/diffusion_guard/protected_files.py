@@ -24,12 +24,12 @@ def levels(image: Tensor) -> Tensor:
 
 
 def hash_of_given(image: Tensor, regions: Tensor) -> str:
-    """Hash the levels of an image `[C, H, W]`, and its non-empty regions `[R, H, W]`."""
+    """Hash the uint8 values of an image `[C, H, W]` together with its non-empty regions `[R, H, W]`."""
     return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 
 class ProtectionSteps(FolderWriter):
-    """Give `DiffusionGuard` its prediction steps, which write `protected/<name>.png` into the run directory."""
+    """Prediction steps of `DiffusionGuard`, which write `protected/<name>.png` into the run directory."""
 
     written, settings_name, items = "protected", "protection_settings.json", "protected images"
 

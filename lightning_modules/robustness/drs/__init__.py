@@ -12,7 +12,7 @@ If the probabilities of g's class are at least p^l and p^r, then g is constant w
 up to sqrt(2) times the radius of a single vote. Each classifier is trained as usual for smoothing: with Gaussian noise,
 or with consistency regularisation.
 
-The authors' code reports larger radii than this theorem, without a guarantee: `radius.py` has the code's formulas.
+The authors' code reports larger radii than this theorem guarantees; `radius.py` also has these formulas.
 
 Source: Xia, Yu, Jiang and Ding, Mitigating the Curse of Dimensionality for Certified Robustness via Dual Randomized
 Smoothing, ICLR 2024, arXiv 2404.09586.

@@ -1,6 +1,6 @@
 """Checkerboard halves of an image, as inputs of full-size networks.
 
-A half keeps one diagonal of every 2 x 2 block, the same in all channels. All functions in this file are deterministic,
+A half keeps one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are deterministic,
 and depend only on the pixels of the half.
 """
 
@@ -21,7 +21,7 @@ def first_half(height: int, width: int, layout: Layout = "checkerboard", device:
         height: height of the image, even.
         width: width of the image, even.
         layout: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j odd from the third column
-            on. The authors' code does so by accident, and their checkpoints need it.
+            on. The authors' code uses `official` by accident, so their checkpoints need it.
         device: device of the mask.
 
     Returns:
@@ -70,8 +70,8 @@ def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
     Args:
         image: images `[B, C, H, W]`, usually noisy.
         mask: mask of the half's pixels, `[H, W]`, bool.
-        fill: `maxpool_add` as in the authors' code for CIFAR-10, see `max_added`; `gather_bilinear` concatenates the
-            kept pixels and resizes them to full width, as in the code for ImageNet; `gather_nearest` repeats each kept
+        fill: `maxpool_add` calls `max_added`, as in the authors' code for CIFAR-10. `gather_bilinear` concatenates the
+            kept pixels and resizes them to full width, as in the code for ImageNet. `gather_nearest` repeats each kept
             pixel.
 
     Returns:

@@ -33,7 +33,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
 
     Args:
         network: f_l; maps images `[B, C, H, W]` in [0, 1], filled from the first half, to logits `[B, num_classes]`.
-        second_network: f_r, same architecture with its own weights, for the second half.
+        second_network: f_r, network for the second half; the same architecture with its own weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
         num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
@@ -43,8 +43,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
             `checkerboard.half`.
         layout: `checkerboard`, or `official` for the authors' checkpoints.
         radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
-            reproduce the authors' logs; set `alpha: 0.002` in Certification for their 0.001 per vote. These radii are
-            not guaranteed, and `certification_settings.json` records this.
+            reproduce the authors' logs; also set `alpha: 0.002` in Certification, since the authors use 0.001 for each
+            of two votes. These radii are not guaranteed, and `certification_settings.json` records this.
         optimizer: optimizer of both networks' trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,13 +1,13 @@
 """Certified radius of dual randomised smoothing, from two votes on disjoint parts of an image.
 
-Let the class probabilities of the two parts be at least Phi(u) and Phi(v). If the parts are perturbed by vectors of
-lengths a and b, they stay at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u + v >
-a / sigma_l + b / sigma_r; above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R
+Let the class probabilities of the two parts be at least Phi(u) and Phi(v). Perturbing the parts by vectors of lengths a
+and b leaves these probabilities at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u
++ v > a / sigma_l + b / sigma_r; above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R
 sqrt(1/sigma_l^2 + 1/sigma_r^2), hence
 
     R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2),
 
-which is sigma (u + v) / sqrt(2) for equal noise. One of u and v may be negative.
+which is sigma (u + v) / sqrt(2) for equal noise. Either u or v may be negative.
 """
 
 import math

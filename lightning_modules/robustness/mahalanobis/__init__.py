@@ -5,27 +5,28 @@ For the features f_l of layer l, one Gaussian per class with a shared covariance
     M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
     x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)),
 
-and a logistic regression on validation data weights the layers (`ensemble.py`). The network is unchanged and x' is not
-clipped; sign(0) is +1. M_l has the factor 1/2 as in the published code, not in the paper. The network's inputs are
-images in [0, 1], so epsilon is in pixel units. The code's division by the normalisation's standard deviation is not
-needed.
+and a logistic regression on validation data finds the weights of the layers (`ensemble.py`). The network is unchanged
+and x' is not clipped; sign(0) is +1. The factor 1/2 in M_l is that of the published code; the paper omits it. The
+network's inputs are images in [0, 1], so epsilon is in pixel units. So the gradient is not divided by the
+normalisation's standard deviation, unlike in the code.
 
-The score is named after the data that tune the regression and epsilon:
+The name of a score tells which data tune the regression and epsilon:
 
 * `tuned_on_target`: the first `num_validation` images of the test set and of the out-of-distribution set. One half fits
   the weights, the other half chooses epsilon by TNR at 95 % TPR. For an attack, a tenth of the images is used, and
   epsilon is chosen by AUROC.
-* `tuned_on_attack`: the same test images and their adversarial copies by the first of `attacks`, without
+* `tuned_on_attack`: the same test images and their adversarial copies from the first of `attacks`; uses no
   out-of-distribution images.
 * `mean`: no tuning. The score is the mean over layers, each standardised by the rank of its covariance, with epsilon 0.
 * `last`: no tuning. The score is that of the last layer, with epsilon 0.
 
 The first `num_validation` images of both sets are excluded from the metrics of all scores. The in-distribution inputs
 of an adversarial set are clean images and one noisy copy of each. The set consists of the images that are classified
-correctly, with and without noise, and misclassified under attack. The authors' code tunes on the first tenth of these.
-Here the tuning uses those among the first tenth of the test images, which are the same for all attacks. The baseline
-`lid` (`local_dimension.py`) applies to adversarial sets only. Its weights and number of neighbours are tuned in the
-same way as weights and epsilon above. Its mini-batches follow the order of the set.
+correctly, with and without noise, and misclassified under attack. The authors' code tunes weights and epsilon on the
+first tenth of this set. Here they are tuned on the members of the set among the first tenth of the test images, a tenth
+that is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies to adversarial sets only. Its
+weights and number of neighbours are tuned in the same way as weights and epsilon above. The mini-batches of `lid`
+follow the order of the set.
 
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888.

@@ -1,13 +1,13 @@
-"""Weighted sum of the layers' confidence, with weights from logistic regression on validation data.
+"""Weighted sum of the layers' scores, with weights from a logistic regression on validation data.
 
     log p(out | M) - log p(in | M) = w^T M + b,   confidence = -(w^T M + b)
 
 As in the authors' code, the regression is scikit-learn's LogisticRegressionCV with default settings: an L2 penalty
-chosen from ten values by accuracy in five stratified folds. Only the solver differs: Newton's method reaches the same
-minimum in fewer steps, since M is not scaled.
+chosen from ten values by accuracy in five stratified folds. Only the solver differs: M is not scaled, and Newton's
+method then reaches the same minimum in fewer steps.
 
-The size epsilon of the input pre-processing is tuned, too. For each epsilon, the regression is fitted on one half of
-the validation data. The epsilon that is best on the other half is chosen, by TNR at 95 % TPR for out-of-distribution
+The step size epsilon of the input pre-processing is also tuned. For each epsilon, the regression is fitted on one half
+of the validation data. The epsilon that is best on the other half is chosen, by TNR at 95 % TPR for out-of-distribution
 inputs, and by AUROC for adversarial inputs; ties go to the first.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
@@ -42,7 +42,7 @@ class Ensemble(NamedTuple):
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit w `[L]` and b to M `[n, L]` and `[m, L]`, with n, m at least 2."""
+    """Fit w `[L]` and b to scores M: in-distribution `[n, L]` and other `[m, L]`, with n, m at least 2."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()
@@ -99,7 +99,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """Return the index of the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR, the first in a tie."""
+    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR; in a tie, the first one."""
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

@@ -1,9 +1,10 @@
-"""Scores of in-distribution and other inputs, and evaluation of all detection methods on them.
+"""Compute scores of in-distribution and other inputs, and evaluate all detection methods on these scores.
 
-Each input has a row of scores, `[N, columns]`, in float64. The columns are softmax and energy confidence; whether the
-network's class is correct; whether the class of the nearest mean is correct; M of each layer with each epsilon; and,
-with ODIN, its confidence for each setting. For an attack, the row of each clean image holds whether the attack fools
-the network (1 or 0), then the scores of the noisy and of the adversarial copy, `[N, 1 + 2 columns]`.
+Each input has a row of scores, `[N, columns]`, in float64. The columns are: softmax confidence; energy confidence;
+whether the network's class is correct; whether the class of the nearest mean is correct; M of each layer with each
+epsilon; and, with `odin`, ODIN's confidence for each setting. For an attack, the row of a clean image, `[N, 1 + 2
+columns]`, begins with 1 if the attack fools the network, or else 0. Then follow the scores of the noisy copy and of the
+adversarial copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Scorer:
         self.odin = odin
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Compute all scores of images with labels `[B]`: `[B, columns]`, in the order of the constants above."""
+        """Compute all scores `[B, columns]` of images with labels `[B]`, in the order of the constants above."""
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
         columns = [softmax_confidence(logits), energy_confidence(logits)]
@@ -70,7 +71,7 @@ class Scorer:
 
 
 class MeasuredScores(NamedTuple):
-    """Meaning of the score columns, and the method that must be evaluated."""
+    """What the score columns contain, and which method must be evaluated."""
 
     layers: Sequence[str]
     rank: Tensor
@@ -105,7 +106,7 @@ class MeasuredScores(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Masks of the inputs for tuning."""
+    """Boolean masks that select the inputs for tuning."""
 
     fit: Tensor
     """Inputs for fitting weights, `[N]`, bool."""
@@ -114,7 +115,7 @@ class Tuning(NamedTuple):
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """Select inputs with positions `[N]` below V; one half fits weights, the other half chooses epsilon."""
+        """Select inputs with positions `[N]` below V: one half to fit weights, the other half to choose epsilon."""
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
@@ -134,11 +135,11 @@ def against_set(
     """Evaluate all methods on the test set versus an out-of-distribution set.
 
     Args:
-        measured: meaning of the score columns.
+        measured: what the score columns contain.
         name: name of the out-of-distribution set.
-        in_distribution: indices and scores of the test set.
-        other: indices and scores of the out-of-distribution set.
-        V: number of images of each set, from its start, for tuning.
+        in_distribution: test images: their indices and scores.
+        other: out-of-distribution images: their indices and scores.
+        V: number of images at the start of each set that are reserved for tuning.
         by_attack: ensemble tuned on an attack, if available.
     """
     count = len(in_distribution[1]), len(other[1])
@@ -159,13 +160,13 @@ def against_attacks(
     """Evaluate all methods on clean, noisy and adversarial images; an attack without usable images is skipped.
 
     Args:
-        measured: meaning of the score columns.
+        measured: what the score columns contain.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        features: features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images that an attack fools,
-            by attack name; if given, the local intrinsic dimension is evaluated.
-        widths: number of features of each layer, D in total.
+        features: for each attack name, features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images
+            that fool the network; None skips the local intrinsic dimension.
+        widths: number of features of each layer; D is their sum.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
     by_attack = tuned_on_attack(measured, clean, attacked, V) if attacked else None
@@ -187,13 +188,13 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tune on the first attack's adversarial copies among the first V test images; None if there are too few.
+    """Tune on the first attack's adversarial copies of the first V test images; None if too few attacks succeed.
 
     Args:
-        measured: meaning of the score columns.
+        measured: what the score columns contain.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        V: number of test images, from the start of the test set.
+        V: number of images at the start of the test set that are reserved for tuning.
     """
     attack, rows = next(iter(attacked.items()))
     copies, position = _copies(clean, rows)
@@ -207,7 +208,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the positions of the images that an attack fools, and the scores of their three copies."""
+    """Return the positions of the images whose attack succeeds, and the scores of their three copies."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position

@@ -71,7 +71,7 @@ class ClassGaussians(nn.Module):
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassGaussians":
-        """Move to other devices, but keep float64."""
+        """Move the buffers to another device, but keep them in float64."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -168,7 +168,7 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
 
 
 def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute the distances d_c, `[B, C]` in float64, of features `[B, d]` to the classes of `whitened`."""
+    """Compute the distances d_c, `[B, C]` in float64, from features `[B, d]` to the class means of `whitened`."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
@@ -194,12 +194,12 @@ def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
 
 
 def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a class with weight 1 / (C + 1): class-incremental learning (algorithm 2).
+    """Add a class to the Gaussians without retraining, with weight 1 / (C + 1) (algorithm 2).
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    Use it from Python to extend a trained classifier by new classes without retraining; the detector itself does not
-    use it. Start with `ClassGaussians.means` and `covariance` of the last layer; results can be extended further.
+    Call this function from Python to add new classes to a trained classifier; the detector does not use it. Start with
+    `ClassGaussians.means` and `covariance` of the last layer; for each further class, pass the previous result.
     Classify with `whiten` and the minimum of `squared_distances`.
 
     Args:

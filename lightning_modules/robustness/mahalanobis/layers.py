@@ -32,8 +32,7 @@ def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequen
         channels_last: names of the layers with outputs `[B, H, W, d]`.
 
     Raises:
-        ValueError: if a name does not exist in the network, `names` is empty or has duplicates, or `channels_last` has
-            a name that is not in `names`.
+        ValueError: if `names` is empty, has duplicates or names no module, or `channels_last` is not part of `names`.
     """
     if not names:
         raise ValueError(f"layers must name at least one module, got []; {listed_layers(network)}")
@@ -74,7 +73,7 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
 
 @contextmanager
 def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) -> Iterator[list[Tensor]]:
-    """Collect the features of each layer during one forward pass; the list is filled when the block ends."""
+    """Collect each layer's features in one forward pass inside a `with` block, at whose end the list is filled."""
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
     with tapped(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:
@@ -112,7 +111,7 @@ def num_features(network: nn.Module, layers: dict[str, Layer], image_shape: Sequ
     """Infer d_l of each layer for a given image shape, on the meta device.
 
     Raises:
-        ValueError: if the network does not accept such images, or in the cases of `layer_features`.
+        ValueError: if the network does not accept such images, or `layer_features` rejects a layer.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}

@@ -2,10 +2,10 @@
 
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k),
 
-is the maximum-likelihood estimate from the distances r_1 <= ... <= r_k of f to its nearest neighbours in a mini-batch
-of clean images. LID measures how the number of neighbours grows with the distance. The smallest distance is skipped:
-for a clean image it is the distance to itself. Noisy and adversarial copies are treated in the same way. Adversarial
-images have a higher dimension. Each k gives a separate score.
+is the maximum-likelihood estimate of the LID of f, where r_1 <= ... <= r_k are the distances from f to its nearest
+neighbours in a mini-batch of clean images. LID measures how the number of neighbours grows with the distance. The
+smallest distance is skipped: for a clean image it is the distance to itself. The smallest distance of noisy and
+adversarial copies is also skipped. Adversarial images have a higher LID. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -31,8 +31,8 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
         neighbours: values of k, capped at m - 1.
 
     Returns:
-        LID `[n, neighbours]`, float64. LID is 0 if the k-th distance is 0. If all k distances are equal, the estimate
-        would be infinite; the reciprocal of the rounding error is returned instead.
+        LID `[n, neighbours]`, float64. LID is 0 if the k-th distance is 0. If all k distances are equal, the LID is the
+        reciprocal of the rounding error instead of infinity.
 
     Raises:
         ValueError: if m is less than 3, or any k is less than 2.
@@ -58,10 +58,10 @@ def in_mini_batches(
     """Compute LID of clean images and their copies, each relative to the clean images of its mini-batch.
 
     Args:
-        copies: features `[n, d]` of the same images in the same order; the first tensor has the clean images, the
-            reference for all.
+        copies: features `[n, d]` of copies of the same images, in the same order; the first tensor is for the clean
+            images, the reference of all copies.
         neighbours: values of k, the numbers of neighbours.
-        mini_batch: images per mini-batch; the remainder is added to the last one.
+        mini_batch: images per mini-batch; the last mini-batch also gets the remainder.
 
     Returns:
         LID `[n, neighbours]` for each of `copies`.

@@ -40,15 +40,15 @@ NOISE, START = 0, 1  # random streams of an image
 class Mahalanobis(ClassifierSteps, MethodModule):
     """Mahalanobis detector of a trained classifier: `fit` estimates class statistics, `test` evaluates detection.
 
-    `fit` is one pass over the training images and trains nothing (further epochs have no effect). The network is in
-    evaluation mode, and the statistics are buffers in the checkpoint. Use images without augmentation. Check with
-    `train/cross_entropy` that the network has its trained weights.
+    `fit` trains nothing: it is one pass over the training images, and further epochs have no effect. The network is in
+    evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. Check by the
+    logged `train/cross_entropy` that the network has its trained weights.
 
-    `test` needs a DataModule with out-of-distribution sets, `OutOfDistribution`, or any DataModule if there are
-    `attacks`. For the chosen `score` and each set it logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`,
-    `aupr_out` and `detection_accuracy`. `test/<metric>` is the mean over out-of-distribution sets. For all scores it
-    logs `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is that of
-    the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
+    `test` needs the DataModule `OutOfDistribution`; with `attacks`, any DataModule of labelled images. For the chosen
+    `score` and each set, `test` logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
+    `detection_accuracy`. `test/<metric>` is the mean over out-of-distribution sets. For every score, `test` logs
+    `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is the accuracy
+    of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
     figures. Noise and random starts of attacks are seeded per image, independent of batch and rank.
 
     Args:
@@ -57,21 +57,21 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         layers: names of the modules whose outputs are the features (for `Normalized`, names within the inner network);
             the last one should be the module before the classifier.
         image_shape: shape of an image: channels, height, width.
-        score: score whose metrics are logged without a score's name. `softmax`, `energy`, `odin` and `lid` are
+        score: main score, whose metrics are logged as `test/<metric>_<set>`. `softmax`, `energy`, `odin` and `lid` are
             baselines; `lid` has no metrics for out-of-distribution sets.
         epsilons: candidate sizes of the input pre-processing, in pixel units; must include 0.
         num_validation: number of images of the test set, and of each out-of-distribution set, for tuning.
-        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; 0 as in the paper.
-        attacks: attacks to detect: `PGD`, `DeepFool` or `CarliniWagner` of `lightning_modules.robustness.attacks`;
-            `PGD` with one step and no random start is FGSM.
+        shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; the paper uses 0.
+        attacks: attacks to detect: instances of `PGD`, `DeepFool` or `CarliniWagner` of
+            `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and no random start.
         noise_std: standard deviation, in pixel units, of the noise in noisy copies: one number, or a dict by attack
-            name. Noise larger than an attack's perturbation hides it.
+            name. If the noise is larger than an attack's perturbation, the attack cannot be detected.
         odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
-        lid: also evaluate the local intrinsic dimension. It stores the features of the images that an attack fools: 3 x
-            4 D bytes per image, for layers with D features in total.
+        lid: also evaluate the local intrinsic dimension. This stores the features of each image whose attack succeeds,
+            3 x 4 D bytes for layers with D features in total.
         clip_noise: clip noisy copies to [0, 1], as in the published code.
         channels_last: names of layers with outputs `[B, H, W, d]`, as in timm's Swin Transformers, instead of
-            `[B, d, H, W]`. For square images a wrong layout is rejected, unless d equals H and W.
+            `[B, d, H, W]`. A wrong layout is rejected if images are square, unless d equals H and W.
 
     Raises:
         ValueError: if an argument is out of range, or a layer does not exist in the network.
@@ -161,7 +161,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": logits}
 
     def configure_optimizers(self) -> Any:
-        """Return an optimizer with nothing to do: without optimizer steps, Lightning saves no checkpoint."""
+        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
         return torch.optim.SGD(self.network.parameters(), lr=0.0)
 
     def on_test_start(self) -> None:

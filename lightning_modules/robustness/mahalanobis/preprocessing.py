@@ -2,7 +2,7 @@
 
     x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
 
-Each layer has its own x', and the maximum at x' is again over all classes. sign(0) is +1, and x' is not clipped.
+Each layer has its own x', and M at x' is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, equations 3 and 4 (without 1/2; the published code has it).

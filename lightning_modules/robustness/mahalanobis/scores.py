@@ -4,7 +4,7 @@
     energy:   log sum_c exp z_c
     ODIN:     max_c softmax(z(x') / T)_c,   x' = x - epsilon sign(grad_x CE(z(x) / T, argmax z(x)))
 
-sign(0) is +1, as in the published code of ODIN and of the Mahalanobis detector, and x' is not clipped.
+As in the published code of ODIN and of the Mahalanobis detector, sign(0) is +1, and x' is not clipped.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Liu, Wang, Owens and Li, Energy-based Out-of-distribution Detection, NeurIPS

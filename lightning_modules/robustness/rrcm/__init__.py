@@ -1,30 +1,31 @@
 """rRCM: pre-train representations that are consistent along a noise trajectory; fine-tune for randomised smoothing.
 
 Pre-training. A noise-conditioned network h with a projector z takes an image x, lightly augmented by the DataModule,
-and two strong views a, b of it. All are in [-1, 1] and get the same noise e. Let t_q > t_{q+1} be levels of a
-curriculum, with one q for the whole batch, and t_0 = .002. With sg the stop-gradient and z' the target network, a
-moving average,
+and two strongly augmented views a and b of x. x, a and b are in [-1, 1] and get the same noise e. Let t_q > t_{q+1} be
+noise levels of a curriculum, with the same q for the whole batch, and t_0 = .002. With sg the stop-gradient and z' the
+target network, a moving average,
 
     L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
     L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
     L = L_c + L_k,
 
-with NCE of `losses/contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e, so what the contrast
-between nearly noise-free views teaches carries over to all noise levels. Negatives come from all ranks.
+with NCE of `losses/contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e. Hence the
+representations learned by contrasting nearly noise-free views carry over to all noise levels. Negatives come from all
+ranks.
 
 Fine-tuning. The encoder h, without its projector, and a linear head are trained on m noisy copies of each image. With
 their predictions p_1 ... p_m and the mean p,
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p),
 
-the regularisation of Jeong and Shin (2020). The noise is exactly sigma, which is 2 sigma for images in [-1, 1]; the
-network is conditioned on the nearest t among its 81 levels. The smoothed classifier is certified as that of Cohen et
-al. (2019).
+the regularisation of Jeong and Shin (2020). The noise has standard deviation sigma, which is 2 sigma for images in [-1,
+1]; the network is conditioned on the nearest t among its 81 levels. The smoothed classifier is certified as that of
+Cohen et al. (2019).
 
-Departures. L_k uses the encoder's features and the online network on both sides; the authors' code does so for every
-value of its target option. Fine-tuning loads a second moving average, with a fixed decay, as neither the paper nor the
-code says from which copy it starts. The authors' script omits the head from the optimizer; here it is trained, as in
-the paper. The authors drop an epoch's incomplete final batch; here it is used, too.
+Departures. Both sides of L_k use the encoder's features and the online network, as the authors' code does for every
+value of its target option. Fine-tuning starts from a second moving average, with a fixed decay; neither the paper nor
+the code says which copy to use. The authors' script omits the head from the optimizer; here it is trained, as in the
+paper. The authors drop an epoch's incomplete final batch; here this batch is also used.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the schedules and settings of the authors' code.

@@ -27,11 +27,11 @@ def pretrained_encoder(
 ) -> nn.Module:
     """Load an encoder's weights from a checkpoint of `RRCMPretraining`.
 
-    On the meta device, nothing is read.
+    On the meta device, no file is read.
 
     Args:
         network: the pre-trained encoder's architecture; its final norm may be `nn.Identity`, as for CIFAR-10.
-        path: checkpoint, or a folder with one.
+        path: checkpoint file, or a folder that contains a checkpoint.
         copy: which copy to load: the slow average, the trained network, or its target.
 
     Returns:
@@ -39,7 +39,7 @@ def pretrained_encoder(
 
     Raises:
         FileNotFoundError: if there is no checkpoint at `path`.
-        ValueError: if the checkpoint is damaged, not from such a run, or from another network.
+        ValueError: if the checkpoint is damaged, is not from `RRCMPretraining`, or has another network.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -62,8 +62,8 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         num_copies: m, number of noisy copies of each image in a step.
         consistency_weight: lambda, weight of the KL divergence among copies.
         entropy_weight: eta, weight of the entropy of their mean prediction.
-        soft_labels: settings of mixup and label smoothing; None disables both. With mixed images, callbacks get no
-            training logits.
+        soft_labels: settings of mixup and label smoothing; None disables both. With mixup, callbacks get no training
+            logits.
         layer_decay: d, in (0, 1]: ratio of the learning rates of successive blocks, see `optim.parameter_groups`.
         optimizer: built on the trainable parameters of encoder and head.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.

@@ -1,7 +1,7 @@
-"""Noise-conditioned networks: noise levels, the schedules of pre-training, and a classifier for one noise level.
+"""Noise levels and schedules of pre-training, and a noise-conditioned classifier for one noise level.
 
-A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise of standard deviation sigma on images in [0, 1]
-corresponds to t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
+A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise with standard deviation sigma on images in [0, 1]
+is noise of level t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
@@ -14,9 +14,9 @@ and the target network's decay, with e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2
     c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
     mu(k) = .9999 c(k) + .99 (1 - c(k)).
 
-The inputs of networks are c_in(t) x_t with c_in = 1 / sqrt(t^2 + 1/4), which has unit variance, and the time 250 ln t.
+A network's inputs are c_in(t) x_t, which c_in = 1 / sqrt(t^2 + 1/4) scales to unit variance, and the time 250 ln t.
 
-The ceil in N(k) follows the authors' code; it gives 21 levels only at k = 0.
+The ceil in N(k) follows the authors' code; with it, there are 21 levels only at k = 0.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the numbers of the authors' code; Karras, Aittala, Aila and Laine, Elucidating the Design Space of Diffusion-Based
@@ -128,7 +128,7 @@ class NoiseConditionedClassifier(nn.Module):
 
         Args:
             noisy: images in [0, 1] plus noise, not clipped, `[B, C, H, W]`.
-            sigma: standard deviation of that noise, in pixel units; None uses the constructor's.
+            sigma: standard deviation of the noise, in pixel units; None uses the `sigma` of the constructor.
         """
         num_levels = MOST_STEPS + 1
         t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)

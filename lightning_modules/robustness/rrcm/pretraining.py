@@ -116,9 +116,9 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         num_steps: K, number of steps of the curriculum and of the target's schedule; None uses the total number of
             training steps.
         temperature: tau, temperature of the contrastive losses.
-        consistency_weight: weight of L_k, 1 in the paper; 0 leaves contrastive learning alone.
+        consistency_weight: weight of L_k, 1 in the paper; 0 gives plain contrastive learning.
         steepness: A, how fast the target network's decay grows.
-        average_decay: decay of the moving average for fine-tuning, in [0, 1).
+        average_decay: decay of the moving average from which fine-tuning starts, in [0, 1).
         gradient_clip: maximal norm of the gradient.
         clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
         retrieval_sigmas: noise levels of the retrieval test, in pixel units.

@@ -20,7 +20,7 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Compute the divergence between the copies of an image, and the entropy of their mean prediction.
+    """Compute the divergence between the predictions on an image's copies, and the entropy of their mean.
 
     Args:
         logits: `[m, B, K]`.
@@ -41,7 +41,7 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """Compute the loss L of this file, averaged over the batch.
+    """Compute the consistency loss L (see above), averaged over the batch.
 
     Args:
         logits: logits of each copy, `[m, B, K]`; with m = 1 the loss has only its first term.
