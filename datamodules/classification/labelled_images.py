@@ -282,7 +282,7 @@ class LabelledImages(SeededBatches):
                 )
 
     def shifted_test_loaders(self) -> dict[str, DataLoader]:
-        """Return a DataLoader per shifted test set; batches contain `classes` if the set has only some of them."""
+        """Return a DataLoader per shifted test set; batches contain `classes` if the set lacks some classes."""
         sources = self._prepared(self.images).ood_test_sets()
         sources |= {name: self._prepared(images).test() for name, images in self.ood_test_sets.items()}
         return {
@@ -291,7 +291,7 @@ class LabelledImages(SeededBatches):
         }
 
     def training_images_dataloader(self) -> DataLoader:
-        """Return a loader of the training images in dataset order, without augmentation, for scoring their labels."""
+        """Return a DataLoader of the training images in dataset order, without augmentation, to score labels."""
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None

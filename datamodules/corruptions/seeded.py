@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 
 class Seeded(Protocol):
-    """An object with a seed, which is None until it is set."""
+    """An object with an attribute `seed`, which is None until it is set."""
 
     seed: int | None
 
@@ -14,7 +14,7 @@ Noise = TypeVar("Noise", bound=Seeded)
 
 
 def seeded(noise: Noise, seed: int) -> Noise:
-    """Copy a noise model, setting `seed` if it has none; the original is unchanged, so other datasets can use it."""
+    """Copy a noise model and set the copy's `seed` if it is None; the original can be reused for other datasets."""
     drawn = copy.copy(noise)
     if drawn.seed is None:
         drawn.seed = seed

@@ -20,7 +20,7 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """Return this process's rank, from 0."""
+    """Return the rank of this process, starting at 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -50,7 +50,7 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def broadcast(message: Message) -> Message:
-    """Broadcast rank 0's message, any picklable object; collective."""
+    """Broadcast rank 0's message, which may be any picklable object; collective."""
     if world_size() == 1:
         return message
     messages: list[Any] = [message]
@@ -71,9 +71,9 @@ def broadcast_buffers(network: nn.Module) -> None:
     """Copy rank 0's floating-point buffers to all ranks, in place; collective.
 
     DDP keeps parameters equal, but each rank updates buffers, such as BatchNorm's running mean and variance, from its
-    own shard of a batch. DDP broadcasts rank 0's buffers only in the next forward pass, and a checkpoint contains only
-    these. Call this before the unwrapped network scores images after a step. Lightning's validation within `fit` goes
-    through DDP and needs no such call.
+    own shard of a batch. DDP broadcasts rank 0's buffers only in the next forward pass, and only rank 0's buffers are
+    saved in checkpoints. Call this function after a training step, before scoring images with the network that DDP
+    wraps. Lightning's validation within `fit` goes through DDP and needs no such call.
     """
     if world_size() == 1:
         return
@@ -83,21 +83,21 @@ def broadcast_buffers(network: nn.Module) -> None:
 
 
 def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Sum a function and its gradient over ranks, each with its own samples, in one all-reduce.
+    """Sum a function and its gradient over the ranks' samples, in one all-reduce.
 
     Args:
         value: this rank's part of the function, a scalar.
-        parameters: tensors to differentiate by, the same on all ranks.
+        parameters: tensors with respect to which to differentiate, the same on all ranks.
 
     Returns:
-        The function, detached, and its gradient by each parameter; both are the same on all ranks.
+        The function's value, detached, and its gradient for each parameter; both are the same on all ranks.
     """
     gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
     return sum_over_processes(value.detach(), list(gradient))
 
 
 def sum_over_processes(value: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Sum a scalar and tensors over ranks in one all-reduce; a single rank returns them as they are."""
+    """Sum a scalar and tensors over ranks in one all-reduce; with a single rank, return them unchanged."""
     if world_size() == 1:
         return value, gradient
     total = all_reduce_sum(torch.cat([value.reshape(1), *(each.flatten() for each in gradient)]))

@@ -23,22 +23,22 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 
 
 class MaskedPhotographs(ProtectedSet):
-    """A folder of photographs, each with masks that are white where an editor keeps the image.
+    """A folder of photographs with masks, which are white where an editor keeps the image.
 
-    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, with masks for each image: either
-    `masks/<name>.png`, or a folder `masks/<name>`. The folder has one or more `seen*.png`, one per region, and any
-    number of `unseen*.png`, masks of editors that the protection does not know. All images need the same number of
-    unseen masks. Images are rotated according to their metadata and resized to a square.
+    Images are `images/<name>.png`, or in another format of `ImageFolder`. The masks of an image are either
+    `masks/<name>.png` or a folder `masks/<name>`. The folder has one or more `seen*.png`, one per region, and any
+    number of `unseen*.png`, which are editors' masks that the protection does not know. All images need the same number
+    of unseen masks. Images are rotated according to their metadata and resized to a square.
 
-    If there is a `prompts.json`, testing reads from it a list of editing prompts per image, optionally with a caption
-    of the image, for metrics of the change:
+    If there is a `prompts.json`, testing reads a list of editing prompts per image from it. Optionally, it has a
+    caption of each image, for metrics of the change:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
 
     Args:
         data_dir: folder of the photographs; None means the NOISEWORKS_DATA directory.
-        image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
+        image_size: height and width of images and masks after resizing, in pixels; a multiple of 8.
     """
 
     def __init__(self, data_dir: str | None = None, image_size: int = 512) -> None:
@@ -152,7 +152,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Decode all files to reject damaged ones early; decoding is cheap compared with protecting."""
+    """Decode all files to reject damaged files early; decoding is cheap compared with protection."""
     damaged = []
     for path in paths:
         try:
@@ -172,7 +172,7 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Find the masks of an image: those known to the protection (seen), and the others (unseen)."""
+    """Find the masks of an image: masks known to the protection (seen), and all other masks (unseen)."""
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:

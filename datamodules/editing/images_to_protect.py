@@ -9,14 +9,14 @@ from datamodules.loading.seeded_batches import SeededBatches
 
 
 class ImagesToProtect(SeededBatches):
-    """Batches of images with regions to protect, and with the masks and prompts of editors.
+    """DataModule for images with regions to protect, and with the masks and prompts of editors.
 
     Args:
         images: dataset: `MaskedPhotographs`, or `ImagesWithEllipses` around a dataset without masks.
         batch_size: global training batch size, over all ranks, for training an editing model.
         evaluation_batch_size: number of images protected at once, over all ranks; None means `batch_size`.
         num_workers: DataLoader workers; None means one per free core, at most 8.
-        seed: seed of order and random regions; None means the value of `seed_everything`.
+        seed: random seed of sample order and regions; None means the value of `seed_everything`.
     """
 
     def __init__(

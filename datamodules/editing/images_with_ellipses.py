@@ -17,13 +17,13 @@ from datamodules.segmentation.ellipses import ellipse_masks
 class ImagesWithEllipses(ProtectedSet):
     """Square images, each with one elliptic region to protect and a second ellipse near it.
 
-    Training batches, for an inpainting model, have new regions in every epoch. Testing edits each image twice: the
-    editor keeps first the region itself, then the second ellipse, which the protection does not know.
+    Training batches, which are for an inpainting model, have new regions in every epoch. Testing edits each image
+    twice: first the editor keeps the protected region, then the second ellipse, which the protection does not know.
 
     Args:
         images: any dataset of labelled images, such as `Digits(image_size=16)`; labels are ignored.
-        unseen_change: largest difference of the second ellipse's position, size and angle from the first one's, as a
-            fraction of their range, in [0, 1].
+        unseen_change: largest difference between the two ellipses in position, size and angle, as a fraction of each
+            quantity's range, in [0, 1].
         num_test_images: test only on the first `num_test_images` images, for slow methods; None means all.
     """
 

@@ -1,4 +1,4 @@
-"""Interface of datasets of images to protect: plain objects that read their splits, independent of batching."""
+"""Interface of datasets of images to protect: objects that read each split, independently of batching."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class ProtectedSet(ABC):
-    """Images with the regions that an editor keeps; batches are `ProtectedImageBatch`es of images as stored.
+    """Images with the regions that an editor keeps; batches are of type `ProtectedImageBatch`, with pixels as stored.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -19,7 +19,7 @@ class ProtectedSet(ABC):
         """Read the images for training a model.
 
         Args:
-            seed: seed of random regions.
+            seed: random seed of the regions.
         """
 
     @abstractmethod
@@ -27,6 +27,6 @@ class ProtectedSet(ABC):
         """Read the images to protect.
 
         Args:
-            seed: seed of random regions.
-            with_prompts: read the editors' prompts as well, which protection does not need.
+            seed: random seed of the regions.
+            with_prompts: also read the editors' prompts, which protection does not need.
         """

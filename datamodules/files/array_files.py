@@ -1,7 +1,7 @@
-"""Arrays from `.npy` and `.npz` files, without unpickling, and with bounded memory whatever a header declares.
+"""Read arrays from `.npy` and `.npz` files without unpickling, in bounded memory.
 
-NumPy allocates the memory that a header declares before it reads any data. Headers are therefore checked first: against
-the bytes in the file or, for a compressed array, against a budget of 100 times the file's size or 1 GiB, whichever is
+NumPy allocates the memory that a header declares before it reads any data. Headers are therefore checked first, against
+the number of bytes in the file. For a compressed array, the budget is 1 GiB or 100 times the file's size, whichever is
 larger.
 """
 
@@ -24,7 +24,7 @@ def _check_header(stream: IO[bytes], size: int) -> None:
     """Check an array's header against the number of bytes in the file.
 
     Args:
-        stream: file, at its beginning.
+        stream: open file, positioned at its beginning.
         size: size of header and array, in bytes.
     """
     version = npy_format.read_magic(stream)
@@ -44,7 +44,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or contains anything else; the message names the file.
+        ValueError: if the file is damaged or contains anything else; the message names the file.
     """
     check_is_file(path)
     try:
@@ -65,12 +65,12 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
         optional: names of arrays to read if present.
 
     Returns:
-        Arrays by name; optional ones only if present.
+        Arrays by name; optional arrays only if present.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, encrypted, no `.npz` file or lacks an array, or an array has another type,
-            declares a wrong size or exceeds the budget; the message names the file.
+        ValueError: if the file is damaged or lacks an array, or an array has another type or exceeds the budget; the
+            message names the file.
     """
     check_is_file(path)
     try:

@@ -1,8 +1,8 @@
-"""Read NumPy arrays from pickles without running code in them, and with bounded memory.
+"""Read NumPy arrays from pickles in bounded memory, without running code from the file.
 
 NumPy's own unpickling functions trust their arguments: an object dtype turns arbitrary bytes into pointers. Therefore
-no NumPy function is called while a file is read. Names in it resolve to stand-ins that record plain values; arrays are
-built from these if dtype, shape and number of bytes agree.
+no NumPy function is called while a file is read. Names in the file resolve to stand-ins that record plain values;
+arrays are built from these values if dtype, shape and number of bytes agree.
 """
 
 import io
@@ -53,10 +53,10 @@ class _Array:
 
 
 class _Named:
-    """Stand-in for a named function or class; a file may call it or pass it on, but not modify it.
+    """Stand-in for a named function or class, which a file may call or pass on, but not modify.
 
     Args:
-        function: called instead; None if calls are not allowed.
+        function: function to call in its place; None forbids calls.
     """
 
     __slots__ = ("_function",)
@@ -131,7 +131,7 @@ STAND_INS = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Resolve names only to the stand-ins from which arrays are rebuilt."""
+    """Unpickler that resolves names only to the stand-ins from which arrays are rebuilt."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
@@ -146,9 +146,9 @@ MARK = -1
 def check_operations(file: BinaryIO, size: int) -> None:
     """Reject a pickle that would take gigabytes or hours to read, before reading it.
 
-    A memo index may not exceed the file's size, because the memo is allocated up to it. A tuple may not contain more
-    values than the file has bytes: a pickle of nested tuples, each containing the previous one twice, is short, but
-    hashing the outermost as a dict key takes time exponential in the depth.
+    A memo index may not exceed the file's size, because memory is allocated for all indices up to the largest. A tuple
+    may not contain more values than the file has bytes. Otherwise a short pickle could nest tuples that each contain
+    the previous tuple twice; hashing the outermost tuple as a dict key would take time exponential in the depth.
     """
     start = file.tell()
     stack: list[int] = []
@@ -174,7 +174,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
 
 
 def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
-    """Pop the operands of an operation from the stack, and return their value counts."""
+    """Pop the operands of an operation from the stack, and return the number of values in each."""
     before = list(operation.stack_before)
     values: list[int] = []
     if pickletools.markobject in before:
@@ -186,10 +186,11 @@ def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
 
 
 class _Plain:
-    """Replace placeholders by arrays, in plain containers.
+    """Replace stand-ins by arrays, in plain containers.
 
     Args:
-        size: size of the file in bytes. Upper bound on the number of values, unless lists share parts at every level.
+        size: size of the file in bytes. Upper bound on the number of values; it may be too low only for lists that
+            share parts at every level.
     """
 
     def __init__(self, size: int) -> None:
@@ -220,7 +221,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if it is damaged or contains anything else; the message names the file.
+        ValueError: if the file is damaged or contains anything else; the message names the file.
     """
     try:
         check_is_file(path)
@@ -240,7 +241,8 @@ def read_torch_arrays(path: Path) -> Any:
     PyTorch's own `weights_only` calls NumPy's unpickling functions, which trust the file.
 
     Raises:
-        ValueError: if it is damaged or contains anything else, including tensors; the message does not name the file.
+        ValueError: if the file is damaged or contains anything else, including tensors; the message does not name the
+            file.
     """
     check_is_file(path)
     try:

@@ -1,4 +1,4 @@
-"""Parquet shards with a column of encoded images and one of labels, the Hub's format of image datasets."""
+"""Parquet shards with a column of encoded images and a column of labels, as on the Hugging Face Hub."""
 
 import json
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class ParquetShard:
 
     @staticmethod
     def _columns(schema: Any, image_key: str, label_key: str) -> tuple[str, list[str] | None]:
-        """Check both columns; return the path of the encoded images, and the class names if stored."""
+        """Check both columns; return the path of the encoded images and, if stored, the class names."""
         import pyarrow
 
         types = {field.name: field.type for field in schema}

@@ -121,7 +121,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """Return pixel indices that extend a line by `reach` on each side, with repeated reflection at its ends."""
+    """Return pixel indices that extend a line by `reach` on each side, by repeated reflection at the ends."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

@@ -69,7 +69,7 @@ class Chain:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread, as DataLoader workers do: with more threads, rounding and thus quantised levels can differ."""
+    """Use one thread, as in DataLoader workers: more threads may change rounding and thus quantised values."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,9 +3,9 @@
 1. The gain K: flat frames have variance = K mean + a constant (the photon transfer curve).
 2. The colour bias: means of the colours in bias frames (no light), minus the black level.
 3. The row noise: standard deviation of the row means.
-4. The read noise: after subtracting row means, it has a Tukey lambda distribution. Its shape maximises the correlation
-   between the quantiles of data and distribution (the probability plot), and its scale is the slope of that plot.
-5. Linear fits of log scale against log K over the camera's gains.
+4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution. Its shape
+maximises the correlation between the quantiles of data and distribution; its scale is the slope of one against the
+other (the probability plot). 5. Linear fits of log scale against log K over the camera's gains.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
 """
@@ -55,7 +55,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
         K, and the constant: the variance of the noise in the dark.
 
     Raises:
-        ValueError: if there are fewer than two levels, or variance does not grow with the mean.
+        ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
     """
     if len(np.unique(mean)) < 2:
         raise ValueError(f"a photon transfer curve needs areas of at least two light levels, got {len(mean)}")
@@ -66,7 +66,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
 
 def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
-    """Compute mean and variance of flat frames at one light level; two or more frames cancel fixed-pattern noise.
+    """Compute mean and variance of flat frames at one light level; fixed-pattern noise cancels with two or more frames.
 
     Args:
         frames: frames of one colour, all of one shape.
@@ -81,7 +81,7 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    A square is evenly lit if its quarters differ by no more than the noise explains, and neighbouring pixels differ as
+    A square is evenly lit if its quarters differ no more than noise explains, and its neighbouring pixels differ as
     much as any two of its pixels.
 
     Args:
@@ -89,7 +89,7 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
         size: side of a square in pixels; even.
 
     Returns:
-        Means and variances of the even squares.
+        Means and variances of the evenly lit squares.
     """
     height, width = (extent // size * size for extent in plane.shape)
     cut = np.asarray(plane, dtype=np.float64)[:height, :width].reshape(height // size, size, width // size, size)
@@ -102,7 +102,7 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
 
 
 def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
-    """Fit a Tukey lambda distribution by its probability plot.
+    """Fit a Tukey lambda distribution to a sample by means of the probability plot.
 
     Args:
         values: a sample, centred or not.
@@ -126,7 +126,7 @@ def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) 
 
 
 def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
-    """Estimate the noise parameters in the dark at one gain.
+    """Estimate the noise parameters at one gain from a frame without light.
 
     Args:
         bias_frame: frame without light, `[H, W]`, full Bayer sensor with red first, in digital numbers.
@@ -148,7 +148,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
     """Fit log scale = slope log K + intercept, with the residual spread.
 
     Raises:
-        ValueError: if there are fewer than three gains, which determine no spread.
+        ValueError: if there are fewer than three gains, too few to estimate the spread.
     """
     if len(gains) < 3:
         raise ValueError(f"a linear fit over gains with its spread needs at least 3 gains, got {len(gains)}")
@@ -162,7 +162,7 @@ def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> 
 
     Args:
         recordings: recordings of at least three gains, one or two per gain.
-        levels: white level minus black level; None if it will be given as an argument of `Sensor`.
+        levels: white level minus black level; None if the argument `levels` of `Sensor` will provide it.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

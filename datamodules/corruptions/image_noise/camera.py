@@ -1,4 +1,4 @@
-"""Noise parameters of cameras, bundled or from the user's own calibration."""
+"""Noise parameters of cameras, either bundled or from a user's calibration."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ class Camera:
         gain: lowest and highest system gain K, in digital numbers per electron.
         read: scale of the read noise, which has a Tukey lambda distribution.
         row: standard deviation of the row noise.
-        gaussian: standard deviation of all noise in the dark, when modelled as Gaussian.
-        tukey_lambda: shapes of the read noise, one per recording, ordered by gain.
+        gaussian: standard deviation of the whole noise in the dark, for the Gaussian noise model.
+        tukey_lambda: shapes of the read noise's distribution, one per recording, ordered by gain.
         colour_bias: offsets of R, G, B, G, one row per recording.
         levels: white level minus black level in digital numbers; None if unknown.
     """

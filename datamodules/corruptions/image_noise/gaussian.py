@@ -27,8 +27,8 @@ class Gaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + sigma^2 score(y).
 
     Args:
-        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. With a range, each image's level is
-            sampled log-uniformly from it.
+        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. For a range, the level of each image
+            is sampled log-uniformly.
     """
 
     grey_levels: Level = 25.0
@@ -57,13 +57,14 @@ class Gaussian(ImageNoise):
 
 @dataclass(frozen=True)
 class CorrelatedGaussian(ImageNoise):
-    """Additive Gaussian noise, correlated between neighbouring pixels: blurred white noise, rescaled to its variance.
+    """Additive Gaussian noise, correlated between neighbouring pixels: white noise, blurred and rescaled to its
+    original variance.
 
     Tweedie's formula is E[x | y] = y + C score(y), with the noise covariance C given by `covariance`.
 
     Args:
-        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]. With a range, each
-            image's level is sampled log-uniformly from it.
+        grey_levels: standard deviation of a pixel in grey levels (white is 255), in [0, 255]. For a range, the level of
+            each image is sampled log-uniformly.
         blur: standard deviation of the Gaussian blur, in pixels.
     """
 
@@ -84,8 +85,8 @@ class CorrelatedGaussian(ImageNoise):
     def covariance(self, like: Tensor) -> Tensor:
         """Covariance of pixels at distances -2r...2r along one axis, relative to the variance, `[4r + 1]`.
 
-        The covariance of two pixels is sigma^2 times the product of the values at their vertical and horizontal
-        distances.
+        The covariance of two pixels is sigma^2 times the value at their vertical distance times the value at their
+        horizontal distance.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

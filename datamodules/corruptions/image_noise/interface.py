@@ -13,37 +13,38 @@ Level = float | tuple[float, float]
 
 
 class ImageNoise(ABC):
-    """A distribution of noisy images y given clean images x."""
+    """Base class of image noise: a distribution of noisy images y given clean images x."""
 
     @abstractmethod
     def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
-        """Sample a noisy image for each clean one, neither clipped nor rounded.
+        """Sample a noisy image for each clean image, neither clipped nor rounded.
 
         Args:
             clean: `[B, C, H, W]`, in [0, 1].
-            numbers: random number source of the batch.
+            numbers: source of the batch's random numbers.
 
         Returns:
             `[B, C, H, W]`, in the units of the clean images.
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Return the noise level that `sample` would use for each image, `[B, 1, 1, 1]`; None if all images share one.
+        """Return the noise level that `sample` would use for each image, `[B, 1, 1, 1]`; None if the level is one
+        number.
 
         Levels are in the units of the argument that defines the range.
         """
         return None
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Log-density of noisy images given clean ones, `[B]`; log-probability for discrete noise.
+        """Compute the log-density of noisy images given clean images, `[B]`; for discrete noise, the log-probability.
 
         Raises:
-            TypeError: if it has no closed form.
+            TypeError: if the density has no closed form.
         """
         raise TypeError(f"{type(self).__name__} has no likelihood in closed form")
 
     def score_input(self, noisy: Tensor) -> Tensor:
-        """Convert noisy images to the units of their score: unchanged, or counts for Poisson noise."""
+        """Convert noisy images to the units of the score: counts for Poisson noise, otherwise unchanged."""
         return noisy
 
     def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class ImageNoise(ABC):
 
 
 def level_of(level: Any, name: str) -> float:
-    """Return the single level of a noise, for computations with its distribution.
+    """Return the level of a noise whose level is one number, for computations with its distribution.
 
     Raises:
         ValueError: if the level is sampled from a range.
@@ -74,13 +75,13 @@ def level_of(level: Any, name: str) -> float:
 
 
 def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
-    """Return each image's level, `[B, 1, 1, 1]`, as `drawn_level` samples it; None if the level is not a range."""
+    """Sample each image's level from a range, `[B, 1, 1, 1]`, like `drawn_level`; None if the level is one number."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 
 
 def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
-    """Return the noise level: one for all images, or one per image, `[B, 1, 1, 1]`."""
+    """Return the noise level: one number for all images, or one per image, `[B, 1, 1, 1]`."""
     if not isinstance(level, tuple | list):
         return level
     low, high = level

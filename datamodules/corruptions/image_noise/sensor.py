@@ -17,11 +17,11 @@ Model = Literal["physical", "shot and gaussian", "gaussian"]
 
 
 def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
-    """Quantile function of the Tukey lambda distribution: (u^l - (1 - u)^l) / l, with its limit at l = 0.
+    """Compute quantiles of the Tukey lambda distribution: (u^l - (1 - u)^l) / l, or the limit at l = 0.
 
     Args:
         uniform: u, in (0, 1).
-        shape: l; 0 is logistic, 0.14 nearly normal; smaller values have heavier tails.
+        shape: l; 0 is the logistic distribution, 0.14 nearly a normal one; tails are heavier for smaller l.
     """
     shape = torch.as_tensor(shape, dtype=uniform.dtype, device=uniform.device)
     ends = uniform.log(), (-uniform).log1p()
@@ -39,7 +39,7 @@ def tukey_lambda_variance(shape: float) -> float:
 
 
 class SensorState(NamedTuple):
-    """Parameters shared by all pixels of an exposure, `[B, 1, 1, 1]` each except the bias."""
+    """Parameters shared by all pixels of an exposure; all except the bias have shape `[B, 1, 1, 1]`."""
 
     gain: Tensor
     """K, digital numbers per electron."""
@@ -57,31 +57,30 @@ class SensorState(NamedTuple):
 class Sensor(ImageNoise):
     """Noise of an amplified short exposure: shot, read and row noise, colour bias and quantisation.
 
-    A clean raw image x is darkened to D0 = x L / f digital numbers, with the signal range L and the light factor f. A
-    gain K is sampled log-uniformly. Then
+    A clean raw image x is darkened to D0 = x L / f digital numbers, where L is the signal range and f the light factor.
+    A gain K is sampled log-uniformly. Then
 
         D = K Poisson(D0 / K) + TukeyLambda(l, s_TL) + bias + N(0, s_row) for each row + U(-1/2, 1/2),
         y = D f / L,
 
-    where log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise with
-    Gaussian noise, and Gaussian noise alone. Here, y is not clipped; the method clips it to [0, 1], as for real images.
-    For the paper's cameras, shape and bias were recorded twice per gain; one recording near K is sampled.
+    where log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
+    Gaussian noise, and Gaussian noise only. Here y is not clipped; the method clips y to [0, 1], like real images.
+    Shape and bias come from one recording near K, sampled at random; the paper's cameras have two recordings per gain.
 
     Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: the first two
     come from one sensor row, the others from the next.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
-    2108.02158. Parameters are distributed as in the authors' tables; their own sampler is not published.
+    2108.02158. Parameters are distributed as in the authors' tables; the authors' sampling code is not published.
 
     Args:
         camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a file with
             your own calibration, written by `Camera.save`.
-        levels: signal range L, white level minus black level, in digital numbers; None means the camera's.
-        light_factors: smallest and largest light factor f; each image's is uniform between them.
+        levels: signal range L, white level minus black level, in digital numbers; None means the value of the camera.
+        light_factors: smallest and largest light factor f, which is sampled uniformly for each image.
         model: noise model: `physical`, `shot and gaussian` or `gaussian`.
-        banding: factor of the row noise, and of the Gaussian noise that replaces it in the baselines; 1 is the
-            calibrated value.
-        colour_bias: add the colour offsets.
+        banding: factor of the row noise or, in the baselines, of the Gaussian noise; 1 is the calibrated value.
+        colour_bias: whether to add the colour bias.
     """
 
     camera: str = "SonyA7S2"
@@ -111,15 +110,15 @@ class Sensor(ImageNoise):
 
     @property
     def signal_range(self) -> float | None:
-        """L: the argument `levels`, or the camera's."""
+        """The signal range L: the argument `levels` or, if it is None, the value of the camera."""
         return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: RNG) -> SensorState:
         """Sample gain, scales, shape and bias of each exposure.
 
         Args:
-            like: `[B, ...]`, determines dtype and device of the result.
-            numbers: random number source.
+            like: tensor `[B, ...]` whose dtype and device the result gets.
+            numbers: source of random numbers.
         """
         one, of = like[:, :1, :1, :1], self.parameters
         low, high = (math.log(gain) for gain in of.gain)
@@ -149,11 +148,11 @@ class Sensor(ImageNoise):
 
         Args:
             signal: D0, `[B, 4, H, W]`, in digital numbers above black.
-            state: gain and scales.
-            numbers: random number source.
+            state: gain, scales, shape and bias of each exposure.
+            numbers: source of random numbers.
 
         Returns:
-            D, in the same units.
+            D, in digital numbers above black.
         """
         if self.model == "gaussian":
             return signal + state.read * numbers.normal(signal)

@@ -22,16 +22,16 @@ from datamodules.randomness.counter import RNG
 class Poisson(ImageNoise):
     """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
 
-    The score is the score of the counts, s(z) = d log p / d z. The estimate of the clean image is
+    The score refers to counts: s(z) = d log p / d z. The estimate of the clean image is
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 
-    This is exp of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2). Source: Noise2Score, Kim
-    and Ye, NeurIPS 2021, arXiv 2106.07009.
+    This estimate is the exponential of the posterior mean of log x, with psi(z + 1) approximated by log(z + 1/2).
+    Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: value of one count, in (0, 1]; larger is noisier. With a range, each image's zeta is sampled log-uniformly
-            from it.
+        zeta: value of one count, in (0, 1]; larger values give more noise. For a range, the zeta of each image is
+            sampled log-uniformly.
     """
 
     zeta: Level = 0.01
@@ -63,12 +63,12 @@ class Gamma(ImageNoise):
     """Multiplicative Gamma noise (speckle): y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
 
     Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator 0
-    or negative, for which the paper has no rule; here it is clamped to at least 1e-6.
+    or negative. The paper has no rule for this case; here the denominator is clamped to at least 1e-6.
 
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: k, above 1; larger is less noisy. With a range, each image's k is sampled log-uniformly from it.
+        shape: k, above 1; larger values give less noise. For a range, the k of each image is sampled log-uniformly.
     """
 
     shape: Level = 100.0
@@ -96,8 +96,8 @@ class Gamma(ImageNoise):
 class Impulse(ImageNoise):
     """Impulse noise (salt and pepper): a fraction of the values is replaced by black or white.
 
-    With `salt` 0, replaced values are black (Bernoulli noise, dead pixels). The likelihood is the probability that each
-    value is kept, black or white.
+    With `salt` 0, replaced values are black (Bernoulli noise, dead pixels). The likelihood is the product of the
+    probabilities that a value is kept, turns black or turns white.
 
     Args:
         rate: probability that a value is replaced, in [0, 1], independently per channel.

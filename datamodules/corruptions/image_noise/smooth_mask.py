@@ -25,7 +25,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Reject a grid with more cells per side than the image has pixels, and a kernel that reaches beyond the image.
+    """Reject a grid with more cells per side than the image has pixels, or a kernel that is too large for the image.
 
     Raises:
         ValueError: if an argument is invalid; the message names it.
@@ -38,7 +38,7 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 
 
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
-    """Enlarge a grid to an image by nearest neighbours, pixel i from cell floor(i g / H), then blur it.
+    """Enlarge a grid to the size of an image, with pixel i from cell floor(i g / H), and blur the result.
 
     Args:
         cells: `[B, g g]`.
@@ -59,7 +59,7 @@ class SmoothMask(ImageNoise):
     """Multiply images by smooth random masks: y = c + M (x - c), M in [0, 1].
 
     Args:
-        grid: grid cells per side, g.
+        grid: g, number of grid cells per side.
         kernel: side of the Gaussian kernel in pixels, odd.
         sigma: standard deviation of the kernel in pixels.
         mean: c, the image value where the mask is 0.

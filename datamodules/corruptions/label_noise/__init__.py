@@ -1,11 +1,11 @@
 """Label noise: wrong class labels with known statistics.
 
-A kind of noise maps the true labels y of a whole dataset to given labels y~ and knows its transition matrix
+A kind of noise maps the true labels y of a whole dataset to given labels y~, and provides its transition matrix
 
     T_ij = P(y~ = j | y = i).
 
-The given labels are a function of the seed and the data only, and the same on every rank and machine: random numbers
-come from NumPy, one stream per kind and seed, never from torch. A configuration selects a kind by its class path:
+The given labels depend only on seed and data, and are the same on every rank and machine: random numbers come from
+NumPy instead of torch, in one stream per kind and seed. A configuration selects a kind of noise by its class path:
 
     label_noise:
       class_path: datamodules.corruptions.label_noise.Symmetric

@@ -18,7 +18,7 @@ from datamodules.corruptions.label_noise.interface import (
 class Symmetric:
     """Replace the labels of exactly ceil(r N) random samples by uniformly sampled classes.
 
-    Two conventions share this name, and differ most at high rates:
+    Two conventions have this name, and differ most at high rates:
 
     - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
       DivideMix, NMTune and PLS (DivideMix replaces floor(r N) samples, PLS decides independently per sample);
@@ -58,18 +58,18 @@ class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
     In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides
-    independently per sample; DivideMix picks floor(r N) samples of the whole dataset, and flips those in the source
-    classes.)
+    independently per sample. DivideMix selects floor(r N) samples of the whole dataset and flips the selected samples
+    in source classes.)
 
-    ELR's code flips classes one after another in place. Cats flipped to dogs are thus among the dogs when dogs are
-    flipped, and a fraction r of them flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces
-    this.
+    ELR's code flips classes one after another in place. Cats flipped to dogs thus count as dogs when dogs are flipped,
+    and a fraction r flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 
     Args:
         noise_rate: r, flipped fraction of each source class, in [0, 1).
-        sequential_quirk: flip in place, class by class; otherwise all flips start from the true labels.
+        sequential_quirk: whether to flip in place, class by class, as ELR's code does; otherwise, all flips start from
+            the true labels.
         seed: seed of the noise; None means the value of `seed_everything`.
     """
 
@@ -114,7 +114,7 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
     """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
 
     Args:
-        target: `[K]`, int64; a class that maps to itself keeps its labels.
+        target: new class of each class, `[K]`, int64; a class with itself as target keeps its labels.
         noise_rate: r, in [0, 1].
     """
     matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)
@@ -123,7 +123,8 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flip each label to its class's target with probability r, independently per sample. Subclasses define the target.
+    """Flip each label to its class's target with probability r, independently per sample. Subclasses define the target
+    of each class.
 
     Args:
         noise_rate: r, in [0, 1).
@@ -178,8 +179,8 @@ class BlocksCIFAR100(IndependentFlips):
     """Flip each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
 
     The code of Patrini et al. (2017) and of ELR does this, although the papers say superclass. Ids are alphabetical, so
-    the blocks (apple, aquarium fish, baby, bear, beaver; ...) are not the superclasses: see `SuperclassCIFAR100`. ELR's
-    code uses seed 0 for this noise in every run.
+    the blocks (apple, aquarium fish, baby, bear, beaver; ...) differ from the superclasses, for which see
+    `SuperclassCIFAR100`. ELR's code uses seed 0 for this noise in every run.
     """
 
     def target(self, num_classes: int) -> np.ndarray:
@@ -233,6 +234,6 @@ def cifar100_superclass() -> np.ndarray:
 
 
 def check_fits(kind: str, expected: int, num_classes: int) -> None:
-    """Reject a number of classes other than the one a kind is defined for."""
+    """Reject a number of classes for which a kind of noise is not defined."""
     if num_classes != expected:
         raise ValueError(f"num_classes must be {expected} for {kind}, got {num_classes}")

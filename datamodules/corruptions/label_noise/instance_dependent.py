@@ -1,7 +1,7 @@
 """Instance-dependent label noise: a random linear classifier chooses the wrong class.
 
-A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. It then gets class j != y with
-probability
+A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. A flipped sample gets class j !=
+y with probability
 
     softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix per true class y.
 
@@ -28,7 +28,7 @@ CHUNK_VALUES = 2**24
 
 
 def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
-    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`; the mean must not be far outside [0, 1]."""
+    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`; the mean must be in [0, 1] or close to it."""
     draw = random.normal(mean, std, size)
     while len(outside := np.flatnonzero((draw < 0) | (draw > 1))):
         draw[outside] = random.normal(mean, std, len(outside))
@@ -71,7 +71,7 @@ def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
 
 
 def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
-    """Compute the softmax of the scores over all classes but the true one, `[N, K]` to `[N, K]`."""
+    """Compute the softmax of scores `[N, K]` over all classes except the true class, `[N, K]`."""
     logit = scores.copy()
     logit[:, true_class] = -np.inf
     mass = np.exp(logit - logit.max(axis=1, keepdims=True))
@@ -81,9 +81,9 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 class InstanceDependent:
     """Instance-dependent label noise, by a random linear classifier per class.
 
-    Pixels are in 8-bit units, as in the authors' code. This makes the softmax nearly one-hot: almost every image has a
-    single wrong class of its own. Unlike in their code, a rate of 0 changes nothing (the truncated normal would flip 8
-    % of the labels).
+    Pixels are in 8-bit units, as in the authors' code. In these units the softmax is nearly one-hot: for almost every
+    image, a single wrong class has all the probability. Unlike in the authors' code, a rate of 0 changes no label (the
+    truncated normal distribution would flip 8 %).
 
     Args:
         noise_rate: r, mean of the flip probabilities before truncation to [0, 1], in [0, 1).
@@ -125,9 +125,10 @@ class InstanceDependent:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the expectation over seeds in closed form: before W is sampled, all wrong classes are equally likely.
+        """Return the expected transition matrix over seeds, in which all wrong classes are equally likely.
 
-        A particular W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
+        For one seed, W prefers some wrong classes; `empirical_transition_matrix` shows the frequencies of the given
+        labels.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What all kinds of label noise have in common: interface, random stream and label checks."""
+"""Interface, random stream and label checks, common to all kinds of label noise."""
 
 import zlib
 from typing import Protocol
@@ -28,12 +28,13 @@ class LabelNoise(Protocol):
             `[N]`, int64, on the CPU.
 
         Raises:
-            ValueError: if a label is out of range, `num_classes` does not fit the kind, or a random kind has no seed.
+            ValueError: if a label is out of range, the kind of noise is not defined for `num_classes`, or it needs a
+                seed and has none.
         """
         ...
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return T, `[K, K]` float64 with rows that sum to 1: the expected effect of `apply` over seeds."""
+        """Return the transition matrix T, `[K, K]` float64, of `apply`, in expectation over seeds; rows sum to 1."""
         ...
 
 
@@ -81,7 +82,7 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Reject a single class, which leaves no wrong label."""
+    """Reject a single class, for which there is no wrong label."""
     at_least(2, num_classes=num_classes)
 
 
@@ -93,12 +94,13 @@ def check_arguments(noise_rate: float, seed: int | None) -> None:
 
 
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
-    """Return the random generator of one kind of noise (or one `part` of it), independent of all others.
+    """Return the random generator of one kind of noise, or of one `part` of it, independent of all other kinds and
+    parts.
 
     Parts count from 1: NumPy pads seeds with zeros, so part 0 would equal the stream without a part.
 
     Raises:
-        ValueError: if the seed is None.
+        ValueError: if `seed` is None.
     """
     if seed is None:
         raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")

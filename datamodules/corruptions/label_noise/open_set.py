@@ -1,8 +1,9 @@
-"""Open-set label noise, as in web search results: out-of-distribution images with labels of the dataset's classes.
+"""Open-set label noise, as in web search results: out-of-distribution images that are labelled with classes of the
+dataset.
 
 Each training image is replaced with probability r by an image of another dataset, and its label is kept. With
-additional label noise at rate r_in / (1 - r), a fraction r_in of all images are in-distribution with wrong labels: the
-protocol of PLS on CIFAR-100.
+additional label noise at rate r_in / (1 - r), a fraction r_in of all images is in distribution and has wrong labels, as
+in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -25,10 +26,10 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
         num_images: N.
         num_pool: number of replacement images; each is used at most once.
         noise_rate: r, in [0, 1).
-        seed: seed of the choice.
+        seed: seed of the random choice.
 
     Returns:
-        Rows to replace in ascending order, and the pool row that replaces each; both `[n]`, int64.
+        Rows to replace, in ascending order, and for each of them the pool row that replaces it; both `[n]`, int64.
 
     Raises:
         ValueError: if the pool is too small.
@@ -41,9 +42,10 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
 
 
 class OpenSetLabelNoise(ImageSet):
-    """A dataset whose training images are replaced, each with probability r, by images of another set; labels are kept.
+    """A dataset in which each training image is replaced, with probability r, by an image of another set; labels are
+    kept.
 
-    The true label of a replaced image is -1, no class. Everything else is as in the dataset.
+    The true label of a replaced image is -1, no class. Everything else is unchanged.
 
     Args:
         images: dataset whose training images are in memory.
@@ -79,7 +81,7 @@ class OpenSetLabelNoise(ImageSet):
         """Read the training images, some of them replaced.
 
         Raises:
-            ValueError: if the other set has images of another shape, or too few.
+            ValueError: if the other set has images of another shape, or too few images.
         """
         seed = self._drawn if self.seed is None else self.seed
         source = self.images.training()

@@ -1,4 +1,4 @@
-"""Recorded labels: the human annotations of CIFAR, and the user's own tables."""
+"""Recorded labels: human annotations of CIFAR, and a user's own tables."""
 
 import os
 import re
@@ -26,17 +26,18 @@ class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
     The files list the whole training set, before any split, in the order of CIFAR's Python version (torchvision's). The
-    TensorFlow and Hugging Face versions have another order; they are rejected by comparison with the recorded clean
-    labels.
+    TensorFlow and Hugging Face versions of CIFAR have another order; they are rejected, because their labels differ
+    from the recorded clean labels.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
 
     Args:
         path: annotation file.
-        kind: for CIFAR-10N `aggre_label` (majority of three annotators, 9.0 % wrong), `random_label1`, `random_label2`,
-            `random_label3` (one annotator; 17.2, 18.1 and 17.6 % wrong) or `worse_label` (a wrong one if there is any,
-            40.2 %); for CIFAR-100N `noisy_label` (40.2 %).
+        kind: the label to use. CIFAR-10N has `aggre_label` (majority of three annotators, 9.0 % wrong),
+            `random_label1`, `random_label2`, `random_label3` (one annotator each; 17.2, 18.1 and 17.6 % wrong) and
+            `worse_label` (a wrong label if any annotator gave one, 40.2 % wrong). CIFAR-100N has `noisy_label` (40.2 %
+            wrong).
     """
 
     seed: int | None = None
@@ -53,7 +54,7 @@ class HumanCIFARN:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the label frequencies in the file, which contains the clean labels, too."""
+        """Return the transition matrix of the file, which also contains the clean labels."""
         return empirical_transition_matrix(*self._read(num_classes), num_classes)
 
     def _read(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,33 +74,38 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a table that identifies each sample, with its label and optionally `clean_label` and `action`.
+    """Labels from a CSV table with one sample per row: its identity, its label, and optionally `clean_label` and
+    `action`.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
     ignored.
 
-    The true labels, `clean_label`, are for metrics only: -1 for an out-of-distribution image, empty for an unverified
-    one. A table with file names defines them, whatever the folders say. In a table without file names they must equal
-    the dataset's labels, which verifies that the table belongs to this dataset in this order. Without the column, no
-    label counts as true, because the table may correct the dataset's labels.
+    The column `clean_label` has true labels, used only for metrics: -1 for out-of-distribution images, empty for
+    unverified images. In a table with file names, true labels may differ from the labels of the folders. In a table
+    without file names, true labels must equal the dataset's labels; this verifies that the table belongs to this
+    dataset in this order. Without the column, true labels are unknown, because the table may correct the dataset's
+    labels.
 
-    If the table has a column `action`, as the `cleaned_labels.csv` of a label report, samples with `drop` are left out
-    of training and validation, not of testing. Samples with `keep` or `relabel` have the label in `column`. To train on
-    a cleaned list, set `path`, `partial: true` for images that the report does not cover, and `classes: number`.
+    If the table has a column `action`, like the `cleaned_labels.csv` of a label report, samples with `drop` are left
+    out of training and validation, but not of testing. Samples with `keep` or `relabel` get the label in `column`. To
+    train on a cleaned list, set `path`, `partial: true` for images that the report does not cover, and `classes:
+    number`.
 
     To use the proposals of another run's `label_report.csv`, set `column: proposed` and `key: row` (or `key: name` for
-    files), and `partial: true` if images were held out; its `index` counts the training split only.
+    files); if images were held out, also set `partial: true`. Do not use the report's `index`, which counts the
+    training split only.
 
     Args:
         path: CSV file with a header, in UTF-8.
-        column: column of the labels.
-        key: column that identifies the sample: `index` or `row`, its position in the whole dataset before any split, or
-            `name`, its file as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a table by
-            position has names as well, they must match the dataset's.
-        partial: samples missing from the table keep the dataset's label; otherwise every sample must be in the table.
-        classes: whether the table writes classes as `number` or `name`. None means the one that fits the whole column;
-            a column that fits both with different classes is rejected, as with folders named 1 ... 12. A column whose
-            name ends in `_name`, as in a label report, always contains names.
+        column: name of the column of labels.
+        key: column that identifies a sample: `index` or `row` (position in the whole dataset, before any split), or
+            `name` (file name as in `labels.csv`). None means `index`, or `name` in a table without `index`. If a table
+            by position also has file names, they must match the dataset's file names.
+        partial: if true, samples missing from the table keep the dataset's label; otherwise, the table must have all
+            samples.
+        classes: how the table specifies classes: `number` or `name`. None uses whichever fits the whole column, and
+            rejects a column whose entries are numbers of some classes and names of others, such as folders 1 ... 12. A
+            column whose name ends in `_name`, as in a label report, always contains names.
     """
 
     seed: int | None = None
@@ -126,8 +132,7 @@ class FromCSV:
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the given labels, as for every kind of label noise; for `names` and `class_names` see
-        `labels_and_truth`."""
+        """Return the given labels, as all kinds of label noise do; `labels_and_truth` describes the arguments."""
         return self.labels_and_truth(label, num_classes, names, class_names)[0]
 
     def labels_and_truth(
@@ -138,19 +143,19 @@ class FromCSV:
         class_names: Sequence[str] | None = None,
         clean_label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the given labels, as `apply` does, and the true ones.
+        """Return the given labels, as in `apply`, and the true labels.
 
         Args:
             label: `[N]`, the dataset's labels; not modified.
             num_classes: number of classes, K.
             names: `[N]`, file names of the samples, for tables with names.
             class_names: `[num_classes]`, for tables with class names.
-            clean_label: `[N]`, true labels if the dataset knows them separately, -1 for an out-of-distribution image.
+            clean_label: `[N]`, true labels if the dataset has them in addition, -1 for an out-of-distribution image.
                 For such an image, a table by position may contain -1 or the dataset's label.
 
         Returns:
-            Both `[N]`, int64: the given labels and the true ones, -1 for an out-of-distribution image and `UNVERIFIED`
-            where unknown. The true labels are None if all are unknown.
+            The given labels and the true labels, both `[N]`, int64. True labels are -1 for an out-of-distribution
+            image, and `UNVERIFIED` where unknown. If all true labels are unknown, None is returned for them.
 
         Raises:
             ValueError: if the table is faulty or does not fit the dataset.
@@ -326,7 +331,7 @@ def load_arrays(path: str) -> dict[str, Any]:
 
 
 def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
-    """Reject recorded labels of another dataset, or of this one in another order.
+    """Reject recorded labels that belong to another dataset, or to this dataset in another order.
 
     Args:
         path: file of the recorded labels.

@@ -1,4 +1,4 @@
-"""Masks that are rotated, scaled or shifted relative to their image, independently per class."""
+"""Mask noise by rotating, scaling and shifting masks relative to their image, independently per class."""
 
 import math
 
@@ -16,9 +16,9 @@ _MASKS_AT_ONCE = 64
 class Affine:
     """Rotate, scale and shift each class's mask about its own centre of mass.
 
-    Angle, scale and shift are uniform between minus and plus their maximum, independently per image and class. Higher
-    class numbers cover lower ones; uncovered pixels become background, and parts that leave the image are lost. With
-    all three maxima 0, masks are unchanged.
+    Angle, scale and shift are uniform between minus and plus their maximum, independently per image and class. Where
+    classes overlap, the higher class number wins; uncovered pixels become background, and parts outside the image are
+    lost. If all three maxima are 0, masks are unchanged.
 
     Args:
         degrees: largest angle in degrees, in [0, 180].
@@ -47,7 +47,7 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Transform masks `[N, H, W]` by `[N, K - 1, 4]`: angle, relative change of length, row shift and column shift."""
+    """Transform masks `[N, H, W]` by angle, relative change of length, row shift and column shift, `[N, K - 1, 4]`."""
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]
     column = torch.arange(width, dtype=torch.float64)

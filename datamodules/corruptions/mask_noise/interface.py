@@ -13,7 +13,7 @@ _MASKS_AT_ONCE = 64
 
 
 class MaskNoise(Protocol):
-    """Interface of mask noise, as used by DataModules."""
+    """Interface of mask noise, through which DataModules use it."""
 
     seed: int | None
     """Seed of the noise; None means the DataModule's seed."""
@@ -32,13 +32,13 @@ class MaskNoise(Protocol):
             `[N, H, W]`, uint8.
 
         Raises:
-            ValueError: if there is no seed, or `num_classes` does not fit the kind.
+            ValueError: if there is no seed, or the kind of noise is not defined for `num_classes`.
         """
         ...
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """Error rates of given masks, pooled over all pixels that neither mask ignores."""
+    """Error rates of given masks, pooled over all pixels that are ignored neither in the given nor in the true mask."""
 
     changed: float
     """Fraction of all pixels with a wrong class."""
@@ -51,7 +51,7 @@ class MaskNoiseStatistics(NamedTuple):
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:
-    """Compare given masks with true ones.
+    """Compute the error rates of given masks from the true masks.
 
     Args:
         clean: `[N, H, W]`, integers: true classes.
@@ -75,10 +75,10 @@ def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> Mas
 
 
 def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: int, count: int) -> Tensor:
-    """Sample the random numbers of each mask, `[N, count]` in [0, 1), a function of (seed, kind, index).
+    """Sample random numbers for each mask, `[N, count]` in [0, 1), as a function of (seed, kind, index).
 
     Raises:
-        ValueError: if the seed is None.
+        ValueError: if `seed` is None.
     """
     if seed is None:
         raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")
@@ -87,5 +87,5 @@ def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: i
 
 
 def whole_numbers(uniform: Tensor, least: int, most: int) -> Tensor:
-    """Map numbers in [0, 1) to integers from `least` to `most`, all equally likely."""
+    """Map uniform numbers in [0, 1) to equally likely integers from `least` to `most`."""
     return least + (uniform * (most - least + 1)).long()

@@ -1,7 +1,7 @@
-"""Masks whose objects are annotated too small or too large, by a number of pixels or in proportion to object size.
+"""Mask noise that makes objects too small or too large, by a number of pixels or in proportion to their size.
 
-Each image is either under-segmented or over-segmented as a whole. For each class in turn, pixels removed by an erosion
-become background, or background reached by a dilation becomes the class.
+All objects of an image are under-segmented, or all are over-segmented. Classes are processed in turn: pixels removed by
+erosion become background, and background pixels reached by dilation become the class.
 """
 
 import math
@@ -23,20 +23,20 @@ _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Choose which masks are dilated, `[N]`; the others are eroded."""
+    """Choose the masks to dilate, `[N]`, bool; all other masks are eroded."""
     return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
 
 
 class ErosionDilation:
     """Erode or dilate all objects of an image by the same number of pixels, with a square structuring element.
 
-    Small objects suffer more than large ones and may vanish. Classes are processed in the order of their numbers. The
-    border is replicated, so objects that touch it do not recede from it.
+    Small objects change relatively more than large objects and may vanish. Classes are processed in the order of their
+    numbers. The image border is replicated, so erosion does not detach objects from it.
 
     Args:
-        min_pixels: smallest number of pixels; with `max_pixels` 0 masks are unchanged.
+        min_pixels: smallest number of pixels; if `max_pixels` is 0, masks are unchanged.
         max_pixels: largest number of pixels; each image's number is sampled uniformly.
-        mode: erode, dilate, or either, sampled per image.
+        mode: erode, dilate, or either; either is sampled per image.
         seed: seed of the noise; None means the DataModule's seed.
     """
 
@@ -85,23 +85,24 @@ def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -
 class OverUnderSegmentation:
     """Erode or dilate each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
 
-    For each class in `order`, the mask is resized so that the class covers about `target_pixels` pixels, eroded or
-    dilated with a 3 x 3 square for the number of iterations sampled for the image, and resized back, cubically both
-    times. Under-segmentation: pixels where the result differs from the mask become background. Over-segmentation:
-    background pixels covered by the result become the class. Each class sees the changes made for earlier ones.
+    For each class in `order`, the mask is resized until the class covers about `target_pixels` pixels, eroded or
+    dilated with a 3 x 3 square, and resized back. The number of iterations is sampled per image; resizing is cubic.
+    Under-segmentation: pixels where the result differs from the mask become background. Over-segmentation: background
+    pixels covered by the result become the class. Changes made for earlier classes are kept when a class is processed.
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
-    2110.03740, the authors' code (`final_noise_function`). Their code resizes bytes with OpenCV. Its cubic kernel is
-    the one used here (a = -0.75, replicated border). Its rounding, followed by a test for values above 0, equals a
-    threshold of 1/2, up to the 11-bit precision of its coefficients. Their code uses NumPy's global generator in image
-    order and changes round(`noise_level` N) images. Here each image is changed with probability `noise_level`, and its
-    random numbers depend on its position. Support for ignored pixels is an addition of this code.
+    2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. OpenCV's
+    cubic kernel is the same as here (a = -0.75, replicated border). OpenCV's rounding, followed by the authors' test
+    for values above 0, equals a threshold of 1/2, up to the 11-bit precision of OpenCV's coefficients. The authors'
+    code uses NumPy's global generator in image order, and changes round(`noise_level` N) images. Here each image is
+    changed with probability `noise_level`, and its random numbers depend on its position. Support for ignored pixels is
+    an addition of this code.
 
     Args:
-        min_iterations: smallest number of erosions or dilations; with `max_iterations` 0 masks are unchanged.
-        max_iterations: largest number; each image's number is sampled uniformly.
-        mode: erode, dilate, or either, sampled per image.
-        noise_level: probability that an image is changed at all, in [0, 1].
+        min_iterations: smallest number of erosions or dilations; if `max_iterations` is 0, masks are unchanged.
+        max_iterations: largest number of erosions or dilations; each image's number is sampled uniformly.
+        mode: erode, dilate, or either; either is sampled per image.
+        noise_level: probability that an image is changed, in [0, 1].
         order: classes to change, in this order; None means 1 ... K - 1. The authors use oesophagus, trachea, aorta,
             heart: 1, 3, 4, 2.
         target_pixels: pixels that a class covers when it is eroded or dilated.
@@ -154,8 +155,9 @@ class OverUnderSegmentation:
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
     """Erode or dilate one class of a mask `[H, W]` at a size of `target_pixels`.
 
-    Only the part of the image that can change is computed. Along an axis where the class spans pixels first ... last, a
-    cubic value depends on the pixels less than 2 away from its position, so only these regions can be nonzero:
+    Only the part of the image that can change is processed. Let the class span pixels first ... last of an axis. A
+    cubic interpolation depends on the pixels less than 2 away from its position, so values are nonzero only in these
+    regions:
 
         inner   pixels first - 2 ... last + 2 of the image, mapped to the resized image,
         outer   inner, extended by `iterations` pixels for the dilation and 1 for rounding,
@@ -195,7 +197,7 @@ def _reached(occupied: np.ndarray, margin: int) -> slice:
 
 
 def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
-    """Map a part of an axis to the resized axis, with a margin."""
+    """Map a range of an axis to the resized axis, with a margin."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
     return slice(max(first, 0), min(last, new_length))
@@ -210,7 +212,7 @@ def _cubic(
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Return cubic weights of source pixels, `[part, length]`, for part of a resized axis; Keys' kernel, a = -3/4."""
+    """Return the source pixels' weights in cubic resizing (a = -3/4), `[part, length]`, for part of the new axis."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))

@@ -21,7 +21,7 @@ STREAM = 4000
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(LinearOperator):
-    """y = m x, pixel by pixel: H is its own transpose and pseudo-inverse.
+    """y = m x, pixel by pixel; H equals its transpose and its pseudo-inverse.
 
     Args:
         mask: m, `[B, 1, H, W]` or `[B, C, H, W]`, 1 where the image is known and 0 elsewhere.
@@ -40,7 +40,7 @@ class Inpainting(LinearOperator):
 
 
 class Masks(LinearOperator):
-    """Inpainting with one mask per image; the method `of` selects the masks of a batch."""
+    """Inpainting with a separate mask for each image; the method `of` selects the masks of a batch."""
 
     @abstractmethod
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,7 +50,7 @@ class Masks(LinearOperator):
         return Inpainting(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raise an error, because the mask depends on the images' positions.
+        """Raise an error, because masks depend on the images' positions.
 
         Raises:
             TypeError: always; use `of` to get the operator of given images.
@@ -70,7 +70,7 @@ class RandomPixels(Masks):
 
     Args:
         kept: probability that a pixel is known, in (0, 1].
-        seed: seed of the masks.
+        seed: random seed of the masks.
     """
 
     kept: float = 0.5
@@ -94,7 +94,7 @@ class FreeForm(Masks):
     Args:
         least: smallest hidden fraction of an image.
         most: largest hidden fraction of an image.
-        seed: seed of the masks.
+        seed: random seed of the masks.
     """
 
     least: float = 0.2
@@ -133,7 +133,8 @@ class FreeForm(Masks):
 
 @dataclass(frozen=True)
 class MaskFolder(Masks):
-    """Read masks from files: the i-th mask by name belongs to the i-th image, white where the image is known.
+    """Read masks from files: white where the image is known; in order of names, the i-th mask belongs to the i-th
+    image.
 
     Args:
         mask_dir: folder of masks, one per image and of the image's size.
@@ -143,7 +144,7 @@ class MaskFolder(Masks):
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the files, in order."""
+        """Names of the mask files, in order."""
         if not (names := image_names(Path(self.mask_dir).expanduser())):
             raise FileNotFoundError(f"mask_dir {self.mask_dir} has no image; expected one mask per image")
         return names

@@ -12,11 +12,11 @@ class Operator(ABC):
     """Whether a measurement is an image that can be saved to a file."""
 
     def measured_channels(self, channels: int) -> int:
-        """Return the number of channels of a measurement of an image with `channels`."""
+        """Return the number of channels in the measurement of an image with `channels` channels."""
         return channels
 
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
-        """Return the operator for given images if each image has its own; otherwise return this operator.
+        """Return the operator for given images if operators differ between images; otherwise return this operator.
 
         Args:
             index: `[B]`, int64: positions of the images in their dataset, on the images' device.

@@ -19,7 +19,7 @@ class PhaseRetrieval(Operator):
     of |F^-1 y|.
 
     Args:
-        oversampling: amount of padding; 2 makes the side 1.5 times as long.
+        oversampling: amount of padding; 2 makes each side 1.5 times as long.
     """
 
     oversampling: float = 2.0

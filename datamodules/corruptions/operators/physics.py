@@ -8,9 +8,10 @@ from datamodules.corruptions.operators.interface import Operator
 
 
 class DeepinvPhysics(Operator):
-    """A `deepinv.physics.Physics`: `A` measures, `A_dagger` is the pseudo-inverse; its noise model is not used.
+    """Wraps a `deepinv.physics.Physics`: its `A` measures, its `A_dagger` is the pseudo-inverse, its noise model is not
+    used.
 
-    Applied to images in [-1, 1], like the other operators; noise is the DataModule's `sigma`.
+    Images are in [-1, 1], as for all operators; the DataModule's `sigma` determines the noise.
 
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.
@@ -35,5 +36,5 @@ class DeepinvPhysics(Operator):
         return self._on(measured).A_dagger(measured)
 
     def _on(self, tensor: Tensor) -> Any:
-        """Return the operator on a tensor's device; moving it again is free."""
+        """Return the operator on a tensor's device; nothing is moved if the operator is already there."""
         return self.physics.to(tensor.device)

@@ -48,7 +48,7 @@ class Separable(LinearOperator):
 
 @lru_cache(maxsize=64)
 def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return A and A^+ without the small singular values."""
+    """Return A and A^+ with the small singular values set to 0."""
     if size % operator.factor:
         raise ValueError(f"{type(operator).__name__} needs sides that are multiples of {operator.factor}, got {size}")
     u, s, vt = np.linalg.svd(operator.matrix(size), full_matrices=False)
@@ -106,10 +106,10 @@ class Bicubic(Separable):
 
 @dataclass(frozen=True)
 class Blur(Separable):
-    """Blur an image with a short Gaussian kernel, with grey beyond the borders.
+    """Blur an image with a short Gaussian kernel; pixels beyond the borders count as grey.
 
-    The code of DDRM and RED-diff omits the last tap, and mixes up the singular values of channels and frequencies of
-    colour images, so its operator is not this blur; numbers published with it are not comparable.
+    The operator in the code of DDRM and RED-diff differs: it omits the last tap and, for colour images, assigns
+    singular values to wrong channels and frequencies. Numbers published with that code are not comparable.
 
     Args:
         taps: length of the kernel, odd.

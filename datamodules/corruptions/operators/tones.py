@@ -23,8 +23,8 @@ class HighDynamicRange(Operator):
 class Quantisation(Operator):
     """y is x rounded to 2^bits levels between -1 and 1; the first estimate is y itself.
 
-    The gradient is passed straight through. The true derivative of rounding is 0 almost everywhere, so a method would
-    ignore the data, as published code does.
+    The gradient is passed straight through. The derivative of rounding is 0 almost everywhere; with it, methods would
+    ignore the data, as in published code.
 
     Args:
         bits: bits per value; there are 2^bits levels.

@@ -1,7 +1,7 @@
 """Noise on numbers: distributions of additive noise for values in any unit, and sign flips.
 
-A distribution is a frozen object that samples float64 numbers from a given generator, and knows its moments. A
-configuration selects one by its class path:
+A distribution is a frozen object that samples float64 numbers with a given generator, and has known moments. A
+configuration selects a distribution by its class path:
 
     noise:
       class_path: datamodules.corruptions.value_noise.Laplace

@@ -1,4 +1,4 @@
-"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and gross outliers among exact values."""
+"""Distributions of additive noise: light-tailed, heavy-tailed and skewed ones, and rare gross errors."""
 
 import math
 from dataclasses import dataclass
@@ -91,7 +91,8 @@ class Exponential(_OfStd):
 
 @dataclass(frozen=True)
 class StudentT(ValueNoise):
-    """Student's t distribution times a scale: heavy-tailed, without finite variance up to two degrees of freedom.
+    """Student's t distribution times a scale: heavy-tailed; for at most two degrees of freedom, the variance is
+    infinite.
 
     Args:
         degrees: degrees of freedom, positive.

@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 
 class ValueNoise(ABC):
-    """A distribution of independent numbers added to values, in the values' own units."""
+    """A distribution of additive noise, independent for each value and in the values' units."""
 
     @property
     @abstractmethod
     def mean(self) -> float:
-        """Mean of the distribution; NaN if it has none."""
+        """Mean of the distribution; NaN if the mean does not exist."""
 
     @property
     @abstractmethod
     def variance(self) -> float:
-        """Variance of the distribution; infinite if it has none."""
+        """Variance of the distribution; infinite if there is no finite variance."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:

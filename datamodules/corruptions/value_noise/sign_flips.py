@@ -1,4 +1,4 @@
-"""Massart noise: sign flips of labels -1 and 1, with constant probability, on one side only, or near the boundary."""
+"""Massart noise: flips of labels -1 and 1, at a constant rate, on one side only, or mostly near the boundary."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class ConstantFlips(SignFlips):
     """Flip every label with the same probability (random classification noise).
 
     Args:
-        rate: probability, in [0, 1/2).
+        rate: flip probability, in [0, 1/2).
     """
 
     rate: float = 0.3
@@ -31,8 +31,8 @@ class HalfFlips(SignFlips):
     """Flip labels only where one coordinate is positive.
 
     Args:
-        rate: probability where the coordinate is positive, in [0, 1/2).
-        coordinate: index of the coordinate, from 0.
+        rate: flip probability where the coordinate is positive, in [0, 1/2).
+        coordinate: index of the coordinate, starting at 0.
     """
 
     rate: float = 0.3
@@ -51,7 +51,7 @@ class BoundaryFlips(SignFlips):
     """Flip labels most often near the true boundary: with probability rate exp(-|margin|).
 
     Args:
-        rate: probability at the boundary, in [0, 1/2).
+        rate: flip probability at the boundary, in [0, 1/2).
     """
 
     rate: float = 0.3
