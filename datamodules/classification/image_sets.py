@@ -61,7 +61,7 @@ class ImageSource(Source, ABC):
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the random numbers of a second view; `second`, `[B, num_uniform]`, is independent of `first`."""
+        """Return random numbers for a second augmentation; `second`, `[B, num_uniform]`, is independent of `first`."""
         return second
 
 

@@ -189,8 +189,8 @@ class _Plain:
     """Replace stand-ins by arrays, in plain containers.
 
     Args:
-        size: size of the file in bytes. Upper bound on the number of values; it may be too low only for lists that
-            share parts at every level.
+        size: size of the file in bytes, which limits the number of values. Only lists that share parts at every level
+            have more values.
     """
 
     def __init__(self, size: int) -> None:

@@ -21,14 +21,14 @@ MOST_RESAMPLED = 1_000_000
 
 
 class UnreadableRecording(ValueError):
-    """A file that cannot be read as a recording of the requested kind; the message names it."""
+    """Error for a file that cannot be read as a recording of the requested kind; the message names the file."""
 
 
 def soundfile() -> Any:
     """Import soundfile, which reads and writes audio files.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message tells how to install it.
+        ModuleNotFoundError: if soundfile is not installed; the message tells how to install it.
     """
     try:
         import soundfile
@@ -44,8 +44,8 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
 
     Args:
         folder: folder to search.
-        what: name of the argument or dataset, for error messages.
-        pattern: file name pattern.
+        what: name of the argument or dataset that gives the folder, for error messages.
+        pattern: glob pattern of the file names.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no recording.
@@ -69,8 +69,8 @@ def read_recording(
     Args:
         path: audio file.
         sample_rate: sample rate in Hz.
-        resample: whether to resample recordings with another sample rate; otherwise they raise an error.
-        mix_channels: whether to average multiple channels; otherwise they raise an error.
+        resample: whether to resample recordings with another sample rate; if not, they raise an error.
+        mix_channels: whether to average multiple channels; if not, multiple channels raise an error.
 
     Raises:
         UnreadableRecording: if the file is damaged or all zeros, or has another sample rate or several channels.
@@ -113,7 +113,7 @@ def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
 
 
 def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> None:
-    """Write a signal in [-1, 1] with 16 bits, with the digest of its inputs as the comment."""
+    """Write a signal in [-1, 1] with 16 bits; the file's comment stores a digest of the signal's inputs."""
     library = soundfile()
     with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=sample_rate, channels=1) as file:
         file.comment = digest
@@ -121,10 +121,10 @@ def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> N
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest stored in a recording's comment; None if it has none.
+    """Read the digest stored in a recording's comment; None if there is no digest.
 
     Raises:
-        DamagedFile: if it cannot be read, or is not as long as its header says.
+        DamagedFile: if the file cannot be read, or is shorter or longer than its header declares.
     """
     library = soundfile()
     try:

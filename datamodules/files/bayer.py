@@ -21,13 +21,13 @@ PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
-    """Pack a Bayer image into channels R, G, B, G: the first two from one sensor row, the others from the next.
+    """Pack a Bayer image into channels R, G, B, G: R and the first G from one sensor row, B and G from the next.
 
-    If the pattern does not begin with red, the image is cropped so that it does; incomplete cells are left out.
+    The image is cropped to begin with red if its pattern begins otherwise; incomplete cells are left out.
 
     Args:
         bayer: `[H, W]`.
-        pattern: colours of the top left cell, row by row.
+        pattern: colours of the top left 2 x 2 cell, row by row.
 
     Returns:
         `[4, H / 2, W / 2]`, rounded down.
@@ -40,7 +40,7 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
 
 
 def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
-    """Unpack the channels R, G, B, G, `[4, H, W]`, to a Bayer image that begins with red, `[2 H, 2 W]`."""
+    """Unpack the channels R, G, B, G, `[4, H, W]`, to a Bayer image `[2 H, 2 W]` that begins with red."""
     _, height, width = planes.shape
     bayer = np.empty((2 * height, 2 * width), dtype=planes.dtype)
     for plane, (row, column) in zip(planes, PLACES, strict=True):
@@ -55,8 +55,8 @@ class RawImage:
     Args:
         bayer: `[H, W]`, uint16.
         black: black level.
-        white: white level (saturation).
-        pattern: colours of the top left cell, row by row.
+        white: white level, at which pixels saturate.
+        pattern: colours of the top left 2 x 2 cell, row by row.
     """
 
     bayer: NDArray[np.uint16]
@@ -65,8 +65,7 @@ class RawImage:
     pattern: str = "RGGB"
 
     def packed(self) -> NDArray[np.uint16]:
-        """Return channels R, G, B, G, `[4, H / 2, W / 2]`, minus the black level, clipped below black and above
-        white."""
+        """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white] and reduced by the black level."""
         planes = packed(self.bayer, self.pattern).clip(self.black, self.white)
         return (planes - np.uint16(self.black)).astype(np.uint16)
 
@@ -75,7 +74,7 @@ def checked(raw: RawImage, path: Path) -> RawImage:
     """Reject impossible levels and patterns.
 
     Raises:
-        ValueError: if they are invalid; the message names the file.
+        ValueError: if levels or pattern are invalid; the message names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
         raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
@@ -93,14 +92,14 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 
     Args:
         path: raw file.
-        height: rows of the sensor.
-        width: columns of the sensor.
+        height: number of sensor rows.
+        width: number of sensor columns.
         black: black level.
-        white: white level (saturation).
-        pattern: colours of the top left cell, row by row.
+        white: white level, at which pixels saturate.
+        pattern: colours of the top left 2 x 2 cell, row by row.
 
     Raises:
-        ValueError: if its size or values do not agree with the arguments; the message names the file.
+        ValueError: if the file's size or values do not agree with the arguments; the message names the file.
     """
     size = path.stat().st_size
     if size != 2 * height * width:
@@ -109,14 +108,14 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 
 
 def read_raw(path: Path) -> RawImage:
-    """Read a raw image, in a camera format through the package `rawpy`, or from NumPy's `.npz`.
+    """Read a raw image from a camera format, with the package `rawpy`, or from an `.npz` file.
 
     An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`.
 
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
-        ValueError: if the file is damaged, its filter is not a Bayer pattern (Fujifilm's X-Trans), or its levels or
-            pattern are impossible; the message names the file.
+        ValueError: if the file is damaged, its levels are invalid, or its colour filter is not a Bayer pattern
+            (Fujifilm's X-Trans); the message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -152,10 +151,10 @@ def read_raw(path: Path) -> RawImage:
 
 
 def find_raw(folder: Path, name: str) -> Path:
-    """Find the raw image of a name, with any suffix.
+    """Find the raw image with a given name and any suffix.
 
     Raises:
-        FileNotFoundError: if there is none; the message names the expected files.
+        FileNotFoundError: if there is no such image; the message names the expected files.
     """
     for path in sorted(folder.glob(f"{name}.*")):
         if path.suffix.lower() in SUFFIXES:

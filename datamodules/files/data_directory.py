@@ -1,19 +1,19 @@
-"""The folder of a dataset."""
+"""Find or create the folder of a dataset."""
 
 import os
 from pathlib import Path
 
 
 def data_directory(data_dir: str | None, name: str) -> Path:
-    """Return the folder of a dataset: `data_dir`, or else the environment variable NOISEWORKS_DATA.
+    """Return the folder of a dataset: `data_dir` or, if it is None, the environment variable NOISEWORKS_DATA.
 
     Args:
         data_dir: the configured folder, or None.
         name: name of the dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if neither is given, or the folder does not exist.
-        NotADirectoryError: if it is a file.
+        FileNotFoundError: if neither `data_dir` nor NOISEWORKS_DATA is set, or the folder does not exist.
+        NotADirectoryError: if the path is a file.
     """
     given = data_dir if data_dir is not None else os.environ.get("NOISEWORKS_DATA")
     if not given:
@@ -30,7 +30,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Create the folder of a download: `data_dir`, else NOISEWORKS_DATA, else `data`."""
+    """Create the folder of a download: `data_dir`, or if it is None NOISEWORKS_DATA, or if that is not set `data`."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

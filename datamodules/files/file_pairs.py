@@ -18,8 +18,8 @@ def paired(
     Args:
         noisy: file names of the noisy images.
         clean: file names of the clean images.
-        folder: their folder, for error messages.
-        stem: returns the common part of a noisy and a clean name.
+        folder: folder of the files, for error messages.
+        stem: function that reduces a file name to the part that a noisy and a clean name have in common.
         kinds: names of the two kinds, for error messages.
         what: what the files contain, for error messages.
 

@@ -1,4 +1,4 @@
-"""Image files: crops, decoding, and listing of folders.
+"""Image files: listing of folders, decoding and crops.
 
 A crop is a box of the source image, resized to a square in one pass. JPEGs are decoded at the lowest resolution that
 the crop needs.
@@ -29,10 +29,10 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 class UnreadableImage(ValueError):
-    """A missing or damaged file, or one that is no image.
+    """Error for a file that is missing, damaged or not an image.
 
-    When a DataLoader worker re-raises it, PyTorch puts the traceback into the message; only the original sentence is
-    shown.
+    When a DataLoader worker raises this error, PyTorch puts the traceback into the message; only the original sentence
+    is shown.
     """
 
     def __str__(self) -> str:
@@ -43,12 +43,12 @@ class UnreadableImage(ValueError):
 def opened_image(
     path: Path | str, kind: str = "an image", content: bytes | None = None
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open an image; any error within the `with` statement becomes one sentence.
+    """Open an image; any error within the `with` statement is raised as an `UnreadableImage` with one sentence.
 
     Args:
-        path: the file; pipes and devices are rejected, as reading them may block.
-        kind: what the file should be, for the message.
-        content: the encoded image, if it is not a file of its own; `path` is then only its name in messages.
+        path: path of the file; pipes and devices are rejected, because reading them may block.
+        kind: what the file should be, such as "an image", for the error message.
+        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
 
     Raises:
         UnreadableImage: if the image cannot be read; the message names the file.
@@ -65,7 +65,7 @@ def opened_image(
 
 
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
-    """Compute the part of the source that a square of the resized image covers.
+    """Compute the part of the source image that a square of the resized image covers.
 
     Args:
         width: width of the source, in pixels.
@@ -86,11 +86,11 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
 
 
 class Crop:
-    """Resize the short side and crop a square: random in training, central otherwise.
+    """Resize the short side and crop a square, at a random position in training, otherwise in the centre.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side, at least `size`; None for 256/224 of `size`.
+        resize: length of the short side after resizing, at least `size`; None means 256/224 of `size`.
         interpolation: resampling method.
 
     Raises:
@@ -118,7 +118,8 @@ class ResizedCrop(Crop):
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side outside training, at least `size`; None for 256/224 of `size`.
+        resize: length of the short side after resizing, outside training, at least `size`; None means 256/224 of
+            `size`.
         min_area: smallest area of a crop, as a fraction of the image's area, in (0, 1]. Aspect ratios are in 3/4...4/3.
 
     Raises:
@@ -139,7 +140,7 @@ class ResizedCrop(Crop):
 
 
 def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
-    """Return a `ResizedCrop` if a smallest area is given, otherwise a `Crop`."""
+    """Return a `ResizedCrop` if `min_area` is set, otherwise a `Crop`."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
 
@@ -162,10 +163,11 @@ def read_crop(
     """Decode an image, crop and resize it.
 
     Args:
-        path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
+        path: path of the file. Its orientation tag is ignored, as in torchvision; 16-bit grey values are scaled to 8
+            bits.
         crop: the crop.
-        uniform: numbers in [0, 1) for a random crop; None for the central one.
-        content: the encoded image, if it is not a file of its own; `path` is then only its name in messages.
+        uniform: numbers in [0, 1) that determine the random crop; None means the central crop.
+        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
 
     Returns:
         `[size, size, 3]`, uint8, RGB.
@@ -204,7 +206,7 @@ class ImagesFound(NamedTuple):
 def images_in(folder: Path) -> ImagesFound:
     """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
 
-    Links are followed. A folder or file reachable by several paths is listed once, by a path without links if possible.
+    Links are followed. A folder or file that has several paths is listed once, with a path without links if possible.
     Links to a parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
@@ -241,7 +243,7 @@ def images_in(folder: Path) -> ImagesFound:
 
 
 def _waits(path: str) -> bool:
-    """Whether a path is a pipe or a device, which may block a reader."""
+    """Whether a path is a pipe or a device, from which reading may block."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -270,8 +272,8 @@ def class_folders(split: Path) -> list[str]:
     """List the subfolders of a split, sorted; each is a class.
 
     Raises:
-        FileNotFoundError: if there is none.
-        NotADirectoryError: if the split is a file.
+        FileNotFoundError: if there is no subfolder.
+        NotADirectoryError: if `split` is a file.
     """
     expected = f"expected {split / '<class>' / '<image>'}, one folder for each class"
     if split.is_file():
@@ -300,14 +302,14 @@ def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
 
 
 def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
-    """List the images of a split with a folder per class, by class and name.
+    """List the images of a split with one folder per class, sorted by class and name.
 
     Returns:
         File names relative to `split`, and labels `[N]`, int64: positions in `classes`.
 
     Raises:
         FileNotFoundError: if a class has no folder or no image.
-        ValueError: if links bring a folder or an image into two classes.
+        ValueError: if links put a folder or an image into two classes.
     """
     names: list[str] = []
     counts = []

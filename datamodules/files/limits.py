@@ -23,7 +23,7 @@ def check_is_file(path: Path) -> None:
 
     Raises:
         FileNotFoundError: if nothing exists at `path`.
-        ValueError: if it is a folder, a pipe or a device.
+        ValueError: if `path` is a folder, a pipe or a device.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -32,14 +32,14 @@ def check_is_file(path: Path) -> None:
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Reject a file that unpacks to more than its budget: 100 times the file's size or 1 GiB, whichever is larger.
+    """Reject a file whose unpacked size exceeds its budget: 1 GiB or 100 times the file's size, whichever is larger.
 
     Args:
         path: packed file.
-        size: size of its content in memory, in bytes.
+        size: size of the file's content in memory, in bytes.
 
     Raises:
-        ValueError: if it exceeds the budget; the message states both sizes, and the caller adds the file name.
+        ValueError: if the content exceeds the budget; the message states both sizes, and the caller adds the file name.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -47,17 +47,17 @@ def check_unpacked(path: Path, size: int) -> None:
 
 
 def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
-    """Convert numbers to int64; reject the first that is not an integer or is out of range.
+    """Convert numbers to int64; reject the first number that is not an integer or is out of range.
 
     Args:
         values: any array or sequence of numbers.
         least: smallest allowed number.
         most: largest allowed number.
         path: file of the numbers.
-        what: name of one number, such as `label`.
+        what: what a number means, such as `label`, for error messages.
 
     Raises:
-        ValueError: if a number is invalid; the message names the file, the value and its position, from 0.
+        ValueError: if a number is invalid; the message names the file, the value and its position, counted from 0.
     """
     found = np.asarray(values)
     if found.dtype.kind == "b" or (found.dtype.kind not in "iuf" and found.size):

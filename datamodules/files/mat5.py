@@ -1,7 +1,7 @@
 """Numeric arrays in `.mat` files of MATLAB 5 to 7.2.
 
-SciPy reads these files too, but uses an element's type as an index into a pointer table without a bounds check: a file
-of 200 bytes can crash the process. This reader supports only the part of the format that numeric arrays need.
+SciPy's reader is not used: it takes an element's type as an index into a pointer table without a bounds check, so a
+file of 200 bytes can crash the process. This reader supports only the part of the format that numeric arrays need.
 """
 
 import math
@@ -41,7 +41,7 @@ class _Matrix(NamedTuple):
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
-    """Return type, start and length of the element at a position, and the start of the next element."""
+    """Return type, start and length of the element at a position, and the position of the next element."""
     if place + 8 > len(content):
         raise ValueError("an element breaks off")
     (tag,) = struct.unpack_from(f"{order}I", content, place)
@@ -70,7 +70,7 @@ def _head(content: bytes, order: str) -> _Matrix:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
-    """Iterate over the arrays of a file; yields for each whether it is compressed, and its bytes."""
+    """Iterate over the arrays of a file; for each array, yield whether it is compressed, and its bytes."""
     place = HEADER
     while place < len(content):
         if not any(content[place : place + 8]):  # padding of the file
@@ -98,8 +98,9 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
         The array with its stored dtype, or None, and the names of all arrays in the file.
 
     Raises:
-        NotImplementedError: if the file is of MATLAB 7.3.
-        ValueError: if it is damaged, or the named array is not of real numbers; the message does not name the file.
+        NotImplementedError: if the file was written by MATLAB 7.3.
+        ValueError: if the file is damaged, or the named array does not contain real numbers; the message does not name
+            the file.
     """
     content = path.read_bytes()
     orders = {b"IM": "<", b"MI": ">"}

@@ -1,4 +1,4 @@
-"""Numeric arrays in MATLAB files; objects, functions and links to other files are not read."""
+"""Read numeric arrays from MATLAB files, without objects, functions and links to other files."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """Read one array from a `.mat` file, of MATLAB 5 to 7.2, or of 7.3 (HDF5, needs `h5py`).
+    """Read one array from a `.mat` file of MATLAB 5 to 7.3; version 7.3 (HDF5) needs `h5py`.
 
     Args:
         path: `.mat` file.
@@ -24,8 +24,8 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: if the file is damaged or lacks the array, or the array is not numeric, is stored in another file,
-            or unpacks to more than both 1 GiB and 100 times the file's size; the message names the file.
+        ValueError: if the file is damaged, or the array is missing, not numeric or too large; the message names the
+            file.
     """
     check_is_file(path)
     try:
@@ -44,20 +44,19 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
 
     Args:
         path: `.mat` file.
-        key: name of the cell array, `<struct>/<field>` for a field.
+        key: name of the cell array, or `<struct>/<field>` if it is a field of a struct.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
-        ValueError: if the file is damaged or lacks the array, or a cell is not a numeric array in it; the message names
-            the file.
+        ValueError: if the file is damaged, the array is missing, or a cell is not numeric; the message names the file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))
 
 
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
-    """Read an HDF5 array that is stored in this file and fits the budget."""
+    """Read a numeric HDF5 array, which must be stored in this file and fit the memory budget."""
     _check_stored(path, stored, key)
     if stored.dtype.kind not in "biuf":
         raise ValueError(f"{key} is of type {stored.dtype}, not numbers")
@@ -97,7 +96,7 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
 
 
 def _held(file: Any, key: str) -> bool:
-    """Whether a file has the key; rejects links on the path to it, since they may lead to any file."""
+    """Whether a file has the key; rejects links on the key's path, since they may lead to any file."""
     import h5py
 
     group = file
@@ -113,7 +112,7 @@ def _held(file: Any, key: str) -> bool:
 
 
 def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
-    """Read from an array of an HDF5 file, where MATLAB's axes are reversed."""
+    """Call `read` on an array of an HDF5 file, in which MATLAB's axes are reversed."""
     try:
         import h5py
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A hash of a network, so that cached results of one network are not used for another."""
+"""Hash a network, to avoid using one network's cached results for another network."""
 
 import hashlib
 import re
@@ -17,8 +17,8 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
     Args:
         module: any module; its mode, hooks and functions are ignored.
-        attributes: also hash attributes that are numbers, text, collections of these or Hugging Face configurations,
-            for networks of other packages whose `extra_repr` is incomplete.
+        attributes: also hash attributes that are numbers, text, collections of both or Hugging Face configurations. Use
+            it for networks of other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):
@@ -40,7 +40,7 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
 
 def _described(value: Any) -> Any:
-    """Represent an attribute equally in every process; objects are represented by their name or class only."""
+    """Return a text for an attribute that is the same in every process; for an object, only its name or class."""
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Numeric tables in files, checked column by column."""
+"""Read numeric tables from files, and check them column by column."""
 
 import bz2
 import gzip
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFrame":
-    """Read a CSV file with a header, whose columns are all numeric.
+    """Read a CSV file with a header and only numeric columns.
 
     Args:
         path: CSV file.
@@ -40,7 +40,7 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
         options: further arguments of `pandas.read_csv`.
 
     Raises:
-        ValueError: for any error of pandas; the message names the file.
+        ValueError: if pandas cannot read the file; the message names the file.
     """
     import pandas as pd
 
@@ -52,20 +52,19 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
-    """Read a file in the format of SVMlight and LIBSVM, whose columns count from 1; bz2 and gz are unpacked.
+    """Read a file in the format of SVMlight and LIBSVM, in which columns are numbered from 1.
 
     Args:
-        path: text file, or one compressed with bz2 or gz.
+        path: text file, uncompressed or compressed with bz2 or gz.
         name: name of the dataset, for error messages.
-        num_features: number of columns; those missing from the file are 0.
+        num_features: number of columns; columns missing from the file are 0.
 
     Returns:
         Sparse features `[N, num_features]` and labels `[N]`, both float64.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is invalid, the file is damaged or has no rows, a row has too many columns, or a number is
-            not finite.
+        ValueError: if the file is damaged or empty, a row has too many columns, or a number is not finite.
     """
     import pandas as pd
     from sklearn.datasets import load_svmlight_file
@@ -88,7 +87,7 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def _check_packed(path: Path) -> None:
-    """Unpack a file once, discarding the result, and stop when it exceeds the budget."""
+    """Check a file's unpacked size: unpack it without keeping the result, and reject it once it exceeds the budget."""
     if (unpack := PACKED.get(path.suffix)) is None:
         return
     size = 0
@@ -98,7 +97,7 @@ def _check_packed(path: Path) -> None:
 
 
 def require_file(path: Path, name: str) -> None:
-    """Reject a table path without a file.
+    """Reject the path of a table that does not exist.
 
     Raises:
         FileNotFoundError: if the file does not exist; the message names the dataset and the path.
@@ -123,7 +122,7 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
 
 
 def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":
-    """Convert a table to float64, or reject its first column with text, missing or infinite values.
+    """Convert a table to float64; reject the first column that has text, missing values or infinite values.
 
     Args:
         table: table with named columns.
@@ -154,7 +153,7 @@ def refuse_constant(table: "pd.DataFrame", name: str) -> None:
     """Reject a table with a constant column, which cannot be standardised.
 
     Raises:
-        ValueError: if there is one; the message names the column.
+        ValueError: if a column is constant; the message names the column.
     """
     for column in table:
         if table[column].nunique() == 1:

@@ -1,4 +1,4 @@
-"""Whole images in files, with their stored bit depth."""
+"""Read whole images from files, with their stored bit depth."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
-        channels: 1 for grey (colours become Rec. 601 luma), 3 for colour; None keeps the file's channels.
-        data_range: stored value of white; 255 for 8-bit images. Required for 16-bit images, which may contain 10 to 16
-            significant bits.
+        channels: 1 for grey (colours are converted to Rec. 601 luma), 3 for colour; None keeps the file's channels.
+        data_range: stored value of white; always 255 for 8-bit images. It is required for 16-bit images, which may
+            contain 10 to 16 significant bits.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.
 
     Raises:
-        UnreadableImage: if the file is damaged, no image or partly transparent, or its white level is unknown; names
-            the file.
+        UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level;
+            the message names the file.
     """
     with opened_image(path) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
@@ -62,10 +62,10 @@ def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.nd
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Drop a fully opaque alpha channel.
+    """Drop an alpha channel that is fully opaque.
 
     Raises:
-        ValueError: if it is not fully opaque.
+        ValueError: if the alpha channel is not fully opaque.
     """
     if not image.has_transparency_data:
         return image

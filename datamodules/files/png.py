@@ -1,4 +1,4 @@
-"""PNG files of 8 or 16 bits, each with a digest of its inputs."""
+"""PNG files of 8 or 16 bits, which store a digest of the inputs from which the image was computed."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ UP = 2
 def write_png(path: Path, pixels: NDArray, digest: str) -> None:
     """Write an image atomically, with a digest.
 
-    The PNG is encoded by this function, since Pillow does not write 16-bit colour images.
+    This function encodes the PNG itself, because Pillow does not write 16-bit colour images.
 
     Args:
         path: file to write; its folder is created if missing.
@@ -49,7 +49,7 @@ def write_png(path: Path, pixels: NDArray, digest: str) -> None:
 
 
 def digest_in_png(path: Path) -> str | None:
-    """Read the digest stored in a file; None if it has none.
+    """Read the digest stored in a file; None if there is no digest.
 
     Raises:
         DamagedFile: if the file is truncated, or a checksum does not match.

@@ -1,4 +1,4 @@
-"""Tensors from safetensors files and files of `torch.save`, without running code in them."""
+"""Read tensors from safetensors files and from files of `torch.save`, without running code from a file."""
 
 import zipfile
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ EXPANDED = 1 << 26
 
 
 def read_tensors(file: Path) -> Any:
-    """Read the content of a weights file to the CPU: tensors, numbers and text, in plain containers.
+    """Read a weights file to the CPU: tensors, numbers and text in plain containers.
 
     Args:
-        file: safetensors file (by suffix), or file of `torch.save`.
+        file: safetensors file (recognised by its suffix), or file of `torch.save`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, compressed, or contains anything else; the message names the file.
+        ValueError: if the file is damaged, compressed or contains anything else; the message names the file.
     """
     check_is_file(file)
     try:
@@ -42,7 +42,7 @@ def read_tensors(file: Path) -> Any:
 
 
 def _check_plain(content: Any) -> None:
-    """Reject tensors without values, of other layouts, or with many more values than the file has."""
+    """Reject tensors that have no values, are not strided, or declare many more values than the file contains."""
     waiting = [content]
     while waiting:
         each = waiting.pop()

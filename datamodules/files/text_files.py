@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has another encoding or is a pipe; the message names the file.
+        ValueError: if the file is not in UTF-8 or is a pipe; the message names the file.
     """
     check_is_file(path)
     try:
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read the object in a JSON file.
+    """Read a JSON file that contains one object.
 
     Args:
         path: JSON file.
@@ -47,7 +47,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not JSON, is too large, is not an object or lacks a key; the message names the file.
+        ValueError: if the file is not a JSON object, is too large or lacks a key; the message names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -64,7 +64,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
 
 def check_pretrained_json(folder: Path) -> None:
-    """Check that the JSON files that transformers reads from a local folder are objects; no check without a folder.
+    """Check that the JSON files of a local folder that transformers reads are objects; without a folder, do nothing.
 
     Raises:
         ValueError: if a file is not a JSON object; the message names the first one.

@@ -1,4 +1,4 @@
-"""Read the tensors of a TorchScript file without running code in it, unlike PyTorch's own reader."""
+"""Read the tensors of a TorchScript file; unlike in PyTorch's reader, no code from the file runs."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongSt
 
 
 class _Module:
-    """Stand-in for a TorchScript module: its attributes by name."""
+    """Stand-in for a TorchScript module, with the module's attributes by name."""
 
     def __init__(self) -> None:
         self.state: Any = {}
@@ -38,7 +38,7 @@ def _plain_list(values: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolve names only to stand-ins; tensor values are in separate files of the archive."""
+    """Unpickler that resolves names only to stand-ins; tensor values are in separate files of the archive."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         content = io.BytesIO(archive.read(f"{root}/data.pkl"))
@@ -66,14 +66,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
-    """Read the tensors of each module of a TorchScript file, in module order, parents first.
+    """Read the tensors of each module in a TorchScript file, in module order, parents first.
 
     Returns:
-        None if the file is of another kind.
+        None if the file is not a TorchScript file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or contains more than modules and tensors; the message names the file.
+        ValueError: if the file is damaged or contains more than modules and tensors; the message names the file.
     """
     check_is_file(file)
     if not zipfile.is_zipfile(file):

@@ -1,4 +1,4 @@
-"""Video files, read and written with PyAV, the extra `video`."""
+"""Read and write video files with PyAV, which the extra `video` installs."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 
 class UnreadableVideo(ValueError):
-    """A file that is damaged or not a video; the message names it."""
+    """Error for a file that is damaged or not a video; the message names the file."""
 
 
 class VideoFacts(NamedTuple):
@@ -34,7 +34,7 @@ def pyav() -> Any:
     """Import PyAV, which reads and writes videos.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message tells how to install it.
+        ModuleNotFoundError: if PyAV is not installed; the message tells how to install it.
     """
     try:
         import av
@@ -44,10 +44,10 @@ def pyav() -> Any:
 
 
 def require_encoder(codec: str) -> str:
-    """Return the encoder name of a codec.
+    """Return the name of a codec's encoder.
 
     Raises:
-        ValueError: if this PyAV cannot write the codec; the message names it.
+        ValueError: if the installed PyAV cannot write the codec; the message names the codec.
     """
     av = pyav()
     try:
@@ -60,7 +60,7 @@ def facts_of(path: Path) -> VideoFacts:
     """Read size, frame rate and frame times of a video, without decoding it.
 
     Raises:
-        UnreadableVideo: if it cannot be read; the message names the file.
+        UnreadableVideo: if the file cannot be read; the message names the file.
     """
     av = pyav()
     try:
@@ -87,14 +87,14 @@ def decoded(
     """Decode consecutive frames of a video, `[T, H, W, C]`.
 
     Args:
-        file: path, or file opened for reading.
+        file: path, or file object open for reading.
         name: name of the file, for error messages.
-        start: time of the first frame, from `facts_of`; None means the beginning.
-        count: number of frames, or fewer if the video ends earlier; None means all.
-        grey: return one luma channel instead of red, green and blue.
+        start: time of the first frame to decode, from `facts_of`; None means the beginning.
+        count: number of frames to decode, fewer if the video ends earlier; None means all frames.
+        grey: whether to return one luma channel instead of red, green and blue.
 
     Raises:
-        UnreadableVideo: if it cannot be decoded; the message names the file.
+        UnreadableVideo: if the file cannot be decoded; the message names the file.
     """
     av, frames = pyav(), []
     try:
@@ -126,7 +126,7 @@ def encoded(
     """Encode frames as an MP4, with chroma subsampling (`yuv420p`).
 
     Args:
-        file: path, or file opened for writing.
+        file: path, or file object open for writing.
         frames: arrays `[H, W, 3]`, uint8, all of one size, with even height and width.
         rate: frames per second.
         codec: name of the encoder.
@@ -134,7 +134,7 @@ def encoded(
         options: FFmpeg options of the encoder.
 
     Raises:
-        ValueError: if this PyAV lacks the codec, or height or width is odd.
+        ValueError: if the installed PyAV lacks the codec, or height or width is odd.
     """
     options = {**SAME_EVERYWHERE.get(require_encoder(codec), {}), **(options or {})}
     av, stream = pyav(), None

@@ -23,7 +23,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield a function that applies a module to images in evaluation mode, in the trainer's precision, no gradients."""
+    """Yield a module as a function of images: in evaluation mode, in the trainer's precision, without gradients."""
     with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
         yield lambda image: module(trainer.precision_plugin.convert_input(image))
 

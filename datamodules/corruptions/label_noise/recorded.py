@@ -192,8 +192,7 @@ class FromCSV:
         return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the label frequencies in the table, which needs the column `clean_label`, over rows of known true
-        class."""
+        """Return the transition matrix over table rows with known true class; requires the column `clean_label`."""
         table = self._read()
         if "clean_label" not in table:
             raise ValueError(

@@ -25,7 +25,7 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Massart noise of labels -1 and 1: each is flipped with a probability below one half that depends on its row."""
+    """Massart noise: each label, -1 or 1, is flipped with a probability below one half that depends on its row."""
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
