@@ -175,7 +175,7 @@ def listed_files(
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
     names = [names[place] for place in kept]
     if names and not (root / names[0]).is_file():
-        raise FileNotFoundError(f"{name}: {root / names[0]} does not exist; {file} names it")
+        raise FileNotFoundError(f"{name}: {root / names[0]} does not exist, but {file} lists it")
     return ImageFiles(root, names, torch.tensor([labels[place] for place in kept], dtype=torch.int64), crop)
 
 
@@ -262,7 +262,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         if tuple(self.image_shape) != tuple(image_shape):
             raise ValueError(
-                f"{type(self).__name__} has images {list(self.image_shape)}, and those in distribution are "
+                f"{type(self).__name__} has images {list(self.image_shape)}, but in-distribution images are "
                 f"{list(image_shape)}"
             )
         source = self.prepared(seed, torch.device("cpu")).test()

@@ -85,7 +85,7 @@ class ImageNet(ImageSet):
     ) -> None:
         self.shifted, self.class_maps = shifted or {}, class_maps or {}
         if unknown := sorted(set(self.class_maps) - set(self.shifted)):
-            raise ValueError(f"class_maps names {unknown[0]}, and shifted has {', '.join(self.shifted)}")
+            raise ValueError(f"class_maps names {unknown[0]}, but shifted has {', '.join(self.shifted)}")
         self.crop = chosen_crop(image_size, resize, min_area)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
@@ -161,7 +161,7 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
         pairs = [(folder, wnids[int(folder)]) for folder in folders]
     else:
         if odd := [folder for folder in folders if not _is_wnid(folder)]:
-            raise ValueError(f"{split} holds a folder {odd[0]}, which is no wnid; give the set a map in class_maps")
+            raise ValueError(f"{split} holds a folder {odd[0]}, which is not a wnid; map its folders in class_maps")
         pairs = [(folder, folder) for folder in folders]
     kept = [(folder, label_of[wnid]) for folder, wnid in pairs if wnid in label_of]
     if not kept:

@@ -103,7 +103,7 @@ class _Photographs:
             if "source" in given:
                 self.source_prompts[name] = source
         if self.source_prompts and (missing := [name for name in names if name not in self.source_prompts]):
-            raise ValueError(f"{file}: some images have a source, but {missing[0]} has none; give all of them one")
+            raise ValueError(f"{file}: some images have a source, but {missing[0]} has none; give every image a source")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -67,7 +67,7 @@ class _Named:
 
     def __call__(self, *arguments: Any) -> Any:
         if self._function is None:
-            raise pickle.UnpicklingError("it makes an array in another way than NumPy does")
+            raise pickle.UnpicklingError("it builds an array differently from NumPy")
         return self._function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -81,7 +81,7 @@ ARRAY_CLASS = _Named(None)
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
     """Build an array from bytes, if their number agrees with dtype and shape."""
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
-        raise pickle.UnpicklingError("it has an array of something else than numbers or text")
+        raise pickle.UnpicklingError("it has an array of neither numbers nor text")
     sizes = (shape,) if isinstance(shape, int) else shape
     if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise pickle.UnpicklingError(f"it has an array of shape {shape!r}")
@@ -94,7 +94,7 @@ def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
 
 def _reconstruct(kind: Any, shape: Any, typecode: Any) -> _Array:
     if kind is not ARRAY_CLASS:
-        raise pickle.UnpicklingError("it has an array of a class of its own")
+        raise pickle.UnpicklingError("it has an array of a subclass of numpy.ndarray")
     return _Array()
 
 
@@ -104,7 +104,7 @@ def _scalar(kind: Any, content: Any = b"") -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes something else than bytes")
+        raise pickle.UnpicklingError("it encodes values other than bytes")
     return text.encode("latin1")
 
 
@@ -199,7 +199,7 @@ class _Plain:
     def __call__(self, value: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise pickle.UnpicklingError("its parts are nested in each other more often than it has bytes")
+            raise pickle.UnpicklingError("it has more levels of nested values than bytes")
         if isinstance(value, _Array):
             return value.value
         if isinstance(value, dict):

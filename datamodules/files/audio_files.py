@@ -51,7 +51,7 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
         FileNotFoundError: if the folder does not exist or holds no recording.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with recordings")
+        raise FileNotFoundError(f"{what}: {folder} is not a folder; expected a folder of recordings")
     found = [path for path in folder.rglob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
         named = "" if pattern == "*" else f" named {pattern}"

@@ -105,7 +105,7 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     content = path.read_bytes()
     orders = {b"IM": "<", b"MI": ">"}
     if len(content) < HEADER or content[126:128] not in orders:
-        raise ValueError("it does not begin as one of MATLAB 5 or later")
+        raise ValueError("it does not begin like a file of MATLAB 5 or later")
     order = orders[content[126:128]]
     (version,) = struct.unpack_from(f"{order}H", content, 124)
     if version == 0x0200:

@@ -67,7 +67,7 @@ def _check_stored(path: Path, stored: Any, key: str) -> None:
     import h5py
 
     if not isinstance(stored, h5py.Dataset):
-        raise ValueError(f"{key} is a {type(stored).__name__.lower()} and no array")
+        raise ValueError(f"{key} is a {type(stored).__name__.lower()} rather than an array")
     if stored.shape is None:
         raise ValueError(f"{key} is empty")
     if stored.is_virtual or stored.external:
@@ -84,7 +84,7 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
 
     _check_stored(path, stored, key)
     if h5py.check_ref_dtype(stored.dtype) is not h5py.Reference:
-        raise ValueError(f"{key} is of type {stored.dtype} and no cell array")
+        raise ValueError(f"{key} is of type {stored.dtype}, not a cell array")
     cells, size = [], 0
     for number, cell in enumerate(np.asarray(stored).T.flat):
         array = file[cell]

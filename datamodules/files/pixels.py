@@ -53,7 +53,7 @@ def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.nd
 
         pixels = decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
     if pixels.shape[2] not in (1, 3):
-        raise ValueError("it has an alpha channel; write it without one")
+        raise ValueError("it has an alpha channel; write it without alpha")
     if channels == 3:
         return pixels.repeat(3 // pixels.shape[2], axis=2)
     if channels == 1 and pixels.shape[2] == 3:

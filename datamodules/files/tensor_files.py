@@ -32,7 +32,7 @@ def read_tensors(file: Path) -> Any:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise ValueError("it is compressed, as torch.save does not write it")
+                    raise ValueError("it is compressed, but torch.save writes no compressed files")
         content = torch.load(file, "cpu", weights_only=True)
         _check_plain(content)
         return content

@@ -29,7 +29,7 @@ class _Module:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, Tensor):
-        raise pickle.UnpicklingError("it makes a tensor of something else than its values")
+        raise pickle.UnpicklingError("it builds a tensor from objects other than its values")
     return torch.as_strided(storage, size, stride, offset)  # checks the bounds
 
 
@@ -89,7 +89,7 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
                 for member in archive.infolist()
                 if "/code/" not in member.filename
             ):
-                raise ValueError("it is compressed, as PyTorch does not write it")
+                raise ValueError("it is compressed, but PyTorch writes no compressed files")
             return [*_tensors(_Unpickler(archive, roots[0]).load())]
     except Exception as error:  # a damaged file may raise almost anything
         raise ValueError(f"{file} is damaged or contains more than TorchScript modules: {sentence(error)}") from error
@@ -100,7 +100,7 @@ def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:
     while waiting:
         each = waiting.pop()
         if not isinstance(each, _Module) or not isinstance(each.state, dict) or id(each) in seen:
-            raise ValueError("it contains something else than a tree of modules")
+            raise ValueError("it contains objects other than a tree of modules")
         seen.add(id(each))
         yield {name: value for name, value in each.state.items() if isinstance(value, Tensor)}
         waiting += reversed([value for value in each.state.values() if isinstance(value, _Module)])

@@ -53,7 +53,7 @@ def require_encoder(codec: str) -> str:
     try:
         return av.codec.Codec(codec, "w").name
     except (ValueError, LookupError):
-        raise ValueError(f"the codec {codec} is not one that this PyAV {av.__version__} can write") from None
+        raise ValueError(f"the codec {codec} cannot be written by the installed PyAV {av.__version__}") from None
 
 
 def facts_of(path: Path) -> VideoFacts:

@@ -77,7 +77,7 @@ class Process(ABC):
         Raises:
             ValueError: if ancestral sampling is not defined for the process.
         """
-        raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another")
+        raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another predictor")
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
         """Compute the factor a of Langevin steps, shaped like t."""

@@ -64,7 +64,7 @@ class RestorerSteps(ImageWriter):
             ValueError: if there are no clean images.
         """
         if "clean" not in batch:
-            raise ValueError("testing needs clean images, and the data have none: use predict to write the estimates")
+            raise ValueError("testing needs clean images, but the data have none: use predict to write the estimates")
         return self._measured(batch, dataloader_idx, self.other_estimates(batch))
 
     def _measured(

@@ -108,7 +108,7 @@ class FolderWriter:
         rank_zero_info(f"{self.items.capitalize()} are written to {job.store.folder}")
         unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
         if unreadable:
-            raise ValueError(f"all other {self.items} are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
+            raise ValueError(f"all {self.items} are written except {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
         """List the names of the datasets in the order of the dataloaders; empty for a single dataset."""

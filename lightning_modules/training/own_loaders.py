@@ -56,11 +56,11 @@ class OwnLoaders:
         if not (isinstance(batch, dict) and isinstance(batch.get("image"), Tensor)):
             raise TypeError(
                 f"{type(self).__name__} needs batches that are dicts with `image` and `label`, or pairs of the two, "
-                f"and the dataloader's are {type(batch).__name__}"
+                f"but the dataloader's batches are {type(batch).__name__}"
             )
         image, processes = batch["image"], world_size()
         if self.trainer.datamodule is None and not image.is_floating_point():
-            raise TypeError(f"images must be floating point in [0, 1], and the dataloader's are {image.dtype}")
+            raise TypeError(f"images must be floating point in [0, 1], but the dataloader's images are {image.dtype}")
         if processes == 1 or repeats_samples(self.trainer):
             batch = {**batch, "global_batch_size": processes * len(image)}
         return batch

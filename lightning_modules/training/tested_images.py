@@ -50,7 +50,7 @@ class TestedImages:
         self.needed_by = needed_by
         self.loader = self._first_loader(trainer.test_dataloaders)
         if not (hasattr(self.loader.dataset, "__getitem__") and hasattr(self.loader.dataset, "__len__")):
-            raise TypeError(f"{needed_by} reads images by position, and {type(self.loader.dataset).__name__} has none")
+            raise TypeError(f"{needed_by} reads images by position, but {type(self.loader.dataset).__name__} has none")
         self.request: Any = None
         if self.loader.batch_size is None and self.loader.batch_sampler is None:
             self.request = next(iter(self.loader.sampler))
@@ -143,7 +143,7 @@ def require_testing(trainer: Trainer, needed_by: str) -> None:
         ValueError: if the trainer is unsuitable; the message names the setting.
     """
     if trainer.limit_test_batches == 0:
-        raise ValueError(f"trainer.limit_test_batches 0 leaves out testing and with it {needed_by}: set it to 1")
+        raise ValueError(f"trainer.limit_test_batches 0 skips testing and therefore {needed_by}: set it to 1")
     require_whole_network(trainer, needed_by)
 
 
@@ -155,6 +155,6 @@ def require_whole_network(trainer: Trainer, needed_by: str) -> None:
     """
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(
-            f"{needed_by} needs a whole network in each process, and trainer.strategy "
+            f"{needed_by} needs a whole network in each process, but trainer.strategy "
             f"{type(trainer.strategy).__name__} divides it: use ddp"
         )

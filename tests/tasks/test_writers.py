@@ -48,7 +48,7 @@ def test_one_damaged_file_is_named_at_the_end_and_the_others_are_written(
 ) -> None:
     out = tmp_path / "out"
     assert predict(folder, out) == 1
-    assert "all other images are written, but not 1" in (said := capsys.readouterr().err)
+    assert "all images are written except 1" in (said := capsys.readouterr().err)
     assert "damaged.png cannot be read as an image" in said
     written = sorted((out / "restored").rglob("*.png"))
     assert [path.relative_to(out / "restored").as_posix() for path in written] == ["a.png", "b.png", "below/c.png"]

@@ -136,9 +136,9 @@ class Pixels(nn.Module):
     [
         (
             (torch.zeros(2, 24, dtype=torch.uint8), torch.zeros(2)),
-            "and the dataloader's are torch.uint8",
+            "but the dataloader's images are torch.uint8",
         ),
-        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), "or pairs of the two, and the dataloader's are tuple"),
+        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), "pairs of the two, but the dataloader's batches are tuple"),
     ],
 )
 def test_batches_of_another_kind_are_refused(batch: Any, message: str) -> None:

@@ -58,7 +58,7 @@ def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tu
     length, seen = os.fstat(file).st_size, set()
     for key, members in _grouped(file, archive, length):
         if key in seen:
-            raise ValueError(f"the members of the sample {key} are not consecutive, or it occurs twice")
+            raise ValueError(f"the members of the sample {key} are not consecutive, or the sample occurs twice")
         seen.add(key)
         images = [member for column, member in members.items() if f".{column.lower()}" in SUFFIXES]
         if len(images) != 1:
@@ -95,7 +95,7 @@ def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple
         archive.members.clear()  # type: ignore[attr-defined]  # there may be millions
     if os.pread(file, tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
         raise ValueError(
-            f"at byte {archive.offset} there is neither a member nor the end of the archive: it is truncated or damaged"
+            f"at byte {archive.offset} there is neither a member nor the end of the archive: the file is damaged"
         )
     if members:
         yield key, members

@@ -216,7 +216,7 @@ class FromCSV:
         except Exception as error:  # pandas raises many types, also for other encodings and lack of memory
             raise ValueError(
                 f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
-                "names the columns of all others, such as index,label"
+                "has the names of the columns, such as index,label"
             ) from error
         header = rows.iloc[0].str.strip().tolist()
         if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
@@ -346,5 +346,5 @@ def check_order(path: str, recorded: np.ndarray, label: np.ndarray) -> None:
     if len(differ):
         raise ValueError(
             f"the true labels in {path} differ from those of the data at {len(differ)} of {len(label)} samples, "
-            f"first at {differ[0]}: it is another dataset, or the same one in another order"
+            f"first at {differ[0]}: the file is for another dataset, or for another order of this dataset"
         )

@@ -25,7 +25,7 @@ class DeepinvPhysics(Operator):
         lacking = [name for name in ("A", "A_dagger") if not callable(getattr(physics, name, None))]
         if lacking:
             kind = type(physics).__name__
-            raise TypeError(f"physics must be a deepinv.physics.Physics, and {kind} has no {' and no '.join(lacking)}")
+            raise TypeError(f"physics must be a deepinv.physics.Physics, but {kind} has no {' and no '.join(lacking)}")
         self.physics = physics.requires_grad_(False)
         self.measures_images = measures_images
 

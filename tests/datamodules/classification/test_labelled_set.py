@@ -173,7 +173,7 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
         assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
         assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
         assert again.train_set.clean_label.min() == -1
-    with pytest.raises(ValueError, match="it is another dataset, or the same one in another order"):
+    with pytest.raises(ValueError, match="the file is for another dataset, or for another order of this dataset"):
         web_digits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
 
 

@@ -14,7 +14,7 @@ def test_files_match_by_what_their_names_have_in_common() -> None:
 @pytest.mark.parametrize(
     ("noisy", "clean", "message"),
     [
-        (["a.wav", "b.wav"], ["a.wav"], "x: b has a reverb recording and no anechoic one; their names must agree"),
+        (["a.wav", "b.wav"], ["a.wav"], "x: b has a reverb recording, no anechoic counterpart; names must agree"),
         (["a.wav"], ["a.wav", "b.wav"], "x: b has an anechoic recording and no reverb one"),
     ],
 )

@@ -60,5 +60,5 @@ def test_what_is_no_array_of_numbers_is_named(tmp_path: Path) -> None:
             read_mat5(tmp_path / "a.mat", name)
     assert read_mat5(tmp_path / "a.mat", "other") == (None, ["text", "cells", "z", "s"])
     (tmp_path / "b.mat").write_bytes(bytes(200))
-    with pytest.raises(ValueError, match="does not begin as one of MATLAB 5"):
+    with pytest.raises(ValueError, match="does not begin like a file of MATLAB 5"):
         read_mat5(tmp_path / "b.mat", "other")

@@ -80,7 +80,7 @@ def test_files_that_can_not_be_enhanced_are_told_at_the_end(
     out = tmp_path / "out"
     assert predict(folder, out) == 1
     said = capsys.readouterr().err
-    assert "all other recordings are written, but not 4" in said
+    assert "all recordings are written except 4" in said
     for part in ("broken.wav cannot be read", "silent.wav is silent", "stereo.wav has 2 channels", "fast.wav has 4000"):
         assert part in said
     assert {*contents(out)} == {*LENGTHS}

@@ -93,7 +93,7 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     changed = bytearray(content)
     changed[int(last) - 512 : int(last) - 500] = b"x" * 12  # a header's check sum is wrong
     (tmp_path / "0.tar").write_bytes(changed)
-    refused(tmp_path / "0.tar", "it is truncated or damaged$")
+    refused(tmp_path / "0.tar", "the file is damaged$")
 
 
 def test_links_and_sparse_members_are_never_followed(tmp_path: Path) -> None:
