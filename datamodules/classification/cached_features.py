@@ -34,7 +34,7 @@ PROBED_IMAGES = 64
 
 
 class FeatureSource(ImageSource):
-    """Features in place of images: pass 0 has no augmentation, later passes have.
+    """Features in place of images: pass 0 is not augmented, later passes are augmented.
 
     Args:
         source: source of the images, which also provides all data other than features; file names become Python strings
@@ -74,7 +74,7 @@ class FeatureSource(ImageSource):
 
 
 def source_fingerprint(source: ImageSource) -> str:
-    """Compute the digest of a set.
+    """Compute a digest that identifies a dataset.
 
     The digest covers all labels, and the pixels of images in memory; for files, it covers names, sizes, modification
     times and the pixels of 64 images.
@@ -103,7 +103,7 @@ class CachedFeatures(ImageSet):
     or number of passes therefore creates another entry. Split, label noise and order are not part of the digest, so
     runs with different seeds and noise rates share an entry. A dataset that samples images by seed, as with open-set
     label noise, has one entry per seed. Image files are identified by their labels, names, sizes and modification
-    times, and the pixels of 64 of them. Therefore a copy of the files with other modification times has its features
+    times, and by the pixels of 64 files. Therefore a copy of the files with other modification times has its features
     computed again.
 
     Train the head with a module whose network takes features, such as `lightning_modules.noisy_labels.nmtune.NMTune`

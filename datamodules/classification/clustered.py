@@ -6,11 +6,11 @@ out-of-distribution samples; it loses the fewest rare samples if the rare cluste
 loss-based detector mistakes rare samples for noise until they are learned.
 
 Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from
-N(0, 1), and are randomly rotated together with e. With
+N(0, 1), and are randomly rotated together with e. The clusters' centres are
 
-    common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e,
+    common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e.
 
-samples are N(centre, 1), rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row. The
+Samples from N(centre, 1) are rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row. The
 distances between centres are the same for all seeds, so all seeds are equally hard.
 """
 

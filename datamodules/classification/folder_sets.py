@@ -201,7 +201,7 @@ class Faces(ImageSet):
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the module's input images, in pixels.
-        num_test: number of test images; the last ones in name order are for testing, the others for training.
+        num_test: number of test images: the last images in name order; all other images are for training.
     """
 
     num_classes = 1
@@ -239,7 +239,7 @@ class NewImages(ImageFiles):
         images: dataset whose crop is applied; if its images are not files, only height and width are used.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no image in it.
+        FileNotFoundError: if the folder does not exist or has no image.
         ValueError: if the dataset's images are not square, or neither grey nor colour.
     """
 

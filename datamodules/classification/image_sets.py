@@ -24,7 +24,7 @@ UNKNOWN = -1
 
 
 class ImageSource(Source, ABC):
-    """The images of one split, wherever they are stored."""
+    """Interface of the images of one split, independently of how they are stored."""
 
     label: Tensor
     """`[N]`, int64: the dataset's labels."""
@@ -242,7 +242,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:
-        """Set the seed and device that reading may depend on, and return the dataset itself. Called before anything is
+        """Set seed and device, on which reading may depend, and return the dataset itself. Called before anything is
         read.
 
         Args:

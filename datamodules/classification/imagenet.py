@@ -32,7 +32,7 @@ def imagenet_split(directory: Path, split: str) -> Path:
     """Find the folder of an ImageNet split, in a folder or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if it does not exist.
     """
     for folder in ("", "imagenet", "ILSVRC2012"):
         if (found := directory / folder / split).is_dir():
@@ -48,8 +48,8 @@ class ImageNet(ImageSet):
 
     A shifted test set is a folder with one subfolder per class. A subfolder's name is a wnid (ImageNet-R, -A, -Sketch),
     a class number in the order of the 1,000 wnids (ImageNet-V2), or another name that `class_maps` translates
-    (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a set with only some of the classes,
-    predictions are restricted to these.
+    (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a shifted test set with only some of the
+    classes, predictions are restricted to these classes.
 
     Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
@@ -136,7 +136,7 @@ def listed_classes(file: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if a wnid occurs twice, or there is none.
+        ValueError: if a wnid occurs twice, or the file has no wnid.
     """
     if not file.is_file():
         raise FileNotFoundError(f"classes: {file} does not exist; expected a text file with one wnid in each line")
@@ -178,7 +178,7 @@ def read_class_map(path: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is invalid; the message names it.
+        ValueError: if a line is invalid; the message names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
@@ -257,7 +257,7 @@ def batch_file(root: Path, name: str) -> Path:
     """Find a file of ImageNet32 in a folder or its subfolder `imagenet32`, as a pickle or `.npz`.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if it does not exist.
     """
     for folder in (root, root / "imagenet32"):
         for file in (folder / name, folder / f"{name}.npz"):

@@ -48,7 +48,7 @@ class LabelledImages(SeededBatches):
         batch_size: global training batch size, over all ranks.
         label_noise: corrupts training and validation labels; None leaves them unchanged.
         validation_fraction: fraction of each class held out of training for validation, in [0, 1); these labels are
-            also corrupted. None holds out a tenth if the dataset has no validation images of its own.
+            also corrupted. None holds out a tenth if the dataset has no validation images.
         test_fraction: fraction of each class held out of training for testing, in [0, 1), if the dataset has no test
             images. If true labels are unknown, testing uses the given labels, which are as noisy as the training
             labels.
@@ -264,7 +264,7 @@ class LabelledImages(SeededBatches):
         """Check lists, folders and labels of all shifted test sets, so that missing data are reported before training.
 
         Raises:
-            FileNotFoundError: if a set is missing; the message names the expected path.
+            FileNotFoundError: if a shifted test set is missing; the message names the expected path.
             ValueError: if there are no shifted test sets, or one of them is damaged, has invalid labels or has images
                 of another shape.
         """
@@ -359,7 +359,7 @@ class LabelledImages(SeededBatches):
     # corrected labels
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change labels of training samples; all ranks and their workers see them from the next epoch on.
+        """Change labels of training samples; the new labels take effect on all ranks and workers in the next epoch.
 
         This is a collective operation: all ranks must call it equally often, each with its own samples (such as its
         shard of `training_images_dataloader`) or with none. Corrections are gathered from all ranks.

@@ -1,4 +1,4 @@
-"""MNIST (60,000 + 10,000 grey images of handwritten digits, 28 x 28 pixels) and the MedMNIST medical image sets."""
+"""MNIST (60,000 training and 10,000 test images of handwritten digits, grey, 28 x 28 pixels) and MedMNIST."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class MNIST(ImageSet):
 
 
 class MedMNIST(ImageSet):
-    """A MedMNIST set with one label per image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
+    """A MedMNIST dataset with one label per image, from the distributed file `<data_dir>/<name>/<name>.npz`.
 
     The file, which may also be at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
     W, 3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. The images may be sorted by class, because batches are

@@ -15,7 +15,7 @@ NUM_PHOTOGRAPHS = 13
 
 
 class PatchesOfPhotographs(ImageSet):
-    """Adjacent colour patches of thirteen photographs, with varying contrast; the class is the photograph.
+    """Adjacent colour patches of thirteen photographs, with varying contrast; the class of a patch is its photograph.
 
     A random half of each photograph's patches is for training, the rest for testing. Each patch is multiplied by its
     own contrast, uniform in [lowest_contrast, 1]. Split and contrasts depend only on the seed.

@@ -15,7 +15,7 @@ Message = TypeVar("Message")
 
 
 def is_distributed() -> bool:
-    """Tell whether a process group exists."""
+    """Return whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -35,7 +35,7 @@ def run_seed() -> int:
 
 
 def block(count: int, rank: int, world_size: int) -> range:
-    """Return the positions in a rank's contiguous shard of `count` items; shards are as even as possible."""
+    """Return the positions of a rank's shard of `count` items: contiguous, and of nearly the same size on all ranks."""
     share, rest = divmod(count, world_size)
     start = rank * share + min(rank, rest)
     return range(start, start + share + (rank < rest))

@@ -30,7 +30,7 @@ class MaskedPhotographs(ProtectedSet):
     number of `unseen*.png`, which are editors' masks that the protection does not know. All images need the same number
     of unseen masks. Images are rotated according to their metadata and resized to a square.
 
-    If there is a `prompts.json`, testing reads a list of editing prompts per image from it. Optionally, it has a
+    If there is a `prompts.json`, testing reads a list of editing prompts per image from it. The file may also have a
     caption of each image, for metrics of the change:
 
         {"<name>": ["a man in prison"], ...}

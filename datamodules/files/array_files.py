@@ -97,7 +97,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_budget(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
-    """Reject impossible sizes, and sizes above the budget."""
+    """Reject archive members whose sizes are impossible or above the budget."""
     size = path.stat().st_size
     for name, member in members.items():
         limit = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(member.compress_type)

@@ -30,7 +30,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Create the folder of a download: `data_dir`, or if it is None NOISEWORKS_DATA, or if that is not set `data`."""
+    """Create the folder of a download: the first that is set of `data_dir` and NOISEWORKS_DATA, otherwise `data`."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -253,7 +253,7 @@ def image_names(folder: Path) -> list[str]:
 
 
 def required_folder(folder: Path, key: str) -> None:
-    """Reject a folder without images.
+    """Reject a folder that does not exist or has no images.
 
     Args:
         folder: folder to search, including subfolders.
@@ -269,7 +269,7 @@ def required_folder(folder: Path, key: str) -> None:
 
 
 def class_folders(split: Path) -> list[str]:
-    """List the subfolders of a split, sorted; each is a class.
+    """List the subfolders of a split, sorted by name; each subfolder is a class.
 
     Raises:
         FileNotFoundError: if there is no subfolder.

@@ -17,8 +17,8 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
     Args:
         module: any module; its mode, hooks and functions are ignored.
-        attributes: also hash attributes that are numbers, text, collections of both or Hugging Face configurations. Use
-            it for networks of other packages whose `extra_repr` is incomplete.
+        attributes: also hash attributes that are numbers, text, collections of both or Hugging Face configurations. Set
+            this for networks of other packages whose `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):

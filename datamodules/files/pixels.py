@@ -14,8 +14,8 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
         channels: 1 for grey (colours are converted to Rec. 601 luma), 3 for colour; None keeps the file's channels.
-        data_range: stored value of white; always 255 for 8-bit images. It is required for 16-bit images, which may
-            contain 10 to 16 significant bits.
+        data_range: stored value of white; always 255 for 8-bit images. `data_range` is required for 16-bit images,
+            which may contain 10 to 16 significant bits.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.

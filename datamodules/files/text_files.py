@@ -64,10 +64,10 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
 
 def check_pretrained_json(folder: Path) -> None:
-    """Check that the JSON files of a local folder that transformers reads are objects; without a folder, do nothing.
+    """Check that each JSON file that transformers may read from a local folder is an object, if the file exists.
 
     Raises:
-        ValueError: if a file is not a JSON object; the message names the first one.
+        ValueError: if a file is not a JSON object; the message names the first such file.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

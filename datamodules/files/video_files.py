@@ -127,7 +127,7 @@ def encoded(
 
     Args:
         file: path, or file object open for writing.
-        frames: arrays `[H, W, 3]`, uint8, all of one size, with even height and width.
+        frames: arrays `[H, W, 3]`, uint8, all of the same size, with even height and width.
         rate: frames per second.
         codec: name of the encoder.
         bit_rate: bits per second; None means the codec's default.

@@ -1,7 +1,7 @@
 """Consistency regularisation for randomised smoothing.
 
 The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), has larger certified radii if f predicts
-consistently on noisy copies of an image. With m copies, their predictions p_1 ... p_m and the mean prediction p,
+consistently on noisy copies of an image. For predictions p_1 ... p_m on m copies and their mean p, the loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 

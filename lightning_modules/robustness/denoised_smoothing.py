@@ -1,17 +1,19 @@
 """Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier behind a diffusion model.
 
 A diffusion model is trained on images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e with
-e ~ N(0, I). Divided by sqrt(abar_t) and rescaled to [0, 1], this is an image with Gaussian noise of standard deviation
+e ~ N(0, I). After division by sqrt(abar_t) and rescaling to [0, 1], x_t is an image with Gaussian noise of standard
+deviation s_t:
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 
-Certification at sigma uses t*, the first t with s_t >= sigma. One evaluation of the model estimates the image,
+Certification at sigma uses t*, the first t with s_t >= sigma. One evaluation of the model, for example of a noise
+prediction e_theta, estimates the image:
 
-    x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1],
+    x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1].
 
-or, depending on the model's prediction type, x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The
-classifier takes this estimate. Since the standard deviation s_t of the noise is at least sigma, the radius sigma
-Phi^-1(p) of randomised smoothing holds. Neither model needs to be trained for this certificate.
+For the other prediction types, x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The estimate is
+passed to the classifier. Since the standard deviation s_t of the noise is at least sigma, the radius sigma Phi^-1(p) of
+randomised smoothing holds. Neither model needs to be trained for this certificate.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -54,7 +56,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
 
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If its input size
-            differs, wrap it in `lightning_modules.backbones.resized.Resized`.
+            differs from the images' size, wrap it in `lightning_modules.backbones.resized.Resized`.
         denoiser: unconditional diffusion model for images of the data's size in [-1, 1], called with x_t and t `[B]`.
             The model returns `[B, C or 2 C, H, W]`, or a diffusers output with that tensor as `sample`.
         scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are

@@ -1,9 +1,9 @@
 """Denoising diffusion implicit models (DDIM): sample an image from noise in few steps, or encode an image as noise.
 
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
-    sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s),
+    sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
-with the model's estimates x and e at x_t. With eta = 0 no noise is added: the path solves an ordinary differential
+Here x and e are the model's estimates at x_t. With eta = 0 no noise is added: the path solves an ordinary differential
 equation, and steps towards later times encode an image. eta = 1 over all T times is DDPM's ancestral sampler.
 
 A path is a list of times; -1 denotes the image itself, abar = 1.
@@ -40,7 +40,7 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Look up abar_t in `[T]`; it is 1 at time -1."""
+    """Look up abar_t in `[T]`; at time -1, abar is 1."""
     return 1.0 if t < 0 else float(np.asarray(abar)[t])
 
 
@@ -86,7 +86,7 @@ def ddim(
         times: the path, see `scheduler_path`.
         abar: noise levels, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: amount of fresh noise that steps towards images add, in [0, 1]; encoding adds none.
+        eta: amount of fresh noise added by steps towards images, in [0, 1]; steps that encode add no noise.
         draw: function that samples standard normal noise of the shape of its argument; required if `eta` is above 0.
         clip: clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
         told: time that is passed to the model in each step; has one entry fewer than `times`. None passes the time at

@@ -1,9 +1,9 @@
 """Diffusion in T discrete steps: noise levels, and the quantities that models predict.
 
-    x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I),
+    x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I).
 
-of an image x in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e -
-sqrt(1 - abar_t) x (v_prediction); each determines the other two.
+The image x is in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e
+- sqrt(1 - abar_t) x (v_prediction); each determines the other two.
 
 The levels abar, one for each t, come from a diffusers scheduler; functions take them as scalars or `[B, 1, 1, 1]`.
 

@@ -2,8 +2,8 @@
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
-has the marginals of the process. Along a solution, log p changes by the divergence of the right-hand side. It is
-estimated as e^T (J e), with random signs e that are sampled once:
+The solutions have the marginals of the process. Along a solution, log p changes by the divergence of the right-hand
+side, which is estimated as e^T (J e), with random signs e that are sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 

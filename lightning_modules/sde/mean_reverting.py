@@ -2,8 +2,8 @@
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
-moves the clean image x_0 towards the degraded image mu plus noise of standard deviation lambda. With r_t = theta_t dt,
-and their sum R_t over 1 ... t,
+The process moves the clean image x_0 towards the degraded image mu plus noise of standard deviation lambda. With r_t =
+theta_t dt and R_t = r_1 + ... + r_t, the marginals are
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
@@ -14,7 +14,7 @@ A reverse step goes from t to s < t, with r = R_t - R_s. A network estimates the
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-with A = e^{-r}, B = w_t, C = w_s and the estimated clean image x^ = mu + (x_t - mu - s_t n) / w_t.
+Here A = e^{-r}, B = w_t, C = w_s, and x^ = mu + (x_t - mu - s_t n) / w_t is the estimated clean image.
 `posterior` is the distribution of x_s given x_t and x^; it is useful with few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential

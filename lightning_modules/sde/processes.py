@@ -6,8 +6,8 @@
 | VP     | -beta(t) x/2  | sqrt(beta(t))                          | m x_0, sqrt(1 - m^2)           | N(0, 1)      |
 | sub-VP | -beta(t) x/2  | sqrt(beta(t) (1 - e^{-2 B(t)}))        | m x_0, 1 - m^2                 | N(0, 1)      |
 
-with sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B its integral and m(t) = e^{-B(t) / 2}. The
-exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
+Here sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B is the integral of beta, and m(t) = e^{-B(t) /
+2}. The exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
 
 A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. If the drift depends on an
 observation, such as a degraded image or noisy speech, the process stores the batch's observations.
@@ -47,7 +47,7 @@ class Process(ABC):
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """Compute g(t), shaped like t."""
+        """Compute the noise coefficient g(t), shaped like t."""
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class VE(Process):
         sigma_max: largest standard deviation of the noise.
 
     Raises:
-        ValueError: if `sigma_min` is not positive, or `sigma_max` is not larger.
+        ValueError: if `sigma_min` is not positive, or `sigma_max` is not larger than `sigma_min`.
     """
 
     sampling_end = 1e-5
@@ -201,7 +201,7 @@ class VP(_Decaying):
         beta_max: rate of the noise at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` is smaller or not positive.
+        ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class SubVP(_Decaying):
         beta_max: rate of the decay at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` is smaller or not positive.
+        ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:

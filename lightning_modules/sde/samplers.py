@@ -1,16 +1,16 @@
 """Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with the score s of x_t: predictors and correctors.
 
-A predictor moves x_t to the next time; a corrector moves x_t at a fixed time by Langevin steps
+A predictor moves x_t to the next time; a corrector moves x_t at a fixed time by Langevin steps:
 
-    x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2,
+    x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2.
 
-with a signal-to-noise ratio r and norms averaged over the batch. Both return x and the mean of x before noise was
-added; the final mean is the sample. With `flow`, a predictor follows the ordinary differential equation with the same
-marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
+Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x and the
+mean of x before noise was added; the final mean is the sample. With `flow`, a predictor follows the ordinary
+differential equation with the same marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
-Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G, in the order of the authors'
-code: corrector, then predictor.
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the authors' code, the
+corrector comes before the predictor.
 """
 
 import math
@@ -31,7 +31,7 @@ Draw = Callable[[Tensor], Tensor]
 
 
 class Moved(NamedTuple):
-    """The result of a step."""
+    """The result of a predictor's or corrector's step."""
 
     x: Tensor
     mean: Tensor
@@ -123,7 +123,7 @@ def predict_and_correct(
     Args:
         score: see `Score`.
         x: samples at the first time, `[B, ...]`.
-        times: decreasing times, usually n equally spaced ones from 1 to nearly 0.
+        times: decreasing times, usually n equally spaced times from 1 to nearly 0.
         process: the process to reverse.
         predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None means correctors only.
         corrector: `langevin` or `annealed_langevin` with their `snr`; None means a predictor only.
@@ -158,7 +158,7 @@ class PredictorCorrector:
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.
-        end: final time; None uses the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
+        end: final time; None uses the authors' values, 1e-5 for VE, 1e-3 for VP and sub-VP.
         flow: predict along the probability-flow ordinary differential equation, without noise.
 
     Raises:

@@ -1,7 +1,7 @@
 """Validation, test and prediction of a segmenter, shared by all methods.
 
-Metrics of each category k count the pixels of all images and ranks, except ignored ones. With TP pixels correctly
-predicted as k, P pixels predicted as k and T pixels whose true category is k,
+The metrics of a category k count the pixels of all images and ranks, except ignored pixels. For TP pixels correctly
+predicted as k, P pixels predicted as k and T pixels whose true category is k, they are
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
@@ -29,7 +29,7 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the overlap of truth and prediction for each category.
 
     Args:
-        counts: numbers of pixels, `[..., K, K]`; rows are true categories, columns predicted ones.
+        counts: numbers of pixels, `[..., K, K]`; rows are true categories, columns are predicted categories.
 
     Returns:
         IoU and Dice, both `[..., K]`, float64 in [0, 1]; NaN for a category that occurs in neither truth nor

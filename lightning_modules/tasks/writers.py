@@ -90,7 +90,7 @@ class FolderWriter:
             names: names of the results.
             digests: digest of each result's input.
             compute: maps positions in the batch to the results for these positions.
-            dataloader_idx: index of the dataset; if there are several, each has its own folder.
+            dataloader_idx: index of the dataset; if there are several datasets, each has its own folder.
         """
         if self._job is None:
             for _ in compute(list(range(len(names)))):

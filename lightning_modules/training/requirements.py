@@ -15,7 +15,7 @@ def require_all_rows(trainer: Any, name: str) -> None:
         name: name of the module.
 
     Raises:
-        ValueError: if a batch is not the whole dataset; the message names the key to set.
+        ValueError: if a batch is not the whole dataset; the message names the setting to change.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(

@@ -42,7 +42,7 @@ class TestedImages:
         needed_by: name of the caller, for messages.
 
     Raises:
-        TypeError: if the set cannot be read by position.
+        TypeError: if the test set cannot be read by position.
     """
 
     def __init__(self, trainer: Trainer, needed_by: str) -> None:
@@ -151,7 +151,7 @@ def require_whole_network(trainer: Trainer, needed_by: str) -> None:
     """Reject a trainer whose strategy shards the network over processes.
 
     Raises:
-        ValueError: if the strategy is unsuitable; the message names it.
+        ValueError: if the strategy is unsuitable; the message names the strategy.
     """
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(

@@ -21,7 +21,7 @@ def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     Args:
         image: `[B, C, H, W]`.
         sigma: standard deviations of the Gaussians, in pixels, `[B]`.
-        radius: radius of truncation, in pixels; less than H and W.
+        radius: radius at which the Gaussians are truncated, in pixels; less than H and W.
     """
     batch, channels, height, _ = image.shape
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)

@@ -51,7 +51,7 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 
 
 class ColourJitter(nn.Module):
-    """Change brightness, contrast, saturation and hue of some images, and turn some grey.
+    """Change brightness, contrast, saturation and hue of some images, and turn some images grey.
 
     Equivalent to torchvision's ColorJitter within RandomApply, followed by RandomGrayscale. The order of the four
     changes is sampled per batch; everything else is sampled per image.

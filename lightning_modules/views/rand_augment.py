@@ -1,4 +1,4 @@
-"""RandAugment on a batch, with separate operations per image, with torchvision's or timm's policy.
+"""RandAugment on a batch, with separate operations per image, by torchvision's or timm's policy.
 
 Operations on pixel values use [0, 1] without rounding to 1/255; only equalisation uses 256 levels.
 
@@ -57,8 +57,8 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
     """Compute the sampling grid for `grid_sample` that moves images, `[B, H, W, 2]`.
 
-    The image is sheared about the top left corner, translated, or rotated about the centre; at most one of the
-    arguments should differ from 0.
+    The image is sheared about the top left corner, translated, or rotated about the centre; at most one argument should
+    differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
@@ -273,7 +273,7 @@ def parts_of(recipe: str) -> dict[str, float]:
     """Parse timm's RandAugment string: magnitude m, operations n, probability p, deviation mstd, bound mmax, inc.
 
     Raises:
-        ValueError: if a part is unknown.
+        ValueError: if a part of the string is unknown.
     """
     first, *parts = recipe.split("-")
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]

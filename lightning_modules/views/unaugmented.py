@@ -11,8 +11,7 @@ def check_unaugmented(data: Any, name: str) -> None:
         name: name of the module, for the message.
 
     Raises:
-        ValueError: if it crops, pads or mirrors at random; the message names the argument and the value that it must
-            have.
+        ValueError: if `data` crops, pads or mirrors at random; the message names the argument and its required value.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):
         if value := getattr(getattr(data, "augmentation", None), key, off):

@@ -1,7 +1,7 @@
 """Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
-Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG
-encodes channels in RGB order; the published chain passes them in BGR order.
+Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG gets
+channels in RGB order; in the published chain, it gets channels in BGR order.
 """
 
 import io

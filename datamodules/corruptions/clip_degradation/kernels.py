@@ -1,7 +1,7 @@
 """Blur kernels: Gaussian, generalized Gaussian, plateau and sinc kernels, computed for all frames at once.
 
-Each kernel is normalised to sum 1. With the position x of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1
-x:
+Each kernel is normalised to sum 1. With x the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1
+x, the kernels are:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)

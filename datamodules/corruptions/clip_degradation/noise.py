@@ -1,4 +1,4 @@
-"""Add Gaussian or Poisson noise, with parameters in 8-bit grey levels, to clips."""
+"""Gaussian and Poisson noise for clips, with parameters in 8-bit grey levels."""
 
 import numpy as np
 import torch

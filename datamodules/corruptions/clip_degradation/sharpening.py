@@ -2,7 +2,7 @@
 
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
-with a Gaussian g of 51 taps and OpenCV's default standard deviation for this size, .3 ((51 - 1) / 2 - 1) + .8 = 8.
+The Gaussian g has 51 taps and OpenCV's default standard deviation for this size, .3 ((51 - 1) / 2 - 1) + .8 = 8.
 Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
 """
 

@@ -1,11 +1,13 @@
 """Calibration of a camera: noise parameters estimated from flat frames and bias frames.
 
+Steps of the calibration:
+
 1. The gain K: flat frames have variance = K mean + a constant (the photon transfer curve).
 2. The colour bias: means of the colours in bias frames (no light), minus the black level.
 3. The row noise: standard deviation of the row means.
 4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution. Its shape
-maximises the correlation between the quantiles of data and distribution; its scale is the slope of one against the
-other (the probability plot). 5. Linear fits of log scale against log K over the camera's gains.
+   maximises the correlation in the probability plot of data against the distribution; its scale is the plot's slope.
+5. Linear fits of log scale against log K over the camera's gains.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
 """
@@ -52,7 +54,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
         variance: variance of each area.
 
     Returns:
-        K, and the constant: the variance of the noise in the dark.
+        The slope K and the constant, which is the variance of the noise in the dark.
 
     Raises:
         ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
@@ -106,7 +108,7 @@ def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) 
 
     Args:
         values: a sample, centred or not.
-        bounds: range of shapes to search.
+        bounds: range in which the shape is searched.
 
     Returns:
         Shape, scale and squared correlation.
@@ -145,7 +147,7 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
 
 
 def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
-    """Fit log scale = slope log K + intercept, with the residual spread.
+    """Fit log scale = slope log K + intercept, and compute the spread of the residuals.
 
     Raises:
         ValueError: if there are fewer than three gains, too few to estimate the spread.

@@ -1,4 +1,4 @@
-"""The interface of image noise."""
+"""Interface of image noise."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -89,7 +89,7 @@ def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
 
 
 def summed(values: Tensor) -> Tensor:
-    """Sum over all but the first dimension."""
+    """Sum a tensor over all dimensions but the first."""
     return torch.sum(values.flatten(1), dim=1)
 
 

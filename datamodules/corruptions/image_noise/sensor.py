@@ -61,9 +61,9 @@ class Sensor(ImageNoise):
     A gain K is sampled log-uniformly. Then
 
         D = K Poisson(D0 / K) + TukeyLambda(l, s_TL) + bias + N(0, s_row) for each row + U(-1/2, 1/2),
-        y = D f / L,
+        y = D f / L.
 
-    where log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
+    Here log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
     Gaussian noise, and Gaussian noise only. Here y is not clipped; the method clips y to [0, 1], like real images.
     Shape and bias come from one recording near K, sampled at random; the paper's cameras have two recordings per gain.
 

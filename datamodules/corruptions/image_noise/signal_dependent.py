@@ -22,7 +22,7 @@ from datamodules.randomness.counter import RNG
 class Poisson(ImageNoise):
     """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
 
-    The score refers to counts: s(z) = d log p / d z. The estimate of the clean image is
+    The score refers to counts: s(z) = d log p / d z. The clean image is estimated from it by
 
         x = (y + zeta / 2) exp(s(y / zeta)).
 

@@ -13,7 +13,7 @@ from datamodules.randomness.counter import RNG
 
 
 def check_mask(grid: int, kernel: int, sigma: float) -> None:
-    """Reject out-of-range arguments of `smooth`.
+    """Reject arguments of `smooth` that are out of range.
 
     Raises:
         ValueError: if an argument is invalid; the message names it.
@@ -42,7 +42,7 @@ def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> T
 
     Args:
         cells: `[B, g g]`.
-        size: H and W.
+        size: height H and width W of the image.
         kernel: side of the Gaussian kernel in pixels, odd; the image border is padded by reflection.
         sigma: standard deviation of the kernel in pixels.
 

@@ -1,6 +1,6 @@
 """Label noise: wrong class labels with known statistics.
 
-A kind of noise maps the true labels y of a whole dataset to given labels y~, and provides its transition matrix
+A kind of noise maps the true labels y of a whole dataset to given labels y~, and provides its transition matrix T:
 
     T_ij = P(y~ = j | y = i).
 

@@ -18,7 +18,7 @@ from datamodules.corruptions.label_noise.interface import (
 class Symmetric:
     """Replace the labels of exactly ceil(r N) random samples by uniformly sampled classes.
 
-    Two conventions have this name, and differ most at high rates:
+    Two conventions have the name of symmetric noise; they differ most at high rates:
 
     - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
       DivideMix, NMTune and PLS (DivideMix replaces floor(r N) samples, PLS decides independently per sample);
@@ -57,9 +57,9 @@ class Symmetric:
 class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides
-    independently per sample. DivideMix selects floor(r N) samples of the whole dataset and flips the selected samples
-    in source classes.)
+    In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. Patrini's code decides
+    independently per sample; DivideMix selects floor(r N) samples of the whole dataset and flips those in source
+    classes.
 
     ELR's code flips classes one after another in place. Cats flipped to dogs thus count as dogs when dogs are flipped,
     and a fraction r flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
@@ -138,7 +138,7 @@ class IndependentFlips(ABC):
 
     @abstractmethod
     def target(self, num_classes: int) -> np.ndarray:
-        """Return the class that each class flips to, `[K]` int64."""
+        """Return the new class of each class, `[K]` int64."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         target = self.target(num_classes)
@@ -164,7 +164,7 @@ class AsymmetricMNIST(IndependentFlips):
 class PairFlip(IndependentFlips):
     """Flip each class to the next, k -> k + 1, and the last to the first.
 
-    From r = 0.5 on, most labels are wrong; papers use up to 0.45.
+    From r = 0.5 on, most labels are wrong; papers use rates up to 0.45.
 
     Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
     arXiv 1804.06872.
@@ -189,7 +189,7 @@ class BlocksCIFAR100(IndependentFlips):
 
 
 class SuperclassCIFAR100(IndependentFlips):
-    """Flip each class of CIFAR-100 to the next (by id) of the five in its superclass, cyclically.
+    """Flip each class of CIFAR-100 to the next class (by id) in its superclass of five, cyclically.
 
     Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (as in the text; for their code see `BlocksCIFAR100`).
     """

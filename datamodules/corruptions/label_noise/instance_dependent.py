@@ -1,7 +1,7 @@
 """Instance-dependent label noise: a random linear classifier chooses the wrong class.
 
-A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. A flipped sample gets class j !=
-y with probability
+A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. The class of a flipped sample is
+j != y with probability
 
     softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix per true class y.
 
@@ -36,7 +36,7 @@ def truncated_normal(mean: float, std: float, size: int, random: np.random.Gener
 
 
 def truncated_normal_mean(mean: float, std: float) -> float:
-    """Return the mean of N(mean, std^2) truncated to [0, 1]."""
+    """Compute the mean of the distribution N(mean, std^2) truncated to [0, 1]."""
     low, high = (0 - mean) / std, (1 - mean) / std
     density = (math.exp(-(low**2) / 2) - math.exp(-(high**2) / 2)) / math.sqrt(2 * math.pi)
     mass = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
@@ -46,8 +46,8 @@ def truncated_normal_mean(mean: float, std: float) -> float:
 def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
     """Compute linear scores x W of images in 8-bit pixel units, bit-identical for any order of summation.
 
-    Both factors are rounded to fixed point (pixels to 1/65535 of the range, weights to 2^-16). Every partial sum is
-    then an integer below 2^53 (up to 2^18 features), which float64 represents exactly: threads, chunks and the BLAS
+    Both factors are rounded to fixed point (pixels to 1/65535 of the range, weights to 2^-16). For up to 2^18 features,
+    every partial sum is then an integer below 2^53, which float64 represents exactly. So threads, chunks and the BLAS
     library do not change the result.
 
     Args:
@@ -79,7 +79,7 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 
 
 class InstanceDependent:
-    """Instance-dependent label noise, by a random linear classifier per class.
+    """Instance-dependent label noise, by one random linear classifier per class.
 
     Pixels are in 8-bit units, as in the authors' code. In these units the softmax is nearly one-hot: for almost every
     image, a single wrong class has all the probability. Unlike in the authors' code, a rate of 0 changes no label (the

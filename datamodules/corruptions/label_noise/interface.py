@@ -47,7 +47,7 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
         num_classes: number of classes, K.
 
     Returns:
-        `[K, K]` float64. Rows of classes without samples are nan.
+        `[K, K]` float64. Rows of classes without samples are NaN.
 
     Raises:
         ValueError: if the lengths differ or a label is out of range.
@@ -69,7 +69,7 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
         name: name of the labels in error messages.
 
     Raises:
-        ValueError: if they are not one integer per sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
+        ValueError: if labels are not one integer per sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
     """
     check_num_classes(num_classes)
     array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
@@ -97,7 +97,7 @@ def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generato
     """Return the random generator of one kind of noise, or of one `part` of it, independent of all other kinds and
     parts.
 
-    Parts count from 1: NumPy pads seeds with zeros, so part 0 would equal the stream without a part.
+    Parts are numbered from 1: NumPy pads seeds with zeros, so part 0 would have the stream without a part.
 
     Raises:
         ValueError: if `seed` is None.

@@ -45,7 +45,7 @@ class OpenSetLabelNoise(ImageSet):
     """A dataset in which each training image is replaced, with probability r, by an image of another set; labels are
     kept.
 
-    The true label of a replaced image is -1, no class. Everything else is unchanged.
+    The true label of a replaced image is -1, which means no class. The dataset is otherwise unchanged.
 
     Args:
         images: dataset whose training images are in memory.

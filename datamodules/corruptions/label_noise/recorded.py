@@ -74,7 +74,7 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a CSV table with one sample per row: its identity, its label, and optionally `clean_label` and
+    """Labels from a CSV table. Each row identifies a sample and has its label, and optionally `clean_label` and
     `action`.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
@@ -83,13 +83,13 @@ class FromCSV:
     The column `clean_label` has true labels, used only for metrics: -1 for out-of-distribution images, empty for
     unverified images. In a table with file names, true labels may differ from the labels of the folders. In a table
     without file names, true labels must equal the dataset's labels; this verifies that the table belongs to this
-    dataset in this order. Without the column, true labels are unknown, because the table may correct the dataset's
+    dataset in this order. Without `clean_label`, true labels are unknown, because the table may correct the dataset's
     labels.
 
     If the table has a column `action`, like the `cleaned_labels.csv` of a label report, samples with `drop` are left
     out of training and validation, but not of testing. Samples with `keep` or `relabel` get the label in `column`. To
-    train on a cleaned list, set `path`, `partial: true` for images that the report does not cover, and `classes:
-    number`.
+    train on a cleaned list, set `path` and `classes: number`, and `partial: true` if the report does not cover all
+    images.
 
     To use the proposals of another run's `label_report.csv`, set `column: proposed` and `key: row` (or `key: name` for
     files); if images were held out, also set `partial: true`. Do not use the report's `index`, which counts the
@@ -103,9 +103,9 @@ class FromCSV:
             by position also has file names, they must match the dataset's file names.
         partial: if true, samples missing from the table keep the dataset's label; otherwise, the table must have all
             samples.
-        classes: how the table specifies classes: `number` or `name`. None uses whichever fits the whole column, and
-            rejects a column whose entries are numbers of some classes and names of others, such as folders 1 ... 12. A
-            column whose name ends in `_name`, as in a label report, always contains names.
+        classes: how the table specifies classes: `number` or `name`. None uses whichever fits the whole column. If both
+            fit and differ, the column is rejected, as for folders named 1 ... 12. A column whose name ends in `_name`,
+            as in a label report, always contains names.
     """
 
     seed: int | None = None
@@ -151,7 +151,7 @@ class FromCSV:
             names: `[N]`, file names of the samples, for tables with names.
             class_names: `[num_classes]`, for tables with class names.
             clean_label: `[N]`, true labels if the dataset has them in addition, -1 for an out-of-distribution image.
-                For such an image, a table by position may contain -1 or the dataset's label.
+                For an out-of-distribution image, a table by position may contain -1 or the dataset's label.
 
         Returns:
             The given labels and the true labels, both `[N]`, int64. True labels are -1 for an out-of-distribution

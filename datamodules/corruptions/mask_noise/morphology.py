@@ -34,9 +34,9 @@ class ErosionDilation:
     numbers. The image border is replicated, so erosion does not detach objects from it.
 
     Args:
-        min_pixels: smallest number of pixels; if `max_pixels` is 0, masks are unchanged.
-        max_pixels: largest number of pixels; each image's number is sampled uniformly.
-        mode: erode, dilate, or either; either is sampled per image.
+        min_pixels: smallest number of pixels by which objects change; if `max_pixels` is 0, masks are unchanged.
+        max_pixels: largest number of pixels by which objects change; each image's number is sampled uniformly.
+        mode: `erode` or `dilate` all images, or `either`, which is sampled per image.
         seed: seed of the noise; None means the DataModule's seed.
     """
 
@@ -101,10 +101,10 @@ class OverUnderSegmentation:
     Args:
         min_iterations: smallest number of erosions or dilations; if `max_iterations` is 0, masks are unchanged.
         max_iterations: largest number of erosions or dilations; each image's number is sampled uniformly.
-        mode: erode, dilate, or either; either is sampled per image.
+        mode: `erode` or `dilate` all images, or `either`, which is sampled per image.
         noise_level: probability that an image is changed, in [0, 1].
-        order: classes to change, in this order; None means 1 ... K - 1. The authors use oesophagus, trachea, aorta,
-            heart: 1, 3, 4, 2.
+        order: classes to change, in this order; None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
+            trachea, aorta, heart).
         target_pixels: pixels that a class covers when it is eroded or dilated.
         seed: seed of the noise; None means the DataModule's seed.
     """
@@ -206,7 +206,7 @@ def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
 def _cubic(
     values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
 ) -> np.ndarray:
-    """Compute part `new_at` of a binary image resized to `new_shape`; the image is 0 outside its part `at`."""
+    """Compute part `new_at` of a binary image after resizing to `new_shape`; outside part `at`, the image is 0."""
     rows, columns = (_cubic_weights(shape[axis], new_shape[axis], new_at[axis])[:, at[axis]] for axis in (0, 1))
     return rows @ values.astype(np.float64) @ columns.T >= 0.5
 

@@ -1,9 +1,9 @@
 """Forward operators of inverse problems: y = H(x), from which x is to be reconstructed.
 
-An operator is a frozen object that maps batches of images x, on their device, to measurements y = H(x). It has a
-pseudo-inverse H^+; a linear operator also has a transpose. Images are in [-1, 1], as in diffusion models, so unknown
-pixels (value 0) are grey. Random parts such as masks are a function of (seed, image index) and do not depend on batch
-or rank. A configuration selects an operator by its class path:
+An operator is a frozen object that maps batches of images x, on their device, to measurements y = H(x). Every operator
+has a pseudo-inverse H^+; a linear operator also has a transpose. Images are in [-1, 1], as in diffusion models, so
+unknown pixels (value 0) are grey. Random parts such as masks are a function of (seed, image index) and do not depend on
+batch or rank. A configuration selects an operator by its class path:
 
     operator:
       class_path: datamodules.corruptions.operators.AverageDownsampling

@@ -89,7 +89,7 @@ class FreeForm(Masks):
     """Hide brush strokes, as painted by a user who erases objects.
 
     Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Published
-    tables for 20 to 30 % use Palette's masks, which are unpublished and differ from these.
+    tables for 20 to 30 % hidden pixels use Palette's masks, which are unpublished and differ from the masks here.
 
     Args:
         least: smallest hidden fraction of an image.

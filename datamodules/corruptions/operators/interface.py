@@ -1,4 +1,4 @@
-"""The interface of operators."""
+"""Interface of operators."""
 
 from abc import ABC, abstractmethod
 

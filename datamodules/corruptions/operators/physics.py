@@ -8,8 +8,8 @@ from datamodules.corruptions.operators.interface import Operator
 
 
 class DeepinvPhysics(Operator):
-    """Wraps a `deepinv.physics.Physics`: its `A` measures, its `A_dagger` is the pseudo-inverse, its noise model is not
-    used.
+    """Use a `deepinv.physics.Physics` as operator: `A` measures, `A_dagger` is the pseudo-inverse; its noise model is
+    unused.
 
     Images are in [-1, 1], as for all operators; the DataModule's `sigma` determines the noise.
 

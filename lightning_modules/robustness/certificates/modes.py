@@ -32,7 +32,7 @@ Radius = Callable[[Sequence[float]], float]
 
 
 class Draws(NamedTuple):
-    """A request for the votes of samples `start` to `stop` of a noise stream."""
+    """A request for the votes on samples `start` to `stop` of a noise stream."""
 
     stage: int
     start: int
@@ -67,7 +67,7 @@ Certifying = Generator[Draws, Votes, Certificate]
 
 
 class Mode(ABC):
-    """A procedure that certifies one image."""
+    """A sampling mode: the procedure that certifies one image."""
 
     name: str
     alpha: float

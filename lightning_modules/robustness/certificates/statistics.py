@@ -1,6 +1,6 @@
 """Confidence bounds of vote probabilities, and summaries of randomised smoothing certificates.
 
-A base classifier f of images in [0, 1] and Gaussian noise define the smoothed classifier
+A base classifier f of images in [0, 1] and Gaussian noise define the smoothed classifier g:
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
@@ -71,7 +71,7 @@ def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
 
-    exp W+ is a mixture of likelihood ratios of q > p against p. Each ratio has expectation at most 1 for every true
+    exp W+ is a mixture of likelihood ratios of all q > p against p. Each ratio has expectation at most 1 for every true
     probability up to p. Hence P(W+(p) ever reaches log(1/a)) <= a for all of these probabilities.
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
@@ -146,7 +146,7 @@ def predict(votes: ArrayLike, alpha: float) -> int:
         alpha: probability that the returned class is not the class of g.
 
     Returns:
-        The class, or `ABSTAIN` if none wins significantly.
+        The class, or `ABSTAIN` if no class wins significantly.
     """
     votes = np.asarray(votes)
     first, second = np.argsort(-votes, kind="stable")[:2]
@@ -171,8 +171,8 @@ def input_specific_draws(
 
     The limit must hold for every probability in the pilot's two-sided confidence interval. A wrong interval affects
     only the savings: the certificate stays valid, because the certifying samples are independent of the pilot. With
-    several votes, only joint values are checked: all probabilities move simultaneously from the lower to the upper ends
-    of their intervals.
+    several votes, all probabilities move simultaneously from the lower to the upper ends of their intervals; other
+    combinations are not checked.
 
     Args:
         pilot_hits: votes for the selected class in the pilot, one per stream.
@@ -226,8 +226,8 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
     """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
 
-    The ACR is the integral of the certified accuracy over r. Easy images dominate it, so report it together with the
-    curve.
+    The ACR is the integral of the certified accuracy over r. Easy images dominate the ACR, so report it together with
+    the curve of certified accuracy.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """
@@ -239,9 +239,9 @@ def accuracy_with_high_probability(
 ) -> NDArray[np.float64]:
     """Compute a lower bound of the certified accuracy on the given images; the bound accounts for wrong certificates.
 
-    Each of m certificates is wrong with probability at most alpha, independently of the others. With probability
-    1 - rho, the number of wrong ones is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
-    bound is the accuracy minus k / m, and holds for all radii simultaneously.
+    Each of m certificates is wrong with probability at most alpha, independently of the others. With probability 1 -
+    rho, the number of wrong certificates is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
+    returned bound is the accuracy minus k / m; it holds for all radii simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
     published formula lacks the factors 2 that Bernstein's inequality has under the root and in the last term. So the

@@ -1,14 +1,14 @@
-"""Count a classifier's votes on noisy images, in full batches that span several images.
+"""Count a classifier's votes on noisy copies of images, in full batches that may span several images.
 
 Sample d of image x in a stage of its certification is x + sigma e. The noise e depends only on (seed, image, stage, d),
 because each block of 100 samples has its own seed. So the classifier's inputs do not depend on batch size or world
-size. Nor do its votes, unless two logits are so close that rounding decides; the batch size may change rounding.
-Different types of device generate different noise.
+size. The votes do not depend on them either, except where two logits are so close that rounding, which may change with
+the batch size, decides. Different types of device generate different noise.
 
 The rate of votes changed by rounding was measured on a CPU, with a ResNet-20 trained without noise, on 6,000 noisy
 copies of six CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote,
-in float32 and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. Nor did the memory format
-`channels_last`, although it changes logits by up to 0.06 under bfloat16.
+in float32 and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. The memory format `channels_last`
+changed no vote either, although it changes logits by up to 0.06 under bfloat16.
 
 As in the literature, noise is sampled and added in float32, while the certificate assumes exact arithmetic. Voracek and
 Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
@@ -144,7 +144,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 class VoteCounter:
     """Certify images in full batches; a batch may combine samples of several images.
 
-    Images are processed in order of arrival, so only a few are in progress simultaneously. Votes are counted on the
+    Images are processed in order of arrival, so only a few images are in progress at any time. Votes are counted on the
     device, and read by the host one batch later, while the next batch is computed:
 
                   plan and launch batch 1
@@ -164,7 +164,7 @@ class VoteCounter:
         device: device of the images.
         rank: this rank if the samples of each image are sharded over ranks, otherwise 0.
         world_size: number of ranks over which the samples of each image are sharded.
-        add_over_processes: all-reduces an int64 tensor over these ranks, by summing in place; all ranks call it equally
+        add_over_processes: function that sums an int64 tensor over these ranks, in place; all ranks call it equally
             often.
         after_batch: function called with `num_draws` after each batch, once the caller has consumed the results of that
             batch; should be fast. An exception that it raises aborts the certification.
@@ -305,7 +305,7 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Add the votes of a batch to its images, and finish those that need no more samples."""
+        """Add the votes of a batch to its images, and finish the images that need no more samples."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -1,16 +1,16 @@
 """DiffusionGuard: adversarial noise that protects photographs from diffusion-based inpainting.
 
-An editor keeps a region K of an image x, and starts from pure noise z at time t_0. Protection maximises
+An editor keeps a region K of an image x, and starts from pure noise z at time t_0. Protection solves
 
     max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
 
-with m the mask of the repainted part, and y the encoding of the image with that part blanked. Each iteration samples z,
-the latent noise and a deformed region K (see `attack`), and follows the sign of the gradient inside K:
+Here m is the mask of the repainted part, and y the encoding of the image with that part blanked. Each iteration samples
+z, the latent noise and a deformed region K (see `attack`), and follows the sign of the gradient inside K:
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 
 Budgets are in pixel units. The authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], so the values here
-are half of these (the paper says 16/255). The code maximises the norm of a batch of copies of one image; here the
+are half as large (the paper says 16/255). The code maximises the norm of a batch of copies of one image; here the
 objective is the sum of the images' norms, whose gradient has the same signs. t_0 is the first of four steps, as in the
 code; the paper writes T.
 

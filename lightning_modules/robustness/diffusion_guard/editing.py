@@ -1,11 +1,11 @@
 """Metrics of edits: PSNR and SSIM between edits of protected and original images, and CLIP similarity to the prompt.
 
-E_I and E_T are the CLIP embeddings of images and texts, of unit length. The scores of an edit of a source image are
+E_I and E_T are the CLIP embeddings of images and texts, of unit length. An edit of a source image has two scores:
 
     similarity              cos(E_I(edit), E_T(prompt)),
     directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
 
-where the source text describes the source image. For all metrics, a lower value means better protection.
+The source text describes the source image. For all metrics, a lower value means better protection.
 
 Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
 2103.00020; directional similarity from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators,

@@ -1,10 +1,10 @@
 """Diffusion inpainting models: in pixel space, and in the latent space of Stable Diffusion.
 
-The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
+The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. Their input is
 
-    cat[z_t, m, y],
+    cat[z_t, m, y].
 
-where the mask m, in the resolution of z, is 1 in the repainted part, and y encodes the image with that part blanked.
+The mask m, in the resolution of z, is 1 in the repainted part, and y encodes the image with that part blanked.
 The interface takes and returns images in [0, 1]; the networks use [-1, 1].
 """
 
@@ -74,7 +74,7 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise at z_t = `noise`, pure noise, as in the editor's first step.
+        """Predict the noise for z_t = `noise`, that is pure noise, as in the editor's first step.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; gradients reach them.

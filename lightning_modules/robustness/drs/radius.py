@@ -1,13 +1,13 @@
 """Certified radius of dual randomised smoothing, from two votes on disjoint parts of an image.
 
 Let the class probabilities of the two parts be at least Phi(u) and Phi(v). Perturbing the parts by vectors of lengths a
-and b leaves these probabilities at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1 while u
-+ v > a / sigma_l + b / sigma_r; above 1, no other class can win. Over a^2 + b^2 = R^2 the right side is at most R
-sqrt(1/sigma_l^2 + 1/sigma_r^2), hence
+and b leaves these probabilities at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). While u + v > a / sigma_l + b /
+sigma_r, the sum of both probabilities stays above 1, and no other class can win. For a^2 + b^2 = R^2, the right side is
+at most R sqrt(1/sigma_l^2 + 1/sigma_r^2). Hence the radius is
 
-    R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2),
+    R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2).
 
-which is sigma (u + v) / sqrt(2) for equal noise. Either u or v may be negative.
+For equal noise, R is sigma (u + v) / sqrt(2). Either u or v may be negative.
 """
 
 import math

@@ -1,14 +1,14 @@
 """Mahalanobis detector of out-of-distribution and adversarial inputs, from features of a trained classifier.
 
-For the features f_l of layer l, one Gaussian per class with a shared covariance (`gaussians.py`) gives
+The features f_l of layer l get one Gaussian per class, with a shared covariance (`gaussians.py`). The score M_l is
 
     M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
-    x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)),
+    x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)).
 
-and a logistic regression on validation data finds the weights of the layers (`ensemble.py`). The network is unchanged
-and x' is not clipped; sign(0) is +1. The factor 1/2 in M_l is that of the published code; the paper omits it. The
-network's inputs are images in [0, 1], so epsilon is in pixel units. So the gradient is not divided by the
-normalisation's standard deviation, unlike in the code.
+A logistic regression on validation data finds the weights of the layers (`ensemble.py`). The network is unchanged and
+x' is not clipped; sign(0) is +1. The published code has the factor 1/2 in M_l; the paper omits it. The network's inputs
+are images in [0, 1], so epsilon is in pixel units. Therefore, unlike in the published code, the gradient is not divided
+by the normalisation's standard deviation.
 
 The name of a score tells which data tune the regression and epsilon:
 
@@ -18,15 +18,15 @@ The name of a score tells which data tune the regression and epsilon:
 * `tuned_on_attack`: the same test images and their adversarial copies from the first of `attacks`; uses no
   out-of-distribution images.
 * `mean`: no tuning. The score is the mean over layers, each standardised by the rank of its covariance, with epsilon 0.
-* `last`: no tuning. The score is that of the last layer, with epsilon 0.
+* `last`: no tuning. The score is the last layer's, with epsilon 0.
 
 The first `num_validation` images of both sets are excluded from the metrics of all scores. The in-distribution inputs
-of an adversarial set are clean images and one noisy copy of each. The set consists of the images that are classified
-correctly, with and without noise, and misclassified under attack. The authors' code tunes weights and epsilon on the
-first tenth of this set. Here they are tuned on the members of the set among the first tenth of the test images, a tenth
-that is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies to adversarial sets only. Its
-weights and number of neighbours are tuned in the same way as weights and epsilon above. The mini-batches of `lid`
-follow the order of the set.
+of an adversarial set are clean images and one noisy copy of each. An adversarial set consists of the images that are
+classified correctly, with and without noise, but misclassified under attack. The authors' code tunes weights and
+epsilon on the first tenth of this set. Here they are tuned on those of its images that are in the first tenth of the
+test set, which is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies to adversarial sets only.
+Weights and number of neighbours of `lid` are tuned in the same way as weights and epsilon above. The mini-batches of
+`lid` follow the order of the set.
 
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888.

@@ -94,7 +94,7 @@ class MeasuredScores(NamedTuple):
         """Warn that a method is skipped because of too few validation data.
 
         Raises:
-            ValueError: if the skipped method is the required one.
+            ValueError: if the skipped method is required.
         """
         message = (
             f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
@@ -119,7 +119,7 @@ class Tuning(NamedTuple):
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Split `scores` `[N, ...]` into those for fitting weights and those for choosing epsilon."""
+        """Split `scores` `[N, ...]` into scores for fitting weights and scores for choosing epsilon."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 

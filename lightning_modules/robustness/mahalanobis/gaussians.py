@@ -4,14 +4,14 @@
     Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
     d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
 
-The estimates are updated batch by batch. For each global batch with counts n'_c, means m'_c and scatter S' around these
-means,
+The estimates are updated batch by batch. A global batch with counts n'_c, means m'_c and scatter S' around these means
+changes them as follows:
 
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
-    mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N,
+    mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N.
 
-which avoids cancellation and needs 8 (K + K D + sum_l d_l^2) bytes, independent of N, for K classes and layers with d_l
-features, D in total. All computations are in float64.
+These updates avoid cancellation. For K classes and layers with d_l features, D in total, they need 8 (K + K D + sum_l
+d_l^2) bytes, independent of N. All computations are in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
@@ -182,8 +182,8 @@ def confidence(features: Tensor, whitened: Whitened) -> Tensor:
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """Compute (M + r/2) / sqrt(r/2), which has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees.
 
-    This makes layers comparable without validation data. For any distribution, -r/2 is also the exact training-set mean
-    of -d_y / 2 for the true labels.
+    The standardised score makes layers comparable without validation data. For any distribution of features, the mean
+    of -d_y / 2 over the training set, with true labels y, is exactly -r/2.
 
     Args:
         confidence: M.

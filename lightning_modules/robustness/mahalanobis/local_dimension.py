@@ -1,11 +1,11 @@
 """Baseline of the Mahalanobis detector: local intrinsic dimension (LID) of features.
 
-    LID(f) = -k / sum_{j=1}^k log(r_j / r_k),
+    LID(f) = -k / sum_{j=1}^k log(r_j / r_k)
 
-is the maximum-likelihood estimate of the LID of f, where r_1 <= ... <= r_k are the distances from f to its nearest
-neighbours in a mini-batch of clean images. LID measures how the number of neighbours grows with the distance. The
-smallest distance is skipped: for a clean image it is the distance to itself. The smallest distance of noisy and
-adversarial copies is also skipped. Adversarial images have a higher LID. Each k gives a separate score.
+This maximum-likelihood estimate uses the distances r_1 <= ... <= r_k from f to its nearest neighbours in a mini-batch
+of clean images. LID measures how the number of neighbours grows with the distance. The smallest distance is skipped:
+for a clean image it is the distance to itself. The smallest distance of noisy and adversarial copies is also skipped.
+Adversarial images have a higher LID. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples

@@ -2,25 +2,25 @@
 
 Pre-training. A noise-conditioned network h with a projector z takes an image x, lightly augmented by the DataModule,
 and two strongly augmented views a and b of x. x, a and b are in [-1, 1] and get the same noise e. Let t_q > t_{q+1} be
-noise levels of a curriculum, with the same q for the whole batch, and t_0 = .002. With sg the stop-gradient and z' the
-target network, a moving average,
+noise levels of a curriculum, with the same q for the whole batch, and t_0 = .002. The target network z' is a moving
+average of z, and sg stops gradients. The loss L is
 
     L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
     L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
     L = L_c + L_k,
 
-with NCE of `losses/contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e. Hence the
-representations learned by contrasting nearly noise-free views carry over to all noise levels. Negatives come from all
-ranks.
+NCE is the loss in `losses/contrastive.py`. Replacing x + t e by x + t' e is a step of the probability-flow ODE from x +
+t e. Hence the representations learned by contrasting nearly noise-free views carry over to all noise levels. Negatives
+come from all ranks.
 
-Fine-tuning. The encoder h, without its projector, and a linear head are trained on m noisy copies of each image. With
-their predictions p_1 ... p_m and the mean p,
+Fine-tuning. The encoder h, without its projector, and a linear head are trained on m noisy copies of each image. For
+the predictions p_1 ... p_m on the copies and their mean p, the loss is
 
-    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p),
+    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-the regularisation of Jeong and Shin (2020). The noise has standard deviation sigma, which is 2 sigma for images in [-1,
-1]; the network is conditioned on the nearest t among its 81 levels. The smoothed classifier is certified as that of
-Cohen et al. (2019).
+It is the consistency regularisation of Jeong and Shin (2020). The noise has standard deviation sigma, which is 2 sigma
+for images in [-1, 1]; the network is conditioned on the nearest t among its 81 levels. The smoothed classifier is
+certified as that of Cohen et al. (2019).
 
 Departures. Both sides of L_k use the encoder's features and the online network, as the authors' code does for every
 value of its target option. Fine-tuning starts from a second moving average, with a fixed decay; neither the paper nor

@@ -1,15 +1,15 @@
 """Noise levels and schedules of pre-training, and a noise-conditioned classifier for one noise level.
 
 A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise with standard deviation sigma on images in [0, 1]
-is noise of level t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
+is noise of level t = 2 sigma. The N levels, from large to small, are those of Karras et al. (2022), EDM:
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
-In step k of K, with s_0 = 20 and s_1 = 80,
+In step k of K, with s_0 = 20 and s_1 = 80, the number of levels is
 
     N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)),
 
-and the target network's decay, with e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), is
+With e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), the decay of the target network is mu(k):
 
     c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
     mu(k) = .9999 c(k) + .99 (1 - c(k)).
@@ -46,7 +46,7 @@ def num_levels(step: int, num_steps: int) -> int:
     """Compute N(k): 21, then 41, then 81 levels.
 
     Args:
-        step: k, index of the step, from 0.
+        step: k, index of the training step, from 0.
         num_steps: K, total number of steps.
     """
     segment = math.ceil(num_steps / math.log2(math.ceil(MOST_STEPS / FEWEST_STEPS) + 1))
@@ -57,7 +57,7 @@ def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
     """Compute mu(k), the target network's decay.
 
     Args:
-        step: k, index of the step, from 0; capped at K.
+        step: k, index of the training step, from 0; capped at K.
         num_steps: K, total number of steps.
         steepness: A, how fast mu approaches its final value.
     """

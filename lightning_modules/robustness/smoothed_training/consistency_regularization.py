@@ -1,6 +1,6 @@
 """Consistency regularisation of a classifier over noisy copies of an image.
 
-With the predictions p_1 ... p_m on m copies and their mean p,
+For predictions p_1 ... p_m on m copies and their mean p, the loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
@@ -41,7 +41,7 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """Compute the consistency loss L (see above), averaged over the batch.
+    """Compute the loss with consistency regularisation, averaged over the batch.
 
     Args:
         logits: logits of each copy, `[m, B, K]`; with m = 1 the loss has only its first term.

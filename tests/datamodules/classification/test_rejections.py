@@ -219,7 +219,7 @@ REJECTED: list[Row] = [
                 FileNotFoundError,
                 r"class_maps: .*map\.txt does not exist",
             ),
-            ("shifted name", of_imagenet({"own": "own"}), ValueError, "give the set a map"),
+            ("shifted name", of_imagenet({"own": "own"}), ValueError, "map its folders in class_maps"),
         )
         for data in (own, through_a_cache(own))
         for stage in ("fit", "test")
@@ -286,7 +286,7 @@ REJECTED: list[Row] = [
     ("WebVision line", webvision(write("info/val_filelist.txt", "val000000.jpg 0\nval000001.jpg\n"), "test"),
      ValueError, r"val_filelist\.txt, line 2: expected <file> <label>, got 'val"),
     ("WebVision images missing", webvision(rename("google", "images"), "fit"), FileNotFoundError,
-     r"google/q0000/0\.jpg does not exist; .*train_filelist_google"),
+     r"google/q0000/0\.jpg does not exist, but .*train_filelist_google"),
     ("WebVision lists missing", webvision(rename("info", "lists"), "fit"), FileNotFoundError,
      r"info/train_filelist_google\.txt does not exist; download"),
     ("WebVision ImageNet missing", webvision(rename("imagenet", "lists"), "test", test_on="imagenet"),

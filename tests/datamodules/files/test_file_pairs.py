@@ -15,7 +15,7 @@ def test_files_match_by_what_their_names_have_in_common() -> None:
     ("noisy", "clean", "message"),
     [
         (["a.wav", "b.wav"], ["a.wav"], "x: b has a reverb recording, no anechoic counterpart; names must agree"),
-        (["a.wav"], ["a.wav", "b.wav"], "x: b has an anechoic recording and no reverb one"),
+        (["a.wav"], ["a.wav", "b.wav"], "x: b has an anechoic recording, no reverb counterpart"),
     ],
 )
 def test_a_file_without_its_other_is_named(noisy: list[str], clean: list[str], message: str) -> None:

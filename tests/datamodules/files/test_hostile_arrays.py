@@ -187,7 +187,7 @@ def test_cells_of_a_mat_file_read_no_other_file_either(tmp_path: Path) -> None:
     path = hdf5(tmp_path / "a.mat", write)
     with pytest.raises(ValueError, match=r"a\.mat cannot be read .*another file"):
         read_cells(path, "info/boxes")
-    with pytest.raises(ValueError, match=r"a\.mat cannot be read .*no cell"):
+    with pytest.raises(ValueError, match=r"a\.mat cannot be read .*not a cell"):
         read_cells(path, "info/numbers")
 
 
