@@ -10,8 +10,8 @@ N(0, 1), and are randomly rotated together with e. The clusters' centres are
 
     common: scale m + offset e,    rare: scale m + rare_offset e,    no class: scale m - offset e.
 
-Samples from N(centre, 1) are rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row. The
-distances between centres are the same for all seeds, so all seeds are equally hard.
+Samples from N(centre, 1) are rescaled to [0, 1] and quantised to 255 levels. They are stored as images with one row.
+The distances between centres are the same for all seeds, so all seeds are equally hard.
 """
 
 from typing import NamedTuple, Self
