@@ -377,10 +377,10 @@ def global_batch_size(batch: Any) -> int:
 
 
 def loss_weight(batch: Any) -> float:
-    """Weight this rank's mean loss so that averaging over ranks gives the mean over the global batch.
+    """Weight this rank's mean loss: the mean of weighted losses over ranks is the mean over the global batch.
 
     DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean of the ranks' means is
-    not the global mean. The factor world size * local count / global count corrects this. The factor is 1 on a single
-    rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the epoch's mean is exact as well.
+    not the global mean. The factor world size * local count / global count corrects the difference. The factor is 1 on
+    a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`; then the epoch's mean is also exact.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

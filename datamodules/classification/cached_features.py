@@ -101,8 +101,8 @@ class CachedFeatures(ImageSet):
     The network processes a dataset once, when it is first needed, sharded over ranks. The name of a cache entry is a
     digest of the network (`module_hash`), the images, the labels and the augmentation. Another network, dataset, crop
     or number of passes therefore creates another entry. Split, label noise and order are not part of the digest, so
-    runs with different seeds and noise rates share an entry. A dataset that samples images by seed, as with open-set
-    label noise, has one entry per seed. Image files are identified by their labels, names, sizes and modification
+    runs with different seeds and noise rates share an entry. A dataset that samples images by seed, such as open-set
+    label noise, has one cache entry per seed. Image files are identified by their labels, names, sizes and modification
     times, and by the pixels of 64 files. Therefore a copy of the files with other modification times has its features
     computed again.
 
@@ -114,7 +114,7 @@ class CachedFeatures(ImageSet):
         images: dataset whose features are computed.
         encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it runs in evaluation mode.
         num_features: number of features per image, D.
-        augmented_passes: number of random augmentations of each training image whose features are cached; each epoch
+        augmented_passes: number of random augmentations per training image; their features are cached, and each epoch
             uses one of them. With 0, training uses the features without augmentation, which are always cached for
             evaluation.
         augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.

@@ -68,8 +68,8 @@ class TuningDigits(Digits):
     """All digits; images 601 to 1,000, which `PretrainingDigits` does not train on, for training, the last 797 for
     testing.
 
-    The shifted test set, `moved_noisy`, moves each test image by one pixel up, down, left or right and adds Gaussian
-    noise of standard deviation 0.2, clipped to [0, 1]; it is the same for all seeds.
+    The shifted test set `moved_noisy` has each test image moved by one pixel up, down, left or right, with Gaussian
+    noise of standard deviation 0.2, clipped to [0, 1]. It is the same for all seeds.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""DomainNet: 345 object classes in six styles, for training on one style and testing on the others.
+"""DomainNet: 345 object classes in six styles, for training on one style and testing on all other styles.
 
 Source: Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019, arXiv 1812.01754.
 """
@@ -14,7 +14,7 @@ Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketc
 
 
 class DomainNet(ImageSet):
-    """One domain of DomainNet for training and testing; test images of the other domains are shifted test sets.
+    """One domain of DomainNet, for training and testing; test images of all other domains are shifted test sets.
 
     Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines `<domain>/<class>/<image>.jpg
     <label>`. The images are in the folder of the lists.

@@ -59,7 +59,7 @@ class LabelledImages(SeededBatches):
         second_view: add a second random augmentation of each image to training batches, as `second_view`.
         predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; images in a
             top-level folder named after a class get that label.
-        ood_test_sets: further datasets, whose test images are shifted test sets of the same classes.
+        ood_test_sets: further datasets with the same classes; their test images are shifted test sets.
         batches_per_epoch: number of batches per epoch. Images are sampled anew for each epoch, equally many per given
             label; a class with too few images contributes all of them. None means all images.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
@@ -261,7 +261,7 @@ class LabelledImages(SeededBatches):
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:
-        """Check lists, folders and labels of all shifted test sets, so that missing data are reported before training.
+        """Check lists, folders and labels of all shifted test sets, to report missing data before training.
 
         Raises:
             FileNotFoundError: if a shifted test set is missing; the message names the expected path.
@@ -361,8 +361,8 @@ class LabelledImages(SeededBatches):
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
         """Change labels of training samples; the new labels take effect on all ranks and workers in the next epoch.
 
-        This is a collective operation: all ranks must call it equally often, each with its own samples (such as its
-        shard of `training_images_dataloader`) or with none. Corrections are gathered from all ranks.
+        `correct_labels` is a collective operation: all ranks must call it equally often, each with its own samples
+        (such as its shard of `training_images_dataloader`) or with none. Corrections are gathered from all ranks.
 
         Args:
             index: positions in the training set, `[n]`, int64.

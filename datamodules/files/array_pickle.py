@@ -56,7 +56,7 @@ class _Named:
     """Stand-in for a named function or class, which a file may call or pass on, but not modify.
 
     Args:
-        function: function to call instead of the named one; None forbids calls.
+        function: function to call instead of the named function; None forbids calls.
     """
 
     __slots__ = ("_function",)

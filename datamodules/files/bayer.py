@@ -21,7 +21,7 @@ PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
-    """Pack a Bayer image into channels R, G, B, G: R and the first G from one sensor row, B and G from the next.
+    """Pack a Bayer image into channels R, G, B, G: the first two from one sensor row, the last two from the next.
 
     The image is cropped to begin with red if its pattern begins otherwise; incomplete cells are left out.
 

@@ -3,7 +3,7 @@
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I).
 
 The image x is in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e
-- sqrt(1 - abar_t) x (v_prediction); each determines the other two.
+- sqrt(1 - abar_t) x (v_prediction). Each of the three determines the other two.
 
 The levels abar, one for each t, come from a diffusers scheduler; functions take them as scalars or `[B, 1, 1, 1]`.
 

@@ -224,7 +224,7 @@ class VP(_Decaying):
 
 
 class SubVP(_Decaying):
-    """The sub-VP process, with a variance below that of VP at all times and higher likelihoods.
+    """The sub-VP process, with smaller variance than VP at all times, and higher likelihoods.
 
     Args:
         beta_min: rate of the decay at t = 0.

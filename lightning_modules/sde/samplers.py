@@ -48,7 +48,7 @@ def times_of(x: Tensor, t: float) -> Tensor:
 
 
 def _host(t: float) -> Tensor:
-    """Convert t to double precision, so that rounding does not skip a level of the grid."""
+    """Convert t to double precision; otherwise rounding might skip a level of the grid."""
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
 

@@ -1,7 +1,7 @@
 """Validation, test and prediction of a segmenter, shared by all methods.
 
 The metrics of a category k count the pixels of all images and ranks, except ignored pixels. For TP pixels correctly
-predicted as k, P pixels predicted as k and T pixels whose true category is k, they are
+predicted as k, P pixels predicted as k and T pixels whose true category is k, the metrics are
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 

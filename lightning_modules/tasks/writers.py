@@ -1,4 +1,4 @@
-"""Write an image file for each input image in prediction; shared by all methods whose estimates are images."""
+"""Write an image file for each input image in prediction; used by all methods that estimate images."""
 
 import inspect
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
 """Run several iterations of an algorithm in one training step, for algorithms whose iterations take microseconds.
 
 Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence and logs once;
-the results equal those of one iteration per step. Checkpoints are written between steps.
+results are the same as with one iteration per step. Checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable

@@ -17,9 +17,9 @@ from lightning_modules.full_precision import at_least_float32
 class EpochMean(Metric):
     """Mean over an epoch of per-batch values, weighted by the number of samples, over all ranks.
 
-    A call of `self.log` takes as long as a small network's forward pass. So this metric is passed to Lightning only
-    once an epoch; Lightning computes and resets it at the epoch's end. A step only adds values to the metric, on the
-    device. The metric's states have the names and dtypes of the states in Lightning's own means.
+    A call of `self.log` takes as long as a small network's forward pass. So Lightning gets this metric only once an
+    epoch, and computes and resets it at the epoch's end. A step only adds values to the metric, on the device. The
+    metric's states have the names and dtypes of the states in Lightning's own means.
     """
 
     value: Tensor

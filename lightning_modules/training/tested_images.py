@@ -1,6 +1,6 @@
 """Read single images of the test set, for callbacks with a long test of each image before the usual test.
 
-Such a callback reads images by position, shards positions over ranks, and stores results in files (see
+These callbacks read images by position, shard positions over ranks, and store results in files (see
 `datamodules.jobs`).
 """
 

@@ -4,17 +4,17 @@ Operations on pixel values use [0, 1] without rounding to 1/255; only equalisati
 
 torchvision's policy (`RandAugment`) takes one of fourteen operations at a fixed strength.
 
-timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. It samples one
-of fifteen operations per image with replacement, and applies it with a given probability. The magnitude is sampled
-around m and clipped to [0, mmax]; 10 is full strength:
+timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. timm's policy
+samples one of fifteen operations per image with replacement, and applies it with probability p. The magnitude is
+sampled around m and clipped to [0, mmax]; 10 is full strength:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
     colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
     posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
 
-So `m15` without `mmax` equals `m10`; without `inc1`, posterize and solarize weaken as m rises. Differences from timm:
-moved images are interpolated bilinearly (timm: bilinearly or bicubically at random), and values are not rounded to
-1/255.
+So `m15` without `mmax` equals `m10`; without `inc1`, posterize and solarize become weaker for larger m. Differences
+from timm: moved images are interpolated bilinearly (timm: bilinearly or bicubically at random), and values are not
+rounded to 1/255.
 
 Sources: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
 2020, arXiv 1909.13719; Wightman, Touvron and Jegou, ResNet strikes back: An improved training procedure in timm, 2021,

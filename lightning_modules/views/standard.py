@@ -1,4 +1,4 @@
-"""Standard augmentations: weak and strong ones for semi-supervised learning, SimCLR's, and timm's."""
+"""Standard augmentations: weak and strong augmentation for semi-supervised learning, SimCLR's, and timm's."""
 
 from torch import nn
 

@@ -37,7 +37,7 @@ class RandomBlur(ClipOperator):
         plateau_beta: smallest and largest exponent of plateau kernels.
         plateau_step: largest change of the exponent of plateau kernels per frame.
         cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel; None means pi/3 to pi for
-            kernels below 13 pixels, and pi/5 to pi for larger ones.
+            kernels below 13 pixels, and pi/5 to pi for larger kernels.
         cutoff_step: largest change of the cut-off frequency per frame.
         probability: probability that a clip is blurred.
     """

@@ -64,7 +64,7 @@ class ImageNoise(ABC):
 
 
 def level_of(level: Any, name: str) -> float:
-    """Return the level of a noise whose level is one number, for computations with its distribution.
+    """Return the noise level, which must be one number for computations with the distribution.
 
     Raises:
         ValueError: if the level is sampled from a range.

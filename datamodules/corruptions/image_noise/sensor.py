@@ -21,7 +21,7 @@ def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
 
     Args:
         uniform: u, in (0, 1).
-        shape: l; 0 is the logistic distribution, 0.14 nearly a normal one; tails are heavier for smaller l.
+        shape: l; the distribution is logistic for 0 and nearly normal for 0.14; tails are heavier for smaller l.
     """
     shape = torch.as_tensor(shape, dtype=uniform.dtype, device=uniform.device)
     ends = uniform.log(), (-uniform).log1p()
@@ -64,11 +64,12 @@ class Sensor(ImageNoise):
         y = D f / L.
 
     Here log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
-    Gaussian noise, and Gaussian noise only. Here y is not clipped; the method clips y to [0, 1], like real images.
-    Shape and bias come from one recording near K, sampled at random; the paper's cameras have two recordings per gain.
+    Gaussian noise, and Gaussian noise only. The sampled y is not clipped; the restoration method clips y to [0, 1],
+    like real images. Shape and bias come from one recording near K, sampled at random; the paper's cameras have two
+    recordings per gain.
 
-    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: the first two
-    come from one sensor row, the others from the next.
+    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: R and the first
+    G come from one sensor row, B and the second G from the next row.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
     2108.02158. Parameters are distributed as in the authors' tables; the authors' sampling code is not published.

@@ -58,8 +58,8 @@ class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
     In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. Patrini's code decides
-    independently per sample; DivideMix selects floor(r N) samples of the whole dataset and flips those in source
-    classes.
+    independently per sample; DivideMix selects floor(r N) samples of the whole dataset and flips the selected samples
+    in source classes.
 
     ELR's code flips classes one after another in place. Cats flipped to dogs thus count as dogs when dogs are flipped,
     and a fraction r flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.

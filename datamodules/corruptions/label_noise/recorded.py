@@ -34,10 +34,10 @@ class HumanCIFARN:
 
     Args:
         path: annotation file.
-        kind: the label to use. CIFAR-10N has `aggre_label` (majority of three annotators, 9.0 % wrong),
-            `random_label1`, `random_label2`, `random_label3` (one annotator each; 17.2, 18.1 and 17.6 % wrong) and
-            `worse_label` (a wrong label if any annotator gave one, 40.2 % wrong). CIFAR-100N has `noisy_label` (40.2 %
-            wrong).
+        kind: the label to use. CIFAR-10N has `aggre_label` (majority of three annotators, 9.0 % wrong);
+            `random_label1`, `random_label2` and `random_label3` (one annotator each; 17.2, 18.1 and 17.6 % wrong); and
+            `worse_label` (a wrong label if any annotator gave a wrong label, 40.2 % wrong). CIFAR-100N has
+            `noisy_label` (40.2 % wrong).
     """
 
     seed: int | None = None

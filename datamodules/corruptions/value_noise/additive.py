@@ -1,4 +1,4 @@
-"""Distributions of additive noise: light-tailed, heavy-tailed and skewed ones, and rare gross errors."""
+"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and rare gross errors."""
 
 import math
 from dataclasses import dataclass

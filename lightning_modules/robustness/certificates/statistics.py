@@ -66,7 +66,7 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the one-sided `log_wealth`, whose bettor bets only on probabilities above p.
+    """Compute the one-sided log-wealth of a bettor who bets only on probabilities above p.
 
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
@@ -239,7 +239,7 @@ def accuracy_with_high_probability(
 ) -> NDArray[np.float64]:
     """Compute a lower bound of the certified accuracy on the given images; the bound accounts for wrong certificates.
 
-    Each of m certificates is wrong with probability at most alpha, independently of the others. With probability 1 -
+    The m certificates are independent, and each is wrong with probability at most alpha. With probability 1 -
     rho, the number of wrong certificates is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
     returned bound is the accuracy minus k / m; it holds for all radii simultaneously.
 

@@ -291,7 +291,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return this rank's samples with their part numbers; each rank has one range, and all have equal length."""
+        """Return this rank's samples with their part numbers; every rank has one range, of the same length."""
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share

@@ -171,7 +171,7 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of the blanked images and those of grey images."""
+    """Sum the squared distances between the encodings of blanked images and the encodings of grey images."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     target = inpainter.encode(torch.full_like(image, 0.5), zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - target).square().sum()

@@ -4,7 +4,7 @@ The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. T
 
     cat[z_t, m, y].
 
-The mask m, in the resolution of z, is 1 in the repainted part, and y encodes the image with that part blanked.
+The mask m, in the resolution of z, is 1 in the repainted part; y encodes the image with the repainted part blanked.
 The interface takes and returns images in [0, 1]; the networks use [-1, 1].
 """
 
@@ -173,8 +173,7 @@ class PixelInpainter(Inpainter):
 class StableDiffusionInpainter(Inpainter):
     """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacks use an empty prompt.
 
-    Edits run that pipeline without the safety checker, which would bias comparisons by replacing images with black
-    ones.
+    Edits run the pipeline without its safety checker, which would bias comparisons by returning black images.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub

@@ -50,9 +50,9 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
     """Protect images against an inpainting model: `predict` writes protected images, `test` evaluates edits of them.
 
     `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. `predict` skips
-    existing images, so an interrupted run can be resumed with the same `--run_directory`. A directory whose images were
-    protected with another inpainter, image size, precision or attack setting is rejected. An existing file is also
-    rejected if its hash of image and masks differs.
+    existing images, so an interrupted run can be resumed with the same `--run_directory`. `predict` rejects a directory
+    with images from another inpainter, image size, precision or attack setting. An existing file is also rejected if
+    its hash of image and masks differs.
 
     `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
     and prompts. Lower is better:

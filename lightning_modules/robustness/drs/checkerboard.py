@@ -15,7 +15,7 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """Compute the mask of the first half's pixels; the second half has the other pixels.
+    """Compute the mask of the first half's pixels; the second half has the remaining pixels.
 
     Args:
         height: height of the image, even.
@@ -53,7 +53,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Add to every kept pixel the maximum of its 2 x 2 block; the other pixels are zero.
+    """Add the maximum of each 2 x 2 block to its kept pixels; set all other pixels to zero.
 
     Args:
         image: `[B, C, H, W]`.

@@ -44,7 +44,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         layout: `checkerboard`, or `official` for the authors' checkpoints.
         radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
             reproduce the authors' logs; also set `alpha: 0.002` in Certification, since the authors use 0.001 for each
-            of two votes. These radii are not guaranteed, and `certification_settings.json` records this.
+            of two votes. The published radii are not guaranteed, which `certification_settings.json` records.
         optimizer: optimizer of both networks' trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

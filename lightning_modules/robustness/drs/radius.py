@@ -3,7 +3,7 @@
 Let the class probabilities of the two parts be at least Phi(u) and Phi(v). Perturbing the parts by vectors of lengths a
 and b leaves these probabilities at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). While u + v > a / sigma_l + b /
 sigma_r, the sum of both probabilities stays above 1, and no other class can win. For a^2 + b^2 = R^2, the right side is
-at most R sqrt(1/sigma_l^2 + 1/sigma_r^2). Hence the radius is
+at most R sqrt(1/sigma_l^2 + 1/sigma_r^2). Hence the certified radius is R:
 
     R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2).
 

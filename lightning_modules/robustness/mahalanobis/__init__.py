@@ -23,8 +23,8 @@ The name of a score tells which data tune the regression and epsilon:
 The first `num_validation` images of both sets are excluded from the metrics of all scores. The in-distribution inputs
 of an adversarial set are clean images and one noisy copy of each. An adversarial set consists of the images that are
 classified correctly, with and without noise, but misclassified under attack. The authors' code tunes weights and
-epsilon on the first tenth of this set. Here they are tuned on those of its images that are in the first tenth of the
-test set, which is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies to adversarial sets only.
+epsilon on the first tenth of this set. Here they are tuned on the set's images from the first tenth of the test set;
+this tenth is the same for all attacks. The baseline `lid` (`local_dimension.py`) applies to adversarial sets only.
 Weights and number of neighbours of `lid` are tuned in the same way as weights and epsilon above. The mini-batches of
 `lid` follow the order of the set.
 

@@ -7,8 +7,8 @@ chosen from ten values by accuracy in five stratified folds. Only the solver dif
 method then reaches the same minimum in fewer steps.
 
 The step size epsilon of the input pre-processing is also tuned. For each epsilon, the regression is fitted on one half
-of the validation data. The epsilon that is best on the other half is chosen, by TNR at 95 % TPR for out-of-distribution
-inputs, and by AUROC for adversarial inputs; ties go to the first.
+of the validation data. The chosen epsilon has the best result on the other half: the best TNR at 95 % TPR for
+out-of-distribution inputs, the best AUROC for adversarial inputs; in a tie, the first one.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.

@@ -3,8 +3,8 @@
 Each input has a row of scores, `[N, columns]`, in float64. The columns are: softmax confidence; energy confidence;
 whether the network's class is correct; whether the class of the nearest mean is correct; M of each layer with each
 epsilon; and, with `odin`, ODIN's confidence for each setting. For an attack, the row of a clean image, `[N, 1 + 2
-columns]`, begins with 1 if the attack fools the network, or else 0. Then follow the scores of the noisy copy and of the
-adversarial copy.
+columns]`, begins with 1 if the attack fools the network, or else 0. The scores of the noisy copy follow, and then the
+scores of the adversarial copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -208,7 +208,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the positions of the images whose attack succeeds, and the scores of their three copies."""
+    """Return the positions of the images on which the attack succeeds, and the scores of their three copies."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position

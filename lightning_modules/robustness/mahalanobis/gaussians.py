@@ -5,13 +5,13 @@
     d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
 
 The estimates are updated batch by batch. A global batch with counts n'_c, means m'_c and scatter S' around these means
-changes them as follows:
+changes the estimates as follows:
 
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
     mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N.
 
-These updates avoid cancellation. For K classes and layers with d_l features, D in total, they need 8 (K + K D + sum_l
-d_l^2) bytes, independent of N. All computations are in float64.
+The updates of the estimates avoid cancellation. For K classes and layers with d_l features, D in total, they need 8 (K
++ K D + sum_l d_l^2) bytes, independent of N. All computations are in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a

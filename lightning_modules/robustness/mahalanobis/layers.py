@@ -73,7 +73,7 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
 
 @contextmanager
 def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) -> Iterator[list[Tensor]]:
-    """Collect each layer's features in one forward pass inside a `with` block, at whose end the list is filled."""
+    """Collect each layer's features in a forward pass inside a `with` block; the list is filled when the block ends."""
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
     with tapped(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:

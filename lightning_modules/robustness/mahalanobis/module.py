@@ -67,8 +67,8 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         noise_std: standard deviation, in pixel units, of the noise in noisy copies: one number, or a dict by attack
             name. If the noise is larger than an attack's perturbation, the attack cannot be detected.
         odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
-        lid: also evaluate the local intrinsic dimension. This stores the features of each image whose attack succeeds,
-            3 x 4 D bytes for layers with D features in total.
+        lid: also evaluate the local intrinsic dimension. `lid` stores features of each image that an attack fools: 3 x
+            4 D bytes for layers with D features in total.
         clip_noise: clip noisy copies to [0, 1], as in the published code.
         channels_last: names of layers with outputs `[B, H, W, d]`, as in timm's Swin Transformers, instead of
             `[B, d, H, W]`. A wrong layout is rejected if images are square, unless d equals H and W.

@@ -18,8 +18,8 @@ the predictions p_1 ... p_m on the copies and their mean p, the loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
-It is the consistency regularisation of Jeong and Shin (2020). The noise has standard deviation sigma, which is 2 sigma
-for images in [-1, 1]; the network is conditioned on the nearest t among its 81 levels. The smoothed classifier is
+This loss is the consistency regularisation of Jeong and Shin (2020). The noise has standard deviation sigma, which is 2
+sigma for images in [-1, 1]; the network is conditioned on the nearest t among its 81 levels. The smoothed classifier is
 certified as that of Cohen et al. (2019).
 
 Departures. Both sides of L_k use the encoder's features and the online network, as the authors' code does for every

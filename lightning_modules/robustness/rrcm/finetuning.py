@@ -62,8 +62,8 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         num_copies: m, number of noisy copies of each image in a step.
         consistency_weight: lambda, weight of the KL divergence among copies.
         entropy_weight: eta, weight of the entropy of their mean prediction.
-        soft_labels: settings of mixup and label smoothing; None disables both. With mixup, callbacks get no training
-            logits.
+        soft_labels: settings of mixup and label smoothing; None disables both. With mixed images, callbacks get no
+            training logits.
         layer_decay: d, in (0, 1]: ratio of the learning rates of successive blocks, see `optim.parameter_groups`.
         optimizer: built on the trainable parameters of encoder and head.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.

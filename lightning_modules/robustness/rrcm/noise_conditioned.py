@@ -1,7 +1,7 @@
 """Noise levels and schedules of pre-training, and a noise-conditioned classifier for one noise level.
 
 A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise with standard deviation sigma on images in [0, 1]
-is noise of level t = 2 sigma. The N levels, from large to small, are those of Karras et al. (2022), EDM:
+has the level t = 2 sigma on this trajectory. The N levels, from large to small, are those of Karras et al. (2022), EDM:
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 

@@ -111,8 +111,8 @@ class RRCMPretraining(OwnLoaders, MethodModule):
     Args:
         network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
         projector: maps features `[B, D]` to the contrasted representations.
-        first_view: maps images `[B, C, H, W]` in [0, 1] to views a, random in each step.
-        second_view: maps images `[B, C, H, W]` in [0, 1] to views b, random in each step.
+        first_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views a.
+        second_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views b.
         num_steps: K, number of steps of the curriculum and of the target's schedule; None uses the total number of
             training steps.
         temperature: tau, temperature of the contrastive losses.
