@@ -2,7 +2,7 @@
 
 An editor keeps a region K of an image x, and starts from pure noise z at time t_0. Protection solves
 
-    max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
+    max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon.
 
 Here m is the mask of the repainted part, and y(x + d) is the encoding of the image with the repainted part blanked.
 Each iteration samples z, the latent noise and a deformed region K (see `attack`), and follows the sign of the gradient

@@ -3,7 +3,7 @@
 E_I and E_T are the CLIP embeddings of images and texts, of unit length. An edit of a source image has two scores:
 
     similarity              cos(E_I(edit), E_T(prompt)),
-    directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
+    directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
 
 The source text describes the source image. For all metrics, a lower value means better protection.
 

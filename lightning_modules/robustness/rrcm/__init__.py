@@ -1,17 +1,17 @@
 """rRCM: pre-train representations that are consistent along a noise trajectory; fine-tune for randomised smoothing.
 
 Pre-training. A noise-conditioned network h with a projector z takes an image x, lightly augmented by the DataModule,
-and two strongly augmented views a and b of x. x, a and b are in [-1, 1] and get the same noise e. Let t_q > t_{q+1} be
-noise levels of a curriculum, with the same q for the whole batch, and t_0 = .002. The target network z' is a moving
-average of z, and sg stops gradients. The loss L is
+and two strongly augmented views a and b of x. All three images are in [-1, 1] and get the same noise e. Let t_q >
+t_{q+1} be noise levels of a curriculum, with the same q for the whole batch, and t_0 = .002. The target network z' is a
+moving average of z, and sg stops gradients. The loss L is
 
     L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
     L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
-    L = L_c + L_k,
+    L = L_c + L_k.
 
-NCE is the loss in `losses/contrastive.py`. Replacing x + t e by x + t' e is a step of the probability-flow ODE from x +
-t e. Hence the representations learned by contrasting nearly noise-free views carry over to all noise levels. Negatives
-come from all ranks.
+NCE is the loss in `losses/contrastive.py`. The move from x + t e to x + t' e is a step of the probability-flow ODE.
+Hence the representations learned by contrasting nearly noise-free views carry over to all noise levels. Negatives come
+from all ranks.
 
 Fine-tuning. The encoder h, without its projector, and a linear head are trained on m noisy copies of each image. For
 the predictions p_1 ... p_m on the copies and their mean p, the loss is

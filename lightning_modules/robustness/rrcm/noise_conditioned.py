@@ -7,7 +7,7 @@ has the level t = 2 sigma on this trajectory. The N levels, from large to small,
 
 In step k of K, with s_0 = 20 and s_1 = 80, the number of levels is
 
-    N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)),
+    N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)).
 
 With e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), the decay of the target network is mu(k):
 
