@@ -1,11 +1,11 @@
 """The network of EDiffSR, without spatial attention: convolutions, products of channel halves, and channel gates.
 
-From the state x_t, the degraded image mu and the time it computes, at each pixel,
+From the state x_t, the degraded image mu and the time, the network computes at each pixel,
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
 Then h passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
-to mu; the authors' code, followed here, applies them to the fused features, and adds h twice.
+to mu; this module follows the authors' code, which applies them to the fused features and adds h twice.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and Sun, Simple Baselines for Image
@@ -32,7 +32,7 @@ class SimpleGate(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalise the channels of each pixel to mean 0 and variance 1, with a gain; computed in float32 or better.
+    """Normalise the channels of each pixel to mean 0 and variance 1, with a learned gain, in float32 or better.
 
     Args:
         channels: C of `[B, C, H, W]`.
@@ -160,12 +160,12 @@ class EANet(nn.Module):
             self.decoders.append(blocks(count))
 
     def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
-        """Estimate the noise in a state, or restore a degraded image, as in training the same network by regression.
+        """Estimate the noise in a state, or, for the regression baseline, restore a degraded image.
 
         Args:
-            x: the state x_t, `[B, C, H, W]`, or the degraded image without the other arguments.
-            degraded: mu, of the same shape.
-            time: t, `[B]`, or one number.
+            x: the state x_t, `[B, C, H, W]`; without the other arguments, the degraded image.
+            degraded: degraded image mu, shaped like `x`.
+            time: t, `[B]`, or one number for the whole batch.
 
         Returns:
             `[B, C, H, W]`.

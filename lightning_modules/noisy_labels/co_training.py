@@ -22,8 +22,8 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
     """Reject settings under which two networks cannot be trained alternately.
 
     Args:
-        trainer: trainer of the fit that is being set up.
-        module: module whose class name appears in messages.
+        trainer: trainer of the current fit.
+        module: module whose class name the messages give.
 
     Raises:
         ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not allow unused parameters.

@@ -11,7 +11,7 @@ clean examples from vanishing, and cancels the gradient of falsely labelled exam
 correction, so the term ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
-Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
+Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, with the clamp of the authors' code.
 """
 
 from typing import Any
@@ -56,7 +56,8 @@ class ELR(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
         momentum: beta, momentum of the targets, in [0, 1); 0 uses the current prediction as the target.
-        half_precision_targets: store targets in float16, which halves their memory on datasets as large as ImageNet.
+        half_precision_targets: store targets in float16, which halves their memory; useful for datasets as large as
+            ImageNet.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

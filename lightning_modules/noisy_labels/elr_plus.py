@@ -71,7 +71,7 @@ class ELRPlus(ClassifierSteps, MethodModule):
 
     Args:
         network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        second_network: f_2, same architecture with different initial weights.
+        second_network: f_2, with the architecture of f_1 but different initial weights.
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
         momentum: beta, momentum of the targets, in [0, 1).

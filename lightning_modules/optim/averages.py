@@ -38,8 +38,8 @@ def ramped_decay(update: int, decay: float) -> float:
 class AveragedWeights(nn.Module):
     """Moving average of a network's trainable parameters, in float32 or better; the owner's state dict includes it.
 
-    It is updated after each optimizer step, except for steps that a gradient scaler skips. The network's buffers are
-    not averaged. Within `with average.used_by(network):` the network has the averaged weights.
+    The average is updated after each optimizer step, except for steps that a gradient scaler skips. The network's
+    buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
 
     Args:
         network: the network; frozen parameters are left out.

@@ -1,8 +1,8 @@
 """Default optimizers and schedules, and helpers for `configure_optimizers`.
 
 The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to any
-class that a configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` is not constant by
-default: it starts at a third of the learning rate.
+class that a configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` starts at a third
+of the learning rate by default.
 """
 
 from collections.abc import Iterable, Iterator

@@ -7,8 +7,8 @@ noisy. A factor U `[d, r']` is optimised; it may have any number of columns, and
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
 from U_0 = alpha B with a small alpha. With X = U U^T - X*, D has the direction of X U / ||X||_F for any errors
-(Sign-RIP). So the directions of X* grow while the other directions stay small: the error is a power of alpha, for any
-r'. B is
+(Sign-RIP). The directions of X* therefore grow while the other directions stay small: the error is a power of alpha,
+for any r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
@@ -68,7 +68,7 @@ def residuals_and_direction(
         target: y, `[m]`.
         factor: U, `[d, r']`.
         slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
-        at_once: number of measurements moved to the factor's device at once; None uses all in place.
+        at_once: number of measurements moved to the factor's device at once; None uses all measurements where they are.
 
     Returns:
         `[m]` and `[d, d]`.
@@ -132,7 +132,7 @@ class SubGM(MethodModule):
     Args:
         dim: d; the matrix is `[d, d]`.
         columns: r', number of columns of the factor; None uses d, which suits any rank.
-        alpha: scale of the initialisation; a smaller one gives a smaller error, but needs more iterations.
+        alpha: scale of the initialisation; a smaller alpha gives a smaller error, but needs more iterations.
         start: choice of B, `spectral` or `random`.
         loss: `absolute`, or `squared` for the non-robust baseline.
         step_rule: `quantile`, `geometric` or `constant`.

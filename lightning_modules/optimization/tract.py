@@ -2,7 +2,7 @@
 
 The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
 its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. L is
-a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution all its patches):
+a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution, all its patches):
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -11,18 +11,18 @@ so the optimizer receives
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
 instead of G^T X. The forward pass and all other gradients are those of the plain layer. With fewer rows than columns,
-as in a convolution with few or large patches, Woodbury's identity reduces it to the inverse of a b x b matrix:
+as in a convolution with few or large patches, Woodbury's identity needs only the inverse of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The layer's weights keep their names, so the plain network loads this network's checkpoints, and the other way round.
-Images must be standardised before the first layer: lambda is in units of their variance.
+The layer's weights keep their names, so this network and the plain network can load each other's checkpoints. Images
+must be standardised before the first layer: lambda is in units of their variance.
 
 Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
 results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
 
 Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better for
-any training precision. Options of a convolution that their code ignores (groups, padding modes) are rejected.
+any training precision. Options of a convolution that the authors' code ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -191,8 +191,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         The name of the layer.
 
     Raises:
-        ValueError: if there is no such layer; if it is of another kind or frozen; or if it is a convolution with
-            groups, named padding or a padding mode other than zeros.
+        ValueError: if there is no such layer, or TrAct does not support it: another kind of layer, a frozen layer, or a
+            convolution with groups, named padding or a padding mode other than zeros.
     """
     layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
     name, layer = next(iter(layers.items()))
@@ -219,8 +219,8 @@ class TrAct(ClassifierSteps, MethodModule):
             network.
         sync_gram: all-reduce the statistics of the first layer's inputs, so that results do not depend on the world
             size.
-        soft_labels: settings that mix images and labels, and smooth labels; None does neither. With mixed images,
-            callbacks receive no logits of training images.
+        soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
+            images, callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

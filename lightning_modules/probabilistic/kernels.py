@@ -25,7 +25,7 @@ AT_ONCE = 2**15
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute large moments without gradients on the CPU in blocks of rows, with equal results."""
+    """Compute large moments in blocks of rows, on the CPU and without gradients; results are equal."""
 
     @wraps(moments)
     def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:

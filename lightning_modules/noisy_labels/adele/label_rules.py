@@ -6,10 +6,10 @@ of a pixel, and the set Y of categories that occur anywhere in y,
     merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
                      background; labels in which no category is on stay unchanged
     update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels whose foreground categories are all off stay unchanged, and so do labels that would lose
-                     more than half of their foreground and become more than 95 % background.
+                     Labels whose foreground categories are all off stay unchanged. So do labels that would lose more
+                     than half of their foreground and become more than 95 % background.
 
-255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. Unlabelled pixels count neither
+255 marks unlabelled pixels: merge leaves them unlabelled, update may assign a category. Unlabelled pixels count neither
 as foreground nor as image area, so images may be padded with them (the authors' code counts them as foreground).
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
@@ -34,7 +34,7 @@ def categories_shown(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never in it."""
+    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never marked."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
@@ -110,7 +110,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
     Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
-    category is corrected once: at the first epoch whose test finds its early learning ended.
+    category is corrected once: the first time the test finds that its early learning has ended.
 
     Args:
         ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.
@@ -119,7 +119,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
         every_n_epochs: n, length of a period.
 
     Returns:
-        The categories to correct, `[K]`, and the new `corrected`.
+        The categories to correct and the updated `corrected`, both `[K]`.
     """
     if (epoch + 1) % every_n_epochs == 0:
         corrected = torch.zeros_like(corrected)

@@ -6,8 +6,8 @@ mixture q = sum_k w_k p_k, clamped to [0.001, 0.999],
     L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
     L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
 
-In L_CE each weight acts as a temperature 1 / w_k, which is 3 for three equal weights. m_b is 1 for an image with a
-confident pixel (max q >= rho), and 0 for other images.
+In L_CE, the weight w_k acts as a temperature 1 / w_k, which is 3 for three equal weights. The mask m_b is 1 for an
+image with a confident pixel (max q >= rho), and 0 for other images.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and the authors' code.

@@ -18,8 +18,8 @@ The final predictions are those of S, or of E if no epochs of stage 3 are config
 No code by the authors was found; only the paper's abstract and a reader's notes were available. Stages, networks and
 the names of their parts follow the paper. All formulas, weights and schedules are our choice; weights and schedules are
 arguments. Generators and discriminators are updated simultaneously, each against the other's state before the step.
-CycleGAN does so too: its discriminators use the fakes from before the generators' step. There is no buffer of past
-fakes.
+CycleGAN does the same: its discriminators use the fakes from before the generators' step. No buffer of past fakes is
+kept.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

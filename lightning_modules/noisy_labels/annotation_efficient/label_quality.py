@@ -4,7 +4,7 @@
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
 the label y' that it replaces; it is 1 for the first labels. The best fraction of the labels is kept. The paper names
-the selection, but its rule was not available; this one is our choice.
+the selection, but its rule was not available; the rule used here is our choice.
 """
 
 import math
@@ -24,7 +24,7 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
     Args:
         label: y, binary, `[B, H, W]`.
         replaced: y', binary, `[B, H, W]`; None for the first labels.
-        vae: trained VAE of masks; None omits its factor.
+        vae: trained VAE of masks; None omits the factor of the reconstruction.
 
     Returns:
         Quality `[B]`, float32 in [0, 1].
@@ -37,7 +37,7 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Select the ceil(fraction N) samples of highest quality; ties go to the first.
+    """Select the ceil(fraction N) samples of highest quality; of equal samples, the first are selected.
 
     Args:
         quality: quality of each sample, `[N]`.
@@ -55,7 +55,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 def without_holes_and_islands(label: Tensor) -> Tensor:
     """Keep the largest connected component of each mask `[B, H, W]` and fill its holes, on the CPU.
 
-    Pixels that share an edge are connected. Among components of equal size, the first one is kept.
+    Pixels that share an edge are connected. If several components are largest, the first one is kept.
     """
     from scipy import ndimage
 

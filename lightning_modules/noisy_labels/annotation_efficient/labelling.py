@@ -74,7 +74,7 @@ def label_anew(
     """Relabel all training images, sharded over ranks, and select the best labels.
 
     Args:
-        module: module with a running trainer, put in evaluation mode.
+        module: module with a running trainer; it predicts in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
         number: number of the round, from 0.
         new_label: maps a batch to binary labels `[B, H, W]`, int64.
@@ -82,8 +82,8 @@ def label_anew(
         keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
 
     Returns:
-        The mask of the kept samples, `[N]`, bool; and the values to log, means over the training images:
-        `label_quality` and, if the ground truth is known, `label_dice` and `kept_label_dice`.
+        The mask of the kept samples, `[N]`, bool, and values to log as means over the training images: `label_quality`
+        and, if the ground truth is known, `label_dice` and `kept_label_dice`.
     """
     trainer, size = module.trainer, data.num_train_samples
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))

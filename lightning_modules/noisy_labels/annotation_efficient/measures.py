@@ -45,7 +45,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Mean of a value per image, accumulated in float64, so that it does not depend on the batches."""
+    """Mean of per-image values, accumulated in float64 to be independent of the batches."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -84,9 +84,9 @@ def measures() -> MetricCollection:
 class StructureSteps:
     """Validation, test and prediction steps for segmentation of a single structure.
 
-    The module implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels it trains on. If
-    it has `pseudo_label_metrics`, the labels from `first_label(batch)` are evaluated too, with the prefix
-    `pseudo_label_`.
+    A subclass implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels used in
+    training. If the subclass has `pseudo_label_metrics`, the labels from `first_label(batch)` are also evaluated, with
+    the prefix `pseudo_label_`.
     """
 
     metrics: MetricCollection

@@ -35,16 +35,18 @@ from lightning_modules.training.logging import log_same, log_training
 class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from unannotated images and unpaired masks.
 
-    `trainer.max_epochs` is at most the total of the stages' epochs; a smaller value truncates the run. Use the strategy
-    `ddp_find_unused_parameters_true` on several devices. Each round writes its labels to `pseudo_labels`.
+    `trainer.max_epochs` can be at most the stages' total number of epochs; a smaller value truncates the run. On
+    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to
+    `pseudo_labels`.
 
     Args:
         network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
         vae: VAE of masks, used by D_vae and the label quality; None disables both.
-        translation: E, G and the discriminators; None uses the pseudo labels of the data.
+        translation: E, G and the discriminators; None uses the DataModule's pseudo labels.
         vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
         translation_epochs: epochs of stage 1.
-        warm_up_epochs: epochs of round 0, which has gamma 0; enough to fit the labels before S replaces them.
+        warm_up_epochs: epochs of round 0, which has gamma 0; they must suffice to fit the labels before S replaces
+            them.
         rounds: rounds of stage 3 after round 0 (our choice).
         round_epochs: epochs of each round after round 0.
         vae_beta: weight of the VAE's KL divergence (our choice).
@@ -57,7 +59,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         stop_early: stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
         optimizer: built on S's parameters.
-        lr_scheduler: scheduler of S, stepped every epoch of stage 3.
+        lr_scheduler: scheduler for S, stepped every epoch of stage 3.
         vae_optimizer: built on the VAE's parameters.
         translation_optimizer: built on the parameters of generators, calibration and discriminators.
 
@@ -190,7 +192,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.rounds.labelled = number
 
     def first_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the labels of the data."""
+        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the DataModule's labels."""
         if self.translation is None:
             return batch["label"]
         label = (self.translation(2 * batch["image"] - 1)[:, 0] > 0).long()
@@ -202,14 +204,14 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the labels of a run without stage 3, also when resuming after a kill at the end of training."""
+        """Predict the labels of a run without stage 3, even if it was killed at the end of training and resumed."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Select a stage's optimizer or scheduler from those that `configure_optimizers` returned."""
+        """Select the current stage's optimizer or scheduler from the output of `configure_optimizers`."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

@@ -88,7 +88,7 @@ class Rounds:
     """Means over the labels, logged every epoch."""
 
     def judge(self, validation_dice: Tensor | None) -> None:
-        """Stop after a round that has not improved validation Dice; None is ignored."""
+        """Stop after a round that has not improved validation Dice; a Dice of None is ignored."""
         if validation_dice is not None:
             self.stopped = float(validation_dice) <= self.best
             self.best = max(self.best, float(validation_dice))

@@ -30,11 +30,11 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
-    """Compute 2a, channel factors in (0, 2) for a generator, initially 1.
+    """Compute the channel factors 2a of a generator, in (0, 2) and initially 1.
 
     Args:
         num_guides: number of channels of h.
-        num_channels: channels to calibrate; also the hidden channels.
+        num_channels: number of channels to calibrate, and of hidden channels.
     """
 
     def __init__(self, num_guides: int, num_channels: int) -> None:
@@ -61,8 +61,8 @@ class Translation(nn.Module):
         image_generator: G without its tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
         image_discriminator: D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: D_vae; maps `[B, L]` to scores. None omits it, for a CycleGAN without a VAE.
-        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z; with noise, D_z cannot
+        shape_discriminator: D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a VAE.
+        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, which could otherwise
             recognise fakes by their soft values alone (our choice).
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
             and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.

@@ -34,18 +34,18 @@ def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
 
 
 class CorrectionSteps(ABC):
-    """Mixin with training steps, sweeps over the training set, and their state in checkpoints.
+    """Mixin that implements training steps and sweeps over the training set, and saves their state in checkpoints.
 
-    The module owns the `projections`, the views and settings used here, `images` (`TrainingImages`) and `step_loss`
-    (`StepLoss`). The module defines the networks (`networks`), the guesses (`guess`) and how the networks' flags are
-    combined (`agreed`).
+    A module with this mixin has the `projections`, the views and settings used here, `images` (`TrainingImages`) and
+    `step_loss` (`StepLoss`). The module also defines the networks (`networks`), the guesses (`guess`) and how flags of
+    several networks are combined (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
         """Check that all arguments are in range.
 
         Args:
-            more: other arguments that must be at least 1, by name.
+            more: further arguments that must be at least 1, with their names.
 
         Raises:
             ValueError: if an argument is out of range.

@@ -23,7 +23,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, it also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs logits, so with it each step of an epoch without guesses takes one more forward pass.
+    callback `EarlyLearning` needs logits, which cost one more forward pass per step in epochs without guesses.
 
     Args:
         network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear layer
@@ -43,9 +43,9 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: mu of the contrastive term.
-        confidence_contrast: use images with unreliable guesses as positives only of themselves, as PLS does.
+        confidence_contrast: let images with unreliable guesses have only themselves as positives, as in PLS.
         projection_features: number of output features of the projection.
-        head_lr_factor: factor of the learning rate of classifier and projection.
+        head_lr_factor: learning rate of classifier and projection, relative to that of the other layers.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -103,7 +103,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, sharing its parameters; for pre-training."""
+        """The network without its classifier, for pre-training; both share their parameters."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 
@@ -123,8 +123,9 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on images with noisy labels and out-of-distribution images.
 
-    It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as each step
-    trains only one network. It logs the metrics of `PLSLSA`, computed from the images that both networks flag.
+    The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
+    each step trains only one network. The logged metrics are those of `PLSLSA`, computed from the images that both
+    networks flag.
 
     Args:
         network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear
@@ -133,8 +134,8 @@ class PLSLSAPlus(PLSLSA, MethodModule):
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:
-        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or the trainer or the
-            data do not alternate the networks.
+        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or trainer or data
+            settings do not allow alternating training.
     """
 
     passes_per_epoch = 2

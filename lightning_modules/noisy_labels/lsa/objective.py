@@ -2,7 +2,7 @@
 
 For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, the given label y
 for the others) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection
-of another view, l the fraction of the mixture that image i keeps, and o(i) its mixing partner:
+of another view, l the share of image i in the mixture, and o(i) the mixup partner of image i:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -48,7 +48,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
         weight: u, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: sum_i u_i over the global batch; None takes the sum over these rows.
+        total: sum_i u_i over the global batch; None sums over the given rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
@@ -74,9 +74,9 @@ def confident_same_class(
         category: most probable class of the mixed target, `[b]`.
         weight: `[b]`: u.
         index: positions of the images in the training set, `[b]`.
-        other: `category` of the columns' images, `[B]`.
-        other_weight: `weight` of the columns' images, `[B]`.
-        other_index: `index` of the columns' images, `[B]`.
+        other: `category` of the images in the columns of A, `[B]`.
+        other_weight: `weight` of the images in the columns of A, `[B]`.
+        other_index: `index` of the images in the columns of A, `[B]`.
 
     Returns:
         `[b, B]`, in [0, 1].
@@ -154,10 +154,10 @@ class MixedBatch:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of a step: cls, optionally pen, and con.
+    """Loss of a training step: the terms cls, con and, optionally, pen.
 
     Args:
-        penalty: whether to add pen.
+        penalty: whether to add pen, the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term con.
         temperature: mu.
         confidence: use PLS's con instead of LSA's.

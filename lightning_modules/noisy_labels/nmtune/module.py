@@ -53,7 +53,7 @@ def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
     """Compute L_SVD of Z `[B, D]`, uncentred: minus the mean share of its k largest singular values.
 
     Args:
-        tuned: Z; its decomposition is in float32 or better.
+        tuned: tuned features Z; they are decomposed in float32 or better.
         num_values: k; if there are fewer singular values, all are used.
     """
     sigma = torch.linalg.svdvals(at_least_float32(tuned))
@@ -83,10 +83,10 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    With all three weights 0 it is the paper's MLP tuning; without the adapter it is linear probing (LP). `test` also
-    logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
-    (`test/sve_tuned`, `test/lsvr_tuned`). `tables` then contains the singular values. A term with weight 0 is neither
-    computed nor logged.
+    With all three loss weights 0, the method is the paper's MLP tuning; without the adapter, it is linear probing (LP).
+    `test` also logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
+    (`test/sve_tuned`, `test/lsvr_tuned`). After a test, `tables` also contains the singular values. A term with weight
+    0 is neither computed nor logged.
 
     For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 

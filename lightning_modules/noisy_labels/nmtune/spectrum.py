@@ -9,7 +9,7 @@ values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here
-`center` selects this.
+`center` selects whether to do so.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
 class SingularSpectrum(Metric):
     """Singular values of all features of a dataset, from the Gram matrix F^T F, `[D, D]`, summed over ranks.
 
-    They are square roots of eigenvalues, so singular values below 1e-8 of the largest one are lost to rounding.
+    The singular values are square roots of eigenvalues; rounding therefore hides values below 1e-8 of the largest one.
 
     Args:
         num_features: D, number of features.
@@ -87,7 +87,7 @@ def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
     """Tabulate singular values and their shares of the sum, with SVE and LSVR in the plot's legend.
 
     Args:
-        spectra: singular values in descending order, by name of the features.
+        spectra: maps the name of each kind of features to its singular values in descending order.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

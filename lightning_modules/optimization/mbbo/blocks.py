@@ -22,23 +22,23 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
     Args:
         tracked: e, `[I, ...]`.
         now: h of a batch at this iterate.
-        before: h' of the same batch at the previous iterate.
-        alpha: weight of the batch, in (0, 1].
+        now: h, computed from a batch at the current iterate.
+        before: h', computed from the same batch at the previous iterate.
         gamma: weight of the variance-reduction term; 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """STORM's update: (1 - beta) (z - G') + G; G and G' come from the same batch at this and the previous iterate."""
+    """STORM's update: (1 - beta) (z - G') + G; one batch gives G at the current and G' at the previous iterate."""
     return (1 - beta) * (tracked - before) + now
 
 
 def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
-    """Project square matrices `[k, D, D]` onto symmetric ones with eigenvalues of at least `least`.
+    """Project square matrices `[k, D, D]` onto symmetric matrices with eigenvalues of at least `least`.
 
-    The bound has a relative tolerance of 1e-6, so that a Cholesky factorisation can test it. Eigenvalues take ten times
-    as long; only matrices that fail the test need them.
+    A Cholesky factorisation tests the bound, with a relative tolerance of 1e-6. Eigenvalues, which take ten times as
+    long, are computed only for matrices that fail the test.
     """
     symmetric = (matrix + matrix.mT) / 2
     lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -63,7 +63,7 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
         count: number of iterations.
         blocks: m.
         sampled: I, a divisor of m.
-        purpose: integer that identifies the use; samples for different purposes are independent.
+        purpose: integer that identifies the use of the samples; different purposes give independent samples.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -75,8 +75,8 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 class BlockProblem(ABC):
     """Batch derivatives of the lower-level functions g_i and of the upper-level f_i; the f_i do not depend on x.
 
-    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the
-        trackers.
+    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. Trackers only pass batches on,
+    whatever these contain.
     """
 
     @abstractmethod
@@ -89,7 +89,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of this Hessian with v, `[k, D]`."""
+        """Compute the product of g_i's Hessian in y with v, `[k, D]`."""
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
@@ -97,7 +97,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Sum over blocks the product of v with the mixed derivatives of g_i in x and y, `[n]`."""
+        """Compute the product of v with the mixed derivatives of g_i in x and y, summed over blocks, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -177,9 +177,9 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the variables that change, at this and the previous iterate; stores this iterate's for the next.
+        """Return the changing variables at the current and previous iterate; store the current ones for the next call.
 
-        A block that the previous iteration did not sample has the same values at both.
+        Blocks that the previous iteration did not sample have equal values at both iterates.
         """
         moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
         pairs = []
@@ -195,7 +195,7 @@ class Blocks(HostedBlocks):
     ) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks, and sum their contributions to the gradient of F.
 
-        A block that d - 1 iterations skipped takes d steps along its updated tracker.
+        If the last d - 1 iterations skipped a block, it takes d steps along its updated tracker.
 
         Args:
             problem: derivatives.
@@ -207,7 +207,7 @@ class Blocks(HostedBlocks):
             rates: step sizes and weights of the algorithm.
 
         Returns:
-            Sums of these blocks' estimates of -grad F_i, `[n]`, at this iterate and at the previous one.
+            Sums of these blocks' estimates of -grad F_i, `[n]`, at the current and at the previous iterate.
         """
         alpha, gamma = rates.alpha, rates.gamma
         times = (iteration - self.visited[rows])[:, None].to(x)  # integers times a rate would be float32
@@ -241,7 +241,7 @@ class AllBlocks(HostedBlocks):
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
-    with h and h' of one batch at this and the previous iterate.
+    where h and h' come from the same batch, at the current and at the previous iterate.
 
     Args:
         count: m.
@@ -303,7 +303,7 @@ class AllBlocks(HostedBlocks):
             x: upper variable, `[n]`.
             x_before: x at the previous iterate.
             rows: sampled blocks of this rank.
-            judged: second sample of blocks, over which the sum runs.
+            judged: second sample of blocks; their tracked -grad F_i are summed.
             batch: samples of the blocks in `rows`.
             scale: m/I.
             beta: weight of the current batch.
@@ -311,7 +311,7 @@ class AllBlocks(HostedBlocks):
             mu: lower bound of a tracked Hessian's eigenvalues.
 
         Returns:
-            The sums `[n]`, first after this iteration, then before it.
+            The sums `[n]` after and before this iteration.
         """
         before = self._products(judged)
         now = self._derivatives(problem, x, self.y[rows], batch)
@@ -330,7 +330,7 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
     """Measure the distances of s from grad g and of z from grad F at these iterates.
 
     Args:
-        blocks: this rank's blocks; collective.
+        blocks: this rank's blocks; every rank must call this method.
         problem: derivatives.
         x: upper variable, `[n]`.
         z: tracked gradient of F, `[n]`.
@@ -345,10 +345,10 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
-    """Tabulate objective, tracking errors and, if labels are false, mean weights of clean and flipped samples.
+    """Tabulate objective, tracking errors and, if some labels are false, mean weights of clean and flipped samples.
 
     Args:
-        history: measurements by name, one row per step.
+        history: maps the name of each measurement to its values, one row per step.
         corrupted: whether any label is false.
     """
     columns = {name: [row[name].item() for row in history] for name in history[0]}

@@ -64,7 +64,7 @@ DRAWN = 4
 class NDCGRanking(MethodModule):
     """Learn to rank items by NDCG or NDCG@K with BSVRB's trackers.
 
-    A batch holds users, which are the blocks. The state has two numbers per user and item.
+    A batch consists of users, each of which is a block. The state has two numbers per user and item.
 
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
@@ -77,7 +77,8 @@ class NDCGRanking(MethodModule):
         gamma: weight of the variance-reduction term in the lower levels' trackers.
         tau: step size of the lower levels' variables.
         tau_threshold: step size of the thresholds.
-        gamma_gradient: weight with which the previous iterate's gradient is subtracted; Adam's average is the tracker.
+        gamma_gradient: weight of the previous iterate's gradient, which is subtracted; Adam's moving average is the
+            tracker.
         plain_epochs: epochs without variance reduction, after the warm-up.
         warmup_epochs: number of initial epochs that train with listwise cross-entropy.
         evaluated: values of K for which validation and test report NDCG@K.

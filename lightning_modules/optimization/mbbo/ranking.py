@@ -1,4 +1,4 @@
-"""NDCG as a bilevel problem, with a lower level per user and rated item, and a threshold per user.
+"""NDCG as a bilevel problem, with a lower level per pair of user and rated item, and a threshold per user.
 
 A user q has scores h of M items; n of these are rated, with gains 2^rating - 1. A squared hinge approximates an item's
 rank:
@@ -85,7 +85,7 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Surrogate with the gradient of the users' mean -NDCG; u and thresholds are constants in it.
+    """Surrogate whose gradient is that of the users' mean -NDCG; u and thresholds count as constants.
 
     Args:
         score: h, `[b, J]`, rated items in the first P columns.
@@ -107,7 +107,7 @@ def surrogate(
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining ones."""
+    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining scores."""
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
 
@@ -145,8 +145,7 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 class LowerLevels:
     """Lower levels of users and rated items, sharded over ranks by user.
 
-    With s an estimate of a lower level's derivative at this iterate's scores, and s' one at the previous iterate's
-    scores,
+    Let s and s' estimate a lower level's derivative at the scores of the current and of the previous iterate:
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
@@ -188,7 +187,7 @@ class LowerLevels:
     def move(
         self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Update u of rated items from their hinges; return u at this iterate and at the previous one, `[b, P]`.
+        """Update u of rated items from their hinges; return u at the current and the previous iterate, `[b, P]`.
 
         Args:
             user: `[b]`.
@@ -216,7 +215,7 @@ class LowerLevels:
     def move_thresholds(
         self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
-        """Update users' thresholds from scores `[b, J]`; return them at this iterate and at the previous one."""
+        """Update users' thresholds from scores `[b, J]`; return them at the current and the previous iterate."""
         value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)

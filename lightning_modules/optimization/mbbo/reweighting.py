@@ -128,12 +128,12 @@ class WeightedRows:
     """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`; each rank holds all rows.
 
     Args:
-        rows: `features`, `target`, `trusted` and, where known, `corrupted`, by name.
-        samples: n, maximal number of weighted rows.
+        rows: tensors by the names `features`, `target`, `trusted` and, where known, `corrupted`.
+        samples: n, maximum number of weighted rows.
         features: number of features of a sample, D - 1.
 
     Raises:
-        ValueError: if the rows do not match these numbers.
+        ValueError: if the rows do not fit `samples` or `features`.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:

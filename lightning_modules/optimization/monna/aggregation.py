@@ -1,7 +1,7 @@
 """Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. So the vector that all
-Byzantine nodes send is stored once. A row with non-finite values is infinitely far from all others.
+Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. The vector sent by all
+Byzantine nodes is therefore stored only once. A row with non-finite values counts as infinitely far from all others.
 """
 
 from abc import ABC, abstractmethod
@@ -110,7 +110,7 @@ class Rule(ABC):
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the function eta -> |answer(mean + eta direction) - mean|^2, with mean the honest nodes' mean.
+        """Return the function eta -> |answer(mean + eta direction) - mean|^2, where mean is the honest nodes' mean.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -118,7 +118,7 @@ class Rule(ABC):
             direction: `[D]`.
 
         Returns:
-            The function; it maps a number, eta, to a number.
+            The function, which maps a number eta to a number.
         """
         mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
         return lambda eta: (answer(mean + eta * direction) - mean).square().sum()
@@ -130,7 +130,7 @@ def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
 
 
 class NearestNeighborAveraging(Rule):
-    """Average the h - f vectors nearest to the node's own, including it: MoNNA's rule."""
+    """MoNNA's rule: average the h - f vectors nearest to the node's own vector, including that vector."""
 
     centred = True
 
@@ -153,7 +153,7 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Compute it for any eta from the inner products of x_i - mean and the direction.
+        """The value at any eta is computed from the inner products of x_i - mean and the direction.
 
         |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
         """

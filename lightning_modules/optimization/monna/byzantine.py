@@ -32,13 +32,13 @@ class Round(NamedTuple):
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
     """Return the x >= 0 at which a function is approximately maximal, found with a given number of evaluations.
 
-    Starting at x = 0 with step 1, the step doubles as long as the value increases. Then each evaluation multiplies the
-    step by 0.8, and tries the other side of the best x than the previous one. There is no synchronisation with the
-    device.
+    The search starts at x = 0 with step 1, and doubles the step as long as the value increases. Then each evaluation
+    multiplies the step by 0.8, and tries the two sides of the best x in turn. The search needs no synchronisation with
+    the device.
 
     Args:
         function: maps a float64 scalar tensor to a scalar.
-        like: a tensor on the device.
+        like: tensor whose device the search uses.
         evaluations: number of evaluations of the function.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)

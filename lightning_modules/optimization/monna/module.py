@@ -52,7 +52,7 @@ class MoNNA(ClassifierSteps, MethodModule):
 
     Training batches hold the same number of images for each honest node (`data.shards`); an optimizer step is a round.
     Accuracy is averaged over honest nodes; `worst_accuracy` is the accuracy of the worst honest node. The module uses
-    node 0 in prediction, and where a callback needs a `Classifier`. Several processes need `--config
+    node 0 in prediction, and where a callback needs a `Classifier`. Training on several ranks needs `--config
     configs/trainer/independent.yaml`.
 
     Args:
@@ -69,8 +69,8 @@ class MoNNA(ClassifierSteps, MethodModule):
         lr_scheduler: stepped every epoch, or every round if it has `interval = "step"`.
 
     Raises:
-        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, only one of
-            attack and Byzantine nodes is given, or data or trainer settings are incompatible.
+        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, or data or
+            trainer settings are incompatible.
     """
 
     def __init__(

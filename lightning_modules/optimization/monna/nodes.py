@@ -42,7 +42,7 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in this module's mode, since Lightning sets the mode without calling `train`."""
+        """The network without values, in this module's mode, which Lightning may set without calling `train`."""
         return self._skeleton[0].train(self.training)
 
     @property
@@ -68,9 +68,9 @@ class NodeNetworks(Hosted):
         """Evaluate each node's network.
 
         Args:
-            tensors: tensors of k nodes, as returned by `tensors`.
-            image: one batch for each node, `[k, B, C, H, W]`, or a shared one, `[B, C, H, W]`.
-            shared: whether the batch is shared.
+            tensors: tensors of k nodes, as returned by the method `tensors`.
+            image: one batch for each node, `[k, B, C, H, W]`, or one batch for all nodes, `[B, C, H, W]`.
+            shared: whether all nodes get the same batch.
 
         Returns:
             `[k, B, K]`.
@@ -84,6 +84,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate only one network: that of this rank's first node, or of the first node in `tensors`."""
+        """Evaluate only the network of this rank's first node, or of the first node in `tensors`."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

@@ -32,8 +32,9 @@ def project(x: Any, radius: float) -> Any:
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
     """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
 
-    ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts finds nu. On
-    the CPU, points inside the ball are returned at once; on a GPU this check would synchronise, so it is omitted.
+    ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts finds nu with
+    ||y|| = radius. On the CPU, points inside the ball are returned at once; on a GPU this check would synchronise, so
+    it is omitted.
 
     Args:
         x: `[d]`.

@@ -46,13 +46,14 @@ class OnlineConvexOptimization(MethodModule):
         network: maps features `[n, ...]` to outputs `[n, K]`; one output except for `cross_entropy`.
         loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
-        rows_per_round: rows in a round over all ranks, whose losses are averaged; a batch is one or several rounds.
+        rows_per_round: number of rows in a round, over all ranks; their losses are averaged. A batch has one or several
+            rounds.
         ridge: adds ridge / 2 times the squared norm of the parameters to each round's loss.
         trained: name of the part of the network to train, such as its last layer; None trains all of it.
 
     Raises:
         ValueError: if an argument is out of range; in training, if a gradient exceeds the optimizer's G, or the
-            stream's expected losses and the trained parameters have different dimensions.
+            dimensions of expected losses and trained parameters differ.
         TypeError: if the optimizer is not from this package.
     """
 
@@ -175,7 +176,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and the regret up to each round by comparator; the same on all ranks."""
+        """Compute metrics, and each comparator's regret up to each round; equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])

@@ -1,8 +1,8 @@
 """Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and its baselines.
 
 The equations are in the package's docstring. A step takes the gradient of round t at the played point, and immediately
-computes the next point, using its hint. So the parameters hold x_{t+1} before round t + 1 starts. So `loss.backward();
-optimizer.step()` plays a round, in any training loop.
+computes the next point, using its hint. The parameters therefore hold x_{t+1} before round t + 1 starts. In any
+training loop, `loss.backward(); optimizer.step()` plays a round.
 
 On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: operations on ten
 numbers cost mostly call overhead, and NumPy's is several times lower than PyTorch's.
@@ -169,12 +169,12 @@ class OptimisticOMD(OnlineOptimizer):
         params: parameters of the same dtype on the same device, without groups.
         D: diameter of the ball.
         G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
-            regret bound. Exp-concave losses need a number. Steps for strongly convex losses ignore it.
+            regret bound. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
         L: smoothness of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda for strongly convex losses, alpha for exp-concave losses.
         delta: added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
-        hint: use the last gradient as hint; otherwise 0.
+        hint: use the last gradient as hint; false uses the hint 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -252,7 +252,7 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 class OptimisticEnsemble(OnlineOptimizer):
     """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators; one gradient per round.
 
-    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if this is smaller, there is one step size.
+    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if 1 / (8 L) is smaller, there is one step size.
 
     Args:
         params: parameters of the same dtype on the same device, without groups.

@@ -25,7 +25,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
     """Reject layers whose outputs for a batch differ between passes, or change with each pass.
 
     Raises:
-        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first.
+        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first such
+            layer.
     """
     for name, layer in network.named_modules():
         drops = isinstance(layer, AnyDropout) and layer.p > 0

@@ -40,13 +40,13 @@ class Target(NamedTuple):
 
 
 def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
-    """Compute H, H sqrt(t) or H T^(t/T)."""
+    """Apply the schedule to H: return H, H sqrt(t) or H T^(t/T)."""
     factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
     return inverse_step * factors[schedule]
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch; its state between batches is a buffer, or sharded over ranks."""
+    """Compute H for a batch; state kept between batches is a buffer, or sharded over ranks."""
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:

@@ -1,7 +1,7 @@
 """Covariances of linear equations, and the minimum loss of a control for them, without sampling paths.
 
-Everything is Gaussian if the drift is -theta x and the diffusion 1. The state Z = (X, Y_1, ..., Y_K) then follows
-dZ = M Z dt + c dW, and over a time h
+With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ..., Y_K) then follows dZ =
+M Z dt + c dW, and over a time h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
     Cov(Z(t + h), Z(s)) = e^(M h) Cov(Z(t), Z(s)) for s <= t.
@@ -53,7 +53,7 @@ def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     Args:
         covariance: covariance of X, `[F, F]`, float64.
         observed: x, `[F]`.
-        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without one.
+        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without observation.
     """
     seen = sigma.isfinite()
     x, noise = observed[seen], sigma[seen].square()

@@ -52,7 +52,7 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, if known.
+    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, where known.
 
     Mixed precision applies only to networks: paths and weights are computed outside of autocast.
 
@@ -94,7 +94,7 @@ def integrate(
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
     Milstein's method integrates it in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k. If s is
-    constant, both methods are equal.
+    constant, the two methods are equal.
 
     Args:
         x: initial X, `[B, D]`.

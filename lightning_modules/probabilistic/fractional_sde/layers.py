@@ -29,7 +29,7 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 class DiagonalDiffusion(nn.Module):
     """Map each of D numbers to a positive one, by a separate network Linear-tanh-...-Linear-softplus.
 
-    All D are computed in one batched product, and initialised like `nn.Linear`.
+    All D networks are evaluated in one batched product, and initialised like `nn.Linear`.
 
     Args:
         num_latents: D.

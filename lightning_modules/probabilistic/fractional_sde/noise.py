@@ -59,12 +59,12 @@ class FractionalNoise(Noise):
     ill-conditioned: in single precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
-        hurst: H, in (0, 1); None learns it, from 0.5.
+        hurst: H, in (0, 1); None learns H, starting at 0.5.
         kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` starts without a past (Riemann and
             Liouville).
         num_processes: K, at least 2.
-        gamma_max: speed of the fastest process, above 1; the speed of the slowest process is the inverse. An
-            integration step must be shorter than 0.5 / gamma_max.
+        gamma_max: speed of the fastest process, above 1; the slowest process has the inverse speed. An integration step
+            must be shorter than 0.5 / gamma_max.
         horizon: T, length of the time interval over which the weights minimise the mean squared error.
 
     Raises:

@@ -11,8 +11,8 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. For type I, whose increments are
-stationary, Y(0) has the stationary distribution, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
+B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. Y(0) has the stationary distribution
+for type I, whose increments are stationary, with covariance 1 / (gamma_i + gamma_j); for type II, Y(0) is 0.
 """
 
 import math
@@ -40,7 +40,7 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, unlike PyTorch's functions.
 
-    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above it a continued fraction gives Q e^z
+    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z
     without overflow or cancellation.
 
     Args:

@@ -57,7 +57,7 @@ class GaussianMixtureNoise(NoiseDistribution):
     Args:
         dim: D.
         components: number of Gaussians in the mixture.
-        added_variance: variance added to each direction after fitting.
+        added_variance: variance added in every direction to the fitted covariances.
 
     Raises:
         ValueError: if an argument is out of range.

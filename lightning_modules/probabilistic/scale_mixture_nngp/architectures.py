@@ -1,8 +1,8 @@
 """Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
 Weights W and biases beta are N(0, 1) and scaled in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer
-maps the covariances K of pairs of inputs. Optionally it also maps the tangent kernel T, the inner product of the
-gradients:
+maps the covariances K of pairs of inputs. Optionally, each layer also maps the tangent kernel T, the inner product of
+the gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
@@ -172,9 +172,9 @@ class NetworkKernel(nn.Module):
 
     Args:
         architecture: the network up to its last layer.
-        weight_std: w of all layers but the last one.
+        weight_std: w, standard deviation of the weights, for all layers but the last.
         bias_std: b, positive.
-        last_std: w of the last layer.
+        last_std: w, standard deviation of the weights, for the last layer.
         train_last: whether `last_std` is trainable, which is redundant if the scale is random and trainable.
         tangent: use the tangent kernel of all layers instead of the output covariance.
 

@@ -180,7 +180,7 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
         count: total number to choose, at most N.
 
     Returns:
-        The images' positions, `[count]`, class by class; the classes with the largest fractional parts are rounded up.
+        The images' positions, `[count]`, class by class; class counts with the largest fractional parts are rounded up.
 
     Raises:
         ValueError: if there are fewer than `count` images.

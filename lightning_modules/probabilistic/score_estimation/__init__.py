@@ -1,4 +1,4 @@
-"""Learn the score of noisy data with a wide network, stopped before it fits noise; compare it with its kernel limit.
+"""Learn the score of noisy data with a wide network, stop before it fits noise, and compare it with its kernel limit.
 
 Data X_0 in a ball of radius D diffuse by dX = -g X dt / 2 + sqrt(g) dW, so that X_t = a X_0 + sqrt(h) n with
 h = 1 - a^2. The score is (a f*(t, x) - x) / h with f* = E[X_0 | X_t = x], and weighted denoising score matching is
@@ -22,7 +22,8 @@ and c = eta N n,
     n = min{n : ((1/N) sum_i min(l_i, 1/c))^(1/2) > 1 / (2 e sigma c)} - 1,    sigma^2 the variance of label noise.
 
 The paper's text was not available: the weighting, the network's form and the rule's constants are from memory or ours.
-So are the constant 1 in z and the pairs of neurons of opposite sign, which make f_W zero initially.
+The constant 1 in z, and the pairs of neurons of opposite sign that make f_W zero initially, are also from memory or
+ours.
 
 Source: Han, Razaviyayn and Xu, Neural Network-Based Score Estimation in Diffusion Models: Optimization and
 Generalization, ICLR 2024, arXiv 2401.15604. The rule: Raskutti, Wainwright and Yu, Early Stopping and Non-parametric

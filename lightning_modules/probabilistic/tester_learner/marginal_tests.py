@@ -144,7 +144,7 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
     """Compute thresholds, `[K]`, such that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
 
-    Each threshold is a quantile of its statistic, at the same level for all; the level is the smallest possible.
+    The thresholds are quantiles of their statistics, all at the same level, which is the smallest possible.
 
     Args:
         drawn: statistics of the samples, `[draws, K]`.

@@ -67,7 +67,7 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
 
 
 def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for each of K unit vectors, `[K, d]`: orthogonal to each.
+    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w: `[K, d]`, each sum orthogonal to its w.
 
     Args:
         features: x, `[N, d]`.

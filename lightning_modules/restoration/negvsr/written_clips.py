@@ -34,7 +34,7 @@ class ClipWriter(FolderWriter):
     `data.predict_dir` is written as `beside/<clip>.mp4`: the input, enlarged by bicubic interpolation, next to the
     restored clip. Without the extra `video`, only frames are written.
 
-    The module implements `estimated`, which restores a batch, `[B, T, C, H, W]`.
+    The module implements `estimated`, which restores the clips of a batch, `[B, T, C, H, W]`.
     """
 
     written, settings_name = "restored", "restoration_settings.json"

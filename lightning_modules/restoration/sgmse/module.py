@@ -32,7 +32,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
+        frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.
         num_steps: N, number of sampling steps.
         corrector_steps: number of Langevin corrector steps per sampling step.
         snr: r, signal-to-noise ratio that sets the corrector's step size.

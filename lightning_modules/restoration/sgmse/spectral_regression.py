@@ -1,4 +1,4 @@
-"""Baseline of SGMSE+: the same network regresses the clean spectrogram from the noisy one.
+"""Baseline of SGMSE+: the same network predicts clean spectrograms from noisy spectrograms by regression.
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 

@@ -44,7 +44,7 @@ class Spectrogram:
     def of(self, signal: Tensor) -> Tensor:
         """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Signals too short for reflection padding by half a window are zero-padded at the end first.
+        Signals too short for reflection padding by half a window are first zero-padded at the end.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)

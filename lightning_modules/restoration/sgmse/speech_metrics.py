@@ -9,9 +9,9 @@ in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packag
 torchmetrics.
 
 DNSMOS needs no clean speech: a network rates speech, background and overall quality from 1 to 5, on windows of 9.01
-seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map its outputs to the
-listeners' scale, and windows are averaged. The package `speechmos` provides the network's file, which `onnxruntime`
-runs.
+seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map the network's outputs to
+the listeners' scale, and the results of all windows are averaged. The package `speechmos` provides the network's file,
+which `onnxruntime` runs.
 
 Metrics whose package is missing are left out of tables, with one warning.
 

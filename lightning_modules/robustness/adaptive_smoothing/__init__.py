@@ -10,7 +10,8 @@ The attacks (`attacks.py`) are white-box: they differentiate through the classif
 
 Certification smooths only the robust classifier: h is its vote distribution under noise, while g and alpha are computed
 from the clean input. The paper's radius for a fixed alpha is sigma Phi^-1(alpha p) if h_y >= p; its proof uses only
-alpha h_y > 1/2. So it also holds for a learned alpha, with the smallest value that alpha can take.
+alpha h_y > 1/2. The radius therefore also holds for a learned alpha, computed with the smallest value that alpha can
+take.
 
 Sources of alpha:
 

@@ -9,9 +9,9 @@ argmax h(x), the condition implies a certified radius around x; a negative radiu
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x, without smoothing. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). A larger radius can
-be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2
-suffices for f to predict y, hence
+g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, this radius becomes sigma Phi^-1(alpha h_y). A
+larger radius can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha
+h_y > 1/2 suffices for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
@@ -38,7 +38,7 @@ def log_mixture(
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
         alpha: weight of `robust`, in [0, 1]: a number, or `[B]`.
-        complement: 1 - alpha, of the same type; pass it if it is known more precisely than by subtraction.
+        complement: 1 - alpha, of the same type as `alpha`; pass it where the subtraction would lose precision.
 
     Returns:
         Log-probabilities `[B, K]`.

@@ -1,7 +1,7 @@
 """Mixture of two frozen classifiers; the weight is fixed, or predicted for each image by a mixing network.
 
-The mixing network P maps intermediate features of both classifiers to one number per image. With BN normalising it to
-mean 0 and variance 1,
+The mixing network P maps intermediate features of both classifiers to one number per image. Let BN normalise this
+number to mean 0 and variance 1; then
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
@@ -36,7 +36,7 @@ CLAMP_DEVIATIONS = 0.6
 
 
 class ClampedBatchNorm(nn.Module):
-    """Clamping and batch normalisation of one number per image; training uses statistics of the global batch.
+    """Clamping and batch normalisation of one number per image; in training, with statistics of the global batch.
 
     Args:
         momentum: weight of a batch in the running statistics.
@@ -75,7 +75,7 @@ class MixingResNet(nn.Module):
     """Mixing network for convolutional classifiers: three stages of two blocks from `preact_resnet.py`.
 
     The first stage halves the resolution of the first features; a 1x1 convolution of the second features is added to
-    its output. With the paper's classifiers it has 67.8 million parameters.
+    that stage's output. With the paper's classifiers, the network has 67.8 million parameters.
 
     Args:
         in_channels: channels of the first features, summed over both classifiers.
@@ -144,8 +144,8 @@ class Mixture(nn.Module):
     Args:
         accurate: g, accurate classifier; maps images in [0, 1] to logits `[B, K]`.
         robust: h, robust classifier of the same classes.
-        mixing_network: maps features to `[B, 1]`; takes one tensor per entry of the feature lists, the features of g
-            and h concatenated. Without it, `alpha` must be given.
+        mixing_network: maps features to `[B, 1]`; each of its inputs concatenates one entry of `accurate_features` and
+            one of `robust_features`. Without a mixing network, `alpha` must be given.
         alpha: weight of h in evaluation, in [0, 1]; None uses the mixing network's prediction for each image.
         accurate_features: names of g's submodules whose outputs are inputs of the mixing network (`layer1`, or
             `stages.0` of a timm network).
@@ -221,7 +221,7 @@ class Mixture(nn.Module):
         self.register_load_state_dict_pre_hook(without_extra_state)
 
     def choose(self, alpha: float | None) -> None:
-        """Set the weight of h in evaluation; see `alpha` above.
+        """Set the weight of h in evaluation; see the class's argument `alpha`.
 
         Raises:
             ValueError: if `alpha` is outside [0, 1].
@@ -233,7 +233,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix as in evaluation, with a given alpha or the one from the mixing network."""
+        """Mix as in evaluation, with a given alpha or the mixing network's alpha."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@
 
     L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
 
-the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L, so both have the
+the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L; the two have the
 same maxima, and their gradients are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
@@ -27,7 +27,7 @@ which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. So samples are processed one by one, and memory is that of a single sample.
+which is parallel to -sum_j grad p_y^j. Samples are therefore processed one by one, in the memory of a single sample.
 
 In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation
 mode).
@@ -168,7 +168,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        generators: B CPU generators, one per image; None samples as `sample_rows` does.
+        generators: B CPU generators, one per image; None samples as in `sample_rows`.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """Select for each image the worse of two perturbations for the classifier, by success, then by loss."""
+    """Select for each image the more harmful of two perturbations: by success, then by loss."""
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -357,7 +357,7 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image; this may be the image itself.
+    """Run several ascents, and return the worst point for each image; the worst point may be the image itself.
 
     Args:
         network: maps images to logits.
@@ -368,11 +368,11 @@ def pgd(
         steps: number of gradient steps of each ascent.
         step_size: a, in pixel units.
         restarts: number of ascents. If `num_draws` is 1, the network is assumed deterministic, and images that are
-            already misclassified are not attacked again; this costs one host synchronisation per restart.
+            already misclassified are not attacked again, at the cost of one host synchronisation per restart.
         starts_at_random: start at a random point within the budget instead of at the image.
         num_draws: m, samples per gradient of a randomised classifier.
-        generators: generators of the random starts, one per image; None uses torch's global one.
-        logits: logits of the images, `[B, K]`, which save a forward pass if `num_draws` is 1; None computes them.
+        generators: generators of the random starts, one per image; None uses torch's global generator.
+        logits: logits of the images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes them.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
@@ -426,8 +426,8 @@ class Attack(ABC):
             network: maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: CPU generators, one per image, so that perturbations do not depend on the rest of the batch;
-                None uses torch's global one.
+            generators: CPU generators, one per image, which make perturbations independent of the rest of the batch;
+                None uses torch's global generator.
             logits: the network's logits for the images, `[B, K]`, if known; None computes them if needed.
         """
 
@@ -435,7 +435,7 @@ class Attack(ABC):
         """Validate norm, budget and name.
 
         Raises:
-            ValueError: if one of them is invalid.
+            ValueError: if norm, budget or name is invalid.
         """
         one_of(("linf", "l2"), norm=self.norm)
         within(0, math.inf, "()", epsilon=self.epsilon)

@@ -59,7 +59,7 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
     """Bound the class probability in each stream; all bounds hold jointly with probability 1 - level.
 
     Args:
-        bound: maps hits, samples and the level of one stream to its bound.
+        bound: maps hits, number of samples and level of one stream to the stream's bound.
         hits: number of votes for the class in each stream, `[S]`.
         n: number of samples.
         level: probability that any bound is wrong.
@@ -73,9 +73,9 @@ class Stages(Mode):
 
     Stage i has its own selection samples and n_i estimation samples. With s stages, each certifies at level alpha / s,
     so that all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its selected
-    class does not reach the radius. Giving up never invalidates a certificate, but it loses power, possibly more than
-    beta: if two classes are about equally probable, a stage often selects the wrong one and correctly gives up on it.
-    A row's radius is that of the final stage, and a valid lower bound.
+    class does not reach the radius. Giving up never invalidates a certificate, but the loss of power may exceed beta.
+    If two classes are about equally probable, a stage often selects the wrong one and correctly gives up on it. A row's
+    radius is the final stage's radius, a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -121,11 +121,11 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """CERTIFY with only as many samples as an image needs for nearly the radius of `n_max` samples.
+    """Run CERTIFY with as few samples as an image needs for nearly the radius that `n_max` samples would give.
 
     The selection samples give a rough estimate of the class probability, which determines how many new samples lose at
-    most `max_loss` of the radius. The number does not depend on the certifying samples, so the published formula of the
-    radius stays valid for it.
+    most `max_loss` of the radius. This number does not depend on the new samples, so the published formula of the
+    radius stays valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -230,16 +230,16 @@ class Anytime(Mode):
 class Curve(Mode):
     """Certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few samples as possible.
 
-    An image contributes its place: the largest grid radius up to which it is certified. Sampling stops
+    An image contributes its place: the largest grid radius up to which the image is certified. Sampling stops
 
     * after selection, if the selected class is not the label, since the image is then not counted at any radius;
     * when the place is decided: one-sided confidence sequences put the radius between two adjacent grid radii;
     * when no outcome of the remaining samples could increase the place.
 
-    The sequence gets the fraction `SEQUENCE_SHARE` of alpha. The rest is for the Clopper-Pearson bound at `n_max`
-    samples, which is tighter there. The radius in a row is the place, a valid lower bound. At grid radii, the log's
-    accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A row with the wrong class
-    certifies nothing.
+    The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
+    bound at `n_max` samples, where this bound is tighter. The radius in a row is the place, a valid lower bound. At
+    grid radii, the log's accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A row with
+    the wrong class certifies nothing.
 
     Args:
         grid: spacing of the radii, in pixel units.
