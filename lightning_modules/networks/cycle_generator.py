@@ -86,7 +86,8 @@ class UNetGenerator(nn.Module):
     Args:
         in_channels: C.
         out_channels: number of output channels, C'.
-        width: channels after the first downsampling; they double up to eight times that.
+        width: channels after the first downsampling; further downsamplings double the width, up to eight times the
+            first.
         num_downsamplings: number of downsamplings; 7 for images of 256 x 256.
 
     Raises:

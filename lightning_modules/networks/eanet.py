@@ -105,14 +105,14 @@ class EANetBlock(nn.Module):
 
 
 class EANet(nn.Module):
-    """Estimate the noise in a state between a degraded image and a clean one.
+    """Estimate the noise in a state between a degraded and a clean image.
 
     Images of any size are zero-padded below and to the right to multiples of 2^levels. The paper's network has
     20,403,719 parameters.
 
     Args:
         channels: channels of the images.
-        width: channels after the first convolution; they double at each level.
+        width: channels after the first convolution, doubled at each level.
         encoder: number of blocks at each level of the encoder.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
@@ -134,7 +134,7 @@ class EANet(nn.Module):
         super().__init__()
         at_least(1, channels=channels, width=width, middle=middle)
         if len(encoder) != len(decoder) or not encoder:
-            raise ValueError(f"encoder and decoder need as many levels each, got {len(encoder)} and {len(decoder)}")
+            raise ValueError(f"encoder and decoder need equally many levels, got {len(encoder)} and {len(decoder)}")
         self.width = width
         self.checkpointed = checkpointed
         time_features = 4 * width

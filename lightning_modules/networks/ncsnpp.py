@@ -2,9 +2,9 @@
 
 Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples; every
 sum of two branches is divided by sqrt(2). NCSN++ resamples with the filter [1, 3, 3, 1], adds a pyramid of the noisy
-image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma: it estimates the
-score under noise sigma. DDPM++ has none of these parts; it embeds a time in 0..999 by sines and cosines and predicts
-the noise.
+image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma, which makes the
+output an estimate of the score under noise sigma. DDPM++ has none of these parts; it embeds a time in 0..999 by sines
+and cosines and predicts the noise.
 
 Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are zero; s is 1
 except for queries, keys and values (0.1), and for the last layer of each branch and of the network (1e-10).

@@ -29,7 +29,7 @@ MOST_CLEANINGS = 3
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise a convolution's weights by Kaiming He's method for ReLU, times a scale, and its bias by zero."""
+    """Initialise a convolution's weights by Kaiming He's method for ReLU with a scale factor, and its bias by zero."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)

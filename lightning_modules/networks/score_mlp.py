@@ -1,4 +1,4 @@
-"""An MLP that estimates scores or noise, for images of at most a few hundred pixels and for CPUs.
+"""An MLP that estimates scores or noise, suited to images of at most a few hundred pixels and to CPUs.
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 

@@ -2,7 +2,7 @@
 
     h_0 = W x,   h_{i+1} = h_i + V_i SiLU(U_i LayerNorm(h_i) + T_i SiLU(W_t c(t))),   feature = LayerNorm(h_L)
 
-The function c is in `time_embedding.py`.
+The time embedding c is defined in `time_embedding.py`.
 """
 
 import math

@@ -2,8 +2,8 @@
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-The function c is in `time_embedding.py`; no MLP follows it. Blocks are pre-norm, and queries, keys and values have no
-bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
+The time embedding c, which no MLP follows, is defined in `time_embedding.py`. Blocks are pre-norm, and queries, keys
+and values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
 

@@ -21,7 +21,7 @@ class UNetDiscriminator(nn.Module):
 
     Args:
         in_channels: C.
-        width: channels at full resolution; they double at each downsampling.
+        width: channels at full resolution, doubled at each downsampling.
 
     Raises:
         ValueError: if an argument is less than 1.

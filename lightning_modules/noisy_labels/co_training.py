@@ -1,8 +1,8 @@
 """Alternating training of two networks, for methods whose networks supervise each other.
 
 An epoch has two passes over the training set (`data.passes_per_epoch: 2`): the first pass trains the first network, the
-second pass the second network. The inactive network has no gradient, so a single optimizer over both networks updates
-each as a separate optimizer would.
+second pass the second network. The inactive network has no gradient, so a single optimizer over both networks acts like
+two separate optimizers.
 """
 
 from typing import Any

@@ -6,9 +6,9 @@ towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The second term's gradient with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps the gradient of
-clean examples from vanishing, and cancels the gradient of falsely labelled examples. t starts at zero without bias
-correction, so the term ramps up.
+With respect to the logits, the second term has the gradient lambda p_c (<t, p> - t_c) / (1 - <t, p>), which keeps the
+gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The target t starts at
+zero without bias correction, so the term ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, with the clamp of the authors' code.

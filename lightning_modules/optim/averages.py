@@ -36,7 +36,7 @@ def ramped_decay(update: int, decay: float) -> float:
 
 
 class AveragedWeights(nn.Module):
-    """Moving average of a network's trainable parameters, in float32 or better; the owner's state dict includes it.
+    """Moving average of a network's trainable parameters, in float32 or better; saved in its owner's state dict.
 
     The average is updated after each optimizer step, except for steps that a gradient scaler skips. The network's
     buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
@@ -80,7 +80,7 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager that gives the network the averaged weights; it can be nested."""
+        """Context manager that gives the network the averaged weights; such contexts can be nested."""
         if self._in_use:
             yield
             return

@@ -57,7 +57,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply the learning rate of each group by its `lr_factor`, if it has one."""
+    """Multiply each group's learning rate by the group's `lr_factor`, if present."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
 

@@ -28,7 +28,7 @@ class StepOverSteps(StepLR):
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0; it is 0 from T on."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0; the ratio is 0 from T on."""
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -121,7 +121,7 @@ class WarmupCosine(LambdaLR):
         optimizer: optimizer whose learning rates the schedule scales.
         warmup: w, length of the warmup; 0 skips it.
         length: n, length of the whole schedule; the learning rate is 0 afterwards.
-        interval: unit of both lengths, epoch or step (a batch).
+        interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, or the interval is unknown.
@@ -156,7 +156,7 @@ class TimmCosine(LambdaLR):
         length: n, length of the cosine.
         first_lr: lr_1, initial learning rate of the warmup.
         least_lr: lr_n, minimum learning rate.
-        interval: unit of both lengths, epoch or step (a batch).
+        interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, a rate is negative, or the interval is unknown.
@@ -215,12 +215,12 @@ def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
 
 
 class HeldThenLinear(LambdaLR):
-    """Constant learning rate for half of the epochs, then linear decay until 90 % of them, then constant.
+    """Constant learning rate for half of the epochs, linear decay up to 90 % of the epochs, then constant again.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
         epochs: length of the schedule.
-        last: final learning rate relative to the initial one.
+        last: final learning rate, relative to the initial learning rate.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,7 +1,7 @@
 """Recover a low-rank matrix from measurements with gross errors by sub-gradient steps from a small start (SubGM).
 
 Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`, some are arbitrarily wrong, or all are
-noisy. A factor U `[d, r']` is optimised; it may have any number of columns, and r' = d if the rank is unknown:
+noisy. A factor U `[d, r']` with any number of columns is optimised, with r' = d if the rank is unknown:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,

@@ -1,8 +1,8 @@
 """Train the first layer as if its pre-activations were trainable (TrAct).
 
 The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
-its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. L is
-a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution, all its patches):
+the layer's training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X
+W^T. L is a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution, all its patches):
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -16,7 +16,7 @@ as in a convolution with few or large patches, Woodbury's identity needs only th
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
 The layer's weights keep their names, so this network and the plain network can load each other's checkpoints. Images
-must be standardised before the first layer: lambda is in units of their variance.
+must be standardised before the first layer, because lambda is in units of their variance.
 
 Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
 results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
@@ -178,7 +178,7 @@ class TrActConv2d(nn.Conv2d):
 
 
 def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
-    """Replace a network's first layer, in place, by one whose weight gets TrAct's gradient.
+    """Replace a network's first layer, in place, by a layer whose weight gets TrAct's gradient.
 
     Args:
         network: network with the layer; its parameters remain the same objects under the same names.
@@ -215,9 +215,9 @@ class TrAct(ClassifierSteps, MethodModule):
             its first layer, like `lightning_modules.backbones.normalized.Normalized`.
         num_classes: number of classes, K.
         ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
-        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first one defined in the
-            network.
-        sync_gram: all-reduce the statistics of the first layer's inputs, so that results do not depend on the world
+        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first such layer in the order
+            of definition.
+        sync_gram: all-reduce the statistics of the first layer's inputs, which makes results independent of the world
             size.
         soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
             images, callbacks receive no logits of training images.

@@ -108,7 +108,7 @@ def cells_per_axis(points: int, dim: int) -> int:
     """Return the k with k^d = M.
 
     Raises:
-        ValueError: if there is no such integer.
+        ValueError: if M is not the d-th power of an integer.
     """
     k = round(points ** (1 / dim))
     if k**dim != points:
@@ -117,7 +117,7 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, one into each of its k^d equal cells."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, with one point in each of k^d equal cells."""
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells

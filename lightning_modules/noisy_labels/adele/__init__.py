@@ -10,9 +10,9 @@ A loss for consistency over the scales of an image improves the predictions (`mu
 
 Where paper and authors' code differ, this module follows the code. The code treats its two datasets differently; the
 arguments `correction`, `learn_scale_weights` and `divide_by_scales` select between the two. Departures: the dense CRF
-of the VOC experiments is omitted; the learning rate of the scale weights is scheduled like the others, whereas the code
-keeps it constant. If a category's early learning ended one epoch before a multiple of ten, the SegTHOR code corrects
-the category again without a test; this module tests first.
+of the VOC experiments is omitted, and the learning rate of the scale weights follows the schedule of the other
+parameters; the code keeps it constant. If a category's early learning ended one epoch before a multiple of ten, the
+SegTHOR code corrects the category again without a test; this module tests first.
 
 Source: Liu, Liu, Zhu, Shen and Fernandez-Granda, Adaptive Early-Learning Correction for Segmentation from Noisy
 Annotations, CVPR 2022, arXiv 2110.03740.

@@ -1,16 +1,18 @@
 """The two rules by which ADELE replaces label pixels by the network's predictions.
 
-A category is *on* once its early learning has ended. With the label y of an image, the predicted category k = argmax p
-of a pixel, and the set Y of categories that occur anywhere in y,
+A category is *on* once its early learning has ended. Let y be the label of an image, k = argmax p the predicted
+category of a pixel, and Y the set of categories that occur anywhere in y:
 
     merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
-                     background; labels in which no category is on stay unchanged
+                     background. Labels in which no category is on stay unchanged.
+
     update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels whose foreground categories are all off stay unchanged. So do labels that would lose more
-                     than half of their foreground and become more than 95 % background.
+                     Labels whose foreground categories are all off stay unchanged. Labels that would lose more than
+                     half of their foreground and become more than 95 % background also stay unchanged.
 
 255 marks unlabelled pixels: merge leaves them unlabelled, update may assign a category. Unlabelled pixels count neither
-as foreground nor as image area, so images may be padded with them (the authors' code counts them as foreground).
+as foreground nor as image area, so images may be padded with unlabelled pixels; the authors' code counts them as
+foreground.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740; both rules follow the authors' code.
@@ -64,7 +66,7 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: predicted categories, `[B, H, W]`, int64; 255 if not confident.
-        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
+        on: categories whose early learning has ended, `[K]`, bool. The background is always on; its entry is ignored.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -85,8 +87,8 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: k, predicted categories, `[B, H, W]`, int64.
         probability: max p, `[B, H, W]`.
-        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
-        threshold: tau; probabilities must exceed it.
+        on: categories whose early learning has ended, `[K]`, bool. The background is always on; its entry is ignored.
+        threshold: tau, which a probability must exceed.
 
     Returns:
         New labels `[B, H, W]`, int64.

@@ -35,7 +35,7 @@ from lightning_modules.training.logging import log_training
 
 
 class ADELE(SegmenterSteps, MethodModule):
-    """Train a segmenter on noisy masks, and correct the labels of a category once its early learning ends.
+    """Train a segmenter on noisy masks, and correct a category's labels once its early learning has ended.
 
     The module needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference:
     current, background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can
@@ -191,7 +191,7 @@ class ADELE(SegmenterSteps, MethodModule):
                 self._store(batch["index"], batch["label"], new)
 
     def _store(self, index: Tensor, old: Tensor, new: Tensor) -> None:
-        """Store changed labels in the DataModule. A collective operation: every rank must call it."""
+        """Store changed labels in the DataModule. Every rank must call this method."""
         changed = (new != old).flatten(1).any(dim=1)
         self._data.correct_labels(index[changed], new[changed])
 

@@ -1,7 +1,7 @@
 """Multi-scale logits of an image, and ADELE's two losses on them.
 
-With logits z_1 ... z_S of the image at S scales, weights w = softmax(v) over the scales, p_k = softmax(z_k) and the
-mixture q = sum_k w_k p_k, clamped to [0.001, 0.999],
+Let z_1 ... z_S be the logits of an image at S scales, w = softmax(v) the weights of the scales, p_k = softmax(z_k), and
+q = sum_k w_k p_k the mixture, clamped to [0.001, 0.999]:
 
     L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
     L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
@@ -34,7 +34,7 @@ def multi_scale_logits(
     Args:
         network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
-        scales: scale factors of height and width, each > 0; 1 does not resize.
+        scales: scale factors of height and width, each > 0; scale 1 skips resizing.
         flip: also compute logits of the horizontally flipped image at each scale, flipped back.
 
     Returns:

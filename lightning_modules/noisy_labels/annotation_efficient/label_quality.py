@@ -3,8 +3,8 @@
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
-the label y' that it replaces; it is 1 for the first labels. The best fraction of the labels is kept. The paper names
-the selection, but its rule was not available; the rule used here is our choice.
+the label y' that y replaces; for the first labels, the factor is 1. The best fraction of the labels is kept. The paper
+names the selection, but its rule was not available; the rule used here is our choice.
 """
 
 import math

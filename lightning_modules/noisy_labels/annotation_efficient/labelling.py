@@ -25,13 +25,13 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 class LabelFiles:
     """Write the pseudo labels of a round and the table of their quality.
 
-    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so an existing
-    table means that the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
+    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so the table
+    exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
 
     Args:
         trainer: trainer of the run.
         number: number of the round.
-        names: names of the N training images without suffix; None names them by their index.
+        names: file names of the N training images without suffix; None uses their indices.
     """
 
     def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:

@@ -29,7 +29,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
         target: B, true mask, `[H, W]`, bool.
 
     Returns:
-        Distance in pixels; 0 if both masks are empty, the image diagonal if one is.
+        Distance in pixels; 0 if both masks are empty, the image diagonal if only one mask is empty.
     """
     from scipy import ndimage
 

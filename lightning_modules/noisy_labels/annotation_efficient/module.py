@@ -36,12 +36,12 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from unannotated images and unpaired masks.
 
     `trainer.max_epochs` can be at most the stages' total number of epochs; a smaller value truncates the run. On
-    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to
-    `pseudo_labels`.
+    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
+    `pseudo_labels` of the run.
 
     Args:
         network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
-        vae: VAE of masks, used by D_vae and the label quality; None disables both.
+        vae: VAE of masks, used by D_vae and the label quality; None disables both uses.
         translation: E, G and the discriminators; None uses the DataModule's pseudo labels.
         vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
         translation_epochs: epochs of stage 1.
@@ -55,7 +55,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         shape_weight: lam_v, weight of D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
         keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
-        clean_labels: reduce pseudo labels, but not predictions, to their largest connected component without holes.
+        clean_labels: replace pseudo labels, but not predictions, by their largest connected component with filled
+            holes.
         stop_early: stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
         optimizer: built on S's parameters.

@@ -18,8 +18,8 @@ Stage = Literal["shape", "translation", "segmentation"]
 class StageSchedule:
     """Assign epochs to the stages: VAE of masks, translation between images and masks, and segmentation.
 
-    Round 0 of segmentation trains on the first pseudo labels, each later round on labels predicted by the segmentation
-    network.
+    Round 0 of segmentation trains on the first pseudo labels; each later round trains on labels predicted by the
+    segmentation network.
 
     Args:
         vae_epochs: epochs of the VAE.

@@ -1,7 +1,7 @@
 """CycleGAN between images and masks, with a shape discriminator and channel calibration.
 
-E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. With patch discriminators D_x and
-D_z, D_vae on the means mu of a frozen VAE of masks, z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
+E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. D_x and D_z are patch discriminators,
+D_vae is a discriminator on the means mu of a frozen VAE of masks, and z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
 
     L_gen = (D_z(z^) - 1)^2 + lam_v (D_vae(mu(z^)) - 1)^2 + (D_x(x^) - 1)^2 + lam_c (|x~ - x|_1 + w_z BCE(z~, z))
     L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, with detached fakes
@@ -33,7 +33,7 @@ class ChannelCalibration(nn.Module):
     """Compute the channel factors 2a of a generator, in (0, 2) and initially 1.
 
     Args:
-        num_guides: number of channels of h.
+        num_guides: number of channels of h, the features of D_z.
         num_channels: number of channels to calibrate, and of hidden channels.
     """
 
@@ -57,8 +57,8 @@ class Translation(nn.Module):
     """The two generators, E and G, and the three discriminators.
 
     Args:
-        mask_generator: E without its sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
-        image_generator: G without its tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
+        mask_generator: E without the final sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
+        image_generator: G without the final tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
         image_discriminator: D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
         shape_discriminator: D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a VAE.

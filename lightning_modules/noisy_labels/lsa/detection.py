@@ -4,18 +4,21 @@ For image i, l_i is the cross-entropy of the given label, q_i the cross-entropy 
 features of a middle layer:
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
+
     loss:    image i is noisy where P_i > threshold                        (small loss)
+
     linear:  image i is noisy where a logistic regression on v, trained on the small-loss flags, flags it
+
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
 The modes are the components of a one-dimensional mixture of two normal distributions; wrongly labelled examples are
 learned later, so their losses form the higher mode. Losses are first rescaled to [0, 1], which makes the result
 independent of their scale.
 
-The linear detector refines the small-loss flags of the same epoch: out-of-distribution images are linearly separable in
-self-supervised features. The linear detector is accurate, but alone does not improve the classifier, because it also
-flags clean images that are valuable for training. Such images are often visually simple, and small loss easily
-recognises them as clean. LSA therefore alternates between the two detectors from epoch to epoch.
+The linear detector refines the small-loss flags of the same epoch, because out-of-distribution images are linearly
+separable in self-supervised features. The linear detector is accurate, but alone does not improve the classifier,
+because it also flags clean images that are valuable for training. Such images are often visually simple, and small loss
+easily recognises them as clean. LSA therefore alternates between the two detectors from epoch to epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
@@ -90,7 +93,7 @@ Detector = Literal["linear", "loss"]
 
 
 class FlaggedImages(NamedTuple):
-    """Training images flagged by one network."""
+    """Flags, scores and weights that one network gives to the training images."""
 
     is_noisy: NDArray[np.bool_]
     """`[N]`."""
@@ -101,7 +104,7 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses the one at position e modulo n."""
+    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses detector e modulo n."""
     return detectors[epoch % len(detectors)]
 
 
@@ -190,7 +193,7 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties, so that scores of different ranges can be averaged."""
+    """Compute ranks in [0, 1], equal for ties, by which scores of different ranges can be averaged."""
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1

@@ -1,4 +1,4 @@
-"""PLS-LSA and PLS train one network, PLS-LSA+ two. The equations are in the folder's docstring and in `objective`."""
+"""The LightningModules PLSLSA (one network) and PLSLSAPlus (two); the package and `objective` have the equations."""
 
 import copy
 from typing import Any
@@ -21,7 +21,7 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     """Train a classifier on images with noisy labels and out-of-distribution images.
 
-    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, it also logs
+    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
     callback `EarlyLearning` needs logits, which cost one more forward pass per step in epochs without guesses.
 
@@ -39,10 +39,10 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         warmup_epochs: epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
         guess_views: weak views whose predictions are averaged for a guess.
-        mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
+        mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
-        temperature: mu of the contrastive term.
+        temperature: temperature mu of the contrastive term.
         confidence_contrast: let images with unreliable guesses have only themselves as positives, as in PLS.
         projection_features: number of output features of the projection.
         head_lr_factor: learning rate of classifier and projection, relative to that of the other layers.

@@ -1,8 +1,8 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, the given label y
-for the others) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection
-of another view, l the share of image i in the mixture, and o(i) the mixup partner of image i:
+For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, otherwise the
+given label y) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection of
+another view, l the share of image i in the mixture, and o(i) the mixup partner of image i:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -55,13 +55,13 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
-    """Compute pen of the mean prediction `[C]`: 0 if it is uniform, otherwise positive."""
+    """Compute the penalty pen of the mean prediction `[C]`: 0 for a uniform prediction, otherwise positive."""
     p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
     return -(p * len(p)).log().mean()
 
 
 def same_class(category: Tensor, other: Tensor) -> Tensor:
-    """Compute A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
+    """Compute the positives A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
     return (category[:, None] == other).float()
 
 
@@ -180,7 +180,7 @@ class StepLoss:
         mixing: Mixing,
         global_batch_size: int,
     ) -> dict[str, Tensor]:
-        """Compute the terms of a step and, as `loss`, their sum.
+        """Compute the loss terms of a step and their sum, `loss`.
 
         Args:
             network: f, the classifier.

@@ -1,8 +1,8 @@
 """Flags, weights and guesses of all training images, and the sweep over the training set that computes them.
 
-Flags and weights, one bit and one number per image, are replicated on all ranks. Guesses, one number per class, are
-sharded (`PerSample`). The results of a sweep are also sharded; no image counts twice, and only rank 0 holds the
-complete table.
+Flags (one bit per image) and weights (one number per image) are replicated on all ranks. Guesses (one number per image
+and class) are sharded (`PerSample`). The results of a sweep are also sharded; no image counts twice, and only rank 0
+holds the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class TrainingImages:
 
     Args:
         num_classes: number of classes, C.
-        num_networks: number of networks; each has its own guesses.
+        num_networks: number of networks; each network has its own guesses.
     """
 
     is_noisy: Tensor

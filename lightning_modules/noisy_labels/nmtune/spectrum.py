@@ -1,6 +1,6 @@
 """Singular value entropy (SVE) and largest singular value ratio (LSVR) of features.
 
-With features F `[M, D]` whose rows have unit length, singular values sigma and p_i = sigma_i / sum_j sigma_j,
+For features F `[M, D]` with rows of unit length, let sigma be the singular values, and p_i = sigma_i / sum_j sigma_j:
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
@@ -44,8 +44,8 @@ class SingularSpectrum(Metric):
 
     Args:
         num_features: D, number of features.
-        center: centring of the normalised rows: none, by the mean of each feature over rows (feature), or by the mean
-            of each row over its features (row).
+        center: centring of the normalised rows: `none`, `feature` (subtract each feature's mean over rows) or `row`
+            (subtract each row's mean over its features).
 
     Raises:
         ValueError: if `center` is unknown.

@@ -18,8 +18,8 @@ and, computed with H, y and v from before these updates,
     G = -(1/I) sum_i grad^2_xy g_i H_i^-1 grad_y f_i  (v1)    or    -(1/I) sum_i grad^2_xy g_i v_i  (v2)
     z <- (1 - beta) (z - G') + G,    x <- x - eta z                                                     STORM
 
-P projects H onto symmetric matrices with eigenvalues of at least mu, the strong convexity; P_V projects onto a ball. An
-iteration's cost depends on I, not on m. Blocks are sharded over ranks, and only z is all-reduced.
+P projects H onto symmetric matrices with eigenvalues of at least the strong-convexity constant mu; P_V projects onto a
+ball. An iteration's cost depends on I, not on m. Blocks are sharded over ranks, and only z is all-reduced.
 
 Application 1 learns weights of training samples, some of them mislabelled. The upper-level functions are the losses of
 m logistic models on trusted samples (see `reweighting`). The baseline `RSVRB` updates the trackers of all blocks in

@@ -132,13 +132,13 @@ class HostedBlocks(Hosted):
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Select this rank's blocks; return their positions in `blocks`, on the host, and their rows, on the device."""
+        """Select this rank's blocks: return their positions in `blocks`, on the host, and their rows, on the device."""
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):
-    """Variables and trackers of m blocks at this and the previous iterate: y, s, and H (v1) or v and u (v2).
+    """Variables and trackers of m blocks at the current and the previous iterate: y, s, and H (v1) or v and u (v2).
 
     Args:
         count: m.
@@ -236,8 +236,8 @@ class Blocks(HostedBlocks):
 class AllBlocks(HostedBlocks):
     """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
 
-    A tracker spans all blocks. Its unbiased estimate is m/I times the derivative for sampled blocks, and 0 for the
-    others:
+    A tracker spans all blocks. The unbiased estimate of the derivatives is m/I times the derivative for sampled blocks,
+    and 0 for other blocks:
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
@@ -327,7 +327,7 @@ class AllBlocks(HostedBlocks):
 
 
 def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor, everything: Any) -> dict[str, Tensor]:
-    """Measure the distances of s from grad g and of z from grad F at these iterates.
+    """Measure the distances of s from grad g, and of z from grad F, at the given iterates.
 
     Args:
         blocks: this rank's blocks; every rank must call this method.

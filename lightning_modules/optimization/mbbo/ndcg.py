@@ -68,7 +68,7 @@ class NDCGRanking(MethodModule):
 
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
-        optimizer: steps with the tracked gradient of the network.
+        optimizer: optimizer that receives the tracked gradient of the network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         positives: P, rated items sampled per user and batch.
         negatives: unrated items sampled per user and batch.
@@ -134,7 +134,7 @@ class NDCGRanking(MethodModule):
         return self.network(user, item)
 
     def drawn(self, rating: Tensor, size: int) -> Tensor:
-        """Sample P rated items and some unrated ones per user, `[b, J]`, independent of the world size."""
+        """Sample P rated items and some unrated items per user, `[b, J]`, independently of the world size."""
         random = generator_of(run_seed(), DRAWN, self.global_step)
         key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
             rating.device, non_blocking=True

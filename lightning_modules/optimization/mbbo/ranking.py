@@ -121,7 +121,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
     """Compute the DCG of the best ranking of each user's items up to rank K, `[b]`.
 
     Args:
-        rating: ratings of all items, `[b, M]`, 0 for unrated ones.
+        rating: ratings of all items, `[b, M]`, 0 for unrated items.
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1

@@ -1,4 +1,4 @@
-"""Re-weighting of training samples: the upper variable is their weights, the lower levels are logistic models.
+"""Re-weighting of training samples: the upper variable is the samples' weights, the lower levels are logistic models.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
@@ -187,7 +187,7 @@ TEMPERATURES = 123
 class WeighingSteps:
     """Mixin of `BSVRB` and `RSVRB` with everything but the updates: batches, logs, tests, tables and checkpoints.
 
-    The module calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step is
+    A subclass calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step runs
     several iterations.
     """
 

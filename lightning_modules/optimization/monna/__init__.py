@@ -14,13 +14,13 @@ NNA):
 
     theta_i <- mean of {theta_j : j among the n - 2f nearest to theta_i}.
 
-The analysis needs n >= 11 f. The rule itself needs n > 3 f; runs require this, and the paper's n = 26, f = 5 meet it.
+The analysis needs n >= 11 f. The rule itself needs only n > 3 f, which runs require and the paper's n = 26, f = 5 meet.
 
 Honest nodes are distributed over the ranks of `lightning_modules.distributed.independent.Independent`; each rank has
-one or several nodes. Ranks exchange only models, once per round. The steps equal those of a single process, except for
-dropout, which each rank samples separately. Byzantine nodes need no rank: every rank gathers the models of all honest
-nodes, and computes from them what the Byzantine nodes send. Buffers, such as BatchNorm statistics, stay with their
-node.
+one or several nodes. Ranks exchange only models, once per round. The steps are the same as in a single process, except
+for dropout, which each rank samples separately. Byzantine nodes need no rank: every rank gathers the models of all
+honest nodes, and computes from them what the Byzantine nodes send. Buffers, such as BatchNorm statistics, stay with
+their node.
 
 Baselines are other aggregation rules under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
 `SelfCenteredClipping`. The baseline LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and increasing batch
@@ -28,8 +28,8 @@ sizes.
 
 Differences from the authors' code: nodes start with copies of one model; in the authors' code, they share one tensor in
 the first round, which the steps of all nodes change. A batch that starts near the end of a shard continues with the
-shard's next shuffled order; in the authors' code, such a batch is shorter. The gradients for flipped labels use the
-same forward pass as those for the given labels. Every test image is tested once, without mirroring.
+shard's next shuffled order; in the authors' code, such a batch is shorter. The gradients for flipped labels and for
+given labels use the same forward pass. Every test image is tested once, without mirroring.
 
 Source: Farhadkhani et al., Robust Collaborative Learning with Linear Gradient Overhead, ICML 2023, arXiv 2209.10931.
 """

@@ -19,13 +19,13 @@ AT_ONCE = 2**24
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
-    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, since models are far from 0 and close to each other."""
+    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, as models are far from 0 and close to each other."""
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Replace rows with non-finite values by 0; their weight is 0."""
+    """Replace rows with non-finite values by 0; such rows have weight 0."""
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
@@ -125,7 +125,7 @@ class Rule(ABC):
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """Return the indices of all H honest rows, then f times the index of the next row, `[1, H + f]`."""
+    """Return the indices of all H honest rows, followed by f times the index of the next row, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 

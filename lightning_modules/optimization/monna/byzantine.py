@@ -107,7 +107,7 @@ class FallOfEmpires(ByzantineAttack):
 
 
 class LabelFlip(ByzantineAttack):
-    """Send the honest nodes' mean vector as if they had trained on labels K - 1 - y instead of y."""
+    """Send the mean vector that the honest nodes would have sent after training on labels K - 1 - y instead of y."""
 
     flips_labels = True
 
@@ -117,10 +117,10 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send a copy of one honest node's vector, so that it counts several times.
+    """Send a copy of one honest node's vector, which then counts several times.
 
-    The copied node is node 0 at first, and after some observed rounds the node with the largest |<x_i, z>|. Here z
-    tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
+    The copied node is node 0 at first; after a number of observed rounds, it is the node with the largest |<x_i, z>|.
+    Here z tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 

@@ -29,7 +29,7 @@ def exchanged(
 ) -> Tensor:
     """Run a round: each node aggregates its own vector, those of H - f - 1 other honest nodes, and f Byzantine vectors.
 
-    Every rank must call it; each rank computes the Byzantine vector itself.
+    Every rank must call this function; each rank computes the Byzantine vector itself.
 
     Args:
         own: vectors sent by this rank's nodes, `[k, D]`.

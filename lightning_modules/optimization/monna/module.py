@@ -1,4 +1,4 @@
-"""Training of all honest nodes; a step is a round."""
+"""The LightningModule that trains all honest nodes; a training step is a round."""
 
 from typing import Any
 
@@ -65,8 +65,8 @@ class MoNNA(ClassifierSteps, MethodModule):
         norm_weight: c, loss weight of the norm of a node's weights.
         rule: aggregates the models a node receives.
         exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
-        optimizer: takes the local step, with the momentum as gradient.
-        lr_scheduler: stepped every epoch, or every round if it has `interval = "step"`.
+        optimizer: optimizer of the local step; it receives the momentum as gradient.
+        lr_scheduler: stepped every epoch, or every round if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, or data or

@@ -13,7 +13,7 @@ from lightning_modules.distributed.independent import Hosted
 class NodeNetworks(Hosted):
     """Copies of a network, with separate weights, momentum and buffers for each of several nodes.
 
-    A node's trainable parameters are its row of `weights`, flattened in the order of the network's parameters. Each
+    A node's row of `weights` holds its trainable parameters, flattened in the order of the network's parameters. Each
     node has its own buffers, such as BatchNorm statistics, and its own frozen parameters.
 
     Args:
@@ -54,8 +54,8 @@ class NodeNetworks(Hosted):
         """Return the parameters and buffers of k nodes, `[k, ...]` each, by their names in the network.
 
         Args:
-            whole: return the tensors of all nodes, without gradient; every rank must then call this method. Otherwise
-                return those of this rank's nodes.
+            whole: return the tensors of all nodes, without gradient; every rank must then call this method. False
+                returns the tensors of this rank's nodes.
         """
         weights = self.whole(self.weights) if whole else self.weights
         parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)

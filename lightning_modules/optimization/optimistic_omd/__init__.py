@@ -29,12 +29,12 @@ sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines: online gradient descen
 descent without a hint, M_t = 0; and optimistic FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t
 = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
-The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another one if that eta_i equals 1
-/ (8 L).
+The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another step size if this eta_i
+equals 1 / (8 L).
 
 The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory. The
-ensemble is Sword++ in the same group's PyNOL, and plays the same points up to rounding. The choice of nu is ours, and
-so are all streams, since the paper has no experiments. The variant for non-smooth losses is not included.
+ensemble is Sword++ in the same group's PyNOL, and plays the same points up to rounding. The choice of nu and all
+streams are ours, because the paper has no experiments. The variant for non-smooth losses is not included.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

@@ -40,16 +40,16 @@ ACCURACY = 1e-6
 class OnlineConvexOptimization(MethodModule):
     """Play every round of a stream once, with parameters that start at 0 and stay in a ball; on one or several ranks.
 
-    The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.
+    The network is in evaluation mode, and linear in the trained parameters, which makes the losses convex in them.
 
     Args:
-        network: maps features `[n, ...]` to outputs `[n, K]`; one output except for `cross_entropy`.
+        network: maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
         loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
         rows_per_round: number of rows in a round, over all ranks; their losses are averaged. A batch has one or several
             rounds.
-        ridge: adds ridge / 2 times the squared norm of the parameters to each round's loss.
-        trained: name of the part of the network to train, such as its last layer; None trains all of it.
+        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to each round's loss.
+        trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
 
     Raises:
         ValueError: if an argument is out of range; in training, if a gradient exceeds the optimizer's G, or the

@@ -71,7 +71,7 @@ def least_on_ball(
 ) -> Best:
     """Minimise a convex function over the ball by accelerated projected gradients, restarted after overshoots.
 
-    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||, which is the stopping criterion.
+    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||; this bound is the stopping criterion.
 
     Args:
         objective: returns value and gradient `[d]` at a point `[d]`.

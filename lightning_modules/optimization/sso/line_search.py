@@ -46,7 +46,7 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets Armijo's condition; if none does, they stay unchanged.
+    """Move parameters, in place, by the first step that meets Armijo's condition; without one, they stay unchanged.
 
     Args:
         parameters: theta.

@@ -120,7 +120,7 @@ class SSO(OutputLossSteps, MethodModule):
         return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
-        """Take m steps on the surrogate; the first one starts from the outputs that define it."""
+        """Take m steps on the surrogate, starting from the outputs that define it."""
         parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):

@@ -50,10 +50,10 @@ class TargetStep(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
-        """Return H, a number or `[b, K]`. Every rank must call it."""
+        """Return H, a number or `[b, K]`. Every rank must call this method."""
 
     def kept(self) -> Tensor | None:
-        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call it."""
+        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call this method."""
         return None
 
     def restore(self, kept: Tensor) -> None:
@@ -66,7 +66,7 @@ class ScheduledStep(TargetStep):
     Args:
         rate: 1/H before the schedule is applied; this is eta in the paper's scaling. The authors use 1/4 for the
             squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
-        schedule: H at batch t of T: `constant` keeps it, `stochastic` uses H sqrt(t), and `exponential` H T^(t/T).
+        schedule: schedule of H at batch t of T: `constant` uses H, `stochastic` H sqrt(t), and `exponential` H T^(t/T).
     """
 
     inverse: Tensor

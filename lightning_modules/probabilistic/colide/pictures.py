@@ -16,7 +16,7 @@ def heat(weight: Tensor, largest: Tensor) -> Tensor:
 
 
 def drawn_graph(estimated: Tensor, true: Tensor) -> Tensor:
-    """Draw the edges of an estimated graph over those of the true one, `[1, 3, height, width]` in [0, 1].
+    """Draw the edges of an estimated graph over the true edges, `[1, 3, height, width]` in [0, 1].
 
     Correct edges are black, reversed edges orange, extra edges red, and missing edges grey and dashed.
 

@@ -1,4 +1,4 @@
-"""Score, noise scales and acyclicity of a weighted graph, and their gradients by the weights, on NumPy arrays.
+"""Score, noise scales and acyclicity of a weighted graph, and gradients with respect to the weights, on NumPy arrays.
 
 NumPy is used because it takes half of torch's time for graphs of twenty nodes, and a path has a hundred thousand
 iterations.
@@ -48,7 +48,7 @@ def acyclicity(weight: Array, s: float) -> float:
 
 
 def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: float, penalty: float) -> Array:
-    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) by W, with sign(0) = 0 and sigma constant.
+    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) in W, with sign(0) = 0 and sigma constant.
 
     Args:
         weight: W, `[d, d]`.

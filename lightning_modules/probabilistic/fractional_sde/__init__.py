@@ -1,19 +1,19 @@
 """Variational inference for stochastic differential equations driven by fractional noise.
 
-Fractional Brownian motion has no Markov state. Here it is approximated by a weighted sum of K Ornstein-Uhlenbeck
-processes driven by one Brownian motion W, which together are Markov:
+Fractional Brownian motion has no Markov state. Here this motion is approximated by a weighted sum of K
+Ornstein-Uhlenbeck processes driven by one Brownian motion W; together, the processes are Markov:
 
     prior:     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = -gamma_k Y_k dt + dW,
     posterior: the same with dY_k = (-gamma_k Y_k + u(t, X, Y)) dt + dW,
     loss:      E[-log p(observed | X)] + E int |u|^2 / 2 dt  (+ KL(q(x_0) || p(x_0)), if X(0) is unknown).
 
-The speeds gamma_k form a geometric sequence. The weights omega(H) minimise the mean squared error; they have a closed
-form that is differentiable in the Hurst index H, so H can be learned with the same loss. Type I has stationary
+The speeds gamma_k form a geometric sequence. The weights omega(H) that minimise the mean squared error have a closed
+form, which is differentiable in the Hurst index H; H can therefore be learned with the same loss. Type I has stationary
 increments and a stationary Y(0). The posterior leaves Y(0) unchanged, so the evidence lower bound has a gap, which
 grows towards H = 0 and 1. Type II has no past before time 0. The network u is initialised to 0.
 
 For paths and videos (`FractionalLatentSDE`), X is latent. An encoder of the observations predicts the distribution of
-X(0), and the input of the control, which is interpolated between observations. A decoder maps X and time-invariant
+X(0) and the control's input; this input is interpolated between observations. A decoder maps X and time-invariant
 content to observations. Frames are compared by squared error. Predictions follow the posterior through the given frames
 and the prior afterwards, which is our interpretation.
 

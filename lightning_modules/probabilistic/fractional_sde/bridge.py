@@ -33,9 +33,10 @@ class FractionalBridge(MethodModule):
 
     Paths start at 0, with drift -theta x and diffusion 1; for such paths, all solvers equal Euler's method. The control
     is a network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the loss and
-    its terms. It also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root mean
-    square error of the standard deviation over times. After a test, `tables` contains the standard deviations of the
-    learned and the exact bridge, and of two other exact bridges: those of the approximated noise and of white noise.
+    its terms. `test` also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root
+    mean square error of the standard deviation over times. After a test, `tables` contains the standard deviations of
+    the learned and the exact bridge, and of two other exact bridges: those of the approximated noise and of white
+    noise.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.

@@ -1,4 +1,4 @@
-"""Covariances of linear equations, and the minimum loss of a control for them, without sampling paths.
+"""Covariances of linear equations, and the minimum loss of a control for such equations, without sampling paths.
 
 With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ..., Y_K) then follows dZ =
 M Z dt + c dW, and over a time h

@@ -2,8 +2,8 @@
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-Without u, this equation is the prior. The control u(t, X, Y) makes it the posterior, whose relative entropy to the
-prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+Without u, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior, whose relative entropy
+to the prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
 """
 
 from collections.abc import Callable
@@ -93,8 +93,8 @@ def integrate(
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    Milstein's method integrates it in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k. If s is
-    constant, the two methods are equal.
+    Milstein's method integrates the equation in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k.
+    If s is constant, the two methods are equal.
 
     Args:
         x: initial X, `[B, D]`.

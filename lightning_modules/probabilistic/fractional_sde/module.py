@@ -51,10 +51,11 @@ class Terms(NamedTuple):
 class FractionalLatentSDE(MethodModule):
     """Learn an equation whose latent path decodes to sequences: points of paths, or frames of videos.
 
-    The features of all observations determine the distribution of X(0), the control and, by their median, the
-    time-invariant content. `test` logs means over sequences: `test/elbo`, minus the loss, and its terms. For videos it
-    also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first `num_given`. Those frames are
-    predicted from the given frames alone: along the posterior up to the last given frame, then along the prior.
+    The features of all observations determine the distribution of X(0) and the control; the features' median determines
+    the time-invariant content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of
+    the loss. For videos, `test` also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first
+    `num_given`. Those frames are predicted from the given frames alone: along the posterior up to the last given frame,
+    then along the prior.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.

@@ -60,7 +60,7 @@ class FractionalNoise(Noise):
 
     Args:
         hurst: H, in (0, 1); None learns H, starting at 0.5.
-        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` starts without a past (Riemann and
+        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` has no past before time 0 (Riemann and
             Liouville).
         num_processes: K, at least 2.
         gamma_max: speed of the fastest process, above 1; the slowest process has the inverse speed. An integration step

@@ -66,7 +66,7 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
         gamma: speeds, `[K]`, float64.
         hurst: H in (0, 1), a scalar, float64.
         horizon: T, over which the error is averaged.
-        kind: type of the motion.
+        kind: type of the motion, `I` or `II`.
     """
     one_of(KINDS, kind=kind)
     alpha, pairs = hurst + 0.5, gamma[:, None] + gamma
@@ -92,7 +92,7 @@ def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) ->
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
     """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
 
-    The authors' code returns another value for type I, because it lacks the factor 2 of the middle term, and V_H.
+    For type I, the authors' code returns another value, which lacks V_H and the factor 2 of the middle term.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

@@ -1,7 +1,7 @@
 """Regression and classification with scale mixtures of neural network Gaussian processes (NNGPs).
 
 A network whose weights are N(0, 1), divided by the roots of the widths, tends to a Gaussian process with kernel K as
-the widths grow. If the variance of its last layer's weights is random, it tends to a scale mixture of Gaussian
+the widths grow. If the variance of its last layer's weights is random, the network tends to a scale mixture of Gaussian
 processes,
 
     f | s ~ N(0, s K),    s ~ inverse gamma(a, b):    f ~ t with 2 a degrees of freedom and scale matrix (b / a) K,
@@ -17,8 +17,9 @@ All points share one scale, so the model is not robust to single outliers.
 distributions of s, such as Burr's, are approximated by their quantiles. Only the product of b and the last layer's
 variance matters, and therefore the last layer's variance is frozen.
 
-`ScaleMixtureClassifier` is sparse variational classification (SVTP; with scale 1 it is SVGP). It has one process per
-class, with values u at inducing inputs, q(u_c | s) = N(mu_c, s diag(S_c)) and an inverse gamma q(s). It minimises
+`ScaleMixtureClassifier` is sparse variational classification (SVTP; with scale 1 it is SVGP). The classifier has one
+process per class, with values u at inducing inputs, q(u_c | s) = N(mu_c, s diag(S_c)) and an inverse gamma q(s). It
+minimises
 
     -E[log softmax(f)_y] + KL(q(u, s) | p(u, s)) / N.
 

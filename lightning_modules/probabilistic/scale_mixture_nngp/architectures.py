@@ -62,7 +62,7 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over 3 x 3 windows, padded so that only the stride reduces the size."""
+    """Average over 3 x 3 windows with padding; only the stride reduces the size."""
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
         missing = (math.ceil(size / stride) - 1) * stride + 3 - size
@@ -168,7 +168,7 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and no bias in its last layer; its standard deviations are trainable.
+    """Kernel of a network with one output and no bias in the last layer; standard deviations of weights are trainable.
 
     Args:
         architecture: the network up to its last layer.

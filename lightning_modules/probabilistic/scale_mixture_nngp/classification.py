@@ -41,13 +41,13 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
     """Classify images by infinite-width network processes, one per class, with a shared random scale.
 
     Args:
-        kernel: kernel of the network; set its `train_last` for a Gaussian process.
+        kernel: kernel of the network; for a Gaussian process, set the kernel's `train_last`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
         scale: prior of the scale, and its initial posterior; `InverseGamma` gives SVTP, and `FixedScale` gives SVGP.
         inducing: number of inducing inputs, initialised by the first training images, stratified by class.
-        mean: subtracted from images in [0, 1]; one value, or one per channel.
-        std: divisor after the mean is subtracted; one value, or one per channel.
+        mean: value subtracted from images in [0, 1], or one value per channel.
+        std: divisor of images after the subtraction, or one divisor per channel.
         jitter: initial value of eps, which is added to the variance of inducing values.
         draws: number of samples of scale and values in a training step.
         evaluation_draws: number of samples in validation, test and prediction.

@@ -99,7 +99,7 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble by cross-entropy, and classify by its mean logits.
+    """Train an ensemble by cross-entropy, and classify by the members' mean logits.
 
     Args:
         network: `FiniteNetworks`, optionally in `Normalized`; maps images to logits `[B, C, E]`.

@@ -151,7 +151,7 @@ class Weighted(ScaleDistribution):
 
     Args:
         draws: samples s_i, positive, `[S]`.
-        log_weight: log-probabilities of the samples, `[S]`; None makes them uniform.
+        log_weight: log-probabilities of the samples, `[S]`; None means equal probabilities.
     """
 
     def __init__(self, draws: Tensor, log_weight: Tensor | None = None) -> None:

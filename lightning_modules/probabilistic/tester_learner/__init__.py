@@ -26,9 +26,10 @@ one of few candidates). Thresholds are capped, because a pass above the cap woul
 standard normal points are therefore rejected. A rejection is a valid result. The proof's constants are too large to
 certify a useful angle, so no angle is reported.
 
-The paper has only theory, and its surrogate, constants and degrees were not available. The step `ramp` with the paper's
-bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the step of
-Diakonikolas et al. Massart noise is assumed, and not tested. Descent starts only at e_1, without random restarts.
+The paper contains only theory; its surrogate, constants and degrees were not available. The step `ramp` with the
+paper's bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the
+step of Diakonikolas et al. Massart noise is assumed, and not tested. Descent starts only at e_1, without random
+restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv
 2302.14853. The learner: Diakonikolas, Kontonis, Tzamos and Zarifis, Learning Halfspaces with Massart Noise Under

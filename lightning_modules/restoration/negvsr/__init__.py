@@ -1,8 +1,8 @@
 """NegVSR: real-world video super-resolution, trained to be invariant to noise that is cut out of other videos.
 
-RealBasicVSR cleans a clip x to v and upsamples it, y_pos = F(v). A negative n = R_p((1 - M) v + M noise) mixes in a
-noise sequence cut out of real videos and rotates small patches; y_neg = F(n). For a clean clip y and its sharpened
-version y' (unsharp masking),
+RealBasicVSR cleans a clip x to v and upsamples it, y_pos = F(v). A negative n = R_p((1 - M) v + M noise) is the clip v
+mixed with a noise sequence cut out of real videos, with small patches rotated; y_neg = F(n). For a clean clip y and its
+sharpened version y' (unsharp masking),
 
     L = |y_pos - y'| + |v - reduced(y')| + w |y_neg - y_pos|
         [+ perceptual(y_pos, y') + .05 BCE(D(y_pos), real)]      in the second stage, with a discriminator D,

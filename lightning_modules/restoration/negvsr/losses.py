@@ -16,7 +16,7 @@ def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool 
 
     Args:
         negative: y_neg, output for the negative.
-        positive: y_pos, output for the clip; its gradient is the opposite of y_neg's.
+        positive: y_pos, output for the clip; its gradient is minus the gradient of y_neg.
         detach_positive: stop the gradient to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()

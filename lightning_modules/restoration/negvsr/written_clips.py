@@ -97,7 +97,7 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Concatenate each input frame, enlarged to the restored frame's size, and the restored frame, `[H, 2 W, 3]`."""
+    """Place each input frame, enlarged to the restored frame's size, beside the restored frame: `[H, 2 W, 3]`."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

@@ -28,8 +28,8 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: predicts the real and imaginary part of minus the score. Its inputs are `[B, 4, F, T]`, the real and
-            imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
+        network: predicts the real and imaginary part of minus the score. The network's inputs are `[B, 4, F, T]`, the
+            real and imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.

@@ -5,7 +5,7 @@ likely class of the clean prediction. The attack maximises, within a budget epsi
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture. The second term makes the attack decrease gamma, and with it alpha. The
+where z are log-probabilities of the mixture. The second term makes the attack decrease gamma and thereby alpha. The
 attack thereby targets the classifiers and the mixing network jointly. Steps use a gradient with momentum:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n

@@ -1,10 +1,10 @@
-"""Mixture of the probabilities of an accurate and a robust classifier, and its certified radius.
+"""Mixture of the probabilities of an accurate and a robust classifier, and the mixture's certified radius.
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-With h the robust classifier's probabilities, f predicts y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-for any g. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y =
-argmax h(x), the condition implies a certified radius around x; a negative radius means no certificate:
+If h are the robust classifier's probabilities, f predicts y for any g wherever h_y - h_i >= (1 - alpha) / alpha for all
+other i. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y = argmax
+h(x), the condition implies a certified radius around x; a negative radius means no certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
@@ -56,8 +56,8 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
     """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the same class as h.
 
     Args:
-        first: h_y or a lower bound of it, in [0, 1].
-        second: second largest h_i or an upper bound of it, in [0, 1]; if only h_y is bounded, 1 - `first`.
+        first: h_y, or a lower bound of h_y, in [0, 1].
+        second: the second largest h_i, or an upper bound of it, in [0, 1]; if only h_y is bounded, 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
@@ -73,7 +73,7 @@ def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDAr
     """Compute the largest l2 radius provable from h_y alone, for a mixture with a smoothed robust classifier.
 
     Args:
-        first: h_y or a lower bound of it, in [0, 1].
+        first: h_y, or a lower bound of h_y, in [0, 1].
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 

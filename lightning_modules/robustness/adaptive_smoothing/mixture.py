@@ -6,11 +6,11 @@ number to mean 0 and variance 1; then
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
 In training, P's output is first clamped to 0.6 standard deviations around the batch mean (clamped values have no
-gradient); alpha is sigmoid(gamma), and gamma has another scale and bias.
+gradient); then alpha is sigmoid(gamma), and gamma has a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-BN and the clamp use statistics of the global batch; the authors' code uses those of the first rank.
+BN and the clamp use statistics of the global batch; the authors' code uses the first rank's statistics.
 """
 
 import math
@@ -54,7 +54,7 @@ class ClampedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(()))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Map `[B]` to `[B]`; training needs at least two images over all ranks."""
+        """Map raw outputs `[B]` to normalised outputs `[B]`; training needs at least two images over all ranks."""
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
         count = global_sum(torch.ones_like(raw).sum())
@@ -149,8 +149,8 @@ class Mixture(nn.Module):
         alpha: weight of h in evaluation, in [0, 1]; None uses the mixing network's prediction for each image.
         accurate_features: names of g's submodules whose outputs are inputs of the mixing network (`layer1`, or
             `stages.0` of a timm network).
-        robust_features: names of h's submodules whose outputs are inputs of the mixing network; as many as for g, with
-            the same heights and widths.
+        robust_features: names of h's submodules whose outputs are inputs of the mixing network; as many as in
+            `accurate_features`, with the same heights and widths.
         accurate_scale: s_g, factor of the logits of g.
         robust_scale: s_h, factor of the logits of h.
         gamma_scale: factor that scales gamma in evaluation.
@@ -161,7 +161,7 @@ class Mixture(nn.Module):
         training_gamma_bias: bias of gamma in training and its attacks.
         momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of a
             few hundred steps need a larger momentum than the authors' 0.01.
-        policy_graph: backpropagate through the features, so that attacks take their effect on alpha into account.
+        policy_graph: backpropagate through the features, which lets attacks exploit their effect on alpha.
 
     Raises:
         ValueError: if an argument is out of range, or a named submodule does not exist.
@@ -267,7 +267,7 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, gamma, alpha)
 
     def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
-        """Mix with a fixed alpha in [0, 1]; for 0 and 1 only one classifier is evaluated."""
+        """Mix with a fixed alpha in [0, 1]; alpha 0 or 1 evaluates only one classifier."""
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
             mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)

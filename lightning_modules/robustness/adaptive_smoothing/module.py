@@ -35,7 +35,7 @@ def mixing_loss(
     Args:
         mixed: mixture output at the images.
         label: `[B]`.
-        attacked: s, 1 for attacked images and 0 for clean ones, `[B]`.
+        attacked: s, 1 for attacked images and 0 for clean images, `[B]`.
         bce_weight: c_bce, weight of the binary cross-entropy of gamma.
         ce_weight: c_ce, weight of the mixture's cross-entropy.
         product_weight: c_prod, weight of the product of the two cross-entropies.

@@ -1,4 +1,4 @@
-"""Projected gradient ascent (PGD): perturb an image within a budget so that a classifier errs.
+"""Projected gradient ascent (PGD): perturb an image within a budget to make a classifier err.
 
     max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
 
@@ -9,7 +9,7 @@ same maxima, and their gradients are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below ignore the gradient's length, so in exact arithmetic they equal the steps on the cross-entropy. In
+The steps below ignore the gradient's length; in exact arithmetic, they therefore equal steps on the cross-entropy. In
 float32, p_y rounds to 1 at a logit gap of 16 or more; then the cross-entropy loses its gradient, and can no longer rank
 two perturbations.
 
@@ -64,9 +64,9 @@ Generators = Sequence[torch.Generator] | None
 def without_float16() -> Iterator[None]:
     """Disable float16 autocast for the forward and backward pass.
 
-    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change it. Loss
-    scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the range
-    of float32, is kept.
+    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change the image.
+    Loss scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the
+    range of float32, is kept.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -248,7 +248,7 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
     """Evaluate images by several samples of a randomised classifier, one after another, without gradients.
 
     Args:
-        network: maps images to logits, which vary between calls if it is randomised.
+        network: maps images to logits, which vary between calls for a randomised network.
         image: `[B, C, H, W]`.
         label: `[B]`.
         num_draws: m, number of samples.
@@ -276,7 +276,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples; each sample's graph is freed before the next one.
+        num_draws: m, number of samples; each sample's graph is freed before the next sample.
 
     Raises:
         ValueError: if the logits are not differentiable with respect to the image.
@@ -451,8 +451,8 @@ class PGD(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, with which an ascent can cross the
-            ball from any start.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, which lets an ascent cross the ball
+            from any start.
         restarts: number of ascents; the worst result is kept for each image.
         random_start: start at a random point within the budget instead of at the image.
         num_draws: samples per gradient of a randomised classifier.

@@ -99,7 +99,7 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step; each step takes a host sync to find fooled images.
+    """Attack by DeepFool, clipped to [0, 1] after each step; each step needs a host sync to find fooled images.
 
     Args:
         network: maps images to logits.
@@ -193,7 +193,7 @@ def carlini_wagner(
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        confidence: kappa, at least 0, required margin of another class's logit over the label's.
+        confidence: kappa, at least 0, required margin of another class's logit over the label's logit.
         steps: Adam steps per value of c.
         learning_rate: learning rate of Adam.
         initial_constant: first value of c.
@@ -281,7 +281,7 @@ class CarliniWagner(MinimalAttack):
     The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:
-        confidence: kappa, required margin of another class's logit over the label's.
+        confidence: kappa, required margin of another class's logit over the label's logit.
         steps: Adam steps per value of the margin's weight c.
         learning_rate: learning rate of Adam.
         initial_constant: first value of c.

@@ -71,11 +71,11 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
 class Stages(Mode):
     """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
-    Stage i has its own selection samples and n_i estimation samples. With s stages, each certifies at level alpha / s,
-    so that all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its selected
-    class does not reach the radius. Giving up never invalidates a certificate, but the loss of power may exceed beta.
-    If two classes are about equally probable, a stage often selects the wrong one and correctly gives up on it. A row's
-    radius is the final stage's radius, a valid lower bound.
+    Stage i has its own selection samples and n_i estimation samples. With s stages, each stage certifies at level alpha
+    / s, which makes all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its
+    selected class does not reach the radius. Giving up never invalidates a certificate, but the loss of power may
+    exceed beta. If two classes are about equally probable, a stage often selects the wrong one and correctly gives up
+    on it. A row's radius is the final stage's radius, a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -228,7 +228,7 @@ class Anytime(Mode):
 
 @dataclass(frozen=True)
 class Curve(Mode):
-    """Certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few samples as possible.
+    """Estimate certified accuracy at the radii 0, `grid`, 2 `grid`, ... with as few samples as possible.
 
     An image contributes its place: the largest grid radius up to which the image is certified. Sampling stops
 
