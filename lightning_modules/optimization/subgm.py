@@ -12,14 +12,17 @@ for any r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
+
     random     the first r' columns of a random orthogonal matrix, none of which is zero
 
 and the step sizes are
 
     quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which decreases with the error if
                q < 1 - p for a fraction p of gross errors
+
     geometric  eta rho^t, if p or the noise distribution is unknown
-    constant   eta, with which the final distance is proportional to eta
+
+    constant   eta, to which the final distance is then proportional
 
 Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
 reconstructed from the literature, and the random start is this project's. Gradient descent on the squared loss, (1/2m)

@@ -14,10 +14,12 @@ and the estimate is the distribution of f(Z). According to the theory, t should 
 (b + d))}, where b is the smoothness and d the intrinsic dimension of the truth. No noise needs to be added if the data
 already have that much noise.
 
-Three ways to compute the likelihood, with M latent points:
+The likelihood can be computed in three ways, with M latent points:
 
     quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m sampled in each of M equal cells
+
     monte_carlo   the same with M independent normal z_m, shared by all data points
+
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
 The rate, its constants and the theorem's sieve of networks are from memory, as only the paper's introduction was

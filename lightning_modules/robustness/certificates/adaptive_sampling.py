@@ -5,10 +5,13 @@ are lower bounds of the values that more samples would give. `abstained` is an u
 decide more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers
 for:
 
-    InputSpecific        the curve and the mean radius, up to `max_loss`
-    Anytime, no target   the curve and the mean radius, up to the gain of the omitted blocks
-    Stages, Anytime      certified accuracy at the target radius only; the mean radius is loose too
-    Curve                certified accuracy at the grid radii only; the mean radius is loose too
+    InputSpecific: the curve and the mean radius, up to `max_loss`.
+
+    Anytime without a target: the curve and the mean radius, up to the gain of the omitted blocks.
+
+    Stages, and Anytime with a target: certified accuracy at the target radius only; the mean radius is also loose.
+
+    Curve: certified accuracy at the grid radii only; the mean radius is also loose.
 
 A row's `outcome` is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
 precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little gain`,
@@ -230,11 +233,11 @@ class Anytime(Mode):
 class Curve(Mode):
     """Estimate certified accuracy at the radii 0, `grid`, 2 `grid`, ... with as few samples as possible.
 
-    An image contributes its place: the largest grid radius up to which the image is certified. Sampling stops
+    An image contributes its place: the largest grid radius up to which the image is certified.
 
-    * after selection, if the selected class is not the label, since the image is then not counted at any radius;
-    * when the place is decided: one-sided confidence sequences put the radius between two adjacent grid radii;
-    * when no outcome of the remaining samples could increase the place.
+    Sampling stops after selection if the selected class is not the label, because the image then counts at no radius.
+    Otherwise sampling stops when one-sided confidence sequences put the radius between two adjacent grid radii, or when
+    no outcome of the remaining samples could increase the place.
 
     The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
     bound at `n_max` samples, where this bound is tighter. The radius in a row is the place, a valid lower bound. At
