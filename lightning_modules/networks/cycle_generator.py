@@ -47,7 +47,7 @@ class ResNetGenerator(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: number of output channels, C'.
+        out_channels: number of channels of the output, C'.
         width: channels at full resolution, 64 in the paper.
         num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
 
@@ -85,10 +85,10 @@ class UNetGenerator(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: number of output channels, C'.
+        out_channels: number of channels of the output, C'.
         width: channels after the first downsampling; further downsamplings double the width, up to eight times the
             first.
-        num_downsamplings: number of downsamplings; 7 for images of 256 x 256.
+        num_downsamplings: number of downsampling convolutions; 7 for images of 256 x 256.
 
     Raises:
         ValueError: if an argument is less than 1.

@@ -12,7 +12,7 @@ class DeepLinear(nn.Module):
 
     Args:
         in_features: number of values of an input.
-        hidden_features: widths between the matrices; an empty list gives a single matrix.
+        hidden_features: dimensions between the matrices; an empty list gives a single matrix.
         out_features: number of outputs.
     """
 

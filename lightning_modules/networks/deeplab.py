@@ -43,9 +43,9 @@ def deeplabv3_resnet50(
     Args:
         num_classes: K, number of pixel categories, including the background.
         pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, from its cache or downloaded.
-        weights: a local file of weights, or a folder with one. The file may hold a whole torchvision network; a last
-            layer with another number of categories is reinitialised, and an auxiliary classifier is dropped. The file
-            may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
+        weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network; a
+            last layer with another number of categories is reinitialised, and an auxiliary classifier is dropped. The
+            file may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
         normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; false
             expects normalised images.
 

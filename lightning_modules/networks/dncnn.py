@@ -19,7 +19,7 @@ class DnCNN(nn.Module):
     Args:
         channels: channels of an image.
         depth: number of convolutions, D, at least 2.
-        features: channels of the inner layers.
+        features: number of channels of the inner layers.
         batch_norm: use batch normalisation after the inner convolutions; otherwise these convolutions have biases.
         residual: subtract the convolutions' result R(y) from the image; otherwise return R(y) itself.
 

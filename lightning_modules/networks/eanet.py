@@ -35,7 +35,7 @@ class ChannelNorm(nn.Module):
     """Normalise the channels of each pixel to mean 0 and variance 1, with a learned gain, in float32 or better.
 
     Args:
-        channels: C of `[B, C, H, W]`.
+        channels: number of channels C of the images `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -52,7 +52,7 @@ class GatedConvolutions(nn.Module):
     """Two convolutions, with channels gated by their average over the image.
 
     Args:
-        channels: C of `[B, C, H, W]`.
+        channels: number of channels C of the images `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -78,8 +78,8 @@ class EANetBlock(nn.Module):
     """A NAFNet block whose normalised features are scaled and shifted by the time embedding.
 
     Args:
-        channels: C of `[B, C, H, W]`.
-        time_features: size of the time embedding.
+        channels: number of channels C of the images `[B, C, H, W]`.
+        time_features: number of features of the time embedding.
     """
 
     def __init__(self, channels: int, time_features: int) -> None:
@@ -113,7 +113,7 @@ class EANet(nn.Module):
     Args:
         channels: channels of the images.
         width: channels after the first convolution, doubled at each level.
-        encoder: number of blocks at each level of the encoder.
+        encoder: number of blocks at each encoder level, from full resolution down.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
         checkpointed: recompute activations of the blocks in the backward pass instead of keeping them.

@@ -19,7 +19,7 @@ FEATURES = 100
 
 
 def interleaved_embedding(time: Tensor, num_features: int) -> Tensor:
-    """Compute c(t), `[B, num_features]` in single precision, for times `[B]`."""
+    """Compute the embedding c(t), `[B, num_features]` in single precision, for times `[B]`."""
     column = torch.arange(0, num_features, 2, device=time.device, dtype=torch.float32)
     angle = time.float()[:, None] * 10000.0 ** (-2 * column / num_features)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)

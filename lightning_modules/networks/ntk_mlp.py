@@ -42,7 +42,7 @@ class UnitActivation(nn.Module):
     """An activation divided by its root mean square under N(0, 1).
 
     Args:
-        name: `relu`, `gelu` (the approximation by tanh) or `silu`.
+        name: name of the activation: `relu`, `gelu` (the approximation by tanh) or `silu`.
     """
 
     def __init__(self, name: Activation) -> None:

@@ -36,7 +36,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
         path: downloaded file; the READMEs of openai/improved-diffusion and openai/guided-diffusion have the links.
 
     Raises:
-        FileNotFoundError: if there is no file at `path`.
+        FileNotFoundError: if the file `path` does not exist.
         ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
     if any(parameter.is_meta for parameter in network.parameters()):

@@ -80,10 +80,10 @@ class RealBasicVSR(nn.Module):
     Args:
         flow: network of optical flow: `SPyNet` with its weights, or `ZeroFlow`, which assumes no motion.
         channels: C.
-        width: channels of the features.
+        width: number of channels of the features.
         num_blocks: residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
         num_cleaning_blocks: residual blocks of the cleaning network.
-        scale: s, 2 or 4.
+        scale: upscaling factor s, 2 or 4.
         threshold: in evaluation, cleaning stops once the mean absolute residue, for pixels in [0, 1], is below this
             value.
         checkpointed: recompute the recurrence's activations in the backward pass instead of storing them.
@@ -170,7 +170,7 @@ class RealBasicVSR(nn.Module):
         """Reject frames that are too small for the flow network.
 
         Raises:
-            ValueError: if frames are too small; the message names the size.
+            ValueError: if frames are too small; the message names the smallest size.
         """
         least: Any = getattr(self.flow, "least_side", 1)
         if min(clip.shape[3:]) < least:

@@ -21,7 +21,7 @@ class ScoreMLP(nn.Module):
     """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
 
     Args:
-        image_shape: C, H and W.
+        image_shape: channels, height and width of an image.
         width: width of the hidden layers; even.
         depth: number of residual blocks.
         told_sigma: true for noise levels sigma as input and images in [0, 1] before noise is added; the output is then

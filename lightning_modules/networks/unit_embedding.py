@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class UnitEmbeddingClassifier(nn.Module):
-    """Compute W z / |z| + b for an image's embedding z.
+    """Compute the logits W z / |z| + b for an image's embedding z.
 
     Source: the authors' code of LSA (Albert et al., ECCV 2024).
 

@@ -36,7 +36,7 @@ class WideResNet(nn.Module):
 
     Args:
         depth: number of layers, 6n + 4.
-        width: widening factor, k.
+        width: widening factor k of the stages.
         num_classes: number of logits, K.
         dropout: probability of dropping an activation between the two convolutions of a block.
         in_channels: channels of an image, C.

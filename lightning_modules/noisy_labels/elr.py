@@ -38,7 +38,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
     Args:
         target: t, `[B, K]`.
         probability: clamped p, `[B, K]`; rows are renormalised to sum to one.
-        momentum: beta, in [0, 1).
+        momentum: momentum beta of the targets, in [0, 1).
 
     Returns:
         Targets `[B, K]`; after k updates a row sums to 1 - beta^k.

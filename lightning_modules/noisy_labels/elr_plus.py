@@ -50,7 +50,7 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     """Compute the decay of averaged network weights in the n-th update.
 
     Args:
-        step: n, index of the update, from 1.
+        step: index n of the update, from 1.
         decay: maximum decay.
         ramp_steps: number of updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), which starts
             as a plain mean.

@@ -18,7 +18,7 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
     Buffers, such as the statistics of batch normalisation, stay unchanged.
 
     Args:
-        average: e, of the same architecture.
+        average: moving average e, of the same architecture as the network.
         trained: theta.
         decay: weight of the old average, in [0, 1].
     """
@@ -29,7 +29,7 @@ def ramped_decay(update: int, decay: float) -> float:
     """Compute the decay of the n-th update, which increases with n: min(decay, (1 + n) / (10 + n)).
 
     Args:
-        update: n, the number of earlier updates.
+        update: number n of earlier updates.
         decay: maximum decay.
     """
     return min(decay, (1 + update) / (10 + update))

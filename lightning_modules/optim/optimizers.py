@@ -61,7 +61,7 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer. The scheduler steps every epoch, or every step if it has
             `interval = "step"`; a plateau scheduler monitors the metric named in its `monitor`.
-        parameters: parameters or parameter groups.
+        parameters: trainable parameters, or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)
 

@@ -69,7 +69,7 @@ def optimizer_with_heads(
 
     Args:
         optimizer: builds the optimizer; its learning rate applies to all parameters except the heads'.
-        module: module with the parameters.
+        module: module that has the parameters.
         heads: submodules of `module` that get their own learning rate.
         lr_factor: learning rate of the heads relative to that of the other parameters; 1 makes a single group.
     """
@@ -105,7 +105,7 @@ def optimizer_with_layer_decay(
     Args:
         optimizer: builds the optimizer; its learning rate applies to the head.
         encoder: encoder with its blocks in `blocks`; an encoder without blocks is treated as part of the head.
-        head: layers after the encoder.
+        head: layers that follow the encoder.
         decay: d, in (0, 1].
     """
     num_blocks = len(getattr(encoder, "blocks", ()))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that PyTorch lacks. Schedules over batches instead of epochs have `interval = "step"`."""
+"""Learning-rate schedules that PyTorch lacks. Schedules per batch instead of per epoch have `interval = "step"`."""
 
 import math
 from typing import Literal
@@ -42,7 +42,7 @@ class CosineSchedule(LambdaLR):
 
     Args:
         optimizer: optimizer with learning rate lr_0.
-        epochs: T, length of the schedule.
+        epochs: length T of the schedule in epochs.
         constant_epochs: W, number of epochs at lr_0, in 0...T - 1.
 
     Raises:
@@ -219,7 +219,7 @@ class HeldThenLinear(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        epochs: length of the schedule.
+        epochs: length of the schedule in epochs.
         last: final learning rate, relative to the initial learning rate.
 
     Raises:

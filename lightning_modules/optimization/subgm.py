@@ -92,11 +92,11 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
     """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all ranks.
 
     Args:
-        features: this rank's A, `[b, d, d]`.
-        target: this rank's y, `[b]`.
+        features: this rank's measurement matrices A, `[b, d, d]`.
+        target: this rank's measurements y, `[b]`.
         columns: r'.
-        measurements: m, over all ranks.
-        device: device of the computation.
+        measurements: number of measurements m over all ranks.
+        device: device on which B is computed.
     """
     signed = all_reduce_sum(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
     values, vectors = torch.linalg.eigh((signed + signed.T) / 2)
@@ -121,8 +121,8 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*: their cosine, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: Q, `[d, d]`; symmetrised by this function.
-        difference: X, `[d, d]`.
+        direction: direction Q, `[d, d]`; symmetrised by this function.
+        difference: difference X, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
     scale = (symmetric * difference).sum() / difference.norm()
@@ -133,10 +133,10 @@ class SubGM(MethodModule):
     """Recover a positive semidefinite matrix from measurements by sub-gradient steps, on one or several ranks.
 
     Args:
-        dim: d; the matrix is `[d, d]`.
+        dim: dimension d of the matrix `[d, d]`.
         columns: r', number of columns of the factor; None uses d, which suits any rank.
         alpha: scale of the initialisation; a smaller alpha gives a smaller error, but needs more iterations.
-        start: choice of B, `spectral` or `random`.
+        start: choice of the initial factor B, `spectral` or `random`.
         loss: `absolute`, or `squared` for the non-robust baseline.
         step_rule: `quantile`, `geometric` or `constant`.
         eta: factor of all step sizes.

@@ -85,7 +85,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
         gradient: G^T X, `[m, n]`.
         factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, of X X^T + lambda b I, `[b,
             b]`.
-        rows: X, `[b, n]`, for the second form of `factor`.
+        rows: input rows X, `[b, n]`, for the second form of `factor`.
         ridge: lambda.
 
     Returns:
@@ -120,7 +120,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
         layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: lambda.
-        sync_gram: all-reduce X^T X.
+        sync_gram: all-reduce X^T X over ranks.
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
@@ -185,10 +185,10 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`) whose first match in the order of
             definition is used; None uses the network's first such layer.
         ridge: lambda.
-        sync_gram: all-reduce X^T X.
+        sync_gram: all-reduce X^T X over ranks.
 
     Returns:
-        The name of the layer.
+        The name of the replaced layer.
 
     Raises:
         ValueError: if there is no such layer, or TrAct does not support it: another kind of layer, a frozen layer, or a

@@ -51,11 +51,11 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     Args:
         first: variances a of u, `[N, 1]`, positive.
         second: variances b of v, `[M]`, positive.
-        covariance: c, `[N, M]`.
+        covariance: covariance c of u and v, `[N, M]`.
 
     Returns:
-        Both expectations, in the broadcast shape. Pairs of equal or opposite inputs get no gradient, because the
-        gradient does not exist at a cosine of 1 or -1.
+        Both expectations, with the broadcast shape of the arguments. Pairs of equal or opposite inputs get no gradient,
+        because the gradient does not exist at a cosine of 1 or -1.
     """
     product = (first * second).sqrt()
     cosine = covariance / product

@@ -78,7 +78,7 @@ def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: 
     Args:
         x: points, `[B, D]`.
         centre: `[M, D]`.
-        log_std: log s, a scalar.
+        log_std: logarithm of the standard deviation s, a scalar.
         at_once: number of pairs of a point and a centre in memory at once.
     """
     rows = max(1, at_once // len(centre))
@@ -94,9 +94,9 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
     Args:
         x: points, `[B, D]`.
         mean: f(z_k), `[B, K, D]`.
-        latent: z_k, `[B, K, d]`; P_Z is standard normal.
+        latent: encoder samples z_k, `[B, K, d]`; P_Z is standard normal.
         posterior: mean and log standard deviation of q, `[B, 2 d]`.
-        log_std: log s, a scalar.
+        log_std: logarithm of the standard deviation s, a scalar.
     """
     centre, log_width = posterior[:, None].chunk(2, dim=-1)
     dim = x.shape[1]
@@ -107,7 +107,7 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Return the k with k^d = M.
+    """Return the integer k with k^d = M.
 
     Raises:
         ValueError: if M is not the d-th power of an integer.
@@ -134,7 +134,7 @@ class SingularDensity(MethodModule):
     """Fit a generator to noisy copies of data by maximum likelihood.
 
     Args:
-        network: the generator f: maps latents `[M, d]` to points `[M, D]`.
+        network: generator f, which maps latents `[M, d]` to points `[M, D]`.
         latent_dim: d.
         points: M, number of latent points; for `quadrature` it must be the d-th power of an integer.
         likelihood: `quadrature`, `monte_carlo` or `importance`.
@@ -142,10 +142,10 @@ class SingularDensity(MethodModule):
             `importance` only.
         perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
         smoothness: b, smoothness of the truth in the theory's rate; the rate is from memory.
-        smallest_std: s_min, minimum standard deviation of the model; used if `perturbation` is smaller.
-        start_std: initial value of s; used if `perturbation` is smaller.
+        smallest_std: s_min, minimum standard deviation of the model, used if `perturbation` is smaller.
+        start_std: initial value of s, used if `perturbation` is smaller.
         std_lr_factor: learning rate of log s relative to the network's.
-        optimizer: built on the parameters of generator and encoder, and log s.
+        optimizer: optimizer of log s and of the parameters of generator and encoder.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

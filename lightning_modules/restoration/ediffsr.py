@@ -67,7 +67,7 @@ class EDiffSR(RestorerSteps, MethodModule):
         process: mean-reverting diffusion process.
         factor: upsampling factor along each axis.
         sampler: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
-        sampling_steps: sampling steps; None uses all steps of the process.
+        sampling_steps: number of sampling steps; None uses all steps of the process.
         weights: weights used for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights, and also
             tests the averaged weights at twice the cost, logged as `test/averaged_psnr` etc.
         average_decay: maximum decay of the averaged weights, in [0, 1).

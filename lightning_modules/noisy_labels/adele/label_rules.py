@@ -48,9 +48,9 @@ def confident_prediction(probability: Tensor, foreground_threshold: float, backg
     A prediction is confident if the largest foreground p exceeds tau_fg or the background p exceeds tau_bg.
 
     Args:
-        probability: p, `[B, K, H, W]`.
-        foreground_threshold: tau_fg, threshold of the foreground.
-        background_threshold: tau_bg, threshold of the background.
+        probability: class probabilities p, `[B, K, H, W]`.
+        foreground_threshold: tau_fg, which a foreground probability must exceed.
+        background_threshold: tau_bg, which the background probability must exceed.
 
     Returns:
         Categories `[B, H, W]`, int64; 255 where the prediction is not confident.
@@ -66,7 +66,8 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: predicted categories, `[B, H, W]`, int64; 255 if not confident.
-        on: categories whose early learning has ended, `[K]`, bool. The background is always on; its entry is ignored.
+        on: categories whose early learning has ended, `[K]`, bool. The entry of the background is ignored, because the
+            background is always on.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -86,8 +87,9 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: k, predicted categories, `[B, H, W]`, int64.
-        probability: max p, `[B, H, W]`.
-        on: categories whose early learning has ended, `[K]`, bool. The background is always on; its entry is ignored.
+        probability: largest class probability max p, `[B, H, W]`.
+        on: categories whose early learning has ended, `[K]`, bool. The entry of the background is ignored, because the
+            background is always on.
         threshold: tau, which a probability must exceed.
 
     Returns:
@@ -116,7 +118,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
 
     Args:
         ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.
-        corrected: categories already corrected in this period, `[K]`, bool.
+        corrected: categories that were already corrected in this period, `[K]`, bool.
         epoch: epoch, counted from 0.
         every_n_epochs: n, length of a period.
 

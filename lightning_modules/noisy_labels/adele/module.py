@@ -47,11 +47,11 @@ class ADELE(SegmenterSteps, MethodModule):
             smaller than the image.
         num_classes: number of categories, K, including the background, 0.
         scales: image scales in training; must include 1.
-        consistency_weight: lambda, weight of the consistency over scales.
+        consistency_weight: lambda, weight of the loss for consistency over scales.
         consistency_threshold: rho; only images with a pixel probability of at least rho are regularised.
         divide_by_scales: divide the loss by the number of scales, as in the SegTHOR experiments.
         learn_scale_weights: train the weights w of the scales, as for VOC; otherwise they are equal, as for SegTHOR.
-        correction: settings of the label correction; None disables it.
+        correction: settings of the label correction; None disables the correction.
         new_layers: names of a pretrained network's submodules to train from scratch, at ten times the learning rate
             (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.

@@ -38,8 +38,8 @@ def multi_scale_logits(
         flip: also compute logits of the horizontally flipped image at each scale, flipped back.
 
     Returns:
-        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Resizing is bilinear with aligned
-        corners.
+        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Logits are resized bilinearly
+        with aligned corners.
     """
     size = image.shape[-2:]
     logits = []
@@ -67,7 +67,7 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
         label: `[B, H, W]`, int64; pixels of label 255 have loss 0 but count in the mean.
-        weight: w, `[S]`, with sum 1.
+        weight: weights w of the scales, `[S]`, with sum 1.
 
     Returns:
         A number.
@@ -83,7 +83,7 @@ def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute m `[B]`: 1 for images whose largest q `[B, K, H, W]` over labelled pixels is at least rho, else 0."""
+    """Compute the mask m, `[B]`: 1 for images whose largest q `[B, K, H, W]` on labelled pixels is >= rho; else 0."""
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
@@ -91,13 +91,13 @@ def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """Compute L_cons, the divergence of the scales' predictions from their mixture.
 
-    Gradients flow through the p_k, q and w. Pixels of label 255 are included, except in m.
+    Gradients flow through p_k, q and the weights w. Pixels of label 255 count in the loss, but not in the mask m.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
         label: labels, `[B, H, W]`, int64.
-        weight: w, `[S]`, with sum 1.
-        threshold: rho, in [0, 1].
+        weight: weights w of the scales, `[S]`, with sum 1.
+        threshold: confidence threshold rho, in [0, 1].
 
     Returns:
         A number.

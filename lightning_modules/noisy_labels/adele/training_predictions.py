@@ -43,7 +43,7 @@ class TrainingPredictions:
         )
 
     def __iter__(self) -> Iterator[PredictedBatch]:
-        """Iterate over this rank's batches so far."""
+        """Iterate over the batches that this rank has stored so far."""
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()  # wait for asynchronous copies
         return iter(self._batches)
@@ -54,7 +54,7 @@ class TrainingPredictions:
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
         """Gather `index`, `label` and `predicted` of all images on the CPU of rank 0; other ranks get an empty dict.
 
-        A collective operation: every rank must call it. Batches are gathered one at a time, on `device`.
+        A collective operation: every rank must call it. Batches are gathered one at a time, via `device`.
         """
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}
         for batch in self:

@@ -23,7 +23,7 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
     Args:
         label: y, binary, `[B, H, W]`.
-        replaced: y', binary, `[B, H, W]`; None for the first labels.
+        replaced: labels y' that are replaced, binary, `[B, H, W]`; None for the first labels.
         vae: trained VAE of masks; None omits the factor of the reconstruction.
 
     Returns:
@@ -41,7 +41,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 
     Args:
         quality: quality of each sample, `[N]`.
-        fraction: fraction to select, in (0, 1].
+        fraction: fraction of the samples to select, in (0, 1].
 
     Returns:
         Mask of the selected samples, `[N]`, bool.

@@ -29,8 +29,8 @@ class LabelFiles:
     exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
 
     Args:
-        trainer: trainer of the run.
-        number: number of the round.
+        trainer: trainer of the current run.
+        number: index of the round.
         names: file names of the N training images without suffix; None uses their indices.
     """
 
@@ -50,7 +50,7 @@ class LabelFiles:
             Image.fromarray(mask).save(path)
 
     def finish(self, quality: Tensor, kept: Tensor) -> None:
-        """Write the table of `quality` and `kept`, both `[N]`, once all ranks have written their labels."""
+        """Write the table of `quality` and `kept`, both `[N]`, after all ranks have written their labels."""
         if self.folder is None:
             return
         self.trainer.strategy.barrier("pseudo labels are written")
@@ -76,7 +76,7 @@ def label_anew(
     Args:
         module: module with a running trainer; it predicts in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
-        number: number of the round, from 0.
+        number: index of the round, from 0.
         new_label: maps a batch to binary labels `[B, H, W]`, int64.
         vae: trained VAE of masks, for the label quality.
         keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.

@@ -25,8 +25,8 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
     A border pixel belongs to the mask and has at least one of its four neighbours outside the mask or the image.
 
     Args:
-        prediction: A, predicted mask, `[H, W]`, bool.
-        target: B, true mask, `[H, W]`, bool.
+        prediction: predicted mask A, `[H, W]`, bool.
+        target: true mask B, `[H, W]`, bool.
 
     Returns:
         Distance in pixels; 0 if both masks are empty, the image diagonal if only one mask is empty.
@@ -66,7 +66,7 @@ class MeanDice(MeanOverImages):
 
 
 class AverageSurfaceDistance(MeanOverImages):
-    """Mean `average_surface_distance` over images, in pixels."""
+    """Mean of `average_surface_distance` over images, in pixels."""
 
     higher_is_better = False  # type: ignore[assignment]
 

@@ -52,17 +52,17 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         vae_beta: weight of the VAE's KL divergence (our choice).
         cycle_weight: lam_c, weight of the cycle loss (CycleGAN's 10).
         mask_cycle_weight: w_z, weight of masks within the cycle loss (our choice).
-        shape_weight: lam_v, weight of D_vae (our choice); 0 disables D_vae.
+        shape_weight: lam_v, weight of the loss by D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
         keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
         clean_labels: replace pseudo labels, but not predictions, by their largest connected component with filled
             holes.
         stop_early: stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
-        optimizer: built on S's parameters.
+        optimizer: optimizer of S's parameters.
         lr_scheduler: scheduler for S, stepped every epoch of stage 3.
-        vae_optimizer: built on the VAE's parameters.
-        translation_optimizer: built on the parameters of generators, calibration and discriminators.
+        vae_optimizer: optimizer of the VAE's parameters.
+        translation_optimizer: optimizer of the parameters of generators, calibration and discriminators.
 
     Raises:
         ValueError: if an argument is out of range, or inconsistent with other arguments, trainer or data.
@@ -200,7 +200,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def renewed_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by S."""
+        """Predict labels `[B, H, W]`, int64, by the segmentation network S."""
         label = self.network(batch["image"]).argmax(dim=1)
         return without_holes_and_islands(label) if self.clean_labels else label
 

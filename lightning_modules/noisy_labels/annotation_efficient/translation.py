@@ -49,7 +49,7 @@ class ChannelCalibration(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, guide: Tensor) -> Tensor:
-        """Map h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
+        """Map features h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
         return 2 * self.layers(guide).sigmoid()
 
 
@@ -59,9 +59,10 @@ class Translation(nn.Module):
     Args:
         mask_generator: E without the final sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
         image_generator: G without the final tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
-        image_discriminator: D_x; maps `[B, C, H, W]` to scores.
-        mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a VAE.
+        image_discriminator: discriminator D_x; maps `[B, C, H, W]` to scores.
+        mask_discriminator: discriminator D_z; maps `[B, 1, H, W]` to scores.
+        shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a
+            VAE.
         mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, which could otherwise
             recognise fakes by their soft values alone (our choice).
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
@@ -102,7 +103,7 @@ class Translation(nn.Module):
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
 
     def discriminators(self) -> list[nn.Module]:
-        """List D_x, D_z and, if present, D_vae."""
+        """List the discriminators D_x, D_z and, if present, D_vae."""
         shape = [] if self.shape_discriminator is None else [self.shape_discriminator]
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
@@ -126,7 +127,7 @@ class Translation(nn.Module):
 
 
 class Fakes(NamedTuple):
-    """Generated masks and images, not detached."""
+    """Generated masks and images, which still carry gradients."""
 
     mask: Tensor
     """z^, `[B, 1, H, W]`, soft."""
@@ -154,11 +155,11 @@ def cycle_term(
 def generator_terms(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, mask_cycle_weight: float
 ) -> tuple[dict[str, Tensor], Fakes]:
-    """Compute the unweighted terms of L_gen, with discriminators and VAE frozen.
+    """Compute the unweighted terms of the generators' loss L_gen, with discriminators and VAE frozen.
 
     Args:
         networks: E, G and the discriminators.
-        vae: trained VAE of masks; required with D_vae.
+        vae: trained VAE of masks; required if there is a D_vae.
         image: x, `[B, C, H, W]` in [-1, 1].
         mask: z, unpaired masks `[B, 1, H, W]` in [0, 1].
         mask_cycle_weight: w_z.

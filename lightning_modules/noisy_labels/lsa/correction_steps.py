@@ -134,7 +134,7 @@ class CorrectionSteps(ABC):
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
-        """List the networks; a step trains one of them."""
+        """List the networks; each step trains one of them."""
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
@@ -142,8 +142,8 @@ class CorrectionSteps(ABC):
 
         Args:
             image: unaugmented images, `[b, C, H, W]`.
-            weak: the weak view for training, `[b, C, H, W]`.
-            which: index of the trained network.
+            weak: weakly augmented images for training, `[b, C, H, W]`.
+            which: index of the network in training.
         """
 
     def agreed(self, *found: FlaggedImages) -> FlaggedImages:

@@ -63,7 +63,7 @@ def high_mode_probability(
 
     Args:
         losses: `[N]`.
-        max_iter: iterations of expectation maximisation.
+        max_iter: maximum number of iterations of expectation maximisation.
         tol: increase of the mean log-likelihood below which the iterations stop.
         reg_covar: constant added to the variances, in units of the rescaled losses.
         random_state: random seed of the mixture's initialisation.
@@ -113,7 +113,7 @@ def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDAr
 
     Args:
         loss: `[N]`: l.
-        threshold: threshold of P, in (0, 1).
+        threshold: threshold of the probability P, in (0, 1).
     """
     probability = high_mode_probability(loss)
     return probability > threshold, probability
@@ -150,7 +150,7 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
 
 def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute w, the reliability of each guess.
+    """Compute the reliability w of each guess.
 
     Args:
         pseudo_loss: `[N]`: q.

@@ -26,19 +26,19 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     callback `EarlyLearning` needs logits, which cost one more forward pass per step in epochs without guesses.
 
     Args:
-        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear layer
-            is the classifier. Linear separation needs features that were pre-trained without labels.
+        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
+            network is its classifier. Linear separation needs features that were pre-trained without labels.
         num_classes: number of classes, C.
         weak_view: weak augmentation of a batch; sampled again for the guess.
-        contrastive_view: augmentation for the contrastive term.
+        contrastive_view: augmentation of images for the contrastive term.
         strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
-        evaluation_view: transform of the images outside training; None for no transform.
+        evaluation_view: transform of images outside training; None applies no transform.
         feature_layer: name of the layer whose pooled outputs linear separation uses.
         detectors: `linear`, `loss` or both, which then alternate by epoch.
         threshold: probability above which small loss flags an image, in (0, 1).
         warmup_epochs: epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
-        guess_views: weak views whose predictions are averaged for a guess.
+        guess_views: number of weak views whose predictions are averaged for a guess.
         mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
@@ -128,9 +128,9 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     networks flag.
 
     Args:
-        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear
-            layer is the classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2; inputs and outputs as for f_1. The classifier of f_2 is re-initialised.
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
+            network is its classifier. Linear separation needs features that were pre-trained without labels.
+        second_network: f_2; has the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:

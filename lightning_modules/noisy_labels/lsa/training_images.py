@@ -56,7 +56,7 @@ class TrainingImages:
         """Allocate the state for training, restored from a checkpoint or initialised.
 
         Args:
-            num_samples: N, size of the training set.
+            num_samples: number N of training images.
             device: device of the state.
             dtype: dtype of guesses and weights, at least float32.
 
@@ -82,7 +82,7 @@ class TrainingImages:
 
         Args:
             batch: b images with labels.
-            guess: g, `[b, C]`; None uses the given labels only.
+            guess: guesses g, `[b, C]`; None uses the given labels only.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)

@@ -24,7 +24,7 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
         now: h of a batch at this iterate.
         now: h, computed from a batch at the current iterate.
         before: h', computed from the same batch at the previous iterate.
-        gamma: weight of the variance-reduction term; 1 - alpha gives STORM.
+        gamma: weight of the variance-reduction term; the value 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
 
@@ -58,11 +58,11 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
     """Sample the blocks of iterations, `[count, I]`: each pass over all blocks has a new random order.
 
     Args:
-        seed: random seed of the orders.
+        seed: random seed of the order of blocks.
         first: index of the first iteration, from 0.
         count: number of iterations.
         blocks: m.
-        sampled: I, a divisor of m.
+        sampled: number of sampled blocks I, a divisor of m.
         purpose: integer that identifies the use of the samples; different purposes give independent samples.
     """
     length = blocks // sampled
@@ -81,7 +81,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute grad_y g_i, `[k, D]`."""
+        """Compute the gradient of g_i in y, `[k, D]`."""
 
     @abstractmethod
     def lower_hessian(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -93,7 +93,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
-        """Compute grad_y f_i, `[k, D]`."""
+        """Compute the gradient of f_i in y, `[k, D]`."""
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
@@ -105,7 +105,7 @@ class BlockProblem(ABC):
 
 
 class Rates(NamedTuple):
-    """Step sizes and weights of the algorithm."""
+    """Step sizes and weights of the bilevel algorithm."""
 
     alpha: float
     """Weight of the current batch in the blocks' trackers."""
@@ -127,7 +127,7 @@ def solved(hessian: Tensor, right: Tensor) -> Tensor:
 
 
 class HostedBlocks(Hosted):
-    """Base class of blocks sharded over ranks."""
+    """Base class of the blocks' variables, sharded over ranks."""
 
     y: Tensor
 
@@ -199,11 +199,11 @@ class Blocks(HostedBlocks):
 
         Args:
             problem: derivatives.
-            x: upper variable, `[n]`.
-            x_before: x at the previous iterate.
+            x: upper-level variable, `[n]`.
+            x_before: upper-level variable at the previous iterate.
             rows: sampled blocks of this rank, `[k]`.
             batch: samples of these blocks.
-            iteration: index of the iteration, from 0.
+            iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
 
         Returns:
@@ -300,14 +300,14 @@ class AllBlocks(HostedBlocks):
 
         Args:
             problem: derivatives.
-            x: upper variable, `[n]`.
-            x_before: x at the previous iterate.
+            x: upper-level variable, `[n]`.
+            x_before: upper-level variable at the previous iterate.
             rows: sampled blocks of this rank.
             judged: second sample of blocks; their tracked -grad F_i are summed.
             batch: samples of the blocks in `rows`.
             scale: m/I.
-            beta: weight of the current batch.
-            tau: step size of y.
+            beta: weight of the current batch in the trackers.
+            tau: step size of the lower-level variables y.
             mu: lower bound of a tracked Hessian's eigenvalues.
 
         Returns:
@@ -332,8 +332,8 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
     Args:
         blocks: this rank's blocks; every rank must call this method.
         problem: derivatives.
-        x: upper variable, `[n]`.
-        z: tracked gradient of F, `[n]`.
+        x: upper-level variable, `[n]`.
+        z: tracked gradient of the upper-level function F, `[n]`.
         everything: a batch of all samples of these blocks.
     """
     y = blocks.y
@@ -349,7 +349,7 @@ def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> d
 
     Args:
         history: maps the name of each measurement to its values, one row per step.
-        corrupted: whether any label is false.
+        corrupted: whether any label of the training rows is false.
     """
     columns = {name: [row[name].item() for row in history] for name in history[0]}
     weights = {name: columns.pop(f"{name} weight") for name in ("clean", "flipped")}

@@ -27,11 +27,11 @@ class BSVRB(WeighingSteps, MethodModule):
         variant: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
         eta: step size of the logits of the sample weights; 0 keeps all weights at one half.
         tau: step size of the models.
-        tau_v: step size of v in `v2`.
+        tau_v: step size of v, the solution tracked by `v2`.
         alpha: weight of the current batch in the blocks' trackers, in (0, 1].
         gamma: weight of the variance-reduction term in the blocks' trackers.
         beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
-        ridge: lambda, the models' strong convexity; positive.
+        ridge: lambda, which makes the models' losses strongly convex; positive.
         radius: radius of the ball onto which v is projected.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
         iterations_per_step: iterations in a training step; each step logs once.
@@ -98,7 +98,7 @@ class RSVRB(WeighingSteps, MethodModule):
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
-        ridge: lambda, the models' strong convexity; positive.
+        ridge: lambda, which makes the models' losses strongly convex; positive.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
         iterations_per_step: iterations in a training step; each step logs once.
         tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.

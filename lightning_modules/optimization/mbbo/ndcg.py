@@ -31,7 +31,7 @@ class NeuMF(nn.Module):
     Args:
         users: number of users.
         items: number of items.
-        width: dimension of each embedding.
+        width: dimension of the user and item embeddings.
         hidden_features: widths of the MLP's layers.
         dropout: dropout probability in the MLP.
     """

@@ -6,7 +6,7 @@ rank:
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
 
-with Z_q the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
+where Z_q is the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
 
     -NDCG_q@K ~ n / Z_q mean_i psi(h_i - l_q) f_i(u_i),       psi(t) = c sigmoid(a t)
     l_q = argmin_l K/M l + tau_2/2 l^2 + tau_1 mean_j softplus((h_j - l) / tau_1).
@@ -37,7 +37,7 @@ def hinges(score: Tensor, chosen: int) -> Tensor:
 
 
 def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
-    """Compute f and f' at u, `[b, P]`.
+    """Compute the gain function f and its derivative f' at u, `[b, P]`.
 
     Args:
         u: above -1/M.
@@ -50,7 +50,7 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
 
 
 def floored(u: Tensor, items: int) -> Tensor:
-    """Clamp u above -1/M."""
+    """Clamp the tracked hinges u above -1/M."""
     return u.clamp(min=FLOOR - 1 / items)
 
 
@@ -59,7 +59,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
     Args:
         threshold: l, `[b]`.
-        score: h of a sample of items, `[b, J]`.
+        score: scores h of a sample of items, `[b, J]`.
         top: K.
         items: M.
 
@@ -72,7 +72,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """Users' thresholds, and their dependence on the scores."""
+    """Users' thresholds, and the thresholds' dependence on the scores."""
 
     value: Tensor
     """l, `[b]`."""
@@ -88,11 +88,11 @@ def surrogate(
     """Surrogate whose gradient is that of the users' mean -NDCG; u and thresholds count as constants.
 
     Args:
-        score: h, `[b, J]`, rated items in the first P columns.
+        score: scores h, `[b, J]`, with the rated items in the first P columns.
         g: hinges of the rated items, `[b, P]`.
         u: tracked hinges, `[b, P]`.
         gain: 2^r - 1, `[b, P]`.
-        weight: n / Z_q over the number of users, `[b]`.
+        weight: n / Z_q divided by the number of users, `[b]`.
         items: M.
         threshold: threshold of the top K items; None ranks all items.
     """
@@ -149,12 +149,13 @@ class LowerLevels:
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
-    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds follow the same updates.
+    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds are updated in the same
+    way.
 
     Args:
         alpha: weight of the current batch, in (0, 1].
         gamma: weight of the variance-reduction term.
-        tau: step size of u.
+        tau: step size of the tracked hinges u.
         tau_threshold: step size of thresholds.
     """
 
@@ -176,7 +177,7 @@ class LowerLevels:
         return self.ranks, self.thresholds
 
     def kept(self) -> list[Tensor]:
-        """Gather the state for a checkpoint; collective."""
+        """Gather the state for a checkpoint; every rank must call this method."""
         return [state.gathered() for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:

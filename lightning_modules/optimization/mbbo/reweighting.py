@@ -152,7 +152,7 @@ class WeightedRows:
         self.corrupted = rows["corrupted"][~trusted] if "corrupted" in rows else torch.zeros(count, dtype=torch.bool)
 
     def to(self, device: torch.device) -> None:
-        """Move all rows to a device."""
+        """Move all rows to the given device."""
         self.training = self.training[0].to(device), self.training[1].to(device)
         self.trusted = self.trusted[0].to(device), self.trusted[1].to(device)
         self.corrupted = self.corrupted.to(device)
@@ -246,7 +246,7 @@ class WeighingSteps:
         """Update this rank's sampled blocks; return the sums of -grad F_i, `[n]`, at this and the previous iterate.
 
         Args:
-            number: index of the iteration, from 0.
+            number: index of the current iteration, from 0.
             rows: sampled blocks, as positions among this rank's blocks.
             batch: samples of these blocks.
         """
@@ -315,7 +315,7 @@ class WeighingSteps:
         return loss
 
     def on_train_epoch_end(self: Any) -> None:
-        """Log the trackers' last errors, if measured."""
+        """Log the last measured errors of the trackers, if any."""
         for name, value in self.history[-1].items():
             if name.startswith("error"):
                 log_same(self, f"train/{name.replace(' ', '_')}", value)

@@ -38,8 +38,8 @@ def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
     """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`; ties go to the earlier index.
 
     Args:
-        distance: distances to all rows of the table, `[k, m]`.
-        heard: row indices in the table.
+        distance: distance of each node's vector to all rows of the table, `[k, m]`.
+        heard: indices of the received rows in the table.
         keep: number of indices to select.
     """
     order = distance.gather(1, heard).sort(dim=1, stable=True).indices

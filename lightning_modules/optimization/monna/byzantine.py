@@ -37,7 +37,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
     the device.
 
     Args:
-        function: maps a float64 scalar tensor to a scalar.
+        function: function to maximise; maps a float64 scalar tensor to a scalar.
         like: tensor whose device the search uses.
         evaluations: number of evaluations of the function.
     """
@@ -71,7 +71,7 @@ class ByzantineAttack(nn.Module, ABC):
     """Whether the attack needs gradients for flipped labels."""
 
     def allocate(self, size: int) -> None:
-        """Allocate state for vectors of a given size."""
+        """Allocate the attack's state for vectors of a given size."""
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:

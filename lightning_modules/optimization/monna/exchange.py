@@ -36,10 +36,11 @@ def exchanged(
         hosted: indices of this rank's nodes.
         rule: rule that aggregates the vectors a node receives.
         byzantine: f.
-        attack: computes the Byzantine vector.
+        attack: attack that computes the Byzantine vector.
         number: index of the round.
         generator: random generator on the CPU, the same on all ranks; samples which vectors each node receives.
-        poison: `Round.poisoned`, `[D]`; None unless the attack flips labels.
+        poison: mean honest vector for flipped labels, as in `Round.poisoned`, `[D]`; None unless the attack flips
+            labels.
         relative: whether `poison` is relative to the mean of the honest vectors.
 
     Returns:

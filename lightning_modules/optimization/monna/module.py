@@ -60,10 +60,10 @@ class MoNNA(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         nodes: n, number of honest and Byzantine nodes.
         byzantine: f, number of nodes that send the attack; less than a third of all nodes, as the rule requires.
-        attack: computes the vector sent by Byzantine nodes.
+        attack: attack that computes the vector sent by Byzantine nodes.
         momentum: beta, in [0, 1).
         norm_weight: c, loss weight of the norm of a node's weights.
-        rule: aggregates the models a node receives.
+        rule: rule that aggregates the models received by a node.
         exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
         optimizer: optimizer of the local step; it receives the momentum as gradient.
         lr_scheduler: stepped every epoch, or every round if its `interval` is "step".

@@ -47,7 +47,7 @@ class NodeNetworks(Hosted):
 
     @property
     def size(self) -> int:
-        """D, the length of a node's vector."""
+        """The length D of a node's vector."""
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ class NodeNetworks(Hosted):
         return trained | {name: self.whole(each) if whole else each for name, each in others.items()}
 
     def each(self, tensors: Mapping[str, Tensor], image: Tensor, shared: bool = False) -> Tensor:
-        """Evaluate each node's network.
+        """Evaluate each node's network on its images.
 
         Args:
             tensors: tensors of k nodes, as returned by the method `tensors`.

@@ -32,14 +32,14 @@ def project(x: Any, radius: float) -> Any:
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
     """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
 
-    ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts finds nu with
-    ||y|| = radius. On the CPU, points inside the ball are returned at once; on a GPU, this check is omitted, because it
-    would synchronise.
+    The norm ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts
+    finds nu with ||y|| = radius. On the CPU, points inside the ball are returned at once; on a GPU, this check is
+    omitted, because it would synchronise.
 
     Args:
         x: `[d]`.
-        h: H, `[d, d]`, positive definite.
-        radius: radius of the ball.
+        h: matrix H, `[d, d]`, positive definite.
+        radius: radius of the ball around the origin.
     """
     if isinstance(x, np.ndarray):
         return project_in_norm(torch.from_numpy(x), torch.from_numpy(h), radius).numpy()

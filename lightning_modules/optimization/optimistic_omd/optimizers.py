@@ -32,7 +32,7 @@ class OnlineOptimizer(Optimizer, ABC):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
             regret bound.
 
@@ -149,7 +149,7 @@ class OnlineOptimizer(Optimizer, ABC):
             )
 
     def bound(self, memory: Memory) -> Any:
-        """Return G, or the largest norm so far."""
+        """Return G if it is given, otherwise the largest norm so far."""
         if self.G is not None:
             return self.G
         greatest = memory["greatest"]
@@ -167,10 +167,10 @@ class OptimisticOMD(OnlineOptimizer):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
             regret bound. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
-        L: smoothness of the expected losses.
+        L: smoothness constant of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda for strongly convex losses, alpha for exp-concave losses.
         delta: term added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
@@ -256,10 +256,10 @@ class OptimisticEnsemble(OnlineOptimizer):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included.
         T: number of rounds of the stream.
-        L: smoothness of the expected losses, positive.
+        L: smoothness constant of the expected losses, positive.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -330,10 +330,10 @@ class OptimisticFTRL(OnlineOptimizer):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included; the steps do not depend on G, and None disables the
             check.
-        nu: initial denominator of the step size.
+        nu: initial denominator of the step size of optimistic FTRL.
 
     Raises:
         ValueError: if an argument is out of range.

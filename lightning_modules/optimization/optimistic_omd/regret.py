@@ -75,7 +75,7 @@ def least_on_ball(
 
     Args:
         objective: returns value and gradient `[d]` at a point `[d]`.
-        start: a point of the ball.
+        start: initial point of the search, in the ball.
         radius: radius of the ball.
         accuracy: accuracy of the minimum, relative to 1 + its absolute value.
         steps: maximum number of steps.

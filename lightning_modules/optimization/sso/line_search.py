@@ -50,10 +50,10 @@ def search(
 
     Args:
         parameters: theta.
-        gradient: g, all-reduced over ranks.
-        value: f(theta), all-reduced over ranks.
+        gradient: gradient g, all-reduced over ranks.
+        value: loss f(theta), all-reduced over ranks.
         function: computes f at the current parameters, all-reduced over ranks.
-        step: s, the first trial step.
+        step: first trial step size s.
         c: required fraction of the first-order decrease, in (0, 1).
     """
     squared = torch.stack(foreach_norm(gradient)).square().sum()

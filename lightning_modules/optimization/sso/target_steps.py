@@ -50,7 +50,7 @@ class TargetStep(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
-        """Return H, a number or `[b, K]`. Every rank must call this method."""
+        """Return the inverse step size H, a number or `[b, K]`. Every rank must call this method."""
 
     def kept(self) -> Tensor | None:
         """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call this method."""
@@ -86,7 +86,7 @@ class LineSearchStep(ScheduledStep):
     """Search for H on the outputs (SSO-SLS): start at H/2, divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
-        rate: 1/H before the first batch.
+        rate: 1/H, where H is the inverse step size before the first batch.
         schedule: schedule applied to the resulting H: `constant`, `stochastic` or `exponential`.
         c: required fraction of the first-order decrease, in (0, 1).
     """
@@ -133,7 +133,7 @@ class AdaGradStep(TargetStep):
 class DiagonalAdaGradStep(TargetStep):
     """Compute H sqrt(D), `[b, K]`; D holds the sum of G^2 for each sample and output, clamped to [1e-5, 1e5].
 
-    D has N K numbers, sharded over ranks.
+    D has N x K numbers, which are sharded over ranks.
 
     Args:
         rate: 1/H.

@@ -35,14 +35,14 @@ class CoLiDE(MethodModule):
         variant: `ev` has one noise scale, `nv` one scale for each node, and `ls` is least squares (DAGMA).
         penalty: lambda, the weight of the sum of absolute weights.
         s: domain parameter s of each stage; smaller values shrink the domain of W.
-        mu: weight of score and penalty in the first stage.
+        mu: weight of score and penalty in the objective of the first stage.
         mu_factor: ratio of mu between successive stages.
         warm_iterations: maximum iterations of each stage except the last.
         iterations: maximum iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
         look_every: number of iterations between two checks of the objective; a stage ends once the objective no longer
             changes.
-        threshold: largest absolute weight that does not count as an edge.
+        threshold: absolute weight up to which an edge is removed.
         iterations_per_step: iterations in a training step; each step logs once.
 
     Raises:

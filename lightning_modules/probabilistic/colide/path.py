@@ -110,7 +110,7 @@ class RegularizationPath:
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
     def acyclicity(self) -> float:
-        """Compute h_s(W) of the stage."""
+        """Compute the acyclicity h_s(W) of the current stage."""
         return acyclicity(self.weight, self.s)
 
     def iterate(self) -> None:

@@ -36,7 +36,7 @@ def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
 
 
 def score(variance: Array, sigma: Array, variant: Variant) -> float:
-    """Compute S from residual variances `[d]` and scales `[d]`."""
+    """Compute the score S from residual variances `[d]` and scales `[d]`."""
     fit = float((variance / sigma).sum()) / 2
     return fit if variant == "ls" else fit + float(sigma.sum()) / 2
 
@@ -55,7 +55,7 @@ def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: fl
         product: cov (I - W), `[d, d]`.
         sigma: `[d]`.
         inverse: (s I - W o W)^-1, `[d, d]`.
-        mu: weight of score and penalty.
+        mu: weight of score and penalty in the objective.
         penalty: lambda.
     """
     slope = np.sign(weight)

@@ -40,7 +40,7 @@ class FractionalBridge(MethodModule):
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
-        theta: strength of the prior's pull towards 0, at least 0.
+        theta: strength of the prior drift's pull towards 0, at least 0.
         hidden_features: widths of the control's hidden layers.
         substeps: number of integration steps between two times of the data.
         optimizer: built on the control's parameters, and on H if it is learned.

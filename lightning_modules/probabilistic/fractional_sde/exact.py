@@ -20,10 +20,10 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     """Compute the covariance of X at F equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
-        noise: weighted processes that drive the equation.
+        noise: weighted Ornstein-Uhlenbeck processes that drive the equation.
         theta: strength of the pull towards 0.
-        interval: time between two successive times.
-        num_times: F, including time 0.
+        interval: time between two successive points of the path.
+        num_times: number of times F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))
     size = 1 + len(gamma)

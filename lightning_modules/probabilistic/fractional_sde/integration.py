@@ -100,13 +100,13 @@ def integrate(
         x: initial X, `[B, D]`.
         y: initial Y, `[B, D, K]`.
         dw: increments of W, `[N, B, D]`, for N = (F - 1) x `substeps` steps.
-        interval: time between two successive results.
-        substeps: number of steps between two successive results.
+        interval: time between two successive times of the result.
+        substeps: number of steps between two successive times of the result.
         gamma: speeds, `[K]`.
         omega: weights, `[K]`.
-        drift: b, maps X to `[B, D]`.
+        drift: drift b, which maps X to `[B, D]`.
         diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
-        control: u; None means u = 0.
+        control: control u; None means u = 0.
         solver: integration method, `euler` or `milstein`.
     """
     dt = interval / substeps

@@ -61,7 +61,7 @@ class FractionalLatentSDE(MethodModule):
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
         decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
-        num_latents: D, dimensions of X.
+        num_latents: number of dimensions D of the latent X.
         num_features: number of features of each observation.
         num_contents: number of time-invariant features; 0 disables them.
         hidden_features: widths of the hidden layers of drift, diffusion and control.

@@ -44,7 +44,7 @@ def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     without overflow or cancellation.
 
     Args:
-        alpha: a positive number, float64.
+        alpha: shape parameter of the incomplete gamma functions, positive, float64.
         z: `[K]`, positive, float64.
     """
     small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps each branch and its gradients finite
@@ -60,12 +60,12 @@ def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> tuple[Tensor, Tensor]:
-    """Compute A, `[K, K]`, and b, `[K]`; the weights are A^-1 b.
+    """Compute A, `[K, K]`, and b, `[K]`; the optimal weights are A^-1 b.
 
     Args:
         gamma: speeds, `[K]`, float64.
-        hurst: H in (0, 1), a scalar, float64.
-        horizon: T, over which the error is averaged.
+        hurst: Hurst index H in (0, 1), a scalar, float64.
+        horizon: time T up to which the error is averaged.
         kind: type of the motion, `I` or `II`.
     """
     one_of(KINDS, kind=kind)
@@ -84,7 +84,7 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
 
 
 def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
+    """Compute the optimal weights omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # without a host synchronisation
 

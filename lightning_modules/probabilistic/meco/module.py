@@ -36,7 +36,7 @@ class MECO(MethodModule):
     Args:
         network: maps points `[B, D]`, or images, to energies f `[B, 1]`.
         noise: the distribution q; parameters that are not given are fitted to the training data.
-        objective: the loss; `MovingAverage` is MECO.
+        objective: loss of the energies; `MovingAverage` is MECO.
         image_shape: C, H and W, if the data are images in [0, 1].
         grid_half_width: half the side of a square around 0, on which a density in the plane is normalised and plotted.
             None estimates the normalising constant from new samples of q.

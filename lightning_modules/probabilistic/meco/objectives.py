@@ -18,7 +18,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
     """Compute the logarithm of the mean of exp v over all ranks' values, in float64 and without gradient.
 
     Args:
-        values: v, `[B]`; B may differ between ranks.
+        values: values v, `[B]`; B may differ between ranks.
     """
     values = values.detach().double()
     top = values.max()

@@ -9,7 +9,7 @@ the gradients:
     convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
     flattening:  K and T are averaged over pixels.
 
-Without pooling, convolutional networks need only covariances of equal pixels.
+Without pooling, convolutional networks need only covariances of pixels at equal positions.
 """
 
 import math
@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
     """The tangent kernel, `[N, M, ...]`, or None."""
 
     def each(self, other: "Pairs") -> "Pairs":
-        """Add the covariances of an independent branch."""
+        """Add the covariances of another, independent branch."""
         tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
         first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
         return Pairs(first, second, covariance, tangent)
@@ -77,7 +77,7 @@ def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> 
 
 
 class Architecture(ABC):
-    """A network up to its last layer.
+    """A network without its last layer.
 
     Args:
         depth: number of hidden layers or blocks.
@@ -98,7 +98,7 @@ class Architecture(ABC):
 
 
 class DenseNetwork(Architecture):
-    """Dense layers, each followed by an activation."""
+    """A dense network: dense layers, each followed by an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
@@ -107,7 +107,7 @@ class DenseNetwork(Architecture):
 
 
 class ResidualNetwork(Architecture):
-    """A dense layer, blocks h + dense(activation(h)), and an activation."""
+    """A residual dense network: a dense layer, blocks h + dense(activation(h)), and an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = dense(pairs, weight, bias)
@@ -117,7 +117,7 @@ class ResidualNetwork(Architecture):
 
 
 class ConvolutionalNetwork(Architecture):
-    """Convolutions, each followed by an activation."""
+    """A convolutional network: convolutions, each followed by an activation."""
 
     convolutional = True
 
@@ -171,7 +171,7 @@ class NetworkKernel(nn.Module):
     """Kernel of a network with one output and no bias in the last layer; standard deviations of weights are trainable.
 
     Args:
-        architecture: the network up to its last layer.
+        architecture: the network without its last layer.
         weight_std: w, standard deviation of the weights, for all layers but the last.
         bias_std: b, positive.
         last_std: w, standard deviation of the weights, for the last layer.

@@ -158,7 +158,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute log mean class probabilities, `[B, C]`, of images in [0, 1]."""
+        """Compute log mean class probabilities, `[B, C]`, for images in [0, 1]."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
@@ -177,7 +177,7 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
     Args:
         label: `[N]`, int64.
         num_classes: number of classes, C.
-        count: total number to choose, at most N.
+        count: total number of images to choose, at most N.
 
     Returns:
         The images' positions, `[count]`, class by class; class counts with the largest fractional parts are rounded up.

@@ -19,7 +19,7 @@ class KernelPath:
     """Gradient descent of least squares in the function space of a kernel, started from zero.
 
     Args:
-        kernel: H at the training points, `[N, N]`, float64.
+        kernel: kernel matrix H at the training points, `[N, N]`, float64.
         eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the largest step size, 1 / lambda_max(H).
 
     Raises:
@@ -46,7 +46,7 @@ class KernelPath:
         Args:
             cross: k(z, Z), `[M, N]`.
             target: y, `[N, d]`.
-            steps: n, `[S]`, float64; infinity gives the interpolant, for nonzero eigenvalues.
+            steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant, for nonzero eigenvalues.
 
         Returns:
             `[S, M, d]`.
@@ -62,7 +62,7 @@ def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> i
     The two sides of the rule cross only once, since c R(c^(-1/2)) increases with c; bisection finds the crossing.
 
     Args:
-        eigenvalues: eigenvalues of H, `[N]`.
+        eigenvalues: eigenvalues of the kernel matrix H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
         most: maximum number of steps, returned if the rule does not stop earlier.

@@ -53,8 +53,8 @@ class ScoreEstimation(MethodModule):
             smallest loss on validation rows, and `end` takes 10^7 steps.
         radius: D, radius of the ball onto which estimates of X_0 are projected when scores are computed.
         g: rate of the diffusion; must equal the rate in the data's settings.
-        start: T_0 of the data, the time at which sampling ends.
-        end: T of the data, the time at which sampling starts.
+        start: the data's time T_0, at which sampling ends.
+        end: the data's time T, at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:

@@ -6,7 +6,7 @@ w = e_1,
 
     L(w) = E l(-y <w, x> / |w|),    grad L = -E[y l'(<w, x>) (x - <w, x> w)],    w <- (w - beta grad L) / |.|
 
-with a smooth step l of width sigma, mini-batch by mini-batch. The other half is for testing:
+with a smooth step l of width sigma, mini-batch by mini-batch. The other half of the sample is for testing:
 
     1. of the stored iterates, w has the smallest gradient norm;
     2. w and -w are rejected if this norm is above alpha, or one of these is above its threshold, see `marginal_tests`:
@@ -28,8 +28,8 @@ certify a useful angle, so no angle is reported.
 
 The paper contains only theory; its surrogate, constants and degrees were not available. The step `ramp` with the
 paper's bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the
-step of Diakonikolas et al. Massart noise is assumed, and not tested. Descent starts only at e_1, without random
-restarts.
+step of Diakonikolas et al. Massart noise is an assumption that is not tested. Descent starts only at e_1, without
+random restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv
 2302.14853. The learner: Diakonikolas, Kontonis, Tzamos and Zarifis, Learning Halfspaces with Massart Noise Under

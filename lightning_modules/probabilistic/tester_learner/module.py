@@ -39,7 +39,7 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
     """Gather the rows of a batch from all ranks, in the order of a single process.
 
     Args:
-        local: this rank's rows, `[b, ...]`.
+        local: rows of this rank, `[b, ...]`.
         count: number of rows over all ranks.
     """
     processes = world_size()

@@ -59,7 +59,7 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
     Args:
         features: x, `[N, d]`.
         target: y, `[N]`, in {-1, 1}.
-        weight: w, `[d]`, of any length.
+        weight: normal vector w of the halfspace, `[d]`, of any norm.
         surrogate: l.
         sigma: its width.
     """
@@ -72,7 +72,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
     Args:
         features: x, `[N, d]`.
         target: y, `[N]`, in {-1, 1}.
-        weights: w, `[K, d]`, of norm 1.
+        weights: normal vectors w of K halfspaces, `[K, d]`, of norm 1.
         surrogate: l.
         sigma: its width.
     """

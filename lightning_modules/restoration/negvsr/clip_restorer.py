@@ -22,7 +22,7 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
     """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`; the mean over frames and pixels is removed.
 
-    The result is clipped to [0, 1], as by a camera.
+    The noisy clip is clipped to [0, 1], as by a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)
 

@@ -32,7 +32,7 @@ class ClipWriter(FolderWriter):
     Existing frames are kept, so an interrupted run can continue; existing frames of another clip are rejected.
     At the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
     `data.predict_dir` is written as `beside/<clip>.mp4`: the input, enlarged by bicubic interpolation, next to the
-    restored clip. Without the extra `video`, only frames are written.
+    restored clip. Without the package extra `video`, only frames are written.
 
     The module implements `estimated`, which restores the clips of a batch, `[B, T, C, H, W]`.
     """

@@ -38,7 +38,7 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def frames(self, samples: int) -> int:
-        """Compute the number of frames of a signal's spectrogram."""
+        """Compute the number of frames in the spectrogram of a signal."""
         return max(samples, self.n_fft // 2 + 1) // self.hop + 1
 
     def of(self, signal: Tensor) -> Tensor:

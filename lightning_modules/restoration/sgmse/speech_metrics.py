@@ -142,7 +142,7 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 class SpeechQuality(MeasuredItems):
     """Metrics of a dataset's recordings; in the table, `noisy_<metric>` is the metric of the noisy recording.
 
-    `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
+    The column `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
     """
 
     warned = False
@@ -166,7 +166,7 @@ class SpeechQuality(MeasuredItems):
             estimate: enhanced signals, `[B, samples]`.
             clean: clean signals, `[B, samples]`.
             sample_rate: sample rate, in hertz.
-            index: indices in the dataset, `[B]`.
+            index: indices of the recordings in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the test dataloader.
             perception: also compute intelligibility and perceived quality, which takes seconds per recording.

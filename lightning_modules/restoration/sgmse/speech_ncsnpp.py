@@ -10,8 +10,8 @@ from lightning_modules.networks.ncsnpp import NCSNpp
 class SpeechNCSNpp(nn.Module):
     """NCSN++ score network for complex spectrograms, conditioned on the noisy spectrogram and the time.
 
-    The network is NCSN++ with both pyramids. The output is divided by the time, then mixed by a 1 x 1 convolution. With
-    the default arguments, the network has 65,590,694 trainable parameters, as in the authors' code.
+    The network is NCSN++ with an input and an output pyramid. The output is divided by the time, then mixed by a 1 x 1
+    convolution. With the default arguments, the network has 65,590,694 trainable parameters, as in the authors' code.
 
     Args:
         frequencies: height of the spectrograms. The width of the spectrograms must be divisible by 2^(number of

@@ -59,12 +59,12 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, a divisor of the number of frames
     that its network accepts. The subclass implements its method in `enhanced`. Recordings are normalised by their peak
     amplitude and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and
-    `test/pesq`; `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets the names
-    are `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
+    `test/pesq`; `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets, the
+    metrics are named `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
 
     A checkpoint with another spectrogram or process is rejected. `predict` writes `enhanced/<file>` to the run
-    directory, with the name and length of the input file and the dataset's sample rate. With several test sets the path
-    is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
+    directory, with the name and length of the input file and the dataset's sample rate. With several test sets, the
+    path is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
     """
 
     quality: SpeechQuality
@@ -91,7 +91,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Enhance signals `[B, samples]`."""
+        """Enhance noisy signals `[B, samples]`."""
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:

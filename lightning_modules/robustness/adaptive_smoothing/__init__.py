@@ -2,7 +2,7 @@
 
 Both classifiers are pretrained and frozen. A mixing network predicts from the features of both classifiers the weight
 alpha of the robust classifier for each image (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, f the
-mixture, and s = 1 for attacked and 0 for clean images. The mixing network minimises over clean and attacked images
+mixture, and s = 1 for attacked and 0 for clean images. The mixing network minimises, over clean and attacked images,
 
     L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
 

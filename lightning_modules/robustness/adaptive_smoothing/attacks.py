@@ -50,7 +50,7 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
         target: target classes, `[B]`.
 
     Returns:
-        Loss `[B]`; positive if the target is more likely than the label.
+        The loss `[B]`; positive if the target is more likely than the label.
     """
     z = log_probability
     top = z.topk(4, dim=1).values
@@ -105,7 +105,7 @@ def ascent(
         objective: maps the mixture's output to `[B]`.
         norm: norm of the budget.
         epsilon: budgets `[B]`, in pixel units.
-        steps: n; the step size is 5 epsilon / n.
+        steps: number n of steps; the step size is 5 epsilon / n.
         momentum: momentum of the gradient, `[B]`.
 
     Returns:

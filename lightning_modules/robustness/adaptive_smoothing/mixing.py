@@ -37,7 +37,7 @@ def log_mixture(
     Args:
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
-        alpha: weight of `robust`, in [0, 1]: a number, or `[B]`.
+        alpha: weight of `robust`, in [0, 1]: one number, or one per image, `[B]`.
         complement: 1 - alpha, of the same type as `alpha`; pass it where the subtraction would lose precision.
 
     Returns:
@@ -62,7 +62,7 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
+        The radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.
@@ -78,7 +78,7 @@ def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDAr
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius in pixel units; negative means no certificate.
+        The radius in pixel units; negative means no certificate.
     """
     needed = min(1 / (2 * alpha), 1.0) if alpha > 0 else 1.0
     return sigma * (np.minimum(ndtri(first), 1e9) - ndtri(needed))

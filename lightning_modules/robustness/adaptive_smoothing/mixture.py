@@ -40,7 +40,7 @@ class ClampedBatchNorm(nn.Module):
 
     Args:
         momentum: weight of a batch in the running statistics.
-        eps: constant added to the variance.
+        eps: constant added to the variance for numerical stability.
     """
 
     running_mean: Tensor
@@ -157,8 +157,8 @@ class Mixture(nn.Module):
         gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
         alpha_bias: smallest alpha in evaluation.
-        training_gamma_scale: scale of gamma in training and its attacks.
-        training_gamma_bias: bias of gamma in training and its attacks.
+        training_gamma_scale: scale of gamma in training, and for attacks in training.
+        training_gamma_bias: bias of gamma in training, and for attacks in training.
         momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of a
             few hundred steps need a larger momentum than the authors' 0.01.
         policy_graph: backpropagate through the features, which lets attacks exploit their effect on alpha.

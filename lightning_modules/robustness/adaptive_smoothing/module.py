@@ -30,7 +30,7 @@ CERTIFICATES = {
 def mixing_loss(
     mixed: MixtureOutput, label: Tensor, attacked: Tensor, bce_weight: float, ce_weight: float, product_weight: float
 ) -> Tensor:
-    """Compute the loss L of each image, `[B]`.
+    """Compute the loss L of the mixing network for each image, `[B]`.
 
     Args:
         mixed: mixture output at the images.

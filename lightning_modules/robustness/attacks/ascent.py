@@ -193,7 +193,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
         label: `[B]`.
 
     Returns:
-        L, `[B]`; positive where the label's probability is below 1/2.
+        The loss L, `[B]`; positive where the label's probability is below 1/2.
     """
     logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
@@ -251,7 +251,7 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
         network: maps images to logits, which vary between calls for a randomised network.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples.
+        num_draws: number m of samples.
     """
     of_draws, probabilities = [], torch.zeros((), device=image.device)
     with torch.no_grad():
@@ -327,7 +327,7 @@ def projected_gradient_ascent(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: gradient steps.
-        step_size: a, in pixel units.
+        step_size: step size a, in pixel units.
         num_draws: m, samples per gradient of a randomised classifier.
 
     Returns:
@@ -366,7 +366,7 @@ def pgd(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: number of gradient steps of each ascent.
-        step_size: a, in pixel units.
+        step_size: step size a, in pixel units.
         restarts: number of ascents. If `num_draws` is 1, the network is assumed deterministic, and images that are
             already misclassified are not attacked again, at the cost of one host synchronisation per restart.
         starts_at_random: start at a random point within the budget instead of at the image.

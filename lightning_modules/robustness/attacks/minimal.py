@@ -71,8 +71,8 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
         others: candidate classes k != y of each image, `[B, n]`, int64.
 
     Returns:
-        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, and
-        stores only one gradient.
+        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, one
+        per candidate, and stores only one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -105,7 +105,7 @@ def deepfool(
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        overshoot: eta, at least 0.
+        overshoot: fraction eta by which the perturbation is extended, at least 0.
         steps: maximum number of steps.
         num_candidates: number of candidate classes, chosen as the most likely classes of the image; None uses all.
 
@@ -194,10 +194,10 @@ def carlini_wagner(
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         confidence: kappa, at least 0, required margin of another class's logit over the label's logit.
-        steps: Adam steps per value of c.
+        steps: number of Adam steps per value of c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c.
-        search_steps: number of values of c.
+        initial_constant: first value of the margin's weight c.
+        search_steps: number of values of c in the search.
 
     Returns:
         The closest successful x' of all steps, `[B, C, H, W]`; the image itself if no step was successful.
@@ -282,10 +282,10 @@ class CarliniWagner(MinimalAttack):
 
     Args:
         confidence: kappa, required margin of another class's logit over the label's logit.
-        steps: Adam steps per value of the margin's weight c.
+        steps: number of Adam steps per value of the margin's weight c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c.
-        search_steps: number of values of c.
+        initial_constant: first value of the margin's weight c.
+        search_steps: number of values of c in the search.
         name: name in tables and metrics.
 
     Raises:

@@ -176,7 +176,7 @@ class Anytime(Mode):
 
     With `radius`, the question is whether that radius is certified. Without `radius`, sampling continues until the
     radius reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to
-    add less than `least_gain`. The radius in a row is a valid lower bound.
+    add less than `least_gain`. The radius in a row of the log is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 
@@ -240,9 +240,9 @@ class Curve(Mode):
     no outcome of the remaining samples could increase the place.
 
     The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
-    bound at `n_max` samples, where this bound is tighter. The radius in a row is the place, a valid lower bound. At
-    grid radii, the log's accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A row with
-    the wrong class certifies nothing.
+    bound at `n_max` samples, where this bound is tighter. The radius in a row of the log is the place, a valid lower
+    bound. At grid radii, the log's accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A
+    row of the log with the wrong class certifies nothing.
 
     Args:
         grid: spacing of the radii, in pixel units.
@@ -282,7 +282,7 @@ class Curve(Mode):
         return claim(outcome, selected, hits, n, p_lower.tolist(), lambda _: round(place * self.grid, 10), self.n0 + n)
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound of each stream after n samples."""
+        """Compute the lower bound of each stream's class probability after n samples."""
         lower = ends(one_sided_anytime_lower, hits, n, SEQUENCE_SHARE * self.alpha)
         if n < self.n_max:
             return lower
