@@ -165,7 +165,7 @@ class EANet(nn.Module):
         Args:
             x: the state x_t, `[B, C, H, W]`; without the other arguments, the degraded image.
             degraded: degraded image mu, shaped like `x`.
-            time: t, `[B]`, or one number for the whole batch.
+            time: time t, `[B]`, or one number for the whole batch.
 
         Returns:
             `[B, C, H, W]`.

@@ -78,7 +78,7 @@ class ShapeVAE(nn.Module):
         Args:
             mask: `[B, 1, S, S]`, in [0, 1].
             beta: weight of the KL divergence.
-            noise: eps, `[B, L]`; None samples new noise.
+            noise: standard normal noise eps, `[B, L]`; None samples new noise.
 
         Returns:
             `[B]`, in nats.

@@ -35,9 +35,9 @@ from lightning_modules.training.logging import log_same, log_training
 class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from unannotated images and unpaired masks.
 
-    `trainer.max_epochs` can be at most the stages' total number of epochs; a smaller value truncates the run. On
-    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
-    `pseudo_labels` of the run.
+    `trainer.max_epochs` is at most the stages' total number of epochs; a smaller value truncates the run. On several
+    devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
+    `pseudo_labels`.
 
     Args:
         network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
@@ -45,8 +45,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         translation: E, G and the discriminators; None uses the DataModule's pseudo labels.
         vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
         translation_epochs: epochs of stage 1.
-        warm_up_epochs: epochs of round 0, which has gamma 0; they must suffice to fit the labels before S replaces
-            them.
+        warm_up_epochs: epochs of round 0, which has gamma 0; use enough to fit the labels before S replaces them.
         rounds: rounds of stage 3 after round 0 (our choice).
         round_epochs: epochs of each round after round 0.
         vae_beta: weight of the VAE's KL divergence (our choice).
@@ -55,8 +54,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         shape_weight: lam_v, weight of the loss by D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
         keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
-        clean_labels: replace pseudo labels, but not predictions, by their largest connected component with filled
-            holes.
+        clean_labels: replace pseudo labels, not predictions, by their largest connected component with filled holes.
         stop_early: stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
         optimizer: optimizer of S's parameters.

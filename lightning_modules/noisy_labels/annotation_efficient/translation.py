@@ -165,7 +165,7 @@ def generator_terms(
         mask_cycle_weight: w_z.
 
     Returns:
-        Terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the fakes.
+        The terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the generated fakes.
     """
     fixed = networks.discriminators() + ([] if vae is None else [vae])
     with temporarily_frozen(*fixed):

@@ -103,7 +103,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, for pre-training; both share their parameters."""
+        """The network without its classifier, for pre-training; it shares the network's parameters."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 

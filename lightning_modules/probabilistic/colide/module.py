@@ -37,8 +37,8 @@ class CoLiDE(MethodModule):
         s: domain parameter s of each stage; smaller values shrink the domain of W.
         mu: weight of score and penalty in the objective of the first stage.
         mu_factor: ratio of mu between successive stages.
-        warm_iterations: maximum iterations of each stage except the last.
-        iterations: maximum iterations of the last stage.
+        warm_iterations: maximum number of iterations of each stage except the last.
+        iterations: maximum number of iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
         look_every: number of iterations between two checks of the objective; a stage ends once the objective no longer
             changes.

@@ -89,7 +89,7 @@ class ScaleDistribution(ABC):
         """Compute the log marginal density log E_s[N(y; 0, s K)].
 
         Args:
-            quadratic: y^T K^-1 y, of any shape.
+            quadratic: quadratic form y^T K^-1 y, of any shape.
             log_det: log det K, of the same shape as `quadratic`.
             count: number n of values in y.
         """

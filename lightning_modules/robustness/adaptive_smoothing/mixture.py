@@ -10,7 +10,8 @@ gradient); then alpha is sigmoid(gamma), and gamma has a separate scale and bias
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-BN and the clamp use statistics of the global batch; the authors' code uses the first rank's statistics.
+Batch normalisation and the clamp use statistics of the global batch; the authors' code uses the first rank's
+statistics.
 """
 
 import math
