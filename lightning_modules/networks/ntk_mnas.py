@@ -17,7 +17,7 @@ from lightning_modules.networks.ntk_mlp import Activation, UnitActivation
 
 
 class NTKConv(nn.Module):
-    """A convolution without bias; its padding leaves the image size to the stride alone.
+    """A convolution without bias, padded such that only its stride reduces the image size.
 
     Args:
         in_channels: number of input channels.

@@ -34,7 +34,7 @@ class BSVRB(WeighingSteps, MethodModule):
         ridge: lambda, which makes the models' losses strongly convex; positive.
         radius: radius of the ball onto which v is projected.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step; each step logs once.
+        iterations_per_step: number of iterations in a training step; each step logs once.
         tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
 
     Raises:
@@ -100,7 +100,7 @@ class RSVRB(WeighingSteps, MethodModule):
         beta: weight of the current batch in all trackers, in (0, 1].
         ridge: lambda, which makes the models' losses strongly convex; positive.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step; each step logs once.
+        iterations_per_step: number of iterations in a training step; each step logs once.
         tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
 
     Raises:

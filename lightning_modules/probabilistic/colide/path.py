@@ -46,7 +46,7 @@ class Schedule:
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
-        look_every: iterations between two checks of the objective.
+        look_every: number of iterations between two checks of the objective.
     """
 
     variant: Variant

@@ -57,7 +57,7 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
 
     Args:
         first: h_y, or a lower bound of h_y, in [0, 1].
-        second: the second largest h_i, or an upper bound of it, in [0, 1]; if only h_y is bounded, 1 - `first`.
+        second: h_2, the second largest h_i, or an upper bound of h_2, in [0, 1]; if only h_y is bounded, 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
