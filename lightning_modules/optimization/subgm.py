@@ -143,7 +143,7 @@ class SubGM(MethodModule):
         q: quantile of the absolute residuals, below 1 - p.
         p: fraction of the measurements that may be grossly wrong.
         rho: ratio of successive step sizes, for `geometric`.
-        iterations_per_step: iterations in a training step; each step logs once.
+        iterations_per_step: number of iterations in a training step; each step logs once.
         at_once: number of measurements on the device at once, if the data stay on the CPU; None uses all.
 
     Raises:

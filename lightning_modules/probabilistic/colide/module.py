@@ -43,7 +43,7 @@ class CoLiDE(MethodModule):
         look_every: number of iterations between two checks of the objective; a stage ends once the objective no longer
             changes.
         threshold: absolute weight up to which an edge is removed.
-        iterations_per_step: iterations in a training step; each step logs once.
+        iterations_per_step: number of iterations in a training step; each step logs once.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several

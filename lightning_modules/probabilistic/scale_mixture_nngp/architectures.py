@@ -168,7 +168,7 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and no bias in the last layer; its standard deviations can be trained.
+    """Kernel of a network with one output and no bias in the last layer; all standard deviations are trainable.
 
     Args:
         architecture: the network without its last layer.
