@@ -1,7 +1,7 @@
 """Generators for image translation: a residual network and a U-Net, with instance normalisation.
 
-Both return unbounded values; a sigmoid or tanh belongs to the method. Their last layer is separate, so that a method
-can scale the features before it.
+Both return unbounded values; methods apply a sigmoid or tanh themselves. Their last layer is separate, which lets a
+method scale its input features.
 
 Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv
 1703.10593, appendix 7.2 (the residual network, after Johnson et al., 2016); Isola et al., CVPR 2017, arXiv 1611.07004
@@ -29,7 +29,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
 
 
 class ResidualBlock(nn.Module):
-    """x plus two 3x3 convolutions of x, with a ReLU between them."""
+    """Residual block: x plus two 3x3 convolutions of x, with a ReLU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ResNetGenerator(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: number of output channels, C'.
+        out_channels: number of channels of the output, C'.
         width: channels at full resolution, 64 in the paper.
         num_blocks: residual blocks at a quarter of the resolution; 9 for images of 256 x 256, 6 for 128 x 128.
 
@@ -81,13 +81,14 @@ class ResNetGenerator(nn.Module):
 class UNetGenerator(nn.Module):
     """Map images `[B, C, H, W]` to `[B, C', H, W]`: 4x4 convolutions of stride 2 down and up, with skip connections.
 
-    `H` and `W` must be multiples of 2^num_downsamplings, and at least twice that.
+    `H` and `W` must be multiples of 2^num_downsamplings, and at least 2^(num_downsamplings + 1).
 
     Args:
         in_channels: C.
-        out_channels: number of output channels, C'.
-        width: channels after the first downsampling; they double up to eight times that.
-        num_downsamplings: number of downsamplings; 7 for images of 256 x 256.
+        out_channels: number of channels of the output, C'.
+        width: channels after the first downsampling; further downsamplings double the width, up to eight times the
+            first.
+        num_downsamplings: number of downsampling convolutions; 7 for images of 256 x 256.
 
     Raises:
         ValueError: if an argument is less than 1.

@@ -8,11 +8,11 @@ from datamodules.arguments import at_least
 
 
 class DeepLinear(nn.Module):
-    """A product of matrices, without biases; a narrow matrix bounds the rank of the product.
+    """A product of matrices without biases; the narrowest matrix bounds the product's rank.
 
     Args:
         in_features: number of values of an input.
-        hidden_features: widths between the matrices; an empty list gives a single matrix.
+        hidden_features: dimensions between the matrices; an empty list gives a single matrix.
         out_features: number of outputs.
     """
 

@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class PlainLogits(nn.Module):
-    """A torchvision segmentation network whose output is one tensor of logits instead of a dict.
+    """Wrap a torchvision segmentation network to return one tensor of logits instead of a dict.
 
     Args:
         network: maps images `[B, C, H, W]` to a dict with logits `[B, K, H, W]` under `out`.
@@ -38,23 +38,23 @@ def deeplabv3_resnet50(
 ) -> nn.Module:
     """DeepLabv3 on a ResNet-50 with output stride 8: maps images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
 
-    On the meta device, where parameters have no values, no weights are read or downloaded.
+    Nothing is read or downloaded on the meta device, because its parameters have no values.
 
     Args:
-        num_classes: categories of a pixel, K, including the background.
-        pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, downloaded or from its cache.
-        weights: a local file of weights, or a folder with one. A file may hold the whole network as torchvision saves
-            it; its last layer is reinitialised if it has another number of categories, and an auxiliary classifier is
-            dropped. Or it may hold a ResNet-50 classifier, for the backbone.
-        normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; if false, it
-            takes normalised images.
+        num_classes: K, number of pixel categories, including the background.
+        pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, from its cache or downloaded.
+        weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network; a
+            last layer with another number of categories is reinitialised, and an auxiliary classifier is dropped. The
+            file may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
+        normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; false
+            expects normalised images.
 
     Returns:
-        The network, inside a `Normalized` if `normalize`.
+        The network, wrapped in `Normalized` if `normalize` is true.
 
     Raises:
-        ValueError: if both sources of weights are given, or the file does not fit.
-        FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
+        ValueError: if both sources of weights are given, or the file does not fit the network.
+        FileNotFoundError: if `weights` does not exist, or the backbone's weights cannot be downloaded.
     """
     from torchvision.models import ResNet50_Weights
     from torchvision.models.segmentation import deeplabv3_resnet50 as torchvision_deeplab
@@ -81,7 +81,7 @@ def deeplabv3_resnet50(
 
 
 def _read_into(network: nn.Module, path: str) -> None:
-    """Load a whole network's weights, or a ResNet-50's into the backbone."""
+    """Load the weights of a whole network, or of a ResNet-50 into the backbone."""
     state = read_weights(path)
     own = network.state_dict()
     if not any(key.startswith("backbone.") for key in state):

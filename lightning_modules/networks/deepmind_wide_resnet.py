@@ -2,9 +2,9 @@
 
     a = act(BN(x)),   y = s + conv(act(BN(conv(a)))).
 
-Inside a stage s = x; if the number of channels changes, s is a (strided) 1x1 convolution of a. Unlike in
-`wide_resnet.py`, the activation can be chosen, and a strided convolution pads only below and to the right. Names follow
-the published state dicts, so that their weights load.
+The shortcut s is x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Unlike
+`wide_resnet.py`, this file allows other activations and pads strided convolutions only below and to the right. Layers
+have the names of the published state dicts, whose weights can therefore be loaded.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded
 Adversarial Examples, arXiv 2010.03593; Wang et al., Better Diffusion Models Further Improve Adversarial Training, ICML
@@ -42,7 +42,7 @@ class WideBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of equal width."""
+    """A stage of blocks of equal width."""
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, stride: int, activation: type[nn.Module]

@@ -2,7 +2,7 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, batch normalisation, ReLU), conv
 
-Kernels are 3 x 3, so that a pixel of the estimate depends only on pixels at most D away.
+With 3 x 3 kernels, each pixel of the estimate depends only on pixels at most D away.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -14,14 +14,14 @@ from datamodules.arguments import at_least
 
 
 class DnCNN(nn.Module):
-    """A plain network that estimates clean images from noisy ones of the same size; 17 layers give the paper's DnCNN-S.
+    """Estimate clean images from noisy images of the same size; depth 17 gives the paper's DnCNN-S.
 
     Args:
         channels: channels of an image.
         depth: number of convolutions, D, at least 2.
-        features: channels of the inner layers.
-        batch_norm: use batch normalisation after the inner convolutions; otherwise they have biases.
-        residual: subtract the convolutions' result R(y) from the image; otherwise R(y) is the output.
+        features: number of channels of the inner layers.
+        batch_norm: use batch normalisation after the inner convolutions; otherwise these convolutions have biases.
+        residual: subtract the convolutions' result R(y) from the image; otherwise return R(y) itself.
 
     Raises:
         ValueError: if an argument is out of range.

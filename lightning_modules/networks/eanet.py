@@ -1,11 +1,11 @@
 """The network of EDiffSR, without spatial attention: convolutions, products of channel halves, and channel gates.
 
-From the state x_t, the degraded image mu and the time it computes, at each pixel,
+From the state x_t, the degraded image mu and the time, the network computes at each pixel,
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
 Then h passes through down- and upsampling blocks modulated by the time. The paper applies the gated convolutions only
-to mu; the authors' code, followed here, applies them to the fused features, and adds h twice.
+to mu; this module follows the authors' code, which applies them to the fused features and adds h twice.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and Sun, Simple Baselines for Image
@@ -32,10 +32,10 @@ class SimpleGate(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalise the channels of each pixel to mean 0 and variance 1, with a gain; computed in float32 or better.
+    """Normalise the channels of each pixel to mean 0 and variance 1, with a learned gain, in float32 or better.
 
     Args:
-        channels: C of `[B, C, H, W]`.
+        channels: number of channels C of the images `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -52,7 +52,7 @@ class GatedConvolutions(nn.Module):
     """Two convolutions, with channels gated by their average over the image.
 
     Args:
-        channels: C of `[B, C, H, W]`.
+        channels: number of channels C of the images `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -78,8 +78,8 @@ class EANetBlock(nn.Module):
     """A NAFNet block whose normalised features are scaled and shifted by the time embedding.
 
     Args:
-        channels: C of `[B, C, H, W]`.
-        time_features: size of the time embedding.
+        channels: number of channels C of the images `[B, C, H, W]`.
+        time_features: number of features of the time embedding.
     """
 
     def __init__(self, channels: int, time_features: int) -> None:
@@ -105,15 +105,15 @@ class EANetBlock(nn.Module):
 
 
 class EANet(nn.Module):
-    """Estimate the noise in a state between a degraded image and a clean one.
+    """Estimate the noise in a state between a degraded and a clean image.
 
     Images of any size are zero-padded below and to the right to multiples of 2^levels. The paper's network has
     20,403,719 parameters.
 
     Args:
         channels: channels of the images.
-        width: channels after the first convolution; they double at each level.
-        encoder: number of blocks at each level of the encoder.
+        width: channels after the first convolution, doubled at each level.
+        encoder: number of blocks at each encoder level, from full resolution down.
         middle: number of blocks at the coarsest level.
         decoder: number of blocks at each level of the decoder, the coarsest first.
         checkpointed: recompute activations of the blocks in the backward pass instead of keeping them.
@@ -134,7 +134,7 @@ class EANet(nn.Module):
         super().__init__()
         at_least(1, channels=channels, width=width, middle=middle)
         if len(encoder) != len(decoder) or not encoder:
-            raise ValueError(f"encoder and decoder need as many levels each, got {len(encoder)} and {len(decoder)}")
+            raise ValueError(f"encoder and decoder need equally many levels, got {len(encoder)} and {len(decoder)}")
         self.width = width
         self.checkpointed = checkpointed
         time_features = 4 * width
@@ -160,12 +160,12 @@ class EANet(nn.Module):
             self.decoders.append(blocks(count))
 
     def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
-        """Estimate the noise in a state, or restore a degraded image, as in training the same network by regression.
+        """Estimate the noise in a state, or, for the regression baseline, restore a degraded image.
 
         Args:
-            x: the state x_t, `[B, C, H, W]`, or the degraded image without the other arguments.
-            degraded: mu, of the same shape.
-            time: t, `[B]`, or one number.
+            x: the state x_t, `[B, C, H, W]`; without the other arguments, the degraded image.
+            degraded: degraded image mu, shaped like `x`.
+            time: time t, `[B]`, or one number for the whole batch.
 
         Returns:
             `[B, C, H, W]`.

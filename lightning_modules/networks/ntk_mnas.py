@@ -1,8 +1,7 @@
 """MnasNet's inverted residual blocks in neural tangent kernel scaling, for binary image classification.
 
-All weights are N(0, 1); in the forward pass a convolution with k x k kernels on c channels is divided by k sqrt(c), a
-depthwise convolution is divided by k, and the output by its number of inputs. Images are padded as in TensorFlow
-("same").
+All weights are N(0, 1); the forward pass divides convolutions with k x k kernels on c channels by k sqrt(c), depthwise
+convolutions by k, and the output layer by its number of inputs. Images are padded as in TensorFlow ("same").
 
 Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703 (`mnas`), after Tan et al., MnasNet, CVPR 2019.
 """
@@ -18,7 +17,7 @@ from lightning_modules.networks.ntk_mlp import Activation, UnitActivation
 
 
 class NTKConv(nn.Module):
-    """A convolution without bias, padded so that only the stride reduces the image size.
+    """A convolution without bias, padded such that only its stride reduces the image size.
 
     Args:
         in_channels: number of input channels.
@@ -46,13 +45,13 @@ class NTKConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1 x 1 expansion, a 5 x 5 depthwise convolution and a 1 x 1 projection x; (x + input) / sqrt(2) if shapes agree.
+    """A 1 x 1 expansion, a 5 x 5 depthwise convolution and a 1 x 1 projection; a skip connection if shapes agree.
 
     Args:
         in_channels: number of input channels.
         out_channels: number of output channels.
         stride: stride of the 5 x 5 kernels.
-        activation: name of the activation.
+        activation: `relu`, `gelu` or `silu`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: Activation) -> None:
@@ -75,7 +74,7 @@ class NTKMnas(nn.Module):
     """A convolutional network with four inverted residual blocks and one output.
 
     Args:
-        width: h; the layers have 4 h, 2 h, h, h, 3 h, 3 h and 20 h channels.
+        width: h, the base width; the layers have 4 h, 2 h, h, h, 3 h, 3 h and 20 h channels.
         in_channels: channels of an image.
         activation: `relu`, `gelu` or `silu`.
 

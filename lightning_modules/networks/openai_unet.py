@@ -1,8 +1,8 @@
-"""Load weights of the U-Nets of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
+"""Load OpenAI's weights of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
 
-Both have the same layers in the same order, with different names. In the published files, `input_blocks` and
-`output_blocks` number the layers across all levels; the residual blocks and the attention of a level share a number;
-and queries, keys and values are stored together for each head.
+OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files,
+`input_blocks` and `output_blocks` number the layers across all levels, and the residual blocks and the attention of a
+level share a number. Queries, keys and values are stored together for each head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -29,15 +29,15 @@ RESIDUAL = {  # layers of a residual block
 def with_published_weights(network: nn.Module, path: str) -> nn.Module:
     """Load weights published by OpenAI, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`, into a U-Net.
 
-    On the meta device, where parameters have no values, nothing is read.
+    Nothing is read on the meta device, because its parameters have no values.
 
     Args:
-        network: a diffusers `UNet2DModel` with the file's layout.
-        path: the downloaded file; the readme files of openai/improved-diffusion and openai/guided-diffusion link them.
+        network: a diffusers `UNet2DModel` with the same layout as the file.
+        path: downloaded file; the READMEs of openai/improved-diffusion and openai/guided-diffusion have the links.
 
     Raises:
-        FileNotFoundError: if there is no file at `path`.
-        ValueError: if it is damaged, or has another layout; the message names what does not fit.
+        FileNotFoundError: if the file `path` does not exist.
+        ValueError: if the file is damaged or has another layout; the message names the mismatch.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -116,7 +116,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
 
 
 def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
-    """Yield a residual block, and the attention after it on levels that have attention."""
+    """Yield a residual block and, on levels with attention, the attention after it."""
     yield f"{source}.0", f"{target}.resnets.{layer}"
     if _attends(block):
         yield f"{source}.1", f"{target}.attentions.{layer}"
@@ -134,6 +134,6 @@ def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> 
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Split queries, keys and values that are stored together for each head: `[3 C, C, 1]` or `[3 C]`."""
+    """Split queries, keys and values, stored together for each head as `[3 C, C, 1]` or `[3 C]`."""
     by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
     return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

@@ -2,7 +2,7 @@
 
     y = s(x) + conv_1x1(a(conv_3x3(a(conv_1x1(a(x)))))),   a = ReLU(BN(x)),   s = identity, or a strided 1x1 convolution
 
-The shortcut starts before the activation, and BN and ReLU precede the final pooling.
+The shortcut starts before the activation; BN and ReLU precede the final pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027.
 """
@@ -14,7 +14,7 @@ EXPANSION = 4
 
 
 class BottleneckBlock(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1, each after BN and ReLU."""
+    """A bottleneck of 1x1, 3x3 and 1x1 convolutions, each after BN and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The pre-activation ResNet-18 of the label-noise literature.
+"""The variant of the pre-activation ResNet-18 that papers about label noise use.
 
     a = ReLU(BN(x)),   y = s(a) + conv(ReLU(BN(conv(a)))),   s = identity, or a strided 1x1 convolution.
 
-It differs in three places from the network of the paper that proposed pre-activation: BN and ReLU follow the first
-convolution, the shortcut of every block starts after the activation, and no BN-ReLU precedes the final pooling.
+The network differs from the original pre-activation ResNet in three places: BN and ReLU follow the first convolution,
+the shortcut of every block starts after the activation, and no BN-ReLU precedes the final pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027; the variant is that of ELR+
 (Liu et al., NeurIPS 2020, arXiv 2007.00151) and of LSA (Albert et al., ECCV 2024).

@@ -4,10 +4,10 @@
     b_t = B(v_t, warp(b_{t+1}, flow t -> t+1)),    f_t = F(v_t, warp(f_{t-1}, flow t -> t-1))
     y_t = up(v_t) + U(b_t, f_t)
 
-B, F and clean are residual convolutions; U fuses both directions and upscales by pixel shuffle, once or twice; up is
-bilinear. In training a clip is cleaned once. In evaluation each clip is cleaned as often as its own residue requires,
-so that results do not depend on the batch (the authors' code uses the mean over the batch). For mirrored clips, flows
-are computed in both directions; the authors' code copies them.
+B, F and clean are residual convolutional networks; U fuses both directions and upscales by pixel shuffle, once or
+twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, each clip's own residue
+decides how often the clip is cleaned; the authors' code uses the batch mean, by which results depend on the batch. For
+mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -29,7 +29,7 @@ MOST_CLEANINGS = 3
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise a convolution's weights by Kaiming He's method for ReLU, times a scale, and its bias by zero."""
+    """Initialise a convolution's weights by Kaiming He's method for ReLU with a scale factor, and its bias by zero."""
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)
@@ -78,14 +78,15 @@ class RealBasicVSR(nn.Module):
     """Clean clips `[B, T, C, h, w]` and upscale them to `[B, T, C, s h, s w]`.
 
     Args:
-        flow: estimates motion: `SPyNet` with its weights, or `ZeroFlow`.
+        flow: network of optical flow: `SPyNet` with its weights, or `ZeroFlow`, which assumes no motion.
         channels: C.
-        width: channels of the features.
+        width: number of channels of the features.
         num_blocks: residual blocks in each direction: 20 in RealBasicVSR, 10 in NegVSR.
         num_cleaning_blocks: residual blocks of the cleaning network.
-        scale: s, 2 or 4.
-        threshold: cleaning stops in evaluation once its mean residue, for pixels in [0, 1], is below this value.
-        checkpointed: recompute activations of the recurrence in the backward pass instead of keeping them.
+        scale: upscaling factor s, 2 or 4.
+        threshold: in evaluation, cleaning stops once the mean absolute residue, for pixels in [0, 1], is below this
+            value.
+        checkpointed: recompute the recurrence's activations in the backward pass instead of storing them.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -169,7 +170,7 @@ class RealBasicVSR(nn.Module):
         """Reject frames that are too small for the flow network.
 
         Raises:
-            ValueError: if frames are too small; the message names the size.
+            ValueError: if frames are too small; the message names the smallest size.
         """
         least: Any = getattr(self.flow, "least_side", 1)
         if min(clip.shape[3:]) < least:

@@ -1,4 +1,4 @@
-"""ImageNet's residual networks for small images: a 3x3 convolution replaces the 7x7 one and the max-pooling.
+"""ImageNet's residual networks for small images: one 3x3 convolution replaces the stem of 7x7 convolution and pooling.
 
 Source: the ResNet-34 of Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
 arXiv 2007.00151; blocks of He et al., arXiv 1512.03385, table 1.
@@ -19,7 +19,7 @@ STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 class CIFARStemResNet(ResNet):
     """ResNet-18, 34 or 50 whose first stage has the full resolution: maps normalised images to logits.
 
-    It is torchvision's network with another stem, so `layer1` ... `layer4` and `fc` have torchvision's names.
+    Apart from the stem, the network is torchvision's, with the same names of layers (`layer1` ... `layer4`, `fc`).
 
     Args:
         depth: number of layers: 18, 34 or 50.

@@ -1,10 +1,10 @@
-"""An MLP that estimates scores or noise, for images of at most a few hundred pixels and for CPUs.
+"""An MLP that estimates scores or noise, suited to images of at most a few hundred pixels and to CPUs.
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
-Here v is the image, mapped by 2 x - 1 if it is in [0, 1], and `out` is a linear map of the features of
-`time_conditioned_mlp.py`. `skip` adds the input times a factor learned as a function of the level: noise with more
-values than `width` cannot pass through the hidden layers.
+Here v is the image, mapped by 2 x - 1 if its range is [0, 1], and `out` is a linear map of the features of
+`time_conditioned_mlp.py`. `skip` adds the input times a learned function of the level, because noise with more values
+than `width` cannot pass through the hidden layers.
 """
 
 import math
@@ -21,11 +21,11 @@ class ScoreMLP(nn.Module):
     """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
 
     Args:
-        image_shape: C, H and W.
+        image_shape: channels, height and width of an image.
         width: width of the hidden layers; even.
         depth: number of residual blocks.
-        told_sigma: the network receives levels sigma, images are in [0, 1] before noise is added, and the output is
-            divided by sigma; otherwise images are in [-1, 1] and the network receives times that count to 1,000.
+        told_sigma: true for noise levels sigma as input and images in [0, 1] before noise is added; the output is then
+            divided by sigma. False for times up to 1,000 as input and images in [-1, 1].
         skip: add a multiple of the input to the output.
     """
 

@@ -3,7 +3,7 @@
     q(u | z) = N(mu(z), diag exp(logvar(z))),      r(u): the logits of a mask,
     loss = BCE(r(u), z), summed over pixels, + beta KL(q || N(0, I)),      u = mu + exp(logvar / 2) eps.
 
-Four convolutions of stride 2 and a linear map encode; the decoder mirrors them.
+The encoder has four convolutions of stride 2 and a linear map; the decoder mirrors the encoder.
 
 Source: Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv 1312.6114.
 """
@@ -19,12 +19,12 @@ from datamodules.randomness.shared_batches import sample_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Compute KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
+    """Compute KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats, `[B]`, for each row of `[B, L]`."""
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1)
 
 
 def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
-    """Compute the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels, `[B]` in nats."""
+    """Compute the cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels: `[B]`, in nats."""
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(start_dim=1).sum(dim=1)
 
 
@@ -64,21 +64,21 @@ class ShapeVAE(nn.Module):
         self.num_latents = num_latents
 
     def encode(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and logvar, both `[B, L]`."""
+        """Return the posterior's mean mu and log-variance logvar, both `[B, L]`."""
         mean, log_variance = self.encoder(mask).chunk(2, dim=1)
         return mean, log_variance
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Decode the posterior means: logits r(mu(z)), `[B, 1, S, S]`."""
+        """Decode the posterior means to logits r(mu(z)), `[B, 1, S, S]`."""
         return self.decoder(self.encode(mask)[0])
 
     def negative_elbo(self, mask: Tensor, beta: float = 1.0, noise: Tensor | None = None) -> Tensor:
-        """Compute the reconstruction error plus beta times the KL, for each mask.
+        """Compute each mask's loss: the reconstruction error plus beta times the KL divergence.
 
         Args:
             mask: `[B, 1, S, S]`, in [0, 1].
-            beta: weight of the KL.
-            noise: eps, `[B, L]`; None samples it.
+            beta: weight of the KL divergence.
+            noise: standard normal noise eps, `[B, L]`; None samples new noise.
 
         Returns:
             `[B]`, in nats.

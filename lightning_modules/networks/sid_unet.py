@@ -2,12 +2,11 @@
 
 Encoder: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, with 2x2 max-pooling between levels. Decoder:
 the deeper features are upsampled by a transposed convolution, concatenated with the features of the level above, and
-convolved twice again. A 1x1 convolution returns the image. There is no normalisation.
+convolved twice again. A final 1x1 convolution outputs the image. The network has no normalisation layers.
 
 Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; input and output are packed
-raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. That code does
-not accept images whose sides are not multiples of the stride; here they are padded by reflection and the output is
-cropped.
+raw images, without the final pixel shuffle, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. Wei's code
+requires sides that are multiples of the stride; here other images are padded by reflection, and the output is cropped.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ def two_convolutions(before: int, after: int) -> nn.Sequential:
 class SIDUNet(nn.Module):
     """Map images `[B, C, H, W]` to unbounded images of the same shape.
 
-    Weights use PyTorch's initialisation. With the paper's widths and four channels there are 7,760,484 parameters.
+    Weights use PyTorch's initialisation. The paper's widths and four channels give 7,760,484 parameters.
 
     Args:
         channels: channels of an image, C: 4 for packed raw images.

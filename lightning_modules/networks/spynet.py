@@ -2,8 +2,8 @@
 
     v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0.
 
-The sides of frames are multiples of 32 (other frames are resized) and are halved five times. Its weights are frozen
-here, and gradients flow to the frames, as in the video networks that use it.
+Frames are resized to sides that are multiples of 32, and are halved five times. The weights are frozen, but gradients
+flow to the frames, as in the video networks that use SPyNet.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
@@ -50,7 +50,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Assume that frames do not move: nothing is warped. For small networks that have no weights of a flow network."""
+    """Return zero flow, as if frames did not move. Suits small networks that have no trained flow network."""
 
     least_side = 1
 
@@ -59,11 +59,11 @@ class SPyNet(nn.Module):
     """Estimate the flow between frames, with frozen weights.
 
     Args:
-        weights: file of weights, safetensors or any other format of `read_weights`, with BasicSR's or mmediting's
-            names. None uses random weights, for tests.
+        weights: file in safetensors or another format of `read_weights`, with BasicSR's or mmediting's layer names.
+            None uses random weights, for tests.
 
     Raises:
-        FileNotFoundError: if there is no file.
+        FileNotFoundError: if the file of weights does not exist.
         ValueError: if the file does not fit the network.
     """
 
@@ -117,7 +117,7 @@ class SPyNet(nn.Module):
 
 
 def _own_name(key: str) -> str:
-    """Translate a layer name of BasicSR, or of mmediting, which does not count activations."""
+    """Translate a layer name of BasicSR or mmediting; mmediting's numbers skip activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

@@ -2,7 +2,7 @@
 
     h_0 = W x,   h_{i+1} = h_i + V_i SiLU(U_i LayerNorm(h_i) + T_i SiLU(W_t c(t))),   feature = LayerNorm(h_L)
 
-The function c is in `time_embedding.py`.
+The time embedding c is defined in `time_embedding.py`.
 """
 
 import math
@@ -54,7 +54,7 @@ class TimeConditionedMLP(nn.Module):
         """Compute features `[B, width]` of images `[B, C, H, W]` at times `[B]`.
 
         Raises:
-            ValueError: if an image has another number of values than `in_features`.
+            ValueError: if an image does not have `in_features` values.
         """
         values = math.prod(image.shape[1:])
         if values != self.in_features:
@@ -67,7 +67,7 @@ class TimeConditionedMLP(nn.Module):
 
 
 class TimeConditionedImageMLP(TimeConditionedMLP):
-    """Map images and times to outputs shaped like the images: a diffusion model of very small images.
+    """A diffusion network for very small images: maps images and times to outputs shaped like the images.
 
     Args:
         in_features: number of values of an image, C H W.
@@ -88,11 +88,11 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
 
 
 class PromptedImageMLP(TimeConditionedMLP):
-    """Map images, times and texts to outputs shaped like the images: a text-to-image model of very small images.
+    """A text-to-image network for very small images: maps images, times and texts to outputs shaped like the images.
 
     Args:
         in_features: number of values of an image, C H W.
-        prompt_features: D, size of a token embedding; their mean over the text is concatenated with the image.
+        prompt_features: D, size of a token embedding; the mean embedding of a text is concatenated with the image.
         width: width of the hidden layers; even.
         depth: L, number of residual blocks.
 

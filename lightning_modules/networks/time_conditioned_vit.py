@@ -1,9 +1,9 @@
-"""A vision transformer conditioned on the time (or the noise level) by an additional token.
+"""A vision transformer that receives the time (or the noise level) as an additional token.
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-The function c is in `time_embedding.py`; no MLP follows it. Blocks are pre-norm, and queries, keys and values have no
-bias. With B patches of p x p pixels, C channels, width D and depth L it has
+The time embedding c, which no MLP follows, is defined in `time_embedding.py`. Blocks are pre-norm, and queries, keys
+and values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
 
@@ -36,9 +36,9 @@ class TimeConditionedViT(nn.Module):
         num_heads: number of attention heads; divides `width`.
         in_channels: C.
         final_norm: apply a last LayerNorm to the feature.
-        initialization: how linear layers and patch embedding are initialised: `default` is PyTorch's; `moco_v3` is
+        initialization: initialisation of linear layers and patch embedding: `default` is PyTorch's; `moco_v3` is
             uniform by fan-in and fan-out, separately for queries, keys and values, with zero biases.
-        train_patches: train the patch embedding; otherwise it keeps its initial weights.
+        train_patches: train the patch embedding; false keeps its initial weights.
 
     Raises:
         ValueError: if patches do not tile the image, or the width is odd or not a multiple of `num_heads`.

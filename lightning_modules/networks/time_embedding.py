@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def sinusoidal_embedding(time: Tensor, num_features: int) -> Tensor:
-    """Compute c(t) in single precision or better, since half precision cannot distinguish large times.
+    """Compute c(t) in single precision or better, because half precision cannot distinguish large times.
 
     Args:
         time: `[B]`.

@@ -1,9 +1,9 @@
-"""The 2-D U-Net of the noisy-mask literature on medical slices.
+"""The 2-D U-Net that papers about noisy masks of medical slices use.
 
 Encoder: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, with 2x2 max-pooling between levels.
 Decoder: the deeper features are upsampled twofold bilinearly (corners aligned) and concatenated with the features of
-the level above. A double convolution then returns as many channels as the next level has; its first part optionally
-halves the channels. A 1x1 convolution returns the logits. There is no transposed convolution.
+the level above. A double convolution then outputs the number of channels of the next level; optionally, its first
+convolution halves the channels. A final 1x1 convolution outputs the logits. The network has no transposed convolutions.
 
 Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
 arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions that keep the size, each with BN and ReLU."""
+    """Two 3x3 convolutions that preserve the size, each with BN and ReLU."""
     layers: list[nn.Module] = []
     for before, after in ((in_channels, between), (between, out_channels)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
@@ -36,11 +36,11 @@ class UNet(nn.Module):
         in_channels: channels of an image, C.
         num_classes: categories of a pixel, K.
         widths: channels of each level, from full resolution down.
-        halved: whether the first convolution of each double convolution in the decoder halves the channels; otherwise
-            it returns as many channels as the next level has.
+        halved: let the first convolution of each double convolution in the decoder halve the channels; false lets it
+            output the next level's number of channels.
 
     Raises:
-        ValueError: if there are fewer than two levels or a width is less than 1.
+        ValueError: if there are fewer than two levels, or a width is less than 1.
     """
 
     def __init__(

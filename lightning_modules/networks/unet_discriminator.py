@@ -16,12 +16,12 @@ from datamodules.arguments import at_least
 class UNetDiscriminator(nn.Module):
     """Map images `[B, C, H, W]` to scores `[B, 1, H, W]`; sides must be multiples of 8.
 
-    Three 4x4 convolutions downsample. Three 3x3 convolutions, each after bilinear upsampling, restore the size, with
-    additive skip connections. All convolutions but the first and the last have spectral normalisation.
+    Three 4x4 convolutions downsample the image. Three 3x3 convolutions, each after bilinear upsampling, restore the
+    resolution; skip connections are additive. All convolutions but the first and the last have spectral normalisation.
 
     Args:
         in_channels: C.
-        width: channels at full resolution; they double at each downsampling.
+        width: channels at full resolution, doubled at each downsampling.
 
     Raises:
         ValueError: if an argument is less than 1.

@@ -1,11 +1,11 @@
-"""A linear classifier on unit-length embeddings, with which LSA's authors train CLIP's image tower."""
+"""A linear classifier on unit-length embeddings; LSA's authors use it to train CLIP's image tower."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class UnitEmbeddingClassifier(nn.Module):
-    """Compute W z / |z| + b for an image's embedding z.
+    """Compute the logits W z / |z| + b for an image's embedding z.
 
     Source: the authors' code of LSA (Albert et al., ECCV 2024).
 

@@ -1,8 +1,8 @@
-"""Perceptual distance of images by VGG19: absolute differences of the features before five of its ReLUs.
+"""Perceptual distance of images: absolute differences of VGG19's features before five of its ReLUs.
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
-Images are in [0, 1], and are normalised inside by ImageNet's mean and standard deviation.
+Images are in [0, 1]; the module normalises them by ImageNet's mean and standard deviation.
 
 Source: Wang, Xie, Dong and Shan, Real-ESRGAN, ICCV Workshops 2021, arXiv 2107.10833; Simonyan and Zisserman, ICLR 2015,
 arXiv 1409.1556 (VGG19).
@@ -22,11 +22,11 @@ class VGGPerception(nn.Module):
     """Measure the distance between images by the features of a frozen VGG19.
 
     Args:
-        weights: file of torchvision's `vgg19` weights, whole or only its `features`. None uses random weights, for
-            tests.
+        weights: file of torchvision's `vgg19` weights, for the whole network or only its `features`. None uses random
+            weights, for tests.
 
     Raises:
-        FileNotFoundError: if there is no file.
+        FileNotFoundError: if the file of weights does not exist.
         ValueError: if the file does not fit the network.
     """
 
@@ -45,7 +45,7 @@ class VGGPerception(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor, clean: Tensor) -> Tensor:
-        """Compare images `[B, 3, H, W]` with clean images, which get no gradient."""
+        """Compare images `[B, 3, H, W]` with clean images; no gradient flows to the clean images."""
         x, y = ((each - self.mean) / self.std for each in (image, clean.detach()))
         distance = image.new_zeros(())
         for number, layer in enumerate(self.features):

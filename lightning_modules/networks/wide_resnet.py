@@ -2,7 +2,7 @@
 
     a = ReLU(BN(x)),   y = s + conv(dropout(ReLU(BN(conv(a))))).
 
-Inside a stage s = x; if the number of channels changes, s is a (strided) 1x1 convolution of a.
+The shortcut s is x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes.
 
 Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, table 1 and section 2.4.
 """
@@ -36,7 +36,7 @@ class WideResNet(nn.Module):
 
     Args:
         depth: number of layers, 6n + 4.
-        width: widening factor, k.
+        width: widening factor k of the stages.
         num_classes: number of logits, K.
         dropout: probability of dropping an activation between the two convolutions of a block.
         in_channels: channels of an image, C.

@@ -1,8 +1,8 @@
 """Alternating training of two networks, for methods whose networks supervise each other.
 
 An epoch has two passes over the training set (`data.passes_per_epoch: 2`): the first pass trains the first network, the
-second pass the second network. The inactive network has no gradient, so a single optimizer over both networks updates
-each as a separate optimizer would.
+second pass the second network. The inactive network has no gradient, so a single optimizer over both networks acts like
+two separate optimizers.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
     """Reject settings under which two networks cannot be trained alternately.
 
     Args:
-        trainer: trainer of the fit that is being set up.
-        module: module whose class name appears in messages.
+        trainer: trainer of the current fit.
+        module: module whose class name the messages give.
 
     Raises:
         ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not allow unused parameters.

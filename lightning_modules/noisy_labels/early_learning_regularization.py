@@ -21,10 +21,10 @@ def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
 
 
 def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:
-    """Compute (1/B) sum_i log(1 - <t_i, p_i>), in nats; at most 0.
+    """Compute the regulariser (1/B) sum_i log(1 - <t_i, p_i>), in nats; at most 0.
 
     Args:
-        probability: p, clamped, `[B, K]`.
-        target: t, detached, `[B, K]`.
+        probability: clamped probabilities p, `[B, K]`.
+        target: detached targets t, `[B, K]`.
     """
     return (1 - (target * probability).sum(dim=1)).log().mean()

@@ -6,12 +6,12 @@ towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The second term's gradient with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps the gradient of
-clean examples from vanishing, and cancels the gradient of falsely labelled examples. t starts at zero without bias
-correction, so the term ramps up.
+With respect to the logits, the second term has the gradient lambda p_c (<t, p> - t_c) / (1 - <t, p>), which keeps the
+gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The target t starts at
+zero without bias correction, so the term ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
-Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
+Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, with the clamp of the authors' code.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
     Args:
         target: t, `[B, K]`.
         probability: clamped p, `[B, K]`; rows are renormalised to sum to one.
-        momentum: beta, in [0, 1).
+        momentum: momentum beta of the targets, in [0, 1).
 
     Returns:
         Targets `[B, K]`; after k updates a row sums to 1 - beta^k.
@@ -56,7 +56,8 @@ class ELR(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
         momentum: beta, momentum of the targets, in [0, 1); 0 uses the current prediction as the target.
-        half_precision_targets: store targets in float16, which halves their memory on datasets as large as ImageNet.
+        half_precision_targets: store targets in float16, which halves their memory; useful for datasets as large as
+            ImageNet.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,7 +1,7 @@
 """ELR+: early-learning regularisation with two networks, weight averaging and mixup.
 
-Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other network, l the
-mixing weight and j the mixup partner of an example,
+Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, let m be the other network, l the
+mixing weight and j the mixup partner of an example:
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
@@ -50,9 +50,10 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     """Compute the decay of averaged network weights in the n-th update.
 
     Args:
-        step: n, index of the update, from 1.
+        step: index n of the update, from 1.
         decay: maximum decay.
-        ramp_steps: updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), initially a plain mean.
+        ramp_steps: number of updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), which starts
+            as a plain mean.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 
@@ -64,20 +65,21 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
 
 
 class ELRPlus(ClassifierSteps, MethodModule):
-    """Train two networks with early-learning regularisation; each provides the other's targets.
+    """Train two networks with early-learning regularisation; each network provides the other's targets.
 
     The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
     each step trains only one network.
 
     Args:
         network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        second_network: f_2, same architecture with different initial weights.
+        second_network: f_2, with the architecture of f_1 but different initial weights.
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
         momentum: beta, momentum of the targets, in [0, 1).
-        ramp_steps: steps of each network over which the regularisation ramps up; 0 applies it fully from the start.
+        ramp_steps: number of steps of each network over which the regularisation ramps up; 0 applies it fully from the
+            start.
         reweight_labels: weight the mixed labels by the targets, as in the paper for CIFAR-100.
-        mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
+        mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         average_ramp_steps: steps over which the decay ramps up to `average_decay`; None starts with a plain mean of the
             weights.

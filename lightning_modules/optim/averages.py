@@ -18,7 +18,7 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
     Buffers, such as the statistics of batch normalisation, stay unchanged.
 
     Args:
-        average: e, of the same architecture.
+        average: moving average e, of the same architecture as the network.
         trained: theta.
         decay: weight of the old average, in [0, 1].
     """
@@ -29,17 +29,17 @@ def ramped_decay(update: int, decay: float) -> float:
     """Compute the decay of the n-th update, which increases with n: min(decay, (1 + n) / (10 + n)).
 
     Args:
-        update: n, the number of earlier updates.
+        update: number n of earlier updates.
         decay: maximum decay.
     """
     return min(decay, (1 + update) / (10 + update))
 
 
 class AveragedWeights(nn.Module):
-    """Moving average of a network's trainable parameters, in float32 or better; the owner's state dict includes it.
+    """Moving average of a network's trainable parameters, in float32 or better; saved in its owner's state dict.
 
-    It is updated after each optimizer step, except for steps that a gradient scaler skips. The network's buffers are
-    not averaged. Within `with average.used_by(network):` the network has the averaged weights.
+    The average is updated after each optimizer step, except for steps that a gradient scaler skips. The network's
+    buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
 
     Args:
         network: the network; frozen parameters are left out.
@@ -80,7 +80,7 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager that gives the network the averaged weights; it can be nested."""
+        """Context manager that gives the network the averaged weights; such contexts can be nested."""
         if self._in_use:
             yield
             return

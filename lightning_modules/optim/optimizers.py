@@ -1,8 +1,8 @@
 """Default optimizers and schedules, and helpers for `configure_optimizers`.
 
 The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to any
-class that a configuration names instead: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` is not constant by
-default: it starts at a third of the learning rate.
+class named in a configuration: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` starts at a third of the
+learning rate by default.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,10 +58,10 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
     """Build an optimizer and its learning-rate schedule, as returned by `configure_optimizers`.
 
     Args:
-        optimizer: called with the parameters.
-        lr_scheduler: called with the optimizer. The scheduler steps every epoch, or every step if it has `interval =
-            "step"`; a plateau scheduler watches the metric named by its `monitor`.
-        parameters: parameters or parameter groups.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the schedule from the optimizer. The scheduler steps every epoch, or every step if it has
+            `interval = "step"`; a plateau scheduler monitors the metric named in its `monitor`.
+        parameters: trainable parameters, or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)
 

@@ -24,13 +24,13 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
     """Build optimizer groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
     The groups follow the authors' code of ADELE, which follows SEAM. Biases (parameters whose names end with `bias`)
-    have twice the learning rate of weights, and no weight decay. In the new layers both rates are multiplied by ten.
-    Scales and shifts of normalisation layers are frozen: they are in no group. All other parameters are in a group; the
-    authors' networks have only convolutions and linear layers.
+    have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
+    biases are ten times as large. Scales and shifts of normalisation layers are frozen and belong to no group. All
+    other parameters are in a group; the authors' networks have only convolutions and linear layers.
 
     Args:
-        network: network with the parameters; with new layers, its normalisation layers are frozen.
-        new_layers: names of submodules trained from scratch; without any, all trainable parameters are one group.
+        network: the network; if `new_layers` are given, its normalisation layers are frozen.
+        new_layers: names of submodules trained from scratch; if empty, all trainable parameters form one group.
 
     Raises:
         ValueError: if a name in `new_layers` is not a submodule of the network.
@@ -57,7 +57,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply the learning rate of each group by its `lr_factor`, if it has one."""
+    """Multiply each group's learning rate by the group's `lr_factor`, if present."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
 
@@ -68,10 +68,10 @@ def optimizer_with_heads(
     """Build an optimizer on a module's trainable parameters, with another learning rate for its heads.
 
     Args:
-        optimizer: its learning rate applies to everything but the heads.
-        module: module with the parameters.
-        heads: parts of the module.
-        lr_factor: learning rate of the heads relative to the rest; 1 makes a single group.
+        optimizer: builds the optimizer; its learning rate applies to all parameters except the heads'.
+        module: module that has the parameters.
+        heads: submodules of `module` that get their own learning rate.
+        lr_factor: learning rate of the heads relative to that of the other parameters; 1 makes a single group.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if lr_factor == 1:
@@ -103,9 +103,9 @@ def optimizer_with_layer_decay(
     """Build an optimizer on the trainable parameters of encoder and head, with layer-wise decay.
 
     Args:
-        optimizer: its learning rate is that of the head.
-        encoder: encoder with its blocks in `blocks`; without blocks, all of it counts as the head.
-        head: layers after the encoder.
+        optimizer: builds the optimizer; its learning rate applies to the head.
+        encoder: encoder with its blocks in `blocks`; an encoder without blocks is treated as part of the head.
+        head: layers that follow the encoder.
         decay: d, in (0, 1].
     """
     num_blocks = len(getattr(encoder, "blocks", ()))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that PyTorch lacks. Schedules over batches instead of epochs have `interval = "step"`."""
+"""Learning-rate schedules that PyTorch lacks. Schedules per batch instead of per epoch have `interval = "step"`."""
 
 import math
 from typing import Literal
@@ -28,7 +28,7 @@ class StepOverSteps(StepLR):
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0; it is 0 from T on."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0; the ratio is 0 from T on."""
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -41,8 +41,8 @@ class CosineSchedule(LambdaLR):
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 
     Args:
-        optimizer: its learning rate is lr_0.
-        epochs: T, length of the schedule.
+        optimizer: optimizer with learning rate lr_0.
+        epochs: length T of the schedule in epochs.
         constant_epochs: W, number of epochs at lr_0, in 0...T - 1.
 
     Raises:
@@ -61,7 +61,7 @@ class WarmupConstant(LambdaLR):
     The learning rate is 0 in the first step, as in the published code of score models.
 
     Args:
-        optimizer: its learning rates are scaled.
+        optimizer: optimizer whose learning rates the schedule scales.
         warmup: w, length of the warmup in steps (batches).
     """
 
@@ -78,7 +78,7 @@ class WarmupLinear(LambdaLR):
         lr k / w for k < w, then lr (n - k) / (n - w), at step k = 0, 1, ...
 
     Args:
-        optimizer: its learning rates are scaled.
+        optimizer: optimizer whose learning rates the schedule scales.
         warmup: w, length of the warmup in steps (batches); 0 skips it.
         length: n, length of the whole schedule in steps; the learning rate is 0 afterwards.
 
@@ -97,7 +97,7 @@ class HyperbolicOverSteps(LambdaLR):
     """Decay the learning rate hyperbolically, in stages: lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
 
     Args:
-        optimizer: its learning rates are scaled.
+        optimizer: optimizer whose learning rates the schedule scales.
         half_life: d, number of batches after which the hyperbola reaches half the learning rate.
         every: delta, number of batches between two changes of the learning rate.
     """
@@ -115,13 +115,13 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with a step, or an epoch, at learning rate 0; this one omits it.
+    The published schedule starts with a step or an epoch at learning rate 0, which is omitted here.
 
     Args:
-        optimizer: its learning rates are scaled.
+        optimizer: optimizer whose learning rates the schedule scales.
         warmup: w, length of the warmup; 0 skips it.
         length: n, length of the whole schedule; the learning rate is 0 afterwards.
-        interval: unit of both lengths, epoch or step (a batch).
+        interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, or the interval is unknown.
@@ -151,12 +151,12 @@ class TimmCosine(LambdaLR):
     timm's cooldown.
 
     Args:
-        optimizer: its learning rate is lr, the same in all groups.
+        optimizer: optimizer with learning rate lr, the same in all groups.
         warmup: w, length of the warmup; 0 skips it.
         length: n, length of the cosine.
         first_lr: lr_1, initial learning rate of the warmup.
         least_lr: lr_n, minimum learning rate.
-        interval: unit of both lengths, epoch or step (a batch).
+        interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
         ValueError: if `warmup` is not below `length`, a rate is negative, or the interval is unknown.
@@ -189,8 +189,9 @@ class PiecewiseConstant(LambdaLR):
     """Scale the learning rate by a factor that changes at given epochs.
 
     Args:
-        optimizer: its learning rates are scaled.
-        factors: maps an epoch, counted from 0, to the factor from then on; before the first such epoch it is 1.
+        optimizer: optimizer whose learning rates the schedule scales.
+        factors: maps epochs, counted from 0, to the factor from that epoch on; the factor is 1 before the first of
+            these epochs.
 
     Raises:
         ValueError: if an epoch is below 1 or a factor is negative.
@@ -214,12 +215,12 @@ def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
 
 
 class HeldThenLinear(LambdaLR):
-    """Constant learning rate for half of the epochs, then linear decay until 90 % of them, then constant.
+    """Constant learning rate for half of the epochs, linear decay up to 90 % of the epochs, then constant again.
 
     Args:
-        optimizer: its learning rates are scaled.
-        epochs: length of the schedule.
-        last: final learning rate relative to the initial one.
+        optimizer: optimizer whose learning rates the schedule scales.
+        epochs: length of the schedule in epochs.
+        last: final learning rate, relative to the initial learning rate.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,25 +1,28 @@
 """Recover a low-rank matrix from measurements with gross errors by sub-gradient steps from a small start (SubGM).
 
 Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`, some are arbitrarily wrong, or all are
-noisy. A factor U `[d, r']` is optimised; it may have any number of columns, and r' = d if the rank is unknown:
+noisy. A factor U `[d, r']` with any number of columns is optimised, with r' = d if the rank is unknown:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
 from U_0 = alpha B with a small alpha. With X = U U^T - X*, D has the direction of X U / ||X||_F for any errors
-(Sign-RIP). So the directions of X* grow while the other directions stay small: the error is a power of alpha, for any
-r'. B is
+(Sign-RIP). The directions of X* therefore grow while the other directions stay small: the error is a power of alpha,
+for any r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
+
     random     the first r' columns of a random orthogonal matrix, none of which is zero
 
 and the step sizes are
 
     quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which decreases with the error if
                q < 1 - p for a fraction p of gross errors
+
     geometric  eta rho^t, if p or the noise distribution is unknown
-    constant   eta, with which the final distance is proportional to eta
+
+    constant   eta, to which the final distance is then proportional
 
 Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
 reconstructed from the literature, and the random start is this project's. Gradient descent on the squared loss, (1/2m)
@@ -68,7 +71,7 @@ def residuals_and_direction(
         target: y, `[m]`.
         factor: U, `[d, r']`.
         slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
-        at_once: number of measurements moved to the factor's device at once; None uses all in place.
+        at_once: number of measurements moved to the factor's device at once; None uses all measurements where they are.
 
     Returns:
         `[m]` and `[d, d]`.
@@ -89,11 +92,11 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
     """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all ranks.
 
     Args:
-        features: this rank's A, `[b, d, d]`.
-        target: this rank's y, `[b]`.
+        features: this rank's measurement matrices A, `[b, d, d]`.
+        target: this rank's measurements y, `[b]`.
         columns: r'.
-        measurements: m, over all ranks.
-        device: device of the computation.
+        measurements: number of measurements m over all ranks.
+        device: device on which B is computed.
     """
     signed = all_reduce_sum(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
     values, vectors = torch.linalg.eigh((signed + signed.T) / 2)
@@ -118,8 +121,8 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*: their cosine, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: Q, `[d, d]`; symmetrised by this function.
-        difference: X, `[d, d]`.
+        direction: direction Q, `[d, d]`; symmetrised by this function.
+        difference: difference X, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
     scale = (symmetric * difference).sum() / difference.norm()
@@ -130,17 +133,17 @@ class SubGM(MethodModule):
     """Recover a positive semidefinite matrix from measurements by sub-gradient steps, on one or several ranks.
 
     Args:
-        dim: d; the matrix is `[d, d]`.
+        dim: dimension d of the matrix `[d, d]`.
         columns: r', number of columns of the factor; None uses d, which suits any rank.
-        alpha: scale of the initialisation; a smaller one gives a smaller error, but needs more iterations.
-        start: choice of B, `spectral` or `random`.
+        alpha: scale of the initialisation; a smaller alpha gives a smaller error, but needs more iterations.
+        start: choice of the initial factor B, `spectral` or `random`.
         loss: `absolute`, or `squared` for the non-robust baseline.
         step_rule: `quantile`, `geometric` or `constant`.
         eta: factor of all step sizes.
         q: quantile of the absolute residuals, below 1 - p.
         p: fraction of the measurements that may be grossly wrong.
         rho: ratio of successive step sizes, for `geometric`.
-        iterations_per_step: iterations in a training step; each step logs once.
+        iterations_per_step: number of iterations in a training step; each step logs once.
         at_once: number of measurements on the device at once, if the data stay on the CPU; None uses all.
 
     Raises:

@@ -1,8 +1,8 @@
 """Train the first layer as if its pre-activations were trainable (TrAct).
 
 The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
-its training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X W^T. L is
-a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution all its patches):
+the layer's training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X
+W^T. L is a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution, all its patches):
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -11,18 +11,18 @@ so the optimizer receives
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
 instead of G^T X. The forward pass and all other gradients are those of the plain layer. With fewer rows than columns,
-as in a convolution with few or large patches, Woodbury's identity reduces it to the inverse of a b x b matrix:
+as in a convolution with few or large patches, Woodbury's identity needs only the inverse of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The layer's weights keep their names, so the plain network loads this network's checkpoints, and the other way round.
-Images must be standardised before the first layer: lambda is in units of their variance.
+The layer's weights keep their names, so this network and the plain network can load each other's checkpoints. Images
+must be standardised before the first layer, because lambda is in units of their variance.
 
 Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
 results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
 
 Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better for
-any training precision. Options of a convolution that their code ignores (groups, padding modes) are rejected.
+any training precision. Options of a convolution that the authors' code ignores (groups, padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -85,7 +85,7 @@ def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) 
         gradient: G^T X, `[m, n]`.
         factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, of X X^T + lambda b I, `[b,
             b]`.
-        rows: X, `[b, n]`, for the second form of `factor`.
+        rows: input rows X, `[b, n]`, for the second form of `factor`.
         ridge: lambda.
 
     Returns:
@@ -120,7 +120,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
         layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: lambda.
-        sync_gram: all-reduce X^T X.
+        sync_gram: all-reduce X^T X over ranks.
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
@@ -178,21 +178,21 @@ class TrActConv2d(nn.Conv2d):
 
 
 def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
-    """Replace a network's first layer, in place, by one whose weight gets TrAct's gradient.
+    """Replace a network's first layer, in place, by a layer whose weight gets TrAct's gradient.
 
     Args:
         network: network with the layer; its parameters remain the same objects under the same names.
         first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`) whose first match in the order of
             definition is used; None uses the network's first such layer.
         ridge: lambda.
-        sync_gram: all-reduce X^T X.
+        sync_gram: all-reduce X^T X over ranks.
 
     Returns:
-        The name of the layer.
+        The name of the replaced layer.
 
     Raises:
-        ValueError: if there is no such layer; if it is of another kind or frozen; or if it is a convolution with
-            groups, named padding or a padding mode other than zeros.
+        ValueError: if there is no such layer, or TrAct does not support it: another kind of layer, a frozen layer, or a
+            convolution with groups, named padding or a padding mode other than zeros.
     """
     layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
     name, layer = next(iter(layers.items()))
@@ -215,12 +215,12 @@ class TrAct(ClassifierSteps, MethodModule):
             its first layer, like `lightning_modules.backbones.normalized.Normalized`.
         num_classes: number of classes, K.
         ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
-        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first one defined in the
-            network.
-        sync_gram: all-reduce the statistics of the first layer's inputs, so that results do not depend on the world
+        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first such layer in the order
+            of definition.
+        sync_gram: all-reduce the statistics of the first layer's inputs, which makes results independent of the world
             size.
-        soft_labels: settings that mix images and labels, and smooth labels; None does neither. With mixed images,
-            callbacks receive no logits of training images.
+        soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
+            images, callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

@@ -25,7 +25,7 @@ AT_ONCE = 2**15
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute large moments without gradients on the CPU in blocks of rows, with equal results."""
+    """Compute large moments in blocks of rows, on the CPU and without gradients; results are equal."""
 
     @wraps(moments)
     def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,11 +51,11 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     Args:
         first: variances a of u, `[N, 1]`, positive.
         second: variances b of v, `[M]`, positive.
-        covariance: c, `[N, M]`.
+        covariance: covariance c of u and v, `[N, M]`.
 
     Returns:
-        Both expectations, in the broadcast shape. Pairs of equal or opposite inputs get no gradient, because the
-        gradient does not exist at a cosine of 1 or -1.
+        Both expectations, with the broadcast shape of the arguments. Pairs of equal or opposite inputs get no gradient,
+        because the gradient does not exist at a cosine of 1 or -1.
     """
     product = (first * second).sqrt()
     cosine = covariance / product

@@ -1,28 +1,30 @@
 """Fit a generative model to data on a curve or surface by maximum likelihood, after adding noise to the data.
 
 The model is X = f(Z) + s eps with a network f, latent Z with a known distribution P_Z, and Gaussian eps. If the data
-have no density, its likelihood
+have no density, the model's likelihood
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s decreases, and says little about where mass lies. So noise is added once to each data point, f and s
-are fitted to the noisy points, and generated points have no noise:
+is unbounded as s decreases, and says little about where mass lies. The method therefore adds noise once to each data
+point and fits f and s to the noisy points; generated points have no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
 
 and the estimate is the distribution of f(Z). According to the theory, t should be of the order of the rate n^{-b / (2
-(b + d))}, where b is the smoothness and d the intrinsic dimension of the truth. No noise is needed if the data are
-already that noisy.
+(b + d))}, where b is the smoothness and d the intrinsic dimension of the truth. No noise needs to be added if the data
+already have that much noise.
 
-Three ways to compute the likelihood, with M latent points:
+The likelihood can be computed in three ways, with M latent points:
 
     quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m sampled in each of M equal cells
+
     monte_carlo   the same with M independent normal z_m, shared by all data points
+
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
 The rate, its constants and the theorem's sieve of networks are from memory, as only the paper's introduction was
-available. Here only the size of the networks is bounded. With `importance` and M = 1 the model is a variational
-autoencoder; adding noise showed no benefit for it.
+available. Here only the size of the networks is bounded. With `importance` and M = 1, the model is a variational
+autoencoder, for which adding noise showed no benefit.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -71,13 +73,13 @@ def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
 def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: int = AT_ONCE) -> Tensor:
     """Compute log mean_m phi_s(x - c_m), `[B]`, for an equal mixture of Gaussians.
 
-    With many pairs of a point and a centre, points are processed in chunks, and recomputed in the backward pass.
+    Many pairs of a point and a centre are processed in chunks of points, which are recomputed in the backward pass.
 
     Args:
         x: points, `[B, D]`.
         centre: `[M, D]`.
-        log_std: log s, a scalar.
-        at_once: number of pairs in memory at once.
+        log_std: logarithm of the standard deviation s, a scalar.
+        at_once: number of pairs of a point and a centre in memory at once.
     """
     rows = max(1, at_once // len(centre))
     if len(x) <= rows:
@@ -92,9 +94,9 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
     Args:
         x: points, `[B, D]`.
         mean: f(z_k), `[B, K, D]`.
-        latent: z_k, `[B, K, d]`; P_Z is standard normal.
+        latent: encoder samples z_k, `[B, K, d]`; P_Z is standard normal.
         posterior: mean and log standard deviation of q, `[B, 2 d]`.
-        log_std: log s, a scalar.
+        log_std: logarithm of the standard deviation s, a scalar.
     """
     centre, log_width = posterior[:, None].chunk(2, dim=-1)
     dim = x.shape[1]
@@ -105,10 +107,10 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Return the k with k^d = M.
+    """Return the integer k with k^d = M.
 
     Raises:
-        ValueError: if there is no such integer.
+        ValueError: if M is not the d-th power of an integer.
     """
     k = round(points ** (1 / dim))
     if k**dim != points:
@@ -117,7 +119,7 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, one into each of its k^d equal cells."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, with one point in each of k^d equal cells."""
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells
@@ -132,7 +134,7 @@ class SingularDensity(MethodModule):
     """Fit a generator to noisy copies of data by maximum likelihood.
 
     Args:
-        network: the generator f: maps latents `[M, d]` to points `[M, D]`.
+        network: generator f, which maps latents `[M, d]` to points `[M, D]`.
         latent_dim: d.
         points: M, number of latent points; for `quadrature` it must be the d-th power of an integer.
         likelihood: `quadrature`, `monte_carlo` or `importance`.
@@ -140,10 +142,10 @@ class SingularDensity(MethodModule):
             `importance` only.
         perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
         smoothness: b, smoothness of the truth in the theory's rate; the rate is from memory.
-        smallest_std: s_min, minimum standard deviation of the model; used if `perturbation` is smaller.
-        start_std: initial value of s; used if `perturbation` is smaller.
+        smallest_std: s_min, minimum standard deviation of the model, used if `perturbation` is smaller.
+        start_std: initial value of s, used if `perturbation` is smaller.
         std_lr_factor: learning rate of log s relative to the network's.
-        optimizer: built on the parameters of generator and encoder, and log s.
+        optimizer: optimizer of log s and of the parameters of generator and encoder.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -218,7 +220,7 @@ class SingularDensity(MethodModule):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """Compute log p_{f,s}(x), `[B]`, or its bound, for points `[B, D]`, with newly sampled latents.
 
-        Networks, too, compute in full precision: the rounding of points to bfloat16 is half of the default
+        Networks also compute in full precision, because the rounding of points to bfloat16 is half of the default
         `smallest_std`.
         """
         with in_full_precision(x.device):

@@ -7,15 +7,15 @@ takes the state x_t, mu and t; its reverse step m is trained to match the poster
 
 with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e and adds noise in the last step too.
 
-As in the authors' code, mu is not clipped. The published weights are the trained ones, not their average; `weights`
-chooses which ones are evaluated. The average follows our recollection of ema_pytorch, and is updated every ten steps.
-Up to step 100 it is a copy of the weights; then its decay is min(decay, 1 - (1 + k)^{-2/3}) with k = step - 100.
-Departures: timesteps are sampled for the global batch, not per rank; an image's noise depends only on the seed, its
-index and the step.
+As in the authors' code, mu is not clipped. The published weights are the trained weights, not their average; the
+argument `weights` selects which of the two are evaluated. The average follows our recollection of ema_pytorch, and is
+updated every ten steps. Up to step 100, the average is a copy of the weights; afterwards its decay is min(decay, 1 - (1
++ k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch, not per rank; an image's noise
+depends only on the seed, its index and the step.
 
-The network's gates use global pooling, so images are restored whole by default, and tiling changes the result. The
-change was at most 0.02 dB PSNR and 0.4 % of the spectrum's error. This was measured on three aerial images of 256
-pixels, in tiles of 128 with an overlap of 32, after 1,500 training steps of a small network.
+Because the network's gates use global pooling, tiling changes the result; by default, images are restored whole. Tiling
+changed PSNR by at most 0.02 dB, and the spectrum's error by at most 0.4 %. This was measured on three aerial images of
+256 pixels, in tiles of 128 with an overlap of 32, after 1,500 training steps of a small network.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
@@ -67,12 +67,12 @@ class EDiffSR(RestorerSteps, MethodModule):
         process: mean-reverting diffusion process.
         factor: upsampling factor along each axis.
         sampler: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
-        sampling_steps: sampling steps; None uses all steps of the process.
+        sampling_steps: number of sampling steps; None uses all steps of the process.
         weights: weights used for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights, and also
-            tests the averaged ones, logged as `test/averaged_psnr` etc., at twice the cost.
+            tests the averaged weights at twice the cost, logged as `test/averaged_psnr` etc.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        inference: tiling and self-ensemble of the network in each step. Tiling changes the result, because the
-            network's gates pool over a tile; docs/restoration.md quantifies this.
+        inference: settings of tiling and self-ensemble, which apply to the network in each step. Tiling changes the
+            result, because the network's gates pool over a tile; docs/restoration.md quantifies this.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

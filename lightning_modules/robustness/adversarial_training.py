@@ -31,7 +31,7 @@ class AdversarialTraining(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         norm: norm of the attacks, `linf` or `l2`.
         epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
-        steps: number of gradient steps of an attack; it returns the worst point of the trajectory.
+        steps: number of gradient steps of an attack, which returns the worst point of its trajectory.
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

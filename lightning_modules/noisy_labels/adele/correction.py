@@ -9,15 +9,16 @@ class TrainingPassCorrection:
     """Correct labels by the merge rule, as for SegTHOR, with predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected once per period of
-    `every_n_epochs` epochs: at the period's first epoch whose test finds its early learning ended. Periods start at
-    multiples of `every_n_epochs`, counting epochs from 1. Training images must have one size and no augmentation.
+    `every_n_epochs` epochs: the first time the test finds in that period that the category's early learning has ended.
+    Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must have one size and no
+    augmentation.
 
     Each rank keeps two bytes per training pixel in host memory until the end of the epoch: 7,000 slices of 256 x 256
-    pixels take 0.9 GB in total. A mid-epoch checkpoint includes these predictions.
+    pixels take 0.9 GB in total. A mid-epoch checkpoint includes the epoch's predictions so far.
 
     Args:
-        foreground_threshold: tau_fg, in [0, 1]: a prediction is confident if a foreground probability exceeds it.
-        background_threshold: tau_bg, in [0, 1]: a prediction is confident if the background probability exceeds it.
+        foreground_threshold: tau_fg, in [0, 1]: a prediction is confident if a foreground probability exceeds tau_fg.
+        background_threshold: tau_bg, in [0, 1]: a prediction is confident if the background probability exceeds tau_bg.
         every_n_epochs: length of a period in epochs; None corrects after every epoch once early learning has ended.
 
     Raises:
@@ -40,17 +41,16 @@ class TrainingPassCorrection:
 class EvaluationPassCorrection:
     """Correct labels by the update rule, as for PASCAL VOC, with predictions made in evaluation mode after each epoch.
 
-    Correction starts when the early learning of any category ends. Corrections do not accumulate: each one starts from
-    the original labels. Probabilities are softmax(mean over scales of the logits / temperature).
-    The authors also refine them by a dense CRF from epoch `flip_from_epoch` on; the CRF is omitted here. According to
-    their code, the start epoch of CRF and flipping makes no significant difference; it does not report the effect of
-    the CRF itself. The command in their README uses both.
+    Correction starts when the early learning of any category ends. Corrections do not accumulate: each correction
+    starts from the original labels. Probabilities are softmax(mean over scales of the logits / temperature). From epoch
+    `flip_from_epoch` on, the authors also refine the probabilities by a dense CRF; the CRF is omitted here. According
+    to the authors' code, the start epoch of CRF and flipping makes no significant difference; the code does not report
+    the effect of the CRF itself. The command in the authors' README uses both CRF and flipping.
 
     Args:
-        threshold: tau, in [0, 1]: a label is replaced only if the largest probability exceeds it.
+        threshold: tau, in [0, 1]: a label is replaced only if the largest probability exceeds tau.
         scales: image scales whose logits are averaged.
-        temperature: divisor of the logits; set it to the number of training scales to undo their weights in the
-            cross-entropy.
+        temperature: divisor of the logits; the number of training scales undoes the scale weights in the cross-entropy.
         flip_from_epoch: first epoch, counted from 0, that also averages over horizontally flipped images; None disables
             flipping.
 

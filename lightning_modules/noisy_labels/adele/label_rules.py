@@ -1,16 +1,18 @@
 """The two rules by which ADELE replaces label pixels by the network's predictions.
 
-A category is *on* once its early learning has ended. With the label y of an image, the predicted category k = argmax p
-of a pixel, and the set Y of categories that occur anywhere in y,
+A category is *on* once its early learning has ended. Let y be the label of an image, k = argmax p the predicted
+category of a pixel, and Y the set of categories that occur anywhere in y:
 
     merge (SegTHOR): y -> k where the prediction is confident, y and k are on or background, and k is in Y or
-                     background; labels in which no category is on stay unchanged
-    update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels whose foreground categories are all off stay unchanged, and so do labels that would lose
-                     more than half of their foreground and become more than 95 % background.
+                     background. Labels in which no category is on stay unchanged.
 
-255 marks unlabelled pixels: merge leaves them unchanged, update may assign a category. Unlabelled pixels count neither
-as foreground nor as image area, so images may be padded with them (the authors' code counts them as foreground).
+    update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
+                     Labels whose foreground categories are all off stay unchanged. Labels that would lose more than
+                     half of their foreground and become more than 95 % background also stay unchanged.
+
+255 marks unlabelled pixels: merge leaves them unlabelled, update may assign a category. Unlabelled pixels count neither
+as foreground nor as image area, so images may be padded with unlabelled pixels; the authors' code counts them as
+foreground.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740; both rules follow the authors' code.
@@ -34,7 +36,7 @@ def categories_shown(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never in it."""
+    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never marked."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
@@ -46,9 +48,9 @@ def confident_prediction(probability: Tensor, foreground_threshold: float, backg
     A prediction is confident if the largest foreground p exceeds tau_fg or the background p exceeds tau_bg.
 
     Args:
-        probability: p, `[B, K, H, W]`.
-        foreground_threshold: tau_fg, threshold of the foreground.
-        background_threshold: tau_bg, threshold of the background.
+        probability: class probabilities p, `[B, K, H, W]`.
+        foreground_threshold: tau_fg, which a foreground probability must exceed.
+        background_threshold: tau_bg, which the background probability must exceed.
 
     Returns:
         Categories `[B, H, W]`, int64; 255 where the prediction is not confident.
@@ -64,7 +66,8 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: predicted categories, `[B, H, W]`, int64; 255 if not confident.
-        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
+        on: categories whose early learning has ended, `[K]`, bool. The entry of the background is ignored, because the
+            background is always on.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -84,9 +87,10 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
     Args:
         label: y, `[B, H, W]`, int64; 255 if unlabelled.
         predicted: k, predicted categories, `[B, H, W]`, int64.
-        probability: max p, `[B, H, W]`.
-        on: categories that are on, `[K]`, bool. The background is always on; its entry is ignored.
-        threshold: tau; probabilities must exceed it.
+        probability: largest class probability max p, `[B, H, W]`.
+        on: categories whose early learning has ended, `[K]`, bool. The entry of the background is ignored, because the
+            background is always on.
+        threshold: tau, which a probability must exceed.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -110,16 +114,16 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
     Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
-    category is corrected once: at the first epoch whose test finds its early learning ended.
+    category is corrected once: the first time the test finds that the category's early learning has ended.
 
     Args:
         ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.
-        corrected: categories already corrected in this period, `[K]`, bool.
+        corrected: categories that were already corrected in this period, `[K]`, bool.
         epoch: epoch, counted from 0.
         every_n_epochs: n, length of a period.
 
     Returns:
-        The categories to correct, `[K]`, and the new `corrected`.
+        The categories to correct and the updated `corrected`, both `[K]`.
     """
     if (epoch + 1) % every_n_epochs == 0:
         corrected = torch.zeros_like(corrected)

@@ -35,31 +35,31 @@ from lightning_modules.training.logging import log_training
 
 
 class ADELE(SegmenterSteps, MethodModule):
-    """Train a segmenter on noisy masks, and correct the labels of a category once its early learning ends.
+    """Train a segmenter on noisy masks, and correct a category's labels once its early learning has ended.
 
-    It needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference: current,
-    background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can be
-    corrected. Ablations: `consistency_weight: 0` with `scales: [1.0]` only corrects labels, and `correction: null` only
-    regularises.
+    The module needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference:
+    current, background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can
+    be corrected. Ablations: `consistency_weight: 0` with `scales: [1.0]` only corrects labels, and `correction: null`
+    only regularises.
 
     Args:
         network: segmentation network for images `[B, C, H, W]` of any size; its logits `[B, num_classes, h, w]` may be
             smaller than the image.
         num_classes: number of categories, K, including the background, 0.
         scales: image scales in training; must include 1.
-        consistency_weight: lambda, weight of the consistency over scales.
+        consistency_weight: lambda, weight of the loss for consistency over scales.
         consistency_threshold: rho; only images with a pixel probability of at least rho are regularised.
-        divide_by_scales: divide the loss by the number of scales, as for SegTHOR.
-        learn_scale_weights: train the weights w of the scales (VOC); otherwise they are equal (SegTHOR).
-        correction: settings of the label correction; None disables it.
-        new_layers: names of submodules of a pretrained network; they are trained from scratch, at ten times the
-            learning rate (see `learning_rate_groups`).
+        divide_by_scales: divide the loss by the number of scales, as in the SegTHOR experiments.
+        learn_scale_weights: train the weights w of the scales, as for VOC; otherwise they are equal, as for SegTHOR.
+        correction: settings of the label correction; None disables the correction.
+        new_layers: names of a pretrained network's submodules to train from scratch, at ten times the learning rate
+            (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the callback `EarlyLearning` is missing, or training
-            images are augmented with `TrainingPassCorrection`.
+        ValueError: if an argument is out of range; at setup, if the callback `EarlyLearning` is missing, or
+            `TrainingPassCorrection` is used with augmented images.
         TypeError: at setup, if the DataModule's labels cannot be corrected.
     """
 
@@ -158,7 +158,7 @@ class ADELE(SegmenterSteps, MethodModule):
         self.ended[BACKGROUND] = False
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
-        """Correct the labels of the categories that are on, after an epoch."""
+        """After an epoch, correct the labels of the categories that are on."""
         if isinstance(self.correction, TrainingPassCorrection):
             on = self.ended
             if self.correction.every_n_epochs is not None:
@@ -191,7 +191,7 @@ class ADELE(SegmenterSteps, MethodModule):
                 self._store(batch["index"], batch["label"], new)
 
     def _store(self, index: Tensor, old: Tensor, new: Tensor) -> None:
-        """Store changed labels in the DataModule. A collective operation: every rank must call it."""
+        """Store changed labels in the DataModule. Every rank must call this method."""
         changed = (new != old).flatten(1).any(dim=1)
         self._data.correct_labels(index[changed], new[changed])
 

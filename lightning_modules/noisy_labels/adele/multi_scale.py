@@ -1,13 +1,13 @@
 """Multi-scale logits of an image, and ADELE's two losses on them.
 
-With logits z_1 ... z_S of the image at S scales, weights w = softmax(v) over the scales, p_k = softmax(z_k) and the
-mixture q = sum_k w_k p_k, clamped to [0.001, 0.999],
+Let z_1 ... z_S be the logits of an image at S scales, w = softmax(v) the weights of the scales, p_k = softmax(z_k), and
+q = sum_k w_k p_k the mixture, clamped to [0.001, 0.999]:
 
     L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
     L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
 
-In L_CE each weight acts as a temperature 1 / w_k, which is 3 for three equal weights. m_b is 1 for an image with a
-confident pixel (max q >= rho), and 0 for other images.
+In L_CE, the weight w_k acts as a temperature 1 / w_k, which is 3 for three equal weights. The mask m_b is 1 for an
+image with a confident pixel (max q >= rho), and 0 for other images.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and the authors' code.
@@ -34,12 +34,12 @@ def multi_scale_logits(
     Args:
         network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
-        scales: scale factors of height and width, each > 0; 1 does not resize.
+        scales: scale factors of height and width, each > 0; scale 1 skips resizing.
         flip: also compute logits of the horizontally flipped image at each scale, flipped back.
 
     Returns:
-        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Resizing is bilinear with aligned
-        corners.
+        Logits `[B, K, H, W]` for each scale and, with `flip`, for each flipped image. Logits are resized bilinearly
+        with aligned corners.
     """
     size = image.shape[-2:]
     logits = []
@@ -67,7 +67,7 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
         label: `[B, H, W]`, int64; pixels of label 255 have loss 0 but count in the mean.
-        weight: w, `[S]`, with sum 1.
+        weight: weights w of the scales, `[S]`, with sum 1.
 
     Returns:
         A number.
@@ -83,7 +83,7 @@ def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute m `[B]`: 1 for images whose largest q `[B, K, H, W]` over labelled pixels is at least rho, else 0."""
+    """Compute the mask m, `[B]`: 1 for images whose largest q `[B, K, H, W]` on labelled pixels is >= rho; else 0."""
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
@@ -91,13 +91,13 @@ def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """Compute L_cons, the divergence of the scales' predictions from their mixture.
 
-    Gradients flow through the p_k, q and w. Pixels of label 255 are included, except in m.
+    Gradients flow through p_k, q and the weights w. Pixels of label 255 count in the loss, but not in the mask m.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
         label: labels, `[B, H, W]`, int64.
-        weight: w, `[S]`, with sum 1.
-        threshold: rho, in [0, 1].
+        weight: weights w of the scales, `[S]`, with sum 1.
+        threshold: confidence threshold rho, in [0, 1].
 
     Returns:
         A number.

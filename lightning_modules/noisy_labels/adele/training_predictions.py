@@ -14,7 +14,7 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """This rank's part of a training batch."""
+    """Predictions for this rank's part of a training batch."""
 
     index: Tensor
     """Dataset indices, `[b]`, int64."""
@@ -29,7 +29,7 @@ class PredictedBatch:
 class TrainingPredictions:
     """Predictions for the batches of an epoch, sharded over ranks; all ranks have the same number of batches.
 
-    All images must have one size. Memory: two bytes per pixel of this rank's training images.
+    All images must have one size. Memory: this rank stores two bytes per pixel of its training images.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class TrainingPredictions:
         )
 
     def __iter__(self) -> Iterator[PredictedBatch]:
-        """Iterate over this rank's batches so far."""
+        """Iterate over the batches that this rank has stored so far."""
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()  # wait for asynchronous copies
         return iter(self._batches)
@@ -52,9 +52,9 @@ class TrainingPredictions:
         self._batches = []
 
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
-        """Gather index, label and predicted of all images on the CPU of rank 0; other ranks get an empty dict.
+        """Gather `index`, `label` and `predicted` of all images on the CPU of rank 0; other ranks get an empty dict.
 
-        A collective operation: every rank must call it. Batches are gathered one at a time, on `device`.
+        A collective operation: every rank must call it. Batches are gathered one at a time, via `device`.
         """
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}
         for batch in self:
@@ -66,11 +66,11 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Keep the output of `gathered` until `begin`; it may come from a run of any world size."""
+        """Keep the output of `gathered` until `begin`; the output may come from a run of any world size."""
         self._restored = everything
 
     def begin(self) -> None:
-        """Start training with this rank's shard of the restored predictions, or with none."""
+        """Start training with this rank's shard of the restored predictions, or empty if there are none."""
         self.clear()
         parts = [
             self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored

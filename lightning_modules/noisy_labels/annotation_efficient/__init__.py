@@ -13,13 +13,13 @@ One run has four stages. The images are x; the auxiliary masks z in [0, 1] do no
        gamma = 0 and labels of E, each later round has labels y = [S(x) > 1/2] predicted by S:
        L = 1 - 2 sum w p y / sum w (p + y),      w = exp(-gamma |p - y|) without gradient.
 
-The final predictions are those of S, or of E if no epochs of stage 3 are configured.
+The final predictions come from S, or from E if stage 3 has no epochs.
 
 No code by the authors was found; only the paper's abstract and a reader's notes were available. Stages, networks and
 the names of their parts follow the paper. All formulas, weights and schedules are our choice; weights and schedules are
-arguments. Generators and discriminators are updated simultaneously, each against the other's state before the step.
-CycleGAN does so too: its discriminators use the fakes from before the generators' step. There is no buffer of past
-fakes.
+arguments. Generators and discriminators are updated simultaneously, each with the others' weights from before the step.
+CycleGAN does the same: its discriminators use the fakes from before the generators' step. No buffer of past fakes is
+kept.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

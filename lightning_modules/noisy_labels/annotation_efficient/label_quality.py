@@ -3,8 +3,8 @@
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
-the label y' that it replaces; it is 1 for the first labels. The best fraction of the labels is kept. The paper names
-the selection, but its rule was not available; this one is our choice.
+the label y' that y replaces; for the first labels, the factor is 1. The best fraction of the labels is kept. The paper
+names the selection, but its rule was not available; the rule used here is our choice.
 """
 
 import math
@@ -23,8 +23,8 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
     Args:
         label: y, binary, `[B, H, W]`.
-        replaced: y', binary, `[B, H, W]`; None for the first labels.
-        vae: trained VAE of masks; None omits its factor.
+        replaced: labels y' that are replaced, binary, `[B, H, W]`; None for the first labels.
+        vae: trained VAE of masks; None omits the factor of the reconstruction.
 
     Returns:
         Quality `[B]`, float32 in [0, 1].
@@ -37,11 +37,11 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Select the ceil(fraction N) samples of highest quality; ties go to the first.
+    """Select the ceil(fraction N) samples of highest quality; of equal samples, the first are selected.
 
     Args:
         quality: quality of each sample, `[N]`.
-        fraction: fraction to select, in (0, 1].
+        fraction: fraction of the samples to select, in (0, 1].
 
     Returns:
         Mask of the selected samples, `[N]`, bool.
@@ -55,7 +55,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 def without_holes_and_islands(label: Tensor) -> Tensor:
     """Keep the largest connected component of each mask `[B, H, W]` and fill its holes, on the CPU.
 
-    Pixels that share an edge are connected. Among components of equal size, the first one is kept.
+    Pixels that share an edge are connected. If several components are largest, the first one is kept.
     """
     from scipy import ndimage
 

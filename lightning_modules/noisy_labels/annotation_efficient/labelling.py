@@ -25,13 +25,13 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 class LabelFiles:
     """Write the pseudo labels of a round and the table of their quality.
 
-    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so an existing
-    table means that the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
+    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so the table
+    exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
 
     Args:
-        trainer: trainer of the run.
-        number: number of the round.
-        names: names of the N training images without suffix; None names them by their index.
+        trainer: trainer of the current run.
+        number: index of the round.
+        names: file names of the N training images without suffix; None uses their indices.
     """
 
     def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:
@@ -50,7 +50,7 @@ class LabelFiles:
             Image.fromarray(mask).save(path)
 
     def finish(self, quality: Tensor, kept: Tensor) -> None:
-        """Write the table of `quality` and `kept`, both `[N]`, once all ranks have written their labels."""
+        """Write the table of `quality` and `kept`, both `[N]`, after all ranks have written their labels."""
         if self.folder is None:
             return
         self.trainer.strategy.barrier("pseudo labels are written")
@@ -74,16 +74,16 @@ def label_anew(
     """Relabel all training images, sharded over ranks, and select the best labels.
 
     Args:
-        module: module with a running trainer, put in evaluation mode.
+        module: module with a running trainer; it predicts in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
-        number: number of the round, from 0.
+        number: index of the round, from 0.
         new_label: maps a batch to binary labels `[B, H, W]`, int64.
         vae: trained VAE of masks, for the label quality.
         keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
 
     Returns:
-        The mask of the kept samples, `[N]`, bool; and the values to log, means over the training images:
-        `label_quality` and, if the ground truth is known, `label_dice` and `kept_label_dice`.
+        The mask of the kept samples, `[N]`, bool, and values to log as means over the training images: `label_quality`
+        and, if the ground truth is known, `label_dice` and `kept_label_dice`.
     """
     trainer, size = module.trainer, data.num_train_samples
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))

@@ -25,11 +25,11 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
     A border pixel belongs to the mask and has at least one of its four neighbours outside the mask or the image.
 
     Args:
-        prediction: A, predicted mask, `[H, W]`, bool.
-        target: B, true mask, `[H, W]`, bool.
+        prediction: predicted mask A, `[H, W]`, bool.
+        target: true mask B, `[H, W]`, bool.
 
     Returns:
-        Distance in pixels; 0 if both masks are empty, the image diagonal if one is.
+        Distance in pixels; 0 if both masks are empty, the image diagonal if only one mask is empty.
     """
     from scipy import ndimage
 
@@ -45,7 +45,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Mean of a value per image, accumulated in float64, so that it does not depend on the batches."""
+    """Mean of per-image values, accumulated in float64 to be independent of the batches."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,7 +66,7 @@ class MeanDice(MeanOverImages):
 
 
 class AverageSurfaceDistance(MeanOverImages):
-    """Mean `average_surface_distance` over images, in pixels."""
+    """Mean of `average_surface_distance` over images, in pixels."""
 
     higher_is_better = False  # type: ignore[assignment]
 
@@ -84,9 +84,9 @@ def measures() -> MetricCollection:
 class StructureSteps:
     """Validation, test and prediction steps for segmentation of a single structure.
 
-    The module implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels it trains on. If
-    it has `pseudo_label_metrics`, the labels from `first_label(batch)` are evaluated too, with the prefix
-    `pseudo_label_`.
+    A subclass implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels used in
+    training. If the subclass has `pseudo_label_metrics`, the labels from `first_label(batch)` are also evaluated, with
+    the prefix `pseudo_label_`.
     """
 
     metrics: MetricCollection

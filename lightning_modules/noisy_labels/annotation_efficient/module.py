@@ -35,31 +35,32 @@ from lightning_modules.training.logging import log_same, log_training
 class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from unannotated images and unpaired masks.
 
-    `trainer.max_epochs` is at most the total of the stages' epochs; a smaller value truncates the run. Use the strategy
-    `ddp_find_unused_parameters_true` on several devices. Each round writes its labels to `pseudo_labels`.
+    `trainer.max_epochs` is at most the stages' total number of epochs; a smaller value truncates the run. On several
+    devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
+    `pseudo_labels`.
 
     Args:
         network: S; maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of background and structure.
-        vae: VAE of masks, used by D_vae and the label quality; None disables both.
-        translation: E, G and the discriminators; None uses the pseudo labels of the data.
+        vae: VAE of masks, used by D_vae and the label quality; None disables both uses.
+        translation: E, G and the discriminators; None uses the DataModule's pseudo labels.
         vae_epochs: epochs of stage 0 (all numbers of epochs are our choice).
         translation_epochs: epochs of stage 1.
-        warm_up_epochs: epochs of round 0, which has gamma 0; enough to fit the labels before S replaces them.
+        warm_up_epochs: epochs of round 0, which has gamma 0; use enough to fit the labels before S replaces them.
         rounds: rounds of stage 3 after round 0 (our choice).
         round_epochs: epochs of each round after round 0.
         vae_beta: weight of the VAE's KL divergence (our choice).
         cycle_weight: lam_c, weight of the cycle loss (CycleGAN's 10).
         mask_cycle_weight: w_z, weight of masks within the cycle loss (our choice).
-        shape_weight: lam_v, weight of D_vae (our choice); 0 disables D_vae.
+        shape_weight: lam_v, weight of the loss by D_vae (our choice); 0 disables D_vae.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is soft Dice.
         keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 keeps all.
-        clean_labels: reduce pseudo labels, but not predictions, to their largest connected component without holes.
+        clean_labels: replace pseudo labels, not predictions, by their largest connected component with filled holes.
         stop_early: stop after a round that has not improved `val/dice`.
         constant_fraction: fraction of stage 1 with constant learning rate, before linear decay (1/2 in CycleGAN).
-        optimizer: built on S's parameters.
-        lr_scheduler: scheduler of S, stepped every epoch of stage 3.
-        vae_optimizer: built on the VAE's parameters.
-        translation_optimizer: built on the parameters of generators, calibration and discriminators.
+        optimizer: optimizer of S's parameters.
+        lr_scheduler: scheduler for S, stepped every epoch of stage 3.
+        vae_optimizer: optimizer of the VAE's parameters.
+        translation_optimizer: optimizer of the parameters of generators, calibration and discriminators.
 
     Raises:
         ValueError: if an argument is out of range, or inconsistent with other arguments, trainer or data.
@@ -190,26 +191,26 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         self.rounds.labelled = number
 
     def first_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the labels of the data."""
+        """Predict labels `[B, H, W]`, int64, by E; without a translation, return the DataModule's labels."""
         if self.translation is None:
             return batch["label"]
         label = (self.translation(2 * batch["image"] - 1)[:, 0] > 0).long()
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def renewed_label(self, batch: dict[str, Tensor]) -> Tensor:
-        """Predict labels `[B, H, W]`, int64, by S."""
+        """Predict labels `[B, H, W]`, int64, by the segmentation network S."""
         label = self.network(batch["image"]).argmax(dim=1)
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the labels of a run without stage 3, also when resuming after a kill at the end of training."""
+        """Predict the labels of a run without stage 3, even if it was killed at the end of training and resumed."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Select a stage's optimizer or scheduler from those that `configure_optimizers` returned."""
+        """Select the current stage's optimizer or scheduler from the output of `configure_optimizers`."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

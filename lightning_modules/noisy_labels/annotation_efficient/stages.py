@@ -18,14 +18,14 @@ Stage = Literal["shape", "translation", "segmentation"]
 class StageSchedule:
     """Assign epochs to the stages: VAE of masks, translation between images and masks, and segmentation.
 
-    Round 0 of segmentation trains on the first pseudo labels, each later round on labels predicted by the segmentation
-    network.
+    Round 0 of segmentation trains on the first pseudo labels; each later round trains on labels predicted by the
+    segmentation network.
 
     Args:
         vae_epochs: epochs of the VAE.
         translation_epochs: epochs of the translation.
         warm_up_epochs: epochs of round 0.
-        rounds: rounds after round 0.
+        rounds: number of rounds after round 0.
         round_epochs: epochs of each round after round 0.
 
     Raises:
@@ -50,7 +50,7 @@ class StageSchedule:
 
     @property
     def first_segmentation(self) -> int:
-        """First epoch of segmentation."""
+        """Index of the first epoch of segmentation."""
         return self.vae_epochs + self.translation_epochs
 
     @property
@@ -88,7 +88,7 @@ class Rounds:
     """Means over the labels, logged every epoch."""
 
     def judge(self, validation_dice: Tensor | None) -> None:
-        """Stop after a round that has not improved validation Dice; None is ignored."""
+        """Stop after a round that has not improved validation Dice; a Dice of None is ignored."""
         if validation_dice is not None:
             self.stopped = float(validation_dice) <= self.best
             self.best = max(self.best, float(validation_dice))
@@ -98,7 +98,7 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
     """Reject trainer and data settings that are incompatible with the stages.
 
     Raises:
-        ValueError: if a setting is incompatible.
+        ValueError: if a setting is incompatible; the message names the setting.
     """
     if trainer.max_epochs is None or not 0 <= trainer.max_epochs <= stages.total:
         raise ValueError(
@@ -117,8 +117,8 @@ def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
 
     Args:
         epoch: index of the epoch, from 0.
-        epochs: number of epochs.
-        constant: fraction of epochs with constant factor, in [0, 1].
+        epochs: total number of epochs.
+        constant: fraction of the epochs during which the factor is constant, in [0, 1].
     """
     falling = epochs - int(constant * epochs)
     return 1 - max(0, epoch + 1 - (epochs - falling)) / (falling + 1)

@@ -1,7 +1,7 @@
 """CycleGAN between images and masks, with a shape discriminator and channel calibration.
 
-E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. With patch discriminators D_x and
-D_z, D_vae on the means mu of a frozen VAE of masks, z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
+E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. D_x and D_z are patch discriminators,
+D_vae is a discriminator on the means mu of a frozen VAE of masks, and z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
 
     L_gen = (D_z(z^) - 1)^2 + lam_v (D_vae(mu(z^)) - 1)^2 + (D_x(x^) - 1)^2 + lam_c (|x~ - x|_1 + w_z BCE(z~, z))
     L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, with detached fakes
@@ -30,11 +30,11 @@ from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
-    """Compute 2a, channel factors in (0, 2) for a generator, initially 1.
+    """Compute the channel factors 2a of a generator, in (0, 2) and initially 1.
 
     Args:
-        num_guides: number of channels of h.
-        num_channels: channels to calibrate; also the hidden channels.
+        num_guides: number of channels of h, the features of D_z.
+        num_channels: number of channels to calibrate, and of hidden channels.
     """
 
     def __init__(self, num_guides: int, num_channels: int) -> None:
@@ -49,7 +49,7 @@ class ChannelCalibration(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, guide: Tensor) -> Tensor:
-        """Map h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
+        """Map features h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
         return 2 * self.layers(guide).sigmoid()
 
 
@@ -57,12 +57,13 @@ class Translation(nn.Module):
     """The two generators, E and G, and the three discriminators.
 
     Args:
-        mask_generator: E without its sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
-        image_generator: G without its tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
-        image_discriminator: D_x; maps `[B, C, H, W]` to scores.
-        mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: D_vae; maps `[B, L]` to scores. None omits it, for a CycleGAN without a VAE.
-        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z; with noise, D_z cannot
+        mask_generator: E without the final sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
+        image_generator: G without the final tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
+        image_discriminator: discriminator D_x; maps `[B, C, H, W]` to scores.
+        mask_discriminator: discriminator D_z; maps `[B, 1, H, W]` to scores.
+        shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a
+            VAE.
+        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, which could otherwise
             recognise fakes by their soft values alone (our choice).
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
             and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
@@ -102,7 +103,7 @@ class Translation(nn.Module):
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
 
     def discriminators(self) -> list[nn.Module]:
-        """List D_x, D_z and, if present, D_vae."""
+        """List the discriminators D_x, D_z and, if present, D_vae."""
         shape = [] if self.shape_discriminator is None else [self.shape_discriminator]
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
@@ -126,7 +127,7 @@ class Translation(nn.Module):
 
 
 class Fakes(NamedTuple):
-    """Generated masks and images, not detached."""
+    """Generated masks and images, which still carry gradients."""
 
     mask: Tensor
     """z^, `[B, 1, H, W]`, soft."""
@@ -154,17 +155,17 @@ def cycle_term(
 def generator_terms(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, mask_cycle_weight: float
 ) -> tuple[dict[str, Tensor], Fakes]:
-    """Compute the unweighted terms of L_gen, with discriminators and VAE frozen.
+    """Compute the unweighted terms of the generators' loss L_gen, with discriminators and VAE frozen.
 
     Args:
         networks: E, G and the discriminators.
-        vae: trained VAE of masks; required with D_vae.
+        vae: trained VAE of masks; required if there is a D_vae.
         image: x, `[B, C, H, W]` in [-1, 1].
         mask: z, unpaired masks `[B, 1, H, W]` in [0, 1].
         mask_cycle_weight: w_z.
 
     Returns:
-        Terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the fakes.
+        The terms `image` (D_x), `mask` (D_z), `shape` (D_vae, if present) and `cycle`; and the generated fakes.
     """
     fixed = networks.discriminators() + ([] if vae is None else [vae])
     with temporarily_frozen(*fixed):

@@ -34,18 +34,18 @@ def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
 
 
 class CorrectionSteps(ABC):
-    """Mixin with training steps, sweeps over the training set, and their state in checkpoints.
+    """Mixin that implements training steps and sweeps over the training set, and saves their state in checkpoints.
 
-    The module owns the `projections`, the views and settings used here, `images` (`TrainingImages`) and `step_loss`
-    (`StepLoss`). The module defines the networks (`networks`), the guesses (`guess`) and how the networks' flags are
-    combined (`agreed`).
+    A module with this mixin has the `projections`, the views and settings used here, `images` (`TrainingImages`) and
+    `step_loss` (`StepLoss`). The module also defines the networks (`networks`), the guesses (`guess`) and how flags of
+    several networks are combined (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
         """Check that all arguments are in range.
 
         Args:
-            more: other arguments that must be at least 1, by name.
+            more: further arguments that must be at least 1, with their names.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -134,7 +134,7 @@ class CorrectionSteps(ABC):
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
-        """List the networks; a step trains one of them."""
+        """List the networks; each step trains one of them."""
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
@@ -142,8 +142,8 @@ class CorrectionSteps(ABC):
 
         Args:
             image: unaugmented images, `[b, C, H, W]`.
-            weak: the weak view for training, `[b, C, H, W]`.
-            which: index of the trained network.
+            weak: weakly augmented images for training, `[b, C, H, W]`.
+            which: index of the network in training.
         """
 
     def agreed(self, *found: FlaggedImages) -> FlaggedImages:

@@ -1,20 +1,24 @@
-"""Detect noisy training images, and estimate how reliable the guesses for them are.
+"""Detect noisy training images, and estimate how reliable the labels guessed for them are.
 
-With l_i the cross-entropy of the given label, q_i that of the tracked guess, and v_i features of a middle layer,
+For image i, l_i is the cross-entropy of the given label, q_i the cross-entropy of the tracked guess, and v_i the
+features of a middle layer:
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
+
     loss:    image i is noisy where P_i > threshold                        (small loss)
+
     linear:  image i is noisy where a logistic regression on v, trained on the small-loss flags, flags it
+
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
-The modes come from a mixture of two normal distributions in one dimension: wrongly labelled examples are learned later,
-so their losses form a higher mode than the other losses. Losses are first rescaled to [0, 1], which makes the result
+The modes are the components of a one-dimensional mixture of two normal distributions; wrongly labelled examples are
+learned later, so their losses form the higher mode. Losses are first rescaled to [0, 1], which makes the result
 independent of their scale.
 
-The linear detector refines the small-loss flags of the same epoch: out-of-distribution images are linearly separable in
-self-supervised features. It is accurate, but alone it does not improve the classifier: it also flags clean images that
-are valuable for training. These are often visually simple, and small loss easily recognises them as clean. So LSA
-alternates the two detectors by epoch.
+The linear detector refines the small-loss flags of the same epoch, because out-of-distribution images are linearly
+separable in self-supervised features. The linear detector is accurate, but alone does not improve the classifier,
+because it also flags clean images that are valuable for training. Such images are often visually simple, and small loss
+easily recognises them as clean. LSA therefore alternates between the two detectors from epoch to epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
@@ -35,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 def min_max(values: ArrayLike) -> NDArray[np.float64]:
     """Rescale values `[N]` to [0, 1]: (v - min v) / (max v - min v); zeros if all are equal.
 
-    Infinite values become the greatest finite one.
+    Infinite values are replaced by the largest finite value.
 
     Raises:
         ValueError: if a value is NaN, or none is finite.
@@ -59,8 +63,8 @@ def high_mode_probability(
 
     Args:
         losses: `[N]`.
-        max_iter: iterations of expectation maximisation.
-        tol: the iterations stop when the mean log-likelihood increases by less than this.
+        max_iter: maximum number of iterations of expectation maximisation.
+        tol: increase of the mean log-likelihood below which the iterations stop.
         reg_covar: constant added to the variances, in units of the rescaled losses.
         random_state: random seed of the mixture's initialisation.
 
@@ -89,7 +93,7 @@ Detector = Literal["linear", "loss"]
 
 
 class FlaggedImages(NamedTuple):
-    """Training images flagged by one network."""
+    """Flags, scores and weights that one network gives to the training images."""
 
     is_noisy: NDArray[np.bool_]
     """`[N]`."""
@@ -100,7 +104,7 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses the one at position e modulo n."""
+    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses detector e modulo n."""
     return detectors[epoch % len(detectors)]
 
 
@@ -109,7 +113,7 @@ def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDAr
 
     Args:
         loss: `[N]`: l.
-        threshold: threshold of P, in (0, 1).
+        threshold: threshold of the probability P, in (0, 1).
     """
     probability = high_mode_probability(loss)
     return probability > threshold, probability
@@ -146,7 +150,7 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
 
 def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute w, the reliability of each guess.
+    """Compute the reliability w of each guess.
 
     Args:
         pseudo_loss: `[N]`: q.
@@ -182,14 +186,14 @@ def detect(
 
 
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
-    """Combine two networks (PLS-LSA+): flag what both flag, with the mean of their weights; other weights are 1."""
+    """Combine two networks' flags (PLS-LSA+): flag images that both flag, with the mean weight; other weights are 1."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties, so that scores of different ranges can be averaged."""
+    """Compute ranks in [0, 1], equal for ties, by which scores of different ranges can be averaged."""
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1
@@ -201,11 +205,12 @@ def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> 
 
     Args:
         found: flags and scores of the training images.
-        wrong: `[N]`: whether the given label is truly wrong, or the image out of distribution; None if unknown.
+        wrong: whether each image is truly mislabelled or out of distribution, `[N]`; None if unknown.
 
     Returns:
-        `noisy`, the flagged fraction, and with known true labels `detection_precision`, `detection_recall`,
-        `detection_auroc` and `clean_flagged`, the flagged fraction of clean images; undefined metrics are omitted.
+        Metrics by name: `noisy`, the flagged fraction; with known true labels also `detection_precision`,
+        `detection_recall`, `detection_auroc`, and `clean_flagged`, the flagged fraction of clean images. Undefined
+        metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

@@ -1,4 +1,4 @@
-"""PLS-LSA and PLS train one network, PLS-LSA+ two. The equations are in the folder's docstring and in `objective`."""
+"""The LightningModules PLSLSA (one network) and PLSLSAPlus (two); the package and `objective` have the equations."""
 
 import copy
 from typing import Any
@@ -21,31 +21,31 @@ from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     """Train a classifier on images with noisy labels and out-of-distribution images.
 
-    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, it also logs
+    Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs logits, so with it each step of an epoch without guesses takes one more forward pass.
+    callback `EarlyLearning` needs logits, which cost one more forward pass per step in epochs without guesses.
 
     Args:
-        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear layer
-            is the classifier. Linear separation needs features that were pre-trained without labels.
+        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
+            network is its classifier. Linear separation needs features that were pre-trained without labels.
         num_classes: number of classes, C.
         weak_view: weak augmentation of a batch; sampled again for the guess.
-        contrastive_view: augmentation for the contrastive term.
+        contrastive_view: augmentation of images for the contrastive term.
         strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
-        evaluation_view: transform of the images outside training; None for no transform.
+        evaluation_view: transform of images outside training; None applies no transform.
         feature_layer: name of the layer whose pooled outputs linear separation uses.
         detectors: `linear`, `loss` or both, which then alternate by epoch.
         threshold: probability above which small loss flags an image, in (0, 1).
         warmup_epochs: epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
-        guess_views: weak views whose predictions are averaged for a guess.
-        mixup_alpha: both parameters of mixup's Beta distribution; 0 disables mixup.
+        guess_views: number of weak views whose predictions are averaged for a guess.
+        mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
-        temperature: mu of the contrastive term.
-        confidence_contrast: use images with unreliable guesses as positives only of themselves, as PLS does.
+        temperature: temperature mu of the contrastive term.
+        confidence_contrast: let images with unreliable guesses have only themselves as positives, as in PLS.
         projection_features: number of output features of the projection.
-        head_lr_factor: factor of the learning rate of classifier and projection.
+        head_lr_factor: learning rate of classifier and projection, relative to that of the other layers.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -103,7 +103,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, sharing its parameters; for pre-training."""
+        """The network without its classifier, for pre-training; it shares the network's parameters."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 
@@ -123,18 +123,19 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on images with noisy labels and out-of-distribution images.
 
-    It needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as each step
-    trains only one network. It logs the metrics of `PLSLSA`, computed from the images that both networks flag.
+    The module needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, because
+    each step trains only one network. The logged metrics are those of `PLSLSA`, computed from the images that both
+    networks flag.
 
     Args:
-        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The network's final linear
-            layer is the classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2; inputs and outputs as for f_1. The classifier of f_2 is re-initialised.
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
+            network is its classifier. Linear separation needs features that were pre-trained without labels.
+        second_network: f_2; has the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:
-        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or the trainer or the
-            data do not alternate the networks.
+        ValueError: if an argument is out of range, a network has no layer named `feature_layer`, or trainer or data
+            settings do not allow alternating training.
     """
 
     passes_per_epoch = 2

@@ -1,8 +1,8 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, the given label y
-for the others) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection
-of another view, l the fraction of the mixture that image i keeps, and o(i) its mixing partner:
+For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, otherwise the
+given label y) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection of
+another view, l the share of image i in the mixture, and o(i) the mixup partner of image i:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -42,26 +42,26 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
-    """Compute sum_i u_i L_i(t_i) / sum_i u_i.
+    """Compute the weighted mean loss sum_i u_i L_i(t_i) / sum_i u_i.
 
     Args:
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
-        weight: u, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: sum_i u_i over the global batch; None takes the sum over these rows.
+        weight: weights u of the images, at least 0, `[B]`. If all weights are 0, the loss is 0.
+        total: sum_i u_i over the global batch; None sums over the given rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
-    """Compute pen of the mean prediction `[C]`: 0 if it is uniform, otherwise positive."""
+    """Compute the penalty pen of the mean prediction `[C]`: 0 for a uniform prediction, otherwise positive."""
     p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
     return -(p * len(p)).log().mean()
 
 
 def same_class(category: Tensor, other: Tensor) -> Tensor:
-    """Compute A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
+    """Compute the positives A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
     return (category[:, None] == other).float()
 
 
@@ -74,9 +74,9 @@ def confident_same_class(
         category: most probable class of the mixed target, `[b]`.
         weight: `[b]`: u.
         index: positions of the images in the training set, `[b]`.
-        other: `category` of the columns' images, `[B]`.
-        other_weight: `weight` of the columns' images, `[B]`.
-        other_index: `index` of the columns' images, `[B]`.
+        other: `category` of the images in the columns of A, `[B]`.
+        other_weight: `weight` of the images in the columns of A, `[B]`.
+        other_index: `index` of the images in the columns of A, `[B]`.
 
     Returns:
         `[b, B]`, in [0, 1].
@@ -90,9 +90,9 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
     """Compute H(A_i, S_i), `[b]`.
 
     Args:
-        projection: h, `[b, D]`; need not be normalised.
-        other: h', features of the other view, `[B, D]`; need not be normalised.
-        positives: A, `[b, B]`; entries are at least 0, and no row is all zeros.
+        projection: projections h, `[b, D]`; need not be normalised.
+        other: projections h' of the other views, `[B, D]`; need not be normalised.
+        positives: positives A, `[b, B]`; entries are at least 0, and no row is all zeros.
         temperature: mu.
     """
     similarity = cosine_similarities(projection, other) / temperature
@@ -116,7 +116,7 @@ class MixedBatch:
     """B, size of the global batch."""
 
     def classification(self) -> Tensor:
-        """Compute cls for this rank; the mean over ranks is cls of the global batch."""
+        """Compute the classification term cls for this rank; the mean over ranks is cls of the global batch."""
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
@@ -124,18 +124,18 @@ class MixedBatch:
         return world_size() * (own * first + (1 - own) * second)
 
     def penalty(self) -> Tensor:
-        """Compute pen of the mean prediction over the global batch."""
+        """Compute the penalty pen of the mean prediction over the global batch."""
         p = at_least_float32(self.logits).softmax(dim=1)
         return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
-        """Compute con: contrast each image with the other views of the global batch.
+        """Compute the contrastive term con: contrast each image with the other views of the global batch.
 
         Args:
-            projection: h of the mixed images, `[b, D]`.
-            other: h' of another view of each image, `[b, D]`.
+            projection: projections h of the mixed images, `[b, D]`.
+            other: projections h' of another view of each image, `[b, D]`.
             temperature: mu.
-            confidence: use PLS's con instead of LSA's.
+            confidence: use the contrastive term con of PLS instead of LSA's.
         """
         others = global_rows(other, self.global_batch_size)
         if confidence:
@@ -154,13 +154,13 @@ class MixedBatch:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of a step: cls, optionally pen, and con.
+    """Loss of a training step: the terms cls, con and, optionally, pen.
 
     Args:
-        penalty: whether to add pen.
+        penalty: whether to add pen, the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term con.
         temperature: mu.
-        confidence: use PLS's con instead of LSA's.
+        confidence: use the contrastive term con of PLS instead of LSA's.
     """
 
     penalty: bool
@@ -180,10 +180,10 @@ class StepLoss:
         mixing: Mixing,
         global_batch_size: int,
     ) -> dict[str, Tensor]:
-        """Compute the terms of a step and, as `loss`, their sum.
+        """Compute the loss terms of a step and their sum, `loss`.
 
         Args:
-            network: f, the classifier.
+            network: classifier f.
             projection: maps the classifier's features to h.
             image: unmixed images, `[b, C, H, W]`.
             other_view: views for the contrastive term, `[b, C, H, W]`; None computes cls alone, as before the first
@@ -191,7 +191,7 @@ class StepLoss:
             target: t, `[b, C]`.
             weight: u, `[b]`.
             index: position of each image in the training set, `[b]`.
-            mixing: mixup partners and weight.
+            mixing: mixup partners, and weight of each image in its mixture.
             global_batch_size: B, size of the global batch.
         """
         logits, features = logits_and_features(network, mixing(image))

@@ -1,7 +1,8 @@
 """Flags, weights and guesses of all training images, and the sweep over the training set that computes them.
 
-Flags and weights, one bit and one number per image, are replicated on all ranks. Guesses, one number per class, are
-sharded (`PerSample`). A sweep's results are sharded, too: no image counts twice, and only rank 0 holds the whole table.
+Flags (one bit per image) and weights (one number per image) are replicated on all ranks. Guesses (one number per image
+and class) are sharded (`PerSample`). The results of a sweep are also sharded; no image counts twice, and only rank 0
+holds the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class Targets(NamedTuple):
-    """Targets of a batch and their weights."""
+    """Training targets of a batch, and their weights."""
 
     target: Tensor
     """t, `[b, C]`."""
@@ -40,7 +41,7 @@ class TrainingImages:
 
     Args:
         num_classes: number of classes, C.
-        num_networks: number of networks; each has its own guesses.
+        num_networks: number of networks; each network has its own guesses.
     """
 
     is_noisy: Tensor
@@ -55,7 +56,7 @@ class TrainingImages:
         """Allocate the state for training, restored from a checkpoint or initialised.
 
         Args:
-            num_samples: N, size of the training set.
+            num_samples: number N of training images.
             device: device of the state.
             dtype: dtype of guesses and weights, at least float32.
 
@@ -77,11 +78,11 @@ class TrainingImages:
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_batch_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
-        """Choose a batch's targets: the guess, weighted by w, for noisy images, and the given label for others.
+        """Choose a batch's targets: for noisy images the guess, weighted by w; for other images the given label.
 
         Args:
             batch: b images with labels.
-            guess: g, `[b, C]`; None uses the given labels only.
+            guess: guesses g, `[b, C]`; None uses the given labels only.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -111,7 +112,7 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state to a checkpoint, on rank 0's CPU; collective."""
+        """Add the state to a checkpoint, on rank 0's CPU; every rank must call this method."""
         if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
@@ -152,15 +153,15 @@ def sweep(
     """Score all unaugmented training images with a network in evaluation mode.
 
     Args:
-        trainer: trainer of the run; its DataModule has `training_images_dataloader`, otherwise the user's own
-            dataloader is used.
+        trainer: trainer of the run; the images come from its DataModule's `training_images_dataloader` or, if there is
+            none, from the user's own dataloader.
         network: maps views to logits; all ranks use rank 0's BatchNorm statistics.
         evaluation_view: transform of the images.
         feature_layer: name of the layer whose outputs are collected.
-        guess: guesses of all images; an image without one uses its given label.
+        guess: guesses of all images; an image without a guess uses its given label.
 
     Returns:
-        The whole table on rank 0, None elsewhere.
+        The complete table of scores on rank 0; None on other ranks.
     """
     data = require_data(trainer, TrainingSamples, "LSA")
     images = require_data(trainer, TrainingImageSource, "LSA")

@@ -10,8 +10,8 @@ A residual MLP transforms the features F = e(x) of a frozen encoder; a linear cl
 
 The weights and k = 5 follow the authors' code; the paper has k = 1. As in the paper, Z and F come from the same
 augmentation of an image. If the batch has a second augmentation, the step follows the code: L_MSE compares Z of the
-second augmentation with F of the first, and the other terms use the rows of both. Covariance and singular values are
-computed on each rank's part of the batch, like the statistics of batch normalisation.
+second augmentation with F of the first augmentation, and the other terms use the rows of both augmentations. Covariance
+and singular values are computed on each rank's part of the batch, like the statistics of batch normalisation.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002.

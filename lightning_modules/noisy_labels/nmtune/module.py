@@ -53,8 +53,8 @@ def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
     """Compute L_SVD of Z `[B, D]`, uncentred: minus the mean share of its k largest singular values.
 
     Args:
-        tuned: Z; its decomposition is in float32 or better.
-        num_values: k; if there are fewer singular values, all are used.
+        tuned: tuned features Z; they are decomposed in float32 or better.
+        num_values: number k of singular values; if there are fewer, all are used.
     """
     sigma = torch.linalg.svdvals(at_least_float32(tuned))
     return -(sigma[:num_values] / sigma.sum()).mean()
@@ -65,7 +65,7 @@ class Adapter(nn.Module):
 
     Args:
         num_features: D, number of features.
-        ratio: ratio of hidden features to D.
+        ratio: number of hidden features relative to D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:
@@ -83,10 +83,10 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    With all three weights 0 it is the paper's MLP tuning; without the adapter it is linear probing (LP). `test` also
-    logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
-    (`test/sve_tuned`, `test/lsvr_tuned`). `tables` then contains the singular values. A term with weight 0 is neither
-    computed nor logged.
+    With all three loss weights 0, the method is the paper's MLP tuning; without the adapter, it is linear probing (LP).
+    `test` also logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
+    (`test/sve_tuned`, `test/lsvr_tuned`). After a test, `tables` also contains the singular values. A term with weight
+    0 is neither computed nor logged.
 
     For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 
@@ -97,12 +97,12 @@ class NMTune(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         adapter: tune an adapter before the classifier; False is linear probing without regularisers.
         adapter_ratio: ratio of the adapter's hidden features to D.
-        direction_weight: a, weight of L_MSE.
-        covariance_weight: b, weight of L_COV.
-        singular_value_weight: c, weight of L_SVD.
-        num_singular_values: k, singular values in L_SVD.
+        direction_weight: weight a of L_MSE.
+        covariance_weight: weight b of L_COV.
+        singular_value_weight: weight c of L_SVD.
+        num_singular_values: number k of singular values in L_SVD.
         center: centring of the features for SVE and LSVR; the authors' code uses `row`.
-        optimizer: built on the parameters of adapter and classifier.
+        optimizer: optimizer of the parameters of adapter and classifier.
         lr_scheduler: stepped every epoch, or every batch for schedulers such as `CosineOverSteps`.
 
     Raises:

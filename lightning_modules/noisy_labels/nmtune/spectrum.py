@@ -1,6 +1,6 @@
 """Singular value entropy (SVE) and largest singular value ratio (LSVR) of features.
 
-With features F `[M, D]` whose rows have unit length, singular values sigma and p_i = sigma_i / sum_j sigma_j,
+For features F `[M, D]` with rows of unit length, let sigma be the singular values, and p_i = sigma_i / sum_j sigma_j:
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
@@ -9,7 +9,7 @@ values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here
-`center` selects this.
+`center` selects whether to do so.
 """
 
 from collections.abc import Mapping
@@ -40,12 +40,12 @@ def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
 class SingularSpectrum(Metric):
     """Singular values of all features of a dataset, from the Gram matrix F^T F, `[D, D]`, summed over ranks.
 
-    They are square roots of eigenvalues, so singular values below 1e-8 of the largest one are lost to rounding.
+    The singular values are square roots of eigenvalues; rounding therefore hides values below 1e-8 of the largest one.
 
     Args:
         num_features: D, number of features.
-        center: centring of the normalised rows: none, by the mean of each feature over rows (feature), or by the mean
-            of each row over its features (row).
+        center: centring of the normalised rows: `none`, `feature` (subtract each feature's mean over rows) or `row`
+            (subtract each row's mean over its features).
 
     Raises:
         ValueError: if `center` is unknown.
@@ -87,7 +87,7 @@ def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
     """Tabulate singular values and their shares of the sum, with SVE and LSVR in the plot's legend.
 
     Args:
-        spectra: singular values in descending order, by name of the features.
+        spectra: maps the name of each kind of features to its singular values in descending order.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

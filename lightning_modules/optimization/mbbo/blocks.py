@@ -22,23 +22,23 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
     Args:
         tracked: e, `[I, ...]`.
         now: h of a batch at this iterate.
-        before: h' of the same batch at the previous iterate.
-        alpha: weight of the batch, in (0, 1].
-        gamma: weight of the variance-reduction term; 1 - alpha gives STORM.
+        now: h, computed from a batch at the current iterate.
+        before: h', computed from the same batch at the previous iterate.
+        gamma: weight of the variance-reduction term; the value 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """STORM's update: (1 - beta) (z - G') + G; G and G' come from the same batch at this and the previous iterate."""
+    """STORM's update: (1 - beta) (z - G') + G; one batch gives G at the current and G' at the previous iterate."""
     return (1 - beta) * (tracked - before) + now
 
 
 def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
-    """Project square matrices `[k, D, D]` onto symmetric ones with eigenvalues of at least `least`.
+    """Project square matrices `[k, D, D]` onto symmetric matrices with eigenvalues of at least `least`.
 
-    The bound has a relative tolerance of 1e-6, so that a Cholesky factorisation can test it. Eigenvalues take ten times
-    as long; only matrices that fail the test need them.
+    A Cholesky factorisation tests the bound, with a relative tolerance of 1e-6. Eigenvalues, which take ten times as
+    long, are computed only for matrices that fail the test.
     """
     symmetric = (matrix + matrix.mT) / 2
     lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -58,12 +58,12 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
     """Sample the blocks of iterations, `[count, I]`: each pass over all blocks has a new random order.
 
     Args:
-        seed: random seed of the orders.
+        seed: random seed of the order of blocks.
         first: index of the first iteration, from 0.
         count: number of iterations.
         blocks: m.
-        sampled: I, a divisor of m.
-        purpose: integer that identifies the use; samples for different purposes are independent.
+        sampled: number of sampled blocks I, a divisor of m.
+        purpose: integer that identifies the use of the samples; different purposes give independent samples.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -75,13 +75,13 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 class BlockProblem(ABC):
     """Batch derivatives of the lower-level functions g_i and of the upper-level f_i; the f_i do not depend on x.
 
-    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. A batch is opaque to the
-        trackers.
+    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. Trackers only pass batches on,
+    whatever these contain.
     """
 
     @abstractmethod
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute grad_y g_i, `[k, D]`."""
+        """Compute the gradient of g_i in y, `[k, D]`."""
 
     @abstractmethod
     def lower_hessian(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -89,15 +89,15 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of this Hessian with v, `[k, D]`."""
+        """Compute the product of g_i's Hessian in y with v, `[k, D]`."""
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
-        """Compute grad_y f_i, `[k, D]`."""
+        """Compute the gradient of f_i in y, `[k, D]`."""
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Sum over blocks the product of v with the mixed derivatives of g_i in x and y, `[n]`."""
+        """Compute the product of v with the mixed derivatives of g_i in x and y, summed over blocks, `[n]`."""
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -105,7 +105,7 @@ class BlockProblem(ABC):
 
 
 class Rates(NamedTuple):
-    """Step sizes and weights of the algorithm."""
+    """Step sizes and weights of the bilevel algorithm."""
 
     alpha: float
     """Weight of the current batch in the blocks' trackers."""
@@ -127,18 +127,18 @@ def solved(hessian: Tensor, right: Tensor) -> Tensor:
 
 
 class HostedBlocks(Hosted):
-    """Base class of blocks sharded over ranks."""
+    """Base class of the blocks' variables, sharded over ranks."""
 
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Select this rank's blocks; return their positions in `blocks`, on the host, and their rows, on the device."""
+        """Select this rank's blocks: return their positions in `blocks`, on the host, and their rows, on the device."""
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):
-    """Variables and trackers of m blocks at this and the previous iterate: y, s, and H (v1) or v and u (v2).
+    """Variables and trackers of m blocks at the current and the previous iterate: y, s, and H (v1) or v and u (v2).
 
     Args:
         count: m.
@@ -177,9 +177,9 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the variables that change, at this and the previous iterate; stores this iterate's for the next.
+        """Return the changing variables at the current and previous iterate; store the current ones for the next call.
 
-        A block that the previous iteration did not sample has the same values at both.
+        Blocks that the previous iteration did not sample have equal values at both iterates.
         """
         moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
         pairs = []
@@ -195,19 +195,19 @@ class Blocks(HostedBlocks):
     ) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks, and sum their contributions to the gradient of F.
 
-        A block that d - 1 iterations skipped takes d steps along its updated tracker.
+        If the last d - 1 iterations skipped a block, it takes d steps along its updated tracker.
 
         Args:
             problem: derivatives.
-            x: upper variable, `[n]`.
-            x_before: x at the previous iterate.
+            x: upper-level variable, `[n]`.
+            x_before: upper-level variable at the previous iterate.
             rows: sampled blocks of this rank, `[k]`.
             batch: samples of these blocks.
-            iteration: index of the iteration, from 0.
+            iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
 
         Returns:
-            Sums of these blocks' estimates of -grad F_i, `[n]`, at this iterate and at the previous one.
+            Sums of these blocks' estimates of -grad F_i, `[n]`, at the current and at the previous iterate.
         """
         alpha, gamma = rates.alpha, rates.gamma
         times = (iteration - self.visited[rows])[:, None].to(x)  # integers times a rate would be float32
@@ -236,12 +236,12 @@ class Blocks(HostedBlocks):
 class AllBlocks(HostedBlocks):
     """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
 
-    A tracker spans all blocks. Its unbiased estimate is m/I times the derivative for sampled blocks, and 0 for the
-    others:
+    A tracker spans all blocks. The unbiased estimate of the derivatives is m/I times the derivative for sampled blocks,
+    and 0 for other blocks:
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
-    with h and h' of one batch at this and the previous iterate.
+    where h and h' come from the same batch, at the current and at the previous iterate.
 
     Args:
         count: m.
@@ -300,18 +300,18 @@ class AllBlocks(HostedBlocks):
 
         Args:
             problem: derivatives.
-            x: upper variable, `[n]`.
-            x_before: x at the previous iterate.
+            x: upper-level variable, `[n]`.
+            x_before: upper-level variable at the previous iterate.
             rows: sampled blocks of this rank.
-            judged: second sample of blocks, over which the sum runs.
+            judged: second sample of blocks; their tracked -grad F_i are summed.
             batch: samples of the blocks in `rows`.
             scale: m/I.
-            beta: weight of the current batch.
-            tau: step size of y.
+            beta: weight of the current batch in the trackers.
+            tau: step size of the lower-level variables y.
             mu: lower bound of a tracked Hessian's eigenvalues.
 
         Returns:
-            The sums `[n]`, first after this iteration, then before it.
+            The sums `[n]` after and before this iteration.
         """
         before = self._products(judged)
         now = self._derivatives(problem, x, self.y[rows], batch)
@@ -327,13 +327,13 @@ class AllBlocks(HostedBlocks):
 
 
 def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor, everything: Any) -> dict[str, Tensor]:
-    """Measure the distances of s from grad g and of z from grad F at these iterates.
+    """Measure the distances of s from grad g, and of z from grad F, at the given iterates.
 
     Args:
-        blocks: this rank's blocks; collective.
+        blocks: this rank's blocks; every rank must call this method.
         problem: derivatives.
-        x: upper variable, `[n]`.
-        z: tracked gradient of F, `[n]`.
+        x: upper-level variable, `[n]`.
+        z: tracked gradient of the upper-level function F, `[n]`.
         everything: a batch of all samples of these blocks.
     """
     y = blocks.y
@@ -345,11 +345,11 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
-    """Tabulate objective, tracking errors and, if labels are false, mean weights of clean and flipped samples.
+    """Tabulate objective, tracking errors and, if some labels are false, mean weights of clean and flipped samples.
 
     Args:
-        history: measurements by name, one row per step.
-        corrupted: whether any label is false.
+        history: maps the name of each measurement to its values, one row per step.
+        corrupted: whether any label of the training rows is false.
     """
     columns = {name: [row[name].item() for row in history] for name in history[0]}
     weights = {name: columns.pop(f"{name} weight") for name in ("clean", "flipped")}

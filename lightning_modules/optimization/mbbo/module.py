@@ -14,27 +14,28 @@ from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 class BSVRB(WeighingSteps, MethodModule):
     """Learn weights of training samples from the trusted losses of many logistic models.
 
-    Training rows that are not `trusted` get weights. Training on several ranks needs `--config
-    configs/trainer/independent.yaml`; it shards the blocks and copies all rows to each rank.
+    Weights are learned for the training rows that are not `trusted`. Training on several ranks needs `--config
+    configs/trainer/independent.yaml`, which shards the blocks and copies all rows to each rank.
 
     Args:
-        samples: n, at least the number of training samples that get weights.
+        samples: n, number of weights; at least the number of training samples that need one.
         features: number of features of a sample.
         blocks: m, number of models, each with its own temperature.
         sampled_blocks: I, blocks sampled per iteration; a divisor of m.
-        batch_size: B, training samples and trusted samples per block and iteration, sampled with replacement.
+        batch_size: B, number of training samples, and of trusted samples, per block and iteration; sampled with
+            replacement.
         variant: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
         eta: step size of the logits of the sample weights; 0 keeps all weights at one half.
         tau: step size of the models.
-        tau_v: step size of v in `v2`.
+        tau_v: step size of v, the solution tracked by `v2`.
         alpha: weight of the current batch in the blocks' trackers, in (0, 1].
         gamma: weight of the variance-reduction term in the blocks' trackers.
         beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
-        ridge: lambda, the models' strong convexity; positive.
+        ridge: lambda, which makes the models' losses strongly convex; positive.
         radius: radius of the ball onto which v is projected.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step; each step logs once.
-        tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
+        iterations_per_step: number of iterations in a training step; each step logs once.
+        tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.
@@ -85,21 +86,22 @@ JUDGED = 3
 class RSVRB(WeighingSteps, MethodModule):
     """Baseline of `BSVRB`: learn sample weights with trackers of all blocks.
 
-    An iteration updates all blocks, and the trackers have m n (D + 1) numbers.
+    Each iteration updates all blocks; the trackers hold m n (D + 1) numbers.
 
     Args:
-        samples: n, at least the number of training samples that get weights.
+        samples: n, number of weights; at least the number of training samples that need one.
         features: number of features of a sample.
         blocks: m, number of models, each with its own temperature.
         sampled_blocks: I, blocks whose derivatives an iteration samples; a divisor of m.
-        batch_size: B, training samples and trusted samples per block and iteration, sampled with replacement.
+        batch_size: B, number of training samples, and of trusted samples, per block and iteration; sampled with
+            replacement.
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
-        ridge: lambda, the models' strong convexity; positive.
+        ridge: lambda, which makes the models' losses strongly convex; positive.
         spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: iterations in a training step; each step logs once.
-        tracking: whether to measure the trackers' errors after each step, on all rows of all blocks.
+        iterations_per_step: number of iterations in a training step; each step logs once.
+        tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.

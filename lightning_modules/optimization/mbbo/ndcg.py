@@ -31,7 +31,7 @@ class NeuMF(nn.Module):
     Args:
         users: number of users.
         items: number of items.
-        width: dimension of each embedding.
+        width: dimension of the user and item embeddings.
         hidden_features: widths of the MLP's layers.
         dropout: dropout probability in the MLP.
     """
@@ -64,11 +64,11 @@ DRAWN = 4
 class NDCGRanking(MethodModule):
     """Learn to rank items by NDCG or NDCG@K with BSVRB's trackers.
 
-    A batch holds users, which are the blocks. The state has two numbers per user and item.
+    A batch consists of users, each of which is a block. The state has two numbers per user and item.
 
     Args:
         network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
-        optimizer: steps with the tracked gradient of the network.
+        optimizer: optimizer that receives the tracked gradient of the network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         positives: P, rated items sampled per user and batch.
         negatives: unrated items sampled per user and batch.
@@ -77,7 +77,8 @@ class NDCGRanking(MethodModule):
         gamma: weight of the variance-reduction term in the lower levels' trackers.
         tau: step size of the lower levels' variables.
         tau_threshold: step size of the thresholds.
-        gamma_gradient: weight with which the previous iterate's gradient is subtracted; Adam's average is the tracker.
+        gamma_gradient: weight of the previous iterate's gradient, which is subtracted; Adam's moving average is the
+            tracker.
         plain_epochs: epochs without variance reduction, after the warm-up.
         warmup_epochs: number of initial epochs that train with listwise cross-entropy.
         evaluated: values of K for which validation and test report NDCG@K.
@@ -133,7 +134,7 @@ class NDCGRanking(MethodModule):
         return self.network(user, item)
 
     def drawn(self, rating: Tensor, size: int) -> Tensor:
-        """Sample P rated items and some unrated ones per user, `[b, J]`, independent of the world size."""
+        """Sample P rated items and some unrated items per user, `[b, J]`, independently of the world size."""
         random = generator_of(run_seed(), DRAWN, self.global_step)
         key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
             rating.device, non_blocking=True

@@ -1,4 +1,4 @@
-"""NDCG as a bilevel problem, with a lower level per user and rated item, and a threshold per user.
+"""NDCG as a bilevel problem, with a lower level per pair of user and rated item, and a threshold per user.
 
 A user q has scores h of M items; n of these are rated, with gains 2^rating - 1. A squared hinge approximates an item's
 rank:
@@ -6,7 +6,7 @@ rank:
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
 
-with Z_q the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
+where Z_q is the DCG of the best ranking. NDCG@K needs a threshold l_q that about K items exceed:
 
     -NDCG_q@K ~ n / Z_q mean_i psi(h_i - l_q) f_i(u_i),       psi(t) = c sigmoid(a t)
     l_q = argmin_l K/M l + tau_2/2 l^2 + tau_1 mean_j softplus((h_j - l) / tau_1).
@@ -37,7 +37,7 @@ def hinges(score: Tensor, chosen: int) -> Tensor:
 
 
 def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
-    """Compute f and f' at u, `[b, P]`.
+    """Compute the gain function f and its derivative f' at u, `[b, P]`.
 
     Args:
         u: above -1/M.
@@ -50,7 +50,7 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
 
 
 def floored(u: Tensor, items: int) -> Tensor:
-    """Clamp u above -1/M."""
+    """Clamp the tracked hinges u above -1/M."""
     return u.clamp(min=FLOOR - 1 / items)
 
 
@@ -59,7 +59,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
     Args:
         threshold: l, `[b]`.
-        score: h of a sample of items, `[b, J]`.
+        score: scores h of a sample of items, `[b, J]`.
         top: K.
         items: M.
 
@@ -72,7 +72,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """Users' thresholds, and their dependence on the scores."""
+    """Users' thresholds, and the thresholds' dependence on the scores."""
 
     value: Tensor
     """l, `[b]`."""
@@ -85,14 +85,14 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Surrogate with the gradient of the users' mean -NDCG; u and thresholds are constants in it.
+    """Surrogate whose gradient is that of the users' mean -NDCG; u and thresholds count as constants.
 
     Args:
-        score: h, `[b, J]`, rated items in the first P columns.
+        score: scores h, `[b, J]`, with the rated items in the first P columns.
         g: hinges of the rated items, `[b, P]`.
         u: tracked hinges, `[b, P]`.
         gain: 2^r - 1, `[b, P]`.
-        weight: n / Z_q over the number of users, `[b]`.
+        weight: n / Z_q divided by the number of users, `[b]`.
         items: M.
         threshold: threshold of the top K items; None ranks all items.
     """
@@ -107,7 +107,7 @@ def surrogate(
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining ones."""
+    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining scores."""
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
 
@@ -121,7 +121,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
     """Compute the DCG of the best ranking of each user's items up to rank K, `[b]`.
 
     Args:
-        rating: ratings of all items, `[b, M]`, 0 for unrated ones.
+        rating: ratings of all items, `[b, M]`, 0 for unrated items.
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
@@ -145,17 +145,17 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 class LowerLevels:
     """Lower levels of users and rated items, sharded over ranks by user.
 
-    With s an estimate of a lower level's derivative at this iterate's scores, and s' one at the previous iterate's
-    scores,
+    Let s and s' estimate a lower level's derivative at the scores of the current and of the previous iterate:
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
-    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds follow the same updates.
+    At the previous iterate, u would have been u - tau ((1 - alpha) v + alpha s'). Thresholds are updated in the same
+    way.
 
     Args:
         alpha: weight of the current batch, in (0, 1].
         gamma: weight of the variance-reduction term.
-        tau: step size of u.
+        tau: step size of the tracked hinges u.
         tau_threshold: step size of thresholds.
     """
 
@@ -177,7 +177,7 @@ class LowerLevels:
         return self.ranks, self.thresholds
 
     def kept(self) -> list[Tensor]:
-        """Gather the state for a checkpoint; collective."""
+        """Gather the state for a checkpoint; every rank must call this method."""
         return [state.gathered() for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:
@@ -188,7 +188,7 @@ class LowerLevels:
     def move(
         self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Update u of rated items from their hinges; return u at this iterate and at the previous one, `[b, P]`.
+        """Update u of rated items from their hinges; return u at the current and the previous iterate, `[b, P]`.
 
         Args:
             user: `[b]`.
@@ -216,7 +216,7 @@ class LowerLevels:
     def move_thresholds(
         self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
-        """Update users' thresholds from scores `[b, J]`; return them at this iterate and at the previous one."""
+        """Update users' thresholds from scores `[b, J]`; return them at the current and the previous iterate."""
         value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)

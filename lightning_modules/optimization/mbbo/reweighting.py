@@ -1,4 +1,4 @@
-"""Re-weighting of training samples: the upper variable is their weights, the lower levels are logistic models.
+"""Re-weighting of training samples: the upper variable is the samples' weights, the lower levels are logistic models.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
@@ -128,12 +128,12 @@ class WeightedRows:
     """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`; each rank holds all rows.
 
     Args:
-        rows: `features`, `target`, `trusted` and, where known, `corrupted`, by name.
-        samples: n, maximal number of weighted rows.
+        rows: tensors by the names `features`, `target`, `trusted` and, where known, `corrupted`.
+        samples: n, maximum number of weighted rows.
         features: number of features of a sample, D - 1.
 
     Raises:
-        ValueError: if the rows do not match these numbers.
+        ValueError: if the rows do not fit `samples` or `features`.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:
@@ -152,7 +152,7 @@ class WeightedRows:
         self.corrupted = rows["corrupted"][~trusted] if "corrupted" in rows else torch.zeros(count, dtype=torch.bool)
 
     def to(self, device: torch.device) -> None:
-        """Move all rows to a device."""
+        """Move all rows to the given device."""
         self.training = self.training[0].to(device), self.training[1].to(device)
         self.trusted = self.trusted[0].to(device), self.trusted[1].to(device)
         self.corrupted = self.corrupted.to(device)
@@ -187,7 +187,7 @@ TEMPERATURES = 123
 class WeighingSteps:
     """Mixin of `BSVRB` and `RSVRB` with everything but the updates: batches, logs, tests, tables and checkpoints.
 
-    The module calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step is
+    A subclass calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step runs
     several iterations.
     """
 
@@ -246,7 +246,7 @@ class WeighingSteps:
         """Update this rank's sampled blocks; return the sums of -grad F_i, `[n]`, at this and the previous iterate.
 
         Args:
-            number: index of the iteration, from 0.
+            number: index of the current iteration, from 0.
             rows: sampled blocks, as positions among this rank's blocks.
             batch: samples of these blocks.
         """
@@ -315,7 +315,7 @@ class WeighingSteps:
         return loss
 
     def on_train_epoch_end(self: Any) -> None:
-        """Log the trackers' last errors, if measured."""
+        """Log the last measured errors of the trackers, if any."""
         for name, value in self.history[-1].items():
             if name.startswith("error"):
                 log_same(self, f"train/{name.replace(' ', '_')}", value)

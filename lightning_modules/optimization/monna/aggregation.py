@@ -1,7 +1,7 @@
 """Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. So the vector that all
-Byzantine nodes send is stored once. A row with non-finite values is infinitely far from all others.
+Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. The vector sent by all
+Byzantine nodes is therefore stored only once. A row with non-finite values counts as infinitely far from all others.
 """
 
 from abc import ABC, abstractmethod
@@ -19,13 +19,13 @@ AT_ONCE = 2**24
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
-    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, since models are far from 0 and close to each other."""
+    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, as models are far from 0 and close to each other."""
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Replace rows with non-finite values by 0; their weight is 0."""
+    """Replace rows with non-finite values by 0; such rows have weight 0."""
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
@@ -38,8 +38,8 @@ def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
     """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`; ties go to the earlier index.
 
     Args:
-        distance: distances to all rows of the table, `[k, m]`.
-        heard: row indices in the table.
+        distance: distance of each node's vector to all rows of the table, `[k, m]`.
+        heard: indices of the received rows in the table.
         keep: number of indices to select.
     """
     order = distance.gather(1, heard).sort(dim=1, stable=True).indices
@@ -110,7 +110,7 @@ class Rule(ABC):
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the function eta -> |answer(mean + eta direction) - mean|^2, with mean the honest nodes' mean.
+        """Return the function eta -> |answer(mean + eta direction) - mean|^2, where mean is the honest nodes' mean.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -118,19 +118,19 @@ class Rule(ABC):
             direction: `[D]`.
 
         Returns:
-            The function; it maps a number, eta, to a number.
+            The function, which maps a number eta to a number.
         """
         mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
         return lambda eta: (answer(mean + eta * direction) - mean).square().sum()
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """Return the indices of all H honest rows, then f times the index of the next row, `[1, H + f]`."""
+    """Return the indices of all H honest rows, followed by f times the index of the next row, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 
 class NearestNeighborAveraging(Rule):
-    """Average the h - f vectors nearest to the node's own, including it: MoNNA's rule."""
+    """MoNNA's rule: average the h - f vectors nearest to the node's own vector, including that vector."""
 
     centred = True
 
@@ -153,7 +153,7 @@ class NearestNeighborAveraging(Rule):
         return mean
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Compute it for any eta from the inner products of x_i - mean and the direction.
+        """The value at any eta is computed from the inner products of x_i - mean and the direction.
 
         |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
         """

@@ -32,13 +32,13 @@ class Round(NamedTuple):
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
     """Return the x >= 0 at which a function is approximately maximal, found with a given number of evaluations.
 
-    Starting at x = 0 with step 1, the step doubles as long as the value increases. Then each evaluation multiplies the
-    step by 0.8, and tries the other side of the best x than the previous one. There is no synchronisation with the
-    device.
+    The search starts at x = 0 with step 1, and doubles the step as long as the value increases. Then each evaluation
+    multiplies the step by 0.8, and tries the two sides of the best x in turn. The search needs no synchronisation with
+    the device.
 
     Args:
-        function: maps a float64 scalar tensor to a scalar.
-        like: a tensor on the device.
+        function: function to maximise; maps a float64 scalar tensor to a scalar.
+        like: tensor whose device the search uses.
         evaluations: number of evaluations of the function.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)
@@ -71,7 +71,7 @@ class ByzantineAttack(nn.Module, ABC):
     """Whether the attack needs gradients for flipped labels."""
 
     def allocate(self, size: int) -> None:
-        """Allocate state for vectors of a given size."""
+        """Allocate the attack's state for vectors of a given size."""
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:
@@ -107,7 +107,7 @@ class FallOfEmpires(ByzantineAttack):
 
 
 class LabelFlip(ByzantineAttack):
-    """Send the honest nodes' mean vector as if they had trained on labels K - 1 - y instead of y."""
+    """Send the mean vector that the honest nodes would have sent after training on labels K - 1 - y instead of y."""
 
     flips_labels = True
 
@@ -117,10 +117,10 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send a copy of one honest node's vector, so that it counts several times.
+    """Send a copy of one honest node's vector, which then counts several times.
 
-    The copied node is node 0 at first, and after some observed rounds the node with the largest |<x_i, z>|. Here z
-    tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
+    The copied node is node 0 at first; after a number of observed rounds, it is the node with the largest |<x_i, z>|.
+    Here z tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 

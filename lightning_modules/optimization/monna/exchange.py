@@ -10,7 +10,7 @@ from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Roun
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
-    """Sample uniformly which other nodes each of H honest nodes receives; itself is last: `[H, others + 1]`."""
+    """Sample uniformly the senders that each of H honest nodes receives; its own index is last: `[H, others + 1]`."""
     lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # for any trainer precision
     lots.fill_diagonal_(torch.inf)
     return torch.cat([lots.argsort(dim=1)[:, :others], torch.arange(honest)[:, None]], dim=1)
@@ -27,19 +27,20 @@ def exchanged(
     poison: Tensor | None = None,
     relative: bool = False,
 ) -> Tensor:
-    """Run a round: each node aggregates its own vector, those of H - f - 1 honest nodes and of f Byzantine nodes.
+    """Run a round: each node aggregates its own vector, those of H - f - 1 other honest nodes, and f Byzantine vectors.
 
-    Every rank must call it; each rank computes the Byzantine vector itself.
+    Every rank must call this function; each rank computes the Byzantine vector itself.
 
     Args:
         own: vectors sent by this rank's nodes, `[k, D]`.
-        hosted: indices of these nodes.
-        rule: aggregates several vectors into one.
+        hosted: indices of this rank's nodes.
+        rule: rule that aggregates the vectors a node receives.
         byzantine: f.
-        attack: computes the Byzantine vector.
+        attack: attack that computes the Byzantine vector.
         number: index of the round.
         generator: random generator on the CPU, the same on all ranks; samples which vectors each node receives.
-        poison: `Round.poisoned`, `[D]`; None unless the attack flips labels.
+        poison: mean honest vector for flipped labels, as in `Round.poisoned`, `[D]`; None unless the attack flips
+            labels.
         relative: whether `poison` is relative to the mean of the honest vectors.
 
     Returns:

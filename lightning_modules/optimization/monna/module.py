@@ -1,4 +1,4 @@
-"""Training of all honest nodes; a step is a round."""
+"""The LightningModule that trains all honest nodes; a training step is a round."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ class MoNNA(ClassifierSteps, MethodModule):
 
     Training batches hold the same number of images for each honest node (`data.shards`); an optimizer step is a round.
     Accuracy is averaged over honest nodes; `worst_accuracy` is the accuracy of the worst honest node. The module uses
-    node 0 in prediction, and where a callback needs a `Classifier`. Several processes need `--config
+    node 0 in prediction, and where a callback needs a `Classifier`. Training on several ranks needs `--config
     configs/trainer/independent.yaml`.
 
     Args:
@@ -60,17 +60,17 @@ class MoNNA(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         nodes: n, number of honest and Byzantine nodes.
         byzantine: f, number of nodes that send the attack; less than a third of all nodes, as the rule requires.
-        attack: computes the vector sent by Byzantine nodes.
+        attack: attack that computes the vector sent by Byzantine nodes.
         momentum: beta, in [0, 1).
         norm_weight: c, loss weight of the norm of a node's weights.
-        rule: aggregates the models a node receives.
+        rule: rule that aggregates the models received by a node.
         exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
-        optimizer: takes the local step, with the momentum as gradient.
-        lr_scheduler: stepped every epoch, or every round if it has `interval = "step"`.
+        optimizer: optimizer of the local step; it receives the momentum as gradient.
+        lr_scheduler: stepped every epoch, or every round if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, only one of
-            attack and Byzantine nodes is given, or data or trainer settings are incompatible.
+        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, or data or
+            trainer settings are incompatible.
     """
 
     def __init__(

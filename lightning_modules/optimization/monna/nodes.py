@@ -13,7 +13,7 @@ from lightning_modules.distributed.independent import Hosted
 class NodeNetworks(Hosted):
     """Copies of a network, with separate weights, momentum and buffers for each of several nodes.
 
-    A node's trainable parameters are its row of `weights`, flattened in the order of the network's parameters. Each
+    A node's row of `weights` holds its trainable parameters, flattened in the order of the network's parameters. Each
     node has its own buffers, such as BatchNorm statistics, and its own frozen parameters.
 
     Args:
@@ -42,20 +42,20 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in this module's mode, since Lightning sets the mode without calling `train`."""
+        """The network without values, in this module's mode, which Lightning may set without calling `train`."""
         return self._skeleton[0].train(self.training)
 
     @property
     def size(self) -> int:
-        """D, the length of a node's vector."""
+        """The length D of a node's vector."""
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
         """Return the parameters and buffers of k nodes, `[k, ...]` each, by their names in the network.
 
         Args:
-            whole: return the tensors of all nodes, without gradient; every rank must then call this method. Otherwise
-                return those of this rank's nodes.
+            whole: return the tensors of all nodes, without gradient; every rank must then call this method. False
+                returns the tensors of this rank's nodes.
         """
         weights = self.whole(self.weights) if whole else self.weights
         parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)
@@ -65,12 +65,12 @@ class NodeNetworks(Hosted):
         return trained | {name: self.whole(each) if whole else each for name, each in others.items()}
 
     def each(self, tensors: Mapping[str, Tensor], image: Tensor, shared: bool = False) -> Tensor:
-        """Evaluate each node's network.
+        """Evaluate each node's network on its images.
 
         Args:
-            tensors: tensors of k nodes, as returned by `tensors`.
-            image: one batch for each node, `[k, B, C, H, W]`, or a shared one, `[B, C, H, W]`.
-            shared: whether the batch is shared.
+            tensors: tensors of k nodes, as returned by the method `tensors`.
+            image: one batch for each node, `[k, B, C, H, W]`, or one batch for all nodes, `[B, C, H, W]`.
+            shared: whether all nodes get the same batch.
 
         Returns:
             `[k, B, K]`.
@@ -84,6 +84,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate only one network: that of this rank's first node, or of the first node in `tensors`."""
+        """Evaluate only the network of this rank's first node, or of the first node in `tensors`."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

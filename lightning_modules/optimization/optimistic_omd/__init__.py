@@ -1,8 +1,8 @@
 """Learn online from a stochastic, drifting stream by optimistic mirror descent, with the last gradient as hint.
 
-In round t a point x_t of a ball of diameter D is played, then a loss f_t is sampled from the round's distribution, with
-mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_t is the gradient of f_t at x_t (M_1 =
-0):
+In round t, the learner plays a point x_t of a ball of diameter D; then a loss f_t is sampled from the round's
+distribution, with mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_t is the gradient of
+f_t at x_t (M_1 = 0):
 
     x_t = argmin <M_t, x> + D_{R_t}(x, x^_t),    x^_{t+1} = argmin <g_t, x> + D_{R_t}(x, x^_t),    x in the ball.
 
@@ -12,8 +12,8 @@ mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_
     exp-concave      R_t = ||x||^2_{H_t} / 2,    H_t = (1 + beta G^2 / 2) I + (beta / 2) sum_{s<t} g_s g_s^T,
                      beta = min{1 / (4 G D), alpha} / 2; H^-1 by Sherman and Morrison, projection in the norm of H_t
 
-For moving comparators, N learners have fixed step sizes eta_i = 2^i D / (G sqrt(T)). They take the steps of the convex
-case, all with the gradient at x_t = sum_i p_{t,i} x_{t,i}. Optimistic Hedge weights them:
+For moving comparators, N learners have fixed step sizes eta_i = 2^i D / (G sqrt(T)). All learners take the steps of the
+convex case, with the gradient at x_t = sum_i p_{t,i} x_{t,i}. Optimistic Hedge computes the learners' weights:
 
     p^_{t+1,i} ~ p^_{t,i} exp(-eps_t l_{t,i}),    p_{t,i} ~ p^_{t,i} exp(-eps_t m_{t,i}),
     l_{t,i} = <g_t, x_{t,i}> + 2 L ||x_{t,i} - x_{t-1,i}||^2,    m_{t,i} the same with g_{t-1},
@@ -29,12 +29,12 @@ sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines: online gradient descen
 descent without a hint, M_t = 0; and optimistic FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t
 = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
-The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another one if that eta_i equals 1
-/ (8 L).
+The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another step size if this eta_i
+equals 1 / (8 L).
 
 The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory. The
-ensemble is Sword++ of the same group's PyNOL; its points are equal up to rounding. The choice of nu is ours, and so are
-all streams, since the paper has no experiments. The variant for non-smooth losses is not included.
+ensemble is Sword++ in the same group's PyNOL, and plays the same points up to rounding. The choice of nu and all
+streams are ours, because the paper has no experiments. The variant for non-smooth losses is not included.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

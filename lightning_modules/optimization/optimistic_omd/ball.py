@@ -15,7 +15,7 @@ CANDIDATES = 64
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of x `[d]`: a tensor if x is a tensor, a plain number if it is an array."""
+    """Compute ||x||^2 of x `[d]`: a tensor for a tensor, a plain number for an array."""
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
@@ -32,13 +32,14 @@ def project(x: Any, radius: float) -> Any:
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
     """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
 
-    ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts finds nu. On
-    the CPU, points inside the ball are returned at once; on a GPU this check would synchronise, so it is omitted.
+    The norm ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts
+    finds nu with ||y|| = radius. On the CPU, points inside the ball are returned at once; on a GPU, this check is
+    omitted, because it would synchronise.
 
     Args:
         x: `[d]`.
-        h: H, `[d, d]`, positive definite.
-        radius: radius of the ball.
+        h: matrix H, `[d, d]`, positive definite.
+        radius: radius of the ball around the origin.
     """
     if isinstance(x, np.ndarray):
         return project_in_norm(torch.from_numpy(x), torch.from_numpy(h), radius).numpy()

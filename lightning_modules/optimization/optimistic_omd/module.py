@@ -40,19 +40,20 @@ ACCURACY = 1e-6
 class OnlineConvexOptimization(MethodModule):
     """Play every round of a stream once, with parameters that start at 0 and stay in a ball; on one or several ranks.
 
-    The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.
+    The network is in evaluation mode, and linear in the trained parameters, which makes the losses convex in them.
 
     Args:
-        network: maps features `[n, ...]` to outputs `[n, K]`; one output except for `cross_entropy`.
+        network: maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
         loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
-        rows_per_round: rows in a round over all ranks, whose losses are averaged; a batch is one or several rounds.
-        ridge: adds ridge / 2 times the squared norm of the parameters to each round's loss.
-        trained: name of the part of the network to train, such as its last layer; None trains all of it.
+        rows_per_round: number of rows in a round, over all ranks; their losses are averaged. A batch has one or several
+            rounds.
+        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to each round's loss.
+        trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
 
     Raises:
         ValueError: if an argument is out of range; in training, if a gradient exceeds the optimizer's G, or the
-            stream's expected losses and the trained parameters have different dimensions.
+            dimensions of expected losses and trained parameters differ.
         TypeError: if the optimizer is not from this package.
     """
 
@@ -175,7 +176,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and the regret up to each round by comparator; the same on all ranks."""
+        """Compute metrics, and each comparator's regret up to each round; equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])

@@ -1,11 +1,11 @@
 """Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and its baselines.
 
 The equations are in the package's docstring. A step takes the gradient of round t at the played point, and immediately
-computes the next point, using its hint. So the parameters hold x_{t+1} before round t + 1 starts. So `loss.backward();
-optimizer.step()` plays a round, in any training loop.
+computes the next point, using the next round's hint. The parameters therefore hold x_{t+1} before round t + 1 starts.
+In any training loop, `loss.backward(); optimizer.step()` plays a round.
 
-On the CPU a round is computed with plain numbers and NumPy arrays, which share the tensors' memory: operations on ten
-numbers cost mostly call overhead, and NumPy's is several times lower than PyTorch's.
+On the CPU, a round is computed with plain numbers and NumPy arrays that share the tensors' memory. Operations on ten
+numbers cost mostly call overhead, which is several times lower in NumPy than in PyTorch.
 """
 
 import math
@@ -26,13 +26,13 @@ Memory = dict[str, Any]
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round; the parameters together are the point.
+    """Play a point of the ball of diameter D around the origin in every round; all parameters together form the point.
 
-    The initial point is projected onto the ball. A learner's memory is in `state`, so checkpoints include it.
+    The initial point is projected onto the ball. A learner's memory is in `state`, which checkpoints include.
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
             regret bound.
 
@@ -71,7 +71,7 @@ class OnlineOptimizer(Optimizer, ABC):
         Args:
             gradient: gradient of the round that has ended, at the played point, `[d]`; a tensor or an array.
             memory: memory of the rounds, updated here; `round` counts the rounds that have ended. If the gradient is an
-                array, its values are arrays and plain numbers.
+                array, the memory holds arrays and plain numbers.
         """
 
     @property
@@ -149,7 +149,7 @@ class OnlineOptimizer(Optimizer, ABC):
             )
 
     def bound(self, memory: Memory) -> Any:
-        """Return G, or the largest norm so far."""
+        """Return G if it is given, otherwise the largest norm so far."""
         if self.G is not None:
             return self.G
         greatest = memory["greatest"]
@@ -167,14 +167,14 @@ class OptimisticOMD(OnlineOptimizer):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
-            regret bound. Exp-concave losses need a number. Steps for strongly convex losses ignore it.
-        L: smoothness of the expected losses.
+            regret bound. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
+        L: smoothness constant of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda for strongly convex losses, alpha for exp-concave losses.
-        delta: added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
-        hint: use the last gradient as hint; otherwise 0.
+        delta: term added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
+        hint: use the last gradient as hint; false uses the hint 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -218,7 +218,7 @@ class OptimisticOMD(OnlineOptimizer):
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t of the next round; for exp-concave losses H_t contains it."""
+        """Compute eta_t of the next round; for exp-concave losses, H_t contains eta_t."""
         if self.mode == "convex":
             bound = self.bound(memory)
             return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
@@ -250,16 +250,16 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators; one gradient per round.
+    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators; a round takes one gradient.
 
-    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if this is smaller, there is one step size.
+    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if 1 / (8 L) is smaller, there is one step size.
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
+        D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included.
         T: number of rounds of the stream.
-        L: smoothness of the expected losses, positive.
+        L: smoothness constant of the expected losses, positive.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -330,10 +330,10 @@ class OptimisticFTRL(OnlineOptimizer):
 
     Args:
         params: parameters of the same dtype on the same device, without groups.
-        D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included; it does not change the steps, and None disables the
+        D: diameter of the ball around the origin.
+        G: bound on the norm of all gradients, noise included; the steps do not depend on G, and None disables the
             check.
-        nu: initial denominator of the step size.
+        nu: initial denominator of the step size of optimistic FTRL.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -71,11 +71,11 @@ def least_on_ball(
 ) -> Best:
     """Minimise a convex function over the ball by accelerated projected gradients, restarted after overshoots.
 
-    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||, which is the stopping criterion.
+    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||; this bound is the stopping criterion.
 
     Args:
         objective: returns value and gradient `[d]` at a point `[d]`.
-        start: a point of the ball.
+        start: initial point of the search, in the ball.
         radius: radius of the ball.
         accuracy: accuracy of the minimum, relative to 1 + its absolute value.
         steps: maximum number of steps.

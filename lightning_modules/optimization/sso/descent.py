@@ -72,7 +72,7 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
     Args:
         network: maps features or images `[B, ...]` to outputs `[B, K]`.
         loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
-        initial_step: initial step size of the line search.
+        initial_step: initial step size of the line search for each batch.
         c: fraction of the loss's first-order decrease that a step must achieve, in (0, 1).
 
     Raises:

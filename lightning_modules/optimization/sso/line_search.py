@@ -46,14 +46,14 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets Armijo's condition; if none does, they stay unchanged.
+    """Move parameters, in place, by the first step that meets Armijo's condition; without one, they stay unchanged.
 
     Args:
         parameters: theta.
-        gradient: g, all-reduced over ranks.
-        value: f(theta), all-reduced over ranks.
+        gradient: gradient g, all-reduced over ranks.
+        value: loss f(theta), all-reduced over ranks.
         function: computes f at the current parameters, all-reduced over ranks.
-        step: s, the first trial step.
+        step: first trial step size s.
         c: required fraction of the first-order decrease, in (0, 1).
     """
     squared = torch.stack(foreach_norm(gradient)).square().sum()

@@ -25,7 +25,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
     """Reject layers whose outputs for a batch differ between passes, or change with each pass.
 
     Raises:
-        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first.
+        ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first such
+            layer.
     """
     for name, layer in network.named_modules():
         drops = isinstance(layer, AnyDropout) and layer.p > 0
@@ -119,7 +120,7 @@ class SSO(OutputLossSteps, MethodModule):
         return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
-        """Take m steps on the surrogate; the first one starts from the outputs that define it."""
+        """Take m steps on the surrogate, starting from the outputs that define it."""
         parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):

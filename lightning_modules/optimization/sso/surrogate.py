@@ -14,8 +14,8 @@ def paper_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step:
         outputs: z, `[b, K]`.
         at: z_t, `[b, K]`.
         gradient: G, `[b, K]`.
-        inverse_step: H, inverse step size, a number or `[b, K]`.
-        value: l(z_t), summed over the samples.
+        inverse_step: inverse step size H, a number or `[b, K]`.
+        value: loss l(z_t), summed over the samples.
     """
     difference = outputs - at
     return value + (gradient * difference + inverse_step / 2 * difference**2).sum()
@@ -28,7 +28,7 @@ def code_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step: 
         outputs: z, `[b, K]`.
         at: z_t, `[b, K]`.
         gradient: G, `[b, K]`.
-        inverse_step: H, inverse step size, a number or `[b, K]`.
+        inverse_step: inverse step size H, a number or `[b, K]`.
         entries: divisor of the sum: the number of entries, b K, over all ranks.
     """
     difference = outputs - at

@@ -40,20 +40,20 @@ class Target(NamedTuple):
 
 
 def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
-    """Compute H, H sqrt(t) or H T^(t/T)."""
+    """Apply the schedule to H: return H, H sqrt(t) or H T^(t/T)."""
     factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
     return inverse_step * factors[schedule]
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch; its state between batches is a buffer, or sharded over ranks."""
+    """Compute H for a batch; state kept between batches is a buffer, or sharded over ranks."""
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
-        """Return H, a number or `[b, K]`. Every rank must call it."""
+        """Return the inverse step size H, a number or `[b, K]`. Every rank must call this method."""
 
     def kept(self) -> Tensor | None:
-        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call it."""
+        """Return the per-sample state for a checkpoint, `[N, K]`, or None. Every rank must call this method."""
         return None
 
     def restore(self, kept: Tensor) -> None:
@@ -66,7 +66,7 @@ class ScheduledStep(TargetStep):
     Args:
         rate: 1/H before the schedule is applied; this is eta in the paper's scaling. The authors use 1/4 for the
             squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
-        schedule: H at batch t of T: `constant` keeps it, `stochastic` uses H sqrt(t), and `exponential` H T^(t/T).
+        schedule: schedule of H at batch t of T: `constant` uses H, `stochastic` H sqrt(t), and `exponential` H T^(t/T).
     """
 
     inverse: Tensor
@@ -86,7 +86,7 @@ class LineSearchStep(ScheduledStep):
     """Search for H on the outputs (SSO-SLS): start at H/2, divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
-        rate: 1/H before the first batch.
+        rate: 1/H, where H is the inverse step size before the first batch.
         schedule: schedule applied to the resulting H: `constant`, `stochastic` or `exponential`.
         c: required fraction of the first-order decrease, in (0, 1).
     """
@@ -133,7 +133,7 @@ class AdaGradStep(TargetStep):
 class DiagonalAdaGradStep(TargetStep):
     """Compute H sqrt(D), `[b, K]`; D holds the sum of G^2 for each sample and output, clamped to [1e-5, 1e5].
 
-    D has N K numbers, sharded over ranks.
+    D has N x K numbers, which are sharded over ranks.
 
     Args:
         rate: 1/H.

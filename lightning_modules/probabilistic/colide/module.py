@@ -34,15 +34,16 @@ class CoLiDE(MethodModule):
         nodes: d.
         variant: `ev` has one noise scale, `nv` one scale for each node, and `ls` is least squares (DAGMA).
         penalty: lambda, the weight of the sum of absolute weights.
-        s: value of s for each stage; smaller values shrink the domain.
-        mu: weight of score and penalty in the first stage.
+        s: domain parameter s of each stage; smaller values shrink the domain of W.
+        mu: weight of score and penalty in the objective of the first stage.
         mu_factor: ratio of mu between successive stages.
-        warm_iterations: maximum iterations of each stage except the last.
-        iterations: maximum iterations of the last stage.
+        warm_iterations: maximum number of iterations of each stage except the last.
+        iterations: maximum number of iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
-        look_every: iterations between two checks of the objective; a stage ends once the objective no longer changes.
-        threshold: largest absolute weight that does not count as an edge.
-        iterations_per_step: iterations in a training step; each step logs once.
+        look_every: number of iterations between two checks of the objective; a stage ends once the objective no longer
+            changes.
+        threshold: absolute weight up to which an edge is removed.
+        iterations_per_step: number of iterations in a training step; each step logs once.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several

@@ -35,18 +35,18 @@ ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "sta
 
 @dataclass(frozen=True)
 class Schedule:
-    """The stages of a path.
+    """Settings of the stages of a path.
 
     Args:
-        variant: variant of score and scales.
+        variant: `ev`, `nv` or `ls`; determines score and noise scales.
         penalty: lambda.
-        s: value of s for each stage.
+        s: domain parameter s of each stage.
         mu: weight of score and penalty in the first stage.
         mu_factor: ratio of mu between successive stages.
-        warm_iterations: maximum iterations of each stage except the last.
-        iterations: maximum iterations of the last stage.
+        warm_iterations: maximum number of iterations of each stage except the last.
+        iterations: maximum number of iterations of the last stage.
         learning_rate: Adam's learning rate at the start of a stage.
-        look_every: iterations between two checks of the objective.
+        look_every: number of iterations between two checks of the objective.
     """
 
     variant: Variant
@@ -93,7 +93,7 @@ class RegularizationPath:
     def observe(self, cov: Array) -> None:
         """Set X^T X / n, `[d, d]`, before any iteration; a new path's sigma starts at the columns' standard deviations.
 
-        For EV, sigma starts at the smallest of them.
+        For EV, sigma starts at the smallest of these standard deviations.
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
@@ -110,7 +110,7 @@ class RegularizationPath:
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
     def acyclicity(self) -> float:
-        """Compute h_s(W) of the stage."""
+        """Compute the acyclicity h_s(W) of the current stage."""
         return acyclicity(self.weight, self.s)
 
     def iterate(self) -> None:
@@ -168,7 +168,7 @@ class RegularizationPath:
         self.start = self.weight.copy(), self.sigma.copy()
 
     def _begin_stage_again(self) -> None:
-        """Restart the stage, with half its learning rate in a larger domain."""
+        """Restart the stage with half its learning rate and in a larger domain."""
         assert self.start is not None
         self.weight[:], self.sigma[:] = self.start
         self.product, self.variance = explained(self.weight, self.cov, self.identity)

@@ -9,16 +9,16 @@ PIXELS = 480
 
 
 def heat(weight: Tensor, largest: Tensor) -> Tensor:
-    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1]: white for 0, red up to `largest`, blue down to minus it."""
+    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1]: white for 0, red up to `largest`, blue down to -`largest`."""
     part = (weight / largest).clamp(-1, 1)
     red, blue = part.clamp(min=0), -part.clamp(max=0)
     return (1 - torch.stack([blue, red + blue, red]))[None]
 
 
 def drawn_graph(estimated: Tensor, true: Tensor) -> Tensor:
-    """Draw the edges of an estimated graph over those of the true one, `[1, 3, height, width]` in [0, 1].
+    """Draw the edges of an estimated graph over the true edges, `[1, 3, height, width]` in [0, 1].
 
-    Correct edges are black, reversed ones orange, extra ones red, and missing ones grey and dashed.
+    Correct edges are black, reversed edges orange, extra edges red, and missing edges grey and dashed.
 
     Args:
         estimated: estimated edges from row to column, `[d, d]`, bool.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Zero all weights at or below a threshold; if cycles remain, zero as few more as needed, smallest first.
+    """Zero all weights up to a threshold, then the smallest remaining weights until the graph is acyclic.
 
     Args:
         weight: weights of the edges from row to column, `[d, d]`.

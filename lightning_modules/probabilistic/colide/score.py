@@ -1,6 +1,7 @@
-"""Score, noise scales and acyclicity of a weighted graph, and their gradients by the weights, on NumPy arrays.
+"""Score, noise scales and acyclicity of a weighted graph, and gradients with respect to the weights, on NumPy arrays.
 
-For graphs of twenty nodes NumPy takes half of torch's time, and a path has a hundred thousand iterations.
+NumPy is used because it takes half of torch's time for graphs of twenty nodes, and a path has a hundred thousand
+iterations.
 """
 
 from typing import Any, Literal
@@ -35,26 +36,26 @@ def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
 
 
 def score(variance: Array, sigma: Array, variant: Variant) -> float:
-    """Compute S from residual variances `[d]` and scales `[d]`."""
+    """Compute the score S from residual variances `[d]` and scales `[d]`."""
     fit = float((variance / sigma).sum()) / 2
     return fit if variant == "ls" else fit + float(sigma.sum()) / 2
 
 
 def acyclicity(weight: Array, s: float) -> float:
-    """Compute h_s(W), which is zero for acyclic graphs and positive for others in its domain."""
+    """Compute h_s(W), which is zero for acyclic graphs and positive for all other graphs in its domain."""
     matrix = s * np.eye(len(weight)) - weight * weight
     return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)
 
 
 def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: float, penalty: float) -> Array:
-    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) by W, with sign(0) = 0 and sigma constant.
+    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) in W, with sign(0) = 0 and sigma constant.
 
     Args:
         weight: W, `[d, d]`.
         product: cov (I - W), `[d, d]`.
         sigma: `[d]`.
         inverse: (s I - W o W)^-1, `[d, d]`.
-        mu: weight of score and penalty.
+        mu: weight of score and penalty in the objective.
         penalty: lambda.
     """
     slope = np.sign(weight)

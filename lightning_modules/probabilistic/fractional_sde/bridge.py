@@ -31,15 +31,16 @@ from lightning_modules.training.logging import log_same, log_training
 class FractionalBridge(MethodModule):
     """Learn the control that steers paths of fractional noise to their observations.
 
-    Paths start at 0, with drift -theta x and diffusion 1; for these, all solvers equal Euler's. The control is a
-    network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the loss and its
-    terms. It also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root mean
-    square error of the standard deviation over times. `tables` then contains both standard deviations, and those of two
-    other exact bridges: of the approximated noise, and of white noise.
+    Paths start at 0, with drift -theta x and diffusion 1; for such paths, all solvers equal Euler's method. The control
+    is a network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the loss and
+    its terms. `test` also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root
+    mean square error of the standard deviation over times. After a test, `tables` contains the standard deviations of
+    the learned and the exact bridge, and of two other exact bridges: those of the approximated noise and of white
+    noise.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
-        theta: strength of the prior's pull towards 0, at least 0.
+        theta: strength of the prior drift's pull towards 0, at least 0.
         hidden_features: widths of the control's hidden layers.
         substeps: number of integration steps between two times of the data.
         optimizer: built on the control's parameters, and on H if it is learned.

@@ -1,7 +1,7 @@
-"""Covariances of linear equations, and the minimum loss of a control for them, without sampling paths.
+"""Covariances of linear equations, and the minimum loss of a control for such equations, without sampling paths.
 
-Everything is Gaussian if the drift is -theta x and the diffusion 1. The state Z = (X, Y_1, ..., Y_K) then follows
-dZ = M Z dt + c dW, and over a time h
+With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ..., Y_K) then follows dZ =
+M Z dt + c dW, and over a time h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
     Cov(Z(t + h), Z(s)) = e^(M h) Cov(Z(t), Z(s)) for s <= t.
@@ -20,10 +20,10 @@ def path_covariance(noise: Noise, theta: float, interval: float, num_times: int)
     """Compute the covariance of X at F equidistant times, `[F, F]`, for dX = -theta X dt + dBhat and X(0) = 0.
 
     Args:
-        noise: weighted processes that drive the equation.
+        noise: weighted Ornstein-Uhlenbeck processes that drive the equation.
         theta: strength of the pull towards 0.
-        interval: time between two successive times.
-        num_times: F, including time 0.
+        interval: time between two successive points of the path.
+        num_times: number of times F, including time 0.
     """
     gamma, omega, start = (part.detach().cpu().double() for part in (noise.gamma, noise.omega(), noise.start_factor))
     size = 1 + len(gamma)
@@ -53,7 +53,7 @@ def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     Args:
         covariance: covariance of X, `[F, F]`, float64.
         observed: x, `[F]`.
-        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without one.
+        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without observation.
     """
     seen = sigma.isfinite()
     x, noise = observed[seen], sigma[seen].square()

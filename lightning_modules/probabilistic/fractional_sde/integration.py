@@ -2,8 +2,8 @@
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-Without u, this equation is the prior. The control u(t, X, Y) makes it the posterior, whose relative entropy to the
-prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+Without u, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior, whose relative entropy
+to the prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, if known.
+    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, where known.
 
     Mixed precision applies only to networks: paths and weights are computed outside of autocast.
 
@@ -93,20 +93,20 @@ def integrate(
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    Milstein's method integrates it in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k. If s is
-    constant, both methods are equal.
+    Milstein's method integrates the equation in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k.
+    If s is constant, the two methods are equal.
 
     Args:
         x: initial X, `[B, D]`.
         y: initial Y, `[B, D, K]`.
         dw: increments of W, `[N, B, D]`, for N = (F - 1) x `substeps` steps.
-        interval: time between two successive results.
-        substeps: number of steps between two successive results.
+        interval: time between two successive times of the result.
+        substeps: number of steps between two successive times of the result.
         gamma: speeds, `[K]`.
         omega: weights, `[K]`.
-        drift: b, maps X to `[B, D]`.
+        drift: drift b, which maps X to `[B, D]`.
         diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
-        control: u; None means u = 0.
+        control: control u; None means u = 0.
         solver: integration method, `euler` or `milstein`.
     """
     dt = interval / substeps

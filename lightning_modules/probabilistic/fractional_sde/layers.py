@@ -14,7 +14,7 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
         in_features: number of inputs.
         hidden_features: widths of the hidden layers.
         out_features: number of outputs.
-        zero: initialise the last layer to 0, so that the control initially has no effect.
+        zero: initialise the last layer to 0; the control then has no effect initially.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):
@@ -27,9 +27,9 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """Map each of D numbers to a positive one, by a separate network Linear-tanh-...-Linear-softplus.
+    """Map each of D numbers to a positive number by a separate network Linear-tanh-...-Linear-softplus.
 
-    All D are computed in one batched product, and initialised like `nn.Linear`.
+    All D networks are evaluated in one batched product, and initialised like `nn.Linear`.
 
     Args:
         num_latents: D.

@@ -51,16 +51,17 @@ class Terms(NamedTuple):
 class FractionalLatentSDE(MethodModule):
     """Learn an equation whose latent path decodes to sequences: points of paths, or frames of videos.
 
-    The features of all observations determine the distribution of X(0), the control and, by their median, the
-    time-invariant content. `test` logs means over sequences: `test/elbo`, minus the loss, and its terms. For videos it
-    also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first `num_given`. These are predicted
-    from the given frames alone: along the posterior up to the last given frame, and along the prior afterwards.
+    The features of all observations determine the distribution of X(0) and the control; the features' median determines
+    the time-invariant content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of
+    the loss. For videos, `test` also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first
+    `num_given`. Those frames are predicted from the given frames alone: along the posterior up to the last given frame,
+    then along the prior.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
         decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
-        num_latents: D, dimensions of X.
+        num_latents: number of dimensions D of the latent X.
         num_features: number of features of each observation.
         num_contents: number of time-invariant features; 0 disables them.
         hidden_features: widths of the hidden layers of drift, diffusion and control.
@@ -71,8 +72,8 @@ class FractionalLatentSDE(MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or widths of networks differ. At setup, if gamma_max is too large
-            for the step size, the precision is too low, or sequences are too short to predict.
+        ValueError: if an argument is out of range, or widths of networks do not match; at setup, if gamma_max is too
+            large for the step size, the precision is too low, or sequences are too short to predict.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class FractionalLatentSDE(MethodModule):
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
-        """Infer from observations `[B, F, ...]`; also return the time-invariant content, `[B, num_contents]`."""
+        """Infer the path's start and the control's input from observations; also return `[B, num_contents]` content."""
         features = self.encoder(observed.flatten(0, 1)).unflatten(0, observed.shape[:2])
         content = features[:, 0, :0] if self.content is None else self.content(features)
         return self.inference(features), content
@@ -169,7 +170,7 @@ class FractionalLatentSDE(MethodModule):
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
     def predicted(self, batch: SequenceBatch) -> Tensor:
-        """Predict the observations after the first `num_given`; return all, the first reconstructed, `[B, F, ...]`."""
+        """Predict the observations after the first `num_given`, which are reconstructed; return all, `[B, F, ...]`."""
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
         x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)

@@ -21,7 +21,7 @@ class FrameEncoder(nn.Module):
         num_features: number of output features.
 
     Raises:
-        ValueError: if `channels` or `image_size` is not such a multiple.
+        ValueError: if `channels` or `image_size` is not a multiple as required above.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FrameDecoder(nn.Module):
         image_size: height and width of a frame, a multiple of 2^(number of blocks).
 
     Raises:
-        ValueError: if `channels` or `image_size` is not such a multiple.
+        ValueError: if `channels` or `image_size` is not a multiple as required above.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Content(nn.Module):
     """Compute time-invariant content: Linear-SiLU-Linear of the median over the frames of each feature.
 
     Args:
-        num_features: number of inputs, also the hidden width.
+        num_features: number of inputs, and of hidden units.
         num_contents: number of output features.
     """
 
@@ -147,7 +147,7 @@ class Inference(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Inferred:
-        """Infer from features `[B, F, num_features]` of at least three frames."""
+        """Infer the start and the control's input from features `[B, F, num_features]` of at least three frames."""
         context = self.context(features.mT).mT
         told = torch.cat([context[:, 0], features[:, 0], features[:, 1], features[:, 2]], dim=1)
         mean, log_variance = self.start(told).chunk(2, dim=1)

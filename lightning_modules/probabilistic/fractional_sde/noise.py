@@ -16,7 +16,7 @@ class Noise(nn.Module, ABC):
     """Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)), where dY_k = -gamma_k Y_k dt + dW with one W for all k.
 
     Args:
-        gamma: speeds, `[K]`, float64.
+        gamma: speeds of the processes, `[K]`, float64.
         stationary: whether Y(0) has the stationary distribution; otherwise Y(0) is 0.
     """
 
@@ -36,11 +36,11 @@ class Noise(nn.Module, ABC):
 
     @abstractmethod
     def hurst(self) -> Tensor:
-        """Return H, a scalar, in float64."""
+        """Return the Hurst index H, a scalar, in float64."""
 
     @abstractmethod
     def omega(self) -> Tensor:
-        """Return the weights, `[K]`, in float64."""
+        """Return the weights of the processes, `[K]`, in float64."""
 
     def start(self, x: Tensor) -> Tensor:
         """Sample Y(0), `[B, D, K]`, for paths that start at x, `[B, D]`."""
@@ -59,12 +59,12 @@ class FractionalNoise(Noise):
     ill-conditioned: in single precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
-        hurst: H, in (0, 1); None learns it, from 0.5.
-        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` starts without a past (Riemann and
+        hurst: H, in (0, 1); None learns H, starting at 0.5.
+        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` has no past before time 0 (Riemann and
             Liouville).
-        num_processes: K, at least 2.
-        gamma_max: speed of the fastest process, above 1; the speed of the slowest process is the inverse. An
-            integration step must be shorter than 0.5 / gamma_max.
+        num_processes: number of processes K, at least 2.
+        gamma_max: speed of the fastest process, above 1; the slowest process has the inverse speed. An integration step
+            must be shorter than 0.5 / gamma_max.
         horizon: T, length of the time interval over which the weights minimise the mean squared error.
 
     Raises:

@@ -11,8 +11,8 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. For type I, whose increments are
-stationary, Y(0) has the stationary distribution, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
+B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. Y(0) has the stationary distribution
+for type I, whose increments are stationary, with covariance 1 / (gamma_i + gamma_j); for type II, Y(0) is 0.
 """
 
 import math
@@ -40,11 +40,11 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, unlike PyTorch's functions.
 
-    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above it a continued fraction gives Q e^z
+    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z
     without overflow or cancellation.
 
     Args:
-        alpha: a positive number, float64.
+        alpha: shape parameter of the incomplete gamma functions, positive, float64.
         z: `[K]`, positive, float64.
     """
     small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # keeps each branch and its gradients finite
@@ -60,13 +60,13 @@ def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> tuple[Tensor, Tensor]:
-    """Compute A, `[K, K]`, and b, `[K]`; the weights are A^-1 b.
+    """Compute A, `[K, K]`, and b, `[K]`; the optimal weights are A^-1 b.
 
     Args:
         gamma: speeds, `[K]`, float64.
-        hurst: H in (0, 1), a scalar, float64.
-        horizon: T, over which the error is averaged.
-        kind: type of the motion.
+        hurst: Hurst index H in (0, 1), a scalar, float64.
+        horizon: time T up to which the error is averaged.
+        kind: type of the motion, `I` or `II`.
     """
     one_of(KINDS, kind=kind)
     alpha, pairs = hurst + 0.5, gamma[:, None] + gamma
@@ -84,7 +84,7 @@ def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -
 
 
 def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
-    """Compute omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
+    """Compute the optimal weights omega, `[K]`, differentiable in H; for the arguments see `normal_equations`."""
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # without a host synchronisation
 
@@ -92,7 +92,7 @@ def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) ->
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
     """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
 
-    The authors' code returns another value for type I, because it lacks the factor 2 of the middle term, and V_H.
+    For type I, the authors' code returns another value, which lacks V_H and the factor 2 of the middle term.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

@@ -6,14 +6,14 @@ The model is p(x) = exp f(x) / Z with a network f of one output, and a noise dis
     grad F = -E_data grad f(x) + E_q [exp(f(z) - log q(z)) grad f(z)] / Z.
 
 A batch's own mean instead of Z (the plug-in) gives a biased gradient, since a ratio of means is not the mean of ratios.
-MECO keeps a moving average u of the batches' means g_t over all ranks, computed in logarithms, and divides by it:
+MECO keeps a moving average u of the batches' means g_t over all ranks, computed in logarithms, and divides by u:
 
     u_t = (1 - beta) u_{t-1} + beta g_t,    u_1 = g_1,
     G_t = -mean grad f(x) + mean_j exp(f(z_j) - log q(z_j) - log u_t) grad f(z_j).
 
-Logarithms of weights are clipped at 20. If q does not cover the model, the variance of the weights is exponential, and
-no average helps. For example, training diverges with f = theta x - x^2 / 2, standard normal q and data at 3 or beyond
-(`narrow_noise.yaml`).
+Logarithms of importance weights are clipped at 20. If q does not cover the model, the variance of the weights is
+exponential, and no average helps. For example, training diverges with f = theta x - x^2 / 2, standard normal q and data
+at 3 or beyond (`narrow_noise.yaml`).
 
 Reported likelihoods never use u: log Z is computed on a grid or with new samples from q. The score that detects unusual
 inputs is -f.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class LocationEnergy(nn.Module):
-    """The energy f(x) = -(x - theta)^2 / 2, theta initially 0; its normalising constant does not depend on theta."""
+    """The energy f(x) = -(x - theta)^2 / 2, theta initially 0; the normalising constant does not depend on theta."""
 
     def __init__(self) -> None:
         super().__init__()

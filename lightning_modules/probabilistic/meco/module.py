@@ -36,10 +36,10 @@ class MECO(MethodModule):
     Args:
         network: maps points `[B, D]`, or images, to energies f `[B, 1]`.
         noise: the distribution q; parameters that are not given are fitted to the training data.
-        objective: the loss; `MovingAverage` is MECO.
+        objective: loss of the energies; `MovingAverage` is MECO.
         image_shape: C, H and W, if the data are images in [0, 1].
         grid_half_width: half the side of a square around 0, on which a density in the plane is normalised and plotted.
-            None normalises with new samples from q.
+            None estimates the normalising constant from new samples of q.
         evaluation_draws: number of samples from q for the normalisation.
         langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
         langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.

@@ -20,7 +20,7 @@ class NoiseDistribution(nn.Module, ABC):
     """Whether `fit` must be called before training."""
 
     def fit(self, points: Tensor) -> None:
-        """Fit the distribution to training points `[N, D]`, before training; a fixed distribution does not change."""
+        """Fit the distribution to training points `[N, D]`, before training; fixed distributions stay unchanged."""
 
     @abstractmethod
     def sample(self, n: int, draw: Draw) -> Tensor:
@@ -57,7 +57,7 @@ class GaussianMixtureNoise(NoiseDistribution):
     Args:
         dim: D.
         components: number of Gaussians in the mixture.
-        added_variance: variance added to each direction after fitting.
+        added_variance: variance added in every direction to the fitted covariances.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -108,7 +108,7 @@ class GaussianMixtureNoise(NoiseDistribution):
 
 
 class GaussianNoise(GaussianMixtureNoise):
-    """Gaussian noise around 0, or with the mean of the training data and a multiple of their covariance.
+    """Gaussian noise around 0, or with the training data's mean and a multiple of their covariance.
 
     Args:
         dim: D.

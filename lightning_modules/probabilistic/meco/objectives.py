@@ -1,4 +1,4 @@
-"""Objectives without the exact normalising constant: its moving average, a batch's own mean, and noise contrast."""
+"""Objectives that replace the exact normalising constant by a moving average, a batch's own mean, or noise contrast."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
     """Compute the logarithm of the mean of exp v over all ranks' values, in float64 and without gradient.
 
     Args:
-        values: v, `[B]`; B may differ between ranks.
+        values: values v, `[B]`; B may differ between ranks.
     """
     values = values.detach().double()
     top = values.max()
@@ -31,7 +31,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of the energies at data and at noise; its gradient by the energies trains the network."""
+    """A loss of the energies at data and at noise; its gradient with respect to them trains the network."""
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:

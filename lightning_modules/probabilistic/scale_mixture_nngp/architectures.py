@@ -1,15 +1,15 @@
 """Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
 Weights W and biases beta are N(0, 1) and scaled in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer
-maps the covariances K of pairs of inputs. Optionally it also maps the tangent kernel T, the inner product of the
-gradients:
+maps the covariances K of pairs of inputs. Optionally, each layer also maps the tangent kernel T, the inner product of
+the gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
     convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
     flattening:  K and T are averaged over pixels.
 
-Without pooling, convolutional networks need only covariances of equal pixels.
+Without pooling, convolutional networks need only covariances of pixels at equal positions.
 """
 
 import math
@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
     """The tangent kernel, `[N, M, ...]`, or None."""
 
     def each(self, other: "Pairs") -> "Pairs":
-        """Add the covariances of an independent branch."""
+        """Add the covariances of another, independent branch."""
         tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
         first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
         return Pairs(first, second, covariance, tangent)
@@ -62,7 +62,7 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over 3 x 3 windows, padded so that only the stride reduces the size."""
+    """Average over 3 x 3 windows with padding; only the stride reduces the size."""
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
         missing = (math.ceil(size / stride) - 1) * stride + 3 - size
@@ -77,7 +77,7 @@ def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> 
 
 
 class Architecture(ABC):
-    """A network up to its last layer.
+    """A network without its last layer.
 
     Args:
         depth: number of hidden layers or blocks.
@@ -98,7 +98,7 @@ class Architecture(ABC):
 
 
 class DenseNetwork(Architecture):
-    """Dense layers, each followed by an activation."""
+    """A dense network: dense layers, each followed by an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
@@ -107,7 +107,7 @@ class DenseNetwork(Architecture):
 
 
 class ResidualNetwork(Architecture):
-    """A dense layer, blocks h + dense(activation(h)), and an activation."""
+    """A residual dense network: a dense layer, blocks h + dense(activation(h)), and an activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = dense(pairs, weight, bias)
@@ -117,7 +117,7 @@ class ResidualNetwork(Architecture):
 
 
 class ConvolutionalNetwork(Architecture):
-    """Convolutions, each followed by an activation."""
+    """A convolutional network: convolutions, each followed by an activation."""
 
     convolutional = True
 
@@ -168,13 +168,13 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and no bias in its last layer; its standard deviations are trainable.
+    """Kernel of a network with one output and no bias in the last layer; all standard deviations are trainable.
 
     Args:
-        architecture: the network up to its last layer.
-        weight_std: w of all layers but the last one.
+        architecture: the network without its last layer.
+        weight_std: w, standard deviation of the weights, for all layers but the last.
         bias_std: b, positive.
-        last_std: w of the last layer.
+        last_std: w, standard deviation of the weights, for the last layer.
         train_last: whether `last_std` is trainable, which is redundant if the scale is random and trainable.
         tangent: use the tangent kernel of all layers instead of the output covariance.
 

@@ -41,13 +41,13 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
     """Classify images by infinite-width network processes, one per class, with a shared random scale.
 
     Args:
-        kernel: kernel of the network; set its `train_last` for a Gaussian process.
+        kernel: kernel of the network; for a Gaussian process, set the kernel's `train_last`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
         scale: prior of the scale, and its initial posterior; `InverseGamma` gives SVTP, and `FixedScale` gives SVGP.
         inducing: number of inducing inputs, initialised by the first training images, stratified by class.
-        mean: subtracted from images in [0, 1]; one value, or one per channel.
-        std: divisor after the mean is subtracted; one value, or one per channel.
+        mean: value subtracted from images in [0, 1], or one value per channel.
+        std: divisor of images after the subtraction, or one divisor per channel.
         jitter: initial value of eps, which is added to the variance of inducing values.
         draws: number of samples of scale and values in a training step.
         evaluation_draws: number of samples in validation, test and prediction.
@@ -158,7 +158,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute log mean class probabilities, `[B, C]`, of images in [0, 1]."""
+        """Compute log mean class probabilities, `[B, C]`, for images in [0, 1]."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
@@ -177,10 +177,10 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
     Args:
         label: `[N]`, int64.
         num_classes: number of classes, C.
-        count: total number to choose, at most N.
+        count: total number of images to choose, at most N.
 
     Returns:
-        The images' positions, `[count]`, class by class; the classes with the largest fractional parts are rounded up.
+        The images' positions, `[count]`, class by class; class counts with the largest fractional parts are rounded up.
 
     Raises:
         ValueError: if there are fewer than `count` images.

@@ -30,14 +30,14 @@ class FiniteNetworks(nn.Module):
     """Independent networks, evaluated in parallel: dense, or convolutional with 3 x 3 kernels and no pooling.
 
     Args:
-        members: number of networks, E.
+        members: number of networks, E, in the ensemble.
         input_shape: shape of an input: `[D]` for dense networks; channels, height and width for convolutional networks.
-        outputs: outputs of each network, C.
+        outputs: number of outputs of each network, C.
         width: units or channels of a hidden layer.
         depth: number of hidden layers.
         activation: activation function, `relu` or `erf`.
-        weight_std: w, standard deviation of the weights.
-        bias_std: b, standard deviation of the biases.
+        weight_std: standard deviation w of the weights.
+        bias_std: standard deviation b of the biases.
         alpha: shape of the scales' inverse gamma distribution; None sets all scales to 1.
         beta: scale parameter of the scales' inverse gamma distribution.
 
@@ -99,7 +99,7 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble by cross-entropy, and classify by its mean logits.
+    """Train an ensemble by cross-entropy, and classify by the members' mean logits.
 
     Args:
         network: `FiniteNetworks`, optionally in `Normalized`; maps images to logits `[B, C, E]`.
@@ -123,7 +123,7 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute mean logits, `[B, C]`, of images in [0, 1]."""
+        """Compute the ensemble's mean logits, `[B, C]`, for images in [0, 1]."""
         return self.network(image).mean(dim=2)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:

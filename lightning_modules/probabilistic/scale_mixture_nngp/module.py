@@ -28,7 +28,7 @@ class ScaleMixtureRegression(MethodModule):
     """Regression with the process of an infinitely wide network, optionally with a random scale.
 
     Args:
-        kernel: kernel of the network.
+        kernel: kernel of the infinitely wide network.
         scale: distribution of the scale; `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
         noise_variance: initial eps, noise variance of the targets at scale 1.
         formulas: `clean`, or `released` for the predictions of the authors' code, which omit the noise.

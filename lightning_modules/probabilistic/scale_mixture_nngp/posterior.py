@@ -1,6 +1,6 @@
 """Distributions of the scale s, and posteriors of f | s ~ N(0, s K): exact, and variational with inducing inputs.
 
-Marginal of f and posterior of s:
+Marginal distribution of f and posterior of s:
 
     s = 1:                      a Gaussian process
     s ~ inverse gamma(a, b):    f ~ t with 2 a degrees of freedom and scale matrix (b / a) K,
@@ -17,7 +17,7 @@ With A = K_bZ K_ZZ^-1 and B = K_bb - A K_Zb the process given s is
 
     f_c ~ N(A mu_c, s (A diag(S_c) A^T + B)).
 
-A likelihood that factorises over points needs only each point's variance.
+A likelihood that factorises over points needs only the variance at each point.
 """
 
 import math
@@ -72,7 +72,7 @@ def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Ten
     Args:
         known: factor and solution for the training rows.
         cross: kernel between the training rows and the points, `[n, m]`.
-        variance: kernel of each point with itself, `[m]`.
+        variance: kernel of each point with itself (prior variance), `[m]`.
 
     Returns:
         K_*^T K^-1 y and K_** - K_*^T K^-1 K_*, both `[m]`.
@@ -86,17 +86,17 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
-        """Compute log E_s[N(y; 0, s K)].
+        """Compute the log marginal density log E_s[N(y; 0, s K)].
 
         Args:
-            quadratic: y^T K^-1 y, of any shape.
-            log_det: log det K, of the same shape.
-            count: n, length of y.
+            quadratic: quadratic form y^T K^-1 y, of any shape.
+            log_det: log det K, of the same shape as `quadratic`.
+            count: number n of values in y.
         """
 
     @abstractmethod
     def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
-        """Return the posterior of s given y; `quadratic` is a scalar."""
+        """Return the posterior of s given the targets y; `quadratic` is a scalar."""
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """Compute E[s]; infinite if it does not exist."""
+        """Compute the mean E[s]; infinite if there is no finite mean."""
 
 
 class One(ScaleDistribution):
@@ -151,7 +151,7 @@ class Weighted(ScaleDistribution):
 
     Args:
         draws: samples s_i, positive, `[S]`.
-        log_weight: log-probabilities of the samples, `[S]`; None makes them uniform.
+        log_weight: log-probabilities of the samples, `[S]`; None means equal probabilities.
     """
 
     def __init__(self, draws: Tensor, log_weight: Tensor | None = None) -> None:
@@ -192,7 +192,7 @@ class InverseGamma(Scale):
     """Inverse gamma scale, which gives a t process.
 
     Args:
-        a: initial shape; the process has 2 a degrees of freedom.
+        a: initial shape parameter; the process has 2 a degrees of freedom.
         b: initial scale parameter.
     """
 
@@ -242,9 +242,9 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
     """Condition the process on its inducing values.
 
     Args:
-        factor: lower Cholesky factor of K_ZZ, `[M, M]`.
+        factor: lower Cholesky factor of the inducing inputs' kernel K_ZZ, `[M, M]`.
         cross: K_Zb, `[M, B]`.
-        variance: diagonal of K_bb, `[B]`.
+        variance: diagonal of the points' kernel K_bb, `[B]`.
     """
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     weight = torch.linalg.solve_triangular(factor.T, half, upper=True).T
@@ -260,10 +260,10 @@ def inducing_divergence(factor: Tensor, mean: Tensor, spread: Tensor, precision:
     """Compute the KL divergence of q(u | s) from the prior, averaged over q(s).
 
     Args:
-        factor: lower Cholesky factor of K_ZZ, `[M, M]`.
+        factor: lower Cholesky factor of the inducing inputs' kernel K_ZZ, `[M, M]`.
         mean: mu, `[C, M]`.
-        spread: S, positive, `[C, M]`.
-        precision: E[1 / s] = a / b; 1 for scale 1.
+        spread: variances S of the inducing values, positive, `[C, M]`.
+        precision: expectation E[1 / s] = a / b; 1 for scale 1.
     """
     classes, inducing = mean.shape
     inverse = torch.cholesky_inverse(factor)

@@ -48,18 +48,18 @@ class ScoreEstimation(MethodModule):
         dim: d, dimension of the points.
         width: m, number of neurons; even.
         eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the largest step size, 1 / lambda_max(H).
-        stop: step at which the kernel limit is reported. `rule` is the theory's; it uses the true variance of the label
-            noise if known, otherwise the variance of the labels. `hold_out` is the step with the smallest loss on
-            validation rows, and `end` is after 10^7 steps.
+        stop: step at which the kernel limit is reported. `rule` is the theory's stopping rule, with the true variance
+            of the label noise if known, otherwise with the variance of the labels. `hold_out` takes the step with the
+            smallest loss on validation rows, and `end` takes 10^7 steps.
         radius: D, radius of the ball onto which estimates of X_0 are projected when scores are computed.
-        g: rate of the diffusion; must be that of the data.
-        start: T_0 of the data, the time at which sampling ends.
-        end: T of the data, the time at which sampling starts.
+        g: rate of the diffusion; must equal the rate in the data's settings.
+        start: the data's time T_0, at which sampling ends.
+        end: the data's time T, at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch does not hold all
-            rows, there are more than 5,000 rows, times exceed `end`, or `eta` is larger than 1 / lambda_max(H).
+            rows (at most 5,000), or `end` or `eta` does not suit the data.
     """
 
     first_weight: Tensor

@@ -51,7 +51,7 @@ def names(degree: int) -> list[str]:
 
 
 def caps(degree: int) -> Tensor:
-    """Return the maximum thresholds of the statistics in `names`."""
+    """Return the maximum threshold of each statistic in `names`."""
     return torch.tensor([CAPS[name.split("_band")[0]] for name in names(degree)], dtype=torch.float64)
 
 
@@ -67,11 +67,11 @@ def pairs(z: Tensor) -> Tensor:
 
 
 def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Moments:
-    """Compute the sums that the tests need.
+    """Compute the sums over points from which the tests' statistics follow.
 
     Args:
         features: x, `[N, d]`.
-        weight: w, `[d]`, of norm 1.
+        weight: normal vector w of the halfspace, `[d]`, of norm 1.
         sigma: width of the bands.
         degree: maximum degree of the moments, 2 or 4.
     """
@@ -94,7 +94,7 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
 
 
 def _norms(symmetric: Tensor) -> Tensor:
-    """Compute the operator norms of symmetric matrices `[K, p, p]`, `[K]`."""
+    """Compute the operator norm of each symmetric matrix in `[K, p, p]`: `[K]`."""
     return torch.linalg.eigvalsh(symmetric).abs().amax(1)
 
 
@@ -144,7 +144,7 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
     """Compute thresholds, `[K]`, such that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
 
-    Each threshold is a quantile of its statistic, at the same level for all; the level is the smallest possible.
+    The thresholds are quantiles of their statistics, all at the same level, which is the smallest possible.
 
     Args:
         drawn: statistics of the samples, `[draws, K]`.

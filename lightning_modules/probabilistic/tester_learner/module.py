@@ -1,4 +1,4 @@
-"""The module that learns a halfspace and tests its assumptions about the points."""
+"""The LightningModule that learns a halfspace and tests the assumptions about the points."""
 
 import math
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
     """Gather the rows of a batch from all ranks, in the order of a single process.
 
     Args:
-        local: this rank's rows, `[b, ...]`.
+        local: rows of this rank, `[b, ...]`.
         count: number of rows over all ranks.
     """
     processes = world_size()
@@ -97,7 +97,7 @@ class TesterLearner(MethodModule):
         one_of(SURROGATES, surrogate=surrogate)
         one_of((2, 4), degree=degree)
         if degree == 4 and dim > MOST_DIMENSIONS:
-            raise ValueError(f"dim must be at most {MOST_DIMENSIONS} for moments of degree 4, got {dim}: take degree 2")
+            raise ValueError(f"dim must be at most {MOST_DIMENSIONS} for moments of degree 4, got {dim}: use degree 2")
         within(0, 1, "()", delta=delta)
         at_least(math.ceil(1 / delta), draws=draws)
         at_least(1, rows_per_iteration=rows_per_iteration)
@@ -160,7 +160,7 @@ class TesterLearner(MethodModule):
         self.held_out.append((batch["features"], batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Choose among the candidates by the validation rows of all ranks, and test the chosen one."""
+        """Choose a candidate on the validation rows of all ranks, and test the chosen candidate."""
         features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
         self.held_out = []
         candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)

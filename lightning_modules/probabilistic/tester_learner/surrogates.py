@@ -59,7 +59,7 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
     Args:
         features: x, `[N, d]`.
         target: y, `[N]`, in {-1, 1}.
-        weight: w, `[d]`, of any length.
+        weight: normal vector w of the halfspace, `[d]`, of any norm.
         surrogate: l.
         sigma: its width.
     """
@@ -67,12 +67,12 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
 
 
 def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for each of K unit vectors, `[K, d]`: orthogonal to each.
+    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w: `[K, d]`, each sum orthogonal to its w.
 
     Args:
         features: x, `[N, d]`.
         target: y, `[N]`, in {-1, 1}.
-        weights: w, `[K, d]`, of norm 1.
+        weights: normal vectors w of K halfspaces, `[K, d]`, of norm 1.
         surrogate: l.
         sigma: its width.
     """

@@ -22,7 +22,7 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
     """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`; the mean over frames and pixels is removed.
 
-    The result is clipped to [0, 1], as by a camera.
+    The noisy clip is clipped to [0, 1], as by a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)
 
@@ -45,7 +45,7 @@ def slices(clip: Tensor, height: int) -> Tensor:
 class ClipRestorerSteps(ClipWriter):
     """Validation, test and prediction steps for `ClipBatch`es.
 
-    The module sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
+    A subclass sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
     then over all clips. `test/psnr` and `test/ssim` evaluate the estimate, `test/noisy_psnr` and `test/noisy_ssim` the
     bicubically upsampled input. If the test data have noise sequences, `test/disturbed_psnr` and `test/disturbed_ssim`
     evaluate the estimate for the clip with added noise, and `test/drift` is the mean of |F(x + n) - F(x)|. Validation

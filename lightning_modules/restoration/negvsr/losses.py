@@ -15,9 +15,9 @@ def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool 
     """Compute the mean distance |y_neg - y_pos| between the output for a negative and the output for its clip.
 
     Args:
-        negative: y_neg, output for the negative.
-        positive: y_pos, output for the clip; its gradient is the opposite of y_neg's.
-        detach_positive: stop the gradient to y_pos.
+        negative: output y_neg for the negative.
+        positive: y_pos, output for the clip; its gradient is minus the gradient of y_neg.
+        detach_positive: stop the gradient of the distance to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 

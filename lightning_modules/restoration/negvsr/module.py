@@ -58,7 +58,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         started_from: checkpoint of the first stage, whose averaged weights initialise the network.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
-        discriminator_optimizer: built on the discriminator's parameters.
+        discriminator_optimizer: optimizer of the discriminator's parameters.
         lr_scheduler: scheduler of each optimizer, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
@@ -120,7 +120,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             return self(degraded)
 
     def made(self, batch: ClipBatch) -> Made:
-        """Clean and upsample a batch and its negatives.
+        """Clean and upsample the clips of a batch and their negatives.
 
         Raises:
             ValueError: if negatives are enabled and the batch has no noise.

@@ -52,7 +52,7 @@ class Negatives:
     """Settings of NegVSR's negatives and of their loss.
 
     Args:
-        mixture: M, weight of the noise in the mixture, in [0, 1].
+        mixture: weight M of the noise in the mixture, in [0, 1].
         patch_size: side of a rotated patch, in pixels.
         weight: loss weight of the distance between the output for a clip and the output for its negative.
         detach_positive: stop the gradient of this distance to the clip's output.

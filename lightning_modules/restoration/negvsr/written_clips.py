@@ -32,9 +32,9 @@ class ClipWriter(FolderWriter):
     Existing frames are kept, so an interrupted run can continue; existing frames of another clip are rejected.
     At the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
     `data.predict_dir` is written as `beside/<clip>.mp4`: the input, enlarged by bicubic interpolation, next to the
-    restored clip. Without the extra `video`, only frames are written.
+    restored clip. Without the package extra `video`, only frames are written.
 
-    The module implements `estimated`, which restores a batch, `[B, T, C, H, W]`.
+    The module implements `estimated`, which restores the clips of a batch, `[B, T, C, H, W]`.
     """
 
     written, settings_name = "restored", "restoration_settings.json"
@@ -97,7 +97,7 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Concatenate each input frame, enlarged to the restored frame's size, and the restored frame, `[H, 2 W, 3]`."""
+    """Place each input frame, enlarged to the restored frame's size, beside the restored frame: `[H, 2 W, 3]`."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""LightningModule of SGMSE+; the package docstring describes the method."""
+"""The LightningModule of SGMSE+; the package docstring describes the method."""
 
 from functools import partial
 from typing import Any, Literal
@@ -28,15 +28,15 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: predicts the real and imaginary part of minus the score. Its inputs are `[B, 4, F, T]`, the real and
-            imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
+        network: predicts the real and imaginary part of minus the score. The network's inputs are `[B, 4, F, T]`, the
+            real and imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: spectrograms are padded so that the number of frames is divisible by it.
-        num_steps: N, number of sampling steps.
+        frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.
+        num_steps: number N of sampling steps.
         corrector_steps: number of Langevin corrector steps per sampling step.
-        snr: r, signal-to-noise ratio that sets the corrector's step size.
-        end: final time of sampling and smallest training time, in (0, 1).
+        snr: signal-to-noise ratio r, which sets the corrector's step size.
+        end: final time of sampling, and smallest time in training, in (0, 1).
         sampler: `predictor_corrector`, or `flow`, the probability flow ODE, solved to a tolerance of 1e-5.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.

@@ -6,8 +6,8 @@ Given x_0 and the observation y, x_t has mean e^{-gamma t} x_0 + (1 - e^{-gamma 
 
     smin^2 e^{-2 gamma t} (e^{2 (gamma + L) t} - 1) L / (gamma + L).
 
-Signals may be complex. Then the noise has E|z|^2 = 1, half of it in the real and half in the imaginary part, and the
-score is -(x_t - mean) / variance. The prior's mean is set to y.
+Signals may be complex; then the noise has E|z|^2 = 1, half of it in the real and half in the imaginary part, and the
+score is -(x_t - mean) / variance. The mean of the prior is set to y.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.

@@ -38,13 +38,13 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def frames(self, samples: int) -> int:
-        """Compute the number of frames of a signal's spectrogram."""
+        """Compute the number of frames in the spectrogram of a signal."""
         return max(samples, self.n_fft // 2 + 1) // self.hop + 1
 
     def of(self, signal: Tensor) -> Tensor:
         """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Signals too short for reflection padding by half a window are zero-padded at the end first.
+        Signals too short for reflection padding by half a window are first zero-padded at the end.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)

@@ -9,9 +9,9 @@ in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packag
 torchmetrics.
 
 DNSMOS needs no clean speech: a network rates speech, background and overall quality from 1 to 5, on windows of 9.01
-seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map its outputs to the
-listeners' scale, and windows are averaged. The package `speechmos` provides the network's file, which `onnxruntime`
-runs.
+seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map the network's outputs to
+the listeners' scale, and the results of all windows are averaged. The package `speechmos` provides the network's file,
+which `onnxruntime` runs.
 
 Metrics whose package is missing are left out of tables, with one warning.
 
@@ -142,7 +142,7 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 class SpeechQuality(MeasuredItems):
     """Metrics of a dataset's recordings; in the table, `noisy_<metric>` is the metric of the noisy recording.
 
-    `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
+    The column `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
     """
 
     warned = False
@@ -166,7 +166,7 @@ class SpeechQuality(MeasuredItems):
             estimate: enhanced signals, `[B, samples]`.
             clean: clean signals, `[B, samples]`.
             sample_rate: sample rate, in hertz.
-            index: indices in the dataset, `[B]`.
+            index: indices of the recordings in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the test dataloader.
             perception: also compute intelligibility and perceived quality, which takes seconds per recording.

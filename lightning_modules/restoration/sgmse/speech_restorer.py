@@ -56,15 +56,15 @@ def lengths_of(batch: Any) -> list[int]:
 class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    The module sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, which divides the number of frames
-    that its network takes. It implements its method in `enhanced`. Recordings are normalised by their peak amplitude
-    and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`;
-    `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets the names are
-    `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
+    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, a divisor of the number of frames
+    that its network accepts. The subclass implements its method in `enhanced`. Recordings are normalised by their peak
+    amplitude and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and
+    `test/pesq`; `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets, the
+    metrics are named `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
 
     A checkpoint with another spectrogram or process is rejected. `predict` writes `enhanced/<file>` to the run
-    directory, with the name and length of the input file and the dataset's sample rate. With several test sets the path
-    is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
+    directory, with the name and length of the input file and the dataset's sample rate. With several test sets, the
+    path is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
     """
 
     quality: SpeechQuality
@@ -91,13 +91,14 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Enhance signals `[B, samples]`."""
+        """Enhance noisy signals `[B, samples]`."""
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch, with noise seeded by the run's seed and each recording's index.
 
-        Recordings are grouped by their padded number of frames, so each recording is padded as if it were alone.
+        Recordings are grouped by their padded number of frames, so each recording is padded as if it were alone in its
+        batch.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]
@@ -115,7 +116,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
             return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
 
     def through_spectrogram(self: Any, signal: Tensor, lengths: list[int], draw: Draw) -> Tensor:
-        """Enhance signals `[B, samples]` in the spectrogram domain, zero-padded to the network's multiple of frames.
+        """Enhance signals `[B, samples]` via spectrograms, padded with zeros to a number of frames the network accepts.
 
         Samples beyond each signal's length are ignored, and are zero in the result.
         """

@@ -1,16 +1,17 @@
 """Adaptive smoothing: a mixture of an accurate and a robust classifier with a learned weight per image.
 
-Both classifiers are pretrained and frozen. A mixing network predicts from their features the weight alpha of the robust
-classifier for each image (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, s = 1 for attacked images and 0
-for clean ones, and f the mixture. The mixing network minimises over clean and attacked images
+Both classifiers are pretrained and frozen. A mixing network predicts from the features of both classifiers the weight
+alpha of the robust classifier for each image (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, f the
+mixture, and s = 1 for attacked and 0 for clean images. The mixing network minimises, over clean and attacked images,
 
     L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
 
 The attacks (`attacks.py`) are white-box: they differentiate through the classifiers and the mixing network.
 
-Certification smooths only the robust classifier: h is its vote distribution under noise, while g and alpha are computed
-from the clean input. The paper's radius for a fixed alpha is sigma Phi^-1(alpha p) if h_y >= p; its proof uses only
-alpha h_y > 1/2. So it also holds for a learned alpha, with the smallest value that alpha can take.
+Certification smooths only the robust classifier: h is this classifier's vote distribution under noise, while g and
+alpha are computed from the clean input. The paper's radius for a fixed alpha is sigma Phi^-1(alpha p) if h_y >= p; the
+proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha, computed with the smallest value
+that alpha can take.
 
 Sources of alpha:
 

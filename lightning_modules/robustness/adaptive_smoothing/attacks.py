@@ -5,15 +5,15 @@ likely class of the clean prediction. The attack maximises, within a budget epsi
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture. The second term makes the attack decrease gamma, and with it alpha. So it
-targets the classifiers and the mixing network jointly. Steps use a gradient with momentum:
+where z are log-probabilities of the mixture. The second term makes the attack decrease gamma and thereby alpha. The
+attack thereby targets the classifiers and the mixing network jointly. Steps use a gradient with momentum:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
 Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
 image by all kinds, take several optimiser steps on the same images, and mostly use APGD, which adapts its step size.
-Here all attacks use this ascent.
+Here all attacks use this ascent with a fixed step size.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
         target: target classes, `[B]`.
 
     Returns:
-        Loss `[B]`; positive if the target is more likely than the label.
+        The loss `[B]`; positive if the target is more likely than the label.
     """
     z = log_probability
     top = z.topk(4, dim=1).values
@@ -83,7 +83,7 @@ def drawn_steps(mean: int, place: Sequence[int]) -> int:
 
     Args:
         mean: mean of the chi^2 distribution.
-        place: seed, epoch and batch; they seed the sample, so that it is equal on all ranks.
+        place: seed, epoch and batch, which seed the sample identically on all ranks.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
@@ -105,7 +105,7 @@ def ascent(
         objective: maps the mixture's output to `[B]`.
         norm: norm of the budget.
         epsilon: budgets `[B]`, in pixel units.
-        steps: n; the step size is 5 epsilon / n.
+        steps: number n of steps; the step size is 5 epsilon / n.
         momentum: momentum of the gradient, `[B]`.
 
     Returns:

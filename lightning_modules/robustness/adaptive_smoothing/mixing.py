@@ -1,17 +1,17 @@
-"""Mixture of the probabilities of an accurate and a robust classifier, and its certified radius.
+"""Mixture of the probabilities of an accurate and a robust classifier, and the mixture's certified radius.
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-With h the robust classifier's probabilities, f predicts y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-for any g. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y =
-argmax h(x), the condition implies a certified radius around x; a negative radius means no certificate:
+If h are the robust classifier's probabilities, f predicts y for any g wherever h_y - h_i >= (1 - alpha) / alpha for all
+other i. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y = argmax
+h(x), the condition implies a certified radius around x; a negative radius means no certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x, without smoothing. With h_2 <= 1 - h_y this radius is sigma Phi^-1(alpha h_y). A larger radius can
-be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha h_y > 1/2
-suffices for f to predict y, hence
+g is evaluated at x, without smoothing. With the bound h_2 <= 1 - h_y, this radius becomes sigma Phi^-1(alpha h_y). A
+larger radius can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and alpha
+h_y > 1/2 suffices for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
@@ -37,8 +37,8 @@ def log_mixture(
     Args:
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
-        alpha: weight of `robust`, in [0, 1]: a number, or `[B]`.
-        complement: 1 - alpha, of the same type; pass it if it is known more precisely than by subtraction.
+        alpha: weight of `robust`, in [0, 1]: one number, or one per image, `[B]`.
+        complement: 1 - alpha, of the same type as `alpha`; pass it where the subtraction would lose precision.
 
     Returns:
         Log-probabilities `[B, K]`.
@@ -56,13 +56,13 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
     """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the same class as h.
 
     Args:
-        first: h_y or a lower bound of it, in [0, 1].
-        second: second largest h_i or an upper bound of it, in [0, 1]; if only h_y is bounded, 1 - `first`.
+        first: h_y, or a lower bound of h_y, in [0, 1].
+        second: h_2, the second largest h_i, or an upper bound of h_2, in [0, 1]; if only h_y is bounded, 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
+        The radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.
@@ -73,12 +73,12 @@ def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDAr
     """Compute the largest l2 radius provable from h_y alone, for a mixture with a smoothed robust classifier.
 
     Args:
-        first: h_y or a lower bound of it, in [0, 1].
+        first: h_y, or a lower bound of h_y, in [0, 1].
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius in pixel units; negative means no certificate.
+        The radius in pixel units; negative means no certificate.
     """
     needed = min(1 / (2 * alpha), 1.0) if alpha > 0 else 1.0
     return sigma * (np.minimum(ndtri(first), 1e9) - ndtri(needed))

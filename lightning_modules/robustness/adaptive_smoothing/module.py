@@ -30,15 +30,15 @@ CERTIFICATES = {
 def mixing_loss(
     mixed: MixtureOutput, label: Tensor, attacked: Tensor, bce_weight: float, ce_weight: float, product_weight: float
 ) -> Tensor:
-    """Compute the loss L of each image, `[B]`.
+    """Compute the loss L of the mixing network for each image, `[B]`.
 
     Args:
         mixed: mixture output at the images.
         label: `[B]`.
-        attacked: s, 1 for attacked images and 0 for clean ones, `[B]`.
+        attacked: s, 1 for attacked images and 0 for clean images, `[B]`.
         bce_weight: c_bce, weight of the binary cross-entropy of gamma.
         ce_weight: c_ce, weight of the mixture's cross-entropy.
-        product_weight: c_prod, weight of the product of both.
+        product_weight: c_prod, weight of the product of the two cross-entropies.
     """
     ce = F.cross_entropy(mixed.log_probability, label, reduction="none")
     bce = F.binary_cross_entropy_with_logits(mixed.gamma, attacked, reduction="none")
@@ -125,7 +125,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the one from the mixing network."""
+        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the mixing network's alpha."""
         return self.network.mixed(image, alpha)
 
     def forward(self, image: Tensor) -> Tensor:

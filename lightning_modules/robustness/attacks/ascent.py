@@ -1,15 +1,15 @@
-"""Projected gradient ascent (PGD): perturb an image within a budget so that a classifier errs.
+"""Projected gradient ascent (PGD): perturb an image within a budget to make a classifier err.
 
     max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
 
     L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
 
-the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L, so both have the
+the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L; the two have the
 same maxima, and their gradients are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below ignore the gradient's length, so in exact arithmetic they equal the steps on the cross-entropy. In
+The steps below ignore the gradient's length; in exact arithmetic, they therefore equal steps on the cross-entropy. In
 float32, p_y rounds to 1 at a logit gap of 16 or more; then the cross-entropy loses its gradient, and can no longer rank
 two perturbations.
 
@@ -27,7 +27,7 @@ which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. So samples are processed one by one, and memory is that of a single sample.
+which is parallel to -sum_j grad p_y^j. Samples are therefore processed one by one, in the memory of a single sample.
 
 In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation
 mode).
@@ -64,9 +64,9 @@ Generators = Sequence[torch.Generator] | None
 def without_float16() -> Iterator[None]:
     """Disable float16 autocast for the forward and backward pass.
 
-    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change it. Loss
-    scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the range
-    of float32, is kept.
+    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change the image.
+    Loss scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the
+    range of float32, is kept.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -168,7 +168,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        generators: B CPU generators, one per image; None samples as `sample_rows` does.
+        generators: B CPU generators, one per image; None samples as in `sample_rows`.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
         label: `[B]`.
 
     Returns:
-        L, `[B]`; positive where the label's probability is below 1/2.
+        The loss L, `[B]`; positive where the label's probability is below 1/2.
     """
     logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
@@ -234,7 +234,7 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """Select for each image the worse of two perturbations for the classifier, by success, then by loss."""
+    """Select for each image the more harmful of two perturbations: by success, then by loss."""
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -248,10 +248,10 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
     """Evaluate images by several samples of a randomised classifier, one after another, without gradients.
 
     Args:
-        network: maps images to logits, which vary between calls if it is randomised.
+        network: maps images to logits, which vary between calls for a randomised network.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples.
+        num_draws: number m of samples.
     """
     of_draws, probabilities = [], torch.zeros((), device=image.device)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples; each sample's graph is freed before the next one.
+        num_draws: m, number of samples; each sample's graph is freed before the next sample.
 
     Raises:
         ValueError: if the logits are not differentiable with respect to the image.
@@ -327,7 +327,7 @@ def projected_gradient_ascent(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: gradient steps.
-        step_size: a, in pixel units.
+        step_size: step size a, in pixel units.
         num_draws: m, samples per gradient of a randomised classifier.
 
     Returns:
@@ -357,7 +357,7 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image; this may be the image itself.
+    """Run several ascents, and return the worst point for each image; the worst point may be the image itself.
 
     Args:
         network: maps images to logits.
@@ -366,13 +366,13 @@ def pgd(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: number of gradient steps of each ascent.
-        step_size: a, in pixel units.
+        step_size: step size a, in pixel units.
         restarts: number of ascents. If `num_draws` is 1, the network is assumed deterministic, and images that are
-            already misclassified are not attacked again; this costs one host synchronisation per restart.
+            already misclassified are not attacked again, at the cost of one host synchronisation per restart.
         starts_at_random: start at a random point within the budget instead of at the image.
         num_draws: m, samples per gradient of a randomised classifier.
-        generators: generators of the random starts, one per image; None uses torch's global one.
-        logits: logits of the images, `[B, K]`, which save a forward pass if `num_draws` is 1; None computes them.
+        generators: generators of the random starts, one per image; None uses torch's global generator.
+        logits: logits of the images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes them.
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
@@ -426,8 +426,8 @@ class Attack(ABC):
             network: maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: CPU generators, one per image, so that perturbations do not depend on the rest of the batch;
-                None uses torch's global one.
+            generators: CPU generators, one per image, which make perturbations independent of the rest of the batch;
+                None uses torch's global generator.
             logits: the network's logits for the images, `[B, K]`, if known; None computes them if needed.
         """
 
@@ -435,7 +435,7 @@ class Attack(ABC):
         """Validate norm, budget and name.
 
         Raises:
-            ValueError: if one of them is invalid.
+            ValueError: if norm, budget or name is invalid.
         """
         one_of(("linf", "l2"), norm=self.norm)
         within(0, math.inf, "()", epsilon=self.epsilon)
@@ -451,8 +451,8 @@ class PGD(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, with which an ascent can cross the
-            ball from any start.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, which lets an ascent cross the ball
+            from any start.
         restarts: number of ascents; the worst result is kept for each image.
         random_start: start at a random point within the budget instead of at the image.
         num_draws: samples per gradient of a randomised classifier.

@@ -52,7 +52,7 @@ class AutoAttack(Attack):
         version: `standard`, or `plus` with more attacks and restarts. The version for randomised classifiers is not
             supported, because a single evaluation decides about attack and success.
         num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is
-            proportional to it.
+            proportional to this number.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
 
     Raises:

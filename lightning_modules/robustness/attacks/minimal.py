@@ -6,8 +6,9 @@ DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = g
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until x + (1 + eta) r is classified differently; the overshoot eta carries it across the boundary. f and w are evaluated
-at x + (1 + eta) r, so that a step does not go back over a crossed boundary; the paper evaluates them at x + r.
+until x + (1 + eta) r is classified differently; the overshoot eta moves the point across the boundary. Here f and w are
+evaluated at x + (1 + eta) r, which keeps a step from returning over a crossed boundary; the paper evaluates them at x +
+r.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
@@ -40,7 +41,7 @@ INSIDE = 1 - 1e-6
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
-    """Check whether the predicted class differs from the label, `[B]`, bool; NaN does not count."""
+    """Check whether the predicted class differs from the label, `[B]`, bool; NaN does not count as different."""
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
@@ -61,7 +62,7 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
     """Compute the step to the nearest decision boundary of the linearised classifier.
 
-    Pixels at 0 or 1 that would leave the range are kept constant, so that clipping does not weaken the step.
+    Pixels at 0 or 1 that would leave the range are kept constant; otherwise clipping would weaken the step.
 
     Args:
         network: maps images to logits.
@@ -70,8 +71,8 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
         others: candidate classes k != y of each image, `[B, n]`, int64.
 
     Returns:
-        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, and
-        stores only one gradient.
+        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, one
+        per candidate, and stores only one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -98,15 +99,15 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step; each step takes a host sync to find fooled images.
+    """Attack by DeepFool, clipped to [0, 1] after each step; each step needs a host sync to find fooled images.
 
     Args:
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        overshoot: eta, at least 0.
+        overshoot: fraction eta by which the perturbation is extended, at least 0.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes, the most likely ones of the image; None uses all.
+        num_candidates: number of candidate classes, chosen as the most likely classes of the image; None uses all.
 
     Returns:
         x + (1 + eta) r, `[B, C, H, W]`; the final iterate if the attack failed.
@@ -185,20 +186,21 @@ def carlini_wagner(
 ) -> Tensor:
     """Attack images by Carlini and Wagner's method in the Euclidean norm, with a separate c for each image.
 
-    Unlike the authors' program, it never aborts a search early, so there is no host synchronisation during the search.
+    Unlike the authors' program, this function never aborts a search early, and therefore needs no host synchronisation
+    during the search.
 
     Args:
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        confidence: kappa, at least 0, required margin of another class's logit over the label's.
-        steps: Adam steps per value of c.
+        confidence: kappa, at least 0, required margin of another class's logit over the label's logit.
+        steps: number of Adam steps per value of c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c.
-        search_steps: number of values of c.
+        initial_constant: first value of the margin's weight c.
+        search_steps: number of values of c in the search.
 
     Returns:
-        The closest successful x' of all steps, `[B, C, H, W]`; the image itself if there is none.
+        The closest successful x' of all steps, `[B, C, H, W]`; the image itself if no step was successful.
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -250,8 +252,8 @@ class DeepFool(MinimalAttack):
     Args:
         overshoot: eta, fraction by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
-        num_candidates: number of candidate classes, the most likely ones of an image; None uses all. Each candidate
-            costs one backward pass per step.
+        num_candidates: number of candidate classes, chosen as the most likely classes of an image; None uses all. Each
+            candidate costs one backward pass per step.
         name: name in tables and metrics.
 
     Raises:
@@ -279,11 +281,11 @@ class CarliniWagner(MinimalAttack):
     The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:
-        confidence: kappa, required margin of another class's logit over the label's.
-        steps: Adam steps per value of the margin's weight c.
+        confidence: kappa, required margin of another class's logit over the label's logit.
+        steps: number of Adam steps per value of the margin's weight c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c.
-        search_steps: number of values of c.
+        initial_constant: first value of the margin's weight c.
+        search_steps: number of values of c in the search.
         name: name in tables and metrics.
 
     Raises:

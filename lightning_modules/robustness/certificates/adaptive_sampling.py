@@ -5,10 +5,13 @@ are lower bounds of the values that more samples would give. `abstained` is an u
 decide more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers
 for:
 
-    InputSpecific        the curve and the mean radius, up to `max_loss`
-    Anytime, no target   the curve and the mean radius, up to the gain of the omitted blocks
-    Stages, Anytime      certified accuracy at the target radius only; the mean radius is loose too
-    Curve                certified accuracy at the grid radii only; the mean radius is loose too
+    InputSpecific: the curve and the mean radius, up to `max_loss`.
+
+    Anytime without a target: the curve and the mean radius, up to the gain of the omitted blocks.
+
+    Stages, and Anytime with a target: certified accuracy at the target radius only; the mean radius is also loose.
+
+    Curve: certified accuracy at the grid radii only; the mean radius is also loose.
 
 A row's `outcome` is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
 precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little gain`,
@@ -59,7 +62,7 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
     """Bound the class probability in each stream; all bounds hold jointly with probability 1 - level.
 
     Args:
-        bound: maps hits, samples and the level of one stream to its bound.
+        bound: maps hits, number of samples and level of one stream to the stream's bound.
         hits: number of votes for the class in each stream, `[S]`.
         n: number of samples.
         level: probability that any bound is wrong.
@@ -71,11 +74,11 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
 class Stages(Mode):
     """Decide whether a target radius is certified, in stages with increasing numbers of samples.
 
-    Stage i has its own selection samples and n_i estimation samples. With s stages, each certifies at level alpha / s,
-    so that all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its selected
-    class does not reach the radius. Giving up never invalidates a certificate, but it loses power, possibly more than
-    beta: if two classes are about equally probable, a stage often selects the wrong one and correctly gives up on it.
-    A row's radius is that of the final stage, and a valid lower bound.
+    Stage i has its own selection samples and n_i estimation samples. With s stages, each stage certifies at level alpha
+    / s, which makes all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its
+    selected class does not reach the radius. Giving up never invalidates a certificate, but the loss of power may
+    exceed beta. If two classes are about equally probable, a stage often selects the wrong one and correctly gives up
+    on it. A row's radius is the final stage's radius, a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -121,11 +124,11 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """CERTIFY with only as many samples as an image needs for nearly the radius of `n_max` samples.
+    """Run CERTIFY with as few samples as an image needs for nearly the radius that `n_max` samples would give.
 
     The selection samples give a rough estimate of the class probability, which determines how many new samples lose at
-    most `max_loss` of the radius. The number does not depend on the certifying samples, so the published formula of the
-    radius stays valid for it.
+    most `max_loss` of the radius. This number does not depend on the new samples, so the published formula of the
+    radius stays valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -173,7 +176,7 @@ class Anytime(Mode):
 
     With `radius`, the question is whether that radius is certified. Without `radius`, sampling continues until the
     radius reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to
-    add less than `least_gain`. The radius in a row is a valid lower bound.
+    add less than `least_gain`. The radius in a row of the log is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 
@@ -228,18 +231,18 @@ class Anytime(Mode):
 
 @dataclass(frozen=True)
 class Curve(Mode):
-    """Certified accuracy on a grid of radii, 0, `grid`, 2 `grid`, ..., with as few samples as possible.
+    """Estimate certified accuracy at the radii 0, `grid`, 2 `grid`, ... with as few samples as possible.
 
-    An image contributes its place: the largest grid radius up to which it is certified. Sampling stops
+    An image contributes its place: the largest grid radius up to which the image is certified.
 
-    * after selection, if the selected class is not the label, since the image is then not counted at any radius;
-    * when the place is decided: one-sided confidence sequences put the radius between two adjacent grid radii;
-    * when no outcome of the remaining samples could increase the place.
+    Sampling stops after selection if the selected class is not the label, because the image then counts at no radius.
+    Otherwise sampling stops when one-sided confidence sequences put the radius between two adjacent grid radii, or when
+    no outcome of the remaining samples could increase the place.
 
-    The sequence gets the fraction `SEQUENCE_SHARE` of alpha. The rest is for the Clopper-Pearson bound at `n_max`
-    samples, which is tighter there. The radius in a row is the place, a valid lower bound. At grid radii, the log's
-    accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A row with the wrong class
-    certifies nothing.
+    The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
+    bound at `n_max` samples, where this bound is tighter. The radius in a row of the log is the place, a valid lower
+    bound. At grid radii, the log's accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A
+    row of the log with the wrong class certifies nothing.
 
     Args:
         grid: spacing of the radii, in pixel units.
@@ -279,7 +282,7 @@ class Curve(Mode):
         return claim(outcome, selected, hits, n, p_lower.tolist(), lambda _: round(place * self.grid, 10), self.n0 + n)
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound of each stream after n samples."""
+        """Compute the lower bound of each stream's class probability after n samples."""
         lower = ends(one_sided_anytime_lower, hits, n, SEQUENCE_SHARE * self.alpha)
         if n < self.n_max:
             return lower

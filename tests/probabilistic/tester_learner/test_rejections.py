@@ -9,7 +9,7 @@ from tests.rejections import Row, rejections
 # fmt: off
 REJECTED: list[Row] = [
     ("TesterLearner draws 1", lambda _: TesterLearner(dim=41, draws=40), ValueError,
-     "dim must be at most 40 for moments of degree 4, got 41: take degree 2"),
+     "dim must be at most 40 for moments of degree 4, got 41: use degree 2"),
     ("TesterLearner draws 2", lambda _: TesterLearner(dim=1, draws=40), ValueError, "dim must be at least 2"),
     ("TesterLearner eta", lambda _: TesterLearner(dim=3, draws=40, eta=0.5), ValueError,
      r"eta must be in \[0, 0.5\), got 0.5"),
