@@ -1,4 +1,4 @@
-"""Networks from timm and diffusers by name, with every argument in the signature, so that configs are checked."""
+"""Networks from timm and diffusers by name; explicit arguments let configs be checked."""
 
 import difflib
 import re
@@ -49,7 +49,7 @@ def timm_model(
         image_size: height and width, for networks with a fixed image size; default: the network's own.
         drop_rate: dropout probability, usually before the classifier; default: the network's own.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
-        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value of timm's weights.
         std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
@@ -124,7 +124,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Build the network with the file's classifier, so that every name must match, then replace the classifier."""
+    """Load all weights into a network with as many classes as the file, then replace the classifier."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)
@@ -165,13 +165,12 @@ def diffusers_model(
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, a model's name on the Hugging Face Hub
+        name_or_path: a local folder written by `save_pretrained`, a model's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
-        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
-            float32.
+        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:

@@ -1,8 +1,8 @@
 """Replace layers of a network, chosen by name patterns.
 
 The new layers hold the same parameters as the old ones, so that checkpoints load in both directions between the plain
-and the changed network. A layer may also compute with a function of its trained weight, evaluated again in every
-forward pass; `effective_weights` returns the plain network's current weights.
+and the changed network. A new layer may also compute with a function of its trained weight, evaluated in every forward
+pass. `effective_weights` returns the results as weights of the plain network.
 """
 
 import re
@@ -22,7 +22,7 @@ from lightning_modules.backbones.weights import listed
 def layers_named(
     network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
-    """Find the layers of some kinds whose names match a pattern, in the order of definition.
+    """Find the layers of given classes whose names match a pattern, in the order of definition.
 
     The output projection of `nn.MultiheadAttention` is excluded, since its forward is never called.
 
@@ -31,7 +31,7 @@ def layers_named(
         patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` matches one
             character.
         kinds: classes of the layers.
-        key: name of the patterns in the configuration, for error messages.
+        key: config key of the patterns, for error messages.
 
     Raises:
         ValueError: if a pattern matches no such layer; the message lists the existing layers.
@@ -60,8 +60,8 @@ def replace_layers(
     Args:
         network: network that contains the layers.
         layers: layers to replace, by name.
-        key: name of the patterns in the configuration, for error messages.
-        replaced: maps a layer's name and the layer to its replacement, with the same parameters.
+        key: config key of the patterns, for error messages.
+        replaced: builds a layer's replacement from its name and the layer, with the same parameters.
 
     Raises:
         ValueError: if a layer is frozen, or its class overrides the computation of the torch layer it derives from.
@@ -88,7 +88,7 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight used in a forward pass, of the same shape; in evaluation mode it is the exported
+        """Compute the weight used in a forward pass, in the same shape; in evaluation mode, it equals the exported
         weight."""
 
     @abstractmethod
@@ -97,10 +97,10 @@ class WeightFunction(nn.Module, ABC):
 
 
 class FunctionOfThirds(WeightFunction):
-    """Separate functions for the rows of queries, keys and values in timm's fused `qkv`; other rows stay unchanged.
+    """Apply separate functions to the query, key and value rows of timm's fused `qkv`; other rows stay unchanged.
 
     Args:
-        functions: function for the rows of each key: q, k or v.
+        functions: a function for each group of rows, by its key q, k or v.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:

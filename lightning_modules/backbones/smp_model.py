@@ -1,4 +1,4 @@
-"""Segmentation networks from segmentation-models-pytorch by name, with every argument in the signature."""
+"""Segmentation networks from segmentation-models-pytorch by name, with explicit arguments."""
 
 import difflib
 import inspect
@@ -16,11 +16,11 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """Pad images so that their sides are multiples of a number, and crop the network's logits accordingly.
+    """Pad images to sides divisible by `multiple`, and crop the network's logits to the original size.
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
-        multiple: the number.
+        multiple: divisor of the padded height and width.
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
@@ -54,19 +54,19 @@ def smp_model(
     Args:
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
             case-sensitive.
-        num_classes: categories of a pixel, K, including the background.
+        num_classes: number of pixel categories, K, including the background.
         encoder: one of the package's encoders, or `tu-` and the name of a timm network.
         pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
-        weights: local weight file of the whole network; it must have `num_classes` categories.
+        weights: local weight file of the whole network, trained with `num_classes` categories.
         in_channels: channels of an image, C.
-        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: ImageNet's.
         std: standard deviation of each channel, in pixel units; default: ImageNet's.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:
-        ImportError: if the package is not installed.
+        ImportError: if segmentation-models-pytorch is not installed.
         ValueError: if an argument is unknown, contradicts another, or does not fit; the message names it.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """

@@ -1,7 +1,8 @@
 """Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
-The package has some twenty published scores, of logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN, KLMatching)
-and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one forward pass.
+The package has about twenty published scores. Some use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
+KLMatching), others the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one
+forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -32,8 +33,8 @@ class OODScores(ClassifierSteps, MethodModule):
     """Train a classifier with cross-entropy, and test how well its logits and features detect out-of-distribution
     images.
 
-    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to all
-    of them, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
+    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to the
+    whole training set, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
@@ -124,7 +125,7 @@ class OODScores(ClassifierSteps, MethodModule):
 
 
 def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
-    """Concatenate the values kept for images, `[B, K + D + 1]`."""
+    """Concatenate logits, features and labels of images, `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 
 

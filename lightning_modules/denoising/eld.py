@@ -6,16 +6,17 @@ jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A netw
 
     L = mean |F(clip(y, 0, 1)) - x|.
 
-F denoises short exposures that are scaled by the ratio of the exposure times and clipped in the same way. Since that
-ratio is not exact, each estimate is matched to the brightness of the ground truth before the metrics are computed,
+F denoises short exposures that are scaled by the ratio of the exposure times and clipped to [0, 1]. Since the ratio of
+the exposure times is not exact, each estimate is matched to the brightness of the ground truth before the metrics are
+computed,
 
     corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1.
 
 SSIM uses a uniform 7 x 7 window and sample variances.
 
-The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers,
-and samples the gain from the camera's own range; their public code for baselines uses gains from 0.1 to 30 for every
-camera.
+The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers.
+The gain is sampled from the camera's own range, whereas the authors' public code for baselines uses gains from 0.1 to
+30 for every camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
 2108.02158; the conference version is arXiv 2003.12751.
@@ -66,8 +67,8 @@ def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
     """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
 
-    It differs from `ssim`: the window is uniform and lies within the image, variances are sample variances, and the
-    result is the mean over channels. `protocol` is ignored.
+    Unlike in `ssim`, the window is uniform and lies within the image, variances are sample variances, and the result is
+    the mean over channels. `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)

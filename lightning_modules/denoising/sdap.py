@@ -1,8 +1,8 @@
 """SDAP: a blind-spot network that learns to denoise from random sub-samples of noisy images.
 
 The p^2 pixels of each p x p cell go to p^2 sub-images in a random order, sampled for each cell. This decorrelates the
-noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next one, so that the
-difference between the two acts as a perturbation:
+noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next sub-image; the
+difference between the two sub-images acts as a perturbation:
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 
@@ -36,7 +36,7 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: random numbers `[N, p^2, H/p, W/p]`, whose sort order within a cell is the order of its pixels.
+        uniform: random numbers `[N, p^2, H/p, W/p]`; sorting them within a cell gives the order of the cell's pixels.
         stride: p, side of a cell.
 
     Returns:

@@ -47,7 +47,8 @@ class DPS(PosteriorSampling, MethodModule):
         steps: sampling steps.
         strength: zeta, guidance strength.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters, for `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

@@ -52,7 +52,8 @@ class PiGDM(PosteriorSampling, MethodModule):
         scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
         steps: sampling steps.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters, for `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

@@ -138,7 +138,8 @@ class REDDiff(MeasuredRestoration, MethodModule):
         sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
         order: order of timesteps: descending from the noisiest, as in the method; ascending from the cleanest; or
             random.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters, for `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 

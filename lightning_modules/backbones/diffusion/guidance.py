@@ -1,5 +1,4 @@
-"""Classifier-free guidance: the prediction for a text is moved away from the prediction for another text, usually
-empty.
+"""Classifier-free guidance moves the prediction for a prompt away from the prediction for a (usually empty) text.
 
     e = e_u + w (e_c - e_u)
 
@@ -27,8 +26,8 @@ def guided(
 
     Args:
         model: called with x_t, t and prompts.
-        prompts: B prompts, for e_c; None for a model without texts.
-        negative: B prompts, for e_u; unused if `scale` is 1, and None for a model without texts.
+        prompts: B prompts of the conditional prediction e_c; None for a model without texts.
+        negative: B negative prompts of the prediction e_u; unused if `scale` is 1; None for a model without texts.
         scale: w, guidance scale; with 1, only `prompts` are evaluated.
     """
     if prompts is None or negative is None or scale == 1:

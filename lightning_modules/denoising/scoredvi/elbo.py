@@ -12,7 +12,7 @@ over channels and pixels, sums over k:
 
 T is the identity in the forward pass; in the backward pass it multiplies the gradient by the score of clean images,
 (D_k(x) - x) / sigma_k^2, which follows from a blind denoiser D_k. The value of the last term is therefore not a
-divergence, and rho receives a gradient from it; both are as in the authors' code.
+divergence, and rho receives a gradient from this value, both as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def prior_term(
         rho: as `mu`.
         normal: e, `[M, K, C, H, W]`.
         denoisers: K denoisers of images `[B, C, H, W]`.
-        chunk: number of the M samples that a denoiser processes at once.
+        chunk: number of samples, out of M, that a denoiser processes at once.
     """
     variance = log_variance.exp()
     sample = mu + variance.sqrt() * normal

@@ -99,9 +99,10 @@ class ScoreDVI(RestorerSteps, MethodModule):
         learning_rate: learning rate of Adam, which fits all four networks.
         side_width: channels of the three smaller networks.
         side_depth: convolutions of each of the three smaller networks.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the denoisers' trainable parameters, for `fit`.
-        lr_scheduler: stepped every epoch, in `fit`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the denoisers' trainable parameters in `fit`.
+        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:
         ValueError: if an argument is out of range.
