@@ -149,6 +149,6 @@ def _answers(source: str, local: bool, num_classes: int) -> list[int]:
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:
         raise ValueError(
-            f"num_classes: numbers below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
+            f"num_classes: indices below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
         )
     return tokens

@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> None:
             file.
     """
     if (adapters := folder / "adapter_config.json").exists():
-        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network by name; merge them")
+        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network; merge them into it")
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors.index*.json")):

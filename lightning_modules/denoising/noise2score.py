@@ -130,7 +130,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         if self.blind and isinstance(self.noise, Poisson):
             if "noise_level" not in batch:
                 raise ValueError(
-                    "Poisson noise with blind needs a range for data.noise.zeta, and data.fixed_noise unset"
+                    "blind Poisson noise needs a range for data.noise.zeta, and data.fixed_noise must be unset"
                 )
             image = noisy / batch["noise_level"]
         else:

@@ -60,7 +60,7 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Store the arguments that all such modules have.
+        """Store the arguments shared by all modules for inverse problems.
 
         Raises:
             ValueError: if the scheduler has fewer than `steps` timesteps, or a prediction type other than epsilon,
@@ -103,7 +103,7 @@ class MeasuredRestoration(RestorerSteps):
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the measurement's pseudo-inverse, the estimate and the clean image, with zoomed crops if large."""
+        """Show pseudo-inverse of the measurement, estimate and clean image, with zoomed crops of large images."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""State and rows sharded over ranks."""
+"""State of models and samples that is sharded over ranks, and gathered batch rows."""

@@ -30,7 +30,7 @@ class Mixing(NamedTuple):
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Fetch the partners' values for this rank's rows `[b, ...]`. Every rank must call it."""
+        """Fetch the partners' values for this rank's rows `[b, ...]`. Must be called on every rank."""
         return partner_rows(value, self.partner)
 
 

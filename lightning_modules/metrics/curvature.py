@@ -143,7 +143,7 @@ class CurvatureProduct:
         return sum(each.numel() for each in self.weights.values())
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Compute H v or G v, `[P]`. Every rank must call it."""
+        """Compute H v or G v, `[P]`. Must be called on every rank."""
         parts = vector.split([each.numel() for each in self.weights.values()])
         v = {name: part.view_as(each) for (name, each), part in zip(self.weights.items(), parts, strict=True)}
         total = torch.zeros_like(vector)
@@ -153,7 +153,7 @@ class CurvatureProduct:
         return all_reduce_sum(total) / self.samples
 
     def gradient(self) -> Tensor:
-        """Compute the gradient of L, `[P]`. Every rank must call it."""
+        """Compute the gradient of L, `[P]`. Must be called on every rank."""
         total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
         for inputs, label in self.batches:
             total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))

@@ -95,7 +95,7 @@ def diffusers_pipeline(
             f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     if config is not None and not single:
-        raise ValueError(f"config belongs to a single file of weights, and {name_or_path} is not one")
+        raise ValueError(f"config belongs to a single file of weights, which {name_or_path} is not")
     described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
     index = _index(described, local_files_only)
     named = pipeline_class or index.get("_class_name")
@@ -105,7 +105,7 @@ def diffusers_pipeline(
             f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads others")
+        raise ValueError(f"_class_name of {described} must be a self-contained pipeline, but {named} downloads others")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)

@@ -24,7 +24,7 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """List the blocks of a diffusers network: the elements of its lists of modules, and a U-Net's middle."""
+    """List the blocks of a diffusers network: the elements of its module lists, and a U-Net's middle block."""
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)
     return [block for each in lists for block in each] + ([] if middle is None else [middle])

@@ -40,7 +40,7 @@ class TimeFreeUNet(nn.Module):
 
 
 class PromptedMLP(nn.Module):
-    """An MLP of the noise and the text's mean token embedding, for images of a few hundred pixels.
+    """An MLP on noise and the text's mean token embedding, for images of a few hundred pixels.
 
     Args:
         in_features: values per image, C H W.
