@@ -11,7 +11,7 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Context manager that disables autocast, so tensors are computed in their own dtype.
 
     Args:
-        device: device of the computation; devices without autocast, such as `meta`, need no change.
+        device: device of the computation; on devices without autocast, such as `meta`, nothing changes.
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)

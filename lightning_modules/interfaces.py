@@ -1,7 +1,7 @@
-"""Protocols that callbacks and DataModules require of a module or of each other, checked at setup.
+"""Protocols that callbacks and DataModules require, of a module or of each other; checked at setup.
 
-This file also defines the types that a module returns for figures and tables. It re-exports the two labels of
-`datamodules.batches` that stand for no class.
+This file also defines the types that a module returns for figures and tables. The two labels of `datamodules.batches`
+that stand for no class are re-exported here.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +46,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Restorer(Protocol):
-    """A module that estimates clean images, or clips, from degraded ones."""
+    """A module that estimates clean images or clips from degraded images or clips."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Estimate the clean images from the degraded ones.
@@ -56,14 +56,14 @@ class Restorer(Protocol):
             generator: random generator on the CPU.
 
         Returns:
-            One estimate for each input, of the same size or upscaled, not clipped.
+            One estimate for each input, of the input's size or upscaled, not clipped.
         """
         ...
 
 
 @runtime_checkable
 class ImageMeasurer(Protocol):
-    """A module that compares images with clean ones by quality metrics."""
+    """A module that compares images with clean images by quality metrics."""
 
     quality: Any
     """A `lightning_modules.metrics.image_quality.ImageQuality`."""
@@ -71,7 +71,7 @@ class ImageMeasurer(Protocol):
 
 @runtime_checkable
 class SpeechMeasurer(Protocol):
-    """A module that compares enhanced recordings with clean ones by speech metrics."""
+    """A module that compares enhanced recordings with clean recordings by speech metrics."""
 
     quality: Any
     """A `lightning_modules.restoration.sgmse.speech_metrics.SpeechQuality`."""
@@ -90,7 +90,7 @@ class Generator(Protocol):
 class SmoothedClassifier(Protocol):
     """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
 
-    Certification calls its methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
+    Certification calls this module's methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
     """
 
     certificate: str
@@ -101,7 +101,7 @@ class SmoothedClassifier(Protocol):
         """Compute the logits `[S, B, K]` of S votes for each noise sample; the smoothed classifier sums the votes.
 
         `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
-        on them only through image + s noise with s >= sigma, or through part of that sum.
+        on `image` and `noise` only through image + s noise with s >= sigma, or through a part of that sum.
         """
         ...
 
@@ -134,13 +134,13 @@ class MixedClassifier(Protocol):
     """Whether it also has a learned alpha for each image."""
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; an alpha of None is the learned one."""
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; None uses the learned alpha."""
         ...
 
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that is notified when early learning ends for some categories; all ranks pass it the same arguments."""
+    """A module that is notified when early learning ends for some categories; arguments are equal on all ranks."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
@@ -149,7 +149,7 @@ class LabelCorrector(Protocol):
 class EarlyLearningFollower(Protocol):
     """Notified after each epoch of the classes whose early-learning phase has ended.
 
-    The early learning of these classes may also have ended in an earlier epoch. All ranks call it, after
+    The early learning of these classes may also have ended in an earlier epoch. Called on all ranks, after
     `on_early_learning_end` of the same epoch.
     """
 
@@ -160,8 +160,8 @@ class EarlyLearningFollower(Protocol):
 class LabelStore(Protocol):
     """A DataModule whose training labels can be corrected; corrections take effect in the next epoch.
 
-    Training batches also hold the originally given labels, as `original_label`. All ranks call `correct_labels` equally
-    often, each with its own samples or with none. Afterwards every rank has all corrections.
+    Training batches also hold the originally given labels, as `original_label`. `correct_labels` must be called equally
+    often on all ranks, each with its own samples or with none. Afterwards every rank has all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -187,7 +187,7 @@ class EpisodeSource(Protocol):
     """A DataModule with an environment in which the module is the policy."""
 
     def mean_return(self) -> float:
-        """Compute the mean return over some episodes; every rank calls this method and gets the same value."""
+        """Compute the mean return over some episodes; must be called on every rank, and returns the same value."""
         ...
 
 
@@ -300,7 +300,7 @@ class EffectiveNetwork(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution ones."""
+    """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution inputs."""
 
     detections: Sequence[Any]
     """After testing, a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
@@ -309,7 +309,7 @@ class Detector(Protocol):
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a module that lacks a protocol's members; otherwise return it, typed.
+    """Reject a module that lacks a protocol's members; otherwise return the module, typed.
 
     Args:
         module: LightningModule or DataModule; None if a run has no DataModule.

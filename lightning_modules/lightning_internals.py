@@ -1,6 +1,6 @@
 """Private Lightning names that this project needs because no public name exists, each with its reason.
 
-The private names are used only through this file. If an upgrade moves a name, the test of that name fails;
+All other files use these private names only through this file. If an upgrade moves a name, the test of that name fails;
 `pyproject.toml` bounds the versions.
 """
 

@@ -83,7 +83,9 @@ def smp_model(
     known = smp.encoders.get_encoder_names()
     if not encoder.startswith("tu-") and encoder not in known:
         close = difflib.get_close_matches(encoder, known, n=5, cutoff=0.4)
-        raise ValueError(f"encoder: segmentation-models-pytorch has no {encoder}; it has {', '.join(close or known[:10])} and others")
+        raise ValueError(
+            f"encoder: segmentation-models-pytorch has no {encoder}; it has {', '.join(close or known[:10])} and others"
+        )
     if pretrained and weights is not None:
         raise ValueError(f"pretrained cannot be combined with weights={weights}: give one of the two")
     if normalize and in_channels != 3 and (mean is None or std is None):

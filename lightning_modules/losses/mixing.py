@@ -18,7 +18,7 @@ from lightning_modules.distributed.global_rows import partner_rows
 
 
 class Mixing(NamedTuple):
-    """A random pairing of a batch: each sample is mixed with a partner, and its own weight is `weight`."""
+    """A random pairing of a batch: each sample, with weight `weight`, is mixed with a partner."""
 
     weight: float
     """l in [1/2, 1]: the sample's own, larger weight."""
@@ -26,7 +26,7 @@ class Mixing(NamedTuple):
     """`[B]`, int64, on the CPU: a permutation of the global batch, see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Compute l value + (1 - l) partner's value, for this rank's rows `[b, ...]`."""
+        """Compute l value + (1 - l) (partner's value) for this rank's rows `[b, ...]`."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
@@ -37,11 +37,11 @@ class Mixing(NamedTuple):
 def draw_mixing(share: int, alpha: float) -> Mixing:
     """Sample l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the global batch.
 
-    Both are sampled on the CPU, so that no step synchronises.
+    Both are sampled on the CPU, so no step synchronises with the device.
 
     Args:
         share: number of samples on this rank.
-        alpha: both parameters of the Beta distribution; 0 leaves the samples unmixed.
+        alpha: value of both parameters of the Beta distribution; 0 leaves the samples unmixed.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -52,7 +52,7 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 class SoftLabels:
     """Soften labels by mixup, CutMix and label smoothing.
 
-    Each batch is mixed by one of mixup and CutMix, with equal probability if both are on. A sample's partner is the
+    Each batch is mixed by either mixup or CutMix, with equal probability if both are on. A sample's partner is the
     sample before it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Curvature-vector products of a network: the Hessian of its mean cross-entropy, and its Gauss-Newton part.
+"""Products of vectors with the Hessian of a network's mean cross-entropy, or with the Hessian's Gauss-Newton part.
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
@@ -36,8 +36,8 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
     """Put a network in a state where its curvature is defined: without dropout, and with unchanging statistics.
 
     Args:
-        network: the network; its previous state is restored afterwards.
-        batch_norm: statistics used by BatchNorm: those of each batch, or the running ones.
+        network: network, whose previous state is restored afterwards.
+        batch_norm: statistics used by BatchNorm: of each batch, or running averages.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -90,7 +90,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory kept by autograd graphs created in the context, by address, except for given tensors.
+    """Measure the memory that autograd graphs created in the context keep, by address, without given tensors.
 
     Args:
         apart_from: tensors to exclude, since they stay in memory anyway.
@@ -113,7 +113,7 @@ class CurvatureProduct:
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
-            batch, and for further batches up to 2 GiB; this halves the cost of their next products.
+            batch, and for further batches up to 2 GiB; this halves the cost of the next products with these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
@@ -139,7 +139,7 @@ class CurvatureProduct:
 
     @property
     def size(self) -> int:
-        """P, the number of weights."""
+        """Number of weights, P."""
         return sum(each.numel() for each in self.weights.values())
 
     def __call__(self, vector: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean of W1 over random directions; along a direction, W1 is the mean difference of sorted values.
+    """Compute the mean W1 of projections on random directions, where W1 is the mean difference of sorted values.
 
     Args:
         first: `[N, D]`, any N.

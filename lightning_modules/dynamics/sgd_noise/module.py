@@ -49,7 +49,7 @@ class SGDNoise(MethodModule):
             margin and needs a network with all weights initialised to zero.
         batch_size: B, global batch size.
         iterations_per_step: SGD iterations per training step, not counting skipped iterations with fitted batches.
-        kernel_points: training points for measuring the tangent kernel; 0 disables it.
+        kernel_points: number of training points on which the tangent kernel is measured; 0 disables this.
 
     Raises:
         ValueError: if an argument is out of range, or `alpha` is infinite and the network's weights are not all zero.

@@ -1,4 +1,4 @@
-"""2:4 sparse weights in the tensor cores' format, with half the numbers and up to twice the speed."""
+"""2:4 sparse weights in the tensor cores' format, which stores half of the numbers and is up to twice as fast."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ class _QuantizedAttention(nn.Module):
     Args:
         attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer` from its arguments after the first two, or the identity.
+        made: builds a `Quantizer`, or the identity, from all arguments of `Quantizer` but the first two.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -86,12 +86,12 @@ class QuantizedAttention(_QuantizedAttention):
 
 
 class QKRAttention(_QuantizedAttention):
-    """Attention that quantises the product of each head's query and key weights, without biases, instead of the two.
+    """Attention that quantises the product of each head's query and key weights, without biases, not both weights.
 
     Args:
         attention: see `QuantizedAttention`; the function of its `qkv` quantises only the rows of values.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer` from its arguments after the first two, or the identity.
+        made: builds a `Quantizer`, or the identity, from all arguments of `Quantizer` but the first two.
         product: quantises the weights of all heads' products, `[H C, C]`.
     """
 
@@ -132,7 +132,7 @@ def attention_names(network: nn.Module) -> list[str]:
     """Find the attention modules of a timm network.
 
     Raises:
-        ValueError: if a module cannot be quantised; the message names it and the classes that can.
+        ValueError: if a module cannot be quantised; the message names the module and the supported classes.
     """
     names = []
     for name, module in network.named_modules():

@@ -110,7 +110,7 @@ def quantize(
         reparametrised: quantise the product of query and key weights (QKR).
 
     Raises:
-        ValueError: if the network, or its attention, is of another kind, or frozen.
+        ValueError: if the network or its attention is frozen or of an unsupported class.
     """
     transformer = transformer_of(network)
     names, shapes = attention_names(transformer), input_shapes(transformer)
@@ -185,7 +185,7 @@ class QuantizedRows(NamedTuple):
 
 
 def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Find the rows quantised by StatsQ, under the plain network's names; with QKR only the values of a `qkv`."""
+    """Find the rows quantised by StatsQ, under the plain network's names; with QKR, only the value rows of a `qkv`."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
@@ -199,8 +199,8 @@ def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], d
     """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
 
     With these weights a plain network computes the logits of the quantised network without quantised activations and
-    without QKR. The plain network cannot hold the quantised product: it gets the trained query and key weights.
-    Quantised activations need the returned ranges, scales and shifts, at the named places.
+    without QKR. The plain network cannot hold the quantised product, and gets the trained query and key weights
+    instead. Quantised activations need the returned ranges, scales and shifts, at the named places.
 
     Args:
         network: quantised network.

@@ -1,4 +1,4 @@
-"""Oscillation of weights between two levels: counting, plotting, and confidence-guided annealing against it."""
+"""Count and plot oscillations of weights between two levels, and prevent them by confidence-guided annealing."""
 
 from collections.abc import Callable, Sequence
 
@@ -48,7 +48,7 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Update with the integers after a step, and return a bool mask of the integers that oscillated in it."""
+        """Update with the integers after a step, and return a bool mask of those that oscillated in this step."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)
@@ -63,7 +63,7 @@ def share_of(marked: Sequence[Tensor]) -> Tensor:
 
 
 class Annealing:
-    """Freeze all weights that are not near a threshold, for one step: they get no gradient and keep their values.
+    """Freeze all weights that are not near a threshold, for one step: no gradients, and unchanged values.
 
     Args:
         rows: rows quantised by StatsQ.
@@ -102,7 +102,7 @@ def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], T
 
     Args:
         rows: rows quantised by StatsQ.
-        oscillating: returns the mask of oscillating entries for the i-th rows; None omits them.
+        oscillating: maps i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
         bits: bits of the weights.
     """
     n = 2 ** (bits - 1)

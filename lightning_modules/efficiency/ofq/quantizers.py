@@ -35,7 +35,7 @@ def integers(weight: Tensor, bits: int) -> Tensor:
 
 
 def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
-    """Mark entries within `boundary` of one of the 2^bits - 1 thresholds, in quantisation steps; bool, like the weight.
+    """Mark entries within `boundary` quantisation steps of one of the 2^bits - 1 thresholds; bool, like the weight.
 
     Clipped entries are about one step away from the nearest threshold.
     """
@@ -90,7 +90,7 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
 
     The gradient passes where Q_n <= x / s <= Q_p. The gradient of s is round(x / s) - x / s in this range, and Q_n or
-    Q_p outside. It is divided by sqrt(Q_p count), where count entries share s.
+    Q_p outside. The gradient of s is divided by sqrt(Q_p count), where count entries share s.
 
     Args:
         x: tensor of any shape.
@@ -108,7 +108,7 @@ def bounds_of(bits: int, signed: bool) -> Tensor:
 
 
 class StatsQ(WeightFunction):
-    """Quantise the rows of a weight by scales computed from the row.
+    """Quantise each row of a weight by a scale computed from that row.
 
     Args:
         bits: b, at least 2.
@@ -239,7 +239,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Measure scales in forward passes within the context, each from outputs of the quantised layers before it."""
+    """Within the context, forward passes measure each scale from the outputs of the preceding quantised layers."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True
