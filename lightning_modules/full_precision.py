@@ -31,7 +31,7 @@ def require_double(trainer: Any, name: str) -> None:
         name: name of the module that needs double precision.
 
     Raises:
-        ValueError: if the precision is not 64 bit; the message names it.
+        ValueError: if the precision is not 64 bit; the message names the precision.
     """
     if trainer.precision != "64-true":
         raise ValueError(f"trainer.precision must be 64-true for {name}, got {trainer.precision}")

@@ -49,7 +49,7 @@ class Restorer(Protocol):
     """A module that estimates clean images or clips from degraded images or clips."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Estimate the clean images from the degraded ones.
+        """Estimate clean images from degraded images.
 
         Args:
             degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values may lie outside [0, 1].
@@ -193,7 +193,7 @@ class EpisodeSource(Protocol):
 
 @runtime_checkable
 class TrainingImageSource(Protocol):
-    """A DataModule that also provides its training images without augmentation, to score their labels."""
+    """A DataModule that also provides its training images without augmentation, for scoring labels."""
 
     def training_images_dataloader(self) -> DataLoader:
         """Return a dataloader over this rank's shard, in the order of the training set."""
@@ -202,7 +202,7 @@ class TrainingImageSource(Protocol):
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that can hold out a fold of its training images, for an unbiased network to score their labels."""
+    """A DataModule that can hold out a fold of its training images, whose labels an unbiased network then scores."""
 
     def held_out_dataloader(self) -> DataLoader | None:
         """Return a dataloader over this rank's shard of the fold, in the set's order; None without a held-out fold."""
@@ -222,7 +222,7 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the error of `shifted_test_loaders` if there is no set, or one is missing or damaged; read no image."""
+        """Raise the error of `shifted_test_loaders` if a set is missing or damaged, or none is given; read no image."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
@@ -348,5 +348,5 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
 
 def class_names(trainer: Any) -> Sequence[str] | None:
-    """Return the class names, `[K]`, or None if the DataModule does not know them."""
+    """Return the class names, `[K]`, or None if the names are unknown."""
     return getattr(getattr(trainer, "datamodule", None), "class_names", None)

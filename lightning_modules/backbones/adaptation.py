@@ -1,4 +1,4 @@
-"""Adaptation of networks: full fine-tuning, frozen, or LoRA; gradient checkpointing, half precision, compilation.
+"""Adapt networks: full fine-tuning, frozen weights or LoRA; gradient checkpointing, half precision, compilation.
 
 Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
 apart from added adapters. `adapted` combines these functions for configs.
@@ -51,7 +51,7 @@ def adapted(
         trainable: names of submodules that are also trained, in float32, when `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; only with lora.
         lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.
-        lora_alpha: the adapters are scaled by alpha / r; default: r.
+        lora_alpha: alpha; adapters are scaled by alpha / r; default: r.
         lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of weights and internal computation; inputs and outputs are float32; default: unchanged.
@@ -96,7 +96,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set the training mode of the network if `trains`, else of the named submodules; the rest stays in evaluation."""
+    """Set `mode` for the network if `trains`, else for the named submodules; the rest stays in evaluation mode."""
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
         submodule.train(mode and not trains)
@@ -126,7 +126,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to a module's precision, and outputs back to the inputs' (or, for integer inputs, to `outside`)."""
+    """Cast inputs to a module's precision, and outputs back to the inputs' precision (`outside` for integers)."""
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
     outside = next(given, outside)
@@ -211,11 +211,11 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Keep only the inputs of a network's blocks, and recompute activations inside them during the backward pass.
+    """Keep only the inputs of a network's blocks, and recompute activations inside the blocks in the backward pass.
 
-    A network without batch normalisation uses its own checkpointing if it has any (diffusers, transformers, timm).
-    Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or `nn.ModuleList`.
-    Batch normalisation updates its running statistics only once. A network without blocks raises an error.
+    A network without batch normalisation uses its own checkpointing, if available (diffusers, transformers, timm).
+    In other networks, blocks are the elements with children of an outermost `nn.Sequential` or `nn.ModuleList`. Batch
+    normalisation updates its running statistics only once. A network without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)

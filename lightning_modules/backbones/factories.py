@@ -1,4 +1,4 @@
-"""Networks from timm and diffusers by name; explicit arguments let configs be checked."""
+"""Networks from timm and diffusers by name, with explicit arguments against which configs are checked."""
 
 import difflib
 import re
@@ -45,7 +45,7 @@ def timm_model(
         num_classes: number of logits, K; 0 returns pooled features instead.
         pretrained: use timm's weights for this name, from the Hugging Face Hub or its cache.
         weights: local file or folder of weights; a classifier with another number of outputs is reinitialised.
-        in_channels: channels of an image, C; timm adapts pretrained weights to it.
+        in_channels: channels of an image, C; timm adapts pretrained weights to this number.
         image_size: height and width, for networks with a fixed image size; default: the network's own.
         drop_rate: dropout probability, usually before the classifier; default: the network's own.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
@@ -58,7 +58,7 @@ def timm_model(
 
     Raises:
         ValueError: if an argument is unknown, contradicts another, or does not fit the network or the weights; the
-            message names it.
+            message names the argument.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """

@@ -16,7 +16,7 @@ MOST_NAMES = 60
 
 
 def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
-    """Find the layer with a given name, or the only layer whose name ends so (`layer2` finds `network.layer2`).
+    """Find the layer named `name`, or the only layer whose name ends in `name` (`layer2` finds `network.layer2`).
 
     Args:
         network: network to search; the names inside a `Normalized` network come first.
@@ -39,7 +39,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """List the names of a network's layers, outermost first, since these are the most likely choices."""
+    """List the names of a network's layers, outermost (and most likely) layers first."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
@@ -67,7 +67,7 @@ def tapped(
 
     Args:
         layers: layers to observe; their names are the keys of the collected outputs.
-        keep: computes the value to collect from a name and an output (of a tuple, the first element), before later
+        keep: computes the collected value from a layer's name and output (the first element of a tuple), before later
             layers can modify the output in place.
         inputs: collect the first input of each layer instead of its output.
     """
@@ -114,7 +114,7 @@ def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def without_head(network: nn.Module) -> nn.Module:
-    """Remove a network's classifier, so that it returns features.
+    """Remove a network's classifier; the network then returns features.
 
     Args:
         network: network whose last `nn.Linear` is the classifier; other state_dict keys stay unchanged.

@@ -28,8 +28,8 @@ class Normalized(nn.Module):
             timm network's `pretrained_cfg`.
 
     Raises:
-        ValueError: if `mean` or `std` is missing and the network defines none, if their lengths differ, or if a value
-            of `std` is not positive.
+        ValueError: if `mean` or `std` is missing and the network defines none, if the two differ in length, or if a
+            value of `std` is not positive.
     """
 
     mean: Tensor

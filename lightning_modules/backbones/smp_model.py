@@ -55,7 +55,7 @@ def smp_model(
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
             case-sensitive.
         num_classes: number of pixel categories, K, including the background.
-        encoder: one of the package's encoders, or `tu-` and the name of a timm network.
+        encoder: an encoder of segmentation-models-pytorch, or `tu-` and the name of a timm network.
         pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
         weights: local weight file of the whole network, trained with `num_classes` categories.
         in_channels: channels of an image, C.
@@ -67,7 +67,7 @@ def smp_model(
 
     Raises:
         ImportError: if segmentation-models-pytorch is not installed.
-        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names it.
+        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names the argument.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """
     try:

@@ -16,7 +16,7 @@ class TextClassifier(nn.Module):
     """A transformers network for sequence classification that returns only logits `[B, K]`.
 
     Args:
-        network: called with a tokenizer's output; its output has `logits`.
+        network: maps a tokenizer's output to an object with `logits`.
     """
 
     def __init__(self, network: nn.Module) -> None:

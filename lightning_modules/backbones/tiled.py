@@ -51,11 +51,10 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
     Args:
         length: length of the side, in pixels.
         tile: length of a tile.
-        overlap: pixels shared by two neighbours.
+        overlap: pixels shared by neighbouring tiles.
 
     Returns:
-        For each tile, its slices of input and output pixels along the side; output slices meet in the middle of the
-        overlaps.
+        The slices of input and output pixels of each tile along the side; output slices meet in the middle of overlaps.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -70,7 +69,7 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    A pixel's value comes from the tile in which it is farthest from the border. The result therefore equals the
+    A pixel's value comes from the tile in which that pixel is farthest from the border. The result therefore equals the
     function of the whole image if outputs depend only on pixels within half of the overlap. For a network with a
     stride, tile and overlap must also be multiples of the stride.
 
@@ -131,11 +130,11 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """How a network is applied to whole images of any size; by default in one unpadded pass.
+    """How a network is applied to images of any size; by default, in one unpadded pass to the whole image.
 
     Args:
-        multiple: the network's stride: images are padded by reflection to multiples of it.
-        tile: side of the tiles in which large images are restored, in pixels; None restores them whole.
+        multiple: the network's stride; image sides are padded by reflection to multiples of the stride.
+        tile: side, in pixels, of the tiles into which large images are divided; None restores whole images.
         overlap: pixels shared by neighbouring tiles. Tiles give the same result as whole images if the overlap is at
             least twice the radius of the receptive field.
         self_ensemble: average the result over eight rotations and reflections.

@@ -96,7 +96,7 @@ def check_pretrained(name_or_path: str) -> None:
     """Check every JSON config and the weights of a local folder; a name on the Hub is not checked.
 
     Raises:
-        ValueError: if a file is damaged or hostile; the message names it.
+        ValueError: if a file is damaged or hostile; the message names the file.
     """
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
@@ -107,7 +107,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
     """Build a network from a config file, with newly initialised weights.
 
     Raises:
-        ValueError: if the config's values define no network; the message names its source.
+        ValueError: if the config's values define no network; the message names the config's source.
     """
     try:
         return network_class(config)
@@ -138,7 +138,8 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. The file
             may nest the weights under `state_dict`, as Lightning does, `model_state_dict` or `model`. A prefix
             `module.` or `_orig_mod.` of all keys is removed.
-        prefix: keep only keys with this prefix, also after a removed `module.` or `_orig_mod.`, and strip it.
+        prefix: keep only keys that start with this prefix, with or without a removed `module.` or `_orig_mod.` before
+            it; the prefix is stripped.
         renamed: new beginnings of the remaining keys, by old beginning.
 
     Raises:

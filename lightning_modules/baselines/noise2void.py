@@ -10,7 +10,7 @@ minimiser is E[x_i | all other pixels].
 
 A patch is divided into squares, and one pixel of each square is masked (stratified sampling). A masked pixel is
 replaced by another random pixel of the surrounding 5 x 5 window, which is moved inwards at borders. The authors' first
-code could also sample the pixel itself, which shows the network its noise 1 time in 25.
+code could also sample the pixel itself, which shows the network the pixel's noise 1 time in 25.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -38,7 +38,7 @@ REACH = 2
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
-    """Replace a pixel of each square of some images by one of its neighbours, in all channels.
+    """In each square of some images, replace one pixel by a neighbouring pixel, in all channels.
 
     Args:
         noisy: `[B, C, H, W]`, H and W at least `square`, and at least 5.

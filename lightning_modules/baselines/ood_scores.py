@@ -39,14 +39,15 @@ class OODScores(ClassifierSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
         num_classes: number of classes, K.
-        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first
-            detector are logged without its name.
+        detectors: arguments of each detector, by class name in `pytorch_ood.detector`; metrics of the first detector
+            are logged without the detector's name.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names it.
+        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names the
+            detector.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ def of_logits(detector: Any) -> bool:
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Build a detector on logits or features; it receives only the network's last linear layer.
+    """Build a detector on logits or features; the detector receives only the network's last linear layer.
 
     Args:
         name: class in `pytorch_ood.detector`.

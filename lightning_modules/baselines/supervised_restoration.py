@@ -1,4 +1,4 @@
-"""Train a network to predict the clean image from a noisy one.
+"""Train a network to predict clean images from noisy images.
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 

@@ -34,7 +34,7 @@ class APBSN(RestorerSteps, MethodModule):
 
     Args:
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
-        stride: stride of the sub-images in training; the patch size must be divisible by it.
+        stride: stride of the sub-images in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples
             of `test_stride`.

@@ -1,7 +1,7 @@
 """C-BSN: a conditional blind-spot network that trains on noisy images alone and denoises with every pixel visible.
 
 A blind-spot network f_M cannot copy the noise of a pixel that it does not see, but it copies correlated noise from the
-neighbours. Training on sub-images of every s-th pixel prevents this, at the cost of aliasing in the output. C-BSN
+neighbours. Training on sub-images of every s-th pixel prevents copying, at the cost of aliasing in the output. C-BSN
 combines f_M with a network f that sees all pixels: f has the same weights, plus the centre taps of the first
 convolutions. The losses use normalised patches x, the sub-images S_s of stride s, and a random subsampler R that keeps
 one pixel of each 2 x 2 cell:
@@ -54,7 +54,7 @@ def cbsn_terms(
     """Compute L_blind, L_self and L_inv.
 
     Args:
-        network: called with images and the flag `masked`, which hides the predicted pixel.
+        network: function of images and the flag `masked`, which hides the predicted pixel.
         x: normalised patches `[N, C, P, P]`.
         index: the pixel of each cell that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1; s is `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
@@ -78,9 +78,9 @@ class CBSN(RestorerSteps, MethodModule):
 
     Args:
         network: denoiser of normalised images `[B, C, H, W]` that takes the flag `masked`, such as `BlindSpotNetwork`.
-        blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by it.
+        blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by this stride.
         invariance_stride: side of the cells, in pixels; the invariance loss keeps one random pixel of each cell. The
-            patch size must be divisible by this side.
+            patch size must be divisible by the side of the cells.
         strength: lambda, weight of the invariance loss.
         ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.
         blind: denoise with the masked network instead of the unmasked one, as an ablation.

@@ -1,8 +1,8 @@
-"""ELD trains a denoiser of low-light raw images on clean ones and a physical noise model of the camera.
+"""ELD trains a denoiser of low-light raw images on clean images and a physical noise model of the camera.
 
 A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300), and noise of the calibrated sensor is
 added, y = f N(x / f), with new noise at each epoch. Shot, read and row noise, quantisation and colour bias are sampled
-jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F is trained on
+jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F minimises
 
     L = mean |F(clip(y, 0, 1)) - x|.
 
@@ -110,7 +110,7 @@ class ELD(RestorerSteps, MethodModule):
 
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.
-        inference: stride of the network, tiling and self-ensemble in validation, test and prediction.
+        inference: padding, tiling and self-ensemble of the network in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """

@@ -12,12 +12,12 @@ The minimiser is the score of y + sigma u. During training, sigma is annealed. T
     Poisson    z ~ Poisson(x / zeta), y = zeta z     x = (y + zeta / 2) exp(s(z)),   s = d log p(z) / dz
     Gamma      y = x g, g ~ Gamma(k, 1 / k)          x = k y / ((k - 1) - y s(y))
 
-If the noise level is unknown, the network is trained on a range of levels, and each test image is denoised at the
-level, out of a grid, with the best no-reference quality.
+If the noise level is unknown, the network is trained on a range of levels, and each test image is denoised at the grid
+level with the best no-reference quality.
 
 As in the authors' code, sigma is one number per batch and decreases linearly with the number of images seen in the
-epoch; the paper samples it from N(0, delta^2) with a decreasing delta. The code samples an unknown noise level once per
-batch; here each image has its own level.
+epoch; the paper samples sigma from N(0, delta^2) with a decreasing delta. The code samples an unknown noise level once
+per batch; here each image has its own level.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
 2021, arXiv 2106.07009; the formulas follow the authors' code.

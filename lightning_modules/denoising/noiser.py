@@ -8,7 +8,7 @@ A small network f with one instance normalisation is trained to reconstruct imag
 For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is as bright as the training images. The
 normalisation removes the photograph's global brightness and contrast, while the self-regression preserves local
 contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
-palettes but gives no formula for them; here each image or block has one uniformly sampled colour.
+palettes, without giving a formula; here each image or block has one uniformly sampled colour.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
 Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
@@ -80,7 +80,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 class NoiSER(RestorerSteps, MethodModule):
-    """Train a network to reconstruct noise, and brighten dark photographs with it.
+    """Train a network to reconstruct noise, and brighten dark photographs with this network.
 
     `test` logs the plain PSNR, and `aligned_psnr`, which is computed after matching the ground truth's mean brightness,
     as in many papers.

@@ -5,8 +5,8 @@ step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the variant that
-RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
+Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in RED-diff's
+baseline, sampling starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -43,7 +43,7 @@ class DPS(PosteriorSampling, MethodModule):
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
             W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: sampling steps.
         strength: zeta, guidance strength.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).

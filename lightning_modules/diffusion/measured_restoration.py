@@ -42,11 +42,11 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Steps of a LightningModule for inverse problems; the module implements its method in `found`.
+    """Steps of a LightningModule for inverse problems; subclasses implement the reconstruction in `found`.
 
-    An image's random numbers depend only on the run's seed and the image's index, so its reconstruction is independent
-    of batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
-    network's trainable parameters on the mean squared error of its prediction at random timesteps.
+    An image's random numbers depend only on the run's seed and the image's index, so reconstructions are independent of
+    batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
+    network's trainable parameters on the mean squared error of predictions at random timesteps.
     """
 
     levels: Tensor
@@ -87,7 +87,7 @@ class MeasuredRestoration(RestorerSteps):
         return scheduler_path(self.scheduler, self.steps)
 
     def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network in the trainer's precision, and cast its output to the dtype of the images."""
+        """Evaluate the network in the trainer's precision, and cast the output to the dtype of the images."""
         with self.trainer.precision_plugin.forward_context():
             output = self.network(noisy.to(self.dtype), t)
         return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)

@@ -49,7 +49,7 @@ class PiGDM(PosteriorSampling, MethodModule):
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
             W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: sampling steps.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
         protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or

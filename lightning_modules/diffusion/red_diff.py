@@ -1,7 +1,7 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
 The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
-deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and its gradient
+deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and the gradient
 needs no derivative of the network. For each timestep, from the noisiest to the cleanest, Adam takes one step on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
@@ -11,10 +11,9 @@ Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a 
 is the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
 
 As in the authors' code, squares and products are averaged over an image's values, which makes lambda independent of the
-measurement's size. Departures: the code also averages over the batch. Here each image has its own loss, so its
-trajectory is independent of the batch, and equals the code's up to Adam's epsilon. The result is mu after the last
-step, not before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the
-steps.
+measurement's size. Departures: the code also averages over the batch. Here each image has its own loss. Trajectories
+are therefore independent of the batch, and equal the code's up to Adam's epsilon. The result is mu after the last step,
+not before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -66,7 +65,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         measured: y, `[B, ...]`.
         operator: H.
         image: x, `[B, C, H, W]` in [-1, 1].
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is detached.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`, which the function detaches.
         weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)
@@ -130,7 +129,7 @@ class REDDiff(MeasuredRestoration, MethodModule):
     Args:
         network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
             W]`, or a diffusers output with such a tensor `sample`.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: Adam steps, one per timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
         weighting: weight of a timestep by its noise-to-signal ratio r: linear, sqrt, square, log (of 1 + r), clipped

@@ -1,1 +1,1 @@
-"""State of models and samples that is sharded over ranks, and gathered batch rows."""
+"""Sharded state of models and samples, and gathering of batch rows from all ranks."""

@@ -43,7 +43,7 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch only the partner rows of this rank's rows from the ranks that hold them.
+    """Fetch the partners of this rank's rows, and no other rows, from other ranks.
 
     Args:
         local: this rank's rows `[b, ...]`, without gradient if there are several ranks.

@@ -1,9 +1,9 @@
 """Train separate models on several ranks: model rows sharded over ranks, and a strategy without gradient averaging.
 
 Models trained together, such as the nodes of a network or the members of a population, are rows of stacked tensors, and
-each rank hosts a block of them (`Hosted`). Under the strategy `Independent`, weights and gradients are not
-communicated; a module does its own communication. A checkpoint holds the rows of all models, and loads on any number of
-ranks. If a process is killed, the other processes exit with an error that names it.
+each rank hosts a block of rows (`Hosted`). Under the strategy `Independent`, weights and gradients are not
+communicated; modules implement their own communication. A checkpoint holds the rows of all models, and loads on any
+number of ranks. If a process is killed, the other processes exit with an error that names the killed process.
 """
 
 import contextlib
@@ -183,7 +183,7 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run with an error, and report it to the other ranks unless the loss of a process caused it.
+        """End a run with an error; report the error to other ranks unless the loss of a process caused the error.
 
         Raises:
             LostProcess: if another process is lost.
@@ -231,8 +231,8 @@ class Independent(DDPStrategy):
     holds the rows of all models, and their optimizer state.
 
     Args:
-        patience: seconds without a heartbeat after which a process counts as lost; the others then end with an error
-            that names it.
+        patience: seconds without a heartbeat after which a process counts as lost; other processes then end with an
+            error that names the lost process.
 
     Raises:
         LostProcess: if a process is lost.

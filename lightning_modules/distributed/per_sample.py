@@ -44,7 +44,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank, so that sizes need not be exchanged.
+        counts: number of rows on each rank, which avoids exchanging sizes.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -56,8 +56,8 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 class PerSample:
     """A row of numbers for each training sample, sharded over ranks, initially zero.
 
-    A module creates it in its constructor, calls `allocate` in `on_fit_start`, saves `gathered()` in checkpoints and
-    loads it with `restore`.
+    A module creates this storage in its constructor, calls `allocate` in `on_fit_start`, and saves `gathered()` in
+    checkpoints, which `restore` loads.
 
     Args:
         num_features: K, numbers for each sample.
@@ -156,8 +156,8 @@ class PerSample:
     def gathered(self) -> Tensor:
         """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Must be called on every rank.
 
-        Before `allocate`, the restored rows are returned. On a single process on the CPU the result is the table
-        itself, which later updates modify: write a checkpoint at once, or copy it.
+        Before `allocate`, the restored rows are returned. On a single CPU process, the result is the table itself,
+        which later updates modify: write a checkpoint at once, or copy the result.
         """
         if not self.num_samples:
             return self._restored

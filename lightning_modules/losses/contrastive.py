@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch, and their cosine similarities.
+"""Contrastive losses over the global batch, and cosine similarities.
 
 NT-Xent of SimCLR: each view of an image must identify the image's other view among all other views of the batch.
 
@@ -48,7 +48,7 @@ def nt_xent(
 
 
 def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the cosine similarity of each row of one batch with each row of another.
+    """Compute the cosine similarity of each row of one batch with each row of another batch.
 
     Args:
         first: `[b, D]`; need not be normalised.

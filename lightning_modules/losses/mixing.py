@@ -53,7 +53,7 @@ class SoftLabels:
     """Soften labels by mixup, CutMix and label smoothing.
 
     Each batch is mixed by either mixup or CutMix, with equal probability if both are on. A sample's partner is the
-    sample before it.
+    preceding sample.
 
     Args:
         mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
@@ -112,7 +112,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each sample with the sample before it in the global batch.
+    """Mix each sample with the preceding sample of the global batch.
 
     The transform mixes neighbours within its input, so this rank's samples are placed after their partners.
     """

@@ -1,4 +1,4 @@
-"""Losses of a network's outputs, summed over samples, and their mean over the training set by epoch.
+"""Losses of network outputs, summed over samples, and mean losses over the training set by epoch.
 
 If the gradient of the loss with respect to the outputs is expensive, as for a simulator, optimizers are compared by the
 number of these gradients. A hook on the loss counts these gradients.

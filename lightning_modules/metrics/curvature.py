@@ -33,7 +33,7 @@ BatchNorm = Literal["batch", "running"]
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Put a network in a state where its curvature is defined: without dropout, and with unchanging statistics.
+    """Context manager that defines a network's curvature: dropout is off, and BatchNorm's statistics do not change.
 
     Args:
         network: network, whose previous state is restored afterwards.
@@ -65,7 +65,7 @@ def refuse_without_curvature(
         needed_by: name of the caller, for error messages.
 
     Raises:
-        ValueError: if the network is rejected; the message names what it lacks.
+        ValueError: if the network is rejected; the message names the missing property.
     """
 
     def in_autocast(part: nn.Module, _: Any) -> None:
@@ -111,7 +111,7 @@ class CurvatureProduct:
     """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
 
     Args:
-        network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
+        network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
             batch, and for further batches up to 2 GiB; this halves the cost of the next products with these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.

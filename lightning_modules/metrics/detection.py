@@ -100,7 +100,7 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the confidence of the in-distribution and of the other inputs, without inputs used for tuning."""
+        """Return the confidences of in-distribution inputs and of other inputs, without inputs used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 

@@ -4,14 +4,15 @@
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
 Images are in [0, 1]. The mean of squares runs over all pixels and channels. Means m, variances and the covariance s are
-computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 =
-0.03^2; the SSIM of a colour image averages the channels. A dataset's value is the mean over its images.
+computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image. The constants are C_1 =
+0.01^2 and C_2 = 0.03^2. The SSIM of a colour image averages the channels. A dataset's value is the mean over its
+images.
 
 Published tables use three protocols. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the
 estimate to
-[0, 1] and round both images to 256 levels (`rounded`); others only clip the estimate (`clipped`), or use the network's
-output unchanged (`unclipped`). Clean 8-bit images are the same in all three protocols. Below 35 dB, rounding changes
-the PSNR by less than 0.01 dB.
+[0, 1] and round both images to 256 levels (`rounded`); other tables only clip the estimate (`clipped`), or use the
+network's output unchanged (`unclipped`). Clean 8-bit images are the same in all three protocols. Below 35 dB, rounding
+changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image

@@ -1,6 +1,6 @@
 """A dilated blind-spot network, whose output at a pixel does not depend on that pixel.
 
-Two branches start with a convolution without its centre tap, 3x3 in one and 5x5 in the other. Further layers are 1x1
+Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. Further layers are 1x1
 convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. Therefore no
 path leads from a pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole
 neighbourhood.
@@ -78,11 +78,11 @@ class Branch(nn.Module):
 class BlindSpotNetwork(nn.Module):
     """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on the other pixels around it.
 
-    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads their files.
+    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads the authors' files.
 
     Args:
         in_channels: channels of an image, C.
-        channels: channels of all layers except the last ones, which have 64.
+        channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
         module_relu: end dilated modules with a ReLU before the input is added, and use He-normal initial weights, as in
             C-BSN; AP-BSN and SDAP do neither.

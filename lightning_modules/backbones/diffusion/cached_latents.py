@@ -23,7 +23,7 @@ AT_ONCE = 64
 
 
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
-    """Replace a DataModule's images by moments of their latents, and its captions by embeddings.
+    """Replace a DataModule's images by latent moments, and captions by embeddings.
 
     Must be called on every rank. Images are not augmented: they are centre-cropped and never mirrored. A cache entry's
     name contains a digest of its inputs: images, image size and autoencoder, or captions and text encoders.

@@ -73,7 +73,7 @@ class FlowTransformer(TextToImage):
 
 
 class StableDiffusion3(FlowTransformer):
-    """Stable Diffusion 3 or 3.5: its transformer, autoencoder and two or three text encoders.
+    """Stable Diffusion 3 or 3.5 with transformer, autoencoder and two or three text encoders.
 
     If the pipeline lacks the third text encoder, T5, zeros replace its token embeddings, as in diffusers.
     """

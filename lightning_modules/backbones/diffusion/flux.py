@@ -16,7 +16,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class Flux(FlowTransformer):
-    """FLUX.1: its transformer, autoencoder and two text encoders.
+    """FLUX.1 with transformer, autoencoder and two text encoders.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub

@@ -25,7 +25,7 @@ def guided(
     """Turn a text-conditional model into a function of x_t and t only.
 
     Args:
-        model: called with x_t, t and prompts.
+        model: function of x_t, t and prompts.
         prompts: B prompts of the conditional prediction e_c; None for a model without texts.
         negative: B negative prompts of the prediction e_u; unused if `scale` is 1; None for a model without texts.
         scale: w, guidance scale; with 1, only `prompts` are evaluated.

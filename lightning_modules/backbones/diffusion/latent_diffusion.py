@@ -12,8 +12,8 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
-    `TextToImage` implements it for Stable Diffusion and SDXL. A model family is a subclass that defines the pipeline's
-    parts, `encode_prompts`, `forward` and default LoRA targets.
+    `TextToImage` implements this interface for Stable Diffusion and SDXL. A model family is a subclass that defines the
+    pipeline's parts, `encode_prompts`, `forward` and default LoRA targets.
     """
 
     pipeline: Any

@@ -179,7 +179,7 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Look up library and class of each part to load, from diffusers and transformers only.
+    """Look up library (only diffusers or transformers) and class of each part to load.
 
     diffusers itself would import any module that the file names.
     """
@@ -258,7 +258,8 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
         prediction_types: prediction types that a method supports: epsilon, v_prediction, sample or flow.
 
     Raises:
-        ValueError: if the scheduler's kind or prediction type is not supported; the message names it.
+        ValueError: if the scheduler's kind or prediction type is not supported; the message names the unsupported
+            value.
     """
     kind = type(scheduler).__name__
     if "flow" in prediction_types and kind.startswith("FlowMatch"):

@@ -61,7 +61,7 @@ class PixelModel(nn.Module):
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict the scheduler's `prediction_type`, at x_t and t, `[B]`."""
+        """Predict the quantity named by the scheduler's `prediction_type`, at x_t and t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:

@@ -182,7 +182,7 @@ class TextToImage(AutoencoderLatents):
         return empty
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the scheduler's `prediction_type`.
+        """Predict the quantity named by the scheduler's `prediction_type`.
 
         Args:
             latent: z_t, `[B, c, h, w]`.

@@ -6,8 +6,8 @@ and channel, 7 x 7 patches are projected on the direction of least variance, whi
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
 is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches, three further
-fits only patches of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the last
-selection.
+fits only patches of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the
+patches in the last fit.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
 Transactions on Image Processing 2014, as implemented in ScoreDVI's code. The estimate is unreliable on saturated
@@ -66,7 +66,7 @@ def least_variance(patches: Array) -> Array:
 
 
 def plane_variance(plane: Array) -> float:
-    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if it cannot be estimated."""
+    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if estimation fails."""
     patches, mean_of = patches_of(plane, PATCH, PATCH), patches_of(plane, PATCH, PATCH).mean(axis=1)
     across = patches_of((0.5 * (plane[:, 2:] - plane[:, :-2])) ** 2, PATCH, PATCH - 2).sum(axis=1)
     down = patches_of((0.5 * (plane[2:] - plane[:-2])) ** 2, PATCH - 2, PATCH).sum(axis=1)

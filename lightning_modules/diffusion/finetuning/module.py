@@ -35,7 +35,7 @@ TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 
 
 class DiffusionFineTuning(MethodModule):
-    """Fine-tune a diffusion model on images, and save it in the format of diffusers or peft.
+    """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
     unweighted error of the averaged weights on held-out images. Each image has a fixed timestep and fixed noise, so
@@ -49,8 +49,8 @@ class DiffusionFineTuning(MethodModule):
             models.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
-            each step. Caching requires images without random flips.
+        cache_dir: folder for latents and caption embeddings, computed once before training; None computes both in each
+            step. Caching requires images without random flips.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.

@@ -55,7 +55,7 @@ class DiffusionObjective(nn.Module):
         return sample_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
 
     def held_out_times(self, index: Tensor) -> Tensor:
-        """Compute fixed timesteps for images by their indices, from a low-discrepancy sequence."""
+        """Compute a fixed timestep for each image index, from a low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class FlowObjective(nn.Module):
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def held_out_times(self, index: Tensor) -> Tensor:
-        """Compute fixed t for images by their indices, from a uniform low-discrepancy sequence."""
+        """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:

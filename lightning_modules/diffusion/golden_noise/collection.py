@@ -1,4 +1,4 @@
-"""Collect noise pairs before training or by `predict`, for possibly days and on any number of ranks."""
+"""Collect noise pairs before training or by `predict`; this may take days, and runs on any number of ranks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -33,8 +33,8 @@ class CollectsPairs(FolderWriter, ABC):
     `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
     `settings.json` holds the settings that the pairs depend on. A run with other settings, models or rewards is
     rejected, and so is a changed text of an existing index. Existing pairs are kept, so an interrupted run can be
-    resumed on any number of ranks. A pair depends only on its text and its seed, apart from rounding, which depends on
-    batch and precision.
+    resumed on any number of ranks. A pair depends only on text and seed, apart from rounding, which depends on batch
+    and precision.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -76,7 +76,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Write the pairs of a batch that do not exist yet, and return their indices."""
+        """Write the missing pairs of a batch, and return the batch's indices."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])

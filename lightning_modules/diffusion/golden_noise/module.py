@@ -32,7 +32,7 @@ SHOWN, MOST_LETTERS = 8, 20
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
-    """Collect noise pairs (`predict`), train NPNet on them (`fit`) and evaluate its noise (`test`).
+    """Collect noise pairs (`predict`), train NPNet on these pairs (`fit`) and evaluate NPNet's noise (`test`).
 
     Validation logs `val/loss` and `val/loss_of_standard`, the error of the unchanged noise. `test` generates two images
     per prompt, from the standard noise and from the improved noise. For each reward, `test` logs the means

@@ -1,4 +1,4 @@
-"""The noise prompt network, NPNet; the package docstring has its equations."""
+"""The noise prompt network, NPNet; the package docstring has the equations."""
 
 import math
 from collections.abc import Sequence
@@ -47,8 +47,7 @@ class SVDBranch(nn.Module):
 
     Args:
         size: n, rows and columns of the folded noise.
-        attention: apply attention over the n rows, average these and apply `mlp4`; otherwise, apply `mlp4` and then
-            average.
+        attention: apply attention over the n rows, their mean and then `mlp4`; if false, `mlp4` and then the mean.
         fixed_signs: fix the signs of the singular vectors.
     """
 
@@ -99,11 +98,12 @@ class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
     The network computes in float32 or better, independent of the trainer's precision. The singular value decomposition
-    is outside the autograd graph. It synchronises the GPU with the host, where PyTorch checks the result.
+    is outside the autograd graph. The decomposition synchronises the GPU with the host, where PyTorch checks the
+    result.
 
     Args:
         latent_shape: c, h, w of the noise; c must be a square number, and h = w.
-        prompt_features: L D, size of a flattened text embedding; it ties the network to one text encoder.
+        prompt_features: L D, size of a flattened text embedding; ties NPNet to one text encoder.
         features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
             `normalize: false` and `num_classes: 0`.
         feature_channels: second dimension of the feature maps; 7 for timm's channels-last Swin, whose 7 rows the

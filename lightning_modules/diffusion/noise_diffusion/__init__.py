@@ -14,7 +14,7 @@ of orthogonal latents for gamma = 0, mu = alpha, nu = beta and no clipping, and 
 
 The paper gives no rule for mu + nu, c and gamma. The defaults follow the authors' code, which encodes up to timestep
 t = 696 and adds the images back at the level of 701, the next step (`injection: next`). Departures: all lambda of a
-pair share one e, whereas the code resamples it; angles are computed per pair, whereas the code has batch size 1; and
+pair share one e, whereas the code resamples e; angles are computed per pair, whereas the code has batch size 1; and
 lambda = 0 and 1 are allowed. Variance-exploding processes are rejected, as the bound c assumes noise of variance 1.
 
 Source: Zheng, Zhang, Fang, Liu, Lian and Han, NoiseDiffusion: Correcting Noise for Image Interpolation with Diffusion

@@ -11,7 +11,7 @@ def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
     """Compute statistics of latents `[B, ...]`, `[B]` each.
 
     The statistics are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean
-    square. Standard normal noise has the values 1, 3, 0.0455 and 1.
+    square. For standard normal noise, these statistics are 1, 3, 0.0455 and 1.
     """
     flat = latent.flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)

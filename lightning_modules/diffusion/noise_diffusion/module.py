@@ -52,8 +52,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     interpolated image to the nearest training image, if the data have training images. The suffix `_clipped` means that
     pixels are clipped to [0, 1]; `_of_ends` is the distance of the end images. The other image metrics are
     `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
-    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise they are 1, 3, 0.0455 and 1.
-    `test/mixture_...` are the same statistics of the mixed latents.
+    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise, these statistics are 1, 3,
+    0.0455 and 1. `test/mixture_...` are the same statistics of the mixed latents.
 
     The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
 
@@ -62,7 +62,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         interpolation: `noise_diffusion`, or a baseline: `slerp` or `lerp` of the encoded images, or `same_noise`, which
             adds the same noise to both images instead of encoding them, as in SDEdit.
         num_steps: S, sampling steps of the full schedule from noise to image.
-        encoded_steps: K, number of these steps used to encode and decode an image.
+        encoded_steps: K, number of the S steps that encode and decode an image.
         boundary: c, clipping bound of latents, in units of the noise's standard deviation.
         gamma: weight of fresh noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
@@ -218,7 +218,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a row of images per pair, with spherical interpolation below it for the first pairs."""
+        """Show a row of images per pair; for the first pairs, a second row shows spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

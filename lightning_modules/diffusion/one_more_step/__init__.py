@@ -9,9 +9,9 @@ small network, conditioned on a text c but not on time, estimates x_0 from pure 
 The minimiser of L is the conditional mean, -E[x_0 | c]. Classifier-free guidance gives v = v_u + w (v_c - v_u) and x~_0
 = -v. If a is abar at the sampler's first timestep, the initial latents are
 
-    x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I),
+    x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I).
 
-or, if `deviation` is s < sqrt(1 - a), with part of the noise taken from x_S,
+If `deviation` is s < sqrt(1 - a), part of the noise is taken from x_S:
 
     x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e.
 

@@ -13,7 +13,7 @@ from datamodules.arguments import within
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Copy a diffusers scheduler and set its number of steps."""
+    """Copy a diffusers scheduler and set the number of steps of the copy."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
@@ -84,7 +84,7 @@ def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
 
 @contextmanager
 def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
-    """Temporarily replace a model's scheduler; None keeps it."""
+    """Temporarily replace a model's scheduler; None keeps the model's scheduler."""
     owner = getattr(model, "pipeline", model)
     own = owner.scheduler
     owner.scheduler = own if scheduler is None else scheduler

@@ -56,7 +56,7 @@ class OneMoreStep(MethodModule):
 
     Args:
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
-        model: diffusion model to sample with, `TextToImage` or `PixelModel`; it also encodes images.
+        model: diffusion model, `TextToImage` or `PixelModel`, that encodes and samples images.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
         start: initial latents in `test`: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which uses the
             real image, or `zero_terminal_snr`, plain noise with a schedule rescaled to zero terminal SNR.
@@ -169,7 +169,7 @@ class OneMoreStep(MethodModule):
             scheduler: the pipeline's scheduler, which determines noise levels, first timestep and scale.
             texts: B texts for One More Step, which may differ from the pipeline's prompts.
             num_inference_steps: sampling steps of the pipeline.
-            fresh: e, standard normal, `[B, c, h, w]`; sample it before `start`, as plain sampling would.
+            fresh: e, standard normal, `[B, c, h, w]`; sample e before `start`, as plain sampling would.
             start: z, standard normal.
         """
         abar = first_level(scheduler, num_inference_steps)

@@ -13,7 +13,7 @@ TIME = ("time_emb_proj", "time_embedding")
 class TimeFreeUNet(nn.Module):
     """A diffusers U-Net whose time embeddings are zeroed and frozen.
 
-    Its output is bit-identical to the output of the authors' network, which lacks these layers. All other parameter
+    The output is bit-identical to the output of the authors' network, which has no time embedding. All other parameter
     names are the same.
 
     Args:

@@ -28,7 +28,7 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, MethodModule):
-    """Learn the score of diffused images; use it for sampling, denoising and likelihoods.
+    """Learn the score of diffused images, for sampling, denoising and likelihoods.
 
     The module trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`. If
     `likelihood_repeats` is above 0, test also logs `bits_per_dim`. Everything except training uses the averaged

@@ -1,9 +1,9 @@
 """Noise levels that a score network is trained on, and conversion of the network's output to a score.
 
-Continuous models are trained at any t. VE networks take sigma(t) and predict the score; other networks take 999 t and
-predict the noise; their score is -noise / std. Discrete models are trained at N levels. VE networks take the level's
-index, counted from the largest noise, round((1 - t)(N - 1)); their output is divided by sigma. Other networks take t (N
-- 1), and DDPM's abar replaces the kernel of VP.
+Continuous models are trained at any t. VE networks take sigma(t) and predict the score. Other networks take 999 t and
+predict the noise; the score is -noise / std. Discrete models are trained at N levels. VE networks take the level's
+index, counted from the largest noise, round((1 - t)(N - 1)); the output is divided by sigma. Other networks take t (N -
+1), and DDPM's abar replaces the kernel of VP.
 """
 
 from collections.abc import Callable

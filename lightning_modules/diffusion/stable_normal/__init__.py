@@ -1,12 +1,12 @@
 """StableNormal estimates surface normals with a diffusion model whose result hardly depends on the initial noise.
 
-Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first,
-YOSO, predicts the initial latents of the second in one step, at noise level t+. In training, YOSO's input noise is
-replaced by zeros with probability lambda, so YOSO learns to ignore this noise:
+Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first
+U-Net, YOSO, predicts the initial latents of the second U-Net in one step, at noise level t+. In training, YOSO's input
+noise is replaced by zeros with probability lambda, so YOSO learns to ignore this noise:
 
     L_yoso = |x_{t+} - mu_theta(u, t+, f_phi(i))|^2,   u ~ N(0, I) or 0,   x_{t+} = sqrt(abar) x_0 + sqrt(1 - abar) e.
 
-The second, SG-DRN, refines these latents by DDIM steps. SG-DRN is also conditioned on features d of a vision
+The second U-Net, SG-DRN, refines these latents by DDIM steps. SG-DRN is also conditioned on features d of a vision
 transformer through an encoder g, whose outputs are added inside the U-Net's encoder:
 
     L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform.

@@ -25,7 +25,7 @@ class PixelUNet(nn.Module):
     """A pixel-space U-Net without text encoder and autoencoder, with Stable Diffusion's noise schedule.
 
     Args:
-        network: diffusers `UNet2DConditionModel` with 3 input and output channels; its text embeddings are zeros.
+        network: diffusers `UNet2DConditionModel` with 3 input and output channels; text embeddings are zeros.
 
     Raises:
         ValueError: if the network does not have 3 input and output channels.

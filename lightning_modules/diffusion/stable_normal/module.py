@@ -55,11 +55,11 @@ def told(trained_for: dict[str, Any]) -> str:
 
 
 class StableNormal(NormalSteps, MethodModule):
-    """Train and apply StableNormal: YOSO, SG-DRN or both; they share no weights.
+    """Train and apply StableNormal: YOSO, SG-DRN or both; the two share no weights.
 
     When training ends, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or
-    `saved/refiner` in the run directory; the arguments `pipeline` and `encoders` load it. `NormalSteps` has the test
-    and prediction steps.
+    `saved/refiner` in the run directory; the arguments `pipeline` and `encoders` load this folder. `NormalSteps` has
+    the test and prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
@@ -72,7 +72,8 @@ class StableNormal(NormalSteps, MethodModule):
         repeated: keep the first half of the steps at one noise level; if false, plain DDIM steps start from pure noise.
         resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
             their size.
-        draws: number of estimates per test image, each from different noise; if above 1, their variance is logged.
+        draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
+            is logged.
         optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

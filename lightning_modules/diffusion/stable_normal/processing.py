@@ -18,7 +18,7 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
         multiple: divisor of the padded height and width; padding repeats the last row and column.
 
     Returns:
-        The images, and their height and width before padding.
+        The images, and the height and width before padding.
     """
     height, width = image.shape[2:]
     if resolution is not None:

@@ -1,4 +1,4 @@
-"""Sampling steps of the refiner: half of them stay at one noise level, and the others go down to zero noise.
+"""Sampling steps of the refiner: half of the steps stay at one noise level, the other steps go down to zero noise.
 
 The N steps have length gap = T // N and timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps are replaced
 by the next timestep in this list, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1. From
@@ -52,7 +52,7 @@ def refined(
     """Refine initial latents to an estimate of x_0.
 
     Args:
-        refiner: estimates x_0 from x and the timestep `[B]`.
+        refiner: function that estimates x_0 from x and the timestep `[B]`.
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the host.

@@ -7,10 +7,10 @@ symmetric random matrix, random matrix theory gives, with b = B / (1 - B / N),
 
 Here P is the number of weights, and the noise's entries have variance sigma^2 / b. So the largest stable learning rate
 of SGD, 2 / lambda_B, grows linearly with B until it saturates at 2 / lambda. The largest stable learning rate of Adam
-grows with sqrt(B), because its preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order
+grows with sqrt(B), because Adam's preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order
 method falls as eta / B (`reference_batch_size`).
 
-The noise of real networks is no such matrix, but concentrated in few directions and few samples. `BatchSpectra`
+In real networks this assumption fails: the noise is concentrated in few directions and few samples. `BatchSpectra`
 therefore fits the constant c in
 
     lambda_B = lambda + c / b
@@ -27,16 +27,16 @@ constant is 1/200 of the fitted constant, and explains 0.6 to 1.0 % of the shift
 training images. Every few epochs, one of five rules sets the optimizer's learning rate and, for some rules, momentum
 (`learned`).
 
-Departures from the authors' code: Polyak's momentum has sqrt mu where their script has mu; each Ritz value keeps its
-own weight in the minimum, whereas the script sorts values and weights separately. The authors' two heavy-ball rules,
-for a median and for a minimum, are one rule with the option `least`. `signed` ignores negative curvature. Settings that
-are not positive and finite are discarded. H is the Hessian of the mean cross-entropy, without weight decay and dropout.
+Departures from the authors' code: Polyak's momentum has sqrt mu where the script has mu; each Ritz value keeps its own
+weight in the minimum, whereas the script sorts values and weights separately. The authors' two heavy-ball rules, for a
+median and for a minimum, are one rule with the option `least`. `signed` ignores negative curvature. Settings that are
+not positive and finite are discarded. H is the Hessian of the mean cross-entropy, without weight decay and dropout.
 BatchNorm uses either the statistics of each batch in a product, or the running statistics, which the authors' code
 recomputes first.
 
 Not implemented: products with H - G, the Lanczos optimiser, K-FAC (the `damping` of any optimizer is scaled), and the
-scaling law of the Gauss-Newton matrix, although its spectrum can be measured. This implementation is based on the
-abstract, the code and the theory of additive spikes; the paper's full text was not available.
+scaling law of the Gauss-Newton matrix, although the spectrum of that matrix can be measured. This implementation is
+based on the abstract, the code and the theory of additive spikes; the paper's full text was not available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to
 Neural Network Training, JMLR 23(173), 2022, arXiv 2006.09092.

@@ -17,7 +17,7 @@ SPIKE = 0.5
 
 
 class Range(NamedTuple):
-    """The largest and a small curvature of a spectrum."""
+    """The largest curvature and a small curvature of a spectrum."""
 
     greatest: float
     """L."""

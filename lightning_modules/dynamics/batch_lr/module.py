@@ -30,8 +30,8 @@ class BatchLR(ClassifierSteps, MethodModule):
             scaled to the run's batch size. None disables scaling.
         scaling: scaling of the learning rate with the global batch size, including accumulation: `linear` for SGD,
             `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, inversely.
-        learner: sets the learning rate from curvature during training; None disables it.
-        spectra: measures Hessian spectra of batches after the last epoch; None disables it.
+        learner: sets the learning rate from curvature during training; None uses no learner.
+        spectra: measures Hessian spectra of batches after the last epoch; None measures no spectra.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -42,7 +42,8 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
     Args:
         shift: lambda_B - lambda, means over batches.
         effective: effective batch size b of each shift.
-        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all weights are equal.
+        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all shifts have equal
+            weight.
     """
     y, x, e = (torch.tensor(each, dtype=torch.float64) for each in (shift, [1 / b for b in effective], error))
     weight = e**-2 if bool((e > 0).all()) else torch.ones_like(e)

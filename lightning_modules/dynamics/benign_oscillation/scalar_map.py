@@ -1,4 +1,4 @@
-"""Scalar map that a network follows while the strong feature dominates, and the learning rates at which it oscillates.
+"""Scalar map of a network while the strong feature dominates, and the learning rates at which the map oscillates.
 
 On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u give
 
@@ -19,7 +19,7 @@ GREATEST_A = math.sqrt(27 / 4) - 1
 
 
 def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
-    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without 1/2 and an output with 1/m."""
+    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without a factor 1/2, and an output with factor 1/m."""
     return 4 * rate * strong_norm**2 / filters
 
 

@@ -35,7 +35,7 @@ SHOWN = 2**30
 
 
 class NoiseMask(ClassifierSteps, MethodModule):
-    """Pre-train a classifier under noise masks of a policy, then tune it on clean images.
+    """Pre-train a classifier under noise masks of a policy, then tune the classifier on clean images.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -46,7 +46,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
         mean: value of masked pixels, for each channel or for all channels.
-        averaged_epochs: number of final mask epochs; the weights at their ends are averaged before tuning.
+        averaged_epochs: number of final mask epochs whose end-of-epoch weights are averaged before tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's learning rate.
         optimizer: optimizer of two parameter groups, classifier and policy.

@@ -8,7 +8,7 @@ large for lazy training and small for feature learning, the loss of a batch is
 Batches of B points are sampled without replacement in every iteration. Training stops when all points are fitted, alpha
 y F >= 1: then the loss and all gradients are zero. Three measurements show the regime: the training time t* (dt times
 the number of iterations), the change of the weights, and the change of the tangent kernel K, mean (K - K_0)^2 / mean
-K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and noise matters above T_c ~ P^-a.
+K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and that noise matters above T_c ~ P^-a.
 
 For a perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi, a scaling argument for
 vanishing margins gives gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi), delta = 1 and a = gamma / delta. With w_0 = 0 and
@@ -37,7 +37,7 @@ Each batch is sharded over ranks, and T refers to the global batch.
 Departures from the authors' code: t* is exact, whereas the authors' t* is the time of the first checkpoint with zero
 loss. The authors' `temp` is T / h for a network of width h. Observables are measured at the end of an epoch, whenever
 the number of iterations has grown by a quarter. Not implemented: the quadratic and the soft hinge loss, regularisers,
-their stochastic differential equation, and the change of the outputs in one step.
+the authors' stochastic differential equation, and the change of the outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

@@ -1,4 +1,4 @@
-"""LightningModule of SGD at a temperature, which trains until all points are fitted."""
+"""LightningModule that trains by SGD at a given temperature until all points are fitted."""
 
 import copy
 import math

@@ -17,8 +17,7 @@ available. Baselines are networks that are sparse from the start, W~ = m W. Base
 
 `train/second_moment` is Adam's mean squared gradient over all weights of the sparse layers; `train/gigaflops` is the
 cost of a sample's training step if pruned weights cost nothing. In this cost, a decayed weight counts as much as a full
-weight. Validation, testing and prediction use the network as it would be exported now: with a binary mask and the N:M
-pattern.
+weight. Validation, testing and prediction use the network in its exported form: with a binary mask and the N:M pattern.
 
 Differences from the authors' code:
 

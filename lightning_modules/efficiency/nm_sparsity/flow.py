@@ -131,7 +131,7 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prune a weight to N:M: as scheduled in training mode, and as at the end of the schedule in evaluation mode.
+    """Prune a weight to N:M, as scheduled in training mode, and as in the schedule's end in evaluation mode.
 
     Args:
         n: N.
@@ -216,7 +216,7 @@ def sparsify(
         flow: schedule of the network.
 
     Raises:
-        ValueError: if a pattern or a layer does not fit; the message names it.
+        ValueError: if a pattern or a layer does not fit; the message names the pattern or the layer.
     """
     kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")

@@ -65,7 +65,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 
     Args:
         network: network with layers that become sparse.
-        inputs: images, or texts as encoded by their tokenizer, of one sample or more.
+        inputs: images or tokenized texts, of one sample or more.
 
     Raises:
         ValueError: if a layer is never called.
@@ -122,6 +122,6 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights; None for other optimizers."""
+    """Average Adam's running mean of squared gradients over all entries of weights; None if there is no such mean."""
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

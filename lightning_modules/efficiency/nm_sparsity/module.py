@@ -26,10 +26,10 @@ from lightning_modules.training.logging import log_same
 
 
 class NMSparsity(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy, and some of its layers towards N:M sparse weights.
+    """Train any network with cross-entropy, while the weights of some layers become N:M sparse.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
         n: N, number of weights kept in each group of M, in 1...M.

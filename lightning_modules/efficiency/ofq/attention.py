@@ -1,4 +1,4 @@
-"""timm's attention with quantised activations, plain and with queries and keys in one product (QKR)."""
+"""timm's attention with quantised activations, with or without one product of query and key weights (QKR)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ class _QuantizedAttention(nn.Module):
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
     def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the module's output from logits `[B, H, N, N]` before scaling and values `[B, N, H d]`."""
+        """Compute the module's output from unscaled logits `[B, H, N, N]` and values `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
         if self.windowed:
@@ -86,13 +86,13 @@ class QuantizedAttention(_QuantizedAttention):
 
 
 class QKRAttention(_QuantizedAttention):
-    """Attention that quantises the product of each head's query and key weights, without biases, not both weights.
+    """Attention that quantises the product of each head's query and key weights, without biases, as one weight.
 
     Args:
-        attention: see `QuantizedAttention`; the function of its `qkv` quantises only the rows of values.
+        attention: see `QuantizedAttention`; the weight function of `qkv` quantises only the value rows.
         tokens: N, number of input tokens.
         made: builds a `Quantizer`, or the identity, from all arguments of `Quantizer` but the first two.
-        product: quantises the weights of all heads' products, `[H C, C]`.
+        product: quantises the stacked products of query and key weights of all heads, `[H C, C]`.
     """
 
     qkv: LinearOfFunction

@@ -1,4 +1,4 @@
-"""Quantise a timm vision transformer in place, layer by layer, and export it."""
+"""Quantise a timm vision transformer in place, layer by layer, and export the result."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -198,9 +198,9 @@ def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
 
-    With these weights a plain network computes the logits of the quantised network without quantised activations and
-    without QKR. The plain network cannot hold the quantised product, and gets the trained query and key weights
-    instead. Quantised activations need the returned ranges, scales and shifts, at the named places.
+    With these weights, a plain network has the logits of the quantised network, if the latter has no quantised
+    activations and no QKR. The plain network cannot hold the quantised product, and gets the trained query and key
+    weights instead. Quantised activations need the returned ranges, scales and shifts, at the named places.
 
     Args:
         network: quantised network.

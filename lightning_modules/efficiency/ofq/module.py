@@ -81,7 +81,7 @@ class OFQ(ClassifierSteps, MethodModule):
         activation_bits: bits of activations, in 2...8; None quantises no activations, even in the first layer and the
             heads.
         end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
-        reparametrised: quantise the product of query and key weights instead of both weights (QKR).
+        reparametrised: quantise the product of query and key weights as one weight (QKR).
         annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
         boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains during CGA.
         calibration_samples: number of training images for measuring the initial scales.

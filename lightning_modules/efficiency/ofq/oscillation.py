@@ -48,7 +48,7 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Update with the integers after a step, and return a bool mask of those that oscillated in this step."""
+        """Update with the integers after a step, and return a bool mask of integers that oscillated in this step."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)
@@ -67,7 +67,7 @@ class Annealing:
 
     Args:
         rows: rows quantised by StatsQ.
-        boundary: BR, distance from a threshold in quantisation steps within which a weight trains.
+        boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -98,7 +98,7 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Compute histograms of latent weights between thresholds, for all weights and for oscillating ones.
+    """Compute histograms of latent weights between thresholds, for all weights and for oscillating weights.
 
     Args:
         rows: rows quantised by StatsQ.

@@ -17,7 +17,7 @@ LEAST_SCALE = 1e-5
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """Compute the scale of each row of a weight `[out, ...]`, twice its mean absolute value: `[out, 1, ...]`."""
+    """Compute the scale of each row of a weight `[out, ...]`, twice the row's mean absolute value: `[out, 1, ...]`."""
     scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -29,7 +29,7 @@ def positions(weight: Tensor, bits: int) -> Tensor:
 
 
 def integers(weight: Tensor, bits: int) -> Tensor:
-    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); its level is s (integer + 1/2) / n."""
+    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); the level is s (integer + 1/2) / n."""
     n = 2 ** (bits - 1)
     return positions(weight, bits).round().clamp(-n, n - 1)
 
@@ -46,7 +46,7 @@ def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
 
 
 class _StatsQ(torch.autograd.Function):
-    """Round a weight, with the identity as gradient."""
+    """Round a weight, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
@@ -96,7 +96,7 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
         x: tensor of any shape.
         scale: s, broadcastable to x; at least 1e-5 is used.
         bounds: Q_n and Q_p, `[2]`.
-        parts: number of entries that share s over all ranks, divided by their number on this rank.
+        parts: number of entries that share s over all ranks, divided by the number on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 

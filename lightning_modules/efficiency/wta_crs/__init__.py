@@ -1,8 +1,8 @@
 """Winner-take-all column-row sampling (WTA-CRS): fine-tuning with few of the activations that exact training keeps.
 
-In a linear layer Z = H W^T, only the weight's gradient needs the input H. This gradient is a sum over M pairs of a
-token's gradient and a token's input. WTA-CRS keeps k << M of these tokens: the set C of the c most probable tokens, and
-k - c tokens sampled from the others,
+In a linear layer Z = H W^T, only the weight's gradient needs the input H. This gradient is a sum over M tokens, of the
+products of a token's gradient and input. WTA-CRS keeps k << M of these tokens: the set C of the c most probable tokens,
+and k - c tokens sampled from the others,
 
     dL/dW = sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,    p_i ~ ||h_i|| z_i,   P_C = sum_C p_i
 
@@ -42,7 +42,7 @@ Differences from the authors' code, whose sums are biased in the cases below:
 * z is the norm for the sample's own loss: it does not depend on the batch size, the number of ranks, accumulation or
   the loss scale of half precision. A sample without a known norm gets the mean of the known norms; the code uses 0
   unless all samples are new;
-* half precision is the trainer's; the code uses float16.
+* half precision follows the trainer; the code uses float16.
 
 Source: Liu, Wang, Zhong, Xu, Zha, Tang, Jiang, Zhou, Chaudhary, Xu and Hu, Winner-Take-All Column Row Sampling for
 Memory Efficient Adaptation of Language Model, NeurIPS 2023, arXiv 2305.15265.

@@ -24,7 +24,7 @@ class _TakenOver(TorchFunctionMode):
 
     Args:
         products: replacements for the products of queries with keys, and of weights with values.
-        dropout: called with a tensor, a probability and whether it is active.
+        dropout: function of a tensor, a probability, and whether dropout is active.
     """
 
     def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:

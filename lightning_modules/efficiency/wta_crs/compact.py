@@ -84,7 +84,7 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 class _Normalisation(torch.autograd.Function):
     """Normalise the last dimension; save the output, from which the backward pass recovers the normalised input.
 
-    Where a weight is too close to 0 for this, the gradient treats the normalised input as 0.
+    Where a weight is too close to 0 to recover the normalised input, the gradient treats that input as 0.
     """
 
     @staticmethod
@@ -187,8 +187,8 @@ def compact_layers(network: nn.Module) -> None:
 def keep_inputs(network: nn.Module) -> None:
     """Make normalisations with a weight close to 0 save their inputs; warn once for each normalisation.
 
-    This synchronises with the device and is therefore called between epochs. At an epoch's end, the outputs' dtype is
-    known and the checkpoint not yet written; at an epoch's start, initial weights may be 0.
+    The function synchronises with the device, and is therefore called between epochs. At an epoch's end, the outputs'
+    dtype is known and the checkpoint not yet written; at an epoch's start, initial weights may be 0.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
@@ -203,7 +203,7 @@ def keep_inputs(network: nn.Module) -> None:
 
 
 def kept_inputs(network: nn.Module) -> list[str]:
-    """List the normalisations that save their inputs, for a checkpoint, so that a run can resume within an epoch."""
+    """List the normalisations that save their inputs; with this list, a checkpoint can resume within an epoch."""
     return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
 
 

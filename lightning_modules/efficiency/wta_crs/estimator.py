@@ -35,7 +35,7 @@ def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
 
     Args:
         rows: H, `[..., M, d]`, in any precision.
-        gradient_norms: `[..., M]`, estimates of the norms of g; None treats them as equal.
+        gradient_norms: `[..., M]`, estimates of the norms of g; None treats all norms as equal.
 
     Returns:
         `[..., M]`, with sum 1, in single precision or better.
@@ -51,7 +51,7 @@ def num_winners(ascending: Tensor, k: int) -> Tensor:
     """Compute c, the number of pairs kept with certainty, which minimises (1 - P_C) / (k - c).
 
     Args:
-        ascending: sums of the smallest probabilities, `[R, M]`: column j sums j + 1 of them.
+        ascending: sums of the smallest probabilities, `[R, M]`: column j sums the j + 1 smallest.
         k: number of kept pairs, below M.
 
     Returns:

@@ -60,7 +60,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     """Fine-tune any network with cross-entropy, keeping only few activations for the backward pass.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits
             `[B, num_classes]`.
         num_classes: number of classes, K.
         layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
@@ -72,7 +72,7 @@ class WTACRS(ClassifierSteps, MethodModule):
             number of ranks.
         measure_error: compare estimated with exact gradients of the layers on each epoch's last batch, for each
             estimator. The mean error of the estimator in use is logged as `train/gradient_error` and, for the last
-            epoch, as `test/gradient_error`. This needs memory for all activations of that batch.
+            epoch, as `test/gradient_error`. The comparison needs memory for all activations of that batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

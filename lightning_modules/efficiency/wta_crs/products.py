@@ -267,7 +267,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Cast single precision to the precision of autocast, if autocast is on, as torch's own layers do."""
+    """If autocast is on, cast single precision to autocast's precision, as torch's own layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
