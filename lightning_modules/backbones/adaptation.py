@@ -223,7 +223,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
         try:
             method()
         except (AssertionError, ValueError) as error:
-            raise ValueError(f"gradient_checkpointing: {type(network).__name__} does not support it") from error
+            raise ValueError(f"gradient_checkpointing is not supported by {type(network).__name__}") from error
         return network
     blocks = list(_blocks(network))
     if not blocks:

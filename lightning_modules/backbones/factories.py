@@ -70,7 +70,7 @@ def timm_model(
     if pretrained and not timm.models.is_model_pretrained(name):
         raise ValueError(f"pretrained: timm has no weights for {name}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
     if normalize and in_channels != 3 and (mean is None or std is None):
         raise ValueError(f"mean and std must be given, one value per channel: timm has 3, in_channels is {in_channels}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}

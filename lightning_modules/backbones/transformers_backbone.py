@@ -100,7 +100,7 @@ def transformers_model(
     if features not in get_args(Features):
         raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
     folder = Path(name_or_path).expanduser()
     local = folder.is_dir()
     source = str(folder) if local else name_or_path

@@ -1,6 +1,6 @@
 """Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
-The package has about twenty published scores. Some use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
+The package has about twenty published scores. Some scores use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
 KLMatching), others the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one
 forward pass.
 
@@ -84,7 +84,7 @@ class OODScores(ClassifierSteps, MethodModule):
     def on_test_start(self) -> None:
         self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
         if len(self._names) < 2:
-            raise ValueError("OODScores tests the detection of other images: set data to OutOfDistribution")
+            raise ValueError("OODScores needs out-of-distribution test images: set data to OutOfDistribution")
         self._seen = [Collected() for _ in self._names]
         head = copy.deepcopy(classifier_layer(self.network)).cpu().float()
         self.scorers = {name: detector_of(name, given, head) for name, given in self.detectors.items()}

@@ -80,7 +80,7 @@ def refuse_without_curvature(
     except (RuntimeError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, as does fused attention: "
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, or fused attention in it: "
             f"{reason}"
         ) from error
     finally:

@@ -38,7 +38,7 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
         ValueError: if training images are augmented, or if ranks have different images, captions or pipelines.
     """
     if data.augmentation.flip or data.augmentation.crop_padding:
-        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir be null")
+        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir null")
     rows = [one for one in (data.train_set, data.validation_set) if one is not None]
     captioned = rows[0].captioned
     source = captioned.source

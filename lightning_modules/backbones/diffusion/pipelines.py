@@ -146,7 +146,7 @@ def diffusers_pipeline(
         raise FileNotFoundError(f"no pipeline {name_or_path}: {missing}") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be downloaded; expected "
+            f"no pipeline {name_or_path}: a part or its weights are not on disk and could not be downloaded; expected "
             f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
             f"({sentence(error)})"
         ) from error

@@ -43,7 +43,7 @@ class Posterior(nn.Module):
     """The four networks that are fitted to one image, with newly initialised weights.
 
     Args:
-        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; a re-initialised copy is used.
+        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; this network is copied and re-initialised.
         channels: C.
         components: K.
         side_width: channels of the three other networks.

@@ -76,7 +76,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Write the missing pairs of a batch, and return the batch's indices."""
+        """Write a batch's missing pairs, and return the indices of these pairs."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])

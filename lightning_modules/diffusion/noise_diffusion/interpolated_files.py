@@ -39,7 +39,7 @@ class InterpolationSteps(FolderWriter):
         return Files(folder, ".png", write, digest_in_png)
 
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the images of pairs that have no images yet, and return pair names."""
+        """Write the images of pairs that have no images yet, and return the names of these pairs."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
             wanted = rows_of(batch, rows)

@@ -1,4 +1,4 @@
-"""Score-based generative modelling with SDEs: a diffusion turns data into noise, and a learned score reverses it.
+"""Score-based generative modelling with SDEs: a learned score reverses a diffusion that turns data into noise.
 
 A process dx = f(x, t) dt + g(t) dw turns data into noise. Let s(x, t) be the score of x_t, the gradient of log p_t. The
 reverse-time process dx = (f - g^2 s) dt + g dw and the ordinary differential equation dx = (f - g^2 s / 2) dt turn

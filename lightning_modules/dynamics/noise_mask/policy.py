@@ -83,7 +83,7 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
 
 
 def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
-    """Compute the mean cost plus the REINFORCE surrogate; the gradient of the sum estimates that of the expected cost.
+    """Compute mean cost plus REINFORCE surrogate, whose gradient estimates the gradient of the expected cost.
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.

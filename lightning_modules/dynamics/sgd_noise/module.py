@@ -73,7 +73,7 @@ class SGDNoise(MethodModule):
         at_least(1, batch_size=batch_size, iterations_per_step=iterations_per_step)
         at_least(0, kernel_points=kernel_points)
         if math.isinf(alpha) and any(bool(each.any()) for each in network.parameters() if not each.is_meta):
-            raise ValueError("alpha is infinite, which needs a network with zero weights: set its initial_std to 0")
+            raise ValueError("alpha is infinite, which needs a network with zero weights: set network.initial_std to 0")
         self.network = network
         self.initial = copy.deepcopy(network).requires_grad_(False)
         self.temperature = temperature

@@ -74,7 +74,7 @@ def input_shapes(transformer: Any) -> dict[str, torch.Size]:
         for name, module in transformer.named_modules()
     ]
     if not transformer.patch_embed.img_size:
-        raise ValueError("network: it takes images of any size, but scales need a fixed number of tokens")
+        raise ValueError("network takes images of any size, but scales need a fixed number of tokens")
     height, width = transformer.patch_embed.img_size
     tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
     image = torch.empty(1, transformer.patch_embed.proj.in_channels, height, width, device="meta")
