@@ -184,7 +184,7 @@ class TrainingRows(Protocol):
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """A DataModule with an environment in which the module is the policy."""
+    """A DataModule with an environment in which the module acts as the policy."""
 
     def mean_return(self) -> float:
         """Compute the mean return over some episodes; must be called on every rank, and returns the same value."""
@@ -226,7 +226,7 @@ class ShiftedTestSets(Protocol):
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Return dataloaders by dataset name; if a set covers only some classes, its batches list them as `classes`."""
+        """Return dataloaders by dataset name; if a set covers only some classes, batches list these as `classes`."""
         ...
 
 

@@ -37,7 +37,7 @@ class Mixing(NamedTuple):
 def draw_mixing(share: int, alpha: float) -> Mixing:
     """Sample l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the global batch.
 
-    Both are sampled on the CPU, so no step synchronises with the device.
+    Weight and permutation are sampled on the CPU, so no step synchronises with the device.
 
     Args:
         share: number of samples on this rank.
@@ -81,7 +81,7 @@ class SoftLabels:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, not only labels smoothed."""
+        """Whether images are mixed; label smoothing alone does not count."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

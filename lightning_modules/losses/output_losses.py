@@ -65,7 +65,7 @@ def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
 
 
 class OutputLossSteps:
-    """Mixin that tests a LightningModule and records its mean loss and gradient norm by epoch.
+    """Mixin that tests a LightningModule, and records mean loss and gradient norm by epoch.
 
     Loss and gradient norm are computed on the whole training set, before training and at the end of each epoch. The
     module owns `network`, `loss` and `course`.
@@ -100,7 +100,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss summed over all samples and ranks, the norm of its gradient, and the number of samples."""
+        """Return the loss summed over all samples and ranks, the gradient's norm, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:

@@ -99,7 +99,7 @@ BUILT_IN: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
 
 
 class ImageQuality(MeasuredItems):
-    """Metrics of a dataset's images, one row per image, and means over all ranks.
+    """Metrics of a dataset's images: one row per image, and means over the images of all ranks.
 
     A module owns one instance; checkpoints do not include it.
 
