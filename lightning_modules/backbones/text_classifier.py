@@ -79,7 +79,7 @@ def transformers_classifier(
 
     Raises:
         FileNotFoundError: if config, weights or tokenizer are neither on disk nor on the Hub.
-        ValueError: if the name belongs to no text network, or weights or arguments do not fit.
+        ValueError: if the config is not of a text network, or weights or arguments do not fit.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")

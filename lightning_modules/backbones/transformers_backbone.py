@@ -91,7 +91,7 @@ def transformers_model(
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
-        ValueError: if the name belongs to no vision network, or weights or arguments do not fit.
+        ValueError: if the config is not of a vision network, or weights or arguments do not fit.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_model")

@@ -20,7 +20,7 @@ class _QuantizedAttention(nn.Module):
     Args:
         attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer`, or the identity, from all arguments of `Quantizer` but the first two.
+        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -91,7 +91,7 @@ class QKRAttention(_QuantizedAttention):
     Args:
         attention: see `QuantizedAttention`; the weight function of `qkv` quantises only the value rows.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer`, or the identity, from all arguments of `Quantizer` but the first two.
+        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
         product: quantises the stacked products of query and key weights of all heads, `[H C, C]`.
     """
 
