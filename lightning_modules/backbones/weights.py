@@ -138,8 +138,8 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. The file
             may nest the weights under `state_dict`, as Lightning does, `model_state_dict` or `model`. A prefix
             `module.` or `_orig_mod.` of all keys is removed.
-        prefix: keep only keys that start with this prefix, with or without a removed `module.` or `_orig_mod.` before
-            it; the prefix is stripped.
+        prefix: keep only keys that start with this prefix, with or without a removed `module.` or `_orig_mod.`; the
+            prefix is stripped.
         renamed: new beginnings of the remaining keys, by old beginning.
 
     Raises:

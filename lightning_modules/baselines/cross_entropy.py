@@ -25,8 +25,7 @@ class CrossEntropy(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy on the given labels.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         soft_labels: mixing of images and labels, and label smoothing; None does neither. With mixed images, callbacks
             receive no logits of training images.

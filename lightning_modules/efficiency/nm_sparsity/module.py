@@ -29,8 +29,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy, while the weights of some layers become N:M sparse.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         n: N, number of weights kept in each group of M, in 1...M.
         m: M, number of consecutive weights in a group; divides the length of the layers' axis.

@@ -60,8 +60,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     """Fine-tune any network with cross-entropy, keeping only few activations for the backward pass.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
         attention: name patterns of attention modules whose two products are sampled.
