@@ -105,7 +105,7 @@ def diffusers_pipeline(
             f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be a self-contained pipeline, but {named} downloads others")
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads further ones")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)

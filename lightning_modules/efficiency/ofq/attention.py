@@ -121,7 +121,7 @@ class QKRAttention(_QuantizedAttention):
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     if attn_mask is not None or is_causal:
-        raise ValueError("attn_mask: quantised attention supports only the masks of windows")
+        raise ValueError("attn_mask: quantised attention supports no masks except window masks")
 
 
 KNOWN: dict[type[nn.Module], str] = {Attention: "VisionTransformer", WindowAttention: "SwinTransformer"}
