@@ -51,7 +51,7 @@ class CollectsPairs(FolderWriter, ABC):
 
     @abstractmethod
     def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Generate an image in [0, 1] from each noise."""
+        """Generate an image in [0, 1] from each initial noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
         """Sample noise with each of B seeds, in the module's precision, `[B, c, h, w]`."""

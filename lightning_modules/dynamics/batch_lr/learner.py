@@ -163,7 +163,7 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature; return the optimizer settings, empty if discarded, and the measured values."""
+        """Measure curvature; return the optimizer settings (empty if discarded) and the measured values."""
         if self.rule == "rayleigh":
             gradient = product.gradient()
             along = product(gradient)

@@ -23,12 +23,12 @@ tensors without parameters; LoRA relative to LoRA):
 | with `compact`, too | 0.26 | 0.19 |
 | LoRA with both products of attention and `compact` | 0.25 | 0.19 |
 
-The paper reports peaks of 8.44 and 7.30 GB, compared with 17.66 GB. All of these peaks include 3.4 GB of weights,
-gradients and AdamW's state. Without these 3.4 GB, the ratios are 0.35 and 0.27. For LoRA, the peaks are 6.50 and 5.44
-GB against 13.84 GB; without the weights of 0.85 GB, the ratios are 0.43 and 0.35. Temporary tensors of a step, such as
-gathered gradient rows and full gradients of attention's weights, add to a peak, but are not saved tensors. If exact
-training uses fused attention, which keeps no weights, sampling the products of attention saves nothing. The norms of a
-sample take 9 kB for the linear layers of T5-base, and 214 kB with the products of attention.
+The paper reports memory peaks of 8.44 and 7.30 GB, compared with 17.66 GB. All of these peaks include 3.4 GB of
+weights, gradients and AdamW's state. Without these 3.4 GB, the ratios are 0.35 and 0.27. For LoRA, the peaks are 6.50
+and 5.44 GB against 13.84 GB; without the weights of 0.85 GB, the ratios are 0.43 and 0.35. Temporary tensors of a step,
+such as gathered gradient rows and full gradients of attention's weights, add to a peak, but are not saved tensors. If
+exact training uses fused attention, which keeps no weights, sampling the products of attention saves nothing. The norms
+of a sample take 9 kB for the linear layers of T5-base, and 214 kB with the products of attention.
 
 Each rank samples from its own shard of the batch, as in the authors' code. The kept tokens depend on the world size,
 but the estimate is always unbiased. If `shares` is W, fewer ranks sample as W ranks would.
