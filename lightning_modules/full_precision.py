@@ -11,7 +11,7 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Context manager that disables autocast, so tensors are computed in their own dtype.
 
     Args:
-        device: device of the computation; devices without autocast, such as `meta`, need no change.
+        device: device of the computation; on devices without autocast, such as `meta`, nothing changes.
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -31,7 +31,7 @@ def require_double(trainer: Any, name: str) -> None:
         name: name of the module that needs double precision.
 
     Raises:
-        ValueError: if the precision is not 64 bit; the message names it.
+        ValueError: if the precision is not 64 bit; the message names the precision.
     """
     if trainer.precision != "64-true":
         raise ValueError(f"trainer.precision must be 64-true for {name}, got {trainer.precision}")

@@ -1,7 +1,7 @@
-"""Protocols that callbacks and DataModules require of a module or of each other, checked at setup.
+"""Protocols that callbacks and DataModules require, of a module or of each other; checked at setup.
 
-This file also defines the types that a module returns for figures and tables. It re-exports the two labels of
-`datamodules.batches` that stand for no class.
+This file also defines the types that a module returns for figures and tables. The two labels of `datamodules.batches`
+that stand for no class are re-exported here.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -46,24 +46,24 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Restorer(Protocol):
-    """A module that estimates clean images, or clips, from degraded ones."""
+    """A module that estimates clean images or clips from degraded images or clips."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Estimate the clean images from the degraded ones.
+        """Estimate clean images from degraded images.
 
         Args:
             degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values may lie outside [0, 1].
             generator: random generator on the CPU.
 
         Returns:
-            One estimate for each input, of the same size or upscaled, not clipped.
+            One estimate for each input, of the input's size or upscaled, not clipped.
         """
         ...
 
 
 @runtime_checkable
 class ImageMeasurer(Protocol):
-    """A module that compares images with clean ones by quality metrics."""
+    """A module that compares images with clean images by quality metrics."""
 
     quality: Any
     """A `lightning_modules.metrics.image_quality.ImageQuality`."""
@@ -71,7 +71,7 @@ class ImageMeasurer(Protocol):
 
 @runtime_checkable
 class SpeechMeasurer(Protocol):
-    """A module that compares enhanced recordings with clean ones by speech metrics."""
+    """A module that compares enhanced recordings with clean recordings by speech metrics."""
 
     quality: Any
     """A `lightning_modules.restoration.sgmse.speech_metrics.SpeechQuality`."""
@@ -90,7 +90,7 @@ class Generator(Protocol):
 class SmoothedClassifier(Protocol):
     """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
 
-    Certification calls its methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
+    Certification calls this module's methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
     """
 
     certificate: str
@@ -101,7 +101,7 @@ class SmoothedClassifier(Protocol):
         """Compute the logits `[S, B, K]` of S votes for each noise sample; the smoothed classifier sums the votes.
 
         `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
-        on them only through image + s noise with s >= sigma, or through part of that sum.
+        on `image` and `noise` only through image + s noise with s >= sigma, or through a part of that sum.
         """
         ...
 
@@ -134,13 +134,13 @@ class MixedClassifier(Protocol):
     """Whether it also has a learned alpha for each image."""
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; an alpha of None is the learned one."""
+        """Evaluate the mixture for images `[B, C, H, W]` in [0, 1]; None uses the learned alpha."""
         ...
 
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that is notified when early learning ends for some categories; all ranks pass it the same arguments."""
+    """A module that is notified when early learning ends for some categories; arguments are equal on all ranks."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
@@ -149,7 +149,7 @@ class LabelCorrector(Protocol):
 class EarlyLearningFollower(Protocol):
     """Notified after each epoch of the classes whose early-learning phase has ended.
 
-    The early learning of these classes may also have ended in an earlier epoch. All ranks call it, after
+    The early learning of these classes may also have ended in an earlier epoch. Called on all ranks, after
     `on_early_learning_end` of the same epoch.
     """
 
@@ -160,8 +160,8 @@ class EarlyLearningFollower(Protocol):
 class LabelStore(Protocol):
     """A DataModule whose training labels can be corrected; corrections take effect in the next epoch.
 
-    Training batches also hold the originally given labels, as `original_label`. All ranks call `correct_labels` equally
-    often, each with its own samples or with none. Afterwards every rank has all corrections.
+    Training batches also hold the originally given labels, as `original_label`. `correct_labels` must be called equally
+    often on all ranks, each with its own samples or with none. Afterwards every rank has all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -184,16 +184,16 @@ class TrainingRows(Protocol):
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """A DataModule with an environment in which the module is the policy."""
+    """A DataModule with an environment in which the module acts as the policy."""
 
     def mean_return(self) -> float:
-        """Compute the mean return over some episodes; every rank calls this method and gets the same value."""
+        """Compute the mean return over some episodes; must be called on every rank, and returns the same value."""
         ...
 
 
 @runtime_checkable
 class TrainingImageSource(Protocol):
-    """A DataModule that also provides its training images without augmentation, to score their labels."""
+    """A DataModule that also provides its training images without augmentation, for scoring labels."""
 
     def training_images_dataloader(self) -> DataLoader:
         """Return a dataloader over this rank's shard, in the order of the training set."""
@@ -202,7 +202,7 @@ class TrainingImageSource(Protocol):
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that can hold out a fold of its training images, for an unbiased network to score their labels."""
+    """A DataModule that can hold out a fold of its training images, whose labels an unbiased network then scores."""
 
     def held_out_dataloader(self) -> DataLoader | None:
         """Return a dataloader over this rank's shard of the fold, in the set's order; None without a held-out fold."""
@@ -222,11 +222,11 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the error of `shifted_test_loaders` if there is no set, or one is missing or damaged; read no image."""
+        """Raise the error of `shifted_test_loaders` if a set is missing or damaged, or none is given; read no image."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Return dataloaders by dataset name; if a set covers only some classes, its batches list them as `classes`."""
+        """Return dataloaders by dataset name; if a set covers only some classes, batches list these as `classes`."""
         ...
 
 
@@ -300,7 +300,7 @@ class EffectiveNetwork(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution ones."""
+    """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution inputs."""
 
     detections: Sequence[Any]
     """After testing, a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
@@ -309,7 +309,7 @@ class Detector(Protocol):
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a module that lacks a protocol's members; otherwise return it, typed.
+    """Reject a module that lacks a protocol's members; otherwise return the module, typed.
 
     Args:
         module: LightningModule or DataModule; None if a run has no DataModule.
@@ -348,5 +348,5 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
 
 
 def class_names(trainer: Any) -> Sequence[str] | None:
-    """Return the class names, `[K]`, or None if the DataModule does not know them."""
+    """Return the class names, `[K]`, or None if the names are unknown."""
     return getattr(getattr(trainer, "datamodule", None), "class_names", None)

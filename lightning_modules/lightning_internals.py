@@ -1,6 +1,6 @@
-"""Private Lightning names that this project needs because no public name exists, each with its reason.
+"""Private Lightning names that this project needs because no public name exists, with the reason for each name.
 
-The private names are used only through this file. If an upgrade moves a name, the test of that name fails;
+All other files use these private names only through this file. If an upgrade moves a name, the test of that name fails;
 `pyproject.toml` bounds the versions.
 """
 
@@ -42,5 +42,5 @@ def finds_unused_parameters(strategy: Any) -> bool:
 
 
 def before_batch_transfer(module: Any, batch: Any) -> Any:
-    """Call the hook before a batch moves to the device: the DataModule's if it has one, otherwise the module's."""
+    """Call the hook that precedes a batch's move to the device: the DataModule's hook if any, else the module's."""
     return module._on_before_batch_transfer(batch)

@@ -10,7 +10,7 @@ class MethodModule(LightningModule):
     """A LightningModule whose checkpoints hold weights and state, but no constructor arguments."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """Warn if the run samples other random numbers than on one rank; `train.py` prevents this."""
+        """Warn if the run samples random numbers that differ from a run on one rank; `train.py` prevents this."""
         trainer: Any = self.trainer
         if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""Backbones for configs: any network from timm, diffusers, transformers or smp, its weights and its adaptation."""
+"""Backbones for configs: networks from timm, diffusers, transformers and smp, with their weights and adaptation."""
 
 from lightning_modules.backbones.adaptation import (
     adapted,

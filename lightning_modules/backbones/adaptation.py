@@ -1,7 +1,7 @@
-"""Adaptation of networks: full fine-tuning, frozen, or LoRA; gradient checkpointing, half precision, compilation.
+"""Adapt networks: full fine-tuning, frozen weights or LoRA; gradient checkpointing, half precision, compilation.
 
-Every function changes the network in place and returns it, so that forward, attributes and (apart from adapters)
-state_dict keys stay unchanged. `adapted` combines them for configs.
+Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
+apart from added adapters. `adapted` combines these functions for configs.
 
 LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] initially zero, and W frozen.
 
@@ -43,24 +43,23 @@ def adapted(
     dtype: Precision | None = None,
     compile: str | None = None,
 ) -> nn.Module:
-    """Choose how a network is trained: which of its parameters, in which precision, and with how much memory.
+    """Choose a network's trainable parameters, its precision and its memory use in training.
 
     Args:
         network: any network. For a `Normalized` network, the names below are relative to the network inside it.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
-        trainable: names of submodules that are trained, in float32, even if `tuning` is lora or frozen.
+        trainable: names of submodules that are also trained, in float32, when `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; only with lora.
-        lora_targets: names, or last parts of names, of the layers that get adapters; default: every `nn.Linear`.
-        lora_alpha: the adapters are scaled by alpha / r; default: r.
+        lora_targets: layers that get adapters, by name or by last part of the name; default: every `nn.Linear`.
+        lora_alpha: alpha; adapters are scaled by alpha / r; default: r.
         lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
-            unchanged.
+        dtype: precision of weights and internal computation; inputs and outputs are float32; default: unchanged.
         compile: a `torch.compile` backend, such as inductor; default: not compiled.
 
     Raises:
-        ValueError: if `tuning`, `dtype` or `compile` is unknown, a name in `trainable` or `lora_targets` matches no
-            layer, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
+        ValueError: if an argument is not an allowed value, a named layer does not exist, or the network has no layer to
+            adapt or to recompute.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
@@ -97,7 +96,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set the training mode of a network, except for some submodules or only for some submodules."""
+    """Set `mode` for the network if `trains`, else for the named submodules; the rest stays in evaluation mode."""
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
         submodule.train(mode and not trains)
@@ -127,7 +126,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to a module's precision, and outputs to the inputs' precision (for integers: `outside`)."""
+    """Cast inputs to a module's precision, and outputs back to the inputs' precision (`outside` for integers)."""
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
     outside = next(given, outside)
@@ -153,8 +152,8 @@ def with_lora(
 ) -> nn.Module:
     """Add low-rank adapters and freeze everything else, including batch normalisation's statistics.
 
-    The output is initially unchanged. Adapters and other trainable submodules are float32 if the weights have half
-    precision. Adapters are in the state_dict next to the weights. For the arguments see `adapted`.
+    The output is initially unchanged. If the weights have half precision, adapters and other trainable submodules use
+    float32. Adapters are in the state_dict next to the weights. For the arguments see `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -212,11 +211,11 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Keep only the inputs of a network's blocks, and recompute activations inside them during the backward pass.
+    """Keep only the inputs of a network's blocks, and recompute activations inside the blocks in the backward pass.
 
-    If the network has its own implementation (diffusers, transformers, timm) and no batch normalisation, that is used.
-    Otherwise a block is a module with children that is an element of an outermost `nn.Sequential` or `nn.ModuleList`.
-    Batch statistics are updated only once. A network without blocks raises an error.
+    A network without batch normalisation uses its own checkpointing, if available (diffusers, transformers, timm).
+    In other networks, blocks are the elements with children of an outermost `nn.Sequential` or `nn.ModuleList`. Batch
+    normalisation updates its running statistics only once. A network without blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -224,7 +223,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
         try:
             method()
         except (AssertionError, ValueError) as error:
-            raise ValueError(f"gradient_checkpointing: {type(network).__name__} does not support it") from error
+            raise ValueError(f"gradient_checkpointing is not supported by {type(network).__name__}") from error
         return network
     blocks = list(_blocks(network))
     if not blocks:
@@ -258,7 +257,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Set momentum 0 in the recomputation: running statistics stay unchanged, and so does the output."""
+    """Set momentum 0 in the recomputation, which leaves running statistics and outputs unchanged."""
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
@@ -273,9 +272,9 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
     """Convert a network's weights and computation to another precision, with float32 inputs and outputs.
 
-    Inputs with two or more dimensions are cast at the start (time steps and noise levels `[B]` keep their precision),
-    and floating-point outputs are cast to float32 at the end. Modules that a diffusers model keeps in float32 stay in
-    float32. Methods other than forward compute in `dtype`.
+    Inputs with two or more dimensions are cast to `dtype`, and floating-point outputs are cast back to float32. Time
+    steps and noise levels `[B]` keep their precision. Modules that a diffusers model keeps in float32 stay in float32.
+    Methods other than forward compute in `dtype`.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")

@@ -1,4 +1,4 @@
-"""Networks from timm and diffusers by name, with every argument in the signature, so that configs are checked."""
+"""Networks from timm and diffusers by name, with explicit arguments against which configs are checked."""
 
 import difflib
 import re
@@ -45,11 +45,11 @@ def timm_model(
         num_classes: number of logits, K; 0 returns pooled features instead.
         pretrained: use timm's weights for this name, from the Hugging Face Hub or its cache.
         weights: local file or folder of weights; a classifier with another number of outputs is reinitialised.
-        in_channels: channels of an image, C; timm adapts pretrained weights to it.
+        in_channels: channels of an image, C; timm adapts pretrained weights to this number.
         image_size: height and width, for networks with a fixed image size; default: the network's own.
         drop_rate: dropout probability, usually before the classifier; default: the network's own.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
-        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value of timm's weights.
         std: standard deviation of each channel, in pixel units; default: the value of timm's weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
@@ -58,7 +58,7 @@ def timm_model(
 
     Raises:
         ValueError: if an argument is unknown, contradicts another, or does not fit the network or the weights; the
-            message names it.
+            message names the argument.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
@@ -70,7 +70,7 @@ def timm_model(
     if pretrained and not timm.models.is_model_pretrained(name):
         raise ValueError(f"pretrained: timm has no weights for {name}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
     if normalize and in_channels != 3 and (mean is None or std is None):
         raise ValueError(f"mean and std must be given, one value per channel: timm has 3, in_channels is {in_channels}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
@@ -124,7 +124,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Build the network with the file's classifier, so that every name must match, then replace the classifier."""
+    """Load all weights into a network with as many classes as the file, then replace the classifier."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)
@@ -165,13 +165,12 @@ def diffusers_model(
     On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, a model's name on the Hugging Face Hub
+        name_or_path: a local folder written by `save_pretrained`, a model's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
         subfolder: folder of the network in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
-        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
-            float32.
+        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:

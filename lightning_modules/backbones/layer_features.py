@@ -1,4 +1,4 @@
-"""Inputs and outputs of a network's inner layers, without a change to the network, and networks without their head."""
+"""Collect inputs and outputs of inner layers without changing the network, and remove classifiers."""
 
 import difflib
 import sys
@@ -16,12 +16,12 @@ MOST_NAMES = 60
 
 
 def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
-    """Find the layer with a name, or the only one whose name ends with it (`layer2` finds `network.layer2`).
+    """Find the layer named `name`, or the only layer whose name ends in `name` (`layer2` finds `network.layer2`).
 
     Args:
         network: network to search; the names inside a `Normalized` network come first.
         name: name of the layer.
-        argument: argument that contains the name, for the error message.
+        argument: argument that gave the name, for error messages.
 
     Raises:
         ValueError: if no layer or more than one matches; the message lists the layers.
@@ -39,7 +39,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """List the names of a network's layers, outermost first, since these are the most likely choices."""
+    """List the names of a network's layers, outermost (and most likely) layers first."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
@@ -63,13 +63,13 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers within a `with` block: each name has one entry per call.
+    """Collect the outputs of layers within a `with` block, one list entry per call of a layer.
 
     Args:
-        layers: layers by the names under which their outputs are collected.
-        keep: maps a name and an output (the first element of a tuple) to the collected value, before a later layer
-            can modify the output in place.
-        inputs: collect the first input of each layer instead.
+        layers: layers to observe; their names are the keys of the collected outputs.
+        keep: computes the collected value from a layer's name and output (the first element of a tuple), before later
+            layers can modify the output in place.
+        inputs: collect the first input of each layer instead of its output.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}
 
@@ -114,16 +114,16 @@ def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def without_head(network: nn.Module) -> nn.Module:
-    """Remove a network's classifier, so that it returns features.
+    """Remove a network's classifier; the network then returns features.
 
     Args:
-        network: its last `nn.Linear` is the classifier; other names in its state dict are unchanged.
+        network: network whose last `nn.Linear` is the classifier; other state_dict keys stay unchanged.
 
     Returns:
         `network` itself.
 
     Raises:
-        ValueError: if it has no linear layer inside.
+        ValueError: if the network contains no linear layer.
     """
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
     if not names:

@@ -2,7 +2,7 @@
 
     f(x) = g((x - mean) / std),  x in [0, 1].
 
-Outside a network every image is in [0, 1], so that noise levels, attack radii and certified radii have pixel units.
+Outside networks, images are in [0, 1]. Noise levels, attack radii and certified radii therefore have pixel units.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Normalized(nn.Module):
     """A network that takes images in [0, 1] and normalises them.
 
-    The wrapped network is the attribute `network`, and its state_dict keys are unchanged below that name; mean and std
-    come from the config and are not saved.
+    The attribute `network` holds the wrapped network, whose state_dict keys only gain the prefix `network.`. Mean and
+    std come from the config and are not saved.
 
     Args:
         network: takes normalised images `[B, C, H, W]`.
@@ -28,8 +28,8 @@ class Normalized(nn.Module):
             timm network's `pretrained_cfg`.
 
     Raises:
-        ValueError: if `mean` or `std` is missing and the network defines none, if their lengths differ, or if a value
-            of `std` is not positive.
+        ValueError: if `mean` or `std` is missing and the network defines none, if the two differ in length, or if a
+            value of `std` is not positive.
     """
 
     mean: Tensor

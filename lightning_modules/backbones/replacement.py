@@ -1,8 +1,8 @@
 """Replace layers of a network, chosen by name patterns.
 
-The new layers hold the same parameters as the old ones, so that checkpoints load in both directions between the plain
-and the changed network. A layer may also compute with a function of its trained weight, evaluated again in every
-forward pass; `effective_weights` returns the plain network's current weights.
+The new layers hold the parameters of the old layers. Checkpoints therefore load in both directions between the plain
+and the changed network. A new layer may also compute with a function of its trained weight, evaluated in every forward
+pass. `effective_weights` returns the results as weights of the plain network.
 """
 
 import re
@@ -22,7 +22,7 @@ from lightning_modules.backbones.weights import listed
 def layers_named(
     network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
-    """Find the layers of some kinds whose names match a pattern, in the order of definition.
+    """Find the layers of given classes whose names match a pattern, in the order of definition.
 
     The output projection of `nn.MultiheadAttention` is excluded, since its forward is never called.
 
@@ -31,7 +31,7 @@ def layers_named(
         patterns: names as in `network.named_modules()`; `*` matches any characters, including dots, and `?` matches one
             character.
         kinds: classes of the layers.
-        key: name of the patterns in the configuration, for error messages.
+        key: config key of the patterns, for error messages.
 
     Raises:
         ValueError: if a pattern matches no such layer; the message lists the existing layers.
@@ -60,11 +60,11 @@ def replace_layers(
     Args:
         network: network that contains the layers.
         layers: layers to replace, by name.
-        key: name of the patterns in the configuration, for error messages.
-        replaced: maps a layer's name and the layer to its replacement, with the same parameters.
+        key: config key of the patterns, for error messages.
+        replaced: builds a replacement with the same parameters from a layer's name and the layer.
 
     Raises:
-        ValueError: if a layer is frozen, or its class overrides the computation of the torch layer it derives from.
+        ValueError: if a layer is frozen, or its class overrides the computation of its torch base class.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)
@@ -88,19 +88,19 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight used in a forward pass, of the same shape; in evaluation mode it is the exported
+        """Compute the weight used in a forward pass, in the same shape; in evaluation mode, it equals the exported
         weight."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Describe the exported weight with JSON values."""
+        """Describe the exported weight by JSON-serialisable values."""
 
 
 class FunctionOfThirds(WeightFunction):
-    """Separate functions for the rows of queries, keys and values in timm's fused `qkv`; other rows stay unchanged.
+    """Apply separate functions to the query, key and value rows of timm's fused `qkv`; other rows stay unchanged.
 
     Args:
-        functions: function for the rows of each key: q, k or v.
+        functions: functions of the query, key and value rows, by the names q, k and v.
     """
 
     def __init__(self, functions: Mapping[str, WeightFunction]) -> None:
@@ -150,7 +150,7 @@ def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.
 
 
 def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv2dOfFunction]:
-    """Find the layers that compute with functions of their weights, by name."""
+    """Return the layers that compute with a function of the weight, by name."""
     kinds = (LinearOfFunction, Conv2dOfFunction)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
@@ -160,8 +160,8 @@ def effective_weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, 
     """Return the weights of a network in evaluation mode, under the plain network's names.
 
     Args:
-        network: network whose layers may compute with functions of their weights. Wrappers that hold a network as
-            `network` without weights of their own, such as `Normalized`, are removed.
+        network: network whose layers may compute with functions of their weights. Wrappers without weights of their own
+            that hold a network as `network`, such as `Normalized`, are removed.
 
     Returns:
         The state dict of the plain network, and the functions' descriptions by layer name.

@@ -1,4 +1,4 @@
-"""Segmentation networks from segmentation-models-pytorch by name, with every argument in the signature."""
+"""Segmentation networks from segmentation-models-pytorch by name, with explicit arguments."""
 
 import difflib
 import inspect
@@ -16,11 +16,11 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """Pad images so that their sides are multiples of a number, and crop the network's logits accordingly.
+    """Pad images to sides divisible by `multiple`, and crop the network's logits to the original size.
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
-        multiple: the number.
+        multiple: divisor of the padded height and width.
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
@@ -54,20 +54,20 @@ def smp_model(
     Args:
         name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another architecture of the package; not
             case-sensitive.
-        num_classes: categories of a pixel, K, including the background.
-        encoder: one of the package's encoders, or `tu-` and the name of a timm network.
+        num_classes: number of pixel categories, K, including the background.
+        encoder: an encoder of segmentation-models-pytorch, or `tu-` and the name of a timm network.
         pretrained: use the encoder's ImageNet weights, from the Hugging Face Hub or its cache.
-        weights: local weight file of the whole network; it must have `num_classes` categories.
+        weights: local weight file of the whole network, trained with `num_classes` categories.
         in_channels: channels of an image, C.
-        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: ImageNet's.
         std: standard deviation of each channel, in pixel units; default: ImageNet's.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         adaptation: arguments of `adapted`: adapters, trainable submodules, gradient checkpointing, precision.
 
     Raises:
-        ImportError: if the package is not installed.
-        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names it.
+        ImportError: if segmentation-models-pytorch is not installed.
+        ValueError: if an argument is unknown, contradicts another, or does not fit; the message names the argument.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
     """
     try:
@@ -79,11 +79,13 @@ def smp_model(
     kinds: dict[str, Any] = {key.lower(): kind for key, kind in vars(smp).items() if inspect.isclass(kind)}
     if name.lower() not in kinds:
         there = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
-        raise ValueError(f"name: the package has no {name}; it has {there}")
+        raise ValueError(f"name: segmentation-models-pytorch has no {name}; it has {there}")
     known = smp.encoders.get_encoder_names()
     if not encoder.startswith("tu-") and encoder not in known:
         close = difflib.get_close_matches(encoder, known, n=5, cutoff=0.4)
-        raise ValueError(f"encoder: the package has no {encoder}; it has {', '.join(close or known[:10])} and others")
+        raise ValueError(
+            f"encoder: segmentation-models-pytorch has no {encoder}; it has {', '.join(close or known[:10])} and others"
+        )
     if pretrained and weights is not None:
         raise ValueError(f"pretrained cannot be combined with weights={weights}: give one of the two")
     if normalize and in_channels != 3 and (mean is None or std is None):

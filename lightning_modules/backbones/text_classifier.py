@@ -1,4 +1,4 @@
-"""Text classifiers from transformers by name, with every argument in the signature: BERT, T5 and others."""
+"""Text classifiers from transformers by name, such as BERT and T5, with explicit arguments."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ class TextClassifier(nn.Module):
     """A transformers network for sequence classification that returns only logits `[B, K]`.
 
     Args:
-        network: called with a tokenizer's output; its output has `logits`.
+        network: maps a tokenizer's output to an object with `logits`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -63,24 +63,24 @@ def transformers_classifier(
     """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
 
     Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer with
-    the first token of the class index 0, 1, ..., as in text-to-text training; these K tokens give the K logits. On the
-    meta device, where parameters have no values, no weights are read or downloaded.
+    the first token of a class index (0, 1, ...), as in text-to-text training; the logits of these K tokens are
+    returned. On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
+        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         num_classes: number of classes, K.
-        architecture: config of a network to build without loading: `model_type`, such as bert or t5, and other keys.
+        architecture: config of a network to build instead of loading one: `model_type`, such as bert or t5, and other
+            keys.
         pretrained: load the weights; otherwise initialise the architecture randomly.
         tuning: full trains all parameters, lora trains adapters and the new classifier, frozen trains only the new
             classifier.
-        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
-            float32.
+        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
         FileNotFoundError: if config, weights or tokenizer are neither on disk nor on the Hub.
-        ValueError: if it is not a text network, or weights or arguments do not fit.
-        ImportError: if transformers, or for lora peft, is not installed.
+        ValueError: if the config is not of a text network, or weights or arguments do not fit.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
     from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
@@ -149,6 +149,6 @@ def _answers(source: str, local: bool, num_classes: int) -> list[int]:
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:
         raise ValueError(
-            f"num_classes: numbers below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
+            f"num_classes: indices below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
         )
     return tokens

@@ -1,7 +1,7 @@
 """Apply an image-to-image function with padding, in tiles, and averaged over rotations and reflections.
 
-The functions here apply another function, such as a network, to images. It maps images `[B, C, H, W]` to images of the
-same size.
+The functions here apply another function, such as a network, to images. That function maps images `[B, C, H, W]` to
+images of the same size.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
     Args:
         function: maps images to images of the same size.
         image: `[B, C, H, W]`, padded at the lower and right borders.
-        multiple: height and width are padded to multiples of it.
+        multiple: divisor of the padded height and width.
 
     Returns:
         `[B, C', H, W]`.
@@ -46,16 +46,15 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Divide a side into overlapping tiles.
+    """Divide one side of an image into overlapping tiles.
 
     Args:
         length: length of the side, in pixels.
         tile: length of a tile.
-        overlap: pixels shared by two neighbours.
+        overlap: pixels shared by neighbouring tiles.
 
     Returns:
-        The input pixels and the output pixels of each tile, counted from the start of the side; output pixels end in
-        the middle of an overlap.
+        The slices of input and output pixels of each tile along the side; output slices meet in the middle of overlaps.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -70,9 +69,9 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    A pixel's value comes from the tile in which it is farthest from the border. The result therefore equals the
-    function of the whole image if the function depends only on pixels within half of the overlap and, for a network
-    with a stride, if tile and overlap are multiples of the stride.
+    A pixel's value comes from the tile in which that pixel is farthest from the border. The result therefore equals the
+    function of the whole image if outputs depend only on pixels within half of the overlap. For a network with a
+    stride, tile and overlap must also be multiples of the stride.
 
     Args:
         function: maps images to images of the same size; called once for each tile.
@@ -131,13 +130,13 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """How a network is applied to whole images of any size; by default in one unpadded pass.
+    """How a network is applied to images of any size; by default, in one unpadded pass to the whole image.
 
     Args:
-        multiple: the network's stride: images are padded by reflection to multiples of it.
-        tile: side of the tiles in which large images are restored, in pixels; None restores them whole.
-        overlap: pixels shared by neighbouring tiles. If it is at least twice the radius of the network's receptive
-            field, tiles give the same result as whole images.
+        multiple: the network's stride; image sides are padded by reflection to multiples of the stride.
+        tile: side, in pixels, of the tiles into which large images are divided; None restores whole images.
+        overlap: pixels shared by neighbouring tiles. Tiles give the same result as whole images if the overlap is at
+            least twice the radius of the receptive field.
         self_ensemble: average the result over eight rotations and reflections.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Vision networks from transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
+"""Vision networks from transformers by name, such as CLIP, SigLIP and ViT, with explicit arguments."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,8 +20,8 @@ class TransformersBackbone(nn.Module):
     """Features of a transformers vision network, with an optional linear classifier.
 
     Args:
-        network: takes `pixel_values`, normalised images `[B, C, H, W]`.
-        features: which of its outputs to use; see `transformers_model`.
+        network: vision network of transformers, called with `pixel_values`: normalised images `[B, C, H, W]`.
+        features: which output of the network to use; see `transformers_model`.
         num_classes: outputs of the linear classifier; 0 for none.
     """
 
@@ -75,25 +75,24 @@ def transformers_model(
     have no values, no weights are read or downloaded.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
+        name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         num_classes: number of logits of a new linear classifier, K; 0 returns the features.
-        features: the network's own pooled output (pooled), its first token (first_token), the mean over all tokens or
-            pixels of its last layer (mean_token), or CLIP's embedding in the space shared with texts (projected).
+        features: features to use: pooled (the network's own pooled output), first_token, mean_token (the mean over all
+            tokens or pixels of the last layer), or projected (CLIP's embedding in the space shared with texts).
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
-        normalize: normalise images in [0, 1] inside the network; if false, it takes normalised images.
+        normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.
         std: standard deviation of each channel, in pixel units; default: the value in `preprocessor_config.json` next
             to the config.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, frozen trains nothing.
-        dtype: precision of the weights and of the computation inside, with float32 inputs and outputs; default:
-            float32.
+        dtype: precision of weights and internal computation; inputs and outputs are float32; default: float32.
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, compilation.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
-        ValueError: if it is not a vision network, or weights or arguments do not fit.
-        ImportError: if transformers, or for lora peft, is not installed.
+        ValueError: if the config is not of a vision network, or weights or arguments do not fit.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_model")
     import transformers
@@ -101,7 +100,7 @@ def transformers_model(
     if features not in get_args(Features):
         raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
     if tuning == "linear_probe" and num_classes == 0:
-        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves none")
+        raise ValueError("tuning linear_probe trains the classifier, but num_classes=0 leaves no classifier")
     folder = Path(name_or_path).expanduser()
     local = folder.is_dir()
     source = str(folder) if local else name_or_path

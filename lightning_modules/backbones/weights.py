@@ -1,4 +1,4 @@
-"""Load weights from local files: safetensors, PyTorch state dicts, Lightning checkpoints; their code is never run."""
+"""Load weights from local safetensors, state dicts and Lightning checkpoints, without running code in the files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -56,11 +56,11 @@ def weights_file(path: str | Path) -> Path:
 
 
 def check_safetensors(file: Path) -> None:
-    """Compare the header of a safetensors file with its size, without reading the tensors.
+    """Check the header of a safetensors file against the file's size, without reading tensors.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is damaged or has another format; the message names the file.
+        ValueError: if the file is damaged or has another format; the message names the file.
     """
     check_is_file(file)
     try:
@@ -74,11 +74,11 @@ def check_folder(folder: Path) -> None:
     """Check a `save_pretrained` folder before a library reads it: its config, and the headers of its weights.
 
     Raises:
-        ValueError: if a file is damaged, points outside the folder, declares too many layers or loads another file; the
-            message names it.
+        ValueError: if a file is damaged, refers to files elsewhere, or declares too many layers; the message names the
+            file.
     """
     if (adapters := folder / "adapter_config.json").exists():
-        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network by name; merge them")
+        raise ValueError(f"{adapters} marks the folder as adapters, which load a base network; merge them into it")
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors.index*.json")):
@@ -96,7 +96,7 @@ def check_pretrained(name_or_path: str) -> None:
     """Check every JSON config and the weights of a local folder; a name on the Hub is not checked.
 
     Raises:
-        ValueError: if a file is damaged or hostile; the message names it.
+        ValueError: if a file is damaged or hostile; the message names the file.
     """
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
@@ -107,7 +107,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
     """Build a network from a config file, with newly initialised weights.
 
     Raises:
-        ValueError: if the config's values define no network; the message names its source.
+        ValueError: if the config's values define no network; the message names the config's source.
     """
     try:
         return network_class(config)
@@ -135,16 +135,17 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
     """Read a state dict from a local file, on the CPU.
 
     Args:
-        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. Weights
-            may be nested in it under `state_dict` as in Lightning's checkpoints, `model_state_dict` or `model`; a
-            prefix `module.` or `_orig_mod.` of all keys is removed.
-        prefix: keep only keys that start with it, before or after that removal, and strip it.
-        renamed: replacements for the beginnings of the remaining keys.
+        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. The file
+            may nest the weights under `state_dict`, as Lightning does, `model_state_dict` or `model`. A prefix
+            `module.` or `_orig_mod.` of all keys is removed.
+        prefix: keep only keys that start with this prefix, with or without a removed `module.` or `_orig_mod.`; the
+            prefix is stripped.
+        renamed: new beginnings of the remaining keys, by old beginning.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, contains anything but tensors, or no key starts with `prefix` or with a
-            beginning in `renamed`.
+        ValueError: if the file is damaged or contains anything but tensors, or if `prefix` or a key of `renamed`
+            matches nothing.
     """
     file = weights_file(path)
     content = read_tensors(file)
@@ -175,21 +176,21 @@ def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """Load a network's weights from a local file, which must hold all of them and nothing else.
+    """Load a network's weights from a local file with exactly the network's keys.
 
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
         network: any network; a `Normalized` network also accepts the keys of the network inside it.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
-        prefix: keep only keys that start with it, and strip it: `network.` selects the network of a Lightning module.
-        renamed: replacements for the beginnings of the remaining keys: `{fc.: linear.}` for the classifier of a ResNet
-            whose last layer has another name.
+        prefix: keep only keys with this prefix, and strip it; `network.` selects the network of a Lightning module.
+        renamed: new beginnings of the remaining keys, by old beginning; `{fc.: linear.}` loads a ResNet's `fc` into a
+            layer named `linear`.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if keys are missing, unexpected or of another shape, or if no key starts
-            with a beginning in `renamed`.
+        ValueError: if the file is damaged, if its keys or shapes differ from the network's, or if a key of `renamed`
+            matches nothing.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
@@ -244,7 +245,7 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
 
     Raises:
         FileNotFoundError: if there are no weights.
-        ValueError: if some are missing or of another shape.
+        ValueError: if some weights are missing or of another shape.
     """
     if (folder := Path(source, options.get("subfolder") or "")).is_dir():
         check_folder(folder)

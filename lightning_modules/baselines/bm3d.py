@@ -3,9 +3,9 @@
 Similar blocks are stacked. Thresholding the stack's transform gives a first estimate, whose spectrum then defines a
 Wiener filter. A pixel is the weighted mean over all blocks that contain it.
 
-The filter is the authors' own, the package `bm3d`, with its default profile; its licence is for non-commercial use.
-With noise of 25 grey levels it reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables). On colour images it
-reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (FFDNet's tables).
+The filter is the authors' package `bm3d` with its default profile; the package's licence covers only non-commercial
+use. With noise of 25 grey levels BM3D reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables). On colour
+images BM3D reaches 30.71 dB on CBSD68 and 31.68 dB on Kodak24 (FFDNet's tables).
 
 Source: Dabov, Foi, Katkovnik and Egiazarian, Image Denoising by Sparse 3-D Transform-Domain Collaborative Filtering,
 IEEE Transactions on Image Processing 2007.
@@ -40,7 +40,7 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
         noisy: `[B, C, H, W]`, of at least 2 x 2 pixels.
 
     Returns:
-        `[B]`, the mean over channels, at least 0.0001, since the filter needs a positive value.
+        `[B]`, averaged over channels; at least 0.0001, since the filter needs a positive value.
 
     Source: Donoho and Johnstone, Ideal Spatial Adaptation by Wavelet Shrinkage, Biometrika 1994.
     """
@@ -56,7 +56,8 @@ class BM3D(RestorerSteps, MethodModule):
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
             image from the finest wavelets.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
 
     Raises:
         ImportError: at setup, if the package `bm3d` is not installed.
@@ -82,7 +83,7 @@ class BM3D(RestorerSteps, MethodModule):
         return self._filtered(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate the clean images, in [0, 1]; sigma, the noise's standard deviation, is a number or one per image."""
+        """Estimate clean images in [0, 1]; `sigma`, the noise's standard deviation, is one number or one per image."""
         return self._filtered(noisy, sigma).clamp(0, 1)
 
     def _filtered(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:

@@ -2,8 +2,8 @@
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-It first fits the pattern and later, sample by sample, the false labels (Liu et al., 2020, section 3). It is the
-baseline of the methods for noisy labels.
+It first fits the pattern and later, sample by sample, the false labels (Liu et al., 2020, section 3). Cross-entropy is
+the baseline of methods for noisy labels.
 
 Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
 2017, arXiv 1611.03530.
@@ -25,11 +25,10 @@ class CrossEntropy(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy on the given labels.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
-            callbacks receive no logits of training images.
+        soft_labels: mixing of images and labels, and label smoothing; None does neither. With mixed images, callbacks
+            receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

@@ -25,12 +25,13 @@ from lightning_modules.training.logging import log_training
 
 
 class Noise2Noise(RestorerSteps, MethodModule):
-    """Train any network on two noisy images of each scene; the data provide the second one (`second_noisy`).
+    """Train any network on two noisy images of each scene; the DataModule adds the second image (`second_noisy`).
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
-        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """

@@ -8,9 +8,9 @@ values:
 If the noise is independent between pixels, the network's input has no information about the noise of y_i, and the
 minimiser is E[x_i | all other pixels].
 
-A patch is divided into squares, and one pixel of each is masked (stratified sampling). Its replacement is sampled from
-the 5 x 5 pixels around it, a window moved inwards at borders, without the pixel itself. The authors' first code could
-also sample the pixel itself, which shows the network its noise 1 time in 25.
+A patch is divided into squares, and one pixel of each square is masked (stratified sampling). A masked pixel is
+replaced by another random pixel of the surrounding 5 x 5 window, which is moved inwards at borders. The authors' first
+code could also sample the pixel itself, which shows the network the pixel's noise 1 time in 25.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -38,11 +38,12 @@ REACH = 2
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
-    """Replace a pixel of each square of some images by one of its neighbours, in all channels.
+    """In each square of some images, replace one pixel by a neighbouring pixel, in all channels.
 
     Args:
         noisy: `[B, C, H, W]`, H and W at least `square`, and at least 5.
-        uniform: `[B, N, 3]` in [0, 1) for the N whole squares of an image: row, column, neighbour.
+        uniform: random numbers in [0, 1), `[B, N, 3]`, that choose row, column and neighbour in each of an image's N
+            whole squares.
         square: side of a square, in pixels.
 
     Returns:
@@ -71,9 +72,11 @@ class Noise2Void(RestorerSteps, MethodModule):
 
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
-        square: side of the squares; one pixel of each is masked. As in the paper, 8 masks 64 pixels of a 64 x 64 patch.
-        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        square: side of the squares, in pixels; one pixel of each square is masked. The paper's value 8 masks 64 pixels
+            of a 64 x 64 patch.
+        inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

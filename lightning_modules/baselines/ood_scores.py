@@ -1,7 +1,8 @@
 """Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
-The package has some twenty published scores, of logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN, KLMatching)
-and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one forward pass.
+The package has about twenty published scores. Some scores use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
+KLMatching), others the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one
+forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -32,20 +33,21 @@ class OODScores(ClassifierSteps, MethodModule):
     """Train a classifier with cross-entropy, and test how well its logits and features detect out-of-distribution
     images.
 
-    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to all
-    of them, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
+    Testing needs `OutOfDistribution` data. Before the test, detectors that learn from training images are fitted to the
+    whole training set, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
         num_classes: number of classes, K.
-        detectors: arguments of each detector, by its class name in `pytorch_ood.detector`; metrics of the first
-            detector are logged without its name.
+        detectors: arguments of each detector, by class name in `pytorch_ood.detector`; metrics of the first detector
+            are logged without the detector's name.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names it.
+        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names the
+            detector.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class OODScores(ClassifierSteps, MethodModule):
     def on_test_start(self) -> None:
         self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
         if len(self._names) < 2:
-            raise ValueError("OODScores tests the detection of other images: set data to OutOfDistribution")
+            raise ValueError("OODScores needs out-of-distribution test images: set data to OutOfDistribution")
         self._seen = [Collected() for _ in self._names]
         head = copy.deepcopy(classifier_layer(self.network)).cpu().float()
         self.scorers = {name: detector_of(name, given, head) for name, given in self.detectors.items()}
@@ -124,7 +126,7 @@ class OODScores(ClassifierSteps, MethodModule):
 
 
 def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
-    """Concatenate the values kept for images, `[B, K + D + 1]`."""
+    """Concatenate logits, features and labels of images, `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 
 
@@ -134,7 +136,7 @@ def of_logits(detector: Any) -> bool:
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Build a detector on logits or features; it receives only the network's last linear layer.
+    """Build a detector on logits or features; the detector receives only the network's last linear layer.
 
     Args:
         name: class in `pytorch_ood.detector`.

@@ -1,11 +1,11 @@
 """SimCLR learns features without labels, as an initialisation for methods with noisy labels.
 
-Two random views of each image are generated; an MLP maps the features of both to h, and each view must identify the
-other view of its image among all views of the global batch (see `nt_xent`).
+An MLP maps the features of two random views of each image to h. Each view must identify the other view of the same
+image among all views of the global batch (see `nt_xent`).
 
-The network is a whole classifier whose last layer keeps its initial weights, so that its checkpoint fits the classifier
-trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the same run,
-use this module as the `model` of the callback `Pretraining`.
+The network is a whole classifier whose last layer keeps its initial weights. The checkpoint therefore fits the
+classifier trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the
+same run, use this module as the `model` of the callback `Pretraining`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709.
@@ -35,11 +35,11 @@ class SimCLR(OwnLoaders, MethodModule):
     Args:
         network: a classifier; its last linear layer is not trained.
         num_classes: number of classes of the data; labels are not used.
-        view: random augmentation of a batch of images, each independently; applied twice.
+        view: random augmentation of a batch, independent for each image; applied twice.
         hidden_features: hidden width of the MLP.
         projection_features: width of h, the MLP's output.
         temperature: tau of the loss; a lower value gives the closest images more weight.
-        optimizer: built on the trainable parameters of network and MLP.
+        optimizer: optimizer of the trainable parameters of network and MLP.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

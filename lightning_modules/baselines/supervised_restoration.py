@@ -1,8 +1,8 @@
-"""Train a network to predict the clean image from a noisy one.
+"""Train a network to predict clean images from noisy images.
 
     L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
 
-Here y are noisy images, and x are clean images. It is the baseline for methods without clean images.
+Here y are noisy images, and x are clean images. This is the baseline for methods that train without clean images.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -34,10 +34,11 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         loss: mean squared error (`mse`) or mean absolute error (`l1`).
-        factor: upscaling factor of the clean image along each axis: the network receives the given images upscaled by
-            bicubic interpolation.
-        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        factor: upscaling factor along each axis, for super-resolution; the network receives images upscaled by bicubic
+            interpolation.
+        inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,10 +1,10 @@
 """C-BSN: a conditional blind-spot network that trains on noisy images alone and denoises with every pixel visible.
 
 A blind-spot network f_M cannot copy the noise of a pixel that it does not see, but it copies correlated noise from the
-neighbours. Training on sub-images of every s-th pixel prevents this, at the cost of aliasing in the output. C-BSN
+neighbours. Training on sub-images of every s-th pixel prevents copying, at the cost of aliasing in the output. C-BSN
 combines f_M with a network f that sees all pixels: f has the same weights, plus the centre taps of the first
-convolutions. On normalised patches x, with the sub-images S_s of stride s and the random subsampler R, which keeps one
-pixel of each 2 x 2 cell:
+convolutions. The losses use normalised patches x, the sub-images S_s of stride s, and a random subsampler R that keeps
+one pixel of each 2 x 2 cell:
 
     L_blind = |S_5^-1 f_M(S_5 x) - x|,    L_self = |f(x) - x|,    L_inv = |R f(x) - stopgrad f_M(R x)|,
     L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t.
@@ -54,9 +54,9 @@ def cbsn_terms(
     """Compute L_blind, L_self and L_inv.
 
     Args:
-        network: called with images and the flag `masked`, which hides the predicted pixel.
+        network: function of images and the flag `masked`, which hides the predicted pixel.
         x: normalised patches `[N, C, P, P]`.
-        index: pixel that R keeps of each cell, `[N, P/s, P/s]` in 0...s^2 - 1, for s `invariance_stride`.
+        index: the pixel of each cell that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1; s is `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
         invariance_stride: s, side of the cells of R.
     """
@@ -69,7 +69,7 @@ def cbsn_terms(
 
 
 def ramp(step: int, length: int) -> float:
-    """Compute w_t, which rises linearly from 0 to 1."""
+    """Compute the loss weight w_t, which rises linearly from 0 to 1."""
     return min(step / length, 1.0)
 
 
@@ -78,9 +78,9 @@ class CBSN(RestorerSteps, MethodModule):
 
     Args:
         network: denoiser of normalised images `[B, C, H, W]` that takes the flag `masked`, such as `BlindSpotNetwork`.
-        blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by it.
-        invariance_stride: side of the cells; the invariance loss keeps one random pixel of each. The patch size must be
-            divisible by it.
+        blind_stride: stride of the sub-images in the blind-spot loss; the patch size must be divisible by this stride.
+        invariance_stride: side of the cells, in pixels; the invariance loss keeps one random pixel of each cell. The
+            patch size must be divisible by the side of the cells.
         strength: lambda, weight of the invariance loss.
         ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.
         blind: denoise with the masked network instead of the unmasked one, as an ablation.
@@ -119,7 +119,7 @@ class CBSN(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise normalised images; masked if `blind`."""
+        """Denoise normalised images, with the masked network if `blind`."""
         return self.network(image, masked=self.blind)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,21 +1,22 @@
-"""ELD trains a denoiser of low-light raw images on clean ones and a physical noise model of the camera.
+"""ELD trains a denoiser of low-light raw images on clean images and a physical noise model of the camera.
 
 A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300), and noise of the calibrated sensor is
 added, y = f N(x / f), with new noise at each epoch. Shot, read and row noise, quantisation and colour bias are sampled
-jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F is trained on
+jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F minimises
 
     L = mean |F(clip(y, 0, 1)) - x|.
 
-F denoises short exposures that are scaled by the ratio of the exposure times and clipped in the same way. Since that
-ratio is not exact, each estimate is matched to the brightness of the ground truth before the metrics are computed,
+F denoises short exposures that are scaled by the ratio of the exposure times and clipped to [0, 1]. Since the ratio of
+the exposure times is not exact, each estimate is matched to the brightness of the ground truth before the metrics are
+computed,
 
     corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1.
 
 SSIM uses a uniform 7 x 7 window and sample variances.
 
-The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers,
-and samples the gain from the camera's own range; their public code for baselines uses gains from 0.1 to 30 for every
-camera.
+The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers.
+The gain is sampled from the camera's own range, whereas the authors' public code for baselines uses gains from 0.1 to
+30 for every camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
 2108.02158; the conference version is arXiv 2003.12751.
@@ -66,8 +67,8 @@ def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
     """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
 
-    It differs from `ssim`: the window is uniform and lies within the image, variances are sample variances, and the
-    result is the mean over channels. `protocol` is ignored.
+    Unlike in `ssim`, the window is uniform and lies within the image, variances are sample variances, and the result is
+    the mean over channels. `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)
@@ -109,7 +110,7 @@ class ELD(RestorerSteps, MethodModule):
 
     Args:
         network: denoiser of packed raw images `[B, 4, H, W]` in [0, 1], with outputs of the same shape.
-        inference: stride of the network, tiling and self-ensemble in validation, test and prediction.
+        inference: padding, tiling and self-ensemble of the network in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """

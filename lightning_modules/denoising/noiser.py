@@ -5,10 +5,10 @@ A small network f with one instance normalisation is trained to reconstruct imag
     L = mean |f(x) - x| + weight TV(f(x)),      x = clamp(m + s n, -1, 1),  n ~ N(0, I),  s = 3,
     TV(y) = (sum of squared differences of vertical and of horizontal neighbours) / (B C H W).
 
-For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is as bright as the training images: the
+For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is as bright as the training images. The
 normalisation removes the photograph's global brightness and contrast, while the self-regression preserves local
 contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
-palettes but gives no formula for them; here each image or block has one uniformly sampled colour.
+palettes, without giving a formula; here each image or block has one uniformly sampled colour.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
 Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
@@ -41,7 +41,7 @@ class Enhancer(nn.Sequential):
     Args:
         channels: channels of an image, C.
         hidden: channels between the convolutions; 32 gives 1,763 parameters for colour images.
-        normalized: use the instance normalisation, which is what brightens an image.
+        normalized: use the instance normalisation, which brightens dark images.
     """
 
     def __init__(self, channels: int = 3, hidden: int = 32, normalized: bool = True) -> None:
@@ -60,7 +60,7 @@ def noise_images(like: Tensor, mean: float, deviation: float) -> Tensor:
 
 
 def colour_images(like: Tensor, block: int | None) -> Tensor:
-    """Sample images in [-1, 1] with one random colour per block; `block` None makes each image one block."""
+    """Sample images in [-1, 1] with one random colour per block; if `block` is None, each image has one colour."""
     height, width = like.shape[2:]
     rows, columns = (1, 1) if block is None else (-(-height // block), -(-width // block))
     colour = 2 * sample_rows(torch.rand, (*like.shape[:2], rows, columns), like.device, dtype=like.dtype) - 1
@@ -80,10 +80,10 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 
 
 class NoiSER(RestorerSteps, MethodModule):
-    """Train a network to reconstruct noise, and brighten dark photographs with it.
+    """Train a network to reconstruct noise, and brighten dark photographs with this network.
 
-    `test` logs the plain PSNR, and `aligned_psnr` after matching the mean brightness of the ground truth, which many
-    papers in the field report.
+    `test` logs the plain PSNR, and `aligned_psnr`, which is computed after matching the ground truth's mean brightness,
+    as in many papers.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
@@ -92,7 +92,8 @@ class NoiSER(RestorerSteps, MethodModule):
         noise_deviation: s, standard deviation of the noise before clamping.
         block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -143,7 +144,7 @@ class NoiSER(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Brighten whole photographs `[B, C, H, W]` in [0, 1]; not tiled, as normalisation uses image statistics."""
+        """Brighten whole photographs `[B, C, H, W]` in [0, 1], untiled, since normalisation uses image statistics."""
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
 

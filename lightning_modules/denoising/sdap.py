@@ -1,17 +1,17 @@
 """SDAP: a blind-spot network that learns to denoise from random sub-samples of noisy images.
 
 The p^2 pixels of each p x p cell go to p^2 sub-images in a random order, sampled for each cell. This decorrelates the
-noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next one, so that the
-difference between the two acts as a perturbation:
+noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next sub-image; the
+difference between the two sub-images acts as a perturbation:
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 
-The loss is a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in their fixed order;
-a second pass at full resolution (E) removes the remaining checkerboard artefacts.
+The loss is a sum of p^2 means over elements. At inference, f denoises the sub-images of stride 2 in a fixed order; a
+second pass at full resolution (E) removes the remaining checkerboard artefacts.
 
 Source: Pan, Liu, Liao, Cao and Ren, Random Sub-Samples Generation for Self-Supervised Real Image Denoising, ICCV 2023,
 arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and E takes the unclipped first result. Images
-whose sides are not divisible by the inference stride are reflection-padded; the authors' code rejects them.
+whose sides are not divisible by the inference stride are reflection-padded; the authors' code rejects such images.
 """
 
 from typing import Any
@@ -32,11 +32,12 @@ from lightning_modules.training.logging import log_training
 
 
 def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
-    """Assign the pixels of each cell to sub-images in random order, one pixel to each.
+    """Assign the pixels of each cell to sub-images in random order, one pixel to each sub-image.
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: random numbers `[N, p^2, H/p, W/p]`, whose sort order within a cell is the order of its pixels.
+        uniform: random numbers `[N, p^2, H/p, W/p]`; sorting these numbers within a cell gives the order of the cell's
+            pixels.
         stride: p, side of a cell.
 
     Returns:
@@ -61,7 +62,7 @@ class SDAP(RestorerSteps, MethodModule):
 
     Args:
         network: blind-spot denoiser of images `[B, C, H, W]`, such as `BlindSpotNetwork`.
-        stride: p, side of the cells in training; the patch size must be divisible by it.
+        stride: p, side of the cells in training; the patch size must be divisible by this stride.
         test_stride: stride of the sub-images in validation, test and prediction.
         enhancement: denoise the result once more at full resolution (E).
         inference: tiling and self-ensemble in validation, test and prediction; tile size and overlap must be multiples

@@ -1,8 +1,8 @@
 """Pixel-shuffle downsampling: sub-images of every s-th pixel, in which camera noise is nearly uncorrelated.
 
 An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c holds pixel (r, c) of every cell.
-Given an index, it holds the indexed pixel of each cell instead: a random one (random sub-sampler), or the j-th of a
-random permutation (random sub-samples). All channels use the same index.
+With an index, a sub-image holds the indexed pixel of each cell instead: a random pixel (random sub-sampler), or pixel j
+of a random permutation (random sub-samples). All channels use the same index.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lightning_modules.backbones.tiled import padded
 
 
 def sub_images(image: Tensor, stride: int) -> Tensor:
-    """Split images `[N, C, H, W]` into their sub-images `[s^2, N, C, H/s, W/s]`, for s `stride`.
+    """Split images `[N, C, H, W]` into their sub-images `[s^2, N, C, H/s, W/s]`, where s is `stride`.
 
     Raises:
         ValueError: if height or width is not divisible by the stride.
@@ -52,7 +52,7 @@ def sub_sampled(image: Tensor, index: Tensor, stride: int) -> Tensor:
 
 
 def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Apply a network to the sub-images of images `[N, C, H, W]`, and merge the results."""
+    """Split images `[N, C, H, W]` into sub-images, apply a network, and merge the results."""
     split = sub_images(image, stride)
     return joined(network(split.flatten(0, 1)).unflatten(0, split.shape[:2]))
 

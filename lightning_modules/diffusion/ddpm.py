@@ -22,7 +22,7 @@ class DDPM(MethodModule):
     """Train a `PixelModel` on the denoising loss, with caption dropout for classifier-free guidance.
 
     Args:
-        network: diffusion model; with a text encoder it is conditioned on the images' captions.
+        network: diffusion model; a model with a text encoder is conditioned on the images' captions.
         caption_dropout: probability of replacing a caption by the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

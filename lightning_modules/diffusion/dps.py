@@ -1,12 +1,12 @@
 """DPS reconstructs an image from a measurement by diffusion sampling, guided by the gradient of the residual norm.
 
-It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To each step
-it adds
+DPS takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To each
+step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. This is the variant that
-RED-diff uses as a baseline: it starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
+Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in RED-diff's
+baseline, sampling starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -41,14 +41,15 @@ class DPS(PosteriorSampling, MethodModule):
     """Reconstruct images from measurements by diffusion posterior sampling, in `test` and `predict`.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
-            or a diffusers output with that tensor as `sample`. `fit` trains its trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
+            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: sampling steps.
         strength: zeta, guidance strength.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: optimizer of the network's trainable parameters, for `fit`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:

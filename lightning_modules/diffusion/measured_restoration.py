@@ -42,11 +42,11 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Steps of a LightningModule for inverse problems; the module implements its method in `found`.
+    """Steps of a LightningModule for inverse problems; subclasses implement the reconstruction in `found`.
 
-    An image's random numbers depend only on the run's seed and the image's index, so its reconstruction is independent
-    of batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
-    network's trainable parameters on the mean squared error of its prediction at random timesteps.
+    An image's random numbers depend only on the run's seed and the image's index, so reconstructions are independent of
+    batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
+    network's trainable parameters on the mean squared error of predictions at random timesteps.
     """
 
     levels: Tensor
@@ -60,7 +60,7 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Store the arguments that all such modules have.
+        """Store the arguments shared by all modules for inverse problems.
 
         Raises:
             ValueError: if the scheduler has fewer than `steps` timesteps, or a prediction type other than epsilon,
@@ -87,7 +87,7 @@ class MeasuredRestoration(RestorerSteps):
         return scheduler_path(self.scheduler, self.steps)
 
     def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network in the trainer's precision, and cast its output to the dtype of the images."""
+        """Evaluate the network in the trainer's precision, and cast the output to the dtype of the images."""
         with self.trainer.precision_plugin.forward_context():
             output = self.network(noisy.to(self.dtype), t)
         return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
@@ -103,7 +103,7 @@ class MeasuredRestoration(RestorerSteps):
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the measurement's pseudo-inverse, the estimate and the clean image, with zoomed crops if large."""
+        """Show pseudo-inverse of the measurement, estimate and clean image, with zoomed crops of large images."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
 """PiGDM reconstructs an image from a measurement by diffusion sampling, guided by the pseudo-inverse of the residual.
 
-It takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To a step
-from t to s it adds
+PiGDM takes DDIM steps (see `lightning_modules.sde.ddim`) from x_t = sqrt(abar_t) H^+ y + sqrt(1 - abar_t) e. To a step
+from t to s, PiGDM adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
 Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. For
-masks, known pixels of x^ are taken from y, and only the others are guided.
+masks, known pixels of x^ are taken from y, and only unknown pixels are guided.
 
 This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high
 dynamic range is not implemented.
@@ -47,13 +47,14 @@ class PiGDM(PosteriorSampling, MethodModule):
     """Reconstruct images from measurements by pseudo-inverse guidance, in `test` and `predict`.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
-            or a diffusers output with that tensor as `sample`. `fit` trains its trainable parameters.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
+            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: sampling steps.
         eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: optimizer of the network's trainable parameters, for `fit`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:

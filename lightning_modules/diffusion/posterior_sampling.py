@@ -39,7 +39,7 @@ def guided_ddim(
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
         eta: amount of fresh noise per step, in [0, 1].
-        draw: function that samples standard normal noise of the shape of its argument; used if `eta` is above 0.
+        draw: samples standard normal noise of the shape of a given tensor; used if `eta` is above 0.
 
     Returns:
         `[B, C, H, W]` in [-1, 1], not clipped.
@@ -56,7 +56,7 @@ def guided_ddim(
 
 
 class PosteriorSampling(MeasuredRestoration):
-    """Guided DDIM sampling of DPS and PiGDM; the module implements `guidance`."""
+    """Guided DDIM sampling for DPS and PiGDM; subclasses implement `guidance`."""
 
     eta: float
 

@@ -1,8 +1,8 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
 The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
-deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and its gradient
-needs no derivative of the network. Each timestep, from the noisiest to the cleanest, takes one Adam step on
+deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and the gradient
+needs no derivative of the network. For each timestep, from the noisiest to the cleanest, Adam takes one step on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
@@ -10,10 +10,10 @@ needs no derivative of the network. Each timestep, from the noisiest to the clea
 Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting, by default r itself, and sg
 is the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
 
-As in the authors' code, squares and products are averaged over an image's values, so that lambda does not depend on the
-size of the measurement. Departures: the code also averages over the batch, whereas here each image has its own loss, so
-the trajectory is independent of the batch and equal up to Adam's epsilon. The result is mu after the last step, not
-before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the steps.
+As in the authors' code, squares and products are averaged over an image's values, which makes lambda independent of the
+measurement's size. Departures: the code also averages over the batch. Here each image has its own loss. Trajectories
+are therefore independent of the batch, and equal the code's up to Adam's epsilon. The result is mu after the last step,
+not before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -65,7 +65,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         measured: y, `[B, ...]`.
         operator: H.
         image: x, `[B, C, H, W]` in [-1, 1].
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is detached.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`, which the function detaches.
         weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)
@@ -96,10 +96,10 @@ def red_diff(
         abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the model predicts.
         strength: lambda, weight of the regularisation.
-        weighting: f, by name.
+        weighting: name of the weighting f.
         learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior.
-        draw: function that samples standard normal noise of the shape of its argument.
+        draw: samples standard normal noise of the shape of a given tensor.
 
     Returns:
         mu, `[B, C, H, W]` in [-1, 1], not clipped.
@@ -127,9 +127,9 @@ class REDDiff(MeasuredRestoration, MethodModule):
     evaluation per step.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. It returns `[B, C or 2 C, H, W]`,
-            or a diffusers output with that tensor as `sample`.
-        scheduler: scheduler that the network was trained with; only its noise levels and prediction type are used.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
+            W]`, or a diffusers output with such a tensor `sample`.
+        scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: Adam steps, one per timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
         weighting: weight of a timestep by its noise-to-signal ratio r: linear, sqrt, square, log (of 1 + r), clipped
@@ -138,8 +138,9 @@ class REDDiff(MeasuredRestoration, MethodModule):
         sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
         order: order of timesteps: descending from the noisiest, as in the method; ascending from the cleanest; or
             random.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: optimizer of the network's trainable parameters, for `fit`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:

@@ -1,1 +1,1 @@
-"""State and rows sharded over ranks."""
+"""Sharded state of models and samples, and gathering of batch rows from all ranks."""

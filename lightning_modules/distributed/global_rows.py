@@ -27,8 +27,8 @@ class _Gathered(torch.autograd.Function):
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gather the rows of a batch from all ranks.
 
-    The gradient of a row is the sum of the gradients from all ranks' losses. So if rank r of W backpropagates its loss
-    L_r and DDP averages, parameters get the gradient of mean_r L_r.
+    The gradient of a row is the sum of the gradients from all ranks' losses. If each rank r backpropagates its loss L_r
+    and DDP averages gradients, parameters therefore get the gradient of mean_r L_r.
 
     Args:
         local: this rank's rows `[b, ...]`.
@@ -43,7 +43,7 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch only the partner rows of this rank's rows from the ranks that hold them.
+    """Fetch the partners of this rank's rows, and no other rows, from other ranks.
 
     Args:
         local: this rank's rows `[b, ...]`, without gradient if there are several ranks.

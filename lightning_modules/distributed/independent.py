@@ -1,9 +1,9 @@
 """Train separate models on several ranks: model rows sharded over ranks, and a strategy without gradient averaging.
 
 Models trained together, such as the nodes of a network or the members of a population, are rows of stacked tensors, and
-each rank hosts a block of them (`Hosted`). Under the strategy `Independent`, weights and gradients are not
-communicated; a module does its own communication. A checkpoint holds the rows of all models, and loads on any number of
-ranks. If a process is killed, the others name it and exit.
+each rank hosts a block of rows (`Hosted`). Under the strategy `Independent`, weights and gradients are not
+communicated; modules implement their own communication. A checkpoint holds the rows of all models, and loads on any
+number of ranks. If a process is killed, the other processes exit with an error that names the killed process.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ class Hosted(nn.Module):
     def whole(self, rows: Tensor) -> Tensor:
         """Gather the rows of all models, `[count, ...]`, from all ranks, without gradient.
 
-        Every rank must call it. On a single process it returns its input.
+        Must be called on every rank. With a single process, the input is returned.
         """
         rows = rows.detach()
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
@@ -80,19 +80,19 @@ class Hosted(nn.Module):
 
 
 class LostProcess(ConnectionError):
-    """Raised if a process of the run is lost; the message names it."""
+    """Raised if a process of the run is lost; the message names the process."""
 
 
 class Heartbeats(threading.Thread):
-    """Report the loss of a process to all others, whatever they are waiting for.
+    """Report the loss of a process to all other processes, even if they wait for a collective.
 
     Each process increments a counter in a store of process 0, which monitors the counters. A process that learns of a
-    lost process has some seconds to end with its own error. If it keeps waiting, for a collective that will never
-    complete, it reports the loss and exits.
+    lost process has some seconds to end with its own error. A process that keeps waiting, for a collective that will
+    never complete, reports the loss and exits.
 
     Args:
         strategy: strategy of the run.
-        patience: seconds without a heartbeat after which a process is lost.
+        patience: seconds without a heartbeat after which a process counts as lost.
     """
 
     def __init__(self, strategy: DDPStrategy, patience: float) -> None:
@@ -183,7 +183,7 @@ class Heartbeats(threading.Thread):
         self.running = False
 
     def fail(self, exception: BaseException) -> None:
-        """End a run with an error, and report it to the other ranks unless the loss of a process caused it.
+        """End a run with an error; report the error to other ranks unless the loss of a process caused the error.
 
         Raises:
             LostProcess: if another process is lost.
@@ -227,12 +227,12 @@ class _Launcher(SubprocessScriptLauncher):
 class Independent(DDPStrategy):
     """Let each rank train the models it hosts, without averaging gradients.
 
-    Nothing is broadcast or averaged. Modules keep per-rank parameters in `Hosted`; a checkpoint holds the rows of all
-    models, and their optimizer state.
+    Neither weights nor gradients are broadcast or averaged. Modules keep per-rank parameters in `Hosted`; a checkpoint
+    holds the rows of all models, and their optimizer state.
 
     Args:
-        patience: seconds without a heartbeat after which a process is lost, and the others end with an error that
-            names it.
+        patience: seconds without a heartbeat after which a process counts as lost; other processes then end with an
+            error that names the lost process.
 
     Raises:
         LostProcess: if a process is lost.
@@ -319,10 +319,10 @@ class Independent(DDPStrategy):
 
 
 def require_independent(trainer: Any) -> None:
-    """Reject several ranks under a strategy that would synchronise them.
+    """Reject strategies that would synchronise several ranks.
 
     Raises:
-        ValueError: if the strategy is rejected; the message names it and the configuration that sets it.
+        ValueError: if the strategy is rejected; the message names the required strategy and its config.
     """
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
         raise ValueError(

@@ -6,8 +6,9 @@ samples r, r + W, r + 2W, ... and holds N * K / W numbers. For 1.3 million image
 hold 5.2 GB in float32, and half as much in float16. Each step exchanges only the rows of the global batch, 2 * B * K
 numbers.
 
-This is neither a parameter nor a buffer, since DDP would overwrite the shards with rank 0's. The checkpoint holds all
-rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers all rows on the CPU, in chunks.
+The rows are neither parameters nor buffers, since DDP would overwrite the shards with rank 0's shard. The checkpoint
+holds all rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers all rows on the CPU, in
+chunks.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank, so that sizes need not be exchanged.
+        counts: number of rows on each rank, which avoids exchanging sizes.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -55,8 +56,8 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 class PerSample:
     """A row of numbers for each training sample, sharded over ranks, initially zero.
 
-    A module creates it in its constructor, calls `allocate` in `on_fit_start`, saves `gathered()` in checkpoints and
-    loads it with `restore`.
+    A module creates this storage in its constructor, calls `allocate` in `on_fit_start`, and saves `gathered()` in
+    checkpoints, which `restore` loads.
 
     Args:
         num_features: K, numbers for each sample.
@@ -122,10 +123,10 @@ class PerSample:
     ) -> Tensor:
         """Update the rows of the global batch, and return this rank's rows.
 
-        All ranks must call it in the same step, each with its shard of the batch as given by `GlobalBatches`.
+        Must be called on all ranks in the same step, each with its shard of the batch as given by `GlobalBatches`.
 
         Args:
-            index: samples on this rank, `[b]`, int64; none occurs twice in the global batch.
+            index: samples on this rank, `[b]`, int64; no sample occurs twice in the global batch.
             value: this rank's values for these samples, `[b, K]`, without gradient.
             rule: `(old rows, values) -> new rows`, row by row.
             global_batch_size: samples of the batch over all ranks; needed with more than one rank.
@@ -153,10 +154,10 @@ class PerSample:
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:
-        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Every rank must call it.
+        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Must be called on every rank.
 
-        Before `allocate` these are the restored rows. On a single process on the CPU the result is the table itself,
-        which later updates modify: write a checkpoint at once, or copy it.
+        Before `allocate`, the restored rows are returned. On a single CPU process, the result is the table itself,
+        which later updates modify: write a checkpoint at once, or copy the result.
         """
         if not self.num_samples:
             return self._restored

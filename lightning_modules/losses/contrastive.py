@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch, and their cosine similarities.
+"""Contrastive losses over the global batch, and cosine similarities.
 
 NT-Xent of SimCLR: each view of an image must identify the image's other view among all other views of the batch.
 
@@ -9,7 +9,7 @@ Sums run over the 2B views of a batch, and |h| = 1.
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709, equation 1.
 
-InfoNCE against targets, as in rRCM: each feature must identify its own target among all targets of the global batch.
+InfoNCE against targets, as in rRCM: each feature must identify its own target among all targets in the global batch.
 
     NCE(f, g) = mean_i [ log sum_j exp(<f_i, g_j> / tau) - <f_i, g_i> / tau ],   |f_i| = |g_j| = 1
 
@@ -31,9 +31,9 @@ def nt_xent(
     Args:
         first: one view of each image, `[b, D]`; need not be normalised.
         second: the other view of each image, `[b, D]`.
-        all_first: first views of all images, `[B, D]`; those in `first` start at row `offset`.
+        all_first: first views of all images, `[B, D]`; the rows of `first` start at row `offset`.
         all_second: second views of all images, `[B, D]`, in the same order.
-        offset: row of this rank's first image among all.
+        offset: row of this rank's first image in the global batch.
         temperature: tau.
 
     Returns:
@@ -48,7 +48,7 @@ def nt_xent(
 
 
 def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the cosine similarity of each row of one batch with each row of another.
+    """Compute the cosine similarity of each row of one batch with each row of another batch.
 
     Args:
         first: `[b, D]`; need not be normalised.
@@ -66,9 +66,9 @@ def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temper
     """Compute NCE, in single precision or better, even under mixed precision.
 
     Args:
-        feature: f, `[b, D]`; features and targets need not be normalised.
-        target: g of the same samples, `[b, D]`.
-        candidates: g of all samples, `[B, D]`, including those in `target`.
+        feature: features f, `[b, D]`; features and targets need not be normalised.
+        target: targets g of the same samples, `[b, D]`.
+        candidates: targets g of all samples, `[B, D]`, including `target`.
         temperature: tau.
 
     Returns:

@@ -18,7 +18,7 @@ from lightning_modules.distributed.global_rows import partner_rows
 
 
 class Mixing(NamedTuple):
-    """A random pairing of a batch: each sample is mixed with a partner, and its own weight is `weight`."""
+    """A random pairing of a batch: each sample, with weight `weight`, is mixed with a partner."""
 
     weight: float
     """l in [1/2, 1]: the sample's own, larger weight."""
@@ -26,22 +26,22 @@ class Mixing(NamedTuple):
     """`[B]`, int64, on the CPU: a permutation of the global batch, see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Compute l value + (1 - l) partner's value, for this rank's rows `[b, ...]`."""
+        """Compute l value + (1 - l) (partner's value) for this rank's rows `[b, ...]`."""
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Fetch the partners' values for this rank's rows `[b, ...]`. Every rank must call it."""
+        """Fetch the partners' values for this rank's rows `[b, ...]`. Must be called on every rank."""
         return partner_rows(value, self.partner)
 
 
 def draw_mixing(share: int, alpha: float) -> Mixing:
     """Sample l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the global batch.
 
-    Both are sampled on the CPU, so that no step synchronises.
+    Weight and permutation are sampled on the CPU, so no step synchronises with the device.
 
     Args:
         share: number of samples on this rank.
-        alpha: both parameters of the Beta distribution; 0 leaves the samples unmixed.
+        alpha: value of both parameters of the Beta distribution; 0 leaves the samples unmixed.
     """
     with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
@@ -52,8 +52,8 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 class SoftLabels:
     """Soften labels by mixup, CutMix and label smoothing.
 
-    Each batch is mixed by one of mixup and CutMix, with equal probability if both are on. A sample's partner is the
-    sample before it.
+    Each batch is mixed by either mixup or CutMix, with equal probability if both are on. A sample's partner is the
+    preceding sample.
 
     Args:
         mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
@@ -81,7 +81,7 @@ class SoftLabels:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, not only labels smoothed."""
+        """Whether images are mixed; label smoothing alone does not count."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each sample with the sample before it in the global batch.
+    """Mix each sample with the preceding sample of the global batch.
 
     The transform mixes neighbours within its input, so this rank's samples are placed after their partners.
     """

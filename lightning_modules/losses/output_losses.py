@@ -1,7 +1,7 @@
-"""Losses of a network's outputs, summed over samples, and their mean over the training set by epoch.
+"""Losses of network outputs, summed over samples, and mean losses over the training set by epoch.
 
-If the gradient of the loss by the outputs is expensive, as for a simulator, an optimizer is judged by the number of
-these gradients. A hook on the loss counts them.
+If the gradient of the loss with respect to the outputs is expensive, as for a simulator, optimizers are compared by the
+number of these gradients. A hook on the loss counts these gradients.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,10 +28,11 @@ def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 class CountedLoss(nn.Module):
-    """A summed loss that counts how often its gradient by the outputs is computed.
+    """A summed loss that counts how often its gradient with respect to the outputs is computed.
 
     Args:
-        loss: maps outputs and targets to the sum of the samples' losses, with `reduction = "sum"` as in torch's losses.
+        loss: maps outputs and targets to the sum of the samples' losses, such as a loss of torch with
+            `reduction="sum"`.
 
     Raises:
         ValueError: if the loss is a mean, or its `reduction` is unknown.
@@ -43,7 +44,7 @@ class CountedLoss(nn.Module):
         super().__init__()
         if (reduction := getattr(loss, "reduction", None)) != "sum":
             raise ValueError(
-                f"loss.reduction must be sum, so that the gradient by an output is that of its own sample's loss, got "
+                f"loss.reduction must be sum, which gives each output the gradient of its own sample's loss, got "
                 f"{reduction} for {type(loss).__name__}"
             )
         self.loss = loss
@@ -54,7 +55,7 @@ class CountedLoss(nn.Module):
         return self.uncounted(outputs, target)
 
     def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss for evaluation only; gradients do not count."""
+        """Compute the loss for evaluation only, without counting gradients."""
         return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
 
 
@@ -64,10 +65,10 @@ def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
 
 
 class OutputLossSteps:
-    """Mixin that tests a LightningModule and records its mean loss and gradient norm by epoch.
+    """Mixin that tests a LightningModule, and records mean loss and gradient norm by epoch.
 
-    Both are over the whole training set, before training and at the end of each epoch. The module owns `network`,
-    `loss` and `course`.
+    Loss and gradient norm are computed on the whole training set, before training and at the end of each epoch. The
+    module owns `network`, `loss` and `course`.
     """
 
     network: nn.Module
@@ -99,7 +100,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss summed over all samples and ranks, the norm of its gradient, and the number of samples."""
+        """Return the loss summed over all samples and ranks, the gradient's norm, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
@@ -116,7 +117,7 @@ class OutputLossSteps:
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
-        """Log the last values on the training set."""
+        """Log the last loss and gradient norm on the training set."""
         for name, value in (self.course[-1] if self.course else {}).items():
             log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))
 

@@ -1,6 +1,6 @@
 """Losses between predicted and given masks: Dice, and pixel-wise cross-entropy with unlabelled pixels.
 
-With probabilities p, masks y and pixel weights w, sums over the pixels of an image and a small eps:
+The losses use probabilities p, masks y, pixel weights w and a small eps; sums run over the pixels of an image:
 
     weighted         1 - (2 sum w p y + eps) / (sum w (p + y) + eps);       soft Dice with w = 1
     noise-weighted   the weighted loss with w = exp(-gamma |p - y|), without gradient
@@ -28,7 +28,7 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
         p: `[B, ...]`, probabilities.
         y: `[B, ...]`, masks in [0, 1].
         w: nonnegative pixel weights, of the same shape; 1 gives soft Dice.
-        eps: smoothing constant, with which two empty masks agree.
+        eps: smoothing constant, which gives two empty masks the loss 0.
 
     Returns:
         `[B]`.
@@ -37,7 +37,7 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
 
 
 def disagreement_weight(p: Tensor, y: Tensor, gamma: float) -> Tensor:
-    """Compute exp(-gamma |p - y|) without gradient: 1 if p and y agree, e^-gamma if they are opposite."""
+    """Compute exp(-gamma |p - y|) without gradient: 1 if p = y, e^-gamma if |p - y| = 1."""
     return torch.exp(-gamma * (p.detach() - y).abs())
 
 

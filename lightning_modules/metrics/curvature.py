@@ -1,4 +1,4 @@
-"""Curvature-vector products of a network: the Hessian of its mean cross-entropy, and its Gauss-Newton part.
+"""Products of vectors with the Hessian of a network's mean cross-entropy, or with the Hessian's Gauss-Newton part.
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
@@ -33,11 +33,11 @@ BatchNorm = Literal["batch", "running"]
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Put a network in a state where its curvature is defined: without dropout, and with unchanging statistics.
+    """Context manager that defines a network's curvature: dropout is off, and BatchNorm's statistics do not change.
 
     Args:
-        network: the network; its previous state is restored afterwards.
-        batch_norm: statistics used by BatchNorm: those of each batch, or the running ones.
+        network: network, whose previous state is restored afterwards.
+        batch_norm: statistics used by BatchNorm: of each batch, or running averages.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -65,7 +65,7 @@ def refuse_without_curvature(
         needed_by: name of the caller, for error messages.
 
     Raises:
-        ValueError: if the network is rejected; the message names what it lacks.
+        ValueError: if the network is rejected; the message names the missing property.
     """
 
     def in_autocast(part: nn.Module, _: Any) -> None:
@@ -80,7 +80,7 @@ def refuse_without_curvature(
     except (RuntimeError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, as does fused attention: "
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, or fused attention in it: "
             f"{reason}"
         ) from error
     finally:
@@ -90,7 +90,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory kept by autograd graphs created in the context, by address, except for given tensors.
+    """Measure the memory that autograd graphs created in the context keep, by address, without given tensors.
 
     Args:
         apart_from: tensors to exclude, since they stay in memory anyway.
@@ -111,9 +111,9 @@ class CurvatureProduct:
     """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
 
     Args:
-        network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
+        network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
         batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
-            batch, and for further batches up to 2 GiB; this halves the cost of their next products.
+            batch, and for further batches up to 2 GiB; this halves the cost of the next products with these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
@@ -139,11 +139,11 @@ class CurvatureProduct:
 
     @property
     def size(self) -> int:
-        """P, the number of weights."""
+        """Number of weights, P."""
         return sum(each.numel() for each in self.weights.values())
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Compute H v or G v, `[P]`. Every rank must call it."""
+        """Compute H v or G v, `[P]`. Must be called on every rank."""
         parts = vector.split([each.numel() for each in self.weights.values()])
         v = {name: part.view_as(each) for (name, each), part in zip(self.weights.items(), parts, strict=True)}
         total = torch.zeros_like(vector)
@@ -153,7 +153,7 @@ class CurvatureProduct:
         return all_reduce_sum(total) / self.samples
 
     def gradient(self) -> Tensor:
-        """Compute the gradient of L, `[P]`. Every rank must call it."""
+        """Compute the gradient of L, `[P]`. Must be called on every rank."""
         total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
         for inputs, label in self.batches:
             total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))

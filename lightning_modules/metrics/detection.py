@@ -1,18 +1,18 @@
-"""Metrics of a confidence that should be higher for in-distribution inputs than for others.
+"""Metrics of a confidence that should be higher for in-distribution inputs than for other inputs.
 
 AUROC: probability that an in-distribution input has a higher confidence than another input; ties count half. AUPR in:
 average precision with the in-distribution inputs as positives. AUPR out: average precision with the other inputs as
 positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that accepts 95 %
 of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
-With N in-distribution inputs, the TNR threshold is their k-th lowest confidence, with 1 - k/N closest to .95.
-As in the authors' code, other inputs tied with the threshold do not count as below it.
+The TNR threshold is the k-th lowest of N in-distribution confidences, with 1 - k/N closest to .95.
+As in the authors' code, other inputs tied with the threshold do not count as below the threshold.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
-and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. Their code integrates precision over recall by the
-trapezoidal rule, whereas average precision sums steps; the difference is below one over the number of inputs, unless
-many of them are tied.
+and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. The authors' code integrates precision over recall
+by the trapezoidal rule, whereas average precision sums steps. The difference is below 1 / (number of inputs), unless
+many inputs are tied.
 """
 
 from collections.abc import Sequence
@@ -87,8 +87,8 @@ class DetectionResult:
         is_target: whether an input should be detected, `[N + M]`, bool.
         is_validation: whether an input may have been used for tuning, and is left out of metrics; `[N + M]`, bool.
         confidence: confidence of each input, `[N + M]`, by method.
-        epsilon: chosen magnitude of input pre-processing for each method that has it, in pixel units.
-        num_neighbours: chosen number of neighbours for each method that has it.
+        epsilon: chosen magnitude of input pre-processing in pixel units, for each method that uses pre-processing.
+        num_neighbours: chosen number of neighbours, for each method that uses neighbours.
     """
 
     target: str
@@ -100,7 +100,7 @@ class DetectionResult:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the confidence of the in-distribution and of the other inputs, without inputs used for tuning."""
+        """Return the confidences of in-distribution inputs and of other inputs, without inputs used for tuning."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
@@ -112,12 +112,12 @@ class DetectionResult:
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Name the metrics of each dataset, and the means of one score's metrics over the first datasets.
+    """Return the metrics of each dataset, and the means of one score's metrics over the first datasets, by name.
 
     Args:
         detections: results, one for each dataset.
-        score: the score whose metrics are logged without its name.
-        scores: scores whose AUROC is also returned, on every dataset.
+        score: score whose metrics are logged without the score's name.
+        scores: scores whose AUROC is also returned for every dataset.
         num_averaged: number of datasets to average over.
     """
     named: dict[str, float] = {}

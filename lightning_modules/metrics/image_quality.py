@@ -4,13 +4,15 @@
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
 Images are in [0, 1]. The mean of squares runs over all pixels and channels. Means m, variances and the covariance s are
-computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image; C_1 = 0.01^2, C_2 =
-0.03^2; the SSIM of a colour image averages the channels. A dataset's value is the mean over its images.
+computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 inside the image. The constants are C_1 =
+0.01^2 and C_2 = 0.03^2. The SSIM of a colour image averages the channels. A dataset's value is the mean over its
+images.
 
-Three protocols are in use. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the estimate to
-[0, 1] and round both images to 256 levels (`rounded`); others only clip the estimate (`clipped`), or use the network's
-output unchanged (`unclipped`). Clean 8-bit images are the same in all three. Below 35 dB, rounding changes the PSNR by
-less than 0.01 dB.
+Published tables use three protocols. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the
+estimate to
+[0, 1] and round both images to 256 levels (`rounded`); other tables only clip the estimate (`clipped`), or use the
+network's output unchanged (`unclipped`). Clean 8-bit images are the same in all three protocols. Below 35 dB, rounding
+changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
@@ -56,7 +58,7 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     Args:
         image: `[B, C, H, W]`; 1 is white.
         clean: `[B, C, H, W]` in [0, 1].
-        protocol: preprocessing of `image`; `rounded` rounds `clean`, too.
+        protocol: preprocessing of `image`; `rounded` also rounds `clean`.
 
     Returns:
         `[B]`, in dB; infinite for equal images.
@@ -67,12 +69,12 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
     """Compute each image's structural similarity (SSIM), in the images' precision, at least float32.
 
-    float64 takes fifteen times as long, and changes a photograph's mean by less than 1e-6.
+    float64 takes fifteen times as long, and changes a photograph's mean SSIM by less than 1e-6.
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
         clean: `[B, C, H, W]` in [0, 1].
-        protocol: preprocessing of `image`; `rounded` rounds `clean`, too.
+        protocol: preprocessing of `image`; `rounded` also rounds `clean`.
 
     Returns:
         `[B]`, at most 1.
@@ -97,9 +99,9 @@ BUILT_IN: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
 
 
 class ImageQuality(MeasuredItems):
-    """Measures of a dataset's images, a row per image, and their means over all ranks.
+    """Metrics of a dataset's images: one row per image, and means over the images of all ranks.
 
-    A module owns one instance; it has no state in checkpoints.
+    A module owns one instance; checkpoints do not include it.
 
     Args:
         protocol: preprocessing of estimates; degraded images are measured unchanged.
@@ -128,14 +130,14 @@ class ImageQuality(MeasuredItems):
         """Measure a batch.
 
         Args:
-            degraded: `[B, C, H, W]`; not measured if its size differs from the clean image's. SSIM is skipped for
-                images smaller than its window.
+            degraded: `[B, C, H, W]`; measured only if as large as the clean image. SSIM is skipped for images smaller
+                than the window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
             index: `[B]`, position in the dataset.
             name: `[B]`, names of the images.
             loader: index of the dataloader.
-            others: further estimates, measured as `<name>_<measure>`.
+            others: further estimates by name; their metrics are named `<name>_<measure>`.
         """
         values = {}
         for key, measure in self.measures.items():

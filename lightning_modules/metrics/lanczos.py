@@ -36,12 +36,12 @@ def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
-    """Run Lanczos steps with one product each; there are fewer if the Krylov space has a smaller dimension.
+    """Run Lanczos steps with one product each, or fewer steps if the Krylov space has a smaller dimension.
 
     Args:
         product: computes H v for a symmetric H, the same on all ranks.
-        start: q, a unit vector `[P]`; memory also holds the basis `[steps, P]`.
-        steps: m; at most P are run.
+        start: q, a unit vector `[P]`; the basis `[steps, P]` is also kept in memory.
+        steps: m, number of steps; at most P are run.
     """
     steps = min(steps, len(start))
     basis = start.new_zeros(steps, len(start))

@@ -29,10 +29,10 @@ class MeasuredItems:
         self._batches.append((loader, index, name, values))
 
     def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
-        """End an epoch: fill `table` and return the means by dataset name and metric. Every rank must call it.
+        """End an epoch: fill `table` and return the means by dataset name and metric. Must be called on every rank.
 
-        The means do not depend on the number of ranks, to the last bit. An item repeated on several ranks by a padding
-        sampler counts once.
+        The means are bitwise independent of the number of ranks. An item repeated on several ranks by a padding sampler
+        counts once.
 
         Args:
             set_names: names of the datasets, by index.

@@ -16,7 +16,7 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
         second: `[N, D]`.
 
     Raises:
-        ValueError: if the samples differ in size, or are too large to match.
+        ValueError: if the samples differ in size, or are too large for exact matching.
     """
     if len(first) != len(second) or len(first) > MOST_POINTS:
         raise ValueError(f"W1 needs equally many points, up to {MOST_POINTS}; got {len(first)} and {len(second)}")
@@ -26,7 +26,7 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean of W1 over random directions; along a direction, W1 is the mean difference of sorted values.
+    """Compute the mean W1 of projections on random directions, where W1 is the mean difference of sorted values.
 
     Args:
         first: `[N, D]`, any N.

@@ -1,13 +1,13 @@
-"""A DnCNN without additive constants, so that scaling an image scales its estimate by the same factor.
+"""A DnCNN without additive constants: scaling an image scales the estimate by the same factor.
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
 The 3 x 3 kernels have no bias. s is a channel's standard deviation over the batch in training, and its running average
-in evaluation. One network handles all noise levels, including those absent from training.
+in evaluation. One network handles all noise levels, including levels absent from training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
-Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. s averages in 0.1
-of each batch, separately on each rank, as DDP does with batch normalisation.
+Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. The running
+average of s has momentum 0.1 and is separate on each rank, like batch normalisation under DDP.
 """
 
 import itertools
@@ -28,7 +28,7 @@ class _Deviations(nn.Module):
 
 
 class BiasFreeDnCNN(nn.Module):
-    """Estimate clean images from noisy ones, `[B, C, H, W]` both, at any level of Gaussian noise.
+    """Estimate clean images `[B, C, H, W]` from noisy images, at any level of Gaussian noise.
 
     Args:
         channels: channels of an image.

@@ -1,8 +1,8 @@
 """A dilated blind-spot network, whose output at a pixel does not depend on that pixel.
 
-Two branches start with a convolution without its centre tap, 3x3 in one and 5x5 in the other. Then follow 1x1
-convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. So no path
-leads from a pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole
+Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. Further layers are 1x1
+convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. Therefore no
+path leads from a pixel to itself. With the centre taps, which are ordinary weights, the same network sees the whole
 neighbourhood.
 
 Source: Lee, Son and Lee, AP-BSN, CVPR 2022, arXiv 2203.11799 (`DBSN-l` of the authors' code); the switch and the second
@@ -78,14 +78,14 @@ class Branch(nn.Module):
 class BlindSpotNetwork(nn.Module):
     """Map images `[B, C, H, W]` of any size to images; each output pixel depends only on the other pixels around it.
 
-    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads their files.
+    Weight names follow the code of AP-BSN and of SDAP, so `with_weights` reads the authors' files.
 
     Args:
         in_channels: channels of an image, C.
-        channels: channels of all layers except the last ones, which have 64.
+        channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
-        module_relu: end a dilated module with a ReLU before its input is added, and use He-normal initial weights, both
-            as in C-BSN; AP-BSN and SDAP have neither.
+        module_relu: end dilated modules with a ReLU before the input is added, and use He-normal initial weights, as in
+            C-BSN; AP-BSN and SDAP do neither.
 
     Raises:
         ValueError: if a number is out of range.
@@ -106,7 +106,7 @@ class BlindSpotNetwork(nn.Module):
                     he_normal(layer)
 
     def forward(self, image: Tensor, masked: bool = True) -> Tensor:
-        """Map images to images; with `masked` no output pixel depends on the input pixel at its position."""
+        """Map images to images; with `masked`, no output pixel depends on the input pixel at the same position."""
         x = self.head(image)
         return self.tail(torch.cat([self.branch1(x, masked), self.branch2(x, masked)], dim=1))
 

@@ -19,8 +19,8 @@ class MNISTCNN(nn.Sequential):
 class CIFARCNN(nn.Sequential):
     """Map colour images of 32 x 32 pixels to logits by four 3 x 3 convolutions and two linear layers.
 
-    BatchNorm follows each ReLU, and dropout of 0.25 follows each pooling and the hidden layer. There are 1,310,922
-    parameters.
+    BatchNorm follows each ReLU, and dropout of 0.25 follows each pooling and the hidden layer. The network has
+    1,310,922 parameters.
 
     Args:
         num_classes: number of logits, K.

@@ -23,8 +23,7 @@ def subsampled(image: Tensor, out_channels: int) -> Tensor:
 
     Returns:
         `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with equally many zero channels before and after
-        the
-            given ones.
+        the given channels.
     """
     missing = out_channels - image.shape[1]
     return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))

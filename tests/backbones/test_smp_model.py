@@ -55,8 +55,8 @@ def test_a_network_takes_images_in_the_unit_interval_and_its_own_weights(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"name": "Ynet"}, "name: the package has no Ynet; it has .*Unet"),
-        ({"encoder": "resnet43"}, "encoder: the package has no resnet43; it has resnet34"),
+        ({"name": "Ynet"}, "name: segmentation-models-pytorch has no Ynet; it has .*Unet"),
+        ({"encoder": "resnet43"}, "encoder: segmentation-models-pytorch has no resnet43; it has resnet34"),
         ({"encoder": "tu-nothing"}, "Unet on tu-nothing"),
         ({"pretrained": True, "weights": "x"}, "give one of the two"),
         ({"in_channels": 1}, "mean and std must be given"),

@@ -55,7 +55,7 @@ def test_an_encoder_and_decoder_answers_with_the_classes_numbers(tmp_path: Path)
     torch.testing.assert_close(network(TEXT), words[:, [4, 5, 6]])
     assert "answers" not in network.state_dict()
     save_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="num_classes: numbers below 3 must start with different tokens, got 2, 2, 2"):
+    with pytest.raises(ValueError, match="num_classes: indices below 3 must start with different tokens, got 2, 2, 2"):
         transformers_classifier(str(tmp_path), 3)
 
 

@@ -1,4 +1,4 @@
-"""Latents of a diffusers autoencoder E: z = s (E(2 x - 1) - m), with its scaling factor s and shift factor m."""
+"""Latents of a diffusers autoencoder E: z = s (E(2 x - 1) - m), with E's scaling factor s and shift factor m."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class AutoencoderLatents(nn.Module):
-    """Encodes images to latents z and decodes them, by the autoencoder in its attribute `vae`."""
+    """Encodes images to latents z and decodes latents, with the autoencoder in the attribute `vae`."""
 
     vae: Any
 
@@ -17,7 +17,7 @@ class AutoencoderLatents(nn.Module):
 
     @property
     def shift_factor(self) -> float:
-        """m, which is 0 for Stable Diffusion and SDXL."""
+        """Shift factor m; 0 for Stable Diffusion and SDXL."""
         return self.vae.config.get("shift_factor") or 0.0
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
@@ -25,17 +25,18 @@ class AutoencoderLatents(nn.Module):
 
         Args:
             image: `[B, 3, H, W]` in [0, 1], differentiable.
-            draw: standard normal noise shaped like z, to sample from the encoder's distribution; None uses its mean.
+            draw: standard normal noise shaped like z, to sample from the encoder's distribution; None returns the
+                distribution's mean.
         """
         return self.latent(self.moments(image), draw)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute mean and standard deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
+        """Compute the mean and standard deviation of E's output, `[B, 2, c, h, w]`, for images in [0, 1]."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute z from the output of `moments`; see `encode`."""
+        """Compute latents z from the output of `moments`; `draw` is as in `encode`."""
         mean, deviation = moments.unbind(dim=1)
         return self.scaling_factor * ((mean if draw is None else mean + deviation * draw) - self.shift_factor)
 

@@ -1,4 +1,4 @@
-"""Latents and embedded captions of a whole dataset, computed once by all ranks together, and cached on disk."""
+"""Compute latents and caption embeddings of a whole dataset once, sharded over ranks, and cache them on disk."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,23 +23,22 @@ AT_ONCE = 64
 
 
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
-    """Replace a DataModule's images by moments of their latents, and its captions by embeddings.
+    """Replace a DataModule's images by latent moments, and captions by embeddings.
 
-    Every rank must call it. Images are the unaugmented ones: centre-cropped and not mirrored. The name of a cache entry
-    contains a digest of what it was computed from: images, their size and the autoencoder, or captions and the text
-    encoders.
+    Must be called on every rank. Images are not augmented: they are centre-cropped and never mirrored. A cache entry's
+    name contains a digest of its inputs: images, image size and autoencoder, or captions and text encoders.
 
     Args:
         network: pipeline with autoencoder and text encoders, on `device`.
-        data: DataModule after setup.
+        data: DataModule whose `setup` has run.
         folder: cache folder, visible to all ranks.
-        device: device of the computation.
+        device: device that computes latents and embeddings.
 
     Raises:
-        ValueError: if training images are augmented, since cached images cannot be, or if ranks disagree.
+        ValueError: if training images are augmented, or if ranks have different images, captions or pipelines.
     """
     if data.augmentation.flip or data.augmentation.crop_padding:
-        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir be null")
+        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir null")
     rows = [one for one in (data.train_set, data.validation_set) if one is not None]
     captioned = rows[0].captioned
     source = captioned.source
@@ -74,7 +73,7 @@ def _array(
     folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
-        raise ValueError(f"process {rank()} has different images, captions or pipeline from process 0")
+        raise ValueError(f"process {rank()} has other images, captions or pipeline than process 0")
 
     def computed(numbers: list[int]) -> Parts:
         with torch.no_grad():

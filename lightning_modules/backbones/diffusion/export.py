@@ -1,4 +1,4 @@
-"""Export a fine-tuned diffusion model as a plain folder of diffusers or peft, independent of this project."""
+"""Export a fine-tuned diffusion model to a folder that diffusers or peft loads without this project."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 
 
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) -> None:
-    """Save the trained model. Every rank must call it, and one writes.
+    """Save the trained model. Must be called on every rank; only one rank writes.
 
     `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
     `pipeline.load_lora_weights(folder)` loads adapters. A pixel-space U-Net is saved as a whole pipeline, with adapters
-    merged. For a network unknown to diffusers only the weights are saved; `lightning_modules.backbones.with_weights`
-    loads them.
+    merged. If diffusers does not know the network, only its weights are saved;
+    `lightning_modules.backbones.with_weights` loads them.
 
     Args:
         model: the model.
-        folder: folder to write.
-        writes: whether this rank writes.
+        folder: output folder.
+        writes: whether this rank writes the files.
     """
     network: Any = model.network
     state: dict[str, Any] = get_model_state_dict(
@@ -65,7 +65,7 @@ def type_of(network: nn.Module) -> Any:
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Merge adapters into the weights they belong to: W + s B A, under the name of W."""
+    """Merge adapters into the adapted weights: W + s B A replaces W under the same name."""
     plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
     for name, layer in network.named_modules():
         scalings = getattr(layer, "scaling", None) if hasattr(layer, "base_layer") else None

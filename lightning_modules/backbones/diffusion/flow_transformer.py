@@ -1,4 +1,4 @@
-"""Latent flow-matching transformers of diffusers, and Stable Diffusion 3.
+"""Latent flow-matching transformers from diffusers, such as Stable Diffusion 3.
 
     z_t = (1 - t) z + t e,   z = s (E(2 x - 1) - m),   0 <= t <= 1
 
@@ -25,24 +25,26 @@ JOINT_ATTENTION = tuple(
 
 
 class FlowTransformer(TextToImage):
-    """A latent flow-matching transformer with its frozen autoencoder and text encoders; base class of the families.
+    """A latent flow-matching transformer with frozen autoencoder and text encoders; base class of the model families.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
-            (`stabilityai/stable-diffusion-3-medium-diffusers`), or one `.safetensors` file, with `config`.
-        config: for a single file only: the folder or name of a pipeline of the same architecture.
+        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
+            (`stabilityai/stable-diffusion-3-medium-diffusers`), or a single `.safetensors` file (`config` is then
+            required).
+        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
-        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        tuning: full trains every parameter of the transformer, lora trains only adapters in its attention, frozen
+            trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing or of another family.
-        ImportError: if transformers is not installed, or peft with lora.
+        ValueError: if a part is missing, or belongs to another model family.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     prompt_fields = ("embedding", "pooled")
@@ -66,14 +68,14 @@ class FlowTransformer(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
+        """Height and width of an image must be divisible by this number of pixels, the side of a patch."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
 
 class StableDiffusion3(FlowTransformer):
-    """Stable Diffusion 3 or 3.5: its transformer, autoencoder and two or three text encoders.
+    """Stable Diffusion 3 or 3.5 with transformer, autoencoder and two or three text encoders.
 
-    A pipeline without its third text encoder, T5, embeds zeros in place of that encoder's tokens, as in diffusers.
+    If the pipeline lacks the third text encoder, T5, zeros replace its token embeddings, as in diffusers.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
@@ -92,11 +94,11 @@ class StableDiffusion3(FlowTransformer):
         return Prompts(embedding, pooled)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]` or one for all.
+            timestep: T t, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         assert prompts.pooled is not None

@@ -1,7 +1,7 @@
-"""FLUX.1 of diffusers, a latent flow-matching transformer of packed latents with distilled guidance.
+"""FLUX.1 from diffusers, a flow-matching transformer on packed latents with distilled guidance.
 
-The transformer takes 2 x 2 latent pixels as one position, the positions of pixels and text, and, for FLUX.1-dev, the
-guidance scale as an input. For z_t and its prediction see `flow_transformer.py`.
+Each token holds 2 x 2 latent pixels. The transformer also receives the positions of image and text tokens and, in
+FLUX.1-dev, the guidance scale. `flow_transformer.py` defines z_t and the prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,26 +16,27 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class Flux(FlowTransformer):
-    """FLUX.1: its transformer, autoencoder and two text encoders.
+    """FLUX.1 with transformer, autoencoder and two text encoders.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
-            (`black-forest-labs/FLUX.1-dev`), or one `.safetensors` file, with `config`.
-        config: for a single file only: the folder or name of a pipeline of the same architecture.
+        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
+            (`black-forest-labs/FLUX.1-dev`), or a single `.safetensors` file (`config` is then required).
+        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
-        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
+        tuning: full trains every parameter of the transformer, lora trains only adapters in its attention, frozen
+            trains nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
-            Sampling uses its own.
+        training_guidance: guidance scale that the transformer receives in training, if it takes one. Sampling has a
+            separate guidance scale.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing or of another family.
-        ImportError: if transformers is not installed, or peft with lora.
+        ValueError: if a part is missing, or belongs to another model family.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
@@ -71,7 +72,7 @@ class Flux(FlowTransformer):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a packed position."""
+        """Height and width of an image must be divisible by this number of pixels, the side of a packed token."""
         return 2 * self.pipeline.vae_scale_factor
 
     @torch.no_grad()
@@ -85,11 +86,11 @@ class Flux(FlowTransformer):
         return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict e - z.
+        """Predict the velocity e - z.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: T t, `[B]` or one for all.
+            timestep: T t, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         assert prompts.pooled is not None
@@ -109,5 +110,5 @@ class Flux(FlowTransformer):
         return self.pipeline._unpack_latents(output, height * scale, width * scale, scale)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts as keyword arguments of the pipeline, which needs no empty ones for its guidance."""
+        """Return prompts as keyword arguments of the pipeline; distilled guidance needs no empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}

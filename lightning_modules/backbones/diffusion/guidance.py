@@ -1,5 +1,4 @@
-"""Classifier-free guidance: the prediction for a text is moved away from the prediction for another text, usually
-empty.
+"""Classifier-free guidance moves the prediction for a prompt away from the prediction for a (usually empty) text.
 
     e = e_u + w (e_c - e_u)
 
@@ -26,9 +25,9 @@ def guided(
     """Turn a text-conditional model into a function of x_t and t only.
 
     Args:
-        model: called with x_t, t and prompts.
-        prompts: B prompts, for e_c; None for a model without texts.
-        negative: B prompts, for e_u; unused if `scale` is 1, and None for a model without texts.
+        model: function of x_t, t and prompts.
+        prompts: B prompts of the conditional prediction e_c; None for a model without texts.
+        negative: B negative prompts of the prediction e_u; unused if `scale` is 1; None for a model without texts.
         scale: w, guidance scale; with 1, only `prompts` are evaluated.
     """
     if prompts is None or negative is None or scale == 1:

@@ -16,15 +16,16 @@ LENGTHS = (77, 256)
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT: its transformer, autoencoder and text encoders, all frozen.
+    """Hunyuan-DiT with transformer, autoencoder and text encoders, all frozen.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
+        pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
             (`Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers`).
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        sampler: class of the diffusers scheduler for sampling, configured like the pipeline's; default: the pipeline's
+            own.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -66,7 +67,7 @@ class HunyuanDiT(TextToImage):
         return self.encode_prompts([""] * n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity of the scheduler's `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""
+        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
         from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -104,6 +105,6 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast times to the network's precision, as its time embedding requires; bfloat16 rounds large times."""
+    """Cast times to the network's precision, as the time embedding requires; bfloat16 rounds large times."""
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

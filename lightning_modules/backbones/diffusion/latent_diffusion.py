@@ -1,4 +1,4 @@
-"""The interface of latent text-to-image models, which fine-tuning, caching and export use for every family."""
+"""Interface of latent text-to-image models; fine-tuning, caching and export use it for every model family."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,10 +10,10 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class LatentDiffusion(Protocol):
-    """A latent text-to-image model of a diffusers pipeline.
+    """A latent text-to-image model built from a diffusers pipeline.
 
-    `TextToImage` implements it for Stable Diffusion and SDXL. A family is a subclass with the parts of its pipeline,
-    `encode_prompts`, `forward` and its default LoRA targets.
+    `TextToImage` implements this interface for Stable Diffusion and SDXL. A model family is a subclass that defines the
+    pipeline's parts, `encode_prompts`, `forward` and default LoRA targets.
     """
 
     pipeline: Any
@@ -34,10 +34,10 @@ class LatentDiffusion(Protocol):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible."""
+        """Height and width of an image must be divisible by this number of pixels."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts by all text encoders."""
+        """Embed B texts with all text encoders."""
 
     def empty_prompts(self, n: int) -> Prompts:
         """Embed the empty prompt n times, as the pipeline does for guidance."""
@@ -55,4 +55,4 @@ class LatentDiffusion(Protocol):
         """Return the shape of z for n images."""
 
     def __call__(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity `prediction`, shaped like z_t."""
+        """Predict the quantity that `prediction` names, shaped like z_t."""

@@ -1,4 +1,4 @@
-"""Whole diffusers pipelines by name, from a folder or from one file, with every argument in the signature."""
+"""Load whole diffusers pipelines by name, from a folder or from a single file, with explicit arguments."""
 
 import re
 import warnings
@@ -30,7 +30,7 @@ def need_transformers(needed_by: str) -> None:
     """Raise an error if the package transformers is not installed.
 
     Raises:
-        ImportError: if it is not installed; the message says how to install it.
+        ImportError: if transformers is not installed; the message says how to install it.
     """
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
@@ -59,27 +59,28 @@ def diffusers_pipeline(
     pipeline_class: str | None = None,
     part_classes: Mapping[str, str] | None = None,
 ) -> Any:
-    """Load a diffusers pipeline on the CPU: its networks, tokenizers and scheduler, but no code from its files.
+    """Load a diffusers pipeline's networks, tokenizers and scheduler on the CPU, without running code from its files.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub, or one
-            `.safetensors` or `.ckpt` file that holds all weights and needs `config`.
+        name_or_path: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub, or a
+            single `.safetensors` or `.ckpt` file with all weights (`config` is then required).
         parts: required parts, such as unet, vae, text_encoder, tokenizer and scheduler.
-        config: folder or name of a pipeline of the same architecture; only for a single file.
+        config: folder or name of a pipeline of the same architecture; only if `name_or_path` is a single file.
         variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
-        pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
-        part_classes: required classes of parts, by the part's name.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache. Loading a folder
+            needs no network connection.
+        pipeline_class: diffusers class to load the parts into; default: the pipeline's own class.
+        part_classes: required class of a part, by the part's name.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
 
     Raises:
         FileNotFoundError: if the pipeline, its weights or a part are neither on disk nor on the Hub.
-        ValueError: if a part is missing in its `model_index.json`, its class is not from diffusers, or weights or
-            arguments do not fit.
-        ImportError: if its text encoder needs transformers but the package is not installed.
+        ValueError: if `model_index.json` lacks a part or names a class outside diffusers, or if weights or arguments do
+            not fit.
+        ImportError: if a text encoder needs transformers, which is not installed.
     """
     import diffusers
 
@@ -94,7 +95,7 @@ def diffusers_pipeline(
             f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     if config is not None and not single:
-        raise ValueError(f"config belongs to a single file of weights, and {name_or_path} is not one")
+        raise ValueError(f"config belongs to a single file of weights, which {name_or_path} is not")
     described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
     index = _index(described, local_files_only)
     named = pipeline_class or index.get("_class_name")
@@ -104,7 +105,7 @@ def diffusers_pipeline(
             f"_class_name of {described} must be a diffusers pipeline, such as StableDiffusionPipeline, got {named!r}"
         )
     if found._load_connected_pipes:
-        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads others")
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads further ones")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)
@@ -145,7 +146,7 @@ def diffusers_pipeline(
         raise FileNotFoundError(f"no pipeline {name_or_path}: {missing}") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be downloaded; expected "
+            f"no pipeline {name_or_path}: a part or its weights are not on disk and could not be downloaded; expected "
             f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
             f"({sentence(error)})"
         ) from error
@@ -178,7 +179,7 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Look up library and class of each part to load, from diffusers and transformers only.
+    """Look up library (only diffusers or transformers) and class of each part to load.
 
     diffusers itself would import any module that the file names.
     """
@@ -199,7 +200,7 @@ def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]
 def _loaded(
     folder: Path, classes: dict[str, tuple[str, str]], variant: str | None, precisions: dict[str, torch.dtype]
 ) -> dict[str, Any]:
-    """Load networks with all of their weights, and tokenizers, without running code from the folder."""
+    """Load tokenizers, and networks with all of their weights, without running code from the folder."""
     import diffusers
 
     found: dict[str, Any] = {}
@@ -250,14 +251,15 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
 
 
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:
-    """Return what the network predicts, and reject schedulers of another prediction type or process.
+    """Return a scheduler's prediction type; reject unsupported prediction types and diffusion processes.
 
     Args:
         scheduler: a diffusers scheduler.
-        prediction_types: quantities that a method's networks may predict: epsilon, v_prediction or sample, or flow.
+        prediction_types: prediction types that a method supports: epsilon, v_prediction, sample or flow.
 
     Raises:
-        ValueError: if the scheduler's kind or prediction type is not supported; the message names it.
+        ValueError: if the scheduler's kind or prediction type is not supported; the message names the unsupported
+            value.
     """
     kind = type(scheduler).__name__
     if "flow" in prediction_types and kind.startswith("FlowMatch"):

@@ -15,13 +15,13 @@ from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_
 
 
 class PixelModel(nn.Module):
-    """A noise-predicting network and its schedule, with the methods of `backbones.diffusion.text_to_image.TextToImage`.
+    """A network and its noise schedule, with the interface of `backbones.diffusion.text_to_image.TextToImage`.
 
     Args:
-        network: called with x_t, `[B, C, H, W]`, and t `[B]`; predicts the scheduler's prediction type. It returns a
-            tensor, or an object with a tensor `sample`, like diffusers' networks.
-        scheduler: scheduler that the network was trained with; its levels, prediction type and spacing are used.
-        text_encoder: embeds texts for the network, which is then also called with `Prompts`; None uses no texts.
+        network: maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's `prediction_type`. The
+            output is a tensor or, as in diffusers, an object with a tensor `sample`.
+        scheduler: scheduler that the network was trained with; sets noise levels, prediction type and step spacing.
+        text_encoder: embeds texts as `Prompts`, which the network then also receives; None uses no texts.
 
     Raises:
         ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
@@ -61,7 +61,7 @@ class PixelModel(nn.Module):
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict the quantity of the scheduler's `prediction_type`, at x_t and t, `[B]`."""
+        """Predict the quantity named by the scheduler's `prediction_type`, at x_t and t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
@@ -78,5 +78,5 @@ class PixelModel(nn.Module):
         return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Compute the mean squared error of the network at random levels, for images in [0, 1]: a scalar."""
+        """Compute the network's mean squared error, a scalar, for images in [0, 1] at random noise levels."""
         return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

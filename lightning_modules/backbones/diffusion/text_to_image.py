@@ -1,4 +1,4 @@
-"""Latent text-to-image models of diffusers, Stable Diffusion and SDXL, as a network for methods to train or evaluate.
+"""Stable Diffusion and SDXL, latent text-to-image models from diffusers, as networks to train or evaluate.
 
 Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py` and `flux.py`.
 
@@ -24,7 +24,7 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class Prompts(NamedTuple):
-    """Embedded prompts, as input of the networks."""
+    """Embedded prompts, the text input of the networks."""
 
     embedding: Tensor
     """`[B, L, D]`, of L tokens."""
@@ -38,7 +38,7 @@ class Prompts(NamedTuple):
     """`[B, M]`."""
 
     def rows(self, index: Any) -> "Prompts":
-        """Select some of the prompts."""
+        """Index the prompts along the batch dimension."""
         return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
@@ -53,30 +53,31 @@ class Prompts(NamedTuple):
 
 
 class TextToImage(AutoencoderLatents):
-    """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
+    """A latent text-to-image model: a U-Net, a frozen autoencoder and frozen text encoders.
 
-    Its state dict holds only trained tensors; the others are loaded from the pipeline.
+    The state dict holds only trained tensors; frozen tensors are loaded from the pipeline.
 
     Args:
-        pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
-            (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or one
-            `.safetensors` file, which needs `config`.
-        config: folder or name of a pipeline of the same architecture; only for a single file.
+        pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
+            (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or a single
+            `.safetensors` file (`config` is then required).
+        config: folder or name of a pipeline of the same architecture; only if `pipeline` is a single file.
         variant: variant of the weight files, such as fp16; default: files without a variant.
-        local_files_only: look for a pipeline's name only in the Hugging Face cache.
+        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         tuning: full trains every parameter of the U-Net, lora trains only adapters in its attention, frozen trains
             nothing.
         lora_rank: rank of the adapters.
-        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        prediction_types: quantities that the U-Net may predict.
-        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        prediction_types: supported values of the scheduler's `prediction_type`.
+        sampler: class of the diffusers scheduler for sampling, configured like the pipeline's; default: the pipeline's
+            own.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if a part is missing, the scheduler is of an unsupported kind, or the U-Net's input is not a latent.
-        ImportError: if transformers is not installed, or peft with lora.
+        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -150,7 +151,7 @@ class TextToImage(AutoencoderLatents):
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible."""
+        """Height and width of an image must be divisible by this number of pixels."""
         return self.pipeline.vae_scale_factor
 
     @property
@@ -174,18 +175,18 @@ class TextToImage(AutoencoderLatents):
         return Prompts(embedded[0], embedded[2] if self.is_xl else None)
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros by its config."""
+        """Embed the empty prompt n times for guidance: an empty text or, if the pipeline's config says so, zeros."""
         empty = self.encode_prompts([""] * n)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity of the scheduler's `prediction_type`.
+        """Predict the quantity named by the scheduler's `prediction_type`.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
-            timestep: t, `[B]` or one for all, int64.
+            timestep: t, int64, `[B]`, or one value for all images.
             prompts: B prompts.
         """
         added = None
@@ -210,8 +211,8 @@ class TextToImage(AutoencoderLatents):
 
         Args:
             prompts: B prompts.
-            noise: standard normal latents, `[B, c, h, w]`; with a deterministic scheduler the only randomness.
-            num_inference_steps: number of steps of the scheduler.
+            noise: standard normal latents, `[B, c, h, w]`; the only randomness if the scheduler is deterministic.
+            num_inference_steps: number of sampling steps.
             guidance_scale: weight of classifier-free guidance; 1 turns it off.
             generator: random generator on the CPU, for stochastic schedulers.
 
@@ -232,7 +233,7 @@ class TextToImage(AutoencoderLatents):
         return images.clamp(0, 1).to(noise.dtype)
 
     def packed(self, latent: Tensor) -> Tensor:
-        """Arrange z as the network takes it."""
+        """Rearrange z into the network's input layout."""
         return latent
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:

@@ -10,9 +10,9 @@ over channels and pixels, sums over k:
     w    = mean KL(Dir(d) || Dir(1))
     x    = mean sum rho [ -log sigma^2 / 2 - mean_m T(mu + sigma e_m) ]
 
-T is the identity in the forward pass; in the backward pass it multiplies the gradient by the score of clean images,
+T is the identity in the forward pass; in the backward pass, T multiplies the gradient by the score of clean images,
 (D_k(x) - x) / sigma_k^2, which follows from a blind denoiser D_k. The value of the last term is therefore not a
-divergence, and rho receives a gradient from it; both are as in the authors' code.
+divergence, and rho receives a gradient from this value, both as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def reconstruction(y: Tensor, mu: Tensor, variance: Tensor, log_alpha: Tensor, l
 
 
 def divergence_of_precision(log_alpha: Tensor, log_beta: Tensor, rho: Tensor, alpha: float, beta: float) -> Tensor:
-    """Compute the KL divergence of the posterior of the precisions from its prior Gamma(alpha, rate beta)."""
+    """Compute the KL divergence of the precisions' posterior from the prior Gamma(alpha, rate beta)."""
     a, prior = log_alpha.exp(), log_alpha.new_tensor([alpha, beta])
     divergence = (
         (a - alpha) * a.digamma()
@@ -75,7 +75,7 @@ def prior_term(
         rho: as `mu`.
         normal: e, `[M, K, C, H, W]`.
         denoisers: K denoisers of images `[B, C, H, W]`.
-        chunk: number of the M samples that a denoiser processes at once.
+        chunk: number of samples, out of M, that a denoiser processes at once.
     """
     variance = log_variance.exp()
     sample = mu + variance.sqrt() * normal

@@ -32,7 +32,7 @@ GREATEST_LEVEL = 100 / 255
 
 
 def side_network(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:
-    """Build a plain network of 3x3 convolutions, with batch normalisation after the inner ones."""
+    """Build a plain network of 3x3 convolutions, with batch normalisation after the inner convolutions."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
     for _ in range(depth - 2):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width, eps=1e-4), nn.ReLU()]
@@ -43,7 +43,7 @@ class Posterior(nn.Module):
     """The four networks that are fitted to one image, with newly initialised weights.
 
     Args:
-        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; it is copied and re-initialised.
+        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; this network is copied and re-initialised.
         channels: C.
         components: K.
         side_width: channels of the three other networks.
@@ -79,7 +79,7 @@ class Posterior(nn.Module):
 
 
 class ScoreDVI(RestorerSteps, MethodModule):
-    """Denoise each image by fitting its posterior; `fit` trains the blind denoisers that define the prior.
+    """Denoise each image by fitting the image's posterior; `fit` trains the blind denoisers that define the prior.
 
     `test` and `predict` take minutes per 512 x 512 image on a GPU. Initial weights and samples are seeded by the
     run's seed and the image's index; use a batch size of 1.
@@ -95,13 +95,14 @@ class ScoreDVI(RestorerSteps, MethodModule):
         samples: M, posterior samples per step.
         chunk: posterior samples per denoiser call; smaller values use less memory.
         average: decay of the running average of estimates, in [0, 1).
-        restart_above: mean sigma above which the fit is repeated once; None never repeats it.
+        restart_above: mean sigma above which the fit is repeated once; None never repeats the fit.
         learning_rate: learning rate of Adam, which fits all four networks.
         side_width: channels of the three smaller networks.
         side_depth: convolutions of each of the three smaller networks.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
-        optimizer: built on the denoisers' trainable parameters, for `fit`.
-        lr_scheduler: stepped every epoch, in `fit`.
+        protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
+        optimizer: optimizer of the denoisers' trainable parameters in `fit`.
+        lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -214,7 +215,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
 
 
 class BlindDenoisers(ScoreDVI):
-    """Baseline of ScoreDVI: the mean output of its blind denoisers. It takes the same arguments as ScoreDVI."""
+    """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are the same as in ScoreDVI."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)

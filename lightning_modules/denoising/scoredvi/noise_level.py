@@ -1,15 +1,17 @@
 """Estimate the level of signal-dependent, spatially correlated noise from a single image.
 
 Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. In each sub-image
-and channel, 7 x 7 patches are projected on the direction of least variance, which holds little but noise. The model
+and channel, 7 x 7 patches are projected on the direction of least variance, which contains almost only noise. The model
 
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
-is fitted to their brightness and variance by maximum likelihood, first to all patches, then three times to the patches
-of weak texture, whose gradients are explained by noise alone. The estimate is the mean variance of the last selection.
+is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches, three further
+fits only patches of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the
+patches in the last fit.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
-Transactions on Image Processing 2014, as implemented in ScoreDVI's code. It is unreliable on saturated images.
+Transactions on Image Processing 2014, as implemented in ScoreDVI's code. The estimate is unreliable on saturated
+images.
 """
 
 import numpy as np
@@ -58,13 +60,13 @@ def patches_of(image: Array, height: int, width: int) -> Array:
 
 
 def least_variance(patches: Array) -> Array:
-    """Project patches `[n, p]` on the direction of least variance and square: `[n]`."""
+    """Compute squared projections `[n]` of patches `[n, p]` on the direction of least variance."""
     moments = patches.T @ patches / (len(patches) - 1)
     return (patches @ np.linalg.eigh(moments)[1][:, 0]) ** 2
 
 
 def plane_variance(plane: Array) -> float:
-    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if it cannot be estimated."""
+    """Estimate the mean noise variance of one channel `[H, W]` in [0, 1]; 0 if estimation fails."""
     patches, mean_of = patches_of(plane, PATCH, PATCH), patches_of(plane, PATCH, PATCH).mean(axis=1)
     across = patches_of((0.5 * (plane[:, 2:] - plane[:, :-2])) ** 2, PATCH, PATCH - 2).sum(axis=1)
     down = patches_of((0.5 * (plane[2:] - plane[:-2])) ** 2, PATCH - 2, PATCH).sum(axis=1)

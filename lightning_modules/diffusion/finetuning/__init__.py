@@ -1,23 +1,23 @@
 """Fine-tune a diffusion model on your own images: a latent text-to-image pipeline, or an unconditional pixel U-Net.
 
-With z the image in [-1, 1] or its latent, noise e ~ N(0, I) and a uniform timestep t,
+Let z be the image in [-1, 1] or its latent, e ~ N(0, I) noise, and t a uniform timestep:
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,
     L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t).
 
-Here the network f predicts e. For v-prediction the weight is min(SNR_t, gamma) / (SNR_t + 1), for z-prediction it is
-min(SNR_t, gamma), so that the error of z always has weight min(SNR_t, gamma). Either all of f is trained, or low-rank
-adapters W + B A of its attention. The caption c is dropped for a fraction of the images, as classifier-free guidance
-requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with
-d = min(decay, (1 + n) / (10 + n)) in update n.
+Here the network f predicts e. The weight is min(SNR_t, gamma) / (SNR_t + 1) for v-prediction, and min(SNR_t, gamma) for
+z-prediction. The error of z therefore always has weight min(SNR_t, gamma). Training changes either all of f, or only
+low-rank adapters W + B A in f's attention. The caption c is dropped for a fraction of the images, as classifier-free
+guidance requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the
+weights, with d = min(decay, (1 + n) / (10 + n)) in update n.
 
 A flow-matching model, Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
-    z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1],
+    z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1].
 
-with t from a uniform, logit-normal or mode density, shifted as by the pipeline's scheduler, and w_t = 1, 1 / t^2 or
-2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
-positive mean of logit(t) favours noise.
+Here t has a uniform, logit-normal or mode density, shifted as in the pipeline's scheduler, and w_t is 1, 1 / t^2 or 2 /
+(pi (1 - 2 t + 2 t^2)). Unlike in diffusers' training scripts, t is continuous and has the paper's direction: a positive
+mean of logit(t) favours noise.
 
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |

@@ -8,7 +8,7 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any) -> None:
-    """Reject images or missing captions that do not fit the network.
+    """Reject images that do not fit the network, and missing captions.
 
     Raises:
         ValueError: if captions are missing, or the network cannot take images of this size.

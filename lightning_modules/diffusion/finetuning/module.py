@@ -35,21 +35,22 @@ TIMES, SAMPLE = 1, 2  # random streams of an image in evaluation
 
 
 class DiffusionFineTuning(MethodModule):
-    """Fine-tune a diffusion model on images, and save it in the format of diffusers or peft.
+    """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
-    Training ends by saving the result to `pipeline/` in the run directory. Validation and test log `loss`, the
+    After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
     unweighted error of the averaged weights on held-out images. Each image has a fixed timestep and fixed noise, so
     values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
         network: `TextToImage`, `StableDiffusion3`, `Flux`, `PixelSpace` or `pixel_pipeline` of
             `lightning_modules.backbones.diffusion`.
-        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
+        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Only for diffusion models.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Only for flow-matching
+            models.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
-            each step. Caching requires images without random flips.
+        cache_dir: folder for latents and caption embeddings, computed once before training; None computes both in each
+            step. Caching requires images without random flips.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
@@ -57,7 +58,7 @@ class DiffusionFineTuning(MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        TypeError: if `network` is not one of these classes.
+        TypeError: if `network` has none of the classes listed above.
         ValueError: if an argument is out of range or does not apply to the model, or the model is frozen.
     """
 
@@ -141,7 +142,7 @@ class DiffusionFineTuning(MethodModule):
 
         Args:
             batch: the batch.
-            draw: function that samples standard normal noise of the shape of its argument.
+            draw: samples standard normal noise of the shape of a given tensor.
 
         Raises:
             ValueError: if the model is text-to-image and the batch has no captions.
@@ -197,7 +198,7 @@ class DiffusionFineTuning(MethodModule):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1] with the averaged weights, cycling through `prompts`.
 
-        With sharded weights, every rank must call it.
+        With sharded weights, must be called on every rank.
         """
         dtype = self.average.weights[0].dtype
         noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=dtype).to(self.device)

@@ -35,7 +35,7 @@ def denoising_errors(
 
 
 class DiffusionObjective(nn.Module):
-    """Denoising at a uniform timestep, with Min-SNR weights.
+    """Denoising objective at uniform timesteps, with Min-SNR weights.
 
     Args:
         scheduler: diffusers scheduler that defines abar `[T]` and the prediction type.
@@ -55,7 +55,7 @@ class DiffusionObjective(nn.Module):
         return sample_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
 
     def held_out_times(self, index: Tensor) -> Tensor:
-        """Compute the fixed timesteps of images with these indices: a low-discrepancy sequence."""
+        """Compute a fixed timestep for each image index, from a low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class DiffusionObjective(nn.Module):
         return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Weight the errors `[B]` of timesteps t."""
+        """Weight the errors `[B]` at timesteps t."""
         if self.min_snr_gamma is None:
             return error
         return error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
@@ -71,15 +71,16 @@ class DiffusionObjective(nn.Module):
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Distribution of t and weights of the loss, in training a flow-matching model.
+    """Distribution of t and loss weights for training a flow-matching model.
 
     Args:
-        density: distribution of t before the shift, from data at 0 to noise at 1: uniform, logit_normal, or mode.
+        density: distribution of t in [0, 1] before the shift, with data at 0 and noise at 1: uniform, logit_normal, or
+            mode.
         logit_mean: mean of logit(t) for logit_normal; positive values favour noise.
         logit_std: standard deviation of logit(t) for logit_normal.
-        mode_scale: scale of mode; positive values favour t = 1/2, negative ones both ends.
-        shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, or 1 for a
-            scheduler whose shift depends on the resolution.
+        mode_scale: scale of the mode density; positive values favour t = 1/2, negative values 0 and 1.
+        shift: a, which moves t to a t / (1 + (a - 1) t); None uses the value of the pipeline's scheduler, or 1 if that
+            value depends on the resolution.
         weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
 
     Raises:
@@ -108,11 +109,11 @@ class FlowMatching:
 
 
 class FlowObjective(nn.Module):
-    """Flow matching: the velocity e - z at z_t = (1 - t) z + t e.
+    """Flow-matching objective: predict the velocity e - z at z_t = (1 - t) z + t e.
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
-        settings: density of t and weights.
+        settings: density of t and loss weights.
     """
 
     def __init__(self, scheduler: Any, settings: FlowMatching) -> None:
@@ -128,7 +129,7 @@ class FlowObjective(nn.Module):
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def held_out_times(self, index: Tensor) -> Tensor:
-        """Compute fixed t of images with these indices: a uniform low-discrepancy sequence."""
+        """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class FlowObjective(nn.Module):
         return (output - (noise - latent)).square().flatten(1).mean(dim=1)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Weight the errors `[B]` of times t; sigma_sqrt has the weight of 1 / T below it."""
+        """Weight the errors `[B]` at times t; below t = 1 / T, the weight at 1 / T is used."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard every parameter over ranks; each block gathers its parameters when it runs.
 
-    The network keeps its type and parameter names, and pipelines that hold it still work.
+    The network's type and parameter names stay unchanged, and pipelines that hold the network still work.
 
     Args:
         network: U-Net or transformer of diffusers.
@@ -24,7 +24,7 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """List the blocks of a diffusers network: the elements of its lists of modules, and a U-Net's middle."""
+    """List the blocks of a diffusers network: the elements of its module lists, and a U-Net's middle block."""
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)
     return [block for each in lists for block in each] + ([] if middle is None else [middle])
@@ -33,7 +33,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
     """Reject resuming training with sharded weights.
 
-    PyTorch runs an optimizer step while it loads the optimizer state, and the averaged weights would record that step.
+    While loading optimizer state, PyTorch runs an optimizer step, which the averaged weights would record.
 
     Raises:
         ValueError: if `stage` is fit and the weights are sharded.

@@ -1,8 +1,8 @@
 """Golden noise: a network that improves the initial noise of a diffusion model for a given prompt.
 
 A DDIM step with guidance w_l (prediction e1) and an inversion step with guidance w_w (prediction e2) turn x_T into
-better noise; both evaluate the model at the first timestep t_0. With r = sqrt(abar_1 / abar_0) and
-d = sqrt(1 - abar_1) - r sqrt(1 - abar_0) < 0,
+better noise; both steps evaluate the model at the first timestep t_0. The steps use r = sqrt(abar_1 / abar_0) and d =
+sqrt(1 - abar_1) - r sqrt(1 - abar_0) < 0:
 
     x_1 = r x_T + d e1(x_T, t_0),   x'_T = x_T + (d / r) (e1(x_T, t_0) - e2(x_1, t_0)).
 
@@ -14,13 +14,14 @@ text c,
     SVD(x) = U diag(s + f(U, s, V)) V^T of the folded x = U diag(s) V^T.
 
 R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
-initialised to 0. An unmodified pipeline then takes phi(x_T, c) as its `latents`.
+initialised to 0. An unmodified pipeline then takes phi(x_T, c) as `latents`.
 
-Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse
-scheduler of diffusers counts this way since version 0.22 (`official_offset`). The script embeds one text for a whole
-batch. Its training omits the attention that its inference uses (`attention`). The signs of its singular vectors depend
-on the machine (`fixed_signs`). Their script has an option to repeat both steps, off by default; it is not implemented
-here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same way.
+Departures: the authors' script inverts between the levels of the third and second timestep, because diffusers' inverse
+scheduler has counted this way since version 0.22 (`official_offset`). The authors' script embeds one text for a whole
+batch. The authors' training omits the attention that their inference uses (`attention`). In the authors' code, the
+signs of singular vectors depend on the machine (`fixed_signs`). The script's option to repeat both steps, off by
+default, is not implemented here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same
+way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

@@ -1,4 +1,4 @@
-"""Collect pairs of noise before training or by `predict`, which may take days and run on any number of processes."""
+"""Collect noise pairs before training or by `predict`; this may take days, and runs on any number of ranks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -30,10 +30,11 @@ OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
 class CollectsPairs(FolderWriter, ABC):
     """Mixin whose prediction steps write `noise_pairs/` into the run directory.
 
-    `<index>_<seed>.npz` is a pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
-    `settings.json` holds the settings that they depend on. Other settings, models or rewards are rejected, as is
-    another text with the same index. Existing pairs are kept, so an interrupted run can be resumed on any number of
-    processes. A pair depends only on its text and its seed, apart from rounding, which depends on batch and precision.
+    `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
+    `settings.json` holds the settings that the pairs depend on. A run with other settings, models or rewards is
+    rejected, and so is a changed text of an existing index. Existing pairs are kept, so an interrupted run can be
+    resumed on any number of ranks. A pair depends only on text and seed, apart from rounding, which depends on batch
+    and precision.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -46,11 +47,11 @@ class CollectsPairs(FolderWriter, ABC):
 
     @abstractmethod
     def better(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Compute the better noise, `[B, c, h, w]`, for B texts."""
+        """Compute the improved noise, `[B, c, h, w]`, for B texts."""
 
     @abstractmethod
     def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Generate an image in [0, 1] from each noise."""
+        """Generate an image in [0, 1] from each initial noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
         """Sample noise with each of B seeds, in the module's precision, `[B, c, h, w]`."""
@@ -75,7 +76,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Write the pairs of a batch that do not exist yet, and return their indices."""
+        """Write a batch's missing pairs, and return the indices of these pairs."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
@@ -94,7 +95,7 @@ class CollectsPairs(FolderWriter, ABC):
         return torch.stack([*scored(self.rewards, self.images(noise, texts), texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect the pairs of all prompts that are missing in a run directory, and let the data read them."""
+        """Collect all pairs that a run directory lacks, and make the DataModule read that directory."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None

@@ -32,34 +32,34 @@ SHOWN, MOST_LETTERS = 8, 20
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
-    """Collect noise pairs (`predict`), train NPNet on them (`fit`) and evaluate its noise (`test`).
+    """Collect noise pairs (`predict`), train NPNet on these pairs (`fit`) and evaluate NPNet's noise (`test`).
 
     Validation logs `val/loss` and `val/loss_of_standard`, the error of the unchanged noise. `test` generates two images
-    per prompt, from the standard noise and from the improved noise. For each reward it logs the means `test/<name>`
-    (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of prompts with a higher
-    reward.
+    per prompt, from the standard noise and from the improved noise. For each reward, `test` logs the means
+    `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of prompts
+    whose improved noise has the higher reward.
 
     `latents_for` computes the `latents` argument of an unmodified diffusers pipeline.
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen diffusion model, `TextToImage` or `HunyuanDiT` of a pipeline, or `PixelModel`.
+        model: frozen diffusion model: a `TextToImage`, `HunyuanDiT` or `PixelModel`.
         rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
-        start: initial noise of images in `test`: `golden` from NPNet, `standard`, or `redenoised` like the training
-            targets.
-        pair_steps: N, steps of the sampling schedule whose first step creates the pairs.
-        pair_guidance: w_l, guidance scale of the step towards the image.
+        start: initial noise of images in `test`: `golden` from NPNet, `standard`, or `redenoised`, computed like the
+            training targets.
+        pair_steps: N, number of steps of the sampling schedule; its first step creates the pairs.
+        pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
-        official_offset: invert between the levels that the authors' code uses.
+        official_offset: invert between the noise levels that the authors' code uses: of the third and second timestep.
         num_inference_steps: sampling steps per image.
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.
-        optimizer: built on the parameters of NPNet.
+        optimizer: optimizer of NPNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the first timestep of the model's scheduler has abar 0, or the
-            noise of NPNet and the model's latents differ in their channels.
+        ValueError: if an argument is out of range, abar is 0 at the first timestep of the model's scheduler, or NPNet
+            has another number of channels than the model's latents.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
         self.times = scheduler_path(spaced, pair_steps)
         if level(self.levels, self.times[0]) <= 0:
-            raise ValueError("scheduler: abar of its first timestep must be above 0 for the inversion step, got 0")
+            raise ValueError("scheduler: abar of the first timestep must be above 0 for the inversion step, got 0")
         channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
         if wanted is not None and channels != wanted(1)[1]:
             raise ValueError(f"network has noise of {channels} channels, but the model's latents have {wanted(1)[1]}")
@@ -146,7 +146,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         )
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images; `start` overrides the module's own."""
+        """Return the initial latents of images; the argument `start` overrides the module's `start`."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise
@@ -192,7 +192,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `sample`, images `[B, C, H, W]` from the initial noise that `start` names."""
+        """Return images `[B, C, H, W]`, generated from the initial noise that `start` names, as `sample`."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts)
         found = scored(self.rewards, sample, texts)
@@ -208,7 +208,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show the images of a few prompts from all three kinds of noise, with their first reward."""
+        """Show the images of a few prompts for all three kinds of noise, with the first reward of each image."""
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):

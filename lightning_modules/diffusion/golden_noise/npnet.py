@@ -1,4 +1,4 @@
-"""The noise prompt network, NPNet; the package docstring has its equations."""
+"""The noise prompt network, NPNet; the package docstring has the equations."""
 
 import math
 from collections.abc import Sequence
@@ -43,11 +43,11 @@ def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SVDBranch(nn.Module):
-    """Adjust the singular values of noise by a network of its singular values and vectors.
+    """Adjust the singular values of noise, by a network that receives the singular values and vectors.
 
     Args:
         size: n, rows and columns of the folded noise.
-        attention: apply attention over the n rows; without it `mlp4` is applied before the mean over rows.
+        attention: apply attention over the n rows, their mean and then `mlp4`; if false, `mlp4` and then the mean.
         fixed_signs: fix the signs of the singular vectors.
     """
 
@@ -72,7 +72,7 @@ class SVDBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """Image network between two layers that resize noise to its input and back.
+    """An image network between two layers that resize noise to the network's input size and back.
 
     Args:
         channels: c, channels of the noise.
@@ -97,21 +97,22 @@ class ResidualBranch(nn.Module):
 class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
-    It computes in float32 or better, independent of the trainer's precision. Its singular value decomposition, which is
-    outside the autograd graph, synchronises the GPU with the host, because PyTorch checks the result there.
+    The network computes in float32 or better, independent of the trainer's precision. The singular value decomposition
+    is outside the autograd graph. The decomposition synchronises the GPU with the host, where PyTorch checks the
+    result.
 
     Args:
         latent_shape: c, h, w of the noise; c must be a square number, and h = w.
-        prompt_features: L D, size of a flattened text embedding; it ties the network to one text encoder.
+        prompt_features: L D, size of a flattened text embedding; ties NPNet to one text encoder.
         features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
             `normalize: false` and `num_classes: 0`.
-        feature_channels: second dimension of the feature maps. timm's Swin has channels last, so there it is the
-            7 rows, which the authors use as channels.
+        feature_channels: second dimension of the feature maps; 7 for timm's channels-last Swin, whose 7 rows the
+            authors use as channels.
         image_size: height and width of the input of `features`.
         attention: apply attention over the rows of singular vectors, as in the authors' inference but not in their
             training.
         fixed_signs: make the largest entry of each left singular vector positive, since signs depend on machine and
-            library. The released weights were trained without it.
+            library. The released weights were trained without this option.
 
     Raises:
         ValueError: if an argument is out of range; in `forward`, if noise or texts have unexpected shapes.
@@ -163,7 +164,7 @@ class NPNet(nn.Module):
 def with_released_weights(network: NPNet, path: str) -> NPNet:
     """Load weights in the authors' layout into an NPNet.
 
-    On the meta device nothing is loaded.
+    On the meta device, no weights are loaded.
 
     Args:
         network: NPNet of matching size, with `attention` and without `fixed_signs`.

@@ -24,10 +24,10 @@ def redenoised(
     """Compute x'_T.
 
     Args:
-        model: predicts with guidance w_l, called with x_t and t `[B]`.
-        less_guided: predicts with guidance w_w, called in the same way.
+        model: function of x_t and t, `[B]`, that predicts with guidance w_l.
+        less_guided: function of x_t and t that predicts with guidance w_w.
         noise: x_T, `[B, c, h, w]`.
-        times: timesteps from noise to image; the first two are used, with `official_offset` the first three.
+        times: timesteps from noise to image; only the first two are used, or three with `official_offset`.
         abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the models predict.
         official_offset: invert between the levels of the third and second timestep, as the authors' code does.

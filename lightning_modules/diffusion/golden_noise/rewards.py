@@ -1,4 +1,4 @@
-"""Reward models: called with images `[B, 3, H, W]` in [0, 1] and B texts, they return scores `[B]`."""
+"""Reward models map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,9 +71,9 @@ class CLIPReward(nn.Module):
     in checkpoints.
 
     Args:
-        name_or_path: CLIP model of transformers: a local folder written by `save_pretrained`, or a name on the
-            Hugging Face Hub such as `yuvalkirstain/PickScore_v1`, `openai/clip-vit-large-patch14`, or for HPSv2
-            `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` with `weights`.
+        name_or_path: CLIP model of transformers: a local folder written by `save_pretrained`, or a name on the Hugging
+            Face Hub such as `yuvalkirstain/PickScore_v1` or `openai/clip-vit-large-patch14`. HPSv2 needs
+            `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` and `weights`.
         weights: file with replacement weights of the same architecture in open_clip's naming, such as HPSv2's
             `HPS_v2.1_compressed.pt`.
         local_files_only: load from the Hugging Face cache only, without network access.

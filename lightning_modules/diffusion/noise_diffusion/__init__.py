@@ -1,19 +1,20 @@
 """NoiseDiffusion interpolates natural images by correcting their noisy latents towards the model's noise distribution.
 
-DDIM inversion encodes both images z_A and z_B as l_A and l_B at the level abar_t. Latents of natural images are not
-standard normal, unlike latents of generated images. They are too large and have extreme values, so their spherical
-interpolation decodes to artefacts. The latents are clipped to [-c, c], mixed with a little noise e, and part of the
-images' signal is added back,
+DDIM inversion encodes both images z_A and z_B as l_A and l_B at the noise level abar_t. Latents of natural images are
+not standard normal, unlike latents of generated images. Latents of natural images are too large and have extreme
+values, so their spherical interpolation decodes to artefacts. The latents are clipped to [-c, c], mixed with a little
+noise e, and part of the images' signal is added back,
 
     x = alpha l_A + beta l_B + (mu - alpha) sqrt(abar_t) z_A + (nu - beta) sqrt(abar_t) z_B + gamma sqrt(1 - abar_t) e.
 
 Then x is clipped to [-c, c] again and decoded. At position lambda in [0, 1], alpha / beta = cot(lambda pi / 2) with
-alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. With gamma = 0, mu = alpha, nu = beta and
-no clipping this is spherical interpolation of orthogonal latents; with gamma = 1 it is SDEdit of a mixture of images.
+alpha^2 + beta^2 + gamma^2 = 1, and mu / nu = alpha / beta with mu + nu = 1.2. The method equals spherical interpolation
+of orthogonal latents for gamma = 0, mu = alpha, nu = beta and no clipping, and SDEdit of a mixture of images for gamma
+= 1.
 
 The paper gives no rule for mu + nu, c and gamma. The defaults follow the authors' code, which encodes up to timestep
 t = 696 and adds the images back at the level of 701, the next step (`injection: next`). Departures: all lambda of a
-pair share one e, whereas the code resamples it; angles are computed per pair, whereas the code has batch size 1; and
+pair share one e, whereas the code resamples e; angles are computed per pair, whereas the code has batch size 1; and
 lambda = 0 and 1 are allowed. Variance-exploding processes are rejected, as the bound c assumes noise of variance 1.
 
 Source: Zheng, Zhang, Fang, Liu, Lian and Han, NoiseDiffusion: Correcting Noise for Image Interpolation with Diffusion

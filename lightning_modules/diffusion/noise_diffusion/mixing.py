@@ -74,7 +74,7 @@ def corrected_mixture(
 
 
 def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
-    """Interpolate spherically, with theta the angle between the flattened latents of a pair, `[B, L, C, H, W]`.
+    """Interpolate spherically, `[B, L, C, H, W]`; theta is the angle between the flattened latents of a pair.
 
         sin((1 - lambda) theta) / sin(theta) l_A + sin(lambda theta) / sin(theta) l_B
 

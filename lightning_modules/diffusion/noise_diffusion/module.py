@@ -49,34 +49,35 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     """Interpolate between pairs of images: `predict` writes the images, `test` evaluates them.
 
     `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance of an
-    interpolated image to the nearest training image, if the data have training images. With the suffix `_clipped` it
-    uses pixels clipped to [0, 1]; with `_of_ends` it is the distance of the end images. The other image metrics are
+    interpolated image to the nearest training image, if the data have training images. The suffix `_clipped` means that
+    pixels are clipped to [0, 1]; `_of_ends` is the distance of the end images. The other image metrics are
     `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
-    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise they are 1, 3, 0.0455 and 1.
-    `test/mixture_...` are the same statistics of the mixed latents.
+    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise, these statistics are 1, 3,
+    0.0455 and 1. `test/mixture_...` are the same statistics of the mixed latents.
 
     The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
 
     Args:
-        model: diffusion model, `TextToImage` of a pipeline or `PixelModel` of a network.
+        model: diffusion model: a `TextToImage` or a `PixelModel`.
         interpolation: `noise_diffusion`, or a baseline: `slerp` or `lerp` of the encoded images, or `same_noise`, which
             adds the same noise to both images instead of encoding them, as in SDEdit.
         num_steps: S, sampling steps of the full schedule from noise to image.
-        encoded_steps: K, number of these steps used to encode and decode an image.
+        encoded_steps: K, number of the S steps that encode and decode an image.
         boundary: c, clipping bound of latents, in units of the noise's standard deviation.
         gamma: weight of fresh noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
         injection: level at which images are added back: `encoded` is the level of the latents, `next` is one step
             noisier, as in the authors' code.
         positions: lambda of the interpolated images, in [0, 1]; 0 is the first image.
-        guidance_scale: w, guidance scale of decoding; encoding is unguided. Must be 1 for an unconditional model.
+        guidance_scale: w, guidance scale of decoding; encoding is unguided. The scale must be 1 for an unconditional
+            model.
         negative_prompt: negative prompt of the guidance.
-        optimizer: built on the model's trainable parameters.
+        optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the model predicts neither epsilon nor v, or an unconditional model
-            is given a guidance scale; in `fit`, if the model has no trainable parameters.
+        ValueError: if an argument is out of range or does not suit the model, or the model predicts neither epsilon nor
+            v; in `fit`, if the model has no trainable parameters.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
         Args:
             batch: B pairs.
-            interpolation: interpolation to use instead of the module's own.
+            interpolation: overrides the module's `interpolation`.
         """
         interpolation = interpolation or self.interpolation
         first, second = (self.model.encode(batch[key]) for key in ("first", "second"))
@@ -217,7 +218,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a row of images per pair, with spherical interpolation below it for the first pairs."""
+        """Show a row of images per pair; for the first pairs, a second row shows spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

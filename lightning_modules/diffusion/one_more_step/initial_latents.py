@@ -1,4 +1,4 @@
-"""Equations of One More Step, and conversion of its result to the `latents` of a diffusers pipeline."""
+"""Equations of One More Step, and conversion of initial latents to the `latents` of a diffusers pipeline."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from datamodules.arguments import within
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
-    """Copy a diffusers scheduler and set its number of steps."""
+    """Copy a diffusers scheduler and set the number of steps of the copy."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
     return scheduler
@@ -39,8 +39,8 @@ def initial_latents(
         fresh: e, standard normal.
         abar: a, abar of the sampler's first timestep.
         start: z, noise from which x~_0 was estimated; required with `deviation`.
-        deviation: s, in [0, sqrt(1 - a)]. None takes the maximum, DDPM's posterior for abar_S = 0; 0 adds no fresh
-            noise.
+        deviation: s, standard deviation of the fresh noise, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
+            posterior for abar_S = 0; 0 adds no fresh noise.
         official_variance: multiply e by 1 - a and omit z, as the authors' code does; excludes `deviation`.
 
     Raises:
@@ -84,7 +84,7 @@ def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
 
 @contextmanager
 def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
-    """Temporarily replace a model's scheduler; None keeps it."""
+    """Temporarily replace a model's scheduler; None keeps the model's scheduler."""
     owner = getattr(model, "pipeline", model)
     own = owner.scheduler
     owner.scheduler = own if scheduler is None else scheduler
@@ -107,8 +107,8 @@ def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
         real: brightness of the real images with the same captions, `[n]`.
 
     Returns:
-        `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are their
-        standard deviations. `correlation` is over pairs with the same caption.
+        `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are the
+        standard deviations of generated and real brightness. `correlation` is over pairs with the same caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

@@ -43,20 +43,20 @@ OFFSET = 0.1
 class OneMoreStep(MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
-    `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. It logs
-    `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images. It also logs their standard
-    deviations `test/brightness_deviation` and `test/brightness_deviation_of_data`, and `test/brightness_correlation`
-    between each sample and the real image of its caption.
+    `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. `test`
+    logs `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images. `test` also logs the
+    standard deviations `test/brightness_deviation` (samples) and `test/brightness_deviation_of_data`, and
+    `test/brightness_correlation` between each sample and the real image of its caption.
 
-    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. Training ends by saving the U-Net
-    to `one_more_step/` in the run directory, in diffusers format.
+    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. After training, the U-Net is
+    saved to `one_more_step/` in the run directory, in diffusers format.
 
     The diffusion model of a pipeline is frozen. A `PixelModel` with trainable parameters, as in the demo, is trained
     jointly on its own denoising loss.
 
     Args:
-        network: V, predicts v from noise and prompts, such as `TimeFreeUNet`.
-        model: diffusion model to sample with, `TextToImage` or `PixelModel`; it also encodes images.
+        network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
+        model: diffusion model, `TextToImage` or `PixelModel`, that encodes and samples images.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
         start: initial latents in `test`: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which uses the
             real image, or `zero_terminal_snr`, plain noise with a schedule rescaled to zero terminal SNR.
@@ -66,12 +66,12 @@ class OneMoreStep(MethodModule):
         deviation: s, standard deviation of the fresh noise in the initial latents; None takes the maximum, sqrt(1 - a).
         official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
         caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
-        optimizer: built on the trainable parameters of both networks.
+        optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, there is no text encoder, or the model predicts epsilon but `start`
-            is `zero_terminal_snr`.
+        ValueError: if an argument is out of range, no text encoder is given, or `start` is `zero_terminal_snr` but the
+            model predicts epsilon.
     """
 
     needs_captions: ClassVar[bool] = True
@@ -118,7 +118,7 @@ class OneMoreStep(MethodModule):
 
     @property
     def encoder(self) -> Any:
-        """Text encoder of the step's network."""
+        """Text encoder of `network`."""
         return self.model if self.text_encoder is None else self.text_encoder
 
     # training
@@ -167,9 +167,9 @@ class OneMoreStep(MethodModule):
 
         Args:
             scheduler: the pipeline's scheduler, which determines noise levels, first timestep and scale.
-            texts: B texts for the step, which may differ from the pipeline's prompts.
+            texts: B texts for One More Step, which may differ from the pipeline's prompts.
             num_inference_steps: sampling steps of the pipeline.
-            fresh: e, standard normal, `[B, c, h, w]`; sample it before `start`, as plain sampling would.
+            fresh: e, standard normal, `[B, c, h, w]`; sample e before `start`, as plain sampling would.
             start: z, standard normal.
         """
         abar = first_level(scheduler, num_inference_steps)
@@ -197,7 +197,7 @@ class OneMoreStep(MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's own."""
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
         start = start or self.start
         latents, texts = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):

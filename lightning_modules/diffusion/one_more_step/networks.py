@@ -13,7 +13,7 @@ TIME = ("time_emb_proj", "time_embedding")
 class TimeFreeUNet(nn.Module):
     """A diffusers U-Net whose time embeddings are zeroed and frozen.
 
-    Its output is bit-identical to the output of the authors' network, which lacks these layers. All other parameter
+    The output is bit-identical to the output of the authors' network, which has no time embedding. All other parameter
     names are the same.
 
     Args:
@@ -40,7 +40,7 @@ class TimeFreeUNet(nn.Module):
 
 
 class PromptedMLP(nn.Module):
-    """An MLP of the noise and the text's mean token embedding, for images of a few hundred pixels.
+    """An MLP on noise and the text's mean token embedding, for images of a few hundred pixels.
 
     Args:
         in_features: values per image, C H W.

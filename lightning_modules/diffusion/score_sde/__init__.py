@@ -1,24 +1,25 @@
-"""Score-based generative modelling with SDEs: a diffusion turns data into noise, and a learned score reverses it.
+"""Score-based generative modelling with SDEs: a learned score reverses a diffusion that turns data into noise.
 
-A process dx = f(x, t) dt + g(t) dw turns data into noise. With the score s(x, t) of x_t, the gradient of log p_t, the
+A process dx = f(x, t) dt + g(t) dw turns data into noise. Let s(x, t) be the score of x_t, the gradient of log p_t. The
 reverse-time process dx = (f - g^2 s) dt + g dw and the ordinary differential equation dx = (f - g^2 s / 2) dt turn
-noise into data. With x_t = mean + std z given x_0, z ~ N(0, I), a network is trained on
+noise into data. Given x_0, x_t is mean + std z with z ~ N(0, I). A network is trained on
 
     E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
 
 R is the mean over an image's values or half of their sum, and t is uniform in [1e-5, 1]. For VE, the network predicts
-the score given sigma(t), and images are in [0, 1]; for VP and sub-VP it predicts z given 999 t, and images are in [-1,
-1]. The original discrete models have N levels: SMLD, conditioned on the level's number counted from the largest noise,
-and DDPM. Sampling, likelihoods and denoising use an exponential moving average of the weights with decay
-min(d, (1 + n) / (10 + n)) in update n.
+the score given sigma(t), and images are in [0, 1]; for VP and sub-VP, the network predicts z given 999 t, and images
+are in [-1, 1]. The original discrete models, SMLD and DDPM, have N levels. SMLD is conditioned on the level's index,
+counted from the largest noise. Sampling, likelihoods and denoising use an exponential moving average of the weights
+with decay min(d, (1 + n) / (10 + n)) in update n.
 
 Conditional sampling needs no retraining of the score. For inpainting, the known pixels are diffused to each time and
 inserted into the sample; colourisation does the same in a rotated colour space whose first channel is grey. For class
 labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
 Departures: outside the known region, the authors' inpainting computes the noise-free mean from the noised sample. Here
-this mean is the predictor's, and known pixels are inserted from the first step on. Their corrector fails for sub-VP;
-here it uses a = 1 - beta_i as for VP. Norms in the corrector are averaged over each rank's own part of the batch.
+the predictor gives the noise-free mean, and known pixels are inserted from the first step on. The authors' corrector
+fails for sub-VP; here the corrector uses a = 1 - beta_i as for VP. Norms in the corrector are averaged over each rank's
+own part of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the hyperparameters of the authors' code.

@@ -29,7 +29,7 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
         process: diffusion process.
         known: known data, `[B, C, H, W]`.
         mask: binary mask, broadcastable to the data.
-        draw: function that samples standard normal noise of the shape of its argument.
+        draw: samples standard normal noise of the shape of a given tensor.
     """
 
     def project(moved: Moved, t: float) -> Moved:
@@ -68,8 +68,8 @@ class ClassGuidance(nn.Module):
         s(x, t) + scale grad_x log p(y | x, std(t))
 
     Args:
-        classifier: maps x_t `[B, C, H, W]` and its noise standard deviations `[B]` to logits `[B, K]`, such as the
-            network of a `NoiseConditionalClassifier`. It is frozen and not saved in checkpoints.
+        classifier: maps x_t `[B, C, H, W]` and noise standard deviations `[B]` to logits `[B, K]`, such as the network
+            of a `NoiseConditionalClassifier`. The classifier is frozen and not saved in checkpoints.
         num_classes: number of classes, K.
         scale: guidance scale; 1 in the paper.
     """

@@ -1,4 +1,4 @@
-"""Inpainting and colourisation in test and predict, by an unconditionally trained score model."""
+"""Inpainting and colourisation by an unconditionally trained score model, in test and predict."""
 
 from typing import Any
 
@@ -26,8 +26,8 @@ class KnownParts(RestorerSteps):
     """Test and prediction steps of a score model on `MeasuredImages`.
 
     With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. Random
-    numbers are seeded by the image's index, so results do not depend on the batch, except with a corrector, whose
-    norms are averages over a batch.
+    numbers are seeded by the image's index. Results therefore do not depend on the batch, except with a corrector,
+    which averages norms over a batch.
     """
 
     def setup(self: Any, stage: str) -> None:
@@ -52,7 +52,7 @@ class KnownParts(RestorerSteps):
         return at_least_float32(self._inpainted(known, operator.of(index, tuple(known.shape[2:])).mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the known part of each image, the sample and the clean image, with zoomed crops if large."""
+        """Show the known part of each image, the sample and the clean image, with zoomed crops of large images."""
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:

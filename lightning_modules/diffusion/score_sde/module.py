@@ -28,12 +28,12 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, MethodModule):
-    """Learn the score of diffused images; use it for sampling, denoising and likelihoods.
+    """Learn the score of diffused images, for sampling, denoising and likelihoods.
 
-    It trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`, test also
-    `bits_per_dim` if `likelihood_repeats` is above 0. Everything except training uses the averaged weights. With
-    `MeasuredImages` it trains on patches, `test` evaluates inpainting or colourisation (`test/psnr`), and `predict`
-    writes `restored/<name>.png`.
+    The module trains on the images of any `LabelledImages` and ignores labels. Validation and test log `loss`. If
+    `likelihood_repeats` is above 0, test also logs `bits_per_dim`. Everything except training uses the averaged
+    weights. With `MeasuredImages`, the module trains on patches, `test` evaluates inpainting or colourisation
+    (`test/psnr`), and `predict` writes `restored/<name>.png`.
 
     Args:
         network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise, such
@@ -41,19 +41,19 @@ class ScoreSDE(KnownParts, MethodModule):
         process: diffusion process from `lightning_modules.sde.processes`; images are in [0, 1] for VE and in [-1, 1]
             otherwise.
         image_shape: C, H and W of generated images.
-        sampler: sampler from `lightning_modules.sde.samplers` or `flow`.
+        sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
         num_levels: N, noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous time.
         likelihood_weighting: weight the loss by g^2, which bounds the likelihood, instead of std^2.
         reduce_mean: average the loss over an image's values instead of taking half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         likelihood_repeats: evaluations of each test image's bits per dimension, each with new dequantisation noise.
-        guidance: classifier guidance, for which `sample` cycles through the classes; None samples unconditionally.
+        guidance: classifier guidance; `sample` then cycles through the classes. None samples unconditionally.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, or the process has no discrete model or does not support the
-            sampler's predictor.
+        ValueError: if an argument is out of range, or the process does not support discrete levels or the sampler's
+            predictor.
     """
 
     def __init__(
@@ -198,8 +198,8 @@ class ScoreSDE(KnownParts, MethodModule):
 
         Args:
             n: number of images.
-            generator: generator of all random numbers; None uses torch's global one.
-            label: classes `[n]` for `guidance`; by default 0, 1, ... and again from 0.
+            generator: generator of all random numbers; None uses torch's global generator.
+            label: classes `[n]` for `guidance`; by default, all classes in turn.
         """
         score: Score = self.score
         if self.guidance is not None:

@@ -1,9 +1,9 @@
-"""Noise levels that a score network is trained on, and conversion of its output to a score.
+"""Noise levels that a score network is trained on, and conversion of the network's output to a score.
 
-Continuous models are trained at any t. VE networks take sigma(t) and predict the score; other networks take 999 t and
-predict the noise, so that the score is -noise / std. Discrete models are trained at N levels. VE networks take the
-level's number counted from the largest noise, round((1 - t)(N - 1)), and their output is divided by sigma. Other
-networks take t (N - 1), and DDPM's abar replaces the kernel of VP.
+Continuous models are trained at any t. VE networks take sigma(t) and predict the score. Other networks take 999 t and
+predict the noise; the score is -noise / std. Discrete models are trained at N levels. VE networks take the level's
+index, counted from the largest noise, round((1 - t)(N - 1)); the output is divided by sigma. Other networks take t (N -
+1), and DDPM's abar replaces the kernel of VP.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class TrainedLevels(nn.Module):
 
     Args:
         process: diffusion process.
-        num_levels: N of a discrete model; None for a continuous model.
+        num_levels: N, number of levels of a discrete model; None for a continuous model.
 
     Raises:
         ValueError: if the process has no discrete model.

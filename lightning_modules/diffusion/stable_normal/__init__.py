@@ -1,25 +1,25 @@
 """StableNormal estimates surface normals with a diffusion model whose result hardly depends on the initial noise.
 
-Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first,
-YOSO, predicts the initial latents of the second in one step, at noise level t+. Its own input noise is replaced by
-zeros with probability lambda, so that it learns to ignore it:
+Two Stable Diffusion U-Nets are conditioned on the image latent i through an encoder f (`control_encoders`). The first
+U-Net, YOSO, predicts the initial latents of the second U-Net in one step, at noise level t+. In training, YOSO's input
+noise is replaced by zeros with probability lambda, so YOSO learns to ignore this noise:
 
     L_yoso = |x_{t+} - mu_theta(u, t+, f_phi(i))|^2,   u ~ N(0, I) or 0,   x_{t+} = sqrt(abar) x_0 + sqrt(1 - abar) e.
 
-The second, SG-DRN, refines these latents by DDIM steps. It is also conditioned on features d of a vision transformer
-through an encoder g, whose outputs are added inside the U-Net's encoder:
+The second U-Net, SG-DRN, refines these latents by DDIM steps. SG-DRN is also conditioned on features d of a vision
+transformer through an encoder g, whose outputs are added inside the U-Net's encoder:
 
     L_drn = |x_0 - mu_zeta(x_t, t, f_chi(i), g_psi(d))|^2,   t uniform.
 
-Here x_0 is the latent of the normals. The steps, half of which stay at t+, are in `refinement`. YOSO alone, with t+ = 0
+Here x_0 is the latent of the normals. `refinement` defines the steps, half of which stay at t+. YOSO alone, with t+ = 0
 and target x_0, is the fast "turbo" variant.
 
-Choices that the paper leaves open: the noise e of YOSO's target is independent of u (`yoso_target` offers the other
-interpretations); latents that cover pixels without a normal are excluded from the loss; batch size, iterations and
-training resolution. Departures: features are upsampled bilinearly, as in the authors' code, whereas the paper uses
-FeatUp. The noise of the steps, unseeded in that code, is seeded by the run's seed and the image's index. Normals are
-renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the authors' code does
-not use.
+The paper leaves batch size, iterations, training resolution and two other choices open. Here the noise e of YOSO's
+target is independent of u (`yoso_target` offers other interpretations), and latents that cover pixels without a normal
+are excluded from the loss. Departures: features are upsampled bilinearly, as in the authors' code, whereas the paper
+uses FeatUp. The noise of the steps, unseeded in the authors' code, is seeded by the run's seed and the image's index.
+Normals are renormalised before and after resizing. timm resizes position embeddings with antialiasing, which the
+authors' code does not use.
 
 Source: Ye, Qiu, Gu, Zuo, Wu, Dong, Bo, Xiu and Han, StableNormal: Reducing Diffusion Variance for Stable and Sharp
 Normal, ACM Transactions on Graphics 2024, arXiv 2406.16864. Steps and metrics follow the authors' code, which does not

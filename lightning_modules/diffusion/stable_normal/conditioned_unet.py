@@ -25,7 +25,7 @@ class PixelUNet(nn.Module):
     """A pixel-space U-Net without text encoder and autoencoder, with Stable Diffusion's noise schedule.
 
     Args:
-        network: diffusers `UNet2DConditionModel` with 3 input and output channels; its text embeddings are zeros.
+        network: diffusers `UNet2DConditionModel` with 3 input and output channels; text embeddings are zeros.
 
     Raises:
         ValueError: if the network does not have 3 input and output channels.
@@ -56,13 +56,13 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model conditioned on an image through one encoder, and on its semantic features through another.
+    """A diffusion model conditioned on an image by one encoder, and on the image's semantic features by another.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
         features: semantic feature extractor, for the refiner; None disables semantic conditioning.
         prompt: fixed text prompt of the U-Net.
-        trained: trained part of the U-Net: its `decoder` or `all` of it; the added encoders are always trained.
+        trained: part of the U-Net to train, `decoder` or `all`; the added encoders are always trained.
         encoders: folder with the encoders of a trained model, as saved by a run; None initialises them as copies of
             the U-Net's encoder.
 

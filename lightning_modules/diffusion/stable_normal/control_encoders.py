@@ -1,8 +1,8 @@
 """Conditioning encoders of a U-Net: one for the image latent, added to the U-Net's decoder, and one for semantic
 features, added inside the U-Net's encoder.
 
-Both are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. They take the image latent
-or the features as input instead of noise; the hint branch is removed.
+Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. The encoders take
+the image latent or the features as input instead of noise; the hint branch is removed.
 """
 
 from collections.abc import Iterator, Sequence

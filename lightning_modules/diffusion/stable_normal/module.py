@@ -55,24 +55,26 @@ def told(trained_for: dict[str, Any]) -> str:
 
 
 class StableNormal(NormalSteps, MethodModule):
-    """Train and apply StableNormal: YOSO, SG-DRN or both; they share no weights.
+    """Train and apply StableNormal: YOSO, SG-DRN or both; the two share no weights.
 
-    When training ends, diffusers pipelines, each with a `controlnet`, are saved to `saved/yoso` and `saved/refiner` in
-    the run directory; `pipeline` and `encoders` load them. `NormalSteps` has the test and prediction steps.
+    When training ends, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or
+    `saved/refiner` in the run directory; the arguments `pipeline` and `encoders` load this folder. `NormalSteps` has
+    the test and prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
         refiner: network of the second stage; None outputs the normals of the first stage.
-        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with its input, or, for
-            normals in one step, no noise (`x0`).
+        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with the stage's input, or
+            no noise (`x0`), for normals in one step.
         zero_noise: lambda, probability of replacing the first stage's input noise by zeros in training.
-        steps: N, steps of the refiner. They determine the noise level that yoso is trained for; weights trained for
-            another level are rejected.
+        steps: N, steps of the refiner. The steps determine the noise level that yoso is trained for; weights trained
+            for another level are rejected.
         repeated: keep the first half of the steps at one noise level; if false, plain DDIM steps start from pure noise.
         resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
             their size.
-        draws: estimates per test image, each from different noise; with more than one, their variance is logged.
-        optimizer: built on the trainable parameters of both stages.
+        draws: number of estimates per test image, each from different noise; if above 1, the variance of the estimates
+            is logged.
+        optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

@@ -10,15 +10,15 @@ from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
 def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Resize and pad images, as Marigold does.
+    """Resize and pad images, as in Marigold.
 
     Args:
         image: images `[B, 3, H, W]`.
         resolution: new length of the longer side, in pixels, by up- or downscaling; None keeps the size.
-        multiple: height and width are padded to multiples of this, by repeating the last row and column.
+        multiple: divisor of the padded height and width; padding repeats the last row and column.
 
     Returns:
-        The images, and their height and width before padding.
+        The images, and the height and width before padding.
     """
     height, width = image.shape[2:]
     if resolution is not None:

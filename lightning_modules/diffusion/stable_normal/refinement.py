@@ -1,8 +1,8 @@
-"""Sampling steps of the refiner: half of them stay at one noise level, and the others go down to zero noise.
+"""Sampling steps of the refiner: half of the steps stay at one noise level, the other steps go down to zero noise.
 
-With N steps of length gap = T // N, M = N // 2 and the timesteps gap (N - 1), ..., gap, 0, the first M timesteps are
-replaced by the next timestep in this list, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1.
-From x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
+The N steps have length gap = T // N and timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps are replaced
+by the next timestep in this list, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1. From
+x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
 
     k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
@@ -52,11 +52,11 @@ def refined(
     """Refine initial latents to an estimate of x_0.
 
     Args:
-        refiner: estimates x_0 from x and the timestep `[B]`.
+        refiner: function that estimates x_0 from x and the timestep `[B]`.
         x: initial latents `[B, c, h, w]`, at the first timestep.
         times: timesteps from `refinement_times`.
         abar: abar of all T timesteps, `[T]`, on the host.
-        draw: function that samples standard normal noise of the shape of its argument.
+        draw: samples standard normal noise of the shape of a given tensor.
 
     Returns:
         Estimate of x_0, `[B, c, h, w]`.

@@ -17,7 +17,7 @@ SPIKE = 0.5
 
 
 class Range(NamedTuple):
-    """The largest and a small curvature of a spectrum."""
+    """The largest curvature and a small curvature of a spectrum."""
 
     greatest: float
     """L."""
@@ -30,8 +30,8 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
     Args:
         spectrum: Ritz values with their weights.
-        least: definition of mu: the `median`, or the `minimum` of the values that have at most half of the weight,
-            which excludes the spike at zero.
+        least: definition of mu: `median`, or `minimum` of the values with at most half of the weight each, which
+            excludes the spike at zero.
         signed: ignore negative values; otherwise their magnitude counts.
     """
     values, weights = spectrum
@@ -99,7 +99,7 @@ class OnlineLearner:
         steps: Lanczos steps.
         least: estimate of the smallest curvature: the `median` or the `minimum` of the Ritz values.
         signed: ignore negative curvature; otherwise its magnitude counts.
-        batch_norm: statistics used by BatchNorm: those of each `batch`, or the `running` ones.
+        batch_norm: statistics used by BatchNorm: of each `batch`, or `running` averages.
         images_at_once: images per rank in one batch of a Hessian-vector product.
         seed: random seed of the images and the starting vector.
 
@@ -141,14 +141,14 @@ class OnlineLearner:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of an optimizer that the rule sets."""
+        """Optimizer keys that the rule sets."""
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
         """Reject an optimizer that lacks a key the rule sets.
 
         Raises:
-            ValueError: if a key is missing, or the rule is `nesterov` and the optimizer does not use it.
+            ValueError: if a key is missing, or the rule is `nesterov` and the optimizer does not use Nesterov momentum.
         """
         for group in optimizer.param_groups:
             if missing := [key for key in self.keys if key not in group]:
@@ -163,7 +163,7 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature; return the optimizer settings, empty if discarded, and the measured values."""
+        """Measure curvature; return the optimizer settings (empty if discarded) and the measured values."""
         if self.rule == "rayleigh":
             gradient = product.gradient()
             along = product(gradient)

@@ -26,18 +26,18 @@ class BatchLR(ClassifierSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        reference_batch_size: B_0, batch size to which the optimizer's learning rate or damping refers; it is scaled to
-            the run's batch size. None disables scaling.
+        reference_batch_size: B_0, batch size for which the optimizer's learning rate or damping is given; the value is
+            scaled to the run's batch size. None disables scaling.
         scaling: scaling of the learning rate with the global batch size, including accumulation: `linear` for SGD,
-            `square_root` for Adam. If the optimizer has a damping, that is scaled inversely and the rate is kept.
-        learner: sets the learning rate from curvature during training; None disables it.
-        spectra: measures Hessian spectra of batches after the last epoch; None disables it.
+            `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, inversely.
+        learner: sets the learning rate from curvature during training; None uses no learner.
+        spectra: measures Hessian spectra of batches after the last epoch; None measures no spectra.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the optimizer lacks a key that the learner sets,
-            the training set has too few samples, or the network is not twice differentiable.
+        ValueError: if an argument is out of range; before training, if optimizer, training set or network does not suit
+            `learner` or `spectra`.
     """
 
     def __init__(

@@ -54,23 +54,23 @@ class MeasuredSpectra(NamedTuple):
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
-        """Restore from the output of `kept`."""
+        """Restore the spectra from the output of `kept`."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
         return cls(**{**kept, **shifts, **noise})
 
     def kept(self) -> dict[str, Any]:
-        """Convert to plain containers for a checkpoint."""
+        """Convert the spectra to plain containers for a checkpoint."""
         shifts = {name: [tuple(each) for each in getattr(self, name)] for name in ("least", "greatest")}
         noise = {name: tuple(getattr(self, name)) for name in ("hessian", "gradient")}
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Return the largest eigenvalues for batch sizes up to N / 10; for all sizes if none is that small."""
+        """Return the largest eigenvalues for batch sizes up to N / 10, or for all batch sizes if all are larger."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:
-        """Fit c in lambda_B = lambda + c / b to small batches; return it with its standard error."""
+        """Fit c in lambda_B = lambda + c / b to small batches; return c and its standard error."""
         b = [effective_batch(each.batch_size, self.samples) for each in self.small()]
         shift = [each.value - self.full[1] for each in self.small()]
         return fitted_constant(shift, b, [each.error for each in self.small()])
@@ -84,8 +84,8 @@ class MeasuredSpectra(NamedTuple):
         """Summarise the spectra as scalars.
 
         `shift_factor` is the ratio of the largest to the smallest (lambda_B - lambda) B over small batches; the scaling
-        law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the law predicts -1.
-        `isotropic_share` is the fraction of the smallest batches' shift that the isotropic model predicts, and
+        law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling law predicts -1.
+        `isotropic_share` is the fraction of lambda_B - lambda at the smallest B that the isotropic model predicts, and
         `isotropic_constant` is (P sigma^2) / lambda.
         """
         shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
@@ -114,7 +114,7 @@ class MeasuredSpectra(NamedTuple):
         return found | {f"greatest_eigenvalue_b{each.batch_size}": each.value for each in self.greatest}
 
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the eigenvalues over B with fitted curves, and of the densities."""
+        """Tables of the eigenvalues over B with fitted curves, and of the spectral densities."""
         sizes = [each.batch_size for each in self.greatest]
         low, high = math.log(min(sizes)), math.log(max(sizes))
         curve = [math.exp(low + (high - low) * place / (CURVE - 1)) for place in range(CURVE)]
@@ -153,7 +153,7 @@ class BatchSpectra:
     """Measure Hessian spectra of batches of several sizes after the last training epoch.
 
     For each size, batches are sampled without replacement from the training images, without augmentation. Lanczos
-    iteration, with a new starting vector for each batch, gives the extreme eigenvalues. All sums run over ranks.
+    iteration, with a new starting vector for each batch, gives the extreme eigenvalues. All sums include every rank.
 
     Args:
         batch_sizes: B, batch sizes to measure, each smaller than the number of samples.
@@ -161,9 +161,9 @@ class BatchSpectra:
         steps: Lanczos steps.
         samples: N, number of training images that form the full set, sampled once; None uses all.
         noise_batch: batch size for measuring the variance of Hessian-vector products.
-        directions: number of random unit vectors z in these products H z.
+        directions: number of random unit vectors z for measuring the variance of H z.
         matrix: `hessian`, or `gauss_newton`, which is positive semi-definite.
-        batch_norm: statistics used by BatchNorm: those of each `batch`, or the `running` ones.
+        batch_norm: statistics used by BatchNorm: of each `batch`, or `running` averages.
         images_at_once: images per rank in one batch of a Hessian-vector product.
         seed: random seed of samples, batches and vectors.
 
@@ -204,7 +204,7 @@ class BatchSpectra:
         """Sample the N training-set indices of the full set.
 
         Raises:
-            ValueError: if the training set has fewer than N images, or N is not larger than every batch.
+            ValueError: if the training set has fewer than N images, or N does not exceed all batch sizes.
         """
         places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
         for size in (self.batch_sizes[-1], self.noise_batch):
@@ -213,7 +213,7 @@ class BatchSpectra:
         return places
 
     def measure(self, trainer: Any, network: nn.Module) -> MeasuredSpectra:
-        """Measure the spectra of a network; every rank must call it."""
+        """Measure the spectra of a network; must be called on every rank."""
         places = self.places(trainer.datamodule)
 
         def product(chosen: Tensor) -> CurvatureProduct:

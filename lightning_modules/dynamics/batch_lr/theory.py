@@ -29,7 +29,7 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
     Args:
         eigenvalue: lambda, eigenvalue without noise.
-        variance: v = P sigma^2 / b, the sum of a row's variances.
+        variance: v = P sigma^2 / b, the sum of the variances of a matrix row.
     """
     if abs(eigenvalue) > math.sqrt(variance):
         return eigenvalue + variance / eigenvalue
@@ -37,12 +37,13 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
 
 def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: Sequence[float]) -> tuple[float, float]:
-    """Fit c in lambda_B - lambda = c / b by least squares; return it with its standard error.
+    """Fit c in lambda_B - lambda = c / b by least squares; return c and its standard error.
 
     Args:
         shift: lambda_B - lambda, means over batches.
-        effective: b of each shift.
-        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all weights are equal.
+        effective: effective batch size b of each shift.
+        error: standard errors of the shifts; if any is zero (infinite b, or a single batch), all shifts have equal
+            weight.
     """
     y, x, e = (torch.tensor(each, dtype=torch.float64) for each in (shift, [1 / b for b in effective], error))
     weight = e**-2 if bool((e > 0).all()) else torch.ones_like(e)
@@ -52,7 +53,7 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of vectors of batches around their mean, along and across a direction."""
+    """Statistics of per-batch vectors around their mean, along and orthogonal to a direction."""
 
     mu: float
     """z . mean; for products H z, the mean curvature along z."""
@@ -81,7 +82,7 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
 
 
 def scaled_rate(rate: float, batch_size: int, reference: int, scaling: Scaling) -> float:
-    """Scale a learning rate from a reference batch size: by B / B_0 for SGD, by its square root for Adam.
+    """Scale a learning rate from a reference batch size: by B / B_0 for SGD, by sqrt(B / B_0) for Adam.
 
     Raises:
         ValueError: if `scaling` is unknown.
@@ -102,7 +103,8 @@ def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scalin
         optimizer: optimizer whose settings refer to the reference batch size.
         batch_size: B, global batch size including accumulation.
         reference: B_0, reference batch size.
-        scaling: scaling of the learning rate: `linear` for SGD, `square_root` for Adam. Ignored with a damping.
+        scaling: scaling of the learning rate: `linear` for SGD, `square_root` for Adam. Ignored if the optimizer has a
+            damping.
     """
     positive(batch_size=batch_size, reference_batch_size=reference)
     for group in optimizer.param_groups:

@@ -1,30 +1,31 @@
 """Train a patch network at a learning rate large enough to oscillate, and measure which features it learns.
 
-Each point has three patches: a strong feature u, which some points lack, a weak feature v, which all have, and noise
-(`datamodules.tables.feature_noise`). Two groups of m filters over the patches give
+Each point has three patches: a strong feature u, which some points lack, a weak feature v, which all points have, and
+noise (`datamodules.tables.feature_noise`). Two groups of m filters over the patches give
 
     f(x) = F_+ - F_-,    F_j(x) = (1/m) sum_r sum_p relu(<w_jr, x_p>)^2,    w_jr ~ N(0, I / d) initially.
 
 SGD with batch size 1, in a new order in each pass, minimises (f(x) - y)^2, without a factor 1/2. As long as the strong
-feature dominates, s = y f follows the map s <- s (1 + a (1 - s))^2 with a = 4 eta ||u||^2 / m. For a <= 1 it converges
-to 1 and training ends; for 1 < a <= 1.598, which is eta in [m/4, 2m/5] / ||u||^2, it never converges. But <w, u> stays
-bounded, so that
+feature dominates, s = y f follows the map s <- s (1 + a (1 - s))^2 with a = 4 eta ||u||^2 / m. For a <= 1, s converges
+to 1 and training ends. For 1 < a <= 1.598, or eta in [m/4, 2m/5] / ||u||^2, s never converges. But <w, u> stays
+bounded, which implies
 
     sum_t log(1 + a l_t) = O(1)    and thus    sum_t l_t >= c a sum_t l_t^2,    l = 1 - y f.
 
-So the weak filters, which are multiplied by 1 + a l ||v||^2 / ||u||^2 in each step, grow exponentially while s
-oscillates. A network trained like this is correct on points that have only the weak feature. A network trained at a
-small rate is at chance on these points.
+Each step multiplies the weak filters by 1 + a l ||v||^2 / ||u||^2, so these filters grow exponentially while s
+oscillates. After training with oscillation, a network is correct on points that have only the weak feature. After
+training at a small learning rate, a network is at chance on these points.
 
 The paper assumes oscillation, |1 - y f| >= delta at strong points, and concludes that the weak feature contributes
-at least delta / 4 to y f. Both are measured here, from the first y f >= 1 until both classes have this contribution
-(checked after every training step). `test/oscillating_draws` is the fraction of sampled strong points that satisfy the
-condition. `test/oscillation_held_always` is the fraction of networks for which all of them do. `test/oscillation_held`
-is the fraction of networks for which it holds in the mean, sum l^2 >= delta^2 T; the argument above uses no more. Once
-the weak feature is learned, the oscillation stops.
+at least delta / 4 to y f. Assumption and conclusion are measured here, from the first y f >= 1 until both classes have
+this contribution (checked after every training step). `test/oscillating_draws` is the fraction of sampled strong points
+that satisfy the condition. `test/oscillation_held_always` is the fraction of networks for which all sampled strong
+points satisfy the condition. `test/oscillation_held` is the fraction of networks for which the condition holds in the
+mean, sum l^2 >= delta^2 T, which suffices for the argument above. Once the weak feature is learned, the oscillation
+stops.
 
 Many networks are trained at once, each with its own initial weights and its own training set. Metrics are means over
-the networks with finite weights; `test/diverged` is the fraction of networks without. Every rank trains all networks,
+the networks with finite weights; `test/diverged` is the fraction of all other networks. Every rank trains all networks,
 because a batch of one cannot be sharded.
 
 The paper's full text was not available: the window of learning rates, the data and the network follow from the

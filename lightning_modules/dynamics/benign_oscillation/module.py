@@ -58,8 +58,8 @@ class BenignOscillation(MethodModule):
     """Train many patch networks at once on strong and weak features, by SGD with batch size 1.
 
     Args:
-        replicas: networks trained at once, each on its own training set of the table.
-        filters: m, filters in each of the two groups.
+        replicas: number of networks trained at once, each on its own training set in the table.
+        filters: m, number of filters in each of the two groups.
         dim: d, size of a patch.
         delta: smallest |1 - y f| that counts as oscillation.
         iterations_per_step: SGD iterations per training step; metrics are recorded once per step.
@@ -67,7 +67,7 @@ class BenignOscillation(MethodModule):
 
     Raises:
         ValueError: if an argument is out of range, or the optimizer is not plain SGD; at setup, if the precision is not
-            64-bit, the data are not a `FeatureNoise` table, or its batches are not the whole table.
+            64-bit, or the data are not a whole `FeatureNoise` table in one batch.
     """
 
     iteration: Tensor
@@ -212,7 +212,7 @@ class BenignOscillation(MethodModule):
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 
     def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
-        """Log means over the networks that did not diverge, if there are any, and return their values."""
+        """Log and return means over the networks that did not diverge, if there are any."""
         finite = self._finite()
         if not bool(finite.any()):
             return {}
@@ -223,7 +223,7 @@ class BenignOscillation(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the training history, of the scalar map over a, and, after a test, of each network's results."""
+        """Tables of the training history, the scalar map over a and, after a test, each network's results."""
         a, s, mean = bifurcation()
         columns = {"a": a, "s": s, "mean of 1 - s": mean}
         made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}

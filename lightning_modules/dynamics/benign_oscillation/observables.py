@@ -11,12 +11,12 @@ INNER_PRODUCTS = ("<w+, u>", "<w+, v>", "-<w-, v>", "<w, noise>")
 def oscillation(
     signed: Tensor, strong: Tensor, delta: float, overshot: Tensor, learned: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Count sampled strong points from the first y f >= 1 on, and measure their distance from 1.
+    """Count sampled strong points from the first y f >= 1 on, and measure the distance of y f from 1.
 
     Args:
         signed: y f of the sampled points, `[T, S]`.
         strong: 1 if a sampled point has the strong feature, else 0, `[T, S]`.
-        delta: distance from 1 that counts as oscillation.
+        delta: smallest distance of y f from 1 that counts as oscillation.
         overshot: whether y f >= 1 has occurred before, `[S]`.
         learned: whether the weak feature is learned, after which nothing is counted, `[S]`.
 

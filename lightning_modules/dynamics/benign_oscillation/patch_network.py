@@ -45,7 +45,7 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
-    """Compute y f for the single patch y v, for y = 1 and -1: the contribution of feature v `[d]` in each class."""
+    """Compute the contribution of feature v `[d]` in each class: y f for the single patch y v, for y = 1 and -1."""
     sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 
@@ -55,7 +55,7 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
     Args:
         seed: random seed.
-        iteration: number of the first iteration, int64; with the seed it determines the sample.
+        iteration: number of the first iteration, int64; iteration and seed determine the sample.
         steps: T, number of iterations.
         size: n, points per network.
         replicas: S, number of networks.
@@ -74,9 +74,9 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
     """Take T SGD steps on (f - y)^2 in place; each step uses one point of each network's own training set.
 
-    All patches are multiples of u, v and n noise vectors b_k. So the iteration runs on the inner products <w, b_k>,
-    whose updates need only inner products of the b_k; the final weights are w + sum_k c_k b_k. A filter costs n + 2
-    numbers instead of d. Networks are along the last axis, so many networks cost little more than one.
+    All patches are multiples of u, v and n noise vectors b_k. SGD therefore updates only the inner products <w, b_k>,
+    from inner products of the b_k; the final weights are w + sum_k c_k b_k. A filter costs n + 2 numbers instead of d.
+    Networks are along the last axis, so many networks cost little more than one.
 
     Args:
         weight: filters `[S, 2, m, d]`.

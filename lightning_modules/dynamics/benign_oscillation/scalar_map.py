@@ -1,11 +1,11 @@
-"""Scalar map that a network follows while the strong feature dominates, and the learning rates at which it oscillates.
+"""Scalar map of a network while the strong feature dominates, and the learning rates at which the map oscillates.
 
 On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u give
 
     s <- s (1 + a (1 - s))^2.
 
-Its fixed point 1 has the multiplier 1 - 2a, so it is unstable for a > 1. As long as 4 (1 + a)^2 <= 27, the largest
-value of s, reached after (1 + a) / (3a), stays below the zero (1 + a) / a, so that no filter changes sign.
+The map's fixed point 1 has the multiplier 1 - 2a and is therefore unstable for a > 1. If 4 (1 + a)^2 <= 27, the largest
+value of s, reached after s = (1 + a) / (3a), stays below the map's zero (1 + a) / a, and no filter changes sign.
 """
 
 import math
@@ -19,12 +19,12 @@ GREATEST_A = math.sqrt(27 / 4) - 1
 
 
 def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
-    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without 1/2 and an output with 1/m."""
+    """Compute a = 4 eta ||u||^2 / m, for the loss (f - y)^2 without a factor 1/2, and an output with factor 1/m."""
     return 4 * rate * strong_norm**2 / filters
 
 
 def window(filters: int, strong_norm: float) -> tuple[float, float]:
-    """Compute the range of rates where the map oscillates, 1 < a <= sqrt(27/4) - 1: about m/4 to 2m/5 over ||u||^2."""
+    """Compute the range of rates where the map oscillates, 1 < a <= sqrt(27/4) - 1: about [m/4, 2m/5] / ||u||^2."""
     unit = map_parameter(1.0, filters, strong_norm)
     return 1 / unit, GREATEST_A / unit
 
@@ -66,9 +66,9 @@ def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[l
     """Compute the bifurcation diagram of the map: a, final values of s, and the mean of 1 - s, clamped at 0.
 
     Args:
-        least: smallest a; the largest is `GREATEST_A`.
+        least: smallest a; the largest a is `GREATEST_A`.
         count: number of values of a.
-        kept: values of s per a.
+        kept: number of values of s for each a.
 
     Returns:
         Three lists of `count * kept` numbers.

@@ -15,15 +15,15 @@ With the log-densities l_j = log Beta(M_j; exp na_j, exp nb_j), the objectives a
                 running mean of the cost. This is the estimator of Williams (1992), with unchanged cross-entropy for the
                 classifier
 
-Without a policy, cells are uniform, Beta(1, 1), and paper_code is CE log K. So variants must be compared at an equal
-product of learning rate and this factor, which is logged as `train/log_density`. After `mask_epochs` epochs the policy
-is no longer used, the classifier's weights are averaged over the last `averaged_epochs` epochs, and the classifier is
-tuned on clean images.
+Without a policy, cells are uniform, Beta(1, 1), and paper_code is CE log K. Variants must therefore be compared at an
+equal product of learning rate and the factor of CE, logged as `train/log_density`. After `mask_epochs` epochs the
+policy is no longer used, the classifier's weights are averaged over the last `averaged_epochs` epochs, and the
+classifier is tuned on clean images.
 
-Departures from the authors' code: each head of the policy is evaluated once per step, so that its batch normalisation
-counts a batch once. The sum of densities is a logsumexp, and cells are clamped 1e-6 away from 0 and 1, where a density
-may be infinite. Base parameters are buffers, updated from the global batch. Validation uses clean images, whereas
-theirs applies one mask to each batch. Accuracy under fresh masks is measured on a shifted test set
+Departures from the authors' code: each head of the policy is evaluated once per step, so its batch normalisation counts
+each batch once. The sum of densities is a logsumexp, and cells are clamped 1e-6 away from 0 and 1, where a density may
+be infinite. Base parameters are buffers, updated from the global batch. Validation uses clean images, whereas the
+authors' validation applies one mask to each batch. Accuracy under fresh masks is measured on a shifted test set
 (`datamodules.classification.image_sets.NoisyImages`). The momentum is kept from pre-training to tuning. The reinforce
 objective and training without a policy are additions of this project. The paper's own equations were not available.
 

@@ -35,7 +35,7 @@ SHOWN = 2**30
 
 
 class NoiseMask(ClassifierSteps, MethodModule):
-    """Pre-train a classifier under noise masks of a policy, then tune it on clean images.
+    """Pre-train a classifier under noise masks of a policy, then tune the classifier on clean images.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -46,15 +46,15 @@ class NoiseMask(ClassifierSteps, MethodModule):
         kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
         mean: value of masked pixels, for each channel or for all channels.
-        averaged_epochs: number of final mask epochs; the weights at the end of each are averaged before tuning.
+        averaged_epochs: number of final mask epochs whose end-of-epoch weights are averaged before tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
-        policy_rate: learning rate of the policy as a multiple of the classifier's.
-        optimizer: built on the parameters of classifier and policy, one parameter group each.
+        policy_rate: learning rate of the policy as a multiple of the classifier's learning rate.
+        optimizer: optimizer of two parameter groups, classifier and policy.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the grid or the kernel is too large for the images, or
-            DDP does not allow unused parameters, which the policy has during tuning.
+        ValueError: if an argument is out of range; at setup, if grid or kernel is too large for the images, or DDP does
+            not allow unused parameters (the policy's, during tuning).
     """
 
     mean: Tensor
@@ -155,7 +155,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Average the weights over the last mask epochs, and load the average after the last of them."""
+        """Average the weights over the last mask epochs, and load the average after the final mask epoch."""
         number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
         if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
             return

@@ -1,4 +1,4 @@
-"""Policy of noise masks: its network, the distribution of the cells, and the objectives."""
+"""Policy of noise masks: network, distribution of the cells, and objectives."""
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,11 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
 
 
 def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
-    """Compute the mean cost plus the REINFORCE surrogate; its gradient is an estimate of the expected cost's gradient.
+    """Compute mean cost plus REINFORCE surrogate, whose gradient estimates the gradient of the expected cost.
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.
         density: sum_j l_bj, `[B]`.
-        baseline: baseline of the cost, a scalar.
+        baseline: scalar that REINFORCE subtracts from the cost.
     """
     return cost.mean() + ((cost.detach() - baseline) * density).mean()

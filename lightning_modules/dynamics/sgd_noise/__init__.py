@@ -8,16 +8,16 @@ large for lazy training and small for feature learning, the loss of a batch is
 Batches of B points are sampled without replacement in every iteration. Training stops when all points are fitted, alpha
 y F >= 1: then the loss and all gradients are zero. Three measurements show the regime: the training time t* (dt times
 the number of iterations), the change of the weights, and the change of the tangent kernel K, mean (K - K_0)^2 / mean
-K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and noise matters above T_c ~ P^-a.
+K^2. For P points the paper finds t* ~ T P^b and |w - w_0| ~ T^delta P^gamma, and that noise matters above T_c ~ P^-a.
 
-A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi has, by a scaling argument for
-vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. With w_0 = 0
-and infinite alpha (zero margin), everything is linear in T.
+For a perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi, a scaling argument for
+vanishing margins gives gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi), delta = 1 and a = gamma / delta. With w_0 = 0 and
+infinite alpha (zero margin), everything is linear in T.
 
-Test errors in % of even versus odd MNIST digits with `configs/sgd_noise/mnist.yaml` are from one seed and 10,000 test
-images ([picture](images/sgd_noise_mnist.png)). Noise raises the error in lazy training, from 9.8 to 12.5 %. It lowers
-the error in feature learning, from 9.5 to 5.7 %, until training diverges. The lowest error, 5.5 %, is at alpha = 1/16.
-From T = 1 on the kernel changes at large alpha, too.
+The table shows test errors in % for even versus odd MNIST digits with `configs/sgd_noise/mnist.yaml`, from one seed and
+10,000 test images ([picture](images/sgd_noise_mnist.png)). Noise raises the error in lazy training, from 9.8 to 12.5 %.
+Noise lowers the error in feature learning, from 9.5 to 5.7 %, until training diverges. The lowest error, 5.5 %, is at
+alpha = 1/16. From T = 1 on, the kernel also changes at large alpha.
 
 | alpha | T = 1/64 | 1/16 | 1/4 | 1 | 4 | 16 |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -34,10 +34,10 @@ iterations (`descend`). Training stops at the end of the epoch in which the last
 exact iteration. Training also stops if the loss is not finite, which counts as a result: `test/diverged` is then 1.
 Each batch is sharded over ranks, and T refers to the global batch.
 
-Departures from the authors' code: t* is exact, whereas theirs is the time of the first checkpoint with zero loss. Their
-`temp` is T / h for a network of width h. Observables are measured at the end of an epoch, whenever the number of
-iterations has grown by a quarter. Not implemented: the quadratic and the soft hinge loss, regularisers, their
-stochastic differential equation, and the change of the outputs in one step.
+Departures from the authors' code: t* is exact, whereas the authors' t* is the time of the first checkpoint with zero
+loss. The authors' `temp` is T / h for a network of width h. Observables are measured at the end of an epoch, whenever
+the number of iterations has grown by a quarter. Not implemented: the quadratic and the soft hinge loss, regularisers,
+the authors' stochastic differential equation, and the change of the outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

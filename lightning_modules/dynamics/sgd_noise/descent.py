@@ -40,7 +40,7 @@ class Course(NamedTuple):
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
-    """Mask the points with margin 1 / alpha: y F >= 1 / alpha, and y F > 0 if the margin is zero.
+    """Mask the fitted points: y F >= 1 / alpha or, if the margin is zero, y F > 0.
 
     Args:
         signed: y F, of any shape; NaN counts as not fitted.
@@ -108,15 +108,16 @@ def descend(
 ) -> Course:
     """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
-    A batch whose points are all fitted does not change the weights. So the next `ahead` batches are evaluated together,
-    and the batches before the first unfitted batch are skipped. Weights and iteration counts are the same as without
-    evaluating batches together. Each batch is sharded over ranks.
+    A batch whose points are all fitted does not change the weights. Therefore the next `ahead` batches are evaluated
+    together, and the batches before the first unfitted batch are skipped. Weights and iteration counts are the same as
+    without evaluating batches together. Each batch is sharded over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
         batches: indices of the next batches, `[iterations * ahead, B]`.
-        iterations: number of SGD updates; each runs on the first unfitted batch of a group, or on its last batch.
+        iterations: number of SGD updates; each runs on the first unfitted batch of a group or, if all are fitted, on
+            the group's last batch.
         ahead: number of batches evaluated together.
         rate: learning rate.
         alpha: scale of the output.

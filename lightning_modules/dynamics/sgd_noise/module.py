@@ -1,4 +1,4 @@
-"""LightningModule of SGD at a temperature, which trains until all points are fitted."""
+"""LightningModule that trains by SGD at a given temperature until all points are fitted."""
 
 import copy
 import math
@@ -49,7 +49,7 @@ class SGDNoise(MethodModule):
             margin and needs a network with all weights initialised to zero.
         batch_size: B, global batch size.
         iterations_per_step: SGD iterations per training step, not counting skipped iterations with fitted batches.
-        kernel_points: training points for measuring the tangent kernel; 0 disables it.
+        kernel_points: number of training points on which the tangent kernel is measured; 0 disables this.
 
     Raises:
         ValueError: if an argument is out of range, or `alpha` is infinite and the network's weights are not all zero.
@@ -73,7 +73,7 @@ class SGDNoise(MethodModule):
         at_least(1, batch_size=batch_size, iterations_per_step=iterations_per_step)
         at_least(0, kernel_points=kernel_points)
         if math.isinf(alpha) and any(bool(each.any()) for each in network.parameters() if not each.is_meta):
-            raise ValueError("alpha is infinite, which needs a network with zero weights: set its initial_std to 0")
+            raise ValueError("alpha is infinite, which needs a network with zero weights: set network.initial_std to 0")
         self.network = network
         self.initial = copy.deepcopy(network).requires_grad_(False)
         self.temperature = temperature

@@ -1,6 +1,6 @@
 """The schedule from the dense to the N:M network: mask and pattern as functions of step and epoch.
 
-It has no stored state: an interrupted run derives D and pattern from its step and epoch.
+The schedule stores no state: a resumed run derives D and pattern from its step and epoch.
 """
 
 import math
@@ -29,7 +29,7 @@ PULL = 2e-4
 
 
 def mask_decay(way: Way, rate: float, step: int) -> float:
-    """Compute D at a step, counted from the end of the dense phase.
+    """Compute the decay factor D at a step, counted from the end of the dense phase.
 
     Args:
         way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential gives exp(-rate step), others give 0.
@@ -66,7 +66,7 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
 
 
 class Flow:
-    """State shared by all sparse layers of a network: the schedule, and the current position in it.
+    """State shared by all sparse layers of a network: the schedule, and the current position in the schedule.
 
     Until `place` is called, layers are sparse.
 
@@ -99,10 +99,10 @@ class Flow:
         return epoch < self.dense_epochs
 
     def decay_at(self, step: int, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute D at an optimizer step, counted from 0.
+        """Compute the decay factor D at an optimizer step, counted from 0.
 
         Args:
-            step: step, over the whole training.
+            step: optimizer step, counted from the start of training.
             epoch: epoch of the step, counted from 0.
             epochs: number of epochs of the whole training.
             steps_per_epoch: optimizer steps in an epoch.
@@ -131,7 +131,7 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prune a weight to N:M: as scheduled in training mode, and as at the end of the schedule in evaluation mode.
+    """Prune a weight to N:M, as scheduled in training mode, and as in the schedule's end in evaluation mode.
 
     Args:
         n: N.
@@ -210,13 +210,13 @@ def sparsify(
         n: N.
         m: M.
         layers: name patterns of the layers, see `layers_named`.
-        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of a fused
-            `qkv`.
-        along: which weights are consecutive.
+        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects query, key or value rows of
+            a fused `qkv`.
+        along: direction in which weights are consecutive.
         flow: schedule of the network.
 
     Raises:
-        ValueError: if a pattern or a layer does not fit; the message names it.
+        ValueError: if a pattern or a layer does not fit; the message names the pattern or the layer.
     """
     kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")

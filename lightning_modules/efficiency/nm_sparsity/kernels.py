@@ -1,4 +1,4 @@
-"""2:4 sparse weights in the tensor cores' format, with half the numbers and up to twice the speed."""
+"""2:4 sparse weights in the tensor cores' format, which stores half of the numbers and is up to twice as fast."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def in_semi_structured_kernels(network: nn.Module) -> list[str]:
     """Convert the 2:4 layers of a trained network, in place, to torch's semi-structured format, for inference only.
 
     Args:
-        network: network with linear layers that are 2:4 along their inputs, on a GPU and in half precision.
+        network: network with linear layers that are 2:4 sparse along their inputs, on a GPU and in half precision.
 
     Returns:
         The names of the layers.

@@ -4,7 +4,7 @@ Of every M consecutive weights along an axis, the N with the largest magnitude a
 
     W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1].
 
-D = 0 gives the sparse network, and D = 1 gives the dense one.
+D = 0 gives the sparse network, and D = 1 the dense network.
 """
 
 from typing import Any, Literal, get_args
@@ -22,7 +22,7 @@ COMPARED = 16
 
 
 def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
-    """Mark the N weights of largest magnitude among every M; ties go to the first, so that ranks agree.
+    """Mark the N weights of largest magnitude among every M; of equal weights, all ranks mark the first.
 
     Args:
         weight: `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.

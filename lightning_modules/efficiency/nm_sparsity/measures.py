@@ -51,7 +51,7 @@ class ForwardCost:
 
         Args:
             density: fraction of nonzero effective weights, by layer name.
-            gradient_density: fraction of weights with a gradient.
+            gradient_density: fraction of weights with a gradient, by layer name.
         """
         saved = sum(
             cost * (2 * (1 - density[name]) + (1 - gradient_density[name])) for name, cost in self.layers.items()
@@ -65,7 +65,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 
     Args:
         network: network with layers that become sparse.
-        inputs: images, or texts as encoded by their tokenizer, of one sample or more.
+        inputs: images or tokenized texts, of one sample or more.
 
     Raises:
         ValueError: if a layer is never called.
@@ -100,7 +100,7 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute the mean fractions of nonzero effective weights, and of weights with a gradient, in an epoch, by layer.
+    """Compute, for each layer, an epoch's mean fractions of nonzero effective weights and of weights with a gradient.
 
     Args:
         network: network with the sparse layers.
@@ -122,6 +122,6 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights; None without such a state."""
+    """Average Adam's running mean of squared gradients over all entries of weights; None if there is no such mean."""
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

@@ -26,17 +26,16 @@ from lightning_modules.training.logging import log_same
 
 
 class NMSparsity(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy, and some of its layers towards N:M sparse weights.
+    """Train any network with cross-entropy, while the weights of some layers become N:M sparse.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        n: N, number of weights kept of every M, in 1...M.
+        n: N, number of weights kept in each group of M, in 1...M.
         m: M, number of consecutive weights in a group; divides the length of the layers' axis.
         layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` matches one character.
-        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects these rows of timm's fused
-            `qkv`, as in `*.qkv/v`.
+        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects query, key or value rows of
+            timm's fused `qkv`, as in `*.qkv/v`.
         along: direction of consecutive weights: along a layer's inputs (input channels), or along its outputs.
         way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
             with sdgf_stepwise and sdgf_geometric, patterns tighten.
@@ -46,8 +45,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         dense_epochs: epochs before pruning starts.
         fine_tune_epochs: number of final epochs, in which the mask is binary and the pattern is N:M.
         view: augmentation of training images on the device, such as `views.TimmRandAugment`; None does not augment.
-        soft_labels: mixes images and labels, and smooths labels; with None, both stay unchanged. With mixed images,
-            callbacks receive no logits of training images.
+        soft_labels: mixing of images and labels, and label smoothing; None does neither. With mixed images, callbacks
+            receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -120,7 +119,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
 
     @property
     def _length(self) -> tuple[int, float]:
-        """Number of epochs, and of optimizer steps in each."""
+        """Number of epochs, and number of optimizer steps in each epoch."""
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return self.trainer.max_epochs or 0, steps
 

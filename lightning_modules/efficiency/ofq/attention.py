@@ -1,4 +1,4 @@
-"""timm's attention with quantised activations, plain and with queries and keys in one product (QKR)."""
+"""timm's attention with quantised activations, with or without one product of query and key weights (QKR)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ class _QuantizedAttention(nn.Module):
     Args:
         attention: timm's `Attention` or `WindowAttention`, whose linear layers are already quantised.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer` from its arguments after the first two, or the identity.
+        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
     """
 
     def __init__(self, attention: nn.Module, tokens: int, made: Made) -> None:
@@ -44,7 +44,7 @@ class _QuantizedAttention(nn.Module):
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
     def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the module's output from logits `[B, H, N, N]` before scaling and values `[B, N, H d]`."""
+        """Compute the module's output from unscaled logits `[B, H, N, N]` and values `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
         if self.windowed:
@@ -86,13 +86,13 @@ class QuantizedAttention(_QuantizedAttention):
 
 
 class QKRAttention(_QuantizedAttention):
-    """Attention that quantises the product of each head's query and key weights, without biases, instead of the two.
+    """Attention that quantises the product of each head's query and key weights, without biases, as one weight.
 
     Args:
-        attention: see `QuantizedAttention`; the function of its `qkv` quantises only the rows of values.
+        attention: see `QuantizedAttention`; the weight function of `qkv` quantises only the value rows.
         tokens: N, number of input tokens.
-        made: builds a `Quantizer` from its arguments after the first two, or the identity.
-        product: quantises the weights of all heads' products, `[H C, C]`.
+        made: builds a `Quantizer`, or the identity, from a name, the number of scales and further keyword arguments.
+        product: quantises the stacked products of query and key weights of all heads, `[H C, C]`.
     """
 
     qkv: LinearOfFunction
@@ -121,7 +121,7 @@ class QKRAttention(_QuantizedAttention):
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     if attn_mask is not None or is_causal:
-        raise ValueError("attn_mask: quantised attention supports no masks other than those of windows")
+        raise ValueError("attn_mask: quantised attention supports no masks except window masks")
 
 
 KNOWN: dict[type[nn.Module], str] = {Attention: "VisionTransformer", WindowAttention: "SwinTransformer"}
@@ -132,7 +132,7 @@ def attention_names(network: nn.Module) -> list[str]:
     """Find the attention modules of a timm network.
 
     Raises:
-        ValueError: if a module cannot be quantised; the message names it and the classes that can.
+        ValueError: if a module cannot be quantised; the message names the module and the supported classes.
     """
     names = []
     for name, module in network.named_modules():

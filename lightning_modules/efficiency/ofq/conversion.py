@@ -1,4 +1,4 @@
-"""Quantise a timm vision transformer in place, layer by layer, and export it."""
+"""Quantise a timm vision transformer in place, layer by layer, and export the result."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -74,7 +74,7 @@ def input_shapes(transformer: Any) -> dict[str, torch.Size]:
         for name, module in transformer.named_modules()
     ]
     if not transformer.patch_embed.img_size:
-        raise ValueError("network: it takes images of any size, but scales need a fixed number of tokens")
+        raise ValueError("network takes images of any size, but scales need a fixed number of tokens")
     height, width = transformer.patch_embed.img_size
     tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
     image = torch.empty(1, transformer.patch_embed.proj.in_channels, height, width, device="meta")
@@ -110,7 +110,7 @@ def quantize(
         reparametrised: quantise the product of query and key weights (QKR).
 
     Raises:
-        ValueError: if the network, or its attention, is of another kind, or frozen.
+        ValueError: if the network or its attention is frozen or of an unsupported class.
     """
     transformer = transformer_of(network)
     names, shapes = attention_names(transformer), input_shapes(transformer)
@@ -185,7 +185,7 @@ class QuantizedRows(NamedTuple):
 
 
 def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
-    """Find the rows quantised by StatsQ, under the plain network's names; with QKR only the values of a `qkv`."""
+    """Find the rows quantised by StatsQ, under the plain network's names; with QKR, only the value rows of a `qkv`."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
@@ -198,9 +198,9 @@ def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
 
-    With these weights a plain network computes the logits of the quantised network without quantised activations and
-    without QKR. The plain network cannot hold the quantised product: it gets the trained query and key weights.
-    Quantised activations need the returned ranges, scales and shifts, at the named places.
+    With these weights, a plain network has the logits of the quantised network, if the latter has no quantised
+    activations and no QKR. The plain network cannot hold the quantised product, and gets the trained query and key
+    weights instead. Quantised activations need the returned ranges, scales and shifts, at the named places.
 
     Args:
         network: quantised network.

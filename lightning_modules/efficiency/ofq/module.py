@@ -43,7 +43,7 @@ def mean_logits(outputs: Logits) -> Tensor:
 
 
 def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the cross-entropies of the first head with labels, and of the second with the teacher's softmax.
+    """Compute the cross-entropy of the first head with labels, and of the second head with the teacher's softmax.
 
     Args:
         outputs: logits `[B, K]` of both heads, or of a single head.
@@ -78,17 +78,18 @@ class OFQ(ClassifierSteps, MethodModule):
             `callbacks.pretraining.Pretraining`, belong in `teacher.network`, which initialises the quantised network.
         num_classes: number of classes, K.
         weight_bits: bits of the weights of MLPs, attention and patch merging, in 2...8.
-        activation_bits: bits of activations, in 2...8; None quantises none, also in the first layer and the heads.
+        activation_bits: bits of activations, in 2...8; None quantises no activations, even in the first layer and the
+            heads.
         end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
-        reparametrised: quantise the product of query and key weights instead of the two (QKR).
+        reparametrised: quantise the product of query and key weights as one weight (QKR).
         annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
         boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains during CGA.
         calibration_samples: number of training images for measuring the initial scales.
-        track: count oscillating weights, which takes six bytes per weight, and a pass over all weights in each step.
+        track: count oscillating weights; this costs six bytes per weight, and a pass over all weights in each step.
         view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None does not
             augment.
-        optimizer: built on the network's trainable parameters, including scales; weight decay excludes biases, scales
-            and shifts.
+        optimizer: optimizer of the network's trainable parameters, including scales; weight decay excludes biases,
+            scales and shifts.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Oscillation of weights between two levels: counting, plotting, and confidence-guided annealing against it."""
+"""Count and plot oscillations of weights between two levels, and prevent them by confidence-guided annealing."""
 
 from collections.abc import Callable, Sequence
 
@@ -48,7 +48,7 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def update(self, integers: Tensor) -> Tensor:
-        """Update with the integers after a step, and return a bool mask of the integers that oscillated in it."""
+        """Update with the integers after a step, and return a bool mask of integers that oscillated in this step."""
         change = (integers - self.last).sign().to(torch.int8)
         oscillated = change * self.direction == -1
         self.frequency.lerp_(oscillated.to(self.frequency.dtype), MOMENTUM)
@@ -63,11 +63,11 @@ def share_of(marked: Sequence[Tensor]) -> Tensor:
 
 
 class Annealing:
-    """Freeze all weights that are not near a threshold, for one step: they get no gradient and keep their values.
+    """Freeze all weights that are not near a threshold, for one step: no gradients, and unchanged values.
 
     Args:
         rows: rows quantised by StatsQ.
-        boundary: BR, distance from a threshold in quantisation steps within which a weight trains.
+        boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -98,11 +98,11 @@ class Annealing:
 
 @torch.no_grad()
 def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
-    """Compute histograms of latent weights between thresholds, for all weights and for oscillating ones.
+    """Compute histograms of latent weights between thresholds, for all weights and for oscillating weights.
 
     Args:
         rows: rows quantised by StatsQ.
-        oscillating: returns the mask of oscillating entries for the i-th rows; None omits them.
+        oscillating: maps i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
         bits: bits of the weights.
     """
     n = 2 ** (bits - 1)

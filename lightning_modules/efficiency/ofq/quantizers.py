@@ -17,7 +17,7 @@ LEAST_SCALE = 1e-5
 
 
 def row_scale(weight: Tensor) -> Tensor:
-    """Compute the scale of each row of a weight `[out, ...]`, twice its mean absolute value: `[out, 1, ...]`."""
+    """Compute the scale of each row of a weight `[out, ...]`, twice the row's mean absolute value: `[out, 1, ...]`."""
     scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -29,13 +29,13 @@ def positions(weight: Tensor, bits: int) -> Tensor:
 
 
 def integers(weight: Tensor, bits: int) -> Tensor:
-    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); its level is s (integer + 1/2) / n."""
+    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); the level is s (integer + 1/2) / n."""
     n = 2 ** (bits - 1)
     return positions(weight, bits).round().clamp(-n, n - 1)
 
 
 def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
-    """Mark entries within `boundary` of one of the 2^bits - 1 thresholds, in quantisation steps; bool, like the weight.
+    """Mark entries within `boundary` quantisation steps of one of the 2^bits - 1 thresholds; bool, like the weight.
 
     Clipped entries are about one step away from the nearest threshold.
     """
@@ -46,7 +46,7 @@ def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
 
 
 class _StatsQ(torch.autograd.Function):
-    """Round a weight, with the identity as gradient."""
+    """Round a weight, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
@@ -90,13 +90,13 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
 
     The gradient passes where Q_n <= x / s <= Q_p. The gradient of s is round(x / s) - x / s in this range, and Q_n or
-    Q_p outside. It is divided by sqrt(Q_p count), where count entries share s.
+    Q_p outside. The gradient of s is divided by sqrt(Q_p count), where count entries share s.
 
     Args:
         x: tensor of any shape.
         scale: s, broadcastable to x; at least 1e-5 is used.
         bounds: Q_n and Q_p, `[2]`.
-        parts: number of entries that share s over all ranks, divided by their number on this rank.
+        parts: number of entries that share s over all ranks, divided by the number on this rank.
     """
     return _LSQ.apply(x, scale, bounds, parts)
 
@@ -108,7 +108,7 @@ def bounds_of(bits: int, signed: bool) -> Tensor:
 
 
 class StatsQ(WeightFunction):
-    """Quantise the rows of a weight by scales computed from the row.
+    """Quantise each row of a weight by a scale computed from that row.
 
     Args:
         bits: b, at least 2.
@@ -239,7 +239,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Measure scales in forward passes within the context, each from outputs of the quantised layers before it."""
+    """Within the context, forward passes measure each scale from the outputs of the preceding quantised layers."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True

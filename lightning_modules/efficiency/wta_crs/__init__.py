@@ -1,20 +1,20 @@
 """Winner-take-all column-row sampling (WTA-CRS): fine-tuning with few of the activations that exact training keeps.
 
-In a linear layer Z = H W^T, only the weight's gradient needs the input H: it is a sum over M pairs of a token's
-gradient and its input. WTA-CRS keeps k << M of these tokens: the set C of the c most probable ones, and k - c sampled
-from the others,
+In a linear layer Z = H W^T, only the weight's gradient needs the input H. This gradient is a sum over M tokens, of the
+products of a token's gradient and input. WTA-CRS keeps k << M of these tokens: the set C of the c most probable tokens,
+and k - c tokens sampled from the others,
 
     dL/dW = sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,    p_i ~ ||h_i|| z_i,   P_C = sum_C p_i
 
 Here c minimises (1 - P_C) / (k - c) over 0 <= c < k. The estimate is unbiased, and its variance is below that of plain
 column-row sampling if P_C > c / k. Outputs, and gradients of inputs and biases, are exact. z_i is the norm of the
 token's gradient g_i one epoch before, stored for each layer and training sample in bfloat16 on the CPU; only the rows
-of a batch are moved to the device. Products of attention can be sampled in the same way; then gradients of earlier
-layers are estimates, too. With `compact`, dropout and ReLU keep bits, and layer normalisation keeps its output, as in
-the published memory measurements.
+of a batch are moved to the device. Products of attention can be sampled in the same way; gradients of earlier layers
+are then estimates as well. With `compact`, dropout and ReLU keep one bit per value, and layer normalisation keeps its
+output, as in the published memory measurements.
 
-Memory kept for the backward pass of T5-base, 128 tokens, relative to exact training (autograd's tensors without
-parameters; LoRA relative to LoRA):
+The table shows the memory kept for the backward pass of T5-base with 128 tokens, relative to exact training (autograd's
+tensors without parameters; LoRA relative to LoRA):
 
 | products | 30 % | 10 % |
 | --- | --- | --- |
@@ -23,15 +23,15 @@ parameters; LoRA relative to LoRA):
 | with `compact`, too | 0.26 | 0.19 |
 | LoRA with both products of attention and `compact` | 0.25 | 0.19 |
 
-The paper reports peaks of 8.44 and 7.30 GB, compared with 17.66 GB. All of them include 3.4 GB of weights, gradients
-and AdamW's state. Without them the ratios are 0.35 and 0.27. For LoRA, the peaks are 6.50 and 5.44 GB against 13.84 GB;
-without the weights of 0.85 GB, the ratios are 0.43 and 0.35. Temporary tensors of a step, such as gathered gradient
-rows and full gradients of attention's weights, add to a peak, but are not saved tensors. If exact training uses fused
-attention, which keeps no weights, sampling the products of attention saves nothing. The norms of a sample take 9 kB for
-the linear layers of T5-base, and 214 kB with the products of attention.
+The paper reports memory peaks of 8.44 and 7.30 GB, compared with 17.66 GB. All of these peaks include 3.4 GB of
+weights, gradients and AdamW's state. Without these 3.4 GB, the ratios are 0.35 and 0.27. For LoRA, the peaks are 6.50
+and 5.44 GB against 13.84 GB; without the weights of 0.85 GB, the ratios are 0.43 and 0.35. Temporary tensors of a step,
+such as gathered gradient rows and full gradients of attention's weights, add to a peak, but are not saved tensors. If
+exact training uses fused attention, which keeps no weights, sampling the products of attention saves nothing. The norms
+of a sample take 9 kB for the linear layers of T5-base, and 214 kB with the products of attention.
 
-Each rank samples from its own shard of the batch, as in the authors' code: the kept tokens depend on the world size,
-and the estimate is unbiased for any. With `shares` W, fewer ranks sample as W ranks would.
+Each rank samples from its own shard of the batch, as in the authors' code. The kept tokens depend on the world size,
+but the estimate is always unbiased. If `shares` is W, fewer ranks sample as W ranks would.
 
 Differences from the authors' code, whose sums are biased in the cases below:
 
@@ -40,9 +40,9 @@ Differences from the authors' code, whose sums are biased in the cases below:
   the remainder if 1 - P_C < 0.001;
 * c = k, for which the code divides by 0, is excluded;
 * z is the norm for the sample's own loss: it does not depend on the batch size, the number of ranks, accumulation or
-  the loss scale of half precision. A sample without a known norm gets the mean of the others; the code uses 0 unless
-  all are new;
-* half precision is the trainer's; the code uses float16.
+  the loss scale of half precision. A sample without a known norm gets the mean of the known norms; the code uses 0
+  unless all samples are new;
+* half precision follows the trainer; the code uses float16.
 
 Source: Liu, Wang, Zhong, Xu, Zha, Tang, Jiang, Zhou, Chaudhary, Xu and Hu, Winner-Take-All Column Row Sampling for
 Memory Efficient Adaptation of Language Model, NeurIPS 2023, arXiv 2305.15265.

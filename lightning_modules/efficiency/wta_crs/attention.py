@@ -24,7 +24,7 @@ class _TakenOver(TorchFunctionMode):
 
     Args:
         products: replacements for the products of queries with keys, and of weights with values.
-        dropout: called with a tensor, a probability and whether it is active.
+        dropout: function of a tensor, a probability, and whether dropout is active.
     """
 
     def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:
@@ -58,7 +58,7 @@ class _TakenOver(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Compute what `scaled_dot_product_attention` does, with the same arguments."""
+        """Compute attention in separate steps, with the arguments of `scaled_dot_product_attention`."""
         if enable_gqa or len(self.left) < 2 or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
             raise ValueError("attention: grouped keys and values, or two products in one call, cannot be sampled")
         scores = sampled_product(
@@ -96,13 +96,13 @@ def _run(
 
 
 def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dropout = F.dropout) -> None:
-    """Compute the gradients of an attention module's two products, in place, from sampled column-row pairs.
+    """Change an attention module in place to compute the gradients of its two products from sampled column-row pairs.
 
     Args:
         module: module whose forward pass multiplies queries with keys, and weights with values, with heads in dimension
             1.
         name: the module's name, for error messages.
-        sampler: sampler of its network.
+        sampler: sampler of the module's network.
         dropout: dropout of the weights, called like `torch.nn.functional.dropout`.
     """
     products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]

@@ -1,4 +1,4 @@
-"""Layers with equal results that save less for the backward pass: masks as bits, normalisation's output as its input.
+"""Layers with equal results that save less for backward: masks as bits, and a normalisation's output as its input.
 
 The published memory of WTA-CRS includes these layers. Dropout keeps one bit for each value instead of a byte, and ReLU
 keeps one bit instead of the value. Layer normalisation keeps its output instead of its input; the next layer keeps that
@@ -26,7 +26,7 @@ def packed(mask: Tensor) -> Tensor:
 
 
 def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Unpack the bool tensor that `packed` packed."""
+    """Restore the bool tensor from the output of `packed`."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
 
@@ -61,8 +61,7 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mark the weights of a normalisation that its stored output can be divided by; without a bias, all nonzero
-    ones."""
+    """Mark the normalisation weights that a stored output can be divided by; without a bias, all nonzero weights."""
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
     return weight.abs() >= least
@@ -85,7 +84,7 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 class _Normalisation(torch.autograd.Function):
     """Normalise the last dimension; save the output, from which the backward pass recovers the normalised input.
 
-    If a weight is too close to 0 to recover it, the gradient treats the input as 0.
+    Where a weight is too close to 0 to recover the normalised input, the gradient treats that input as 0.
     """
 
     @staticmethod
@@ -134,10 +133,10 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input; also T5's, without mean and bias.
+    """Layer normalisation that saves its output instead of its input; supports T5's, which has no mean and bias.
 
     Args:
-        layer: source of its parameters: a `LayerNorm` over the last dimension with a weight, or a normalisation of
+        layer: source of the parameters: a `LayerNorm` over the last dimension with a weight, or a normalisation of
             transformers with `variance_epsilon`.
     """
 
@@ -186,10 +185,10 @@ def compact_layers(network: nn.Module) -> None:
 
 
 def keep_inputs(network: nn.Module) -> None:
-    """Make normalisations with a weight close to 0 save their inputs, and warn once for each.
+    """Make normalisations with a weight close to 0 save their inputs; warn once for each normalisation.
 
-    This synchronises with the device, so it is called between epochs: at an epoch's end, when the outputs' dtype is
-    known and the checkpoint is not yet written, and at its start, when initial weights may be 0.
+    The function synchronises with the device, and is therefore called between epochs. At an epoch's end, the outputs'
+    dtype is known and the checkpoint not yet written; at an epoch's start, initial weights may be 0.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
@@ -204,7 +203,7 @@ def keep_inputs(network: nn.Module) -> None:
 
 
 def kept_inputs(network: nn.Module) -> list[str]:
-    """List the normalisations that save their inputs, for a checkpoint, so that a run can resume within an epoch."""
+    """List the normalisations that save their inputs; with this list, a checkpoint can resume within an epoch."""
     return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
 
 

@@ -1,13 +1,13 @@
-"""Select which column-row pairs of a product are kept, and their weights.
+"""Select the kept column-row pairs of a product, and their weights.
 
 The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. With probabilities p, in descending order p_(1), p_(2),
-..., WTA-CRS keeps k pairs: the set C of the c most probable ones, unchanged, and k - c sampled from the others with
-replacement,
+..., WTA-CRS keeps k pairs: the set C of the c most probable pairs, unchanged, and k - c pairs sampled from the others
+with replacement,
 
     sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i.
 
-The estimate is unbiased for every C. Its variance is minimal if c minimises (1 - P_C) / (k - c), 0 <= c < k. c = 0
-gives plain column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
+The estimate is unbiased for every C. The estimate has minimal variance if c minimises (1 - P_C) / (k - c), 0 <= c < k.
+c = 0 gives plain column-row sampling (CRS). All computations stay on the device, and shapes depend only on M and k.
 """
 
 from typing import Literal, get_args
@@ -26,16 +26,16 @@ FLOOR = 1e-8
 
 
 def budget(num_pairs: int, ratio: float) -> int:
-    """Compute the number of kept pairs, k of M: a fraction of them, at least ten, at most all."""
+    """Compute the number k of kept pairs, of M: a fraction of M, but at least ten and at most M."""
     return min(max(int(num_pairs * ratio), LEAST_PAIRS), num_pairs)
 
 
 def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
-    """Compute p, proportional to the norm of each row h times the estimated norm of its partner g.
+    """Compute probabilities p, proportional to the norm of each row h times the estimated norm of its partner g.
 
     Args:
         rows: H, `[..., M, d]`, in any precision.
-        gradient_norms: `[..., M]`, estimates of the norms of g; None treats them as equal.
+        gradient_norms: `[..., M]`, estimates of the norms of g; None treats all norms as equal.
 
     Returns:
         `[..., M]`, with sum 1, in single precision or better.
@@ -51,11 +51,11 @@ def num_winners(ascending: Tensor, k: int) -> Tensor:
     """Compute c, the number of pairs kept with certainty, which minimises (1 - P_C) / (k - c).
 
     Args:
-        ascending: sums of the smallest probabilities, `[R, M]`: column j sums j + 1 of them.
+        ascending: sums of the smallest probabilities, `[R, M]`: column j sums the j + 1 smallest.
         k: number of kept pairs, below M.
 
     Returns:
-        A scalar, int64, in 0 ... k - 1; with several rows the objective is averaged, so that all have the same c.
+        A scalar, int64, in 0 ... k - 1; several rows have a common c, which minimises their mean objective.
     """
     rest = ascending.flip(-1)[:, :k]  # 1 - P_C for c = 0 ... k - 1
     return (rest / (k - torch.arange(k, device=rest.device))).mean(dim=0).argmin()
@@ -67,7 +67,7 @@ def chosen_pairs(
     """Sample k of M pairs, and compute their weights.
 
     Args:
-        probability: p, `[R, M]`: for R products, which have the same number of winners.
+        probability: p, `[R, M]`, of R products with a common number of winners.
         k: number of kept pairs, below M.
         uniform: uniform random numbers in [0, 1), `[R, k]`; the first c of each row are unused.
         estimator: wta_crs, crs (no winners) or top_k (the most probable pairs with weight 1; biased).

@@ -17,13 +17,13 @@ from lightning_modules.interfaces import Table
 def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
     """Measure ||estimate - exact|| / ||exact|| for each layer's weight on a global batch.
 
-    It runs the batch once with all activations, and once for each estimator, with the same dropout masks.
+    The batch runs once with all activations, and once for each estimator, with the same dropout masks.
 
     Args:
         network: network with sampled linear layers; its gradients do not change.
         sampler: sampler of the network.
         batch: batch with labels.
-        begin: restarts the step, with the same random numbers.
+        begin: function that restarts the step with the same random numbers.
 
     Returns:
         The errors of the layers for each estimator, in the order of definition, `[layers]`.
@@ -53,7 +53,7 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
 
 
 def table_of(errors: dict[str, Tensor]) -> Table:
-    """Build the table of the layers' errors, with a line for each estimator."""
+    """Build a table of relative gradient errors by layer and estimator."""
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}

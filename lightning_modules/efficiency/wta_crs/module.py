@@ -36,7 +36,7 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Compute gradients of a network's products, in place, from sampled pairs; parameters keep their names.
+    """Change a network in place to compute gradients of products from sampled pairs; parameters keep their names.
 
     Args:
         network: any network from timm, transformers or torch.
@@ -57,22 +57,21 @@ def sample_products(
 
 
 class WTACRS(ClassifierSteps, MethodModule):
-    """Fine-tune any network with cross-entropy, keeping few of its activations.
+    """Fine-tune any network with cross-entropy, keeping only few activations for the backward pass.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1], or texts as encoded by their tokenizer, to logits
-            `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         layers: name patterns of linear layers to sample: `*` matches any characters, `?` matches one character.
         attention: name patterns of attention modules whose two products are sampled.
-        ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens.
+        ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens are kept.
         estimator: wta_crs, crs (plain column-row sampling) or top_k (only the most probable tokens; biased).
         compact: save masks of dropout and ReLU in bits, and layer normalisation's output instead of its input.
         shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
             number of ranks.
-        measure_error: compare the layers' gradients with the exact ones on each epoch's last batch, for each estimator.
-            `train/gradient_error`, and in a test `test/gradient_error` for the last epoch, is the mean error of the
-            estimator in use. It needs memory for all activations of that batch.
+        measure_error: compare estimated with exact gradients of the layers on each epoch's last batch, for each
+            estimator. The mean error of the estimator in use is logged as `train/gradient_error` and, for the last
+            epoch, as `test/gradient_error`. The comparison needs memory for all activations of that batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -3,7 +3,7 @@
     Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The forward pass computes the norms of H; for the norms of G it uses the values of the sample's previous epoch.
+The forward pass computes the norms of H, and takes the norms of G from the sample's previous epoch.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from lightning_modules.full_precision import at_least_float32
 class Sampler:
     """State shared by the sampled products of a network: budget, estimator, and the current samples' gradient norms.
 
-    Without `begin_step` no norms are known, and sampling uses torch's own generator.
+    Unless `begin_step` is called, no norms are known and sampling uses torch's own generator.
 
     Args:
         ratio: fraction of the pairs to keep, in (0, 1].
@@ -44,8 +44,7 @@ class Sampler:
         Args:
             samples: b, number of samples on this rank.
             known: gradient norms of the samples' previous epoch, `[b, F]`, as returned by `measured`; 0 if unknown.
-            generators: one for each part of the samples that is sampled separately: sample j belongs to part j modulo
-                their number.
+            generators: one generator for each separately sampled part; of n parts, sample j belongs to part j mod n.
         """
         self.samples, self.known, self.generators = samples, known, generators
         for product in self.products:
@@ -87,7 +86,7 @@ class SampledProduct:
         """Register the number of gradient norms of a call, and return the known norms, `[b, numbers / b]`, if any.
 
         Raises:
-            ValueError: if the number differs between samples or steps, or it is the second call in a step.
+            ValueError: if the number differs between samples or steps, or the layer is called twice in a step.
         """
         sampler = self.sampler
         if sampler.samples is None:
@@ -122,7 +121,7 @@ class SampledProduct:
             inputs: H, `[b, ..., d]`.
 
         Returns:
-            Positions among the rows `[b N, d]`, `[k]`, and their weights; None if all are kept.
+            Positions `[k]` among the rows `[b N, d]`, and their weights; None if all rows are kept.
         """
         flat = inputs.flatten(end_dim=-2)
         known = self.begin(len(flat))
@@ -150,7 +149,7 @@ class SampledProduct:
             known: gradient norms, `[b, h, M]`, or None.
 
         Returns:
-            Positions among the M rows, `[b, h, k]`, and their weights; None if all are kept.
+            Positions `[b, h, k]` among the M rows, and their weights; None if all rows are kept.
         """
         shares, found = len(self.sampler.generators), []
         for share in range(min(shares, len(inputs))):
@@ -170,7 +169,7 @@ class SampledProduct:
     def _of_share(
         self, share: int, rows: Tensor, norms: Tensor | None, flatten: bool = False
     ) -> tuple[Tensor, Tensor] | None:
-        """Sample among rows `[R, M, d]` of R products; None if all are kept."""
+        """Sample rows of R products from `[R, M, d]`; None if all rows are kept."""
         k = budget(rows.shape[1], self.sampler.ratio)
         if k == rows.shape[1]:
             return None
@@ -268,7 +267,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Cast single precision to the precision of autocast, if autocast is on, as torch's own layers do."""
+    """If autocast is on, cast single precision to autocast's precision, as torch's own layers do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
@@ -284,7 +283,7 @@ def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> T
 class SampledLinear(nn.Linear):
     """A linear layer that shares another layer's parameters; its weight gradient uses sampled rows of its input.
 
-    Without gradients, and in evaluation mode, it is the plain layer.
+    Without gradients, and in evaluation mode, the layer computes like the plain layer.
     """
 
     def __init__(self, layer: nn.Linear, product: SampledProduct) -> None:

@@ -68,7 +68,7 @@ REJECTED: list[Row] = [
      "guidance_scale must be at least 0, got -1"),
     ("GoldenNoise prompts", lambda _: module(prompts=[]), ValueError, "num_prompts must be at least 1, got 0"),
     ("GoldenNoise levels", lambda _: of_levels_from_nought(), ValueError,
-     "abar of its first timestep must be above 0"),
+     "abar of the first timestep must be above 0"),
     ("GoldenNoise test without rewards", lambda _: quiet().test(module(rewards=None), data(test_prompts=Texts())),
      ValueError, r"test needs model.rewards"),
     ("GoldenNoise data", lambda _: quiet(max_epochs=1).fit(module(), torch.utils.data.DataLoader([0])), TypeError,
