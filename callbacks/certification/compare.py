@@ -1,4 +1,4 @@
-"""Compare logs of certificates, of this project or of others, in one figure and one table."""
+"""Compare certification logs, of this project or of others, in one figure and one table."""
 
 import json
 import math
@@ -21,11 +21,12 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
-        paths: run directories or logs, see `read_log`; each is named by the parts of its path that differ.
+        paths: run directories or logs, see `read_log`; a log is named by the parts of its path that other paths do not
+            share.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories; run directories record their
-            own.
+        alpha: failure probability of each certificate, for logs outside run directories; run directories record this
+            probability.
 
     Returns:
         The table, see `accuracy_table`.

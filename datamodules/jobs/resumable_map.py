@@ -23,8 +23,8 @@ class ResumableMap:
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Results with other settings or without recorded settings are
-    rejected; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
+    The settings are written before the first result. Existing results are rejected if their recorded settings differ or
+    are missing; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
 
     Args:
         store: store of the results, on storage that all ranks share.
@@ -36,7 +36,8 @@ class ResumableMap:
         peers: the ranks, where they have met already and part later.
 
     Raises:
-        ValueError: on entering, if the store's results have other settings; the message names all that differ.
+        ValueError: on entering, if the store's results were computed with other settings; the message lists the
+            differences.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class ResumableMap:
         compute: Callable[[list[int]], Iterable[Any]],
         digests: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Compute this rank's items of one batch that have no result yet, for use within a loop over batches.
+        """Compute the missing results of this rank's items in one batch; for use in a loop over batches.
 
         Args:
             keys: keys of the batch's items.
@@ -136,11 +137,11 @@ class ResumableMap:
 
         Args:
             keys: keys of all items, the same on all ranks.
-            compute: receives the positions of this rank's missing keys, and yields each with its result, in any order.
+            compute: maps the positions of this rank's missing keys to an iterator of (position, result), in any order.
             digests: digest of the inputs of each item's result.
-            together: whether all ranks compute each item together, and rank 0 writes it.
-            progress: shows the progress; called after each item and while this rank waits for others. None prints one
-                line per minute.
+            together: let all ranks compute each item together, instead of sharding the items; rank 0 writes the result.
+            progress: callback that shows the progress, called after each item and while this rank waits for others;
+                None prints one line per minute.
         """
         progress = progress or self._reports(keys)
         missing = self.peers.on_first_rank(lambda: self.store.missing(keys, digests))

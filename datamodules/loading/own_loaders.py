@@ -17,7 +17,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def as_batch(batch: Any) -> Any:
-    """Convert `(image, label)`, or images alone, to a dict; dicts and other batches are returned unchanged."""
+    """Convert a batch `(image, label)`, or images alone, to a dict; other batches are returned unchanged."""
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
@@ -26,7 +26,7 @@ def as_batch(batch: Any) -> Any:
 
 
 class WithPositions(Dataset[Any]):
-    """A dataset that returns each sample with its position, and a whole batch for a `Request`.
+    """Wraps a dataset to return each sample with its position, or a whole batch for a `Request`.
 
     Args:
         samples: map-style dataset.
@@ -52,7 +52,7 @@ class WithPositions(Dataset[Any]):
         return list(zip(positions, samples, strict=True))
 
     def collate(self, numbered: list[tuple[Any, Any]]) -> Any:
-        """Collate samples with positions into a batch; its `index` is their positions unless it has its own.
+        """Collate samples into a batch; `index` contains their positions unless the batch already has an `index`.
 
         Raises:
             TypeError: if the batch is neither a dict with `image` nor `(image, label)`.
@@ -93,7 +93,7 @@ class SeveralPasses(Sampler[list[int]]):
 
 
 def gives_positions(data: Any) -> bool:
-    """Tell whether a DataModule knows its training samples and puts their positions into its batches."""
+    """Tell whether a DataModule counts its training samples and adds their positions to its batches."""
     name = "num_train_samples"
     return hasattr(type(data), name) or name in getattr(data, "__dict__", {})
 
@@ -116,7 +116,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
         passes: passes over the dataset per epoch.
 
     Raises:
-        ValueError: if several passes are requested, and samples have no positions or there are several ranks.
+        ValueError: if several passes are requested on several ranks, or for samples without positions.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(

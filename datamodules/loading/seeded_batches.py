@@ -35,7 +35,7 @@ class RequestedSet(Protocol):
 
 
 def free_cores(processes: int) -> int:
-    """Return the number of DataLoader workers per rank: its share of the available cores, 1 to 8.
+    """Return the number of DataLoader workers per rank: the rank's share of the available cores, 1 to 8.
 
     Args:
         processes: number of ranks on this machine.
@@ -96,7 +96,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or the seed of `seed_everything` at the first reading of data (at setup, not before)."""
+        """The given seed, or the value of `seed_everything` when data are first read, at setup."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
@@ -117,12 +117,12 @@ class SeededBatches(LightningDataModule, ABC):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert a batch on its device to what the module receives: float images, in the module's dtype."""
+        """Convert a batch, on its device, to the module's input: float images in the module's dtype."""
         return batch
 
     @property
     def num_train_samples(self) -> int:
-        """Number of training samples, without those held out."""
+        """Number of training samples, without held-out samples."""
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)

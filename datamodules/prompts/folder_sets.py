@@ -16,8 +16,8 @@ class CaptionedFolder(CaptionedSet):
     """The user's own images, in any subfolders, with captions if available.
 
     Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. A folder with
-    none of these has no captions, which suffices for an unconditional model.
+    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. Images without
+    any of these files have no captions, which suffices for an unconditional model.
 
     Args:
         data_dir: folder of the images; None means the NOISEWORKS_DATA directory.

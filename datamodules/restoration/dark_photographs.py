@@ -10,9 +10,9 @@ WHITE = 65535
 
 
 class DarkPhotographs(PairSet):
-    """Four colour photographs of scikit-image, 200 x 300 pixels, with dark versions: 0.12 I^1.5 + noise.
+    """Four colour photographs I of scikit-image, 200 x 300 pixels, with dark versions 0.12 I^1.5 + noise.
 
-    The fourth, a rocket at night, is dark itself. Training, validation and test images are the same.
+    The fourth photograph, a rocket at night, is itself dark. Training, validation and test images are the same.
 
     Args:
         exposure: brightness of white in the dark version, in (0, 1].

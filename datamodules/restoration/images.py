@@ -1,4 +1,4 @@
-"""Interface of datasets of images to restore, wrappers that make datasets from others, and random patches."""
+"""Interface of datasets of images to restore, wrappers of such datasets, and random patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,14 +24,13 @@ class Images:
     Args:
         names: image names without suffix, `[N]`.
         clean: ground truth, N arrays `[C, H, W]`; None if there is none.
-        noisy: noisy images of the same sizes, or images smaller by the factor `scale`; None if synthetic noise is added
-            later.
+        noisy: noisy images, of the same sizes or smaller by the factor `scale`; None if synthetic noise is added later.
         data_range: stored value that corresponds to 1; 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a noisy image does not match its clean one in size; the message names the
-            image.
+        ValueError: if there is no image, or a noisy image and its clean image do not match in size; the message names
+            the image.
     """
 
     names: Sequence[str]
@@ -42,7 +41,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if not self.stored:
-            raise ValueError("a set of images is empty")
+            raise ValueError("a dataset has no images")
         for name, clean, noisy in zip(self.names, self.clean or self.stored, self.noisy or self.stored, strict=True):
             scale = 1 if self.noisy is None or self.clean is None else self.scale
             if clean.shape != (noisy.shape[0], noisy.shape[1] * scale, noisy.shape[2] * scale):
@@ -53,12 +52,12 @@ class Images:
 
     @property
     def stored(self) -> Sequence[Pixels]:
-        """The clean images, or the noisy ones if there are no clean ones."""
+        """The clean images, or the noisy images if there are no clean images."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
 class PairSet(ABC):
-    """A dataset of images to restore: a plain object that reads its splits, independent of batching."""
+    """A dataset of images to restore, which only reads its splits, without batching."""
 
     channels: int
     """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
@@ -96,7 +95,7 @@ class PatchStore:
         return self.values[start : start + self.channels * height * width].view(self.channels, height, width)
 
     def to(self, device: torch.device) -> Self:
-        """Move the images to a device, and return the store itself."""
+        """Move the images to a device, and return this object."""
         if self.values.device != device:
             for name in ("values", "height", "width", "start"):
                 setattr(self, name, getattr(self, name).to(device))
@@ -107,9 +106,9 @@ class PatchStore:
 
         Args:
             image: `[B]`, int64: positions of the images.
-            uniform: `[B, 2]` in [0, 1): row and column of each square, mapped uniformly to all positions.
-            size: side of a square in pixels, at most that of the images.
-            grid: squares start at rows and columns that are multiples of this.
+            uniform: `[B, 2]` in [0, 1), mapped uniformly to all possible rows and columns of each square.
+            size: height and width of a square in pixels, at most those of the images.
+            grid: squares start at rows and columns that are multiples of `grid`.
 
         Returns:
             `[B, C, size, size]`, of the images' dtype.
@@ -129,10 +128,12 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels, which either all have clean images or all have noisy ones.
+        sets: datasets with the same number of channels; either all or none must have clean images, and likewise noisy
+            images.
 
     Raises:
-        ValueError: if there is no dataset, or datasets differ in channels, kinds of images or white level.
+        ValueError: if there is no dataset, or datasets differ in channels, white level or presence of clean or noisy
+            images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
@@ -163,7 +164,7 @@ class Together(PairSet):
 
 
 class ItsTestImages(PairSet):
-    """A dataset's test images for all splits, for methods that train on the noisy test images.
+    """Uses a dataset's test images for all splits, for methods that train on the noisy test images.
 
     Args:
         images: the dataset.
@@ -183,7 +184,7 @@ class Crops(PairSet):
 
     Args:
         images: the dataset.
-        crop_size: side of the squares, in pixels.
+        crop_size: height and width of the square crops, in pixels.
         count: number of images.
 
     Raises:
@@ -225,7 +226,7 @@ class ClassifiedImages(PairSet):
     """Images of a classification dataset, without labels; validation uses the test images.
 
     Args:
-        images: the dataset, such as `Digits` or `CIFAR10`; it is read into memory.
+        images: dataset such as `Digits` or `CIFAR10`, which is read into memory.
     """
 
     def __init__(self, images: ImageSet) -> None:

@@ -36,7 +36,7 @@ class Photographs(PairSet):
     Args:
         image_size: height and width of the largest centre square after resizing, in pixels.
         colour: keep colours; grey photographs are repeated to three channels.
-        tested: names of the photographs for validation and testing; all others are for training.
+        tested: names of the photographs for validation and testing; all other photographs are for training.
     """
 
     def __init__(self, image_size: int = 256, colour: bool = False, tested: Sequence[str] = TESTED) -> None:

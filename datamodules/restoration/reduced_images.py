@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Pair images with downsampled ones; rows and columns beyond multiples of the factor are cropped."""
+    """Pair images with downsampled versions; rows and columns beyond multiples of the factor are cropped."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]

@@ -15,7 +15,7 @@ Numbers = NDArray[np.float64]
 
 
 class Expert(ABC):
-    """An expert policy; a plain object that is given the environment once."""
+    """Interface of expert policies, which receive the environment once."""
 
     @abstractmethod
     def meet(self, environment: Any) -> None:
@@ -34,16 +34,16 @@ class CartPoleLQR(Expert):
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is the environment's own step, linearized at rest.
+    where s' = A s + B u is the environment's step, linearized at rest.
     """
 
     gain: Numbers
 
     def meet(self, environment: Any) -> None:
-        """Linearize an environment and solve for K.
+        """Linearize an environment and solve for the feedback gain K.
 
         Raises:
-            ValueError: if it is not CartPole.
+            ValueError: if the environment is not CartPole.
         """
         from scipy.linalg import solve_discrete_are
 
@@ -65,10 +65,10 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Act by the mean of a soft actor-critic policy, from a weights file.
+    """Act by the mean of a soft actor-critic policy, whose weights are read from a file.
 
     The file contains a dictionary of tensors saved by `torch.save`, with an MLP's `linear1`, `linear2` and
-    `mean_linear`; the action is the tanh of its output, scaled to the environment's bounds.
+    `mean_linear`. The action is the tanh of the MLP's output, scaled to the environment's bounds.
 
     Args:
         file: path in the data directory, such as `sac_actor_Hopper_v2_expert`.

@@ -16,7 +16,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class IllConditionedMap(TableSet):
-    """Rows of `features` x and `target` A x without noise; test rows equal training rows.
+    """Rows with `features` x and `target` A x without noise; the test set equals the training set.
 
     Args:
         dim: dimension of x, D.

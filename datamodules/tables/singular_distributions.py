@@ -24,8 +24,8 @@ class SingularLaw(TableSet):
 
     Args:
         samples: number of training points, n.
-        noise_std: sigma*, standard deviation of the noise of training and validation points, in the points' units.
-        test_samples: number of test points, and of validation points, at most 1,500.
+        noise_std: standard deviation sigma* of the noise added to training and validation points.
+        test_samples: number of test points, at most 1,500; validation has as many.
         seed: seed of latent vectors and noise; None means the DataModule's seed.
     """
 
@@ -102,7 +102,7 @@ class SwissRoll(SingularLaw):
 
 
 class SmoothMap(SingularLaw):
-    """Points of a fixed random smooth map from two normal numbers to ten dimensions: B tanh(A z + b).
+    """Points B tanh(A z + b): a fixed random smooth map from two normal numbers z to ten dimensions.
 
     A, b and B are standard normal, with 16 features; B is divided by sqrt(16).
     """

@@ -16,7 +16,7 @@ class MovingPhotographs(ClipSet):
 
     Args:
         samples: number of training clips.
-        test_samples: number of test clips, and of validation clips.
+        test_samples: number of test clips; validation has as many.
         num_frames: frames per clip.
         image_size: height and width of a frame, in pixels.
         photograph_size: height and width of the photographs, in pixels.
@@ -68,10 +68,10 @@ def translating_crops(
         frames: frames per clip.
         size: height and width of a crop, in pixels.
         max_speed: largest displacement along each axis, in pixels per frame.
-        random: random number generator of image, direction and position.
+        random: random number generator for image, direction and position.
 
     Returns:
-        `[count, frames, C, size, size]`.
+        Clips `[count, frames, C, size, size]`.
     """
     chosen = random.integers(len(images), size=count)
     speed = random.integers(-max_speed, max_speed + 1, size=(count, 2))
