@@ -1,4 +1,4 @@
-"""Lazy imports of callbacks, so that subcommands in the same folders do not import Lightning."""
+"""Lazy imports of callbacks, which spare subcommands in the same folders from importing Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], An
 
     Args:
         folder: `__name__` of its `__init__.py`.
-        modules: the folder's module that defines each class.
+        modules: module of the folder that defines each class, by class name.
     """
 
     def get(name: str) -> Any:

@@ -229,7 +229,7 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Append a table to the run's, see `RobustAccuracy`, and copy the checkpoint's figure from the folder of rows."""
+    """Append a table to the run's table, see `RobustAccuracy`; copy the checkpoint's figure from the folder of rows."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():

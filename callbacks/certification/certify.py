@@ -36,7 +36,7 @@ class Certification(Callback):
     An interrupted certification resumes when it is started again in the same run directory, on any number of ranks.
     Only the images in progress start over.
 
-    Afterwards the usual test runs, with one forward pass for each image. To skip most of it, set
+    After the certification the usual test runs, with one forward pass for each image. To skip most of this test, set
     `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
     (`checkpoint.also_test_best`), the second checkpoint's files go to a separate folder, `certification_best`.
 

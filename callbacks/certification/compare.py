@@ -21,8 +21,8 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
-        paths: run directories or logs, see `read_log`; a log is named by the parts of its path that other paths do not
-            share.
+        paths: run directories or logs, see `read_log`; a log is named by the parts of its path that are not common to
+            all paths.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
         alpha: failure probability of each certificate, for logs outside run directories; run directories record this
@@ -61,7 +61,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """Read the settings in a run directory, or next to a log in one; for other logs only the given alpha is known."""
+    """Read the settings of a run directory, or of a log in a run directory; other logs have only the given alpha."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"

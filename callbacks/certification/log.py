@@ -5,7 +5,7 @@ In the run directory:
     certification_settings.json    settings of all rows; rows of other settings are never added
     certification_rows/rank*.tsv   rows in the order in which each process finished them
     certification.tsv              all rows, in the columns and the rounding of the published code
-    certification.csv              all rows in full precision, with counts; without times, so equal votes give equal files
+    certification.csv              all rows in full precision, with counts; without times, equal for equal votes
 """
 
 import json
@@ -92,7 +92,7 @@ class CertificationLog:
         return self.store.rows()
 
     def merge(self) -> None:
-        """Write the tables of all rows, ordered by image, and then the settings file. Only one rank calls this."""
+        """Write the tables of all rows, ordered by image, with `certification.csv` last. Only one rank calls this."""
         rows = [row for _, row in sorted(self.rows().items())]
         write_table(self.tsv, self.community, rows, "\t")
         exact = [{**row, "radius": row["exact_radius"]} for row in rows]

@@ -144,7 +144,7 @@ def _colours(largest: int) -> NDArray[np.float64]:
 
 
 def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
-    """Convert images to `[n, H, W, 3]`, or grey `[n, H, W]`, in [0, 1], and return the scale of differences as text."""
+    """Convert images to `[n, H, W, 3]`, or grey to `[n, H, W]`, in [0, 1]; return the scale of differences as text."""
     values, scale = column.values.double(), ""
     if column.difference:
         largest = float(values.abs().max())

@@ -131,7 +131,7 @@ class RunningCounts:
     """Counts of the current epoch on this rank, split into records.
 
     A record ends with each batch whose index since training began is a multiple of the interval, and at the end of the
-    epoch. A checkpoint holds the counts summed over ranks; on loading, rank 0 takes them all.
+    epoch. A checkpoint contains the counts summed over ranks; on loading, rank 0 gets all counts.
 
     Args:
         num_classes: K.

@@ -28,12 +28,12 @@ def seed_torch(seed: int, device: torch.device) -> None:
 class SeedEveryBatch(Callback):
     """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    So dropout, mixup and noise are the same with and without an interruption, and no generator state needs saving.
-    Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks, torch's own
-    generators, which networks use for dropout, are also seeded by rank.
+    Dropout, mixup and noise are therefore the same with and without an interruption, and generator states need not be
+    saved. Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks,
+    torch's own generators, which networks use for dropout, are also seeded by rank.
 
     Args:
-        seed: seed of all batches; None uses that of `seed_everything`.
+        seed: seed of all batches; None means the value of `seed_everything`.
     """
 
     seeds_batches = True

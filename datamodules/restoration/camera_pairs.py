@@ -159,8 +159,8 @@ class DND(PairSet):
     """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels; only the server has ground truth.
 
     Crops are cut with `h5py` from `DND/images_srgb/0001.mat` to `0050.mat`, at the boxes in `DND/info.mat`; as float32
-    they take 3 GB of memory. Alternatively, crops that other tools have cut are read as images from `DND/png_srgb`. The
-    folder `DND` may also be `DND/dnd_2017`. Crops are named by the numbers of photograph and crop, both counted from 1:
+    they take 3 GB of memory. Alternatively, crops that other tools have cut are read as images from `DND/png_srgb`. All
+    files may instead be in `DND/dnd_2017`. Crops are named by the numbers of photograph and crop, both counted from 1:
     `0001_01` ... `0050_20`.
 
     Args:

@@ -35,8 +35,8 @@ class ImagePairs(WholeImageSets):
         training: training dataset; None for methods that only test or predict.
         test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        noise: noise added to datasets that have only clean images; None for datasets of real pairs.
-        test_noise: noise added to validation and test images; None means `noise`.
+        noise: noise model that corrupts datasets with only clean images; None for datasets of real pairs.
+        test_noise: noise model that corrupts validation and test images; None means `noise`.
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
@@ -270,7 +270,7 @@ class WholeImages:
 
     Args:
         images: the images.
-        noise: noise added to clean images.
+        noise: noise model that corrupts clean images.
     """
 
     in_memory = True

@@ -134,7 +134,7 @@ class MeasuredFolder(NoisyFolder):
     Args:
         operator: H.
         folder: folder of measurements.
-        channels: number of channels, 1 or 3, to convert measurements to; None leaves channels unchanged.
+        channels: number of channels to read measurements with, 1 or 3; None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
     """
 

@@ -23,8 +23,7 @@ class Expert(ABC):
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Return the actions `[E, A]` in states `[E, S]`, in the environment's units; with two discrete actions one
-        number, positive for the second."""
+        """Return actions `[E, A]` for states `[E, S]` in the environment's units; of two actions, > 0 is the second."""
 
 
 class CartPoleLQR(Expert):

@@ -106,7 +106,7 @@ class CorrectedMasks:
             if sample >= len(self.size) or len(pixels) != int(self.size[sample].prod()):
                 raise ValueError(
                     f"the checkpoint's corrected mask of training sample {sample} does not fit the training set: "
-                    "its run used other images"
+                    "the checkpoint belongs to other images"
                 )
             if self.writes:
                 self.mask(sample).flatten().copy_(torch.frombuffer(bytearray(pixels), dtype=torch.uint8))

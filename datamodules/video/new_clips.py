@@ -20,7 +20,7 @@ class NewClips(WholeClips):
 
     Args:
         folder: folder of clips; a folder that contains frames itself is one clip.
-        channels: number of channels to convert frames to, 1 or 3.
+        channels: number of channels to read frames with, 1 or 3.
         longest: maximum number of frames per part; None leaves clips whole.
 
     Raises:

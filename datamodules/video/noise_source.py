@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class NoiseSource(ABC):
-    """A source of noise sequences without image content; one sequence is sampled per clip."""
+    """A source of noise sequences with nearly constant image content; one sequence is sampled per clip."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:
