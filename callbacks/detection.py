@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class DetectionReport(Callback):
     """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each dataset and method. Its metrics are AUROC, TNR at 95 % TPR, AUPR with either kind
-    of input as positives, and detection accuracy. It also has the magnitude of input pre-processing in pixel units, the
-    method's number of neighbours, if any, and the number of inputs of either kind. `detection_scores.csv` has each
-    method's confidence for each input, higher if in distribution, and whether the input may have been used for tuning.
-    `figures/detection.png` shows, for each dataset, histograms of the detector's confidence and the ROC curves of all
-    methods.
+    `detection.csv` has a row for each dataset and method. The metrics are AUROC, TNR at 95 % TPR, AUPR with either kind
+    of input as positives, and detection accuracy. The table also has the magnitude of input pre-processing in pixel
+    units, the method's number of neighbours, if any, and the number of inputs of either kind. `detection_scores.csv`
+    has each method's confidence for each input, higher if in distribution, and whether the input may have been used for
+    tuning. `figures/detection.png` shows, for each dataset, histograms of the detector's confidence and the ROC curves
+    of all methods.
 
     Args:
         most_bins: maximum number of bins of a histogram.

@@ -297,7 +297,7 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Return self: a module's optimizer factory refers to it, and copies of the module need no trainer and data."""
+        """Return self, since optimizer factories refer to this object; copied modules need no trainer and data."""
         return self
 
     def __reduce__(self) -> Any:

@@ -12,8 +12,7 @@ def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple
 
     Args:
         index: positions of the samples, `[n]`, int64.
-        label: their corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype; mask sizes may differ between
-            ranks.
+        label: corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype; mask sizes may differ between ranks.
         device: device on which the ranks exchange tensors.
 
     Returns:

@@ -1,10 +1,10 @@
 """Noise pairs on disk, in the layout of Golden Noise's authors.
 
-A pair is a file `<index>_<seed>.npz` with three arrays: `arr_0` is the noise and `arr_1` the better noise, both `[1, c,
-h, w]`, and `arr_2` is the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and
-`optimized_score_list` per index. The two score lists belong to the images generated from the noise and from the better
-noise; their first entries are compared. Pair files written by this project also contain the values of the JSON-lines
-file, which is assembled from the pair files.
+A pair is a file `<index>_<seed>.npz` with three arrays: the noise `arr_0` and the better noise `arr_1`, both `[1, c, h,
+w]`, and the index `arr_2`. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list`
+per index. The two score lists belong to the images generated from the noise and from the better noise; their first
+entries are compared. Pair files written by this project also contain the values of the JSON-lines file, which is
+assembled from the pair files.
 """
 
 import json

@@ -23,7 +23,10 @@ class Expert(ABC):
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Return actions `[E, A]` for states `[E, S]` in the environment's units; of two actions, > 0 is the second."""
+        """Return actions `[E, A]` for states `[E, S]`, in the environment's units.
+
+        Two discrete actions are one number, positive for the second action.
+        """
 
 
 class CartPoleLQR(Expert):

@@ -44,7 +44,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Return a copy whose true masks are the given masks, and whose given masks are noisy versions of these."""
+        """Turn the given masks into true masks, and replace the given masks by noisy versions."""
 
 
 class MasksInMemory(MaskSource):

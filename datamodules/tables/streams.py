@@ -35,7 +35,7 @@ class LinearLosses(TableSet):
         dim: dimension, d.
         sigma: root mean square norm of the noise before clipping.
         drift: kind of drift of mu_t: `turns`, `jumps` or `signs`.
-        changes: number of rotations or jumps of mu_t over the whole stream; 0 keeps mu_t fixed.
+        changes: number of rotations of mu_t, or of directions to jump to, over the whole stream; 0 keeps mu_t fixed.
         seed: seed of drift and noise; None means the DataModule's seed.
     """
 
