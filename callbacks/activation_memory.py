@@ -1,4 +1,4 @@
-"""Measure the memory that a training step saves for its backward pass."""
+"""Measure the memory that autograd saves for the backward pass of a training step."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class SavedBytes(saved_tensors_hooks):
 
 
 class ActivationMemory(Callback):
-    """Log the memory that the first step of each epoch saves for its backward pass, as `train/saved_mebibytes`.
+    """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
     The logged value is the largest over all ranks; testing logs the last value again, as `test/saved_mebibytes`. On a
     GPU, `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and

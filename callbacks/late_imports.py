@@ -6,7 +6,7 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a folder that imports its classes lazily.
+    """Return a `__getattr__` for a folder's `__init__`, which imports the folder's classes lazily.
 
     Args:
         folder: `__name__` of its `__init__.py`.

@@ -44,7 +44,7 @@ def append_predictions(
 
 @dataclass
 class PredictedSamples:
-    """File names and labels of the predicted samples, where the dataset knows them.
+    """File names and labels of the predicted samples, where known to the dataset.
 
     Args:
         name: file names of the samples, `[N]`; None if samples are not files.
@@ -140,7 +140,7 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Write `predictions.parquet` or `predictions.csv`, or masks, to the run directory during `predict`.
 
-    Images that cannot be read are skipped, and an error at the end names them.
+    Unreadable images are skipped, and an error at the end names these images.
 
     The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
     if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...

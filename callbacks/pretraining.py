@@ -12,9 +12,10 @@ class Pretraining(Callback):
     """Train another module on its own data, and copy the weights of its `network` to a part of the run's module.
 
     This callback is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a
-    separate run and load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must
-    have all parameters of the part, by name; further parameters, such as a classifier head on an encoder, are dropped.
-    Each part needs its own callback. A resumed run loads the weights from its checkpoint and does not pretrain again.
+    separate run, and load the run's checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network
+    must have all parameters of the part, by name; further parameters, such as a classifier head on an encoder, are
+    dropped. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
+    does not pretrain again.
 
     Args:
         model: module to pretrain.

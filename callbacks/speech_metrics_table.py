@@ -28,10 +28,10 @@ RANGE = 60.0
 class SpeechMetricsTable(Callback):
     """Write the metrics of enhanced recordings to the run directory, and draw and save a few recordings.
 
-    `speech_quality.csv` has a row for each recording, and `speech_quality_summary.csv` the mean and standard deviation
-    of each metric over the recordings of each dataset, and over each band of 5 decibels of the input SNR.
-    `figures/spectrograms.png` shows the first recordings of the first dataset, noisy, enhanced and clean on one scale
-    of decibels. If the package soundfile is installed, `recordings/` contains these recordings as WAV files.
+    `speech_quality.csv` has a row for each recording. `speech_quality_summary.csv` has the mean and standard deviation
+    of each metric over each dataset, and over each band of 5 decibels of the input SNR. `figures/spectrograms.png`
+    shows the first recordings of the first dataset, noisy, enhanced and clean on one scale of decibels. If the package
+    soundfile is installed, `recordings/` contains these recordings as WAV files.
 
     Args:
         num_recordings: number of recordings to draw and save, at most the number on rank 0.

@@ -80,7 +80,7 @@ def load_claims(path: Path) -> list[Claim]:
     """Read a claim file.
 
     Raises:
-        FileNotFoundError: if the file, or a config in it, does not exist.
+        FileNotFoundError: if the file, or a config named in the file, does not exist.
         ValueError: if a key is missing, unknown or has an invalid value; the message names the key.
     """
     if not path.is_file():
@@ -178,7 +178,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of its runs, if all runs are finished.
+    """Decide a claim from the results of the claim's runs, if all runs are finished.
 
     Args:
         claim: the claim.
@@ -240,7 +240,7 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 
 def read_claims(path: Path) -> list[Row]:
-    """Read a claims.csv; empty if it does not exist."""
+    """Read a claims.csv; return no rows if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -386,7 +386,7 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
 
 
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
-    """Read the claim files and plan their runs, in one `Place` per folder.
+    """Read claim files and plan the runs, in one `Place` per folder.
 
     Raises:
         FileNotFoundError, ValueError: if a file is invalid, before anything runs.

@@ -338,7 +338,8 @@ class CommandLine(LightningCLI):
         """Reject training in another run's directory, and resuming with another model, other data or another seed.
 
         Raises:
-            ValueError: in these cases; the message names the directory, or the first key that differs and both values.
+            ValueError: if the directory has another run, or a setting differs; the message names the directory, or the
+                first differing key and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):

@@ -76,7 +76,7 @@ class AttackedClassifier:
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
         """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict`, if any.
 
-        AutoAttack needs a deterministic classifier, so it attacks with fixed random numbers. With these numbers,
+        AutoAttack needs a deterministic classifier, so the classifier's random numbers are fixed. With these numbers,
         AutoAttack returns an image unchanged if the classifier misclassifies the clean image, or classifies every tried
         perturbation correctly. In both cases the majority vote may differ, so projected gradient ascent attacks such
         images again, with new random numbers.

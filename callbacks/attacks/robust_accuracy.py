@@ -32,7 +32,7 @@ CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # purposes of a block's random numbers
 class RobustAccuracy(Callback):
     """Attack any classifier on the test set, on any number of ranks, before the other test metrics are computed.
 
-    An image counts as robust to an attack if it is classified correctly before and after the attack. The callback logs
+    An image counts as robust to an attack if the class is correct before and after the attack. The callback logs
     `test/robust_accuracy_<attack>`, and writes to the run directory:
 
     * `robust_accuracy.csv`, with a row for each attack and tested checkpoint;
@@ -42,9 +42,9 @@ class RobustAccuracy(Callback):
     Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
     weights have changed, or if attack and settings are the same.
 
-    Images are attacked in blocks of `batch_size`, whose random numbers depend only on (seed, block, attack).
-    Perturbations are therefore the same on any number of ranks. With the same weights and settings, an interrupted
-    evaluation resumes after its last finished block. All ranks must see the same run directory.
+    Images are attacked in blocks of `batch_size`; random numbers depend only on (seed, block, attack). Perturbations
+    are therefore the same on any number of ranks. With the same weights and settings, an interrupted evaluation resumes
+    after its last finished block. All ranks must see the same run directory.
 
     Args:
         attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.

@@ -26,7 +26,7 @@ from lightning_modules.training.tested_images import TestedImages, require_testi
 
 
 class Certification(Callback):
-    """Certify any classifier on the test set, on any number of ranks, before the other test metrics are computed.
+    """Certify any classifier on the test set, on any number of ranks, before other test metrics are computed.
 
     The classifier is smoothed as in Cohen et al. (2019); a `SmoothedClassifier` defines its own smoothing. The run
     directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
@@ -47,8 +47,8 @@ class Certification(Callback):
         batch_size: number of noise samples evaluated at once on each rank.
         skip: certify every `skip`-th image; CIFAR-10 is often reported with 20, ImageNet with 100.
         max: certify only images before this position; None certifies to the last image.
-        share: how ranks divide the work: `images` gives each rank its own images; `draws` lets all ranks work on the
-            same images, for few or costly images.
+        share: how ranks share the work: `images` shards the images; `draws` shards each image's noise samples, for few
+            or costly images.
         seed: random seed of the noise. Noise samples do not depend on batch size or number of ranks.
         radii: radii whose certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the mode's own
             `radius`, or the first seven radii of the mode's `grid`. Modes with a `radius` or `grid` give only lower
@@ -256,7 +256,7 @@ def _require_single(trainer: Trainer) -> None:
 
 @contextmanager
 def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
-    """Stop other live displays, since a terminal can show only one at a time."""
+    """Stop other live displays, since a terminal can show only one display at a time."""
     progress = getattr(trainer.progress_bar_callback, "progress", None)
     if progress is not None:
         progress.stop()

@@ -69,7 +69,7 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings; reject a file with values that the figure or its legend cannot show."""
+    """Read settings; reject values that the figure or the legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -78,7 +78,7 @@ class CertificationLog:
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """Remove tables and figure if rows are missing, since they may be from an earlier certification.
+        """If rows are missing, remove tables and figure, which may be from an earlier certification.
 
         Args:
             wanted: positions of the images to certify.

@@ -87,7 +87,7 @@ def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
 
 
 def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
-    """Compute the fit of predictions to labels, from counts of one shape.
+    """Compute the fit of predictions to labels, from counts of equal shapes.
 
     Returns:
         float64 in [0, 1]: both / labelled for samples, NaN if none are labelled; the IoU both / (predicted + labelled -
@@ -159,13 +159,13 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch, and return its counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
+        """End the epoch, and return the counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this, since it sums over ranks."""
+        """Every rank must call this, since counts are summed over ranks."""
         counts = None if self.epoch is None else self._over_processes()
         return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
 

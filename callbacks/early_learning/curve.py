@@ -122,7 +122,7 @@ def detect(
     Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
 
     Args:
-        values: `[L]`, the fit to the labels at each record so far, in [0, 1]; NaN for missing records.
+        values: fit to the labels at each record so far, `[L]`, in [0, 1]; NaN for missing records.
         epochs_per_record: epochs between two records.
         r: threshold on the relative change of slope, in [0, 1].
         horizon: number of epochs n searched for the end.

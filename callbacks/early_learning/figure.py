@@ -28,7 +28,7 @@ def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], n
         names: `[K]`.
 
     Returns:
-        A figure with one panel of fits, and one of memorisation if true labels are known.
+        A figure with a panel of fits and, if true labels are known, a panel of memorisation.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -51,7 +51,7 @@ class CategoryHistory:
     def detect(
         self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
     ) -> list[int]:
-        """Fit the curves of some categories, and return those whose early learning has ended by the last epoch.
+        """Fit the curves of some categories; return the categories whose early learning has ended by the last epoch.
 
         An end, once detected, is kept. For the arguments see `curve.detect`.
         """

@@ -32,7 +32,7 @@ class ImageList(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        """Return images, uint8 `[C, H, W]` each; sizes may differ."""
+        """Return the images, uint8 `[C, H, W]` each, of possibly different sizes."""
         ...
 
     def name_of(self, row: int) -> str:

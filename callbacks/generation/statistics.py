@@ -4,7 +4,7 @@
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read in chunks, from an array that may be on disk, and summed in float64: memory does not grow with the
+Features are read in chunks from an array that may be on disk, and summed in float64, so memory does not grow with the
 number of images. KID's subsets of sets with more than 10,000 images come from a reservoir of 10,000 images; KID over
 all pairs of images is also available.
 
@@ -49,7 +49,7 @@ def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
 
 
 def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum features and their outer products over one shard of the chunks.
+    """Sum features, and outer products of features, over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.

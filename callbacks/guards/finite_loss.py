@@ -37,7 +37,7 @@ class FiniteLoss(Callback):
 
     Raises:
         NonFiniteLoss: on all ranks, at the next check after a bad loss.
-        ValueError: if a module with manual optimization does not return its loss.
+        ValueError: if `training_step` of a module with manual optimization returns no loss.
     """
 
     takes_over = False

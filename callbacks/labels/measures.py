@@ -21,7 +21,7 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
         label: given labels, `[B]`, int64.
 
     Returns:
-        `[B]`, in [0, 1]. Scores, below 1/2 if and only if another class is more probable than the given class.
+        `[B]`, in [0, 1]. A score is below 1/2 if and only if another class is more probable than the given class.
 
     Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
     DataPerf workshop.
@@ -73,7 +73,7 @@ def report_metrics(
 
     Args:
         given: given labels, `[N]`.
-        suspected: `[N]`: whether each label is suspected.
+        suspected: whether each label is suspected, `[N]`.
         score: `[N]`: label scores, in [0, 1].
         clean_label: true labels, `[N]`, `UNVERIFIED` where unknown; None if all are unknown.
 

@@ -19,7 +19,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
     Raises:
         ValueError: if a report covers images used in training, or an image is in two reports; the message names the
-            culprit.
+            report or image.
     """
     import pandas as pd
 

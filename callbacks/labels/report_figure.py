@@ -1,4 +1,4 @@
-"""Draw a label report: the training images whose labels a classifier trusts least."""
+"""Draw the training images with the worst labels of a label report."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ def draw_worst_labels(
 ) -> "Figure":
     """Draw a contact sheet: each image above its given label and, if different, the proposed label.
 
-    A frame is red if the label is wrong, blue if it is correct, and grey without true labels. A true class that differs
-    from both labels is written below, as is the note that an image has no class (-1).
+    Frames are red around wrong labels, blue around correct labels, and grey without true labels. A true class that
+    differs from both labels is written below, as is the note that an image has no class (-1).
 
     Args:
         image: images `[n, C, H, W]` in [0, 1]; three channels are drawn in colour, otherwise the channel mean is drawn

@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     the temporary file is removed and the file stays unchanged.
 
     Args:
-        path: path of the file; its folder is created if missing.
+        path: path of the file; a missing folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")

@@ -14,7 +14,7 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
 
     An Erdos-Renyi graph connects each pair of nodes with the same probability; the expected number of edges is `edges`.
     Edges follow a random order of the nodes. A scale-free graph follows Barabasi and Albert: each new node points to
-    round(edges / nodes) earlier ones.
+    round(edges / nodes) earlier nodes.
 
     Args:
         kind: distribution from which the graph is sampled.

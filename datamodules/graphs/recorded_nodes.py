@@ -11,10 +11,10 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations (one per row, not standardised) and the graph's edges or weights (from row to column).
+    """Read observations, one per row and not standardised, and the graph's edges or weights, from row to column.
 
     Args:
-        file: CSV with node names in the header.
+        file: CSV of the observations, with node names in the header.
         graph: CSV of the graph, with the node names in header and first column; None if no graph is known.
         name: name of the dataset, for error messages.
 
@@ -37,7 +37,7 @@ class RecordedNodes(TableSet):
     """The user's own observations in a CSV file; testing evaluates the estimated graph and reuses the training rows.
 
     Args:
-        file: CSV with one column per node, named in the header.
+        file: CSV with one column per node; the header has the node names.
         graph: CSV of the true graph, with edges from row to column and node names in header and first column; None if
             the graph is unknown.
     """

@@ -20,7 +20,7 @@ class ImagesToInterpolate(SeededBatches):
         noise: noise added without clipping to both images of a pair, but not to training images; None means no noise.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size of pairs in testing and prediction; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         seed: seed of the batch order, pairs and noise; None means the value of `seed_everything`.
     """
 

@@ -41,7 +41,7 @@ def cached_array(
 
     Args:
         folder: folder of the cache, on storage that all ranks share.
-        name: prefix of the entry's name, followed by its digest.
+        name: prefix of the entry's name, before the digest.
         identity: description of all inputs of the array; any difference leads to another entry.
         num_parts: number of parts; the array is their concatenation along the first axis.
         compute: maps the numbers of this rank's missing parts to an iterator of (number, rows of that part).
@@ -106,7 +106,7 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock(entry: Path) -> Iterator[None]:
-    """Lock an entry while this run computes it; the lock is released when the process ends for any reason."""
+    """Lock an entry while this run computes the array; the lock is released when the process ends for any reason."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f".{entry.name}.lock").open("w") as file:
         try:

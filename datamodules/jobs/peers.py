@@ -73,7 +73,7 @@ class Peers:
         """Start the job; all ranks call this together.
 
         Raises:
-            OSError: if this rank cannot write to the ranks' folder or does not see it.
+            OSError: if this rank cannot see or cannot write to the ranks' folder.
             PeerFailure: if another rank cannot write to the folder.
         """
         self._steps, self._next_look, self._parent, self._began_at = 0, 0.0, os.getppid(), time.time_ns()
@@ -149,7 +149,7 @@ class Peers:
             raise PeerFailure("the process that started this one is gone")
 
     def _ending(self, other: int) -> str | None:
-        """Return how a rank ended: "" if it is done, the cause if it failed, None if it is still working."""
+        """Return how a rank ended: "" if done, the cause if failed, None if the rank is still working."""
         killed = is_locked(self._ranks / f"rank_{other}") is False  # asked first: its last word comes before
         text = self._said(other)
         if "failed " in text:
@@ -225,7 +225,7 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Describe an error with its rank; a `PeerFailure` is described by its message alone."""
+    """Describe an error and the rank on which it occurred; describe a `PeerFailure` only by its message."""
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
     return f"rank {rank()} failed: {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ SECONDS_BETWEEN_REPORTS = 60.0
 
 
 class ResumableMap:
-    """Compute the items that a store lacks, sharded over ranks; a killed run continues where it stopped.
+    """Compute a store's missing items, sharded over ranks; a killed run can be continued.
 
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
@@ -84,7 +84,7 @@ class ResumableMap:
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:
-        """Write the settings, or compare them with the recorded ones."""
+        """Write the settings, or compare them with the recorded settings."""
         self.store.tidy()
         remove_partial_files(self.settings_file.parent, self.settings_file.stem)
         found = stored_settings(self.settings_file)

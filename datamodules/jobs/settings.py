@@ -19,10 +19,10 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:
-    """Read a settings file; None if it does not exist.
+    """Read a settings file; return None if the file does not exist.
 
     Raises:
-        ValueError: if the file is damaged; the message names it.
+        ValueError: if the file is damaged; the message names the file.
     """
     if not path.is_file():
         return None

@@ -75,7 +75,7 @@ class Files:
     Args:
         folder: folder of the files.
         suffix: file name suffix; empty if keys include the suffix.
-        write: writes a value to a path as a `whole_file`, with the digest of its inputs.
+        write: writes a value, with the digest of its inputs, to a path as a `whole_file`.
         digest_in: reads the input digest from a file or raises `DamagedFile`; None for formats without digests.
     """
 

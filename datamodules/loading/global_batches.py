@@ -23,9 +23,9 @@ class Request(NamedTuple):
 class GlobalBatches(Sampler[Request]):
     """Shard each global batch over ranks, without padding or duplicates.
 
-    Use it as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` receives a
-    whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the same number of
-    batches, with at least one sample each. A short last batch is kept, with two exceptions:
+    Use this sampler as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__`
+    receives a whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the
+    same number of batches, with at least one sample each. A short last batch is kept, with two exceptions:
 
     * in training, the batch is dropped if a rank would have fewer than two samples (BatchNorm needs two);
     * in evaluation, the batch is merged into the previous batch if a rank would have no sample.
@@ -35,9 +35,9 @@ class GlobalBatches(Sampler[Request]):
         batch_size: global batch size, over all ranks.
         rank: rank of this process.
         world_size: number of ranks.
-        shuffle: visit the samples in a new order each epoch (training) instead of dataset order (evaluation).
+        shuffle: use a new random order each epoch (training) instead of dataset order (evaluation).
         seed: seed of the order.
-        epoch: first epoch; Lightning sets the later ones.
+        epoch: first epoch; Lightning sets later epochs.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
         passes: passes over the dataset per epoch, each in its own order; methods with two networks train one network
             per pass.

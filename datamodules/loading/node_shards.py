@@ -1,7 +1,7 @@
 """Non-IID shards of a training set for decentralised nodes, and batches that combine all nodes.
 
-The number of samples per node and class follows a Dirichlet distribution: with a small concentration each node has few
-classes, with a large one all nodes have the same mix.
+The number of samples per node and class follows a Dirichlet distribution: small concentrations give each node few
+classes, and large ones give all nodes the same mix.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +113,7 @@ class NodeShards:
         nodes: number of nodes with data.
         alpha: concentration of the Dirichlet distribution; small values give each node few classes, large values give
             all nodes the same mix.
-        batches_per_epoch: batches per epoch; each node contributes equally to every batch.
+        batches_per_epoch: batches per epoch; all nodes contribute equally to every batch.
         growing: use t + 1 samples of each node in batch t, counted from 0, instead of the batch size.
     """
 

@@ -1,7 +1,7 @@
 """Adapt the user's own DataLoaders to the batches of `datamodules.batches`.
 
 A method with state per training sample needs to know which samples a batch contains. A shuffling DataLoader does not
-provide this, so its dataset is wrapped to return each sample with its position.
+provide this information, so the dataset is wrapped to return samples with positions.
 """
 
 import copy
@@ -108,7 +108,7 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Return a loader of the same samples in the same order, whose batches are dicts with `index`.
+    """Return a loader with the same samples in the same order, but with dicts that contain `index` as batches.
 
     Args:
         loader: the user's loader, which is not modified; a loader whose samples have no positions is returned

@@ -1,7 +1,7 @@
 """Batches in an order that is a function of (seed, epoch): sharded over ranks, resumable within an epoch, augmented on
 the device.
 
-Base of all DataModules with a fixed training set, whatever it contains.
+Base of all DataModules with a fixed training set, for any kind of samples.
 """
 
 import os
@@ -56,7 +56,7 @@ class SeededBatches(LightningDataModule, ABC):
         passes_per_epoch: passes over the training set per epoch.
         num_workers: DataLoader workers, at most 64 or 4 per core; None means one per free core, at most 8.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of all randomness; None means the value of `seed_everything`, or 0 without it.
+        seed: seed of all randomness; None means the value of `seed_everything`, or 0 if that is not set.
     """
 
     train_set: RequestedSet | None
@@ -183,7 +183,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return the DataLoader of a dataset in its own order, sharded over ranks without duplicates."""
+        """Return a DataLoader that reads a dataset in order, sharded over ranks without duplicates."""
         rank, world_size = self.processes()
         if self.evaluation_batch_size < world_size:
             raise ValueError(

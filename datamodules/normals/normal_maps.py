@@ -35,7 +35,8 @@ class NormalMaps(WholeImageSets):
         evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
             rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of photographs to predict; None means the test images.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
         seed: seed of the batch order, crops and flips; None means the value of `seed_everything`.
     """
 

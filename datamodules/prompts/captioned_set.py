@@ -21,7 +21,7 @@ class Captioned:
 
     Args:
         source: the images; their labels are ignored.
-        captions: one caption per image, `[N]`; None if there are none.
+        captions: one caption per image, `[N]`; None if images have no captions.
     """
 
     source: ImageSource

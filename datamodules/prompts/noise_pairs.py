@@ -70,11 +70,11 @@ class NoisePairs(SeededBatches):
         scores: JSON-lines file with the captions and scores of the pairs; None means scores.jsonl in `data_dir`.
         prompts: prompts to collect pairs for.
         test_prompts: prompts for testing.
-        margin: train only on pairs whose better noise improves the score by more than this; None means all pairs.
+        margin: minimum improvement of the score, exclusive, of pairs to train on; None means all pairs.
         validation_fraction: fraction of the pairs held out of training, in [0, 1).
         batch_size: global training batch size in pairs, over all ranks.
         evaluation_batch_size: global batch size of validation pairs and of prompts; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
         seed: seed of the split and batch order; None means the value of `seed_everything`.
     """
 

@@ -1,4 +1,4 @@
-"""Prompts from a file or from class names, each with a number and a seed for its noise.
+"""Prompts from a file or from class names; each prompt has a number and a seed for its noise.
 
 PromptFile("prompts.txt").prompts()[0]
 """
@@ -52,7 +52,7 @@ class PromptFile(PromptSet):
     """Prompts from a file: a text file with one prompt per line, JSON lines, or CSV with a header.
 
     Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, a prompt's number is its position,
-    from 0; without a seed, its seed is derived from its number.
+    from 0; without a seed, the seed is derived from the number.
 
     Args:
         path: file that ends in .txt, .jsonl, .json (JSON lines) or .csv.

@@ -29,7 +29,7 @@ def _signed(word: int) -> int:
 
 
 def _mix_tensor(word: Tensor) -> Tensor:
-    """Apply `_mix` to every element of an int64 tensor; its products wrap around like 64-bit words."""
+    """Apply `_mix` to every element of an int64 tensor; int64 products wrap around like 64-bit words."""
 
     def shifted(value: Tensor, bits: int) -> Tensor:
         return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
@@ -62,7 +62,7 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); arguments as in `sample_words`."""
+    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); for the arguments see `sample_words`."""
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
@@ -190,7 +190,7 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
 
 class SeededImageRNG:
-    """NumPy's legacy RNG, re-seeded for each image, as in the published tables.
+    """NumPy's legacy RNG, re-seeded for each image, as in the experiments behind published tables.
 
     DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of one size share the noise. This RNG
     does the same, so results are comparable with published tables, and every method gets the same noisy images. Numbers

@@ -1,7 +1,7 @@
 """Random numbers of a training step that are the same for any number of ranks.
 
 All ranks seed their generators alike, sample numbers for the whole global batch, and keep the rows of their own
-samples, as sharded by `GlobalBatches`. The noise of a sample is thus a function of (seed, stage, epoch, batch, position
+samples, as sharded by `GlobalBatches`. The noise of a sample thus depends only on (seed, stage, epoch, batch, position
 in the batch). A single rank uses torch's own generators, as usual.
 
 The batch size is global, so each rank samples as many numbers as a single-rank run, and briefly holds them all. A

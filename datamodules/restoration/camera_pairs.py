@@ -72,7 +72,7 @@ class SIDD(PairSet):
 
     Args:
         data_dir: folder that contains these folders and files; None means the NOISEWORKS_DATA directory.
-        ground_truth: whether to read the clean training images as well; unsupervised methods do not need them.
+        ground_truth: whether to read the clean training images too, which unsupervised methods do not need.
     """
 
     channels = 3

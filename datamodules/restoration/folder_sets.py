@@ -86,7 +86,7 @@ class PairFolders(PairSet):
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Downsample an image `[C, H, W]` until its short side is `size`, and crop its centre.
+    """Downsample an image `[C, H, W]` to the short side `size`, and crop the centre square.
 
     As in guided diffusion (Dhariwal and Nichol 2021): halve by block averages while the short side is at least twice
     the size, then resize bicubically.

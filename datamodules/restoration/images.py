@@ -75,7 +75,7 @@ class PairSet(ABC):
 
 
 class PatchStore:
-    """Images of any sizes in one block of memory, from which square patches are cropped for a whole batch at once.
+    """Images of any sizes in one block of memory; square patches are cropped for a whole batch at once.
 
     Args:
         images: N arrays `[C, H, W]` of one dtype.

@@ -27,7 +27,7 @@ class NoisyFolder:
         data_range: stored value of white, required for 16-bit images.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no image.
+        FileNotFoundError: if the folder does not exist or has no image.
         ValueError: if two file names differ only in their suffix, or no image can be read.
     """
 

@@ -18,7 +18,7 @@ NAMES = [
 
 @functools.cache
 def bundled_photograph(name: str) -> np.ndarray:
-    """Decode a photograph, cached per process; callers must not modify it."""
+    """Decode a photograph, cached per process; callers must not modify the array."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 

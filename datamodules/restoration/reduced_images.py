@@ -13,7 +13,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Downsample an image as MATLAB's `imresize` does: antialiased bicubic kernel, mirrored borders.
+    """Downsample an image like MATLAB's `imresize`, with an antialiased bicubic kernel and mirrored borders.
 
     Args:
         image: `[C, H, W]`, integers; height and width are multiples of the factor.

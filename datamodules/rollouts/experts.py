@@ -30,9 +30,9 @@ class Expert(ABC):
 
 
 class CartPoleLQR(Expert):
-    """Balance CartPole with the linear-quadratic regulator of its linearized dynamics, with unit costs.
+    """Balance CartPole with the linear-quadratic regulator of the linearized dynamics, with unit costs.
 
-    The action is the force divided by its maximum, clipped to [-1, 1]: -K s with
+    The action is the force divided by the maximum force, clipped to [-1, 1]: -K s with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
@@ -73,7 +73,7 @@ class SACExpert(Expert):
     `mean_linear`. The action is the tanh of the MLP's output, scaled to the environment's bounds.
 
     Args:
-        file: path in the data directory, such as `sac_actor_Hopper_v2_expert`.
+        file: path of the weights file in the data directory, such as `sac_actor_Hopper_v2_expert`.
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
     """
 

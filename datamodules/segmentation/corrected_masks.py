@@ -18,7 +18,7 @@ class CorrectedMasks:
     memory-mapped from a sparse file, which takes disk space only for corrected masks.
 
     Args:
-        size: `[N, 2]`, int64: height and width of each mask.
+        size: height and width of each mask, `[N, 2]`, int64.
         path: memory-mapped file; None means shared memory.
         writes: whether this rank writes the masks; of the ranks that map the same file, one suffices.
     """

@@ -45,7 +45,7 @@ class Ellipses(AuxiliaryMasks):
     by `centre`, semi-axis and ratio in ranges that fit the structure.
 
     Args:
-        number: number of masks; they are generated on access and take no memory.
+        number: number of masks, which are generated on access and take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
         centre: fraction of the image's height and width, around the middle, that contains the ellipse's centre.

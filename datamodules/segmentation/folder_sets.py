@@ -108,7 +108,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
 
 
 class ResizedFiles(MaskSource):
-    """Image files, optionally with one mask file each, all resized to squares of one size.
+    """Image files, with or without a mask file for each; images and masks are resized to squares of one size.
 
     Args:
         image: image files, `[N]`.

@@ -96,14 +96,14 @@ class LabelledMasks(SeededBatches):
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        mask_noise: corrupts training masks; None leaves them unchanged.
+        mask_noise: noise model that corrupts training masks; None leaves the masks unchanged.
         augmentation: random scale, crop, colours and flip of training images in files; None means no augmentation.
         predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set; only for
             datasets of files resized to one size, such as `MaskFolders`.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`, or one
             image per rank if image sizes differ. Images are padded to the largest image of their batch, which can
             affect a network's output.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
         seed: seed of noise, batch order, augmentation and generated images; None means the value of `seed_everything`.
     """
@@ -164,7 +164,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Set up validation separately, so that `validate` neither reads nor corrupts training images."""
+        """Set up only validation, without reading or corrupting training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -266,7 +266,7 @@ class LabelledMasks(SeededBatches):
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change masks of training images; all ranks and their workers see them from the next epoch on.
+        """Change masks of training images; all ranks and workers use the new masks from the next epoch on.
 
         This is a collective: every rank must call it equally often, with samples of its own (for example its shard of
         `training_images_dataloader`) or without samples. Ranks exchange their corrections.

@@ -1,7 +1,7 @@
 """Interface of datasets of images with masks.
 
 A new dataset is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
-`LabelledMasks` does the rest: mask noise, batches, augmentation and corrections.
+`LabelledMasks` adds mask noise, batches, augmentation and corrections.
 """
 
 from abc import ABC, abstractmethod
@@ -36,7 +36,7 @@ class MaskSource(Source, ABC):
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of these images, `[H, W]` each, by batch key, as returned by the method `masks`.
+            masks: whole masks of the images, `[H, W]` each, by batch key, as returned by the method `masks`.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.

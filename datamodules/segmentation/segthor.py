@@ -111,7 +111,7 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read path, image and mask of some patients' slices, sorted by name.
+    """Read some patients' slices as (path, image, mask), sorted by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice no mask.
@@ -135,7 +135,7 @@ def slices_of_folders(
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read name, image and mask of the slices in one of the authors' pickles, sorted by name.
+    """Read the slices of one of the authors' pickles as (name, image, mask), sorted by name.
 
     Raises:
         ValueError: if the pickle is not a pair of dicts of arrays with equal keys.

@@ -15,8 +15,8 @@ LARGEST_IMAGE = 191
 class Shapes(MaskSet):
     """Grey images of a bright disc (class 1) and a dark square (class 2) on crops of photographs, with Gaussian noise.
 
-    Size, position and contrast of both shapes are random; the photograph shows through. The square covers the disc
-    where they overlap. An image depends only on seed and image number; no image is in two splits.
+    Size, position and contrast of both shapes are random; shapes are transparent to the photograph. The square covers
+    the disc where they overlap. An image depends only on seed and image number; no image is in two splits.
 
     Args:
         num_train: number of training images.

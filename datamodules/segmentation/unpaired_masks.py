@@ -21,7 +21,7 @@ class UnpairedMasks(LabelledMasks):
         auxiliary_masks: unpaired masks of the structure; None means the dataset's own masks.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in evaluation; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
         seed: seed of the batch order, auxiliary masks and generated images; None means the value of `seed_everything`.
     """

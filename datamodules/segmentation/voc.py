@@ -18,11 +18,11 @@ class VOCSegmentation(MaskSet):
 
     Args:
         data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself; None means the NOISEWORKS_DATA directory.
-        pseudo_label_dir: folder of the training masks, `<image>.png`, as written by an image-level method (AffinityNet,
-            SEAM): one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks for
-            metrics are read from `SegmentationClassAug`, or otherwise from `SegmentationClass`.
-        train_list: text file of the training images, one name or path per line, such as the 10,582 of `trainaug.txt`;
-            None means the 1,464 of `ImageSets/Segmentation/train.txt`.
+        pseudo_label_dir: folder of the training masks, such as pseudo labels of AffinityNet or SEAM: `<image>.png` with
+            one channel or a palette, and 255 for ignored pixels. None trains on the true masks. True masks for metrics
+            are read from `SegmentationClassAug`, or otherwise from `SegmentationClass`.
+        train_list: text file with one training image's name or path per line, such as `trainaug.txt` with 10,582
+            images; None means `ImageSets/Segmentation/train.txt` with 1,464 images.
         download: download the images and masks (2 GB), but not the augmented list.
     """
 

@@ -31,8 +31,8 @@ class UnseenPaths(SequenceSource):
 class BridgePaths(SequenceSet):
     """Paths of dX = -theta X dt + dB from X(0) = 0, observed once: as 0 at the end, with a Gaussian error.
 
-    B is exact fractional Brownian motion. Batches contain `exact_std`, the path's standard deviation at each time given
-    the observation.
+    B is exact fractional Brownian motion. Batches contain `exact_std`, the standard deviation of the path at each time,
+    given the observation.
 
     Args:
         hurst: H of B, in (0, 1).

@@ -1,4 +1,4 @@
-"""Exact fractional Brownian motion: covariances, and paths sampled from them.
+"""Exact fractional Brownian motion: covariances, and paths sampled with these covariances.
 
 The covariances are, with alpha = H + 1/2 and for s <= t,
 
@@ -79,8 +79,8 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
 
     Args:
         covariance: covariance of the path, `[F, F]`, float64.
-        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite where nothing is
-            observed.
+        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite at times without
+            observation.
     """
     seen = sigma.isfinite()
     across = covariance[:, seen]

@@ -1,4 +1,4 @@
-"""Videos of digits that move over a frame and bounce off its walls in random directions (stochastic moving MNIST).
+"""Videos of digits that move and bounce off the frame's borders in random directions (stochastic moving MNIST).
 
 Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
 """

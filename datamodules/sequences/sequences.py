@@ -44,7 +44,8 @@ class Sequences(SeededBatches):
         batch_size: global training batch size, over all ranks.
         passes_per_epoch: passes over the training sequences per epoch.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
         seed: seed of the batch order, and of the sequences if the dataset has no seed; None means the value of
             `seed_everything`.
     """

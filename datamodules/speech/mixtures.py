@@ -17,15 +17,15 @@ from datamodules.speech.tones import at_snr
 class Mixtures(SpeechSet):
     """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
 
-    Noise level and noise excerpt depend only on (seed, index). Each recording, and each subfolder (such as a speaker),
-    is in one split only. In both folders, the last recordings and subfolders in name order are for validation and
+    Noise level and noise excerpt depend only on (seed, index). A recording, or a subfolder (such as a speaker), is
+    never in two splits. In both folders, the last recordings and subfolders in name order are for validation and
     testing. Noise shorter than an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as
     in the recipe of WSJ0-CHiME3; that recipe mixes all splits with the same noises. The run's `mixtures_<split>.csv`
     lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
-        noise_dir: folder of noise recordings, with any subfolders; at least one for each split that is used.
+        noise_dir: folder of noise recordings, with any subfolders; at least one recording per split that is used.
         snr: lowest and highest signal-to-noise ratio in decibels; each mixture's ratio is uniform in this range.
         held_out: fraction of the speech (subfolders, and recordings outside subfolders) for validation, and the same
             fraction for testing; with 0 every split contains the whole folder, which suits one folder per split.

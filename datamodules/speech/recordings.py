@@ -23,7 +23,7 @@ class Recordings:
         noisy: N arrays `[samples]`, int16.
         clean: N arrays of the same lengths and dtype as `noisy`.
         sample_rate: sample rate in Hz.
-        table: one row per recording with its sources, if recordings are generated.
+        table: table with the sources of each recording, if recordings are generated.
         table_name: file name of the table in the run directory.
 
     Raises:
@@ -72,7 +72,7 @@ class SpeechSet(ABC):
 
 
 class CropStore:
-    """Recordings in one block of memory, from which crops are cut for a whole batch at once.
+    """Recordings in one block of memory; crops are cut for a whole batch at once.
 
     Args:
         recordings: N arrays `[samples]`; recordings shorter than a crop are zero-padded on both sides.

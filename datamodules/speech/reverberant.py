@@ -102,13 +102,13 @@ class Reverberant(SpeechSet):
     interrupted simulation continues; each rank starts at a different recording and skips finished ones.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders; each subfolder is in one split only.
+        speech_dir: folder of clean recordings, with any subfolders; no subfolder is in two splits.
         reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; each room's time is
             uniform in this range.
         held_out: fraction of the subfolders and recordings for validation, and the same fraction for testing; with 0
             every split contains the whole folder.
         written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
-            simulation in each run.
+            that each run simulates the recordings.
         sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.

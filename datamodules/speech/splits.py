@@ -8,7 +8,7 @@ from datamodules.speech.recordings import Split
 def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> list[str]:
     """Select the recordings of a split, in the order of their names.
 
-    Recordings in one subfolder, such as those of one speaker, stay in one split.
+    All recordings of a subfolder, for example of one speaker, are in the same split.
 
     Args:
         names: sorted paths of the recordings, relative to the folder.

@@ -12,7 +12,7 @@ HARMONICS = 5
 
 
 def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
-    """Scale noise so that the signal-to-noise ratio is `decibels`."""
+    """Scale noise to the signal-to-noise ratio `decibels`."""
     return noise * np.sqrt(np.mean(clean**2) / np.mean(noise**2) * 10 ** (-decibels / 10))
 
 

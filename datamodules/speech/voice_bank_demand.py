@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND and datasets in its layout: folders with the noisy and the clean recording of each utterance."""
+"""VoiceBank-DEMAND, and other datasets with one noisy and one clean recording per utterance in the same layout."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -23,8 +23,8 @@ TRAINING, VALIDATION, TEST = range(3)
 class FeatureNoise(TableSet):
     """Several training sets of strong and weak points from the same distribution, with shared test points.
 
-    Row i has the i-th point of each training set: `features` `[replicas, 3, dim]`, the patches, and `target`
-    `[replicas]`, -1 or 1. A validation or test row has one point. Weak points come first. u and v lie along the first
+    Row i has the i-th point of each training set: the patches are `features` `[replicas, 3, dim]`, and `target`
+    `[replicas]` is -1 or 1. A validation or test row has one point. Weak points come first. u and v lie along the first
     two axes, without loss of generality for isotropic initial weights.
 
     Args:

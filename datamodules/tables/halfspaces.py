@@ -43,7 +43,7 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
 class Halfspaces(TableSet):
     """Rows with `features` x, `clean_target` sign<w*, x> and `target`, the noisy label; w* is a random direction.
 
-    Half of `samples` is for training, the other half for validation; `test_samples` more are for testing.
+    Half of `samples` is for training and half for validation; `test_samples` further rows are for testing.
 
     Args:
         flips: Massart noise of the labels.

@@ -1,4 +1,4 @@
-"""Streams of rounds whose distribution drifts: random losses with known means, and digits with drifting classes.
+"""Streams of rounds with a drifting distribution: random losses with known means, and digits with drifting classes.
 
 A row is a round. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
 """

@@ -57,4 +57,4 @@ class TableSet(SplitSet[Rows], ABC):
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each column's value in a training row, known without generating or reading data."""
+        """Shape of a training row, by column, known without generating or reading data."""

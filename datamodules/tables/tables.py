@@ -52,7 +52,7 @@ class KeptBatch:
 
     Args:
         samples: dataset; all requests must be equal.
-        made: function that moves a batch to the device on which steps use it.
+        made: function that moves a batch to the device of the training steps.
     """
 
     def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -119,12 +119,12 @@ class Tables(SeededBatches):
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each column's value in a training row."""
+        """Shape of a training row, by column."""
         return dict(self._given_table.row_shapes)
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
-        """All training rows by column, each `[N, ...]`, as generated or read."""
+        """All training rows as generated or read, as arrays `[N, ...]` by column."""
         return self.table.training().dense()
 
     def prepare_data(self) -> None:
@@ -167,6 +167,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device; if rows stay on the host, move only its truth and index."""
+        """Move a batch to a device; if rows stay on the host, move only `truth` and `index`."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

@@ -58,7 +58,7 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A GLUE task: training on `train.tsv`, testing on `dev.tsv`, whose labels are public (MNLI: matched part).
+    """A GLUE task, trained on `train.tsv` and tested on `dev.tsv`, whose labels are public (MNLI: matched part).
 
     STS-B is not included, because its labels are real numbers. Files are in `<data_dir>/<Task>`, as distributed by
     GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
@@ -122,7 +122,7 @@ def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = Fals
     Args:
         path: file in UTF-8.
         names: column names; None means that the first line contains the names.
-        leave_out: skip lines with too few values instead of rejecting the file.
+        leave_out: whether to skip lines with too few values instead of rejecting the file.
 
     Returns:
         The columns, with the line number of each row under `LINE`.

@@ -14,8 +14,8 @@ class Texts(Source):
     """The texts of one split, in memory.
 
     Args:
-        first: texts, `[N]`, or the first text of each pair.
-        second: the second text of each pair, `[N]`, or None.
+        first: texts, or the first text of each pair, `[N]`.
+        second: second text of each pair, `[N]`; None for single texts.
         label: `[N]`, int64.
 
     Raises:

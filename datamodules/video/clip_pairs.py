@@ -44,7 +44,8 @@ class ClipPairs(WholeImageSets):
             rank gets at least one clip. All clips of a batch have the same length and size.
         evaluation_frames: maximum number of frames evaluated at once; longer clips are split into parts.
         predict_dir: folder of degraded clips to predict, as frame folders or video files; None means the test clips.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
         seed: seed of the batch order, windows, degradation and generated data; None means the value of
             `seed_everything`.
     """

@@ -1,4 +1,4 @@
-"""Clips of one split, whose frames are read on access."""
+"""Clips of one split; frames are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -203,8 +203,8 @@ class FrameFolders(ClipSet):
 class REDS(ClipSet):
     """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
 
-    Expects `<data_dir>/train_sharp/<clip>/00000000.png` and `<data_dir>/val_sharp`, directly or in a folder `REDS`;
-    `val_sharp` is used for both validation and testing.
+    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on, or in a folder `REDS` of `data_dir`; `val_sharp`
+    is used for validation and testing.
 
     Args:
         data_dir: folder of the dataset; None means the NOISEWORKS_DATA directory.

@@ -11,8 +11,8 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 class MovingPhotographs(ClipSet):
     """Clips of crops that move in a straight line over bundled photographs, by whole pixels per frame.
 
-    Photograph, direction and position of each clip are random. Training clips come from ten photographs, validation and
-    test clips from three others.
+    Photograph, direction and position of each clip are random. Training clips come from ten photographs, and validation
+    and test clips from three other photographs.
 
     Args:
         samples: number of training clips.

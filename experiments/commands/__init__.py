@@ -5,7 +5,7 @@ A command has
     arguments(parser), which adds its arguments
     run(options), which returns the exit status; a ValueError or OSError means bad input, exit status 2
 `run` itself imports slow modules and everything outside `experiments`, which keeps --help fast. `fit`, `validate`,
-`test` and `predict` have no `arguments`, and their `run` takes the list of arguments: LightningCLI parses them.
+`test` and `predict` have no `arguments`; their `run` takes the list of arguments, which LightningCLI parses.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Train and test several configurations over several seeds, and compare them.
+"""Train and test several configurations over several seeds, and compare the results.
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
-Arguments after `--` are passed to every run, as if they followed `train.py fit --config CONFIG`. Each run is a
+Arguments after `--` are passed to every run, and follow `train.py fit --config CONFIG`. Each run is a
 separate process. Repeating the command keeps finished runs and resumes unfinished runs.
 
 A table of methods over settings has a column for each value of a varied key (in all configs, or in configs with a given

@@ -206,7 +206,7 @@ REJECTED: list[Row] = [
     ("ImagePairs noise twice", set_up("fit", training=Few(NOISY), noise=Gaussian()), ValueError,
      "Few has real noisy images: leave data.noise out"),
     ("ImagePairs shapes", set_up("test", test=Few(NOISY[::-1])), ValueError, "a: the clean image has the shape"),
-    ("Images empty", lambda root: Images([], []), ValueError, "empty"),
+    ("Images empty", lambda root: Images([], []), ValueError, "a dataset has no images"),
     ("MeasuredImages sigma", lambda root: MeasuredImages(AverageDownsampling(2), Five(), sigma=-1), ValueError,
      "sigma must be at least 0, got -1"),
     ("MeasuredImages predict_dir", lambda root: MeasuredImages(PhaseRetrieval(), predict_dir="x"), ValueError,

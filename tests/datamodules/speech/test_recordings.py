@@ -22,7 +22,7 @@ def test_recordings_that_do_not_fit_are_refused() -> None:
     one, other = np.zeros(5, np.int16), np.zeros(4, np.int16)
     with pytest.raises(ValueError, match="a: the noisy recording has 5 samples, and the clean recording 4"):
         Recordings(["a"], [one], [other], 16_000)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="a dataset has no recordings"):
         Recordings([], [], [], 16_000)
 
 
