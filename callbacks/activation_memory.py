@@ -11,7 +11,7 @@ MEBIBYTE = 2**20
 
 
 class SavedBytes(saved_tensors_hooks):
-    """Context manager that counts the bytes autograd saves for the backward pass.
+    """Context manager that counts the bytes that autograd saves for the backward pass.
 
     Each storage is counted once; the network's own parameters and buffers are not counted.
 

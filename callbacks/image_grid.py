@@ -36,7 +36,7 @@ class ImageGrid(Callback):
 
     Raises:
         ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is unknown.
-        TypeError: at setup, if the module is not a `PictureSource` or, in `train`, the DataModule is not a
+        TypeError: at setup, if the module is not a `PictureSource` or, for stage `train`, the DataModule is not a
             `TrainingImageSource`.
     """
 

@@ -108,7 +108,7 @@ def merge_predictions(
     """
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part} is missing, where a process writes its predictions: is the folder shared?")
+            raise FileNotFoundError(f"{part}, the predictions of one rank, is missing: is the folder shared?")
     tables = [_read_part(part) for part in parts if part.stat().st_size > HEADER]
     if not tables:
         raise ValueError(f"no sample was predicted, so {path} was not written")

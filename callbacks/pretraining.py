@@ -24,7 +24,8 @@ class Pretraining(Callback):
         part: dotted name, in the run's module, of the part that gets the weights.
 
     Raises:
-        ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not match.
+        ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not
+            match.
     """
 
     def __init__(

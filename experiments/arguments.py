@@ -66,7 +66,7 @@ def seed(text: str) -> int:
     """Parse a seed of all random number generators.
 
     Raises:
-        argparse.ArgumentTypeError: if `text` is not a whole number of 0 to `LARGEST_SEED`.
+        argparse.ArgumentTypeError: if `text` is not a whole number from 0 to `LARGEST_SEED`.
     """
     value = whole_number(text)
     if value > LARGEST_SEED:

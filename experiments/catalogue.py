@@ -46,7 +46,7 @@ class Config:
 
     Args:
         path: path of the file, relative to the project.
-        about: first sentence of the comment at the top of the file.
+        about: description of the file, the first sentence of the comment at the top.
         needs: data, weights and hardware that the comment at the top of the file lists as required.
     """
 
@@ -84,7 +84,7 @@ class Method:
 
     @property
     def names(self) -> set[str]:
-        """Names by which the method can be found, in lower case."""
+        """Lower-case names by which the method can be found."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
@@ -206,7 +206,7 @@ def one_line(methods: Sequence[Method]) -> Iterator[str]:
 
 
 def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
-    """Yield the description of a method: class path, paper, first equation, configurations and claims."""
+    """Yield a method's description, with class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
     yield ""

@@ -136,7 +136,7 @@ def _number(value: object) -> float:
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
-    """Apply both conditions of a claim.
+    """Decide whether both conditions of a claim hold.
 
     A difference that equals the margin up to rounding is sufficient.
 
@@ -184,7 +184,7 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
         claim: the claim.
         names: title of the experiment, by config.
         results: results of the finished runs.
-        failures: the failed runs.
+        failures: runs that failed.
     """
     method, baseline = names[claim.method.resolve()], names[claim.baseline.resolve()]
     failed = [f for f in failures if f.run.experiment.title in (method, baseline) and f.run.seed in claim.seeds]
@@ -389,7 +389,7 @@ def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
     """Read claim files and plan the runs, in one `Place` per folder.
 
     Raises:
-        FileNotFoundError, ValueError: if a file is invalid, before anything runs.
+        FileNotFoundError, ValueError: if a claim file is missing or invalid; raised before anything runs.
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):

@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Dump the configuration; `begins_from` is the checkpoint of another run that this run starts from."""
+        """Dump the configuration; `begins_from` is another run's checkpoint from which this run starts."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -244,7 +244,7 @@ class CommandLine(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return only the requested subcommand: building the parsers of all four takes seconds."""
+        """Return only the requested subcommand, since building the parsers of all four subcommands takes seconds."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -415,7 +415,7 @@ class CommandLine(LightningCLI):
 
     @property
     def _validates_on_given_labels(self) -> bool:
-        """Whether validation labels are as noisy as training labels."""
+        """Whether validation labels have the same noise as training labels."""
         return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
 
     def after_fit(self) -> None:
@@ -482,8 +482,8 @@ class CommandLine(LightningCLI):
             return
         if self.resumed is None and self._given_checkpoint() is None and self._untrained():
             raise ValueError(
-                f"{self.requested} would use initial weights of {type(self.model).__name__}, as no trained ones "
-                f"are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
+                f"{self.requested} would use initial weights of {type(self.model).__name__}, since no trained "
+                f"weights are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
             )
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.test_checkpoint}.ckpt")
@@ -645,7 +645,7 @@ def with_restart(args: list[str]) -> list[str]:
         return args
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
         raise ValueError(
-            f"torchrun --max_restarts {restarts} can hang, as restarted ranks use addresses of dead ones: set "
+            f"torchrun --max_restarts {restarts} can hang, since restarted ranks use addresses of dead ranks: set "
             f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
         )
     if _value_of(args, "--resume") is not None:

@@ -36,7 +36,7 @@ class AlphaCurve(Callback):
         alphas: weights of the robust classifier, in [0, 1]; 0 and 1 select a single classifier.
         batch_size: number of images attacked at once on each rank.
         skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all.
+        max: attack only images before this position; None attacks all images.
         seed: random seed of the attacks; every alpha gets the same random starts.
     Raises:
         ValueError: if an argument is out of range.

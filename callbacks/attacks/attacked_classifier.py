@@ -1,4 +1,4 @@
-"""A classifier under attack, deterministic or smoothed by Gaussian noise."""
+"""Classifiers under attack, deterministic or smoothed by Gaussian noise."""
 
 from typing import NamedTuple, Protocol
 

@@ -40,7 +40,7 @@ class RobustAccuracy(Callback):
     * `robust_accuracy_rows`, with the predictions for each image.
 
     Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
-    weights have changed, or if attack and settings are the same.
+    weights have changed, or if attack and settings are unchanged.
 
     Images are attacked in blocks of `batch_size`; random numbers depend only on (seed, block, attack). Perturbations
     are therefore the same on any number of ranks. With the same weights and settings, an interrupted evaluation resumes
@@ -51,7 +51,7 @@ class RobustAccuracy(Callback):
         batch_size: number of images in a block, which a rank attacks at once; with few images, a smaller value uses
             more ranks.
         skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all.
+        max: attack only images before this position; None attacks all images.
         sigma: standard deviation of Gaussian noise, in pixel units; if positive, the smoothed classifier is attacked,
             and 0 attacks the module itself. For a `SmoothedClassifier`, all votes count as in the certificate, and
             gradients are computed from the mean probabilities.

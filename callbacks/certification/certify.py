@@ -45,8 +45,8 @@ class Certification(Callback):
         mode: rule for the number of noise samples per image. `lightning_modules.robustness.certificates.FixedSampling`
             is the published procedure; `Anytime`, `Curve`, `InputSpecific` and `Stages` need fewer samples.
         batch_size: number of noise samples evaluated at once on each rank.
-        skip: certify every `skip`-th image; CIFAR-10 is often reported with 20, ImageNet with 100.
-        max: certify only images before this position; None certifies to the last image.
+        skip: certify every `skip`-th image; results are often reported with 20 for CIFAR-10 and 100 for ImageNet.
+        max: certify only images before this position; None means no limit.
         share: how ranks share the work: `images` shards the images; `draws` shards each image's noise samples, for few
             or costly images.
         seed: random seed of the noise. Noise samples do not depend on batch size or number of ranks.
@@ -222,7 +222,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """Return the radii at which a mode's certified accuracy is logged, including the mode's own."""
+    """Return the radii at which a mode's certified accuracy is logged, including the mode's own radii."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")

@@ -92,7 +92,7 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Strip the leading and trailing parts that all paths share."""
+    """Strip the leading and trailing parts that are common to all paths."""
     whole = [path.absolute() for path in paths]  # since "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:

@@ -94,7 +94,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
     """Find the first epoch in 1 ... horizon - 1 whose slope has changed by more than r; `horizon` if there is none.
 
-    Epochs count from the curve's t = 0. Returns None for a flat curve, for which the change is undefined.
+    Epochs count from the curve's t = 0. The result is None for a flat curve, whose change of slope is undefined.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):

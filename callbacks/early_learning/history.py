@@ -53,7 +53,7 @@ class CategoryHistory:
     ) -> list[int]:
         """Fit the curves of some categories; return the categories whose early learning has ended by the last epoch.
 
-        An end, once detected, is kept. For the arguments see `curve.detect`.
+        An end, once detected, is kept. The arguments are those of `curve.detect`.
         """
         ended = []
         for category in categories:

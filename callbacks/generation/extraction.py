@@ -60,15 +60,15 @@ class Extractor:
         name: name of the features in metric names; None for an `FIDInception`.
 
     Raises:
-        ValueError: if the name is missing, or is given for an `FIDInception`.
+        ValueError: if the name is missing for another network, or given for an `FIDInception`.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:
         self.inception = network if isinstance(network, FIDInception) else None
         if (self.inception is None) == (name is None):
             raise ValueError(
-                f"extractor_name {name!r} with {type(network).__name__}: metrics of FID's Inception are called fid "
-                f"and kid, so it takes no extractor_name; any other extractor needs one, for metrics called "
+                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception, "
+                f"whose metrics are called fid and kid, and set it for any other extractor, whose metrics are called "
                 f"fd_<extractor_name> and kd_<extractor_name>"
             )
         if self.inception is not None:

@@ -43,7 +43,7 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
     """Compute the moments of features, on all ranks together.
 
     Args:
-        name: name of the images.
+        name: name of the set of images, for error messages.
         feature: features of the images, `[N, D]`, the same on all ranks.
         extractor: identity of the extractor.
         shares: rank, world size and device.

@@ -155,7 +155,7 @@ def subset_distances(
         shares: number of shards.
 
     Returns:
-        `[S]`, float64; the results of all shards add up.
+        Sums for each of the S subsets, `[S]`, float64; the results of all shards add up.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]

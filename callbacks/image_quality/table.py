@@ -14,7 +14,7 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 
 
 class ImageMetricsTable(Callback):
-    """Write `image_quality.csv`, the metrics of every test image, into the run directory.
+    """Write the metrics of every test image to `image_quality.csv` in the run directory.
 
     A row has an image's dataset, index and name, PSNR in dB and SSIM of the restored image, and of the degraded image
     as `noisy_psnr` and `noisy_ssim`. The last row of a dataset has the means. If a run is tested twice

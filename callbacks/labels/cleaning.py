@@ -22,7 +22,7 @@ ROUNDING = 1e-12
 def with_actions(table: pd.DataFrame) -> pd.DataFrame:
     """Add `action`, `label` and `confidence` to the rows of a label report.
 
-    With the given label y and the proposed class k = argmax p:
+    Given the label y, the proposed class k = argmax p and the thresholds t, the action is:
 
         keep     if the label is not suspected, or p[y] >= t_y
         relabel  otherwise, if k != y and p[k] >= t_k

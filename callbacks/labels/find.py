@@ -42,7 +42,7 @@ def find_label_errors(
         `callbacks.labels.cleaning.wrong_fraction`.
 
     Raises:
-        ValueError: if an argument is out of range, or lengths or shapes do not fit.
+        ValueError: if an argument is out of range, or if lengths or shapes do not match.
     """
     within(0, 1, "()", threshold=threshold)
     at_least(1, batch_size=batch_size)

@@ -17,7 +17,7 @@ class Memorization(Callback):
     If labels have been corrected, the original labels (`original_label`) decide which images are falsely labelled.
     Images with unverified labels do not count.
 
-    Needs a DataModule that knows the true training labels, as with label noise from `datamodules.corruptions`.
+    The DataModule must know the true training labels, as with label noise from `datamodules.corruptions`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -50,7 +50,7 @@ class ImagesToInterpolate(SeededBatches):
         self.test_set = self.images.pairs(self.seed)
 
     def training_images(self) -> tuple[Tensor, int] | None:
-        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`; None if there are none."""
+        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`, or None without images."""
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 

@@ -43,9 +43,9 @@ def cached_array(
         folder: folder of the cache, on storage that all ranks share.
         name: prefix of the entry's name, before the digest.
         identity: description of all inputs of the array; any difference leads to another entry.
-        num_parts: number of parts; the array is their concatenation along the first axis.
+        num_parts: number of parts, which are concatenated to the array along the first axis.
         compute: maps the numbers of this rank's missing parts to an iterator of (number, rows of that part).
-        told_to_end: returns whether the run was asked to stop.
+        told_to_end: function that returns whether the run was asked to stop.
 
     Returns:
         The array, memory-mapped and read-only.
@@ -148,5 +148,5 @@ def _read(entry: Path, identity: dict[str, Any]) -> NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{entry} is damaged ({error}): {remedy}") from error
     if written != json.loads(json.dumps(identity)):
-        raise ValueError(f"{entry} holds another array than its name says: {remedy}")
+        raise ValueError(f"{entry} does not contain the array that its name describes: {remedy}")
     return array

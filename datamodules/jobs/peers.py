@@ -9,8 +9,8 @@ shared storage:
 
 A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so an
 unlocked file without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error with
-that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected but kills
-are not.
+that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected, but not
+kills.
 
 Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of runs killed earlier.
 """
@@ -48,7 +48,7 @@ class Peers:
 
     Args:
         folder: the job's folder, on storage that all ranks share.
-        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
+        told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
     """
 
     def __init__(self, folder: Path, told_to_end: Callable[[], bool] = lambda: False) -> None:
@@ -138,7 +138,7 @@ class Peers:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS * max(1, len(self._working) / 8)
         if not self._ranks.is_dir():
-            raise PeerFailure(f"{self._ranks} is gone: another rank has failed")
+            raise PeerFailure(f"{self._ranks} was removed: another rank has failed")
         for other in sorted(self._working):
             if (ending := self._ending(other)) == "":
                 self._working.discard(other)
@@ -146,7 +146,7 @@ class Peers:
                 raise PeerFailure(ending)
         # The first process of a machine may outlive the shell that it was started from; others have a launcher.
         if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() != self._parent:
-            raise PeerFailure("the process that started this one is gone")
+            raise PeerFailure("the parent process of this rank has ended")
 
     def _ending(self, other: int) -> str | None:
         """Return how a rank ended: "" if done, the cause if failed, None if the rank is still working."""
@@ -162,8 +162,8 @@ class Peers:
         """Wait until `ready` returns true; raise an error if another rank fails meanwhile.
 
         Args:
-            ready: returns whether the wait is over.
-            meanwhile: called between two calls of `ready`.
+            ready: function that returns whether the wait is over.
+            meanwhile: function that is called between two calls of `ready`.
 
         Raises:
             SIGTERMException: see `check`.

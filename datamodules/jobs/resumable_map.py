@@ -31,7 +31,7 @@ class ResumableMap:
         settings: everything that results depend on, as JSON values; rank 0's settings are used.
         settings_file: file that records the settings.
         remedy: advice for the error message about results of other settings.
-        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
+        told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
         name: name of the job in progress messages; None means the name of the store's folder.
         peers: the ranks, where they have met already and part later.
 
@@ -92,8 +92,8 @@ class ResumableMap:
             write_settings(self.settings_file, self.settings)
         elif found is None:
             raise ValueError(
-                f"{self.store.folder} holds results, and {self.settings_file}, which says with what settings they "
-                f"were made, is missing: restore it, or remove {self.store.folder} to start again"
+                f"{self.store.folder} has results, but {self.settings_file}, which records their settings, is missing: "
+                f"restore it, or remove {self.store.folder} to start again"
             )
         else:
             reject_other_settings(found, self.settings, f"what {self.store.folder} holds", self.remedy)

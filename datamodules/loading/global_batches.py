@@ -1,4 +1,4 @@
-"""Sampling order: a pure function of (seed, epoch), the same for any number of ranks."""
+"""Sampling order that depends only on (seed, epoch), not on the number of ranks."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class GlobalBatches(Sampler[Request]):
         rank: rank of this process.
         world_size: number of ranks.
         shuffle: use a new random order each epoch (training) instead of dataset order (evaluation).
-        seed: seed of the order.
+        seed: seed of the sampling order.
         epoch: first epoch; Lightning sets later epochs.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
         passes: passes over the dataset per epoch, each in its own order; methods with two networks train one network

@@ -56,13 +56,13 @@ class NodeBatches(GlobalBatches):
     the samples of the nodes in its `block`.
 
     Args:
-        shards: positions in the dataset, per node.
+        shards: positions of each node's samples in the dataset.
         batch_size: samples per batch over all nodes.
         batches: batches per epoch.
         growing: whether training batch t, counted from 0, has t + 1 samples of each node.
         rank: rank of this process.
         world_size: number of ranks.
-        seed: seed of the orders.
+        seed: seed of the nodes' random orders.
         epoch: first epoch.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
     """

@@ -61,7 +61,7 @@ class WithPositions(Dataset[Any]):
         batch = as_batch(self.own_collate([sample for _, sample in numbered]))
         if not (isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor)):
             raise TypeError(
-                f"batches must be dicts with `image` and `label`, or pairs of the two, but those of "
+                f"batches must be dicts with `image` and `label`, or pairs (image, label), but those of "
                 f"{type(self.samples).__name__} are {type(batch).__name__}"
             )
         if len(batch["image"]) != len(numbered):

@@ -1,5 +1,4 @@
-"""Batches in an order that is a function of (seed, epoch): sharded over ranks, resumable within an epoch, augmented on
-the device.
+"""Batches in an order that depends only on (seed, epoch): sharded, resumable within an epoch, augmented on the device.
 
 Base of all DataModules with a fixed training set, for any kind of samples.
 """

@@ -24,7 +24,7 @@ class CaptionedImages(SeededBatches):
         images: dataset.
         batch_size: global training batch size, over all ranks.
         validation_fraction: fraction of the images held out of training, in [0, 1).
-        augmentation: crop after padding and flip of training images; None means no augmentation.
+        augmentation: random crop of padded training images, and flip; None means no augmentation.
         evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         seed: seed of the split, batch order and augmentation; None means the value of `seed_everything`.

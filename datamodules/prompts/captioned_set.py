@@ -20,7 +20,7 @@ class Captioned:
     """Images of one split with their captions.
 
     Args:
-        source: the images; their labels are ignored.
+        source: images, whose labels are ignored.
         captions: one caption per image, `[N]`; None if images have no captions.
     """
 

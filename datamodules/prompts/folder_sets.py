@@ -61,7 +61,7 @@ class CaptionedFolder(CaptionedSet):
         return Captioned(source, None if captions is None else [captions[name] for name in names])
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions by file name; None if there are none."""
+        """Read the captions by file name; None if the folder has no captions."""
         files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
         found: dict[str, str] = {}
         for file in files:

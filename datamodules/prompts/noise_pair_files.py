@@ -58,7 +58,7 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the prompt that a pair was written for; None if the file has none.
+    """Read the prompt for which a pair was written; None if the file has no prompt.
 
     Raises:
         DamagedFile: if the file is damaged.

@@ -46,7 +46,7 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
     Args:
         seed: random seed of the whole run.
         epoch: index of the epoch; each epoch has new words.
-        index: `[B]`, int64: positions of the samples in the dataset.
+        index: positions of the samples in the dataset, `[B]`, int64.
         count: number of words per sample.
         stream: number of the purpose, such as a second augmentation; streams are mutually independent.
 
@@ -99,7 +99,7 @@ class CounterRNG:
     Args:
         seed: random seed of the run.
         epoch: index of the epoch; each epoch has new numbers.
-        index: `[B]`, int64: positions of the samples, on the device of the results.
+        index: positions of the samples, `[B]`, int64, on the device of the results.
         stream: number of the purpose; streams are mutually independent, and streams below 1000 are for augmentation.
     """
 
@@ -160,7 +160,7 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
     Args:
         uniform: u, in (0, 1), float64.
-        rate: means, at least 0, float64.
+        rate: means of the distributions, at least 0, float64.
     """
     small = rate.clamp(max=FEW)
     probability = (-small).exp()

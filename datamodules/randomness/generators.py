@@ -33,7 +33,7 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
     Args:
         image: `[B, ...]`.
-        draw: `torch.rand` or `torch.randn`.
+        draw: sampling function: `torch.rand` or `torch.randn`.
         generators: B generators.
     """
     drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]

@@ -71,7 +71,7 @@ def sample_rows(
     If the number of rows is no multiple of this rank's number of samples, each rank samples independently.
 
     Args:
-        draw: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
+        draw: sampling function: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
         shape: shape of this rank's numbers.
         device: device to sample on.
         rows: dimension of the samples, which may repeat the batch several times in succession.

@@ -17,7 +17,7 @@ class RealPairs(PairSet):
     """Base of CC and PolyU: pairs of a noisy `<name>_real.<suffix>` and `<name>_mean.<suffix>`, the mean of many shots.
 
     Args:
-        data_dir: folder that contains the set's folder; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the dataset's folder; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -66,9 +66,9 @@ class SIDD(PairSet):
     """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
 
     Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into
-    memory: 15 GB, or 30 GB with ground truth. Validation and test images are the 1,280 validation blocks of 256 x 256
-    pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or, all or some, from
-    images in `SIDD_Val/noisy` and `SIDD_Val/GT`.
+    memory, which takes 15 GB, or 30 GB with ground truth. Validation and test images are the 1,280 validation blocks of
+    256 x 256 pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or, all or
+    some, from images in `SIDD_Val/noisy` and `SIDD_Val/GT`.
 
     Args:
         data_dir: folder that contains these folders and files; None means the NOISEWORKS_DATA directory.

@@ -16,7 +16,7 @@ class DarkPhotographs(PairSet):
 
     Args:
         exposure: brightness of white in the dark version, in (0, 1].
-        exponent: exponent of the intensity; above 1 darkens shadows more than highlights.
+        exponent: exponent of the intensity; values above 1 darken shadows more than highlights.
         noise: standard deviation of white Gaussian noise, added before clipping to [0, 1].
     """
 

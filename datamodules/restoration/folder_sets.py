@@ -50,7 +50,7 @@ class PairFolders(PairSet):
     Args:
         clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
         data_range: stored value of white; required for 16-bit images, 255 for 8-bit images.
 
     Raises:
@@ -108,7 +108,7 @@ class CentreCrops(PairSet):
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
         listing: text file with an image name at the start of each line; only the listed images are read, in this order.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
         FileNotFoundError: if the folder or the listing does not exist, or the folder has no image.
@@ -140,7 +140,7 @@ class ScaledFolders(PairSet):
         large_dir: folder of large images, including subfolders.
         small_dir: folder of small images; None downsamples the large images like MATLAB's bicubic `imresize`.
         factor: ratio of large to small sides.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
         ValueError: if `factor` is below 2, file names do not match, or a small image's sides are not those of the large
@@ -174,11 +174,11 @@ class KnownImages(PairSet):
 
     Args:
         data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
         FileNotFoundError: if the dataset's images are missing.
-        ValueError: if the number of images or a size is wrong.
+        ValueError: if the number of images or an image size is wrong.
     """
 
     folders: tuple[str, ...]
@@ -260,7 +260,7 @@ class CBSD68(KnownImages):
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour; the two versions give different results.
+    """The 24 Kodak images in colour, in one of two versions, which give different results.
 
     The folder contains either the whole photographs, 512 x 768 pixels or transposed, or FFDNet's crops of 500 x 500
     pixels.

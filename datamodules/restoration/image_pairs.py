@@ -132,7 +132,7 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Reject synthetic noise for images with real noise, and missing noise for clean images."""
+        """Reject synthetic noise for images with real noise, and clean images without a noise model."""
         if images.noisy is not None and self.noise is not None:
             raise ValueError(f"{name} has real noisy images: leave data.noise out")
         if images.noisy is None and self.noise is None:
@@ -194,7 +194,7 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Patches:
-    """Training images, from which patches are cropped on the device.
+    """Training images; patches are cropped on the device.
 
     Args:
         images: the images.
@@ -261,7 +261,7 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return how many bytes of images may be kept on a device: a quarter of a GPU's memory."""
+    """Return how many bytes of images a device may store: a quarter of a GPU's memory."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 

@@ -23,7 +23,7 @@ class Images:
 
     Args:
         names: image names without suffix, `[N]`.
-        clean: ground truth, N arrays `[C, H, W]`; None if there is none.
+        clean: ground truth, N arrays `[C, H, W]`; None without ground truth.
         noisy: noisy images, of the same sizes or smaller by the factor `scale`; None if synthetic noise is added later.
         data_range: stored value that corresponds to 1; 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
@@ -105,7 +105,7 @@ class PatchStore:
         """Crop one square from each of the given images.
 
         Args:
-            image: `[B]`, int64: positions of the images.
+            image: positions of the images, `[B]`, int64.
             uniform: `[B, 2]` in [0, 1), mapped uniformly to all possible rows and columns of each square.
             size: height and width of a square in pixels, at most those of the images.
             grid: squares start at rows and columns that are multiples of `grid`.
@@ -128,19 +128,17 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels; either all or none must have clean images, and likewise noisy
-            images.
+        sets: datasets with the same number of channels; all must have clean images, or all must have noisy images.
 
     Raises:
-        ValueError: if there is no dataset, or datasets differ in channels, white level or presence of clean or noisy
-            images.
+        ValueError: if there is no dataset, or datasets differ in channels, kinds of images or white level.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
         if len(channels := {one.channels for one in sets}) != 1:
-            raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
+            raise ValueError(f"Together needs datasets with the same number of channels, got {sorted(channels)}")
         if len(scales := {one.scale for one in sets}) != 1:
-            raise ValueError(f"Together needs sets with the same downsampling factor, got {sorted(scales)}")
+            raise ValueError(f"Together needs datasets with the same downsampling factor, got {sorted(scales)}")
         self.sets = sets
         (self.channels,) = channels
         (self.scale,) = scales
@@ -149,7 +147,9 @@ class Together(PairSet):
         parts = [one.images(split) for one in self.sets]
         names = [name for part in parts for name in part.names]
         if len(data_range := {part.data_range for part in parts}) > 1:
-            raise ValueError(f"the sets store white as {' and '.join(map(str, sorted(data_range)))}; they must agree")
+            raise ValueError(
+                f"data_range must be equal for all datasets, got {' and '.join(map(str, sorted(data_range)))}"
+            )
 
         def joined(kind: str) -> list[np.ndarray] | None:
             lists = [getattr(part, kind) for part in parts]
@@ -157,9 +157,9 @@ class Together(PairSet):
 
         clean, noisy = joined("clean"), joined("noisy")
         if clean is None and noisy is None:
-            raise ValueError("some of the sets have only clean images, and others only noisy ones")
+            raise ValueError("some datasets have only clean images, and others only noisy images")
         if noisy is None and any(part.noisy is not None for part in parts):
-            raise ValueError("some of the sets have noisy images, and others none")
+            raise ValueError("some datasets have noisy images, and others have none")
         return Images(names, clean, noisy, data_range.pop(), self.scale)
 
 
@@ -188,7 +188,8 @@ class Crops(PairSet):
         count: number of images.
 
     Raises:
-        ValueError: if an argument is below 1, the dataset has fewer images, or an image is smaller than a crop.
+        ValueError: if an argument is below 1, the dataset has fewer than `count` images, or an image is smaller than a
+            crop.
     """
 
     def __init__(self, images: PairSet, crop_size: int, count: int) -> None:

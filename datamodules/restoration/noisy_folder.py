@@ -22,8 +22,8 @@ class NoisyFolder:
 
     Args:
         folder: folder of images.
-        channels: channels to read images with, 1 or 3; grey images are repeated to three channels. Colour is never
-            discarded: with 1, a colour image counts as unreadable. None leaves channels unchanged.
+        channels: number of channels to read images with, 1 or 3; with 3, grey images are repeated to three channels,
+            and with 1, colour images count as unreadable. None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
 
     Raises:

@@ -31,7 +31,7 @@ def bundled_photograph(name: str) -> np.ndarray:
 class Photographs(PairSet):
     """Photographs bundled with scikit-image and scikit-learn: by default ten for training and three for testing.
 
-    No download. Validation and test images are the same, since there are few.
+    No download. Validation and test images are the same, since there are few photographs.
 
     Args:
         image_size: height and width of the largest centre square after resizing, in pixels.

@@ -54,7 +54,7 @@ class SID(PairSet):
 
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
-        ratio: test only on pairs with exposure ratio 100, 250 or 300; None means all.
+        ratio: test only on pairs with this exposure ratio, 100, 250 or 300; None means all pairs.
         crop: height and width of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
     """
 
@@ -114,7 +114,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Return the exposure ratio given by two of SID's file names, at most 300.
+    """Return the exposure ratio, at most 300, that two of SID's file names give.
 
     Raises:
         ValueError: if a name has no exposure time; the message names the file.

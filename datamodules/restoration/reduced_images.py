@@ -16,7 +16,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
     """Downsample an image like MATLAB's `imresize`, with an antialiased bicubic kernel and mirrored borders.
 
     Args:
-        image: `[C, H, W]`, integers; height and width are multiples of the factor.
+        image: image `[C, H, W]`, integers; height and width are multiples of the factor.
         factor: image pixels per downsampled pixel, along each axis.
 
     Returns:

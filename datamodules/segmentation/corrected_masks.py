@@ -48,7 +48,7 @@ class CorrectedMasks:
             self._pixels = self._mapped()
 
     def mask(self, sample: int) -> Tensor:
-        """Return the corrected mask of a sample, `[H, W]`; undefined where `changed` is false."""
+        """Return the corrected mask of a sample, `[H, W]`; undefined for samples whose `changed` is false."""
         return self._pixels[self.start[sample] : self.start[sample + 1]].view(*self.size[sample].tolist())
 
     def current(self, index: Tensor, given: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

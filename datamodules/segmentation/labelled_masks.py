@@ -97,7 +97,8 @@ class LabelledMasks(SeededBatches):
         images: dataset.
         batch_size: global training batch size, over all ranks.
         mask_noise: noise model that corrupts training masks; None leaves the masks unchanged.
-        augmentation: random scale, crop, colours and flip of training images in files; None means no augmentation.
+        augmentation: random scaling, cropping, colour jitter and flips of training images in files; None means no
+            augmentation.
         predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set; only for
             datasets of files resized to one size, such as `MaskFolders`.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`, or one
@@ -272,7 +273,7 @@ class LabelledMasks(SeededBatches):
         `training_images_dataloader`) or without samples. Ranks exchange their corrections.
 
         Args:
-            index: `[n]`, int64: positions of the samples in the training set.
+            index: positions of the samples in the training set, `[n]`, int64.
             label: new masks `[n, H, W]`, integers, in pixels of the images before augmentation; 255 is ignored. Of a
                 mask larger than its image, the top left part is used.
 

@@ -114,7 +114,7 @@ def slices_of_folders(
     """Read some patients' slices as (path, image, mask), sorted by name.
 
     Raises:
-        FileNotFoundError: if a patient has no slice, or a slice no mask.
+        FileNotFoundError: if a patient has no slice, or a slice has no mask.
         UnreadableImage: if a file is damaged; the message names the file.
     """
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}

@@ -1,4 +1,4 @@
-"""A bright disc and a dark square on photographs: a synthetic segmentation dataset, 3 classes, no download."""
+"""A bright disc and a dark square on photographs: a synthetic segmentation dataset with 3 classes, without download."""
 
 import math
 

@@ -23,7 +23,7 @@ class VOCSegmentation(MaskSet):
             are read from `SegmentationClassAug`, or otherwise from `SegmentationClass`.
         train_list: text file with one training image's name or path per line, such as `trainaug.txt` with 10,582
             images; None means `ImageSets/Segmentation/train.txt` with 1,464 images.
-        download: download the images and masks (2 GB), but not the augmented list.
+        download: download images and masks (2 GB), but not the list `trainaug.txt`.
     """
 
     num_classes = 21

@@ -37,7 +37,7 @@ class BridgePaths(SequenceSet):
     Args:
         hurst: H of B, in (0, 1).
         kind: type of fractional Brownian motion: `I` has stationary increments, `II` starts at time 0 without a past.
-        theta: mean reversion rate towards 0, at least 0.
+        theta: rate of mean reversion towards 0, at least 0.
         end: time of the observation.
         sigma: standard deviation of the observation's error.
         num_times: number of times of a path, from 0 to `end`.

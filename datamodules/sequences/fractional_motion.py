@@ -32,7 +32,7 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
     Args:
         time: times `[F]`, at least 0, float64.
         hurst: H in (0, 1).
-        kind: type of the motion.
+        kind: type of the motion, `I` or `II`.
 
     Returns:
         `[F, F]`, float64.
@@ -56,8 +56,8 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
         interval: distance between two successive times.
         num_times: number of times, F; the first time is 0.
         hurst: H in (0, 1).
-        kind: type of the motion.
-        theta: mean reversion rate towards 0, at least 0.
+        kind: type of the motion, `I` or `II`.
+        theta: rate of mean reversion towards 0, at least 0.
 
     Returns:
         `[F, F]`, float64.

@@ -15,7 +15,7 @@ class DrawnPaths(SequenceSource):
     Args:
         law: dataset that defines the distribution of paths.
         count: number of paths in the split.
-        stream: number of the split.
+        stream: number of the split, which distinguishes its random numbers.
     """
 
     in_memory = True
@@ -44,7 +44,7 @@ class FractionalPaths(SequenceSet):
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: mean reversion rate towards 0, at least 0.
+        theta: rate of mean reversion towards 0, at least 0.
         scale: scale of the noise B.
         sigma: standard deviation of the observation errors.
         dim: number of independent coordinates of a point, D.
@@ -105,13 +105,13 @@ class FractionalBalls(FractionalPaths):
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: mean reversion rate towards the centre, at least 0.
+        theta: rate of mean reversion towards the centre, at least 0.
         scale: scale of the noise B; the unit of length is half a frame.
         radius: radius of the ball; the unit of length is half a frame.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.
         interval: time between two frames.
-        num_training: number of training videos per epoch, all new.
+        num_training: number of training videos, which are new in each epoch.
         num_test: number of test videos.
         seed: seed of the paths; None means the DataModule's seed.
     """

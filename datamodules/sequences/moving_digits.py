@@ -74,7 +74,7 @@ class DrawnVideos(SequenceSource):
     Args:
         law: dataset that defines the distribution of the videos.
         images: digits to sample from.
-        stream: number of the split.
+        stream: number of the split, which distinguishes its random numbers.
     """
 
     def __init__(self, law: "MovingDigits", images: ImageSource, count: int, stream: int) -> None:

@@ -98,7 +98,7 @@ class CropStore:
         """Cut one crop from each of the given recordings.
 
         Args:
-            index: `[B]`, int64: positions of the recordings.
+            index: positions of the recordings, `[B]`, int64.
             uniform: numbers `[B]` in [0, 1), mapped uniformly to all possible positions of a crop.
 
         Returns:

@@ -2,7 +2,7 @@
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-a weak point has the zero vector in place of y u.
+weak points have the zero vector instead of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.

@@ -1,4 +1,4 @@
-"""Random linear measurements of a low-rank positive semidefinite matrix, some with gross errors."""
+"""Random linear measurements of a low-rank positive semidefinite matrix; some have gross errors."""
 
 from collections.abc import Mapping, Sequence
 

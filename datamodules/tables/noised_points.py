@@ -136,7 +136,7 @@ class StandardisedWine(StandardisedRows):
 
 
 class CreditDefault(StandardisedRows):
-    """UCI's default of credit card clients, 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
+    """UCI's table "default of credit card clients", 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.

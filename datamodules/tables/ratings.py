@@ -34,7 +34,7 @@ class RatingSet(TableSet):
 
     `num_held_out` random ratings of each user are for testing, and as many for validation. The other ratings are for
     training; `ratings` contains them in all three splits. `held_out` contains the ratings of the current split. During
-    testing, `excluded` contains the validation ratings; their items are not ranked.
+    testing, `excluded` contains the validation ratings, whose items are not ranked.
 
     Args:
         num_held_out: number of test ratings per user; validation has as many.
@@ -133,8 +133,8 @@ class SyntheticRatings(RatingSet):
     """Synthetic ratings of one to five stars from latent factors of users and items; users rate liked items more often.
 
     A user's affinity for an item is the inner product of the user's and the item's normal factors. Users rate the items
-    with the largest affinity plus Gumbel noise. Stars are the quintiles of a user's affinities, plus noise of half a
-    star.
+    for which affinity plus Gumbel noise is largest. Stars are the quintiles of a user's affinities, plus noise of half
+    a star.
 
     Args:
         num_users: number of users.

@@ -91,7 +91,7 @@ class ProductOfCircles(SingularLaw):
 
 
 class SwissRoll(SingularLaw):
-    """Points of a rolled-up sheet in space: (t cos t, 21 u, t sin t) / 10 with t from 1.5 pi to 4.5 pi."""
+    """Points (t cos t, 21 u, t sin t) / 10 of a rolled-up sheet, with u in [0, 1] and t from 1.5 pi to 4.5 pi."""
 
     latent_dim = 2
     dim = 3

@@ -1,6 +1,7 @@
 """Streams of rounds with a drifting distribution: random losses with known means, and digits with drifting classes.
 
-A row is a round. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
+Each row is one round of the stream. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 +
+<mean_gradient_t, x> + const.
 """
 
 import math

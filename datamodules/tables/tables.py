@@ -23,7 +23,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class RowSet:
-    """Rows that are fetched one request at a time."""
+    """Dataset of rows, fetched one request at a time."""
 
     in_memory = True
 

@@ -17,7 +17,7 @@ class TrustedRows(TableSet):
     Args:
         table: table whose training rows have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
-        trusted_size: number of rows with true labels; the rest is for testing.
+        trusted_size: number of trusted rows, with true labels; the remaining rows are for testing.
         flipped: fraction of the untrusted rows with flipped labels.
         kept_positives: fraction of the untrusted rows' positives that is kept, before labels are flipped.
         seed: seed of split and noise; None means the DataModule's seed.

@@ -20,8 +20,8 @@ class GlueTask:
 
     Args:
         folder: name of the task's folder.
-        texts: columns of the text, or of the text pair.
-        label: column of the label.
+        texts: names of the columns with the text or text pair.
+        label: name of the label column.
         classes: labels as written in the files, in class order.
         names: names of all columns, for files without a header.
         dev: file of the labelled test texts.

@@ -45,14 +45,14 @@ class DrawnNoise(NoiseSource):
 
 
 def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample constant rows, the same in all channels, plus fine grain, with mean 0 and variance 1."""
+    """Sample constant rows, equal in all channels, plus fine grain; mean is 0 and variance 1."""
     time, channels, height, width = shape
     rows = random.standard_normal((time, 1, height, 1))
     return (rows + smoothed(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample slanted drifting waves plus coarse static blotches, with mean 0 and variance 1."""
+    """Sample slanted drifting waves plus coarse static blotches; mean is 0 and variance 1."""
     time, channels, height, width = shape
     frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
     phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)

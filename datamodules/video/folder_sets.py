@@ -98,7 +98,7 @@ class VideoFrames:
 
     Args:
         path: video file.
-        channels: 1 to read luma only, or 3.
+        channels: number of channels; 1 reads only luma, 3 reads colour.
 
     Raises:
         UnreadableVideo: if the file is damaged or not a video; the message names the file.

@@ -1,4 +1,4 @@
-"""Crops that move over photographs, as a substitute for videos."""
+"""Clips of crops that move over photographs, as a substitute for videos."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Interface of noise sequence sources for clips."""
+"""Interface of sources of noise sequences for clips."""
 
 from abc import ABC, abstractmethod
 

@@ -1,12 +1,12 @@
 """Video windows that contain only noise, found by the mean and variance of their frames.
 
-Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. The window is kept if
+Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
 
     v_t < max_variance and m_t > min_mean in every frame,
-    Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change,
+    Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change.
 
-where all variances divide by the number of values. Windows are adjacent. As in the authors' code, a window that ends
-exactly at the border of the frame is left out.
+All variances divide by the number of values. Windows are adjacent. As in the authors' code, windows that end
+exactly at the border of the frame are left out.
 
 Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
 """
@@ -91,7 +91,7 @@ def collected(
         name: name of the clip.
         clip: frames of the clip, which are read twice, one at a time.
         library: folder of the library.
-        test: decides which windows are kept.
+        test: criterion by which windows are kept.
         frames: length of a sequence; the clip is split into parts of this length, and the remainder is dropped. None
             means the whole clip.
 

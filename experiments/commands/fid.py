@@ -1,4 +1,4 @@
-"""Compute FID and KID between two folders of images, or their statistics, without a model.
+"""Compute FID and KID between two folders of images, or between saved statistics, without a model.
 
 The first argument is the side of generated images, whose IS is also computed if the weights include a classifier. A
 side is a folder of images, including subfolders, or an .npz file. Such a file has mu and sigma, as written by

@@ -120,7 +120,7 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
         computed(tmp_path)
     (array.parent / "manifest.json").write_text(json.dumps({"a": 2}))
     np.save(array, WHOLE)
-    with pytest.raises(ValueError, match="holds another array than its name says"):
+    with pytest.raises(ValueError, match="does not contain the array that its name describes"):
         computed(tmp_path)
 
 
