@@ -240,7 +240,7 @@ class WritePredictions(Callback):
         self._peers.close()
         if unreadable:
             reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
-            raise ValueError(f"{len(unreadable)} images are not predicted, all others are: {reasons}")
+            raise ValueError(f"all other images are predicted, but not {len(unreadable)}: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._peers is None:

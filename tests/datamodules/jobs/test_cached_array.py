@@ -129,7 +129,5 @@ def test_parts_of_an_earlier_version_are_rejected_in_a_sentence(tmp_path: Path) 
     partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
     partial.mkdir(parents=True)
     np.save(partial / "part-000003.npy", part(3))
-    with pytest.raises(
-        ValueError, match=r"partial holds results, and .*manifest.json.* is missing: restore it, or rem"
-    ):
+    with pytest.raises(ValueError, match=r"partial has results, but .*manifest.json.* is missing: restore it, or rem"):
         computed(tmp_path)
