@@ -1,4 +1,4 @@
-"""Measure the memory that a training step saves for its backward pass."""
+"""Measure the memory that autograd saves for the backward pass of a training step."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ MEBIBYTE = 2**20
 
 
 class SavedBytes(saved_tensors_hooks):
-    """Context manager that counts the bytes autograd saves for the backward pass.
+    """Context manager that counts the bytes that autograd saves for the backward pass.
 
     Each storage is counted once; the network's own parameters and buffers are not counted.
 
     Args:
-        network: its parameters and buffers are excluded, since they stay in memory anyway.
+        network: network whose parameters and buffers are not counted, since they stay in memory anyway.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -37,16 +37,16 @@ class SavedBytes(saved_tensors_hooks):
 
     @property
     def total(self) -> int:
-        """Bytes saved so far, including those freed before the backward pass."""
+        """Bytes saved so far, including tensors freed before the backward pass."""
         return sum(self.storages.values())
 
 
 class ActivationMemory(Callback):
-    """Log the memory that the first step of each epoch saves for its backward pass, as `train/saved_mebibytes`.
+    """Log the memory saved for the backward pass in the first step of each epoch, as `train/saved_mebibytes`.
 
-    The largest value over all ranks is logged. A test logs the last value again, as `test/saved_mebibytes`. On a GPU,
-    `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and temporary
-    tensors.
+    The logged value is the largest over all ranks; testing logs the last value again, as `test/saved_mebibytes`. On a
+    GPU, `train/peak_gibibytes` also logs the peak of allocated memory: weights, gradients, optimizer state and
+    temporary tensors.
     """
 
     def __init__(self) -> None:

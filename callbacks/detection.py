@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class DetectionReport(Callback):
     """Write the results of a `Detector` to the run directory after testing.
 
-    `detection.csv` has a row for each dataset and method: AUROC, TNR at 95 % TPR, AUPR with either kind as positives,
-    detection accuracy, the magnitude of input pre-processing in pixel units, the number of neighbours if the method has
-    one, and the number of inputs of either kind. `detection_scores.csv` has the confidence of each input by each
-    method, higher in distribution, and whether the input may have been used for tuning. `figures/detection.png` shows,
-    for each dataset, histograms of the detector's own confidence and the ROC curves of all methods.
+    `detection.csv` has a row for each dataset and method. The metrics are AUROC, TNR at 95 % TPR, AUPR with either kind
+    of input as positives, and detection accuracy. The table also has the magnitude of input pre-processing in pixel
+    units, the method's number of neighbours, if any, and the number of inputs of either kind. `detection_scores.csv`
+    has each method's confidence for each input, higher if in distribution, and whether the input may have been used for
+    tuning. `figures/detection.png` shows, for each dataset, histograms of the detector's confidence and the ROC curves
+    of all methods.
 
     Args:
         most_bins: maximum number of bins of a histogram.
@@ -98,8 +99,8 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
     """Draw two panels for each dataset: histograms of one method's confidence, and ROC curves of all methods.
 
     Args:
-        detections: results, one for each dataset.
-        score: the method whose confidence is shown; for a dataset without it, the first method is shown.
+        detections: detection results, one per dataset.
+        score: method whose confidence is shown; datasets without results of this method show their first method.
         most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure
@@ -126,7 +127,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Draw histograms of a confidence, with far tails in the outermost bins so that the rest stays visible."""
+    """Draw histograms of a confidence; far tails are collected in the outermost bins to keep the rest visible."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

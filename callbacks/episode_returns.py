@@ -1,4 +1,4 @@
-"""The return of a policy in the environment it was trained in."""
+"""The return of a policy in its training environment."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +11,7 @@ class EpisodeReturns(Callback):
     """Log `test/return`: the sum of rewards of an episode under the policy, averaged over episodes.
 
     Raises:
-        TypeError: at setup of a test, if the DataModule is not an `EpisodeSource`.
+        TypeError: when a test is set up, if the DataModule is not an `EpisodeSource`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

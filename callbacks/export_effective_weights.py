@@ -13,10 +13,10 @@ from lightning_modules.interfaces import EffectiveNetwork, require
 class ExportEffectiveWeights(Callback):
     """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
 
-    The first holds the weights used in testing, under the plain network's parameter names: timm, transformers or torch
-    load it without this project, and compute the same logits. The second lists by layer what was applied to the
-    weights: patterns, bits, scales. If a run is tested twice (`checkpoint.also_test_best`), the files contain the
-    weights of the first test, which uses the configured checkpoint.
+    `model.safetensors` contains the weights used in testing, under the plain network's parameter names: timm,
+    transformers or torch load the file without this project, and compute the same logits. `model.json` lists patterns,
+    bits and scales applied to the weights, by layer. If a run is tested twice (`checkpoint.also_test_best`), the files
+    contain the weights of the first test, i.e. of the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not an `EffectiveNetwork`.

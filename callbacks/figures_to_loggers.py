@@ -9,10 +9,10 @@ from PIL import Image
 
 
 class FiguresToLoggers(Callback):
-    """Send each figure drawn in a stage to the loggers that accept images, when the stage ends.
+    """When a stage ends, send the figures drawn during the stage to the loggers that accept images.
 
-    Figures are `figures/*.png` of the run directory. TensorBoard shows them as images; another logger receives them if
-    it has Lightning's `log_image(key, images, step)`, as the Weights & Biases logger does.
+    Figures are `figures/*.png` of the run directory. TensorBoard shows the figures as images; other loggers receive the
+    figures if they have Lightning's `log_image(key, images, step)`, like the Weights & Biases logger.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

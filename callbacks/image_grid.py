@@ -24,19 +24,19 @@ class ImageGrid(Callback):
     """Draw a few images and the module's outputs for them, as `figures/<name>.png` in the run directory.
 
     Stages `test` and `val` show the first images of the first dataloader. Stage `train` shows equally spaced training
-    images without augmentation, with their current labels. They are drawn at the end of training and, as
+    images without augmentation, with their current labels. This figure is drawn at the end of training and, as
     `<name>_epoch_<epoch>.png`, whenever the callback `EarlyLearning` reports that early learning has ended for some
     categories. Without a logger nothing is drawn.
 
     Args:
         name: file name of the figure.
-        stage: `train`, `val` or `test`: which images are shown, and when.
+        stage: stage whose images are shown: `train`, `val` or `test`.
         num_images: number of rows, at most the number of images on rank 0.
         cell: width of an image, in inches.
 
     Raises:
-        ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is none of the three.
-        TypeError: at setup, if the module is not a `PictureSource` or, in `train`, the DataModule is not a
+        ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is unknown.
+        TypeError: at setup, if the module is not a `PictureSource` or, for stage `train`, the DataModule is not a
             `TrainingImageSource`.
     """
 
@@ -111,7 +111,7 @@ class ImageGrid(Callback):
         self._draw(trainer, name)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any, outputs: Any) -> None:
-        """Keep a batch's images and outputs, until there are enough images."""
+        """Keep the images and outputs of batches until there are enough images."""
         missing = self.num_images - sum(map(num_rows, self._batches))
         if missing <= 0 or not trainer.loggers or not trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""Lazy imports of callbacks, so that subcommands in the same folders do not import Lightning."""
+"""Lazy imports of callbacks, which spare subcommands in the same folders from importing Lightning."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def imported_late(folder: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a folder that imports its classes lazily.
+    """Return a `__getattr__` for a folder's `__init__`, which imports the folder's classes lazily.
 
     Args:
         folder: `__name__` of its `__init__.py`.
-        modules: the folder's module that defines each class.
+        modules: module of the folder that defines each class, by class name.
     """
 
     def get(name: str) -> Any:

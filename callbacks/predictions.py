@@ -1,4 +1,4 @@
-"""Write a module's predictions, from any number of ranks: labels to one table, masks to a folder."""
+"""Write a module's predictions, from any number of ranks: class predictions to one table, masks to a folder."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def append_predictions(
     """Append samples to a part file: the number of classes as one int64, then rows of fixed size.
 
     Args:
-        file: the part, open for writing; empty before the first call.
+        file: part file, open for writing; empty before the first call.
         index: `[B]`.
         prediction: `[B]`.
         probabilities: `[B, K]`.
@@ -44,11 +44,11 @@ def append_predictions(
 
 @dataclass
 class PredictedSamples:
-    """File names and labels of the predicted samples, where the dataset knows them.
+    """File names and labels of the predicted samples, where known to the dataset.
 
     Args:
-        name: `[N]`, file names of the samples; None if they are not files.
-        label: `[N]`, int64: labels of the samples, negative where unknown; None if all are unknown.
+        name: file names of the samples, `[N]`; None if samples are not files.
+        label: labels of the samples, `[N]`, int64, negative where unknown; None if all are unknown.
     """
 
     name: Sequence[str] | None = None
@@ -56,7 +56,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read the file names and image-level labels of a dataset's samples, those in its `row` if it has one.
+        """Read file names and image-level labels of a dataset's samples, or only of the samples in the dataset's `row`.
 
         Raises:
             UnicodeEncodeError: if a name is not in UTF-8.
@@ -90,14 +90,14 @@ def merge_predictions(
 ) -> int:
     """Merge parts into one table sorted by index, without holding all probabilities in memory.
 
-    An index that occurs more than once, as with samplers that pad the last batch, is written once.
+    An index that occurs several times, for example since a sampler pads the last batch, is written once.
 
     Args:
         parts: files written by `append_predictions`; a part without samples is an empty file.
         path: the table.
         format: file format of the table.
-        names: `[K]`: class names; adds a column `class_name` with the name of the predicted class.
-        samples: names and labels of the samples; adds columns `name` and `label`.
+        names: names of the K classes; adds a column `class_name` with the name of the predicted class.
+        samples: names and labels of the samples, which add columns `name` and `label`.
 
     Returns:
         Number of rows.
@@ -108,13 +108,13 @@ def merge_predictions(
     """
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part} is missing, where a process writes its predictions: is the folder shared?")
+            raise FileNotFoundError(f"{part}, the predictions of one rank, is missing: is the folder shared?")
     tables = [_read_part(part) for part in parts if part.stat().st_size > HEADER]
     if not tables:
         raise ValueError(f"no sample was predicted, so {path} was not written")
     sizes = {table["probabilities"].shape[1] for table in tables}
     if len(sizes) != 1:
-        raise ValueError(f"the processes predicted {sorted(sizes)} classes; expected one number of classes")
+        raise ValueError(f"the ranks predicted different numbers of classes, {sorted(sizes)}")
     (num_classes,) = sizes
     if names is not None and len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for {num_classes} classes")
@@ -140,24 +140,24 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Write `predictions.parquet` or `predictions.csv`, or masks, to the run directory during `predict`.
 
-    Images that cannot be read are skipped, and an error at the end names them.
+    Unreadable images are skipped, and an error at the end names these images.
 
     The table has a row for each sample, sorted by index, with the columns `index`, `name` if samples are files, `label`
     if known, `prediction`, `class_name` if the DataModule has `class_names`, and `probability_0` ...
     `probability_{K-1}` (float32). `predict_step` returns `index` `[B]`, `probabilities` `[B, K]` and `prediction`
-    `[B]`. Each rank appends its batches to a file of its own, and rank 0 merges these at the end. Memory therefore does
-    not grow with the dataset, provided that the trainer is called with `return_predictions: false`. A `fast_dev_run`
-    writes nothing. A module without `num_classes` must write its predictions itself.
+    `[B]`. Each rank appends its batches to its own file, and rank 0 merges the files at the end. Memory therefore does
+    not grow with the dataset if the trainer is called with `return_predictions: false`. A `fast_dev_run` writes
+    nothing. A module without `num_classes` must write its predictions itself.
 
-    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes. Its masks
-    become `predictions/<index>.png`, or `predictions/<name>.png` if images are files; pixel values are class numbers.
-    The folder appears once all masks are written.
+    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, with at most 256 classes. Masks are
+    written to `predictions/<index>.png`, or `predictions/<name>.png` if images are files; pixel values are class
+    numbers. The folder appears once all masks are written.
 
     Args:
         format: file format of the table: `parquet` or `csv`.
 
     Raises:
-        ValueError: if `predict_step` returns something else, the trainer has no directory, or there are several
+        ValueError: if `predict_step` returns other keys, the trainer has no directory, or there are several
             dataloaders.
     """
 

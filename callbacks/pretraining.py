@@ -1,4 +1,4 @@
-"""Pretrain a part of the module on other data, before the run fine-tunes it or keeps it frozen."""
+"""Pretrain a part of the module on other data, before the run fine-tunes or freezes this part."""
 
 from operator import attrgetter
 
@@ -11,19 +11,21 @@ from datamodules.arguments import at_least
 class Pretraining(Callback):
     """Train another module on its own data, and copy the weights of its `network` to a part of the run's module.
 
-    It is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a separate run and
-    load its checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network must have all parameter
-    names of the part; other parameters, such as a classifier head on an encoder, are dropped. Each part needs its own
-    callback. A resumed run takes the weights from its checkpoint and does not pretrain again.
+    This callback is meant for pretraining that takes minutes, on a single process. For longer pretraining, use a
+    separate run, and load the run's checkpoint with `lightning_modules.backbones.with_weights`. The pretrained network
+    must have all parameters of the part, by name; further parameters, such as a classifier head on an encoder, are
+    dropped. Each pretrained part needs a separate callback. A resumed run loads the weights from its checkpoint and
+    does not pretrain again.
 
     Args:
         model: module to pretrain.
-        data: data for pretraining; its `seed` is set to that of the run's data.
+        data: DataModule for pretraining; its `seed` is set to the seed of the run's data.
         max_epochs: number of epochs of pretraining.
-        part: dotted name of the part of the run's module that gets the weights.
+        part: dotted name, in the run's module, of the part that gets the weights.
 
     Raises:
-        ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not match.
+        ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not
+            match.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Pretraining(Callback):
             except AttributeError:
                 found = None
             if not isinstance(found, torch.nn.Module):
-                raise TypeError(f"Pretraining needs a module with `{name}`, and {type(module).__name__} has none")
+                raise TypeError(f"Pretraining needs a module with `{name}`, but {type(module).__name__} has none")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:

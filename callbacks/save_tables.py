@@ -1,4 +1,4 @@
-"""Write a module's tables, and plot them."""
+"""Write and plot a module's tables."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from lightning_modules.interfaces import TableSource, require
 class SaveTables(Callback):
     """Write each table of the module as `<name>.csv` and plot it as `figures/<name>.png`, in the run directory.
 
-    It does so after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the tables are
-    those of the first test, which uses the configured checkpoint.
+    Tables are written after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the
+    tables are from the first test, i.e. of the configured checkpoint.
 
     Raises:
         TypeError: at setup, if the module is not a `TableSource`.

@@ -9,15 +9,15 @@ from lightning_modules.training.logging import log_same
 
 
 class ShiftedAccuracy(Callback):
-    """After testing, classify the DataModule's shifted test sets, and log
+    """After testing, classify the DataModule's shifted test sets and log these metrics:
 
-    * `test/accuracy_<set>`: top-1 accuracy on each;
-    * `test/ood_accuracy`: their mean, each set counting once.
+    * `test/accuracy_<set>`: top-1 accuracy on each shifted test set;
+    * `test/ood_accuracy`: mean of these accuracies, with equal weight for each set.
 
-    `test/accuracy` remains that of the usual test set. For a set with only some of the classes, the prediction is the
-    most probable of these, as is usual for ImageNet-R and ImageNet-A.
+    `test/accuracy` remains the accuracy on the usual test set. If a set has only some of the classes, the prediction is
+    the most probable of these classes, as is usual for ImageNet-R and ImageNet-A.
 
-    Needs a DataModule with shifted test sets; a missing or damaged one is reported before training. Images are sharded
+    The DataModule must have shifted test sets; a missing or damaged set is reported before training. Images are sharded
     over ranks.
     """
 

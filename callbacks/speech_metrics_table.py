@@ -1,4 +1,4 @@
-"""Tables, spectrograms and recordings of enhanced speech."""
+"""Metrics tables, spectrograms and WAV files of enhanced speech."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,12 @@ RANGE = 60.0
 
 
 class SpeechMetricsTable(Callback):
-    """Write the metrics of enhanced recordings, and draw and save a few recordings, in the run directory.
+    """Write the metrics of enhanced recordings to the run directory, and draw and save a few recordings.
 
-    `speech_quality.csv` has a row for each recording, and `speech_quality_summary.csv` the mean and standard deviation
-    of each metric over the recordings of each dataset, and over each band of 5 decibels of the input SNR.
-    `figures/spectrograms.png` shows the first recordings of the first dataset, noisy, enhanced and clean on one scale
-    of decibels, and `recordings/` holds them as WAV files if the package soundfile is installed.
+    `speech_quality.csv` has a row for each recording. `speech_quality_summary.csv` has the mean and standard deviation
+    of each metric over each dataset, and over each band of 5 decibels of the input SNR. `figures/spectrograms.png`
+    shows the first recordings of the first dataset, noisy, enhanced and clean on one scale of decibels. If the package
+    soundfile is installed, `recordings/` contains these recordings as WAV files.
 
     Args:
         num_recordings: number of recordings to draw and save, at most the number on rank 0.
@@ -83,7 +83,7 @@ class SpeechMetricsTable(Callback):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Compute mean, standard deviation and count of each metric for each dataset, and for bands of the input SNR."""
+    """Compute mean, standard deviation and count of each metric, by dataset and by band of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
     long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
@@ -99,7 +99,7 @@ def decibels(signal: Tensor) -> np.ndarray:
 
 
 def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw one row for each recording: noisy, enhanced and clean, on one scale of decibels."""
+    """Draw one row of spectrograms for each recording: noisy, enhanced and clean, on one scale of decibels."""
     from matplotlib.figure import Figure
 
     kinds = ("noisy", "enhanced", "clean")

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 
 class Source:
-    """The samples of one split, wherever they are stored."""
+    """The samples of one split, in memory or in files."""
 
     in_memory = False
     """Whether fetching a sample is so fast that DataLoader workers would not help."""
@@ -18,20 +18,20 @@ OneSource = TypeVar("OneSource", bound=Source)
 
 
 class SplitSet(ABC, Generic[OneSource]):
-    """A dataset: a plain object that reads its splits, independent of batching."""
+    """Interface of datasets, which only read their splits, without batching."""
 
     num_classes: int
     class_names: Sequence[str] | None = None  # may be known only after reading, if it comes from files
 
     def fetch_missing(self) -> None:
-        """Download missing files, if requested. One rank of each machine calls it."""
+        """Download missing files, if requested; one rank of each machine calls this."""
 
     @abstractmethod
     def training(self) -> OneSource:
-        """Read all training samples, before any split; error messages name missing or damaged files."""
+        """Read all training samples, before any are held out; error messages name missing or damaged files."""
 
     def validation(self) -> OneSource | None:
-        """Read the validation samples; None if the dataset has none of its own."""
+        """Read the validation samples; None if the dataset has no validation set of its own."""
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Argument parser and types of the subcommands, with one-sentence errors."""
+"""Argument parser and argument types of the subcommands, with one-sentence errors."""
 
 import argparse
 import os
@@ -42,7 +42,7 @@ class ArgumentParser(argparse.ArgumentParser):
             command = self.prog.rpartition(" ")[2]
             raise ValueError(f"{unknown[0]} is not an option of {command}; overrides of the configs go after `--`")
         if overrides and not overrides[0].startswith("-"):
-            raise ValueError(f"after `--` there must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
+            raise ValueError(f"`--` must be followed by overrides such as --trainer.max_epochs 5, got {overrides[0]}")
         found.overrides = overrides
         return found
 
@@ -66,7 +66,7 @@ def seed(text: str) -> int:
     """Parse a seed of all random number generators.
 
     Raises:
-        argparse.ArgumentTypeError: if `text` is not a whole number of 0 to `LARGEST_SEED`.
+        argparse.ArgumentTypeError: if `text` is not a whole number from 0 to `LARGEST_SEED`.
     """
     value = whole_number(text)
     if value > LARGEST_SEED:

@@ -1,12 +1,13 @@
-"""Catalogue of methods: their papers, configurations, requirements and claims.
+"""Catalogue of methods, with papers, configurations, requirements and claims.
 
-Everything is read from the source files, without imports. A method is a class in lightning_modules that derives from
-MethodModule or LightningModule. Its paper is in the docstring of the class, its file or its folder, as
+The catalogue is read from the source files, without importing them. A method is a class in lightning_modules that
+derives from MethodModule or LightningModule. The docstring of the class, of its file or of its folder cites the paper,
+in the form
 
     Source: Authors, Title, VENUE YEAR, arXiv ID.
 
-Its configurations are the YAML files that name the class under `model`. Requirements of a configuration are in the
-comment at its top, in lines `# needs: ...`.
+A method's configurations are the YAML files that name the class under `model`. A configuration's requirements are in
+lines `# needs: ...` of the comment at the top.
 """
 
 import ast
@@ -44,9 +45,9 @@ class Config:
     """A YAML file that trains a method.
 
     Args:
-        path: relative to the project.
-        about: first sentence of the comment at the top of the file.
-        needs: required data, weights and hardware, from the comment at the top of the file.
+        path: path of the file, relative to the project.
+        about: description of the file, the first sentence of the comment at the top.
+        needs: data, weights and hardware that the comment at the top of the file lists as required.
     """
 
     path: Path
@@ -61,9 +62,9 @@ class Method:
     Args:
         name: name of the class.
         field: folder in lightning_modules that contains the method.
-        module: dotted name of its file.
+        module: dotted name of the method's file.
         class_path: class path in configurations.
-        docstring: docstring that cites the paper: that of the class, its file or its folder.
+        docstring: docstring of the class, its file or its folder, whichever cites the paper.
         paper: the paper.
         configs: its configurations.
     """
@@ -83,7 +84,7 @@ class Method:
 
     @property
     def names(self) -> set[str]:
-        """Names by which the method can be found, in lower case."""
+        """Lower-case names by which the method can be found."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
         return {self.name.lower(), self.folder, *demos}
 
@@ -153,13 +154,13 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """List the class paths by which a configuration may name a class: in its file, or in a package above it."""
+    """List the class paths by which a configuration may name a class: via its file, or via a package above the file."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Yield the classes that derive from one of `BASES`, directly or through an earlier class of the file."""
+    """Yield the classes of a file that derive from one of `BASES`, directly or through an earlier class of the file."""
     known = set(BASES)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -171,7 +172,7 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
-    """Yield the configurations with a class under `model`, and its class path."""
+    """Yield each configuration that has a class under `model`, with the class path."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
         if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
@@ -205,7 +206,7 @@ def one_line(methods: Sequence[Method]) -> Iterator[str]:
 
 
 def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
-    """Yield the description of a method: class path, paper, first equation, configurations and claims."""
+    """Yield a method's description, with class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
     yield ""
@@ -218,14 +219,14 @@ def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
 
 
 def first_equation(docstring: str) -> str:
-    """Cut a docstring after its first equation, an indented paragraph, or else after its first paragraph."""
+    """Cut a docstring after its first equation (an indented paragraph), or after its first paragraph without one."""
     paragraphs = docstring.split("\n\n")
     equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
     return "\n\n".join(paragraphs[: equation + 1]).rstrip(",;: \n")
 
 
 def claims_of(method: Method, project: Path) -> list[str]:
-    """List name, sentence, metric and margin of the claims about a method."""
+    """List the claims about a method by name, sentence, metric and margin."""
     found = []
     for folder in dict.fromkeys(config.path.parent for config in method.configs):
         file = project / folder / "claim.yaml"

@@ -1,4 +1,4 @@
-"""Claims, method against baseline: claim files, their runs, and verdicts over seeds."""
+"""Claims that compare a method with a baseline: claim files, the claims' runs, and verdicts over seeds."""
 
 import contextlib
 import csv
@@ -49,7 +49,7 @@ class Claim:
 
     @property
     def metrics(self) -> tuple[str, str]:
-        """Metrics of the method and of the baseline."""
+        """Metric values of the method and of the baseline."""
         return self.metric, self.baseline_metric or self.metric
 
 
@@ -60,9 +60,9 @@ class Verdict:
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
         reason: both conditions with their numbers, or what is missing.
-        method, baseline: the metric over seeds; None if the claim did not run.
-        best_epoch: the metric at the baseline's best epoch, if its runs report it.
-        difference: difference of method and baseline with the same seed, over seeds; None if the claim did not run.
+        method, baseline: metric over seeds; None if the claim did not run.
+        best_epoch: metric at the baseline's best epoch, if the baseline's runs report this metric.
+        difference: method minus baseline with the same seed, over seeds; None if the claim did not run.
         p: p-value of the one-sided paired t test; NaN if the claim did not run.
     """
 
@@ -80,8 +80,8 @@ def load_claims(path: Path) -> list[Claim]:
     """Read a claim file.
 
     Raises:
-        FileNotFoundError: if the file, or a config in it, does not exist.
-        ValueError: if a key is missing, unknown or has an invalid value; the message names it.
+        FileNotFoundError: if the file, or a config named in the file, does not exist.
+        ValueError: if a key is missing, unknown or has an invalid value; the message names the key.
     """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
@@ -136,14 +136,14 @@ def _number(value: object) -> float:
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
-    """Apply both conditions of a claim.
+    """Decide whether both conditions of a claim hold.
 
-    A difference equal to the margin up to rounding is enough.
+    A difference that equals the margin up to rounding is sufficient.
 
     Args:
         claim: the claim.
         method: the method's metric, one value per seed.
-        baseline: the baseline's metric, one value for each of the same seeds.
+        baseline: the baseline's metric, one value for each seed, in the same order.
 
     Returns:
         Verdict, reason, the difference (method minus baseline) over seeds, and the p-value of the paired t test.
@@ -163,11 +163,11 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t test: 0 or 1 if all pairs differ by the same amount.
+    """Compute the p-value of the one-sided paired t test; 0 or 1 if all pairs differ by the same amount.
 
     Args:
-        better: one value per seed, expected to be greater.
-        worse: one value for each of the same seeds.
+        better: values that are expected to be greater, one per seed.
+        worse: values that are expected to be smaller, one for each of the same seeds.
     """
     from scipy.stats import ttest_rel
 
@@ -178,13 +178,13 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of its runs, if all runs are finished.
+    """Decide a claim from the results of the claim's runs, if all runs are finished.
 
     Args:
         claim: the claim.
-        names: experiment title of each config.
+        names: title of the experiment, by config.
         results: results of the finished runs.
-        failures: the failed runs.
+        failures: runs that failed.
     """
     method, baseline = names[claim.method.resolve()], names[claim.baseline.resolve()]
     failed = [f for f in failures if f.run.experiment.title in (method, baseline) and f.run.seed in claim.seeds]
@@ -240,7 +240,7 @@ def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
 
 
 def read_claims(path: Path) -> list[Row]:
-    """Read a claims.csv; empty if it does not exist."""
+    """Read a claims.csv; return no rows if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -257,7 +257,7 @@ HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "base
 
 
 def claims_table(rows: Sequence[Row]) -> str:
-    """Format rows of claims.csv as a Markdown table, with a line on the provenance of the runs."""
+    """Format rows of claims.csv as a Markdown table, with a line that says where the runs come from."""
     cells = [
         [
             row["claim"],
@@ -307,7 +307,7 @@ def write(rows: Sequence[Row], output: Path) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """The claims of one folder, with their runs and output directory."""
+    """The claims of one folder, with runs and output directory."""
 
     claims: list[Claim]
     names: dict[Path, str]
@@ -316,10 +316,10 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plan the runs of a folder's claims; a run that several claims share runs once.
+    """Plan the runs of a folder's claims; a run that several claims share is planned once.
 
     Raises:
-        ValueError, NotADirectoryError: if the output holds other runs.
+        ValueError, NotADirectoryError: if the output directory contains other runs.
     """
     seeds: dict[Path, set[int]] = {}
     configs: dict[Path, Path] = {}
@@ -341,10 +341,10 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Reject a claim whose metric is missing in a finished run, before its other runs start.
+    """Reject claims whose metric is missing in a finished run, before their other runs start.
 
     Raises:
-        ValueError: if there is such a claim; the message names it and the available metrics.
+        ValueError: if there is such a claim; the message names the claim and the available metrics.
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
@@ -359,15 +359,15 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Reject a claim whose metric seems to be misspelt, judged by the metrics of a short run of its method.
+    """Reject claims whose metric seems to be misspelt, given the metrics of a short run of the method.
 
     Args:
-        places: the claims; methods with a finished run are left to `check_metrics`.
-        metrics_of: runs `fit` briefly with the given arguments, and returns the metric names, or None if the run
-            failed.
+        places: claims to check; `check_metrics` checks methods with a finished run.
+        metrics_of: function that runs `fit` briefly with the given arguments, and returns the metric names, or None if
+            the run failed.
 
     Raises:
-        ValueError: if there is such a claim; the message names it and the available metrics.
+        ValueError: if there is such a claim; the message names the claim and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:
@@ -386,10 +386,10 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
 
 
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
-    """Read the claim files and plan their runs, in one `Place` per folder.
+    """Read claim files and plan the runs, in one `Place` per folder.
 
     Raises:
-        FileNotFoundError, ValueError: if a file is invalid, before anything runs.
+        FileNotFoundError, ValueError: if a claim file is missing or invalid; raised before anything runs.
     """
     claims: dict[Path, list[Claim]] = {}
     for file in dict.fromkeys(located(file).resolve() for file in files):

@@ -86,7 +86,7 @@ CALL_ONLY = {  # arguments of a single call, not saved in config.yaml
 
 
 class ReadsTestSet(Callback):
-    """Set up the test set before training if a test follows, so that missing files are reported before training."""
+    """If a test follows, set up the test set before training, which reports missing files early."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
-        """Dump the configuration; `begins_from` is the checkpoint of another run that this run starts from."""
+        """Dump the configuration; `begins_from` is another run's checkpoint from which this run starts."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
@@ -136,14 +136,14 @@ class ConfigFile(ActionConfigFile):
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help formatter that omits the lists of known subclasses, which include hundreds from other packages."""
+    """Help formatter without the lists of known subclasses, which include hundreds of classes from other packages."""
 
     def _get_help_string(self, action: Any) -> str:
         return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
 
 
 class Parser(LightningArgumentParser):
-    """Parser that ignores the line `base: FILE` of a configuration (`ConfigFile` applies it) and checks class paths."""
+    """Parser that checks class paths and ignores a configuration's `base: FILE`, which `ConfigFile` applies."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -154,7 +154,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments; handles that jsonargparse passes null for a nested class as the string `None`."""
+        """Parse arguments; for a nested class, convert the string `None`, which jsonargparse passes for null."""
         if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a nested class, with its one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)
@@ -163,7 +163,7 @@ class Parser(LightningArgumentParser):
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """Check values as jsonargparse does, then the class paths in them; each nested class has its own parser."""
+        """Check values like jsonargparse, then the class paths in the values; each nested class has its own parser."""
         super().validate(namespace, *args, **kwargs)
         for name, kind in typed_arguments(self):
             check_class_paths(name, kind, namespace.get(name))
@@ -174,7 +174,7 @@ class CommandLine(LightningCLI):
 
     Args:
         args: the subcommand and its arguments.
-        run: False only parses and instantiates.
+        run: whether to run the subcommand; False only parses and instantiates.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
@@ -244,7 +244,7 @@ class CommandLine(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return only the requested subcommand: building the parsers of all four takes seconds."""
+        """Return only the requested subcommand, since building the parsers of all four subcommands takes seconds."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -262,7 +262,7 @@ class CommandLine(LightningCLI):
                     write_test_metrics(self.run_directory, self.measured)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: checkpoints hold no hyperparameters here, and `check_checkpoint` reports damaged ones."""
+        """Do nothing: checkpoints contain no hyperparameters here, and `check_checkpoint` reports damaged files."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Guards, "guards", instantiate=True)
@@ -297,7 +297,7 @@ class CommandLine(LightningCLI):
         super()._set_seed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
-        """Return self: a module's optimizer factory refers to it, and copies of the module need no trainer and data."""
+        """Return self, since optimizer factories refer to this object; copied modules need no trainer and data."""
         return self
 
     def __reduce__(self) -> Any:
@@ -335,10 +335,11 @@ class CommandLine(LightningCLI):
         self.config_dump = yaml.safe_load(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
-        """Reject training over another run, and resuming with another model, other data or another seed.
+        """Reject training in another run's directory, and resuming with another model, other data or another seed.
 
         Raises:
-            ValueError: in these cases; the message names the directory, or the first key that differs and both values.
+            ValueError: if the directory has another run, or a setting differs; the message names the directory, or the
+                first differing key and both values.
         """
         if self.resumed is None:
             if has_checkpoint(self.run_directory):
@@ -401,7 +402,7 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Resume from the latest checkpoint; a run killed before its first one starts over."""
+        """Resume from the latest checkpoint; a run killed before its first checkpoint starts over."""
         refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):
@@ -414,7 +415,7 @@ class CommandLine(LightningCLI):
 
     @property
     def _validates_on_given_labels(self) -> bool:
-        """Whether validation labels are as noisy as training labels."""
+        """Whether validation labels have the same noise as training labels."""
         return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
 
     def after_fit(self) -> None:
@@ -471,18 +472,18 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to load; for a run directory, it is the configured checkpoint of that run.
+        """Choose the checkpoint to load; for a run directory, choose the run's configured checkpoint.
 
         Raises:
-            ValueError: if no checkpoint is given, and the module has trainable weights that nothing loads.
+            ValueError: if no checkpoint is given, and the module has trainable weights but no pre-trained weights.
         """
         if self._given_checkpoint() == "none":
             self._set_checkpoint(None)
             return
         if self.resumed is None and self._given_checkpoint() is None and self._untrained():
             raise ValueError(
-                f"{self.requested} would use initial weights of {type(self.model).__name__}, as no trained ones "
-                f"are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
+                f"{self.requested} would use initial weights of {type(self.model).__name__}, since no trained "
+                f"weights are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
             )
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.test_checkpoint}.ckpt")
@@ -492,7 +493,7 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Whether the module has trainable weights while its configuration specifies no pre-trained ones."""
+        """Whether the module has trainable weights, and the configuration specifies no pre-trained weights."""
         trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return trains and not dry and not _names_weights(self.config[self.requested].model)
@@ -546,7 +547,7 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
     Keys missing from the saved configuration belong to newer arguments, and are ignored.
 
     Returns:
-        Saved and current value by key, for example by `data.init_args.batch_size`.
+        Saved and current value by key; a key is, for example, `data.init_args.batch_size`.
     """
     found: dict[str, tuple[Any, Any]] = {}
 
@@ -572,8 +573,8 @@ def config_files(args: list[str]) -> list[str]:
 def with_latest(args: list[str]) -> list[str]:
     """Replace `--resume latest` by the directory of the most recently started run.
 
-    A `--config` with a model selects among the runs; it is dropped, as the run has its own settings. A `--config`
-    without a model is kept.
+    A `--config` with a model restricts the search to runs of this model; the option is then dropped, since the run has
+    its own settings. A `--config` without a model is kept.
 
     Raises:
         FileNotFoundError: if there is no such run.
@@ -617,7 +618,7 @@ class Samples(Protocol):
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
-    """Return the error message for a module without `predict_step`, which says what the module offers instead."""
+    """Return the error message for a module without `predict_step`; the message says what the module offers instead."""
     can = []
     if isinstance(model, Samples):
         can.append(
@@ -632,20 +633,19 @@ def _instead_of_prediction(model: LightningModule) -> str:
 def with_restart(args: list[str]) -> list[str]:
     """If `torchrun --max_restarts` restarts a `fit` whose run has saved a checkpoint, resume that run.
 
-    torchrun restarts the same command, and the run directory holds the run's settings. torchrun's restart count is no
-    substitute: it stays 0 on a node whose processes were ended by a failure on another node.
+    torchrun restarts the same command, and the run directory contains the run's settings. torchrun's restart count is
+    no substitute: the count stays 0 on a node whose processes were ended by a failure on another node.
 
     Raises:
         ValueError: without `--run_directory`, which identifies the run; or if ranks would rendezvous in torchrun's own
-            store, which keeps the addresses of dead ranks: a rank that restarts before the others would hang on these
-            addresses.
+            store, whose addresses of dead ranks can make a restarted rank hang.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
         return args
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
         raise ValueError(
-            f"torchrun --max_restarts {restarts} can hang, as restarted ranks use addresses of dead ones: set "
+            f"torchrun --max_restarts {restarts} can hang, since restarted ranks use addresses of dead ranks: set "
             f"TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, with --standalone or --rdzv_backend c10d"
         )
     if _value_of(args, "--resume") is not None:
@@ -674,20 +674,20 @@ def _value_of(args: list[str], flag: str) -> str | None:
 
 
 def _has_trained(line: CommandLine) -> bool:
-    """Whether a training step was started; a run that fails before its first step leaves nothing worth keeping."""
+    """Whether a training step was started; a run that fails earlier leaves nothing worth keeping."""
     trainer = getattr(line, "trainer", None)
     return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 
 
 def run(args: list[str]) -> int:
-    """Run one subcommand. User errors are reported in one sentence; the traceback is saved next to the results.
+    """Run one subcommand. User errors are reported in one sentence, and the traceback is saved next to the results.
 
     Args:
         args: the subcommand and its arguments.
 
     Returns:
-        The exit status: 0; 1 after an error and 2 after a wrong argument; 143 if SIGTERM ended the run, so that
-        its parent process does not take it for complete.
+        The exit status: 0 for success, 1 after an error, 2 after a wrong argument, and 143 if SIGTERM ended the run,
+        which tells the parent process that the run is incomplete.
     """
     if COMPLETING:
         parser_of(args[0]).parse_args([])  # completes before parsing, and ends the process

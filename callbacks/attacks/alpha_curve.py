@@ -1,4 +1,4 @@
-"""Accuracy and robustness of a mixture of two classifiers, as a function of the robust one's weight."""
+"""Accuracy and robustness of a mixture of two classifiers, as a function of the robust classifier's weight."""
 
 import math
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
 
 
 class AlphaCurve(Callback):
-    """Attack the mixture at several fixed alphas and, if alpha is learned, with the alpha predicted for each image.
+    """Attack the mixture at several fixed alphas and, if alpha is learned, with a predicted alpha per image.
 
-    Writes `alpha_curve.csv` with a row for each alpha, `figures/alpha_curve.png`, and in `alpha_curve_rows` the sums
+    Writes `alpha_curve.csv` with a row for each alpha, `figures/alpha_curve.png`, and `alpha_curve_rows` with the sums
     over each block of images. Blocks are sharded over ranks. With the same weights and settings, an interrupted
     evaluation resumes after its last finished block. All ranks must see the same run directory.
 
     Args:
         attack: attack on the mixture at each alpha, from `lightning_modules.robustness.attacks`.
         alphas: weights of the robust classifier, in [0, 1]; 0 and 1 select a single classifier.
-        batch_size: images attacked at once on each rank.
+        batch_size: number of images attacked at once on each rank.
         skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all.
+        max: attack only images before this position; None attacks all images.
         seed: random seed of the attacks; every alpha gets the same random starts.
     Raises:
         ValueError: if an argument is out of range.
@@ -52,7 +52,7 @@ class AlphaCurve(Callback):
         seed: int = 0,
     ) -> None:
         if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
-            raise ValueError(f"alphas must be in [0, 1], at least one, got {list(alphas)}")
+            raise ValueError(f"alphas must be one or more numbers in [0, 1], got {list(alphas)}")
         at_least(1, batch_size=batch_size, skip=skip, max=max)
         at_least(0, seed=seed)
         self.attack = attack
@@ -107,7 +107,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Compute a block's sums of the table's columns."""
+        """Sum the table's columns over a block of images."""
 
         def log_probability(given: Tensor) -> Tensor:
             return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
@@ -124,10 +124,10 @@ class AlphaCurve(Callback):
 
 
 def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":
-    """Draw accuracies against alpha, and robust against clean accuracy.
+    """Plot accuracies against alpha, and robust accuracy against clean accuracy.
 
     Args:
-        table: columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
+        table: table with columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
         attack: name of the attack.
     """
     from matplotlib.figure import Figure

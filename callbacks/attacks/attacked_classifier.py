@@ -1,4 +1,4 @@
-"""A classifier under attack, deterministic or smoothed by Gaussian noise."""
+"""Classifiers under attack, deterministic or smoothed by Gaussian noise."""
 
 from typing import NamedTuple, Protocol
 
@@ -17,11 +17,11 @@ class Draw(Protocol):
     """One forward pass of the classifier, possibly under noise."""
 
     def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map images to the logits `[S, B, K]` of S votes; most classifiers have one vote.
+        """Map images to logits `[S, B, K]` of S votes; for most classifiers S is 1.
 
         Args:
             image: `[B, C, H, W]`.
-            noise: `[B, C, H, W]`, standard normal, for a smoothed classifier; None samples it.
+            noise: standard normal noise `[B, C, H, W]` for a smoothed classifier; None samples new noise.
         """
         ...
 
@@ -52,12 +52,12 @@ class Predicted(NamedTuple):
 
 
 class AttackedClassifier:
-    """A classifier that predicts by majority vote, with the logits that attacks differentiate.
+    """A classifier that predicts by majority vote and returns the logits that attacks differentiate.
 
     Args:
         draw: function that runs one forward pass.
-        smoothed: whether the forward passes are under noise.
-        num_draws: forward passes for each image, whose majority vote is its class.
+        smoothed: whether the forward passes add noise to images.
+        num_draws: number of forward passes per image; their majority vote is the predicted class.
     """
 
     def __init__(self, draw: Draw, smoothed: bool, num_draws: int) -> None:
@@ -68,18 +68,18 @@ class AttackedClassifier:
     def differentiated(self, image: Tensor) -> Tensor:
         """Map images to the logits `[B, K]` that attacks differentiate.
 
-        Votes have no gradient; with several votes, these are the logits of the mean probabilities.
+        Votes have no gradient, so with several votes the logits are those of the mean probabilities.
         """
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
 
     def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
-        """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict` if it returned any.
+        """Attack images `[B, C, H, W]` with labels `[B]`, given the logits from `predict`, if any.
 
-        AutoAttack needs a deterministic classifier, so it attacks with fixed random numbers. With these numbers, it
-        returns an image unchanged if the classifier misclassifies the image itself, or classifies every tried
-        perturbation correctly. In both cases the majority vote may differ, so such images are attacked again, by
-        projected gradient ascent with fresh random numbers.
+        AutoAttack needs a deterministic classifier, so the classifier's random numbers are fixed. With these numbers,
+        AutoAttack returns an image unchanged if the classifier misclassifies the clean image, or classifies every tried
+        perturbation correctly. In both cases the majority vote may differ, so projected gradient ascent attacks such
+        images again, with new random numbers.
         """
         if not (self.smoothed and isinstance(attack, AutoAttack)):
             return attack.perturb(self.differentiated, image, label, logits=logits)

@@ -15,12 +15,12 @@ from datamodules.jobs.stores import csv_files
 
 
 class BlockFiles(ResumableMap):
-    """Result files of an evaluation's blocks, in a folder named by a hash of the settings, so settings never mix.
+    """Result files of an evaluation's blocks; a hash of the settings names their folder, so settings never mix.
 
     Args:
         trainer: the trainer, during testing.
-        parent: parent of that folder, visible to all ranks.
-        settings: everything that the results depend on, as JSON values. If ranks disagree, those of rank 0 are used.
+        parent: parent of the result folder, visible to all ranks.
+        settings: everything that the results depend on, as JSON values; rank 0's settings are used.
         positions: positions of the test images.
         batch_size: number of images in a block.
     """
@@ -43,10 +43,10 @@ class BlockFiles(ResumableMap):
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Evaluate this rank's shard of the unfinished blocks, and wait for the other ranks.
+        """Evaluate this rank's shard of the unfinished blocks, then wait for the other ranks.
 
         Args:
-            evaluate_block: maps the number and positions of a block to its rows. It may compute gradients and use
+            evaluate_block: maps a block's number and positions to the block's rows; may compute gradients and use
                 torch's random generators, whose states are restored.
             text_columns: columns that are read as text, even if they look like numbers or `nan`.
 

@@ -30,32 +30,33 @@ CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # purposes of a block's random numbers
 
 
 class RobustAccuracy(Callback):
-    """Attack the test set of any classifier, on any number of ranks, before the other test metrics are computed.
+    """Attack any classifier on the test set, on any number of ranks, before the other test metrics are computed.
 
-    An image counts as robust to an attack if it is classified correctly before and after the attack. The callback logs
-    `test/robust_accuracy_<attack>` and writes to the run directory
+    An image counts as robust to an attack if the class is correct before and after the attack. The callback logs
+    `test/robust_accuracy_<attack>`, and writes to the run directory:
 
     * `robust_accuracy.csv`, with a row for each attack and tested checkpoint;
     * `figures/adversarial_<checkpoint>.png`, such as `adversarial_last.png` (`adversarial.png` without a checkpoint);
     * `robust_accuracy_rows`, with the predictions for each image.
 
     Rows of earlier evaluations stay in the table. An earlier row with the same checkpoint name is replaced if the
-    weights have changed, or if attack and settings are the same.
+    weights have changed, or if attack and settings are unchanged.
 
-    Images are attacked in blocks of `batch_size`, whose random numbers depend only on (seed, block, attack). So the
-    perturbations are the same on any number of ranks, and with the same weights and settings an interrupted
-    evaluation resumes after its last finished block. All ranks must see the same run directory.
+    Images are attacked in blocks of `batch_size`; random numbers depend only on (seed, block, attack). Perturbations
+    are therefore the same on any number of ranks. With the same weights and settings, an interrupted evaluation resumes
+    after its last finished block. All ranks must see the same run directory.
 
     Args:
         attacks: attacks to run in turn: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
-        batch_size: images attacked at once on each rank. Ranks work on blocks of this size: with few images, a smaller
-            value uses more ranks.
+        batch_size: number of images in a block, which a rank attacks at once; with few images, a smaller value uses
+            more ranks.
         skip: attack every `skip`-th image of the test set.
-        max: attack only images before this position; None attacks all.
-        sigma: standard deviation of Gaussian noise, in pixel units. If positive, the smoothed classifier is attacked;
-            0 attacks the module as it is. For a `SmoothedClassifier` all votes count, as in its certificate; gradients
-            are computed from the mean probabilities.
-        num_draws: forward passes for each image, whose majority vote is its class; 1 for a deterministic classifier.
+        max: attack only images before this position; None attacks all images.
+        sigma: standard deviation of Gaussian noise, in pixel units; if positive, the smoothed classifier is attacked,
+            and 0 attacks the module itself. For a `SmoothedClassifier`, all votes count as in the certificate, and
+            gradients are computed from the mean probabilities.
+        num_draws: number of forward passes per image; their majority vote is the predicted class; 1 for a deterministic
+            classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
 
@@ -196,7 +197,7 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Images captioned with the predicted class, in red where the attack changed it."""
+        """Images captioned with the predicted class, in red where the attack changed the class."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())
@@ -228,7 +229,7 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Append a table to the run's, see `RobustAccuracy`, and copy the checkpoint's figure from the folder of rows."""
+    """Append a table to the run's table, see `RobustAccuracy`; copy the checkpoint's figure from the folder of rows."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():

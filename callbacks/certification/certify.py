@@ -26,7 +26,7 @@ from lightning_modules.training.tested_images import TestedImages, require_testi
 
 
 class Certification(Callback):
-    """Certify any classifier on the test set, on any number of ranks, before the other test metrics are computed.
+    """Certify any classifier on the test set, on any number of ranks, before other test metrics are computed.
 
     The classifier is smoothed as in Cohen et al. (2019); a `SmoothedClassifier` defines its own smoothing. The run
     directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
@@ -36,28 +36,28 @@ class Certification(Callback):
     An interrupted certification resumes when it is started again in the same run directory, on any number of ranks.
     Only the images in progress start over.
 
-    Afterwards the usual test runs, with one forward pass for each image. To skip most of it, set
+    After the certification the usual test runs, with one forward pass for each image. To skip most of this test, set
     `trainer.limit_test_batches: 1`, which does not limit the certification. If a run is tested twice
     (`checkpoint.also_test_best`), the second checkpoint's files go to a separate folder, `certification_best`.
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        mode: how many noise samples each image gets. `lightning_modules.robustness.certificates.FixedSampling` is the
-            published procedure; `Anytime`, `Curve`, `InputSpecific` and `Stages` need fewer samples.
-        batch_size: noise samples evaluated at once on each rank.
-        skip: certify every `skip`-th image; CIFAR-10 is often reported with 20, ImageNet with 100.
-        max: certify only images before this position; None certifies to the last image.
-        share: how ranks divide the work: `images` gives each rank its own images; `draws` lets all ranks work on the
-            same images, for few or costly images.
-        seed: random seed of the noise. It fixes every noise sample, whatever the batch size and the number of ranks.
+        mode: rule for the number of noise samples per image. `lightning_modules.robustness.certificates.FixedSampling`
+            is the published procedure; `Anytime`, `Curve`, `InputSpecific` and `Stages` need fewer samples.
+        batch_size: number of noise samples evaluated at once on each rank.
+        skip: certify every `skip`-th image; results are often reported with 20 for CIFAR-10 and 100 for ImageNet.
+        max: certify only images before this position; None means no limit.
+        share: how ranks share the work: `images` shards the images; `draws` shards each image's noise samples, for few
+            or costly images.
+        seed: random seed of the noise. Noise samples do not depend on batch size or number of ranks.
         radii: radii whose certified accuracy is logged, in pixel units. None means 0, 0.25, ..., 1.5 and the mode's own
-            `radius`, or the first seven radii of its `grid`. At other radii such modes give only lower bounds.
-        channels_last: whether the network runs in channels-last memory format, often faster for convolutions in mixed
-            precision. A `SmoothedClassifier` then receives images and noise in that format.
+            `radius`, or the first seven radii of the mode's `grid`. Modes with a `radius` or `grid` give only lower
+            bounds at other radii.
+        channels_last: whether the network runs in channels-last memory format, which is often faster for convolutions
+            in mixed precision. A `SmoothedClassifier` then receives images and noise in that format.
 
     Raises:
-        ValueError: if an argument is out of range or, before testing, if the trainer has two of these callbacks: their
-            files and metrics would have the same names.
+        ValueError: if an argument is out of range or, before testing, if the trainer has two of these callbacks.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Certification(Callback):
         positions: range,
         job: ResumableMap,
     ) -> None:
-        """Certify this rank's part, then wait for the other ranks."""
+        """Certify this rank's share of the images, then wait for the other ranks."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
 
@@ -212,7 +212,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Describe how the summary's numbers were computed, and which of them are only lower bounds."""
+        """Describe how the numbers of the summary were computed, and which numbers are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {
@@ -222,7 +222,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """Return the radii at which a mode's certified accuracy is logged, including the mode's own."""
+    """Return the radii at which a mode's certified accuracy is logged, including the mode's own radii."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")
@@ -256,7 +256,7 @@ def _require_single(trainer: Trainer) -> None:
 
 @contextmanager
 def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
-    """Stop other live displays, since a terminal can show only one at a time."""
+    """Stop other live displays, since a terminal can show only one display at a time."""
     progress = getattr(trainer.progress_bar_callback, "progress", None)
     if progress is not None:
         progress.stop()

@@ -1,4 +1,4 @@
-"""Compare logs of certificates, of this project or of others, in one figure and one table."""
+"""Compare certification logs, of this project or of others, in one figure and one table."""
 
 import json
 import math
@@ -21,11 +21,12 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
-        paths: run directories or logs, see `read_log`; each is named by the parts of its path that differ.
+        paths: run directories or logs, see `read_log`; a log is named by the parts of its path that are not common to
+            all paths.
         output: directory to write to.
         grid: spacing of the radii in the table, in pixel units.
-        alpha: failure probability of each certificate, for logs outside run directories; run directories record their
-            own.
+        alpha: failure probability of each certificate, for logs outside run directories; run directories record this
+            probability.
 
     Returns:
         The table, see `accuracy_table`.
@@ -60,7 +61,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """Read the settings in a run directory, or next to a log in one; for other logs only the given alpha is known."""
+    """Read the settings of a run directory, or of a log in a run directory; other logs have only the given alpha."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
@@ -68,7 +69,7 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings; reject a file with values that the figure or its legend cannot show."""
+    """Read settings; reject values that the figure or the legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -91,7 +92,7 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Strip the leading and trailing parts that all paths share."""
+    """Strip the leading and trailing parts that are common to all paths."""
     whole = [path.absolute() for path in paths]  # since "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:

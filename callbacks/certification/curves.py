@@ -1,4 +1,4 @@
-"""Read, summarise and draw certified accuracy against radius, from logs of this project and of others."""
+"""Read certification logs, of this project and of others; summarise and plot certified accuracy against radius."""
 
 import io
 import math
@@ -32,20 +32,20 @@ Settings = Mapping[str, Any]
 def read_log(path: Path) -> pd.DataFrame:
     """Read a certification log.
 
-    Correctness is computed again, since some projects write a running count into that column. In another project's
-    log, a row with radius 0 is an abstention, since some keep the selected class there. Additional columns are kept,
-    and times are not parsed. An unterminated last line, as left by an interruption, is ignored.
+    Column `correct` is computed again, since some projects write a running count into it. In another project's log,
+    radius 0 counts as an abstention, since some projects keep the selected class on abstention. Additional columns are
+    kept, and times are not parsed. An unterminated last line, left by an interruption, is ignored.
 
     Args:
         path: a run directory, this project's `certification.csv`, or a tab-separated log in the published columns.
 
     Returns:
-        At least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct` (boolean), with a row for
-        each image.
+        A row for each image, with at least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct`
+        (boolean).
 
     Raises:
         FileNotFoundError: if there is no log at `path`.
-        ValueError: if the log lacks a column, has no rows, a damaged line, or two rows for one image.
+        ValueError: if the log lacks a column, has no rows or a damaged line, or has two rows for one image.
     """
     if path.is_dir():
         path = path / "certification.csv"
@@ -83,7 +83,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Check for each row that positions and classes are whole numbers and the radius is possible for an image."""
+    """Check that in each row position and classes are whole numbers, and the radius is possible for an image."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
@@ -97,9 +97,9 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
         radii: radii of the certified accuracies, in pixel units.
 
     Returns:
-        `acr` in pixel units and `certified_accuracy_<radius>`. For this project's logs also `abstained`, the fraction
-        of images without a certificate whose class was not known to be wrong, and `mean_draws`, over all images and
-        over those whose selected class is correct.
+        `acr` in pixel units and `certified_accuracy_<radius>`. For this project's logs, also two more metrics:
+        `abstained` is the fraction of images without a certificate whose class was not known to be wrong; `mean_draws`
+        is averaged over all images, and over images whose selected class is correct.
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
@@ -119,12 +119,12 @@ def accuracy_name(radius: float) -> str:
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Whether a log's certified accuracy is close to what more noise samples would certify, not just a lower bound.
+    """Whether a log's certified accuracy is nearly what more noise samples would certify, not just a lower bound.
 
     See `adaptive_sampling.py`.
 
     Args:
-        settings: the settings of the log.
+        settings: settings recorded for the log.
         radius: radius in pixel units; None checks the average certified radius.
     """
     if "grid" in settings:
@@ -150,10 +150,11 @@ def accuracy_table(
         settings: settings of the logs, by the same names.
 
     Returns:
-        Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`) and
-        `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee). With
-        several logs, the rows `envelope` hold the best of them on the images common to all. They are tight where all
-        logs are. They have no such bound, since it does not hold for a choice among logs.
+        Table with columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight` (see `is_tight`)
+        and `with_high_probability`, a bound that allows for wrong certificates (NaN for radii without a guarantee).
+        With several logs, the rows `envelope` contain the best log's accuracy on the images common to all logs. These
+        rows are tight where all logs are tight, and have no `with_high_probability`, since the bound does not hold for
+        a choice among logs.
     """
     tables = []
     for name, log in logs.items():
@@ -190,10 +191,10 @@ def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
 
 
 def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
-    """Draw certified accuracy against radius, a curve for each log.
+    """Plot certified accuracy against radius, with one curve per log.
 
     Args:
-        logs: certification logs by name in the legend.
+        logs: certification logs by their name in the legend.
         path: file of the figure.
         settings: settings of the logs, by the same names.
     """

@@ -1,11 +1,11 @@
-"""The log of a certification: a row per image, written when the image is finished and read again on resuming.
+"""The log of a certification: each finished image is written as one row, and resuming reads the rows again.
 
 In the run directory:
 
     certification_settings.json    settings of all rows; rows of other settings are never added
     certification_rows/rank*.tsv   rows in the order in which each process finished them
     certification.tsv              all rows, in the columns and the rounding of the published code
-    certification.csv              all rows in full precision, with counts; equal for equal votes, so it holds no times
+    certification.csv              all rows in full precision, with counts; without times, equal for equal votes
 """
 
 import json
@@ -28,7 +28,7 @@ SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws
 
 
 def row_of(image: Certified) -> Row:
-    """Format the result of an image as text, by the columns `COMMUNITY` and `EXACT`."""
+    """Format an image's result as text for the columns `COMMUNITY` and `EXACT`."""
     certificate = image.certificate
     values = (
         image.index,
@@ -59,7 +59,7 @@ class CertificationLog:
     """The rows of one certification, from all ranks. All ranks must see the directory.
 
     Args:
-        directory: directory that holds all files of the log.
+        directory: directory for all files of the log.
         settings: everything that a row depends on, as JSON values.
         with_radius: whether rows have a radius; False for logs of predictions, as in the published format.
     """
@@ -78,7 +78,7 @@ class CertificationLog:
         self.figure = directory / "figures" / "certified_accuracy.png"
 
     def remove_tables(self, wanted: Iterable[int]) -> None:
-        """Remove tables and figure if rows are missing, since they may be from an earlier certification.
+        """If rows are missing, remove tables and figure, which may be from an earlier certification.
 
         Args:
             wanted: positions of the images to certify.
@@ -92,7 +92,7 @@ class CertificationLog:
         return self.store.rows()
 
     def merge(self) -> None:
-        """Write the tables of all rows, ordered by image, and the sidecar last. Only one rank calls this."""
+        """Write the tables of all rows, ordered by image, with `certification.csv` last. Only one rank calls this."""
         rows = [row for _, row in sorted(self.rows().items())]
         write_table(self.tsv, self.community, rows, "\t")
         exact = [{**row, "radius": row["exact_radius"]} for row in rows]

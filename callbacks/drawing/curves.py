@@ -1,4 +1,4 @@
-"""Line plots with a consistent style in all figures."""
+"""Line plots with the same style in all figures."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
         count: number of panels.
         width: width of a panel, in inches.
         height: height of a row, in inches.
-        shared: axes shared by the panels: `sharex`, `sharey`.
+        shared: axes that the panels share, as arguments `sharex` and `sharey`.
     """
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 
 
 def draw_table(table: Table) -> "Figure":
-    """Draw a table: one panel for each drawn column, with one line for each value of the text columns, or a heat map.
+    """Plot a table: a panel per plotted column, with a line per value of the text columns, or as a heat map.
 
     On a logarithmic axis, values below a millionth of the largest are left out. Lines with many points have no markers.
     """
@@ -83,7 +83,7 @@ def draw_table(table: Table) -> "Figure":
 
 
 def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
-    """Draw a heat map over the first two columns, with one panel for each of the others."""
+    """Draw heat maps over the first two columns, with one panel for each other column."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))
     for panel, name in zip(panels, values, strict=True):

@@ -1,4 +1,4 @@
-"""Generated images as one square grid."""
+"""Draw generated images as one square grid."""
 
 import math
 from pathlib import Path
@@ -14,10 +14,10 @@ CELL = 64  # minimum side of an image in the grid, in pixels
 
 
 def save_samples(images: Tensor, path: Path) -> None:
-    """Write images to one PNG as a square grid; small images are enlarged by an integer factor.
+    """Write images to one PNG file as a square grid; small images are enlarged by an integer factor.
 
     Args:
-        images: uint8 `[n, C, H, W]`, with one or three channels.
+        images: images `[n, C, H, W]`, uint8, with one or three channels.
         path: file of the grid.
     """
     factor = max(1, -(-CELL // images.shape[-1]))

@@ -1,13 +1,13 @@
-"""Count predictions and labels per category, and convert counts to fractions that measure fit and memorisation.
+"""Count predictions and labels per category, and compute fractions that measure fit and memorisation from the counts.
 
-For the given labels y (possibly wrong), the true labels y* if known, and the training predictions p, for each
-category k:
+The following are computed for each category k, from given labels y (possibly wrong), true labels y* if known, and
+training predictions p:
 
     fit to the given labels    fraction of the samples with y = k that have p = k; for pixels IoU of {p = k}, {y = k}
     fit to the true labels     the same with y*
     memorised fraction         fraction of the samples (pixels) with y = k and y* != k that have p = k
 
-Counts add up over sets of samples and over ranks; fractions do not.
+Counts can be summed over samples and ranks; fractions cannot.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (fit); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv
@@ -26,16 +26,16 @@ ROWS = 11  # rows of counts: 8 from `count_categories` and 3 from `count_right_l
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Count predictions by their given and true labels; every fraction is computed from these counts.
+    """Count predictions by given and true label; all fractions are computed from these counts.
 
     Args:
-        logits: `[B, K]`, or `[B, K, H, W]` for pixels.
+        logits: logits of the classifier, `[B, K]`, or `[B, K, H, W]` for pixels.
         given: `[B]` or `[B, H, W]`, int64; labels outside 0 ... K - 1, and 255 for pixels, are ignored.
         true: true labels, shaped like `given`; None if unknown.
 
     Returns:
         `[8, K]`, int64, rows: given as k, predicted k (among the given), both; truly k, predicted k (among the true),
-        both; falsely given as k, and predicted k among these. The last five are 0 without `true`.
+        both; falsely given as k, and predicted k among these. The last five rows are 0 without `true`.
     """
     num_classes = logits.shape[1]
     predicted = logits.argmax(dim=1).flatten()
@@ -55,7 +55,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
     """Count correct labels, to measure the quality of corrected labels.
 
     Args:
-        current: `[B]` or `[B, H, W]`, int64: the labels used for training.
+        current: labels used for training, `[B]` or `[B, H, W]`, int64.
         true: true labels, shaped like `current`; ignored entries are not counted.
         num_classes: K.
 
@@ -66,7 +66,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Flatten labels, and move ignored ones to a separate bin, K."""
+    """Flatten labels, and move ignored labels to a separate bin, K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
         inside &= label != IGNORED
@@ -74,7 +74,7 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Bin samples by label, by prediction, and by label where both agree."""
+    """Bin samples by label, by prediction, and by label where label and prediction agree."""
     among = torch.where(label < num_classes, predicted, num_classes)
     return [label, among, torch.where(predicted == label, label, num_classes)]
 
@@ -87,11 +87,11 @@ def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
 
 
 def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
-    """Compute the fit of predictions to labels, from counts of one shape.
+    """Compute the fit of predictions to labels, from counts of equal shapes.
 
     Returns:
-        float64 in [0, 1]: for samples both / labelled, NaN without labelled samples; for pixels the IoU
-        both / (predicted + labelled - both + 1e-10).
+        float64 in [0, 1]: both / labelled for samples, NaN if none are labelled; the IoU both / (predicted + labelled -
+        both + 1e-10) for pixels.
     """
     if per_pixel:
         return both.double() / ((predicted + labelled - both).double() + 1e-10)
@@ -111,7 +111,7 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Compute the fractions over all samples, from counts `[..., 11, K]`; for pixels mean IoU over occurring ones."""
+    """Compute fractions over all samples from counts `[..., 11, K]`; for pixels, mean IoU over occurring categories."""
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)
     if per_pixel:
@@ -131,7 +131,7 @@ class RunningCounts:
     """Counts of the current epoch on this rank, split into records.
 
     A record ends with each batch whose index since training began is a multiple of the interval, and at the end of the
-    epoch. A checkpoint holds the counts summed over ranks; on loading, rank 0 takes them all.
+    epoch. A checkpoint contains the counts summed over ranks; on loading, rank 0 gets all counts.
 
     Args:
         num_classes: K.
@@ -146,7 +146,7 @@ class RunningCounts:
         self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
 
     def to(self, device: torch.device) -> None:
-        """Move the counts to the device of the next counts."""
+        """Move the counts to the device of the counts that follow."""
         self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
 
     def add(self, epoch: int, counts: Tensor) -> None:
@@ -159,13 +159,13 @@ class RunningCounts:
         self.batches += 1
 
     def close(self) -> Tensor:
-        """End the epoch, and return its counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
+        """End the epoch, and return the counts summed over ranks, `[R + 1, 11, K]`: R records and the remainder."""
         counts = self._over_processes()
         self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this, since it sums over ranks."""
+        """Every rank must call this, since counts are summed over ranks."""
         counts = None if self.epoch is None else self._over_processes()
         return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
 

@@ -1,4 +1,4 @@
-"""Draw early learning: each category's fit to the given labels, its fitted curve, and memorisation."""
+"""Plot early learning: each category's fit to the given labels, fitted curve, and memorisation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,15 @@ Floats = NDArray[np.float64]
 
 
 def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
-    """Draw a line for each category; above 20 categories, draw their mean and the band from the 10 % to 90 % quantile.
+    """Draw a line for each category; for more than 20 categories, draw the mean and the band of 10 % to 90 % quantiles.
 
     Args:
         history: history of at least one epoch.
-        fit_epochs: epoch of each of the history's records.
+        fit_epochs: epoch of each record in the history.
         names: `[K]`.
 
     Returns:
-        A figure with one panel of fits, and one of memorisation if true labels are known.
+        A figure with a panel of fits and, if true labels are known, a panel of memorisation.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -1,4 +1,4 @@
-"""Per-category history of training: how predictions agreed with labels, by epoch."""
+"""Per-category history of the agreement of training predictions with labels, by epoch."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
 
 class CategoryHistory:
-    """Counts of each epoch, the records used to fit curves, and the ends of early learning.
+    """Counts of each epoch, records to which curves are fitted, and detected ends of early learning.
 
     Args:
         num_classes: K.
@@ -40,7 +40,7 @@ class CategoryHistory:
         Args:
             epoch: index of the epoch, from 0.
             counts: `[R + 1, 11, K]`, see `RunningCounts.close`.
-            cut: whether curves are fitted to the R records; otherwise the whole epoch is one record.
+            cut: whether curves are fitted to the R records; if False, the whole epoch is one record.
         """
         self.epochs.append(epoch)
         self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])
@@ -51,9 +51,9 @@ class CategoryHistory:
     def detect(
         self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
     ) -> list[int]:
-        """Fit the curves of some categories, and return those whose early learning has ended by the last epoch.
+        """Fit the curves of some categories; return the categories whose early learning has ended by the last epoch.
 
-        An end, once detected, is kept. For the arguments see `curve.detect`.
+        An end, once detected, is kept. The arguments are those of `curve.detect`.
         """
         ended = []
         for category in categories:

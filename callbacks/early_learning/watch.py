@@ -1,4 +1,4 @@
-"""Track early learning and memorisation per category while any classifier or segmenter trains.
+"""Track early learning and memorisation per category in the training of any classifier or segmenter.
 
 Counts and fractions are in `counts.py`. `curve.py` detects the end of early learning from the fit to the given labels
 over the epochs.
@@ -25,10 +25,10 @@ from lightning_modules.training.logging import log_same
 
 
 class EarlyLearning(Callback):
-    """Record fit and memorisation per category, and detect when early learning ends for each.
+    """Record fit and memorisation per category, and detect when a category's early learning ends.
 
-    It reads the `logits` that `training_step` returns, so there is no second forward pass and no host synchronisation
-    in a step. After each epoch it logs, over all categories,
+    The callback reads the `logits` that `training_step` returns, so a step has no second forward pass and no host
+    synchronisation. After each epoch it logs these metrics over all categories:
 
     * `train/fit_given` and, if true labels are known, `train/fit_true` and `train/memorized`; for pixels the fits are
       mean IoUs over the categories that occur;
@@ -36,35 +36,36 @@ class EarlyLearning(Callback):
     * if labels can be corrected (a batch has `original_label`) and true labels are known, the fraction of correct
       labels among those used for training: `train/label_accuracy`, or for pixels `train/label_miou`.
 
-    With a logger it writes `early_learning.csv` (epoch, category, fit_given, fit_true, memorized, ended; unknown values
-    are empty) and `figures/early_learning.png` to the run directory.
+    With a logger, the callback writes `early_learning.csv` (epoch, category, fit_given, fit_true, memorized, ended;
+    unknown values are empty) and `figures/early_learning.png` to the run directory.
 
-    When early learning first ends for some categories, it calls `on_early_learning_end` of the module, if that is a
-    `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of the callbacks that define it.
-    Between the two calls, and after every other epoch, it calls `on_early_learning_tested` of the module, if that is an
-    `EarlyLearningFollower`, with all categories that the current curves mark as ended. With more records, a category
-    may lose that mark.
+    When early learning first ends for some categories, this callback calls `on_early_learning_end` of a module that is
+    a `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of callbacks that define this hook.
+    Between the two calls, and after every other epoch, `on_early_learning_tested` of a module that is an
+    `EarlyLearningFollower` receives all categories that the current curves mark as ended. With more records, a category
+    may lose this mark.
 
     The ADELE authors use `min_jump: 0.1, reference: current, background: 0` for SegTHOR, and
-    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both test epoch e, counted from 0, at its end, with the
-    records up to then.
+    `horizon: 16, interval: 100, background: 0` for PASCAL VOC. Both settings test epoch e, counted from 0, at the end
+    of the epoch, with the records so far.
 
     Args:
         r: threshold on the relative change of the curve's slope, in [0, 1].
-        horizon: number of epochs n searched for the end; default: the trainer's `max_epochs`.
+        horizon: number of epochs n searched for the end of early learning; default: the trainer's `max_epochs`.
         interval: iterations (batches) between two records of the curve; default: one record for each epoch. As in the
-            VOC code the first record is the first batch, and a record covers the batches since the previous one or
-            since the start of its epoch.
-        min_jump: increase between two records that marks the start of learning of a category. Earlier records are
-            dropped from its curve, and a category without such an increase never ends. Default: keep all records.
-        reference: labels that fit and memorisation are measured against: `original` (a batch with corrected labels
-            holds these as `original_label`) or `current`, the labels used for training.
-        background: category that is never tested.
-        draw_every_n_epochs: epochs between two figures; the last one is drawn at the end of training.
+            VOC code, the first record is the first batch; each record covers the batches since the previous record or
+            the start of the epoch.
+        min_jump: increase between two records that marks the start of a category's learning. Earlier records are
+            dropped from the category's curve, and early learning never ends without such an increase. Default: keep all
+            records.
+        reference: labels against which fit and memorisation are measured: `original` (`original_label` in batches with
+            corrected labels) or `current` (the labels used for training).
+        background: category whose early learning is never tested for its end.
+        draw_every_n_epochs: epochs between two figures; the last figure is drawn at the end of training.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if there is no horizon, if `interval` is given but the
-            number of batches is unknown, or if the logits are missing or do not match the labels or `num_classes`.
+        ValueError: if an argument is out of range; in training, if the horizon is unknown, `interval` is given without
+            a known number of batches, or the logits are missing or do not match labels and classes.
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
@@ -162,7 +163,7 @@ class EarlyLearning(Callback):
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figure, even if the run was already complete: an earlier call may have been killed while drawing."""
+        """Draw the figure, even of a completed run, since an earlier call may have been killed while drawing."""
         if trainer.is_global_zero:
             self._draw(trainer)
 
@@ -181,7 +182,7 @@ class EarlyLearning(Callback):
         self.running.load_state_dict(state_dict["running"])
 
     def _close_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Sum the epoch's counts, test the categories, write the table, and notify module and callbacks."""
+        """Sum the epoch's counts, test if early learning ended, write the table, and notify module and callbacks."""
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None

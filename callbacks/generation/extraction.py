@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """Return the same, with a device that supports float64: the CPU instead of Apple's MPS."""
+        """Return a copy with a device that supports float64: the CPU instead of Apple's MPS."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 
@@ -41,11 +41,11 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric after its features: fid, kid or is for FID's Inception, fd_<name> and kd_<name> for others.
+    """Name a metric after its features: fid, kid or is for FID's Inception, otherwise fd_<name> and kd_<name>.
 
     Args:
-        kind: fid, kid or is.
-        extractor: an `Extractor`'s identity; None if unknown.
+        kind: metric to name: fid, kid or is.
+        extractor: identity of the `Extractor`; None if unknown.
     """
     if extractor is None or extractor["name"] == INCEPTION:
         return f"{kind}_clean" if extractor is not None and extractor["resize"] == "clean" else kind
@@ -56,19 +56,19 @@ class Extractor:
     """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, with the name used in metrics.
 
     Args:
-        network: any module; an `FIDInception` reads its weights now.
+        network: any module; an `FIDInception` reads its weights at this point.
         name: name of the features in metric names; None for an `FIDInception`.
 
     Raises:
-        ValueError: if the name is missing, or is given for an `FIDInception`.
+        ValueError: if the name is missing for another network, or given for an `FIDInception`.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:
         self.inception = network if isinstance(network, FIDInception) else None
         if (self.inception is None) == (name is None):
             raise ValueError(
-                f"extractor_name {name!r} with {type(network).__name__}: metrics of FID's Inception are called fid "
-                f"and kid, so it takes no extractor_name; any other extractor needs one, for metrics called "
+                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception, "
+                f"whose metrics are called fid and kid, and set it for any other extractor, whose metrics are called "
                 f"fd_<extractor_name> and kd_<extractor_name>"
             )
         if self.inception is not None:
@@ -91,9 +91,9 @@ class Extractor:
         """Compute features on a device, in float32 regardless of autocast.
 
         Args:
-            images: B images, uint8 `[C, H, W]`; sizes may differ only for FID's Inception, which resizes each.
+            images: B images, uint8 `[C, H, W]`; sizes may differ only for FID's Inception, which resizes each image.
             device: device of the network.
-            name_of: returns an image's name by its position, for messages.
+            name_of: function that returns an image's name by position, for error messages.
 
         Raises:
             ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
@@ -131,7 +131,7 @@ def features_of(
         images: the images.
         extractor: the network.
         cache_dir: cache folder, visible to all ranks.
-        batch_size: images at once on each rank.
+        batch_size: number of images processed at once on each rank.
         shares: rank, world size and device.
     """
     rows = batch_size * max(ROWS_PER_PART // batch_size, 1)

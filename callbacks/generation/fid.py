@@ -34,32 +34,32 @@ SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
 
 
 class FID(Callback):
-    """Measure the distance of generated images from real ones by FID, KID and IS, on any number of ranks.
+    """Compare generated images with real images by FID, KID and IS, on any number of ranks.
 
     Metrics are `fid`, `kid` and, if the weights include a classifier, `is`, prefixed by `val/` or `test/`. With another
-    extractor than FID's Inception they are `fd_<extractor_name>` and `kd_<extractor_name>`, which cannot be compared
-    with published FIDs. With no more images than features, the name of FID ends with `_n<images>`, since its value then
-    depends on their number.
+    extractor than FID's Inception, metrics are called `fd_<extractor_name>` and `kd_<extractor_name>`, and cannot be
+    compared with published FIDs. With no more images than features, the name of FID ends with `_n<images>`, since FID
+    then depends on the number of images.
 
-    The run directory gets `fid.csv` with a row for each measurement, a figure of samples for each
-    (`figures/samples_*.png`), the metrics over training epochs (`figures/fid.png`) and, from a test,
+    The run directory gets `fid.csv` with a row for each measurement, a figure of samples for each measurement
+    (`figures/samples_*.png`), and the metrics over training epochs (`figures/fid.png`). A test also writes
     `generated_statistics.npz`, which `train.py fid` compares with other statistics or folders.
 
     Images are generated in blocks. The random numbers of a block depend only on (seed, block), so images are the same
-    on any number of ranks. Images are rounded down to bytes, as in an image file. Their features are stored in the run
-    directory block by block, and a killed measurement resumes after its last finished block. Features and statistics of
+    on any number of ranks. Images are rounded down to bytes, as in an image file. The run directory stores their
+    features block by block, and a killed measurement resumes after the last finished block. Features and statistics of
     the real images are cached in `cache_dir`. All ranks must see both folders.
 
     Args:
-        num_samples: images generated in a test; published results use 50,000.
-        validation_samples: images generated at the end of a validation; 0 measures only in tests.
+        num_samples: number of images generated in a test; published results use 50,000 images.
+        validation_samples: number of images generated at the end of a validation; 0 measures only in tests.
         every_n_epochs: training epochs between two measurements in validation.
-        images: real images, from any dataset; None uses those of the run's DataModule.
-        split: split of the real images: training (all of it, as published), validation or test.
+        images: dataset of real images; None uses the images of the run's DataModule.
+        split: split of the real images: training (all training images, as published), validation or test.
         extractor: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`; None uses FID's Inception,
             see `lightning_modules.networks.fid_inception.FIDInception`.
-        extractor_name: name of another extractor, used in the metric names.
-        batch_size: images generated at once, one block.
+        extractor_name: name of an extractor other than FID's Inception, used in metric names.
+        batch_size: number of images in a block, which is generated at once.
         exact_kid: compute KID over all pairs of images, instead of 100 random subsets of 1,000 taken from at most
             10,000 images of each side.
         seed: random seed of the generated images.
@@ -242,7 +242,7 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
 
 
 def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
-    """Plot the metrics of all validations of a training run that measured the same thing as the last one, `row`."""
+    """Plot the metrics of a training run's validations that measured the same quantities as the last one, `row`."""
     same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
     columns = table[same].sort_values("epoch")[["epoch", *metrics]]
     if len(columns) > 1:

@@ -1,4 +1,4 @@
-"""FID and KID of two folders of images, or of statistics of images, without any model."""
+"""FID and KID between two folders of images or saved statistics, without any model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ def read_side(
 
     Args:
         path: an .npz file or a folder.
-        extractor: the network; None if no side is a folder.
+        extractor: network that computes features; None if neither side is a folder.
         cache_dir: folder that caches features and statistics.
         batch_size: number of images processed at once.
         shares: rank, world size and device.
@@ -44,10 +44,10 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Return the named device if it is available; without a name the GPU, or the CPU if there is none.
+    """Return the named device if available; without a name, return the GPU, or the CPU if there is no GPU.
 
     Raises:
-        ValueError: for an unavailable device; the message lists the available ones.
+        ValueError: for an unavailable device; the message lists the available devices.
     """
     import torch
 
@@ -74,13 +74,13 @@ def scores(
     cache_dir: Path,
     device: str | None,
 ) -> tuple[dict[str, float], str | None]:
-    """Measure FID, KID and IS between two sides; each is an .npz file or a folder.
+    """Measure FID, KID and IS between two sides; each side is an .npz file or a folder.
 
     Args:
-        generated: the generated side; its IS is also computed if the weights include a classifier.
-        real: the side of real images.
+        generated: side of the generated images; IS is also computed if the weights include a classifier.
+        real: side of the real images.
         weights: weights file of FID's Inception or of the timm network.
-        resize: resizing before FID's Inception: `legacy` or `clean`.
+        resize: how images are resized for FID's Inception: `legacy` or `clean`.
         timm: name of a timm network to use instead of FID's Inception.
         exact_kid: compute KID over all pairs of images, instead of random subsets.
         batch_size: number of images processed at once.
@@ -88,11 +88,11 @@ def scores(
         device: name of the device, see `device_named`.
 
     Returns:
-        The metrics by name, and a description of the images that KID uses; None without KID.
+        Metrics by name, and a description of the images that KID uses, or None without KID.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if something is out of range, damaged or missing; the message names it.
+        ValueError: if an argument is out of range, or a file is damaged or lacks data; the message names the cause.
     """
     from callbacks.generation.extraction import Extractor, Shares
     from callbacks.generation.measurement import distances

@@ -1,4 +1,4 @@
-"""Images that a module generates block by block, on any number of ranks, and their features."""
+"""Block-by-block generation of images by a module, on any number of ranks, and the images' features."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class GeneratedBlocks:
         extractor.network.to(module.device)
 
     def images(self, number: int) -> Tensor:
-        """Generate one block, uint8 `[B, C, H, W]`, rounded down as the published protocol does.
+        """Generate one block, uint8 `[B, C, H, W]`, rounded down as in the published protocol.
 
         Raises:
             ValueError: if the module does not return B images in [0, 1].
@@ -55,12 +55,10 @@ class GeneratedBlocks:
             generator = generator_of(self.seed, number)
             images = require(self.module, Generator, "FID").sample(size, generator=generator).float()
         if images.ndim != 4 or len(images) != size:
-            raise ValueError(
-                f"{name}.sample({size}) must give images [{size}, C, H, W], and gives {list(images.shape)}"
-            )
+            raise ValueError(f"{name}.sample({size}) must return images [{size}, C, H, W], got {list(images.shape)}")
         lowest, highest = torch.stack(images.aminmax()).tolist()
         if not (lowest >= -0.01 and highest <= 1.01):
-            raise ValueError(f"{name}.sample must give images in [0, 1], and gives {lowest:g}...{highest:g}")
+            raise ValueError(f"{name}.sample must return images in [0, 1], got {lowest:g}...{highest:g}")
         return (images * 255).clamp(0, 255).to(torch.uint8)
 
     def features(self, number: int) -> Tensor:
@@ -74,8 +72,8 @@ class GeneratedBlocks:
         """Generate the missing blocks; all ranks call this together.
 
         Args:
-            folder: folder that stores features until they are measured, so that a killed measurement resumes; visible
-                to all ranks.
+            folder: folder, visible to all ranks, that stores features until the measurement ends, so a killed
+                measurement can resume.
 
         Returns:
             The features of all images, `[N, D]`, memory-mapped.

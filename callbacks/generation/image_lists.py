@@ -1,4 +1,4 @@
-"""Real images by position, from any dataset or folder, as bytes, to compare generated images with."""
+"""Lists of real images, from any dataset or folder, as bytes, for comparison with generated images."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ AnySet = ImageSet | PairSet | CaptionedSet
 
 
 class ImageList(Protocol):
-    """Images by position; a `Dataset` whose items are batches."""
+    """Interface of lists of images; as a `Dataset`, its items are batches."""
 
     name: str
     in_memory: bool
@@ -32,16 +32,16 @@ class ImageList(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        """Return images, uint8 `[C, H, W]` each; sizes may differ."""
+        """Return the images, uint8 `[C, H, W]` each, of possibly different sizes."""
         ...
 
     def name_of(self, row: int) -> str:
-        """Name of an image, for messages."""
+        """Name of an image, for error messages."""
         ...
 
 
 def in_bytes(stored: Tensor, data_range: float) -> Tensor:
-    """Scale stored values, where `data_range` is white, to 0...255, rounded down as generated images are."""
+    """Scale stored values, where `data_range` is white, to 0...255, rounded down like generated images."""
     if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
@@ -79,11 +79,11 @@ class SourceImages:
 
 
 class ArrayImages:
-    """Images in memory, from datasets of image pairs; of each pair, the clean one.
+    """Images in memory; from a dataset of image pairs, the clean images.
 
     Args:
-        images: `[C, H, W]` each.
-        data_range: the stored value of white.
+        images: images, `[C, H, W]` each.
+        data_range: stored value of white.
         name: name of dataset and split.
     """
 
@@ -113,7 +113,7 @@ class FolderImages:
     """The images in a folder and its subfolders, in colour, decoded on access.
 
     Args:
-        folder: the folder; names, sizes and modification times identify its images.
+        folder: folder of images, which are identified by file names, sizes and modification times.
 
     Raises:
         FileNotFoundError: if there are no images.
@@ -147,7 +147,7 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
 
     Args:
         images: the dataset.
-        split: training (all of it, before a part is held out), validation or test.
+        split: training (all training images, before any are held out), validation or test.
         seed: random seed, for randomly generated datasets.
         device: device of this rank.
 

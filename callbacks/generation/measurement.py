@@ -1,4 +1,4 @@
-"""Distances between two sets of images by their features, and files of feature statistics."""
+"""Distances between two sets of images, computed from their features, and files of feature statistics."""
 
 import json
 from pathlib import Path
@@ -43,11 +43,11 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
     """Compute the moments of features, on all ranks together.
 
     Args:
-        name: name of the images.
-        feature: `[N, D]`, the same on all ranks.
-        extractor: the extractor's identity.
+        name: name of the set of images, for error messages.
+        feature: features of the images, `[N, D]`, the same on all ranks.
+        extractor: identity of the extractor.
         shares: rank, world size and device.
-        file: cache file of the moments, which are read from it if it exists. None caches nothing.
+        file: cache file of the moments; an existing file is read instead. None caches nothing.
 
     Raises:
         ValueError: if there are fewer than two images.
@@ -71,7 +71,7 @@ def statistics_file(feature: Features) -> Path:
 
 
 def write_statistics(file: Path, images: Described) -> None:
-    """Write moments as `.npz` with the keys `mu` and `sigma`, as pytorch-fid and clean-fid do, and their origin."""
+    """Write moments and their origin as `.npz`, with the keys `mu` and `sigma` of pytorch-fid and clean-fid."""
     mean, covariance, count = images.moments
     with whole_file(file) as partial, partial.open("wb") as stream:
         said = json.dumps(images.extractor)
@@ -82,7 +82,7 @@ def read_statistics(file: Path) -> Described:
     """Read a file from `write_statistics`, pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
 
     Raises:
-        ValueError: if the file is damaged or has other contents; the message names it.
+        ValueError: if the file is damaged or has other contents; the message names the file.
     """
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))
@@ -154,23 +154,23 @@ def distances(
     seed: int = 0,
     shares: Shares = ALONE,
 ) -> dict[str, float]:
-    """Compute FID, KID and IS. All ranks call it, with the same features.
+    """Compute FID, KID and IS; all ranks call this, with the same features.
 
     Args:
-        generated: the generated images; IS depends on them alone.
-        real: the real images.
-        classifier: `[K, D]`, needed for IS; None omits IS.
-        exact_kid: KID over all pairs of images, instead of 100 subsets of 1,000 from at most 10,000 images of each
-            side.
+        generated: features of the generated images; IS depends only on these.
+        real: features of the real images.
+        classifier: weights `[K, D]` of the classification layer, needed for IS; None omits IS.
+        exact_kid: compute KID over all pairs of images, instead of 100 subsets of 1,000 from at most 10,000 images of
+            each side.
         seed: random seed of the subsets.
         shares: rank, world size and device.
 
     Returns:
-        Values by metric name. With no more images than features the covariance is singular and the distance depends on
-        the number of images, so the name of FID includes that number.
+        Values by metric name. With no more images than features, the covariance is singular and FID depends on the
+        number of images, so the name of FID includes this number.
 
     Raises:
-        ValueError: if the two are from different extractors.
+        ValueError: if the two sets of features are from different extractors.
     """
     refuse_other_extractor(generated, real)
     rank, processes, device = shares.exact

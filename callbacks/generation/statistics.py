@@ -1,12 +1,12 @@
-"""FID and KID, distances between two sets of images by their features, and IS of one set.
+"""FID and KID, which are distances between the features of two sets of images, and IS of one set.
 
     FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
     KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
-Features are read in chunks, from an array that may be on disk, and summed in float64: memory does not grow with the
-number of images. For larger sets, KID's subsets come from a reservoir of 10,000 images; KID over all pairs of images is
-also available.
+Features are read in chunks from an array that may be on disk, and summed in float64, so memory does not grow with the
+number of images. KID's subsets of sets with more than 10,000 images come from a reservoir of 10,000 images; KID over
+all pairs of images is also available.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -49,16 +49,16 @@ def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
 
 
 def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum features and their outer products over one shard of the chunks.
+    """Sum features, and outer products of features, over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.
         device: device of the computation, in float64.
         share: index of the shard.
-        shares: number of shards; their results add up to the sums over all rows.
+        shares: number of shards; the results of all shards add up to the sums over all rows.
 
     Returns:
-        `[D + 1, D]`, float64: the sum of f f^T, and in the last row that of f.
+        `[D + 1, D]`, float64: the sum of f f^T, and in the last row the sum of f.
     """
     dimensions = feature.shape[1]
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
@@ -73,7 +73,7 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
 
 
 def moments_of(sums: Tensor, count: int) -> FeatureMoments:
-    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the CPU and in place."""
+    """Convert the `moment_sums` of N = `count` rows to mean and covariance, on the CPU and in place."""
     sums = sums.cpu()
     mean = sums[-1] / count
     return FeatureMoments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
@@ -82,9 +82,9 @@ def moments_of(sums: Tensor, count: int) -> FeatureMoments:
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute FID, the Fréchet distance of two Gaussians.
 
-    The trace of the matrix root is the sum of the square roots of the eigenvalues of the symmetric A^T S2 A, with
-    A A^T = S1. The numbers of images bound the number of nonzero eigenvalues; the others are rounding errors and are
-    dropped.
+    With A A^T = S1, the trace of the matrix root is the sum of the square roots of the eigenvalues of A^T S2 A, which
+    is symmetric. The numbers of images bound the number of nonzero eigenvalues; further eigenvalues are rounding errors
+    and are dropped.
     """
     dimensions = len(first.mean)
     ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
@@ -101,12 +101,12 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _kernel_with_itself(rows: Tensor) -> Tensor:
-    """Compute the kernel of each row with itself."""
+    """Compute the kernel k(x, x) of each row x."""
     return (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3)
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Turn sums over pairs, without those of a row with itself, into the squared MMD."""
+    """Compute the squared MMD from sums over pairs of different rows."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
 
@@ -115,7 +115,7 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
     """Sample the reservoir of rows for KID's subsets: at most `RESERVOIR` rows of a set, in ascending order.
 
     Args:
-        count: rows of the set.
+        count: number of rows in the set.
         words: integers that seed the sampling.
     """
     if count <= RESERVOIR:
@@ -124,12 +124,12 @@ def reservoir(count: int, *words: int) -> NDArray[np.int64]:
 
 
 def num_subsets(first: int, second: int) -> int:
-    """Number of KID subsets for N and M images; 1 if a subset would hold all images of both sets."""
+    """Number of KID subsets for N and M images; 1 if a subset would contain all images of both sets."""
     return 1 if first == second <= SUBSET_SIZE else SUBSETS
 
 
 def kid_basis(first: int, second: int, exact: bool) -> str:
-    """Describe in words which images KID of N and M images uses."""
+    """Describe in words which of N and M images KID uses."""
     if exact:
         return f"all pairs of {first} and {second} images"
     drawn = [f"{RESERVOIR} of {count}" if count > RESERVOIR else str(count) for count in (first, second)]
@@ -142,8 +142,9 @@ def subset_distances(
 ) -> Tensor:
     """Compute the squared MMD of random subsets of two sets; KID is the mean.
 
-    A subset has 1,000 rows of each reservoir, or as many as the smaller one has. Reservoirs depend on the seed alone,
-    subsets on (seed, their index). The kernel of two rows is computed once, in tiles, for all subsets with both rows.
+    A subset has 1,000 rows of each reservoir, or as many as the smaller reservoir has. Reservoirs depend only on the
+    seed, and subsets only on (seed, subset index). The kernel of two rows is computed once, in tiles, for all subsets
+    with both rows.
 
     Args:
         first: `[N, D]`.
@@ -154,7 +155,7 @@ def subset_distances(
         shares: number of shards.
 
     Returns:
-        `[S]`, float64; the results of all shards add up.
+        Sums for each of the S subsets, `[S]`, float64; the results of all shards add up.
     """
     sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
     kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
@@ -182,8 +183,7 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of rows, in tiles: `[3]`, within each set (without the diagonal) and between the
-    sets.
+    """Sum the kernel over all pairs of rows in each set (without the diagonal) and between the sets, in tiles: `[3]`.
 
     Args:
         first: `[N, D]`.
@@ -204,22 +204,22 @@ def kernel_sums(first: Features, second: Features, device: torch.device, share: 
 
 
 def exact_distance(sums: Tensor, first: int, second: int) -> float:
-    """Turn `kernel_sums` of N and M rows into the squared MMD of the whole sets."""
+    """Compute the squared MMD of whole sets from the `kernel_sums` of N and M rows."""
     return float(_unbiased((sums[0], sums[1]), sums[2], (first, second)))
 
 
 def score_sums(feature: Features, classifier: Tensor, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Compute the sums that IS needs over a shard of the chunks.
+    """Compute the sums for IS over one shard of the chunks.
 
     Args:
         feature: `[N, D]`.
-        classifier: `[K, D]`, maps features to logits.
+        classifier: weights `[K, D]` that map features to logits.
         device: device of the computation, in float64.
         share: index of the shard.
         shares: number of shards; the results of all shards add up.
 
     Returns:
-        `[K + 1]`, float64: the sum of the probabilities p, and that of <p, log p>.
+        `[K + 1]`, float64: the sums of the probabilities p, and the sum of <p, log p>.
     """
     classifier = classifier.to(device).double()
     sums = torch.zeros(len(classifier) + 1, dtype=torch.float64, device=device)
@@ -232,6 +232,6 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
 
 
 def inception_score(sums: Tensor, count: int) -> float:
-    """Turn the `score_sums` of N = `count` rows into IS, over all images at once, not in ten splits."""
+    """Compute IS from the `score_sums` of N = `count` rows, over all images at once, not in ten splits."""
     mean = sums[:-1] / count
     return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

@@ -1,6 +1,6 @@
-"""Stop a run whose loss is not finite before a bad checkpoint replaces a good one, without synchronising in a step.
+"""Stop a run with a non-finite loss before it writes a bad checkpoint, without synchronising in a step.
 
-A non-finite loss is an error (`FiniteLoss`) or, if configured so, a result (`Divergence`).
+A non-finite loss is an error (`FiniteLoss`) or, with `Divergence`, a result.
 """
 
 import math
@@ -27,17 +27,17 @@ class NonFiniteLoss(ValueError):
 
 
 class FiniteLoss(Callback):
-    """Stop training at a NaN or infinite loss, naming the first bad step and the indices of its samples.
+    """Stop training at a NaN or infinite loss; report the first bad step and the indices of its samples.
 
     The device records the first bad loss over many steps, and all ranks read the record together: every
-    `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. So a bad
-    run writes no checkpoint, and the last good one remains. One exception: Lightning does not announce a checkpoint
-    with `save_weights_only: true`, so within an epoch a bad one can be written up to `log_every_n_steps` batches after
-    the first bad loss. If a `Divergence` is present, this callback is inactive.
+    `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. A bad
+    run therefore writes no checkpoint, and the last good checkpoint remains. One exception: Lightning does not announce
+    a checkpoint with `save_weights_only: true`, so within an epoch a bad checkpoint can be written up to
+    `log_every_n_steps` batches after the first bad loss. If a `Divergence` is present, this callback is inactive.
 
     Raises:
-        NonFiniteLoss: at one of these places, on all ranks.
-        ValueError: if a module with manual optimization does not return its loss.
+        NonFiniteLoss: on all ranks, at the next check after a bad loss.
+        ValueError: if `training_step` of a module with manual optimization returns no loss.
     """
 
     takes_over = False
@@ -89,7 +89,7 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep batch, loss and sample indices until they are checked together with those of the next batches."""
+        """Keep the batch's loss and sample indices until the next check, which covers several batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._held and self._held[-1][0] != batch_idx - 1:
             self._look()
@@ -98,7 +98,7 @@ class FiniteLoss(Callback):
             self._look()
 
     def _look(self) -> None:
-        """Keep the first bad loss since the last read, with its batch and samples, on the device."""
+        """Keep the first bad loss since the last check, with its batch and samples, on the device."""
         if not self._held:
             return
         (first, *_), losses, indices = zip(*self._held, strict=True)
@@ -126,7 +126,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Synchronise with the device and the other ranks: all have run the same batches."""
+        """Synchronise with the device and the other ranks, which have run the same batches."""
         if not self._steps:
             return
         self._look()
@@ -169,8 +169,8 @@ class Diverged(NonFiniteLoss):
     """The training loss diverged, which the configuration treats as a result.
 
     Args:
-        message: names step, loss, samples and the last good checkpoint.
-        step: the first optimizer step with such a loss.
+        message: error message with step, loss, samples and the last good checkpoint.
+        step: first optimizer step with a diverging loss.
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -180,14 +180,14 @@ class Diverged(NonFiniteLoss):
 
 
 class Divergence(FiniteLoss):
-    """End a run with a diverging training loss without an error, with `test/diverged` 1 and `test/diverged_step`.
+    """End a run without an error if the training loss diverges; log `test/diverged` 1 and `test/diverged_step`.
 
-    `compare`, `claim` and sweeps count such runs, and leave metrics they did not measure out of the means. A run that
-    does not diverge logs `test/diverged` 0 with its other results. Losses are checked as in `FiniteLoss`, which is
-    inactive if this callback is present. In Python the trainer raises `Diverged`.
+    `compare`, `claim` and sweeps count diverged runs, and leave metrics that such runs lack out of the means. Other
+    runs log `test/diverged` 0 with their results. Losses are checked as in `FiniteLoss`, which this callback
+    deactivates. When the trainer is called from Python, it raises `Diverged`.
 
     Args:
-        beyond: a batch loss above this value counts as divergence, as do NaN and infinite losses.
+        beyond: batch losses above this value count as divergence, like NaN and infinite losses.
     """
 
     takes_over = True
@@ -202,7 +202,7 @@ class Divergence(FiniteLoss):
         pl_module.log("test/diverged", 0.0, sync_dist=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Report divergence if NaN values first caused another error, as in an eigenvalue solver."""
+        """Report divergence if NaN values first caused another error, for example in an eigenvalue solver."""
         alone = not is_distributed()  # other ranks may not have failed
         if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
             self._read(trainer)
@@ -215,7 +215,7 @@ class Divergence(FiniteLoss):
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Return the path of the last checkpoint, else the best, else the resumed one, else an empty string."""
+    """Return the path of the last, best or resumed checkpoint, whichever exists first, or an empty string."""
     for callback in trainer.checkpoint_callbacks:
         if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)

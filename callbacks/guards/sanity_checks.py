@@ -1,4 +1,4 @@
-"""Check before training that module, network, data and trainer fit together."""
+"""Check before training that module, network, data and trainer are compatible."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ REFUSED: dict[type[Callback], str] = {
 
 
 class SanityChecks(Callback):
-    """Reject configurations that would fail or mislead later, before anything is computed:
+    """Before anything is computed, reject configurations that would later fail or give misleading results:
 
     * `num_classes` of module and data that differ;
     * a classifier whose network does not accept the data's images, or outputs another number of logits (checked on the
@@ -40,7 +40,7 @@ class SanityChecks(Callback):
     * Lightning callbacks that do not work here, or not with this module;
     * `trainer.use_distributed_sampler` for a DataModule that shards its batches itself.
 
-    With gradient accumulation, it also reports the number of samples in an optimizer step.
+    With gradient accumulation, this callback also reports the number of samples in an optimizer step.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,7 +59,7 @@ class SanityChecks(Callback):
                 raise ValueError(f"trainer.callbacks: {type(callback).__name__} {reason}")
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
-            raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")
+            raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
         shape = getattr(data, "image_shape", None)
         network = getattr(pl_module, "network", None)
         if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
@@ -97,7 +97,7 @@ class SanityChecks(Callback):
 
 
 def _refused(callback: Callback, module: LightningModule) -> str | None:
-    """Return why a Lightning callback does not work here, or None if it does."""
+    """Return why a Lightning callback does not work in this project, or None if it works."""
     if type(callback) is BaseFinetuning:
         return "does nothing by itself: use a subclass"
     if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):

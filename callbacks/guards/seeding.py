@@ -1,4 +1,4 @@
-"""Make a batch's random numbers depend on its position, not on earlier batches."""
+"""Make a batch's random numbers depend on the batch's position, not on earlier batches."""
 
 import random
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from datamodules.randomness.shared_batches import begin_batch, end_batch
 def seed_torch(seed: int, device: torch.device) -> None:
     """Seed torch's generators on the CPU and on the device in use.
 
-    For each missing kind of accelerator, `torch.manual_seed` also records its call stack, which takes longer than a
+    `torch.manual_seed` would also record the call stack for each missing kind of accelerator, which takes longer than a
     small network's training step.
     """
     torch.default_generator.manual_seed(seed)
@@ -28,12 +28,12 @@ def seed_torch(seed: int, device: torch.device) -> None:
 class SeedEveryBatch(Callback):
     """Seed the random generators before each batch from (seed, stage, epoch, batch).
 
-    So dropout, mixup and noise are the same with and without an interruption, and no generator state needs saving.
-    Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks, torch's own
-    generators, which networks use for dropout, are also seeded by rank.
+    Dropout, mixup and noise are therefore the same with and without an interruption, and generator states need not be
+    saved. Per-sample random numbers of a step (`sample_rows`) are the same for any world size. On several ranks,
+    torch's own generators, which networks use for dropout, are also seeded by rank.
 
     Args:
-        seed: seed of all batches; None uses that of `seed_everything`.
+        seed: seed of all batches; None means the value of `seed_everything`.
     """
 
     seeds_batches = True

@@ -1,4 +1,4 @@
-"""Quality of restored images: tables of any torchmetrics image metric, gradients and power spectra."""
+"""Quality of restored images: tables of torchmetrics image metrics, gradients and power spectra."""
 
 from typing import TYPE_CHECKING
 

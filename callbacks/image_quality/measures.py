@@ -1,4 +1,4 @@
-"""Measures of single images: any torchmetrics image metric, and LPIPS from local weights."""
+"""Quality measures of single images: any torchmetrics image metric, and LPIPS from local weights."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol, Measure,
 
 
 def in_range(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> list[Tensor]:
-    """Clip images to [0, 1], as perceptual metrics need, and round them if the protocol does; returns float32."""
+    """Clip images to [0, 1], as perceptual metrics need, and round if the protocol rounds; returns float32."""
     kept: EvaluationProtocol = "rounded" if protocol == "rounded" else "clipped"
     return [as_measured(each, kept).float() for each in (image, clean)]
 
@@ -33,12 +33,12 @@ class LPIPS:
     Metric, CVPR 2018, arXiv 1801.03924.
 
     Args:
-        weights: safetensors file with the five convolutions, named `features.<i>.weight` and `.bias` as in torchvision,
-            and the linear heads, named `lin<i>.model.1.weight` as in the package `lpips`.
+        weights: safetensors file with five convolutions, `features.<i>.weight` and `.bias` as in torchvision, and the
+            linear heads, `lin<i>.model.1.weight` as in the package `lpips`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it holds other tensors.
+        ValueError: if the file has other tensors.
     """
 
     def __init__(self, weights: str) -> None:
@@ -68,7 +68,7 @@ class LPIPS:
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Compute each image's distance, `[B]`; grey images are repeated over three channels, all are clipped."""
+        """Compute each image's distance, `[B]`; images are clipped, and grey images repeated over three channels."""
         self.network.to(image.device)
         pair = in_range(image, clean, protocol)
         first, second = (each.expand(-1, 3, -1, -1) if each.shape[1] == 1 else each for each in pair)
@@ -87,10 +87,10 @@ OF_SETS = {"InceptionScore", "PerceptualPathLength"}
 class MeasuredByMetric:
     """A torchmetrics image metric as a measure of single images.
 
-    A metric that compares two images gets the estimate and the clean image, one without reference the estimate alone.
+    Metrics that compare two images get the estimate and the clean image; no-reference metrics get only the estimate.
 
     Args:
-        name: name of the measure, for messages.
+        name: name of the measure, for error messages.
         metric: the metric.
 
     Raises:
@@ -103,7 +103,7 @@ class MeasuredByMetric:
         if not 1 <= len(needed) <= 2 or "real" in needed or type(metric).__name__ in OF_SETS:
             raise ValueError(
                 f"metrics: {type(metric).__name__} does not measure single images: its update must take an image, or "
-                f"an image and its reference (FID, KID and IS are those of callbacks.generation.FID)"
+                f"an image and its reference (for FID, KID and IS use callbacks.generation.FID)"
             )
         self.name = name
         self.metric = metric
@@ -111,7 +111,7 @@ class MeasuredByMetric:
         metric.distributed_available_fn = never  # each rank measures its own images, and rows are gathered
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
-        """Measure each image, `[B]`; one at a time, as metrics average over what they get."""
+        """Measure each image, `[B]`, one image at a time, since metrics average over their input."""
         self.metric.to(image.device)
         pair = in_range(image, clean, protocol)[: 1 + self.with_reference]
         return torch.stack([self._of_one(*one) for one in zip(*(each.split(1) for each in pair), strict=True)])
@@ -131,7 +131,7 @@ class MeasuredByMetric:
 
 
 def never() -> bool:
-    """Tell a metric that there is no other rank to sync with."""
+    """Make a metric assume a single rank, without syncing."""
     return False
 
 
@@ -153,7 +153,7 @@ def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequenc
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"metrics: two are called {twice}; name them, as in {{my_{twice}: {{class_path: ...}}}}")
     if strange := next((name for name, _ in named if not re.fullmatch(r"\w+", name)), None):
-        raise ValueError(f"metrics: names have letters, digits and underscores, got {strange!r}")
+        raise ValueError(f"metrics: names must consist of letters, digits and underscores, got {strange!r}")
     return {name: MeasuredByMetric(name, metric) for name, metric in named}
 
 

@@ -1,4 +1,4 @@
-"""Table of the metrics of every restored image."""
+"""A table with the metrics of every restored image."""
 
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,20 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 
 
 class ImageMetricsTable(Callback):
-    """Write `image_quality.csv`, the metrics of every test image, into the run directory.
+    """Write the metrics of every test image to `image_quality.csv` in the run directory.
 
-    A row has an image's set, index and name, its PSNR in dB and SSIM, and those of the degraded image (`noisy_psnr`,
-    `noisy_ssim`). The last row of a set has the means. If a run is tested twice (`checkpoint.also_test_best`), the
-    table is that of the first test, which uses the configured checkpoint.
+    A row has an image's dataset, index and name, PSNR in dB and SSIM of the restored image, and of the degraded image
+    as `noisy_psnr` and `noisy_ssim`. The last row of a dataset has the means. If a run is tested twice
+    (`checkpoint.also_test_best`), the table is from the first test, i.e. of the configured checkpoint.
 
     Args:
-        metrics: further torchmetrics image metrics, such as `{class_path:
-            torchmetrics.image.UniversalImageQualityIndex}`, as a list, or by name; each is logged as `test/<name>` and
-            is a column of the table. They get one image at a time, float32 in [0, 1].
-        lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips` without a download; None for no
-            such metric.
+        metrics: list of further torchmetrics image metrics, such as `{class_path:
+            torchmetrics.image.UniversalImageQualityIndex}`, or metrics by name. Each metric is logged as `test/<name>`,
+            is a column of the table, and gets one image at a time, float32 in [0, 1].
+        lpips_weights: safetensors file of LPIPS with AlexNet, which adds the metric `lpips`; None omits this metric.
 
     Raises:
-        TypeError: at setup, if the module is no `ImageMeasurer`.
+        TypeError: at setup, if the module is not an `ImageMeasurer`.
         FileNotFoundError: if the weights do not exist.
         ValueError: if the weights are of another network, or a metric does not measure single images.
     """
@@ -60,7 +59,7 @@ class ImageMetricsTable(Callback):
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Append a row with the means, named `mean`, to the rows of each set."""
+    """Append a row with the means, named `mean`, to the rows of each dataset."""
     parts = []
     for name, rows in table.groupby("set", sort=False):
         mean = rows.drop(columns=["set", "index", "name"]).mean()

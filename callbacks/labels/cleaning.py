@@ -1,6 +1,6 @@
-"""Turn a label report into labels to train on, and estimate the fraction of wrong labels.
+"""Convert a label report to labels to train on, and estimate the fraction of wrong labels.
 
-Both compare probabilities with the mean self-confidence of a class k, over the n_k images with this given label:
+Both tasks compare probabilities with the mean self-confidence of a class k, over the n_k images given label k:
 
     t_k = (1/n_k) sum_{i: y_i = k} p_i[k]
 
@@ -22,17 +22,17 @@ ROUNDING = 1e-12
 def with_actions(table: pd.DataFrame) -> pd.DataFrame:
     """Add `action`, `label` and `confidence` to the rows of a label report.
 
-    With the given label y and the proposed class k = argmax p:
+    Given the label y, the proposed class k = argmax p and the thresholds t, the action is:
 
         keep     if the label is not suspected, or p[y] >= t_y
         relabel  otherwise, if k != y and p[k] >= t_k
         drop     otherwise: the label is suspected, and no class is confident
 
     `label` is k for `relabel` and y otherwise. `confidence` is p[y] for `keep`, p[k] for `relabel` and 1 - p[y] for
-    `drop`. A class that is never given has no t_k, so no image is relabelled to it.
+    `drop`. A class without given labels has no t_k, so no image is relabelled to this class.
 
-    The thresholds are those of confident learning. Its off-diagonal entries count labels with p[y] >= t_y, too, if
-    another class exceeds its own threshold by a larger probability; here, such a label is kept.
+    The thresholds are those of confident learning. Confident learning also counts a label with p[y] >= t_y as wrong if
+    another class exceeds its own threshold with a larger probability; here, such a label is kept.
     """
     given, another = _confident(table)
     wrong = (table["suspected"] == 1).to_numpy() & ~given
@@ -46,10 +46,10 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the labels to train on of a label report, in the order of the dataset, for `FromCSV` to read.
+    """Return a table of labels to train on from a label report, in dataset order, in the format of `FromCSV`.
 
-    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the one to
-    train on), `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
+    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (to train on),
+    `action`, `confidence`, `given` and, if known, `clean_label`; see `with_actions`.
     """
     decided = with_actions(table)
     if "row" in decided:
@@ -62,23 +62,23 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
     """Estimate the fraction of wrong labels by the confident joint, with a bootstrap interval over images.
 
     Of the n_y images with given label y, c_y count for y (p[y] >= t_y) and o_y for another class (the proposed class
-    k != y, p[k] >= t_k); images of neither are not counted:
+    k != y, p[k] >= t_k); images that meet neither condition are not counted:
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 
-    The interval is the 2.5 and 97.5 % quantile over resampled sets of images, with t fixed; its end is at least that of
-    Clopper and Pearson for none of the counted images. It covers the sampling error only: if the network memorises
-    false labels, or confuses classes itself, the estimate is biased.
+    The interval consists of the 2.5 and 97.5 % quantiles over resampled sets of images, with t fixed. Its upper end is
+    at least Clopper and Pearson's for no wrong label among the counted images. The interval covers only the sampling
+    error: if the network memorises false labels, or confuses classes itself, the estimate is biased.
 
-    Confident learning takes the most probable of the confident classes; here, only the given and the most probable
-    class can be confident, because a report has no other probabilities.
+    Confident learning uses the most probable of all confident classes; here, only the given and the most probable class
+    can be confident, because a report has no other probabilities.
 
     Args:
         table: label report.
-        resamples: number of resampled sets.
+        resamples: number of resampled sets of images.
 
     Returns:
-        `labels_wrong_estimate`, `labels_wrong_low` and `labels_wrong_high`.
+        The metrics `labels_wrong_estimate`, `labels_wrong_low` and `labels_wrong_high`.
     """
     given, another = _confident(table)
     kind = np.select([another, given], [0, 1], 2)
@@ -92,7 +92,7 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether the given class of each image, and another, proposed one, reach their mean self-confidence."""
+    """Return whether each image's given class, and a different proposed class, reach their mean self-confidence."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)
@@ -100,7 +100,7 @@ def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_
 
 
 def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the wrong fraction of each set from its counts of o, c and neither for each class, `[sets, 3 K]`."""
+    """Return the wrong fraction of each set from counts `[sets, 3 K]` of o, c and neither for each class."""
     count = count.reshape(len(count), -1, 3)
     of_counted = count[..., 0] / np.maximum(count[..., :2].sum(axis=-1), 1)
     return (count.sum(axis=-1) * of_counted).sum(axis=-1) / count.sum(axis=(-2, -1))

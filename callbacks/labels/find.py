@@ -23,25 +23,26 @@ def find_label_errors(
 ) -> pd.DataFrame:
     """Judge each label by the predictions of a trained classifier.
 
-    A network that was trained on these labels does not suspect a false label it has memorised; probabilities from
+    A network trained on these labels does not suspect the false labels that it has memorised; probabilities from
     cross-validation avoid this.
 
     Args:
-        network_or_name: trained network or module that maps images to logits `[B, K]`; or a name of timm with
-            pretrained weights for these classes; or class probabilities `[N, K]`, K >= 2.
-        images: `[N, C, H, W]`, in [0, 1]; not used, and may be None, with class probabilities.
-        labels: `[N]`, integers: the given labels, 0 ... K - 1.
+        network_or_name: trained network or module that maps images to logits `[B, K]`, name of a timm model with
+            pretrained weights for these classes, or class probabilities `[N, K]`, K >= 2.
+        images: images `[N, C, H, W]` in [0, 1]; may be None with class probabilities, which do not need images.
+        labels: given labels `[N]`, integers 0 ... K - 1.
         threshold: label score below which a label is suspected, in (0, 1).
-        batch_size: images per forward pass.
+        batch_size: number of images per forward pass.
 
     Returns:
-        The table of `callbacks.labels.LabelReport`, worst first: `index`, `given`, `proposed`, `probability_given`,
-        `probability_proposed`, `score`, `suspected`; and `action` (`keep`, `relabel` or `drop`), `label` (the one to
-        train on) and `confidence`, see `callbacks.labels.cleaning.with_actions`. `attrs` has the estimated fraction of
-        wrong labels and its interval, see `wrong_fraction` there.
+        The table of `callbacks.labels.LabelReport`, worst label first, with columns `index`, `given`, `proposed`,
+        `probability_given`, `probability_proposed`, `score` and `suspected`. Columns `action` (`keep`, `relabel` or
+        `drop`), `label` (to train on) and `confidence` are those of `callbacks.labels.cleaning.with_actions`. The
+        table's `attrs` contain the estimated fraction of wrong labels and its interval, see
+        `callbacks.labels.cleaning.wrong_fraction`.
 
     Raises:
-        ValueError: if an argument is out of range, or lengths or shapes do not fit.
+        ValueError: if an argument is out of range, or if lengths or shapes do not match.
     """
     within(0, 1, "()", threshold=threshold)
     at_least(1, batch_size=batch_size)
@@ -52,7 +53,7 @@ def find_label_errors(
     else:
         probability = torch.as_tensor(network_or_name).detach().cpu().double()
     if probability.ndim != 2 or len(probability) != len(labels):
-        raise ValueError(f"probabilities must be [{len(labels)}, K], as labels, got {list(probability.shape)}")
+        raise ValueError(f"probabilities must be [{len(labels)}, K], one row per label, got {list(probability.shape)}")
     if not ((probability >= 0).all() and (probability.sum(dim=1) - 1).abs().max() < 1e-3):  # NaN fails both
         raise ValueError("probabilities must be nonnegative, and each row must sum to 1; apply softmax to logits first")
     given = torch.from_numpy(checked_labels(labels, probability.shape[1], "labels"))
@@ -70,7 +71,7 @@ def _probabilities(
     """Return a network's class probabilities in evaluation mode, `[N, K]`, float64, on the CPU."""
     if images is None or len(images) != samples:
         got = "None" if images is None else f"{len(images)} images"
-        raise ValueError(f"images must be one for each of the {samples} labels, got {got}")
+        raise ValueError(f"there must be one image for each of the {samples} labels, got {got}")
     image = torch.as_tensor(images)
     if not image.is_floating_point() or not 0 <= float(image.min()) <= float(image.max()) <= 1:
         got = f"{image.dtype} in [{float(image.min()):g}, {float(image.max()):g}]"

@@ -17,11 +17,11 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
         s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
 
     Args:
-        probability: `[B, K]`, rows that sum to one, K >= 2.
-        label: `[B]`, int64: the given labels.
+        probability: class probabilities `[B, K]`, K >= 2; rows sum to one.
+        label: given labels, `[B]`, int64.
 
     Returns:
-        `[B]`, in [0, 1]. Below 1/2 if and only if another class is more probable than the given one.
+        `[B]`, in [0, 1]. A score is below 1/2 if and only if another class is more probable than the given class.
 
     Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
     DataPerf workshop.
@@ -35,8 +35,8 @@ def judged(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
     """Compare a classifier's predictions with the given labels.
 
     Args:
-        probability: `[B, K]`, float64, rows that sum to one, K >= 2.
-        label: `[B]`, int64: the given labels.
+        probability: class probabilities `[B, K]`, float64, K >= 2; rows sum to one.
+        label: given labels, `[B]`, int64.
 
     Returns:
         The columns of a label report, each `[B]`.
@@ -56,10 +56,11 @@ def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_])
 
     Args:
         suspected: `[N]`.
-        wrong: `[N]`: whether the given label differs from the true one.
+        wrong: whether each given label differs from the true label, `[N]`.
 
     Returns:
-        |suspected and wrong| / |suspected| and |suspected and wrong| / |wrong|; 0 if the denominator is 0.
+        Precision |suspected and wrong| / |suspected| and recall |suspected and wrong| / |wrong|; 0 if the denominator
+        is 0.
     """
     found = float((suspected & wrong).sum())
     return found / max(float(suspected.sum()), 1.0), found / max(float(wrong.sum()), 1.0)
@@ -71,10 +72,10 @@ def report_metrics(
     """Measure the reliability of a label report against the true labels, if known.
 
     Args:
-        given: `[N]`: the given labels.
-        suspected: `[N]`: whether each label is suspected.
+        given: given labels, `[N]`.
+        suspected: whether each label is suspected, `[N]`.
         score: `[N]`: label scores, in [0, 1].
-        clean_label: `[N]`: the true labels, `UNVERIFIED` where unknown; None if all are unknown.
+        clean_label: true labels, `[N]`, `UNVERIFIED` where unknown; None if all are unknown.
 
     Returns:
         `labels_suspected` and, over the verified labels, `label_precision`, `label_recall` and `label_auroc`.

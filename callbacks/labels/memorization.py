@@ -9,15 +9,15 @@ from lightning_modules.training.logging import log_same
 
 
 class Memorization(Callback):
-    """After testing, classify the training images without augmentation, and log
+    """After testing, classify the training images without augmentation and log two metrics:
 
-    * `test/memorized`: fraction of the falsely labelled images predicted as their false label,
-    * `test/recovered`: fraction of the falsely labelled images predicted as their true label.
+    * `test/memorized`: fraction of falsely labelled images that are predicted as their false label,
+    * `test/recovered`: fraction of falsely labelled images that are predicted as their true label.
 
-    If labels have been corrected, the original labels (`original_label`) decide which are false. Images whose label
-    is unverified do not count.
+    If labels have been corrected, the original labels (`original_label`) decide which images are falsely labelled.
+    Images with unverified labels do not count.
 
-    Needs a DataModule that knows the true training labels, as with label noise from `datamodules.corruptions`.
+    The DataModule must know the true training labels, as with label noise from `datamodules.corruptions`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Join the label reports of all folds of a training set: each image is judged by a network that has not seen it."""
+"""Join the label reports of a training set's folds; each label was judged by a network not trained on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,11 @@ NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the reports of several folds, the worst label first.
+    """Merge the label reports of several folds, sorted from the worst label on.
 
     Raises:
-        ValueError: for a report on images used in training, or an image in two reports; the message names it.
+        ValueError: if a report covers images used in training, or an image is in two reports; the message names the
+            report or image.
     """
     import pandas as pd
 
@@ -43,7 +44,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
 
 
 def _read(path: Path) -> "pd.DataFrame":
-    """Read a report, and reject one with missing columns or invalid values in the columns used here."""
+    """Read a report; reject missing columns, and invalid values in the columns used here."""
     from datamodules.batches import UNVERIFIED
     from datamodules.files.limits import whole_numbers
     from datamodules.files.number_tables import checked_numbers, read_csv

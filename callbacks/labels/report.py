@@ -39,12 +39,12 @@ class LabelReport(Callback):
     """After testing, score the label of every training image by the classifier's own predictions.
 
     A label is *suspected* if its score, the normalised margin of `label_score`, is below `threshold`. By default the
-    network was trained on these same labels, so it does not suspect a false label it has memorised: the report is
-    *in-sample*, and says so. If the data hold out a fold of the training images (`data.folds`), the report covers that
-    fold instead, by a network that has not seen it; `train.py label_report` merges the reports of all folds. In Python,
-    a trainer that was fitted with a DataLoader reports on that loader's dataset, with the images as it returns them.
+    network was trained on the same labels, so it does not suspect false labels that it has memorised: the report is
+    marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report covers only this
+    fold, which the network has not seen; `train.py label_report` merges the reports of all folds. In Python, a trainer
+    fitted with a DataLoader reports on the loader's dataset, with images as the dataset returns them.
 
-    It writes to the run directory
+    The callback writes to the run directory:
 
     * `label_report.csv`, worst first: `index` (position in the reported set), `row` and `name` (position and file in
       the whole set, as in `labels.csv`) if the data have them, `given`, `proposed` (the most probable class),
@@ -55,24 +55,24 @@ class LabelReport(Callback):
       of `callbacks.labels.cleaning.with_actions`; `FromCSV` reads it, so that another run trains on it;
     * `figures/label_report.png`, the images with the worst labels.
 
-    It logs `test/labels_suspected`, the suspected fraction, `test/labels_wrong_estimate`, the estimated fraction of
-    wrong labels, with its 95 % interval `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of the
-    confident joint), and if true labels are known `test/label_precision`, `test/label_recall` and `test/label_auroc`
-    (of the score, wrong against correct labels), over verified images.
+    Metrics are `test/labels_suspected`, the suspected fraction, and `test/labels_wrong_estimate`, the estimated
+    fraction of wrong labels, with the 95 % interval `test/labels_wrong_low` to `test/labels_wrong_high` (a bootstrap of
+    the confident joint). If true labels are known, the callback also logs `test/label_precision`, `test/label_recall`
+    and `test/label_auroc` (of the score, wrong against correct labels), over verified images.
 
-    Images are sharded over ranks. Memory holds six numbers for each image, not the images; with `compare_with_cleanlab`
-    rank 0 also holds all N K probabilities. If a run is tested twice (`checkpoint.also_test_best`), the files are from
-    the first test, that of the configured checkpoint.
+    Images are sharded over ranks. Six numbers per image are kept in memory, not the images; with
+    `compare_with_cleanlab`, rank 0 also keeps all N K probabilities. If a run is tested twice
+    (`checkpoint.also_test_best`), the files are from the first test, i.e. of the configured checkpoint.
 
     Args:
         threshold: score below which a label is suspected, in (0, 1). At 1/2, labels that are not the most probable
-            class are suspected; a smaller value suspects fewer.
+            class are suspected; a smaller threshold suspects fewer labels.
         num_images: number of images in the figure.
         compare_with_cleanlab: also find label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 2021,
             arXiv 1911.00068) on the same predictions, with the defaults of cleanlab's `find_label_issues`. Adds a
             column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`,
             `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the fraction of labels on which both
-            agree.
+            methods agree.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -99,7 +99,7 @@ class LabelReport(Callback):
             return
         num_classes = require(pl_module, Classifier, "LabelReport").num_classes
         if num_classes < 2:
-            raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {num_classes}")
+            raise ValueError(f"LabelReport needs at least 2 classes, but model.num_classes is {num_classes}")
         self._images(trainer)
 
     def _images(self, trainer: Trainer) -> TrainingImageSource:
@@ -146,7 +146,7 @@ class LabelReport(Callback):
             log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """Score this rank's images in the order of its dataloader; returns the arrays of `PER_SAMPLE`."""
+        """Score this rank's images in dataloader order; returns the arrays of `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
         for batch, logits in classified(trainer, pl_module, loader):
             # In double precision, where confident predictions still differ.
@@ -162,7 +162,7 @@ class LabelReport(Callback):
     def _report(
         self, scored: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Return the table, worst first, and the metrics."""
+        """Return the table, worst label first, and the metrics."""
         table = pd.DataFrame({name: scored[name] for name in PER_SAMPLE if name in scored})
         suspected = scored["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
@@ -206,11 +206,11 @@ def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]
     """Find label issues with cleanlab's defaults, in this process only.
 
     Args:
-        label: `[N]`: the given labels.
+        label: given labels, `[N]`.
         probability: `[N, K]`.
 
     Returns:
-        `[N]`: whether the label is an issue.
+        Whether each label is an issue, `[N]`.
     """
     from cleanlab.filter import find_label_issues
 

@@ -1,4 +1,4 @@
-"""Draw a label report: the training images whose labels a classifier trusts least."""
+"""Draw the training images with the worst labels of a label report."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,17 +25,18 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet: each image above its given label and, if different, the proposed one.
+    """Draw a contact sheet: each image above its given label and, if different, the proposed label.
 
-    A frame is red if the label is wrong, blue if it is correct, and grey without true labels. A true class that is
-    neither of the two is written below them, and so is that an image has no class, -1.
+    Frames are red around wrong labels, blue around correct labels, and grey without true labels. A true class that
+    differs from both labels is written below, as is the note that an image has no class (-1).
 
     Args:
-        image: `[n, C, H, W]`, in [0, 1]; drawn in colour with three channels, otherwise as the channel mean in grey.
-        worst: n rows of a label report.
+        image: images `[n, C, H, W]` in [0, 1]; three channels are drawn in colour, otherwise the channel mean is drawn
+            in grey.
+        worst: n rows of a label report, one per image.
         num_labels: number of scored labels.
         num_suspected: number of suspected labels.
-        class_names: `[K]`; None shows class indices.
+        class_names: names of the K classes; None shows class indices.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

@@ -18,7 +18,7 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in write errors such as a full disk, since the system's own message does not.
+    """Add the file name to write errors such as a full disk; the system's message lacks the name.
 
     Raises:
         OSError: if the file cannot be written; the message names the file and the reason.
@@ -33,14 +33,14 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Context manager: yields a temporary path in the same folder, which replaces the file at the end.
+    """Context manager that yields a temporary path in the same folder; on exit, that file replaces `path`.
 
-    The temporary file keeps the suffix, by which writers recognise the format, and is hidden, so that listings ignore
-    it. Each writer has its own temporary file; if several processes write the same file, the last one wins. On an error
+    The temporary file is hidden from listings and keeps the suffix, since writers infer the format from the suffix.
+    Each writer has its own temporary file; if several processes write the same file, the last writer wins. On an error
     the temporary file is removed and the file stays unchanged.
 
     Args:
-        path: path of the file; its folder is created if missing.
+        path: path of the file; a missing folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
@@ -55,19 +55,19 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
-    """Remove partial files that killed writers of `whole_file` left in a folder, if their names match a pattern."""
+    """Remove partial files of killed `whole_file` writers from a folder, if the file names match a pattern."""
     place, _, stem = pattern.rpartition("/")
     for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, in UTF-8, as a `whole_file`."""
+    """Write text to a file atomically, in UTF-8; see `whole_file`."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
-    """Save a figure as a `whole_file`, in the format given by the path's suffix."""
+    """Save a figure atomically, in the format given by the path's suffix; see `whole_file`."""
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi)

@@ -1,1 +1,1 @@
-"""Directed acyclic graphs with observations of their nodes, synthetic or recorded. W[i, j] is the edge i -> j."""
+"""Directed acyclic graphs with observations of their nodes, synthetic or recorded. W[i, j] weights edge i -> j."""

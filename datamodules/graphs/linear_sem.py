@@ -12,15 +12,16 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LinearSEM(TableSet):
-    """Samples x = W^T x + z of the nodes of a random graph, as in CoLiDE's experiments.
+    """Samples x = W^T x + z, with one value per node of a random graph, as in CoLiDE's experiments.
 
-    Weights are uniform in [-2, -0.5] or [0.5, 2]. Test rows equal training rows, since testing evaluates the graph.
+    Weights are uniform in [-2, -0.5] or [0.5, 2]. The test set equals the training set, since testing evaluates the
+    estimated graph.
 
     Args:
         nodes: number of nodes, d.
-        edges: expected number of edges; ER4 with 100 nodes has 400.
-        graph: distribution of the graph.
-        noise: distribution of each node's noise; its scale does not matter, since it is rescaled to `variance`.
+        edges: expected number of edges, for example 400 for ER4 with 100 nodes.
+        graph: distribution from which the graph is sampled.
+        noise: distribution of each node's noise, before the noise is rescaled to `variance`.
         variance: noise variance of all nodes, or a range from which each node's variance is sampled uniformly.
         samples: number of rows, n.
         seed: seed of graph, weights and noise; None means the DataModule's seed.

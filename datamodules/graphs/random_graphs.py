@@ -1,4 +1,4 @@
-"""Random directed acyclic graphs and edge weights, as functions of a random generator."""
+"""Random directed acyclic graphs and edge weights, sampled with a given random generator."""
 
 from typing import Literal
 
@@ -12,12 +12,12 @@ GraphKind = Literal["erdos_renyi", "scale_free"]
 def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Generator) -> NDArray[np.bool_]:
     """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
 
-    An Erdos-Renyi graph keeps each pair of nodes with the same probability, chosen so that the expected number of edges
-    is `edges`, and directs edges along a random order of the nodes. A scale-free graph follows Barabasi and Albert:
-    each new node points to round(edges / nodes) earlier ones.
+    An Erdos-Renyi graph connects each pair of nodes with the same probability; the expected number of edges is `edges`.
+    Edges follow a random order of the nodes. A scale-free graph follows Barabasi and Albert: each new node points to
+    round(edges / nodes) earlier nodes.
 
     Args:
-        kind: distribution of the graph.
+        kind: distribution from which the graph is sampled.
         nodes: number of nodes, d.
         edges: expected number of edges.
         random: random number generator.
@@ -33,7 +33,7 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
 
 
 def edge_weights(graph: NDArray[np.bool_], low: float, high: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample edge weights of a graph `[d, d]`, uniform in [low, high], with random signs of probability 1/2."""
+    """Sample edge weights for a graph `[d, d]`: uniform in [low, high], negated with probability 1/2."""
     sign = np.where(random.random(graph.shape) < 0.5, -1.0, 1.0)
     return graph * sign * random.uniform(low, high, graph.shape)
 
@@ -42,7 +42,7 @@ def observations(weight: NDArray[np.float64], noise: NDArray[np.float64]) -> NDA
     """Solve a linear structural equation model for given noise: X = X W + Z, node by node in topological order.
 
     Args:
-        weight: W, `[d, d]`, of an acyclic graph.
+        weight: weight matrix W of an acyclic graph, `[d, d]`.
         noise: Z, `[N, d]`.
 
     Returns:

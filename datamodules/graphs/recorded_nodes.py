@@ -1,4 +1,4 @@
-"""Observations of nodes in CSV files, one column per node, with or without a presumed true graph."""
+"""Observations of graph nodes in CSV files, one column per node, optionally with the presumed true graph."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations (one per row, not standardised) and the graph's edges or weights (from row to column).
+    """Read observations, one per row and not standardised, and the graph's edges or weights, from row to column.
 
     Args:
-        file: CSV with node names in the header.
-        graph: CSV with the same names in header and first column; None if no graph is known.
+        file: CSV of the observations, with node names in the header.
+        graph: CSV of the graph, with the node names in header and first column; None if no graph is known.
         name: name of the dataset, for error messages.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a column has text, missing values or is constant, or node names differ.
+        ValueError: if a column is constant or has text or missing values, or if the files name different nodes.
     """
     observed = read_numbers(file, name)
     refuse_constant(observed, name)
@@ -29,17 +29,17 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
         return Rows(columns)
     edges = read_numbers(graph, name, named_rows=True)
     if not list(observed) == list(edges) == list(edges.index):
-        raise ValueError(f"{name}: {file} and {graph} name other nodes, or in another order")
+        raise ValueError(f"{name}: {file} and {graph} must name the same nodes in the same order")
     return Rows(columns, {"w_true": torch.from_numpy(edges.to_numpy())})
 
 
 class RecordedNodes(TableSet):
-    """The user's own observations in a CSV file; test rows equal training rows, since testing evaluates the graph.
+    """The user's own observations in a CSV file; testing evaluates the estimated graph and reuses the training rows.
 
     Args:
-        file: CSV with one column per node, named in the header.
+        file: CSV with one column per node; the header has the node names.
         graph: CSV of the true graph, with edges from row to column and node names in header and first column; None if
-            it is unknown.
+            the graph is unknown.
     """
 
     def __init__(self, file: str, graph: str | None = None) -> None:

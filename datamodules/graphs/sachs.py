@@ -11,10 +11,10 @@ NODES = 11
 
 
 class Sachs(TableSet):
-    """Sachs's 853 observed cells with 11 nodes: `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
+    """Sachs's 853 cells, measured at 11 nodes: `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
-    Values are as measured, without logarithm or standardisation, as usual for linear methods. The true graph has 17
-    unweighted edges. Test rows equal training rows, since testing evaluates the graph.
+    Values are neither log-transformed nor standardised, as usual for linear methods. The true graph has 17 unweighted
+    edges. The test set equals the training set, since testing evaluates the estimated graph.
 
     Args:
         data_dir: folder that contains `sachs`; None means the NOISEWORKS_DATA directory.

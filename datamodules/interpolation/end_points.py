@@ -13,7 +13,7 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class EndPoints(ABC):
-    """Image pairs; batches are `InterpolationBatch`es of images as stored.
+    """Dataset of image pairs; its batches are `InterpolationBatch`es with images as stored.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -30,12 +30,12 @@ class EndPoints(ABC):
         """Read the pairs.
 
         Args:
-            seed: seed of random pairs.
+            seed: seed of the random pairs.
         """
 
 
 class PairsOfOneClass(EndPoints):
-    """Random pairs of test images of the same class; a model is trained on the training images.
+    """Random pairs of test images of the same class, and training images to train a model on.
 
     Args:
         images: dataset of labelled images, such as `Digits` or `MNIST`.
@@ -64,7 +64,7 @@ class _DrawnPairs:
         label, random = source.label.numpy(), np.random.default_rng([seed, 2])
         of_class = [rows for k in np.unique(label) if len(rows := np.flatnonzero(label == k)) > 1]
         if not of_class:
-            raise ValueError("no class has two test images, of which a pair could be made")
+            raise ValueError("no class has the two test images that a pair needs")
         chosen = [random.choice(of_class[random.integers(len(of_class))], 2, replace=False) for _ in range(num_pairs)]
         self.source = source
         self.rows = torch.from_numpy(np.stack(chosen))

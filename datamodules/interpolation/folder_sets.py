@@ -32,12 +32,11 @@ class _Pair(NamedTuple):
 
 
 class PairsInFolder(EndPoints):
-    """Image pairs of a folder, listed in `pairs.csv`. Its columns are a, b and, optionally, prompt, a prompt that
-    describes both.
+    """Image pairs of a folder, listed in `pairs.csv`: columns a, b and, optionally, prompt, which describes the pair.
 
-    a and b are file names relative to the folder. Without the list, each image forms a pair with the next one by name,
-    so a folder of two images is one pair, and there are no prompts. Images are rotated according to their metadata and
-    resized to a square, whatever their aspect ratio, as the authors do.
+    Columns a and b are file names relative to the folder. Without `pairs.csv`, there are no prompts, and each image
+    forms a pair with the next image by name: two images are one pair. As in the authors' code, images are rotated
+    according to their metadata and resized to a square regardless of their aspect ratio.
 
     Args:
         data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
@@ -55,7 +54,7 @@ class PairsInFolder(EndPoints):
 
 
 class _FilePairs:
-    """The pairs, whose images are read on access."""
+    """The image pairs; images are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         required_folder(root, "data_dir")

@@ -1,4 +1,4 @@
-"""DataModule for image pairs, and for single images to train a model on."""
+"""DataModule of image pairs for interpolation and of single images for training."""
 
 from typing import Any
 
@@ -13,16 +13,15 @@ from datamodules.randomness.counter import CounterRNG
 
 
 class ImagesToInterpolate(SeededBatches):
-    """Image pairs for testing and prediction, and single images for training, if the dataset has them.
+    """Image pairs for testing and prediction, and single images for training if the dataset has any.
 
     Args:
         images: dataset: `PairsOfOneClass` of labelled images, or `PairsInFolder`.
-        noise: noise added to both images of a pair, without clipping; training images stay clean. None means no
-            noise.
+        noise: noise added without clipping to both images of a pair, but not to training images; None means no noise.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size of pairs in testing and prediction; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of order, pairs and noise; None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        seed: seed of the batch order, pairs and noise; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class ImagesToInterpolate(SeededBatches):
         self.test_set = self.images.pairs(self.seed)
 
     def training_images(self) -> tuple[Tensor, int] | None:
-        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`; None if there are none."""
+        """Return all training images as stored, `[N, C, H, W]`, and their `data_range`, or None without images."""
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 

@@ -1,9 +1,9 @@
-"""Arrays that all ranks compute once, together, and cache on disk under a digest of their inputs.
+"""Arrays computed once by all ranks together, and cached on disk under a digest of the inputs.
 
-An entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`, which lists the identity.
-The folder gets this name only when it is complete. Until then a `ResumableMap` stores its parts in `<entry>.partial`;
-rank 0 then joins the array, removes the parts and renames the folder. If several runs need an entry at once, one
-computes it, and the others wait for its lock.
+A cache entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`; the manifest lists the
+identity, a description of all inputs. Until the entry is complete, a `ResumableMap` stores the array's parts in
+`<entry>.partial`; rank 0 then joins the parts, removes them and renames the folder. If several runs need the same
+entry, one run computes it while the others wait for the entry's lock.
 """
 
 import contextlib
@@ -37,15 +37,15 @@ def cached_array(
     compute: Callable[[list[int]], Parts],
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> NDArray[Any]:
-    """Read the array of an identity, or compute it if it is not cached; all ranks call this together.
+    """Read the cached array of an identity, or compute a missing array; all ranks call this together.
 
     Args:
         folder: folder of the cache, on storage that all ranks share.
-        name: prefix of the entry's name, followed by its digest.
+        name: prefix of the entry's name, before the digest.
         identity: description of all inputs of the array; any difference leads to another entry.
-        num_parts: number of parts; the array is their concatenation along the first axis.
-        compute: receives the numbers of this rank's missing parts, and yields each number with the rows of that part.
-        told_to_end: returns whether the run was asked to stop.
+        num_parts: number of parts, which are concatenated to the array along the first axis.
+        compute: maps the numbers of this rank's missing parts to an iterator of (number, rows of that part).
+        told_to_end: function that returns whether the run was asked to stop.
 
     Returns:
         The array, memory-mapped and read-only.
@@ -106,7 +106,7 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock(entry: Path) -> Iterator[None]:
-    """Lock an entry while this run computes it; the lock is released when the process ends for any reason."""
+    """Lock an entry while this run computes the array; the lock is released when the process ends for any reason."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f".{entry.name}.lock").open("w") as file:
         try:
@@ -120,7 +120,7 @@ def _lock(entry: Path) -> Iterator[None]:
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
-    """Report the keys that differ from the most similar cached entry of the same name."""
+    """Report which identity keys differ from the most similar cached entry of the same name."""
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):
@@ -148,5 +148,5 @@ def _read(entry: Path, identity: dict[str, Any]) -> NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{entry} is damaged ({error}): {remedy}") from error
     if written != json.loads(json.dumps(identity)):
-        raise ValueError(f"{entry} holds another array than its name says: {remedy}")
+        raise ValueError(f"{entry} does not contain the array that its name describes: {remedy}")
     return array

@@ -1,18 +1,18 @@
-"""The ranks of a run while they share a job: each rank learns how the others ended, even if they were killed.
+"""Failure detection among the ranks of a job: each rank learns how the others ended, even if they were killed.
 
-Ranks whose shards take different times cannot wait in a collective, which times out after 30 minutes. So they use
-collectives twice at the start, and afterwards files in `.<job>.ranks-<token>` next to the job's folder, on shared
-storage:
+Ranks that finish early cannot wait for the others in a collective, which would time out after 30 minutes. Ranks
+therefore use two collectives at the start, and afterwards files in `.<job>.ranks-<token>` next to the job's folder, on
+shared storage:
 
-    rank_<number>   `arrived` for each meeting that the rank has come to, and at last `done`, or `failed` and the cause
-    step_<number>   what rank 0 returned from a meeting
+    rank_<number>   `arrived` for each meeting point the rank has reached, then `done`, or `failed` and the cause
+    step_<number>   what rank 0 returned at a meeting point
 
-A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so a file
-without a lock and without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error
-with that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected but
-kills are not.
+A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so an
+unlocked file without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error with
+that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected, but not
+kills.
 
-Rank 0 removes the folder when all ranks are done. It also removes the folders of runs killed earlier.
+Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of runs killed earlier.
 """
 
 import fcntl
@@ -40,15 +40,15 @@ Returned = TypeVar("Returned")
 
 
 class PeerFailure(RuntimeError):
-    """Another rank failed or was killed; the message is the first cause."""
+    """Raised if another rank failed or was killed; the message gives the first failure's cause."""
 
 
 class Peers:
-    """The ranks of a run while they share a job; all ranks enter it together.
+    """Context manager that detects failed ranks during a job; all ranks enter it together.
 
     Args:
         folder: the job's folder, on storage that all ranks share.
-        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
+        told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
     """
 
     def __init__(self, folder: Path, told_to_end: Callable[[], bool] = lambda: False) -> None:
@@ -73,7 +73,7 @@ class Peers:
         """Start the job; all ranks call this together.
 
         Raises:
-            OSError: if this rank cannot write to the ranks' folder or does not see it.
+            OSError: if this rank cannot see or cannot write to the ranks' folder.
             PeerFailure: if another rank cannot write to the folder.
         """
         self._steps, self._next_look, self._parent, self._began_at = 0, 0.0, os.getppid(), time.time_ns()
@@ -126,7 +126,7 @@ class Peers:
         return ""
 
     def check(self) -> None:
-        """Check that the run may continue.
+        """Raise an error if the run must stop.
 
         Raises:
             SIGTERMException: if the run was asked to stop.
@@ -138,7 +138,7 @@ class Peers:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS * max(1, len(self._working) / 8)
         if not self._ranks.is_dir():
-            raise PeerFailure(f"{self._ranks} is gone: another rank has failed")
+            raise PeerFailure(f"{self._ranks} was removed: another rank has failed")
         for other in sorted(self._working):
             if (ending := self._ending(other)) == "":
                 self._working.discard(other)
@@ -146,10 +146,10 @@ class Peers:
                 raise PeerFailure(ending)
         # The first process of a machine may outlive the shell that it was started from; others have a launcher.
         if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() != self._parent:
-            raise PeerFailure("the process that started this one is gone")
+            raise PeerFailure("the parent process of this rank has ended")
 
     def _ending(self, other: int) -> str | None:
-        """Return how a rank ended: "" if it is done, the cause if it failed, None if it is still working."""
+        """Return how a rank ended: "" if done, the cause if failed, None if the rank is still working."""
         killed = is_locked(self._ranks / f"rank_{other}") is False  # asked first: its last word comes before
         text = self._said(other)
         if "failed " in text:
@@ -159,11 +159,11 @@ class Peers:
         return f"rank {other} was killed, or ended without an error of this job" if killed else None
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until `ready` returns true, while no other rank has failed.
+        """Wait until `ready` returns true; raise an error if another rank fails meanwhile.
 
         Args:
-            ready: returns whether the wait is over.
-            meanwhile: called between two checks.
+            ready: function that returns whether the wait is over.
+            meanwhile: function that is called between two calls of `ready`.
 
         Raises:
             SIGTERMException: see `check`.
@@ -177,7 +177,7 @@ class Peers:
             seconds = min(1.5 * seconds, LONGEST_WAIT)
 
     def on_first_rank(self, action: Callable[[], Returned], meanwhile: Callable[[], None] = lambda: None) -> Returned:
-        """Run an action on rank 0 once all ranks have arrived; the other ranks wait, and return its result (via JSON).
+        """Run an action on rank 0 once all ranks have arrived; the other ranks wait and get the result via JSON.
 
         Raises:
             PeerFailure: on the other ranks, if the action fails.
@@ -203,7 +203,7 @@ class Peers:
         self._leave()
 
     def close(self) -> None:
-        """End without an error once all ranks have arrived; a rank that went ahead might time out in a collective."""
+        """Wait for all ranks before ending without an error, since early ranks might time out in a later collective."""
         try:
             self.on_first_rank(lambda: None)
             if rank() == 0:
@@ -225,7 +225,7 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Describe an error with its rank; a `PeerFailure` is described by its message alone."""
+    """Describe an error and the rank on which it occurred; describe a `PeerFailure` only by its message."""
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
     return f"rank {rank()} failed: {type(error).__name__}: {error}"
@@ -236,7 +236,7 @@ def remove_ended_ranks(folder: Path, before: float) -> None:
 
     Args:
         folder: the job's folder.
-        before: time in nanoseconds since the epoch; a run older than this whose rank 0 holds no lock has ended.
+        before: time in nanoseconds since the epoch; an older run has ended if its rank 0 holds no lock.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
         with suppress(OSError):

@@ -18,25 +18,26 @@ SECONDS_BETWEEN_REPORTS = 60.0
 
 
 class ResumableMap:
-    """Compute the items that a store lacks, sharded over ranks; a killed run continues where it stopped.
+    """Compute a store's missing items, sharded over ranks; a killed run can be continued.
 
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Results with other settings or without recorded settings are
-    rejected; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
+    The settings are written before the first result. Existing results are rejected if their recorded settings differ or
+    are missing; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
 
     Args:
         store: store of the results, on storage that all ranks share.
         settings: everything that results depend on, as JSON values; rank 0's settings are used.
         settings_file: file that records the settings.
         remedy: advice for the error message about results of other settings.
-        told_to_end: returns whether the run was asked to stop, for example by SIGTERM.
+        told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
         name: name of the job in progress messages; None means the name of the store's folder.
         peers: the ranks, where they have met already and part later.
 
     Raises:
-        ValueError: on entering, if the store's results have other settings; the message names all that differ.
+        ValueError: on entering, if the store's results were computed with other settings; the message lists the
+            differences.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ResumableMap:
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:
-        """Write the settings, or compare them with the recorded ones."""
+        """Write the settings, or compare them with the recorded settings."""
         self.store.tidy()
         remove_partial_files(self.settings_file.parent, self.settings_file.stem)
         found = stored_settings(self.settings_file)
@@ -91,8 +92,8 @@ class ResumableMap:
             write_settings(self.settings_file, self.settings)
         elif found is None:
             raise ValueError(
-                f"{self.store.folder} holds results, and {self.settings_file}, which says with what settings they "
-                f"were made, is missing: restore it, or remove {self.store.folder} to start again"
+                f"{self.store.folder} has results, but {self.settings_file}, which records their settings, is missing: "
+                f"restore it, or remove {self.store.folder} to start again"
             )
         else:
             reject_other_settings(found, self.settings, f"what {self.store.folder} holds", self.remedy)
@@ -103,7 +104,7 @@ class ResumableMap:
         compute: Callable[[list[int]], Iterable[Any]],
         digests: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Compute this rank's items of one batch that have no result yet, for use within a loop over batches.
+        """Compute the missing results of this rank's items in one batch; for use in a loop over batches.
 
         Args:
             keys: keys of the batch's items.
@@ -136,11 +137,11 @@ class ResumableMap:
 
         Args:
             keys: keys of all items, the same on all ranks.
-            compute: receives the positions of this rank's missing keys, and yields each with its result, in any order.
+            compute: maps the positions of this rank's missing keys to an iterator of (position, result), in any order.
             digests: digest of the inputs of each item's result.
-            together: whether all ranks compute each item together, and rank 0 writes it.
-            progress: shows the progress; called after each item and while this rank waits for others. None prints one
-                line per minute.
+            together: let all ranks compute each item together, instead of sharding the items; rank 0 writes the result.
+            progress: callback that shows the progress, called after each item and while this rank waits for others;
+                None prints one line per minute.
         """
         progress = progress or self._reports(keys)
         missing = self.peers.on_first_rank(lambda: self.store.missing(keys, digests))

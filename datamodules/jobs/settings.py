@@ -19,10 +19,10 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:
-    """Read a settings file; None if it does not exist.
+    """Read a settings file; return None if the file does not exist.
 
     Raises:
-        ValueError: if the file is damaged; the message names it.
+        ValueError: if the file is damaged; the message names the file.
     """
     if not path.is_file():
         return None
@@ -38,11 +38,11 @@ def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], resul
     Args:
         found: recorded settings of the existing results.
         settings: settings of this run.
-        results: singular noun for the existing results, for the message.
-        remedy: advice on what to do instead, for the message.
+        results: singular noun that names the existing results in the error message.
+        remedy: advice on what to do instead, for the error message.
 
     Raises:
-        ValueError: if settings differ; the message names all that do.
+        ValueError: if settings differ; the message lists all differences.
     """
     settings = json.loads(json.dumps(settings))
     differing = [

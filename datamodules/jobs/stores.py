@@ -1,7 +1,7 @@
 """Stores for a job's results: one file per item, in some format, or one row per item.
 
-Writes are atomic: if a writer is killed, an item has a complete result or none. Formats with room for it also store a
-digest of each result's inputs.
+Writes are atomic: if a writer is killed, an item has a complete result or none. Formats with room for metadata also
+store a digest of each result's inputs.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Row = dict[str, str]
 
 
 class Store(Protocol):
-    """A store of results by item key."""
+    """Interface of stores that keep one result per item key."""
 
     folder: Path
 
@@ -47,7 +47,7 @@ class Store(Protocol):
             digests: digest of the inputs of each item's result.
 
         Raises:
-            ValueError: if a stored result has other inputs than its item has now.
+            ValueError: if an item's inputs have changed since its result was stored.
         """
         ...
 
@@ -75,8 +75,8 @@ class Files:
     Args:
         folder: folder of the files.
         suffix: file name suffix; empty if keys include the suffix.
-        write: writes a value to a path as a `whole_file`, with the digest of its inputs.
-        digest_in: reads that digest or raises `DamagedFile`; None for formats without digests.
+        write: writes a value, with the digest of its inputs, to a path as a `whole_file`.
+        digest_in: reads the input digest from a file or raises `DamagedFile`; None for formats without digests.
     """
 
     def __init__(
@@ -118,8 +118,7 @@ class Files:
                     continue
                 if found != digests[position]:
                     raise ValueError(
-                        f"{path} was not made from what the data have under that name now: remove it, or write into "
-                        f"another run directory"
+                        f"{path} was written for other input data: remove it, or write into another run directory"
                     )
         return missing
 
@@ -192,7 +191,7 @@ class Rows:
         return [position for position, key in enumerate(keys) if key not in rows]
 
     def rows(self) -> dict[int, Row]:
-        """Read the rows of all ranks by key.
+        """Read the rows of all ranks into a dict by key.
 
         Raises:
             ValueError: if a line is damaged, or two rows of an item contradict each other.

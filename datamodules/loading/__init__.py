@@ -1,1 +1,1 @@
-"""Batches in an order that is a function of (seed, epoch), and their augmentation on the device."""
+"""Batches whose order depends only on (seed, epoch), and augmentation on the device."""

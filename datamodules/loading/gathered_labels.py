@@ -8,11 +8,11 @@ from datamodules.distributed.collectives import world_size
 
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Gather the corrected labels of all ranks; a collective. Each rank contributes any number, or none.
+    """Gather the corrected labels of all ranks (a collective call). Each rank contributes any number of labels.
 
     Args:
-        index: `[n]`, int64: samples.
-        label: `[n]` classes or `[n, H, W]` masks, of one dtype; mask sizes may differ between ranks.
+        index: positions of the samples, `[n]`, int64.
+        label: corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype; mask sizes may differ between ranks.
         device: device on which the ranks exchange tensors.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sampling order: a pure function of (seed, epoch), the same for any number of ranks."""
+"""Sampling order that depends only on (seed, epoch), not on the number of ranks."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,29 +23,30 @@ class Request(NamedTuple):
 class GlobalBatches(Sampler[Request]):
     """Shard each global batch over ranks, without padding or duplicates.
 
-    Use it as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` receives a
-    whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the same number of
-    batches, with at least one sample each. A short last batch is kept, except
+    Use this sampler as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__`
+    receives a whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the
+    same number of batches, with at least one sample each. A short last batch is kept, with two exceptions:
 
-    * in training, if a rank would have fewer than two samples (BatchNorm needs two): it is dropped;
-    * in evaluation, if a rank would have none: it is merged into the previous batch.
+    * in training, the batch is dropped if a rank would have fewer than two samples (BatchNorm needs two);
+    * in evaluation, the batch is merged into the previous batch if a rank would have no sample.
 
     Args:
         num_samples: samples per pass.
         batch_size: global batch size, over all ranks.
         rank: rank of this process.
         world_size: number of ranks.
-        shuffle: visit the samples in a new order each epoch (training) instead of dataset order (evaluation).
-        seed: seed of the order.
-        epoch: first epoch; Lightning sets the later ones.
-        resumed: epoch to resume, and how many of its batches were trained on before the interruption and are skipped.
+        shuffle: use a new random order each epoch (training) instead of dataset order (evaluation).
+        seed: seed of the sampling order.
+        epoch: first epoch; Lightning sets later epochs.
+        resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
         passes: passes over the dataset per epoch, each in its own order; methods with two networks train one network
             per pass.
         draw: function that samples an epoch's `num_samples` positions, for class-balanced subsets; None means a
             permutation.
 
     Raises:
-        ValueError: if the dataset or batch has fewer samples than ranks, or the training batch exceeds the dataset.
+        ValueError: if dataset or batch have fewer samples than there are ranks, or a training batch exceeds the
+            dataset.
     """
 
     def __init__(
@@ -82,13 +83,13 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def num_left_out(self) -> int:
-        """Number of samples of a pass that are in no batch."""
+        """Number of samples that a pass leaves out of its batches."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
 
     @property
     def boundaries(self) -> list[int]:
-        """List the positions where the batches of a pass begin, and where the last one ends."""
+        """List the positions where the batches of a pass begin, and where the last batch ends."""
         remainder = self.num_samples % self.batch_size
         starts = list(range(0, self.num_samples, self.batch_size))
         if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size)):

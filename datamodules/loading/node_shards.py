@@ -1,7 +1,7 @@
-"""Non-IID shards of a training set for decentralised nodes, and batches of all nodes.
+"""Non-IID shards of a training set for decentralised nodes, and batches that combine all nodes.
 
-The number of samples per node and class follows a Dirichlet distribution: with a small concentration each node has few
-classes, with a large one all nodes have the same mix.
+The number of samples per node and class follows a Dirichlet distribution: small concentrations give each node few
+classes, and large ones give all nodes the same mix.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,10 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, seed: int) -> list[Tensor]:
-    """Sample each node's shard: floor(p_k N / n) samples of class k without replacement, for p ~ Dirichlet(alpha, ...).
+    """Sample n nodes' shards of N samples: floor(p_k N / n) of class k, without replacement, p ~ Dirichlet(alpha, ...).
 
-    Nodes sample independently from all N samples, so shards may overlap. A class with fewer samples contributes all.
+    Nodes sample independently from all N samples, so shards may overlap. A class with fewer samples contributes all its
+    samples.
 
     Args:
         label: `[N]`, int64.
@@ -50,20 +51,20 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
 class NodeBatches(GlobalBatches):
     """Batches with equally many samples of each node, grouped by node.
 
-    Each node repeatedly goes through its shard, each time in a new order; a batch that reaches the end of an order
-    continues with the next order. Samples are a function of (seed, node, batch), for any number of ranks. A rank gets
+    Each node iterates over its shard repeatedly, each time in a new order; a batch at the end of one order continues
+    with the next order. A batch's samples depend only on (seed, node, batch), not on the number of ranks. A rank gets
     the samples of the nodes in its `block`.
 
     Args:
-        shards: positions in the dataset, per node.
+        shards: positions of each node's samples in the dataset.
         batch_size: samples per batch over all nodes.
         batches: batches per epoch.
         growing: whether training batch t, counted from 0, has t + 1 samples of each node.
         rank: rank of this process.
         world_size: number of ranks.
-        seed: seed of the orders.
+        seed: seed of the nodes' random orders.
         epoch: first epoch.
-        resumed: epoch to resume, and how many of its batches were trained on before the interruption and are skipped.
+        resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class NodeBatches(GlobalBatches):
             yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
-        """Return the n-th order of a node's samples."""
+        """Return the n-th random order of a node's samples."""
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
     def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
@@ -112,7 +113,7 @@ class NodeShards:
         nodes: number of nodes with data.
         alpha: concentration of the Dirichlet distribution; small values give each node few classes, large values give
             all nodes the same mix.
-        batches_per_epoch: batches per epoch; each node contributes equally to every batch.
+        batches_per_epoch: batches per epoch; all nodes contribute equally to every batch.
         growing: use t + 1 samples of each node in batch t, counted from 0, instead of the batch size.
     """
 
@@ -128,7 +129,7 @@ class NodeShards:
         """Reject a batch size that is not divisible by the number of nodes.
 
         Raises:
-            ValueError: if it is not divisible.
+            ValueError: if the batch size is not divisible.
         """
         if batch_size % self.nodes:
             raise ValueError(f"batch_size must be a multiple of shards.nodes, {self.nodes}, got {batch_size}")

@@ -11,7 +11,7 @@ from datamodules.loading.global_batches import Request
 class OneSizeBatches(Sampler[Request]):
     """Shard whole images over ranks, in batches of one image size, without duplicates.
 
-    Ranks may have different numbers of batches, but each has at least one.
+    Ranks may have different numbers of batches, but every rank has at least one batch.
 
     Args:
         sizes: height and width of each image.

@@ -1,7 +1,7 @@
 """Adapt the user's own DataLoaders to the batches of `datamodules.batches`.
 
 A method with state per training sample needs to know which samples a batch contains. A shuffling DataLoader does not
-provide this, so its dataset is wrapped to return each sample with its position.
+provide this information, so the dataset is wrapped to return samples with positions.
 """
 
 import copy
@@ -17,7 +17,7 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def as_batch(batch: Any) -> Any:
-    """Convert `(image, label)`, or images alone, to a dict; dicts and other batches are returned unchanged."""
+    """Convert a batch `(image, label)`, or images alone, to a dict; other batches are returned unchanged."""
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
@@ -26,7 +26,7 @@ def as_batch(batch: Any) -> Any:
 
 
 class WithPositions(Dataset[Any]):
-    """A dataset that returns each sample with its position, and a whole batch for a `Request`.
+    """Wraps a dataset to return each sample with its position, or a whole batch for a `Request`.
 
     Args:
         samples: map-style dataset.
@@ -52,7 +52,7 @@ class WithPositions(Dataset[Any]):
         return list(zip(positions, samples, strict=True))
 
     def collate(self, numbered: list[tuple[Any, Any]]) -> Any:
-        """Collate samples with positions into a batch; its `index` is their positions unless it has its own.
+        """Collate samples into a batch; `index` contains their positions unless the batch already has an `index`.
 
         Raises:
             TypeError: if the batch is neither a dict with `image` nor `(image, label)`.
@@ -61,7 +61,7 @@ class WithPositions(Dataset[Any]):
         batch = as_batch(self.own_collate([sample for _, sample in numbered]))
         if not (isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor)):
             raise TypeError(
-                f"batches must be dicts with `image` and `label`, or pairs of the two, but those of "
+                f"batches must be dicts with `image` and `label`, or pairs (image, label), but those of "
                 f"{type(self.samples).__name__} are {type(batch).__name__}"
             )
         if len(batch["image"]) != len(numbered):
@@ -93,7 +93,7 @@ class SeveralPasses(Sampler[list[int]]):
 
 
 def gives_positions(data: Any) -> bool:
-    """Tell whether a DataModule knows its training samples and puts their positions into its batches."""
+    """Tell whether a DataModule counts its training samples and adds their positions to its batches."""
     name = "num_train_samples"
     return hasattr(type(data), name) or name in getattr(data, "__dict__", {})
 
@@ -108,7 +108,7 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Return a loader of the same samples in the same order, whose batches are dicts with `index`.
+    """Return a loader with the same samples in the same order, but with dicts that contain `index` as batches.
 
     Args:
         loader: the user's loader, which is not modified; a loader whose samples have no positions is returned
@@ -116,7 +116,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
         passes: passes over the dataset per epoch.
 
     Raises:
-        ValueError: if several passes are requested, and samples have no positions or there are several ranks.
+        ValueError: if several passes are requested on several ranks, or for samples without positions.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(

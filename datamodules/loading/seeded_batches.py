@@ -1,7 +1,6 @@
-"""Batches in an order that is a function of (seed, epoch): sharded over ranks, resumable within an epoch, augmented on
-the device.
+"""Batches in an order that depends only on (seed, epoch): sharded, resumable within an epoch, augmented on the device.
 
-Base of all DataModules with a fixed training set, whatever it contains.
+Base of all DataModules with a fixed training set, for any kind of samples.
 """
 
 import os
@@ -35,7 +34,7 @@ class RequestedSet(Protocol):
 
 
 def free_cores(processes: int) -> int:
-    """Return the number of DataLoader workers per rank: its share of the available cores, 1 to 8.
+    """Return the number of DataLoader workers per rank: the rank's share of the available cores, 1 to 8.
 
     Args:
         processes: number of ranks on this machine.
@@ -56,7 +55,7 @@ class SeededBatches(LightningDataModule, ABC):
         passes_per_epoch: passes over the training set per epoch.
         num_workers: DataLoader workers, at most 64 or 4 per core; None means one per free core, at most 8.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of all randomness; None means the value of `seed_everything`, or 0 without it.
+        seed: seed of all randomness; None means the value of `seed_everything`, or 0 if that is not set.
     """
 
     train_set: RequestedSet | None
@@ -96,7 +95,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or the seed of `seed_everything` at the first reading of data (at setup, not before)."""
+        """The given seed, or the value of `seed_everything` when data are first read, at setup."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
@@ -117,12 +116,12 @@ class SeededBatches(LightningDataModule, ABC):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert a batch on its device to what the module receives: float images, in the module's dtype."""
+        """Convert a batch, on its device, to the module's input: float images in the module's dtype."""
         return batch
 
     @property
     def num_train_samples(self) -> int:
-        """Number of training samples, without those held out."""
+        """Number of training samples, without held-out samples."""
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)
@@ -183,7 +182,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return the DataLoader of a dataset in its own order, sharded over ranks without duplicates."""
+        """Return a DataLoader that reads a dataset in order, sharded over ranks without duplicates."""
         rank, world_size = self.processes()
         if self.evaluation_batch_size < world_size:
             raise ValueError(

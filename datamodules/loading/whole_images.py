@@ -25,7 +25,7 @@ class WholeImageSets(SeededBatches):
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several by name.
+        test: test dataset, or several test datasets by name.
         validation: validation dataset; None means no validation.
         predict_dir: folder of images to predict; None means the test images.
         batching: arguments of `SeededBatches`.
@@ -47,7 +47,7 @@ class WholeImageSets(SeededBatches):
 
     @abstractmethod
     def new_images(self, folder: str) -> SizedSet:
-        """Find the images of a folder to predict."""
+        """Find the images to predict in a folder."""
 
     @property
     def test_names(self) -> list[str]:
@@ -63,12 +63,12 @@ class WholeImageSets(SeededBatches):
                 self.set_up_test()
         elif self.train_set is None and self.validation_set is None:
             if self.training is None and stage == "fit":
-                raise ValueError("data.training is not given, and there is nothing to train on")
+                raise ValueError("data.training is not given, so there is nothing to train on")
             self.set_up_training()
 
     def set_up_test(self) -> None:
         if not self.tests:
-            raise ValueError("data.test is not given, and there is nothing to test on")
+            raise ValueError("data.test is not given, so there is nothing to test on")
         self.test_sets = {name: self.whole(one, "test") for name, one in self.tests.items()}
 
     def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]

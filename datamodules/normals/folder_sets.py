@@ -1,4 +1,4 @@
-"""Folders of images with a file of normals beside each, and the usual test sets of the field."""
+"""Folders of images with a normal map beside each image, and the field's usual test sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ class NormalFiles(NormalSource):
 
     Args:
         images: image files, `[N]`.
-        normals: files of their normals, `[N]`.
+        normals: normal map file of each image, `[N]`.
         names: names of the images, `[N]`.
         axes: signs that map the stored x, y and z to right, up and towards the viewer.
     """
@@ -71,20 +71,20 @@ def size_of(path: Path) -> tuple[int, int]:
     """Read height and width of an image from its header.
 
     Raises:
-        UnreadableImage: if it is damaged; the message names the file.
+        UnreadableImage: if the image is damaged; the message names the file.
     """
     with opened_image(path) as image:
         return image.height, image.width
 
 
 class NormalFolder(NormalSet):
-    """The user's own images, in any subfolders, each with a file of normals whose name differs only in its ending.
+    """The user's own images, in any subfolders, each with a normal map whose file name differs only in the ending.
 
     Args:
         data_dir: folder of the files; None means the NOISEWORKS_DATA directory.
         image_end: end of the image file names, such as `_rgb.png`.
-        normal_end: ending of the normal maps' file names, such as `_normal.png` (value v means 2 v / 255 - 1) or
-            `_normal.npy` (floating-point numbers, `[height, width, 3]`); black pixels and zero vectors have no normal.
+        normal_end: ending of the normal maps' file names, such as `_normal.png`. PNG files store v for 2 v / 255 - 1,
+            `.npy` files floating-point numbers `[height, width, 3]`. Black pixels and zero vectors have no normal.
         axes: signs that map the stored x, y and z to the right of the image, up and towards the viewer.
         folder: subfolder of `data_dir` to read.
     """
@@ -189,8 +189,8 @@ class IBims(NormalFolder):
 class DIODE(NormalFolder):
     """DIODE's indoor images, `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
 
-    Axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published reader; this was not
-    verified on a file.
+    Axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published data loader; this was not
+    checked against a DIODE file.
 
     Args:
         data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.

@@ -3,8 +3,8 @@
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = max(0, n l) + noise
 
-with four bumps, one sharp crease, and p = (x, y) in [-1, 1]^2, x to the right and y up. The light l is a random unit
-vector around the upper left, one per image, so that many surfaces explain the same image.
+A surface has four bumps and one sharp crease; p = (x, y) is in [-1, 1]^2, x to the right and y up. Each image has its
+own light l, a random unit vector around the upper left, so many surfaces explain the same image.
 """
 
 import math
@@ -26,7 +26,7 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
     """Compute the normals of height fields.
 
     Args:
-        uniform: `[B, 19]` in [0, 1): four numbers per bump, three for the crease.
+        uniform: uniform numbers in [0, 1), `[B, 19]`: four per bump and three for the crease.
         size: S, height and width in pixels.
 
     Returns:
@@ -56,7 +56,7 @@ class HeightFields(NormalSet):
         num_test: number of test images.
         image_size: height and width, in pixels.
         light_spread: standard deviation of the light direction's components before normalisation.
-        noise: standard deviation of the images' noise, in [0, 1] units.
+        noise: standard deviation of the image noise, for images in [0, 1].
         seed: seed of surfaces, lights and noise.
     """
 

@@ -22,12 +22,12 @@ from datamodules.restoration.noisy_folder import NoisyFolder
 class NormalMaps(WholeImageSets):
     """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
 
-    Training batches are random square crops, randomly flipped, a function of (seed, epoch, index) for any number of
+    Training batches are randomly flipped square crops; these depend only on (seed, epoch, index), not on the number of
     ranks. Validation, test and prediction batches are whole images of one size.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several by name, each with its own metrics.
+        test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
         batch_size: global training batch size, over all ranks.
         crop_size: height and width of training crops, in pixels.
@@ -35,8 +35,9 @@ class NormalMaps(WholeImageSets):
         evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
             rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of photographs to predict; None means the test images.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
-        seed: seed of order, crops and flips; None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
+        seed: seed of the batch order, crops and flips; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
     Args:
         image: `[B, C, H, W]`.
-        normal: `[B, 3, H, W]`, whose x is negated.
+        normal: normals `[B, 3, H, W]`; their x is negated.
         mirrored: `[B]`, bool.
     """
     where = mirrored[:, None, None, None]
@@ -121,7 +122,7 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
 
 class Normals:
-    """Images of a source with their normals, fetched one request at a time: square crops in training, or whole images.
+    """Images with their normals, fetched one request at a time: square crops in training, or whole images.
 
     Args:
         source: the images.

@@ -1,7 +1,8 @@
-"""Interface of datasets of images with surface normals: plain objects that read their splits, independent of batching.
+"""Interface of datasets of images with surface normals; datasets only read their splits, without batching.
 
 A normal is a unit vector (x, y, z) in the camera's frame: x to the right of the image, y up, z towards the viewer. A
-surface that faces the camera has (0, 0, 1), a floor (0, 1, 0). Normals stored in other axes are converted to these.
+surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals stored with other axes are
+converted to this frame.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ Split = Literal["training", "validation", "test"]
 
 
 class NormalSource(ABC):
-    """The images and normals of one split, wherever they are stored."""
+    """The images and normals of one split, in memory or in files."""
 
     names: Sequence[str]
     """Names of the images, `[N]`, without suffix."""
@@ -73,13 +74,13 @@ def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
 
 
 def decoded(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Decode stored normals to vectors, with the zero vector where there is no normal.
+    """Decode stored normals to vectors; pixels without a normal get the zero vector.
 
-    A pixel has a normal if the stored vector's norm is between 0.5 and 1.5, as in the authors' evaluation: black,
-    (-1, -1, -1), and the zero vector are no normals. Vectors are not normalised.
+    A pixel has a normal if the stored vector's norm is between 0.5 and 1.5, as in the authors' evaluation. Black
+    pixels, (-1, -1, -1), and zero vectors therefore have no normal. Vectors are not normalised.
 
     Args:
-        stored: `[B, 3, H, W]`, uint8 v for 2 v / 255 - 1, or floating-point numbers.
+        stored: stored normals `[B, 3, H, W]`: uint8 values v that mean 2 v / 255 - 1, or floating-point numbers.
         dtype: dtype of the result.
     """
     normal = stored.to(dtype)

@@ -1,1 +1,1 @@
-"""Images with captions, for text-to-image models and unconditional ones."""
+"""Images with captions, for text-to-image and unconditional models."""

@@ -18,16 +18,16 @@ from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, capti
 class CaptionedImages(SeededBatches):
     """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
 
-    Order, crops and flips are a function of (seed, epoch, index), for any number of ranks.
+    Order, crops and flips depend only on (seed, epoch, index), not on the number of ranks.
 
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
         validation_fraction: fraction of the images held out of training, in [0, 1).
-        augmentation: crop after padding and flip of training images; None means no augmentation.
+        augmentation: random crop of padded training images, and flip; None means no augmentation.
         evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of split, order and augmentation; None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        seed: seed of the split, batch order and augmentation; None means the value of `seed_everything`.
     """
 
     train_set: CaptionedRows | None
@@ -80,7 +80,7 @@ class CaptionedImages(SeededBatches):
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None
 
     def set_up_test(self) -> None:
-        """Test on the held-out images, as validation does."""
+        """Test on the held-out validation images."""
         if self.train_set is None and self.validation_set is None:
             self.set_up_training()
         if self.validation_set is None:

@@ -1,4 +1,4 @@
-"""Interface of datasets of images with captions: plain objects that read, independent of batching."""
+"""Interface of datasets of images with captions; datasets only read their images, without batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ class Captioned:
     """Images of one split with their captions.
 
     Args:
-        source: the images; their labels are ignored.
-        captions: one caption per image, `[N]`; None if there are none.
+        source: images, whose labels are ignored.
+        captions: one caption per image, `[N]`; None if images have no captions.
     """
 
     source: ImageSource
@@ -38,7 +38,7 @@ class CaptionedSet(ABC):
         """Tell whether the images have captions, without reading an image.
 
         Raises:
-            FileNotFoundError: if the images, or a file named by the captions, are missing.
+            FileNotFoundError: if the images, or files that the captions refer to, are missing.
             ValueError: if captions and images do not match.
         """
         return True
@@ -48,7 +48,7 @@ class CaptionedSet(ABC):
         """Read the images.
 
         Raises:
-            FileNotFoundError: if they are missing; the message names the expected path.
+            FileNotFoundError: if the images are missing; the message names the expected path.
             ValueError: if a file is damaged, or captions and images do not match.
         """
 
@@ -57,7 +57,7 @@ class CaptionedClasses(CaptionedSet):
     """Training images of a labelled dataset, captioned by class name.
 
     Args:
-        images: dataset; a class without a name is captioned by its number.
+        images: labelled dataset; a class without a name is captioned by its number.
         caption: template in which `{}` stands for the class, such as `a photo of a {}`.
     """
 
@@ -99,10 +99,10 @@ class CaptionedRows:
         return None if every is None else [every[row] for row in self.row.tolist()]
 
     def give_instead(self, arrays: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
-        """Return a copy that yields rows of arrays instead of images.
+        """Return a copy whose batches contain rows of given arrays instead of images.
 
         Args:
-            arrays: maps a batch key to an array and the row of each image in it, `[n]`.
+            arrays: maps each batch key to an array and each image's row in that array, `[n]`.
         """
         self.instead = arrays
 
@@ -132,7 +132,7 @@ def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:
     """Return the captions of a batch.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no captions.
     """
     if "caption" not in batch:
         raise ValueError(

@@ -16,8 +16,8 @@ class CaptionedFolder(CaptionedSet):
     """The user's own images, in any subfolders, with captions if available.
 
     Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. A folder with
-    none of these has no captions, which suffices for an unconditional model.
+    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. Images without
+    any of these files have no captions, which suffices for an unconditional model.
 
     Args:
         data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
@@ -61,7 +61,7 @@ class CaptionedFolder(CaptionedSet):
         return Captioned(source, None if captions is None else [captions[name] for name in names])
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions by file name; None if there are none."""
+        """Read the captions by file name; None if the folder has no captions."""
         files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
         found: dict[str, str] = {}
         for file in files:

@@ -1,9 +1,10 @@
 """Noise pairs on disk, in the layout of Golden Noise's authors.
 
-A pair is a file `<index>_<seed>.npz` with `arr_0`, the noise, `arr_1`, the better noise, both `[1, c, h, w]`, and
-`arr_2`, the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list` per index.
-These are lists of scores of the images generated from both noises; the first entries are compared. Pairs written by
-this project contain these values as well, and the JSON-lines file is assembled from them.
+A pair is a file `<index>_<seed>.npz` with three arrays: the noise `arr_0` and the better noise `arr_1`, both `[1, c, h,
+w]`, and the index `arr_2`. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list`
+per index. The two score lists belong to the images generated from the noise and from the better noise; their first
+entries are compared. Pair files written by this project also contain the values of the JSON-lines file, which is
+assembled from the pair files.
 """
 
 import json
@@ -57,7 +58,7 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the prompt that a pair was written for; None if the file has none.
+    """Read the prompt for which a pair was written; None if the file has no prompt.
 
     Raises:
         DamagedFile: if the file is damaged.
@@ -85,7 +86,7 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
     """Select the pairs whose better noise scores higher: s' > s + margin.
 
     Args:
-        folder: folder of the pairs, also in subfolders.
+        folder: folder that contains the pairs, also in subfolders.
         scores: JSON-lines file.
         margin: minimum gain in score; None keeps all pairs.
 

@@ -1,4 +1,4 @@
-"""DataModule for noise pairs, and for the prompts for which pairs are collected."""
+"""DataModule of noise pairs, and of prompts to collect pairs for."""
 
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,17 @@ class NoisePairs(SeededBatches):
     """Noise pairs for training, prompts to collect pairs for (`predict`), and prompts for testing.
 
     Args:
-        data_dir: folder of collected pairs, from `noise_pairs` in the run directory of `predict`, or from the authors'
-            scripts; None lets a method collect pairs for `prompts` before training.
+        data_dir: folder of collected pairs: `noise_pairs` in the run directory of `predict`, or the output of the
+            authors' scripts. None lets the method collect pairs for `prompts` before training.
         scores: JSON-lines file with the captions and scores of the pairs; None means scores.jsonl in `data_dir`.
         prompts: prompts to collect pairs for.
         test_prompts: prompts for testing.
-        margin: train only on pairs whose better noise improves the score by more than this; None means all pairs.
+        margin: minimum improvement of the score, exclusive, of pairs to train on; None means all pairs.
         validation_fraction: fraction of the pairs held out of training, in [0, 1).
         batch_size: global training batch size in pairs, over all ranks.
         evaluation_batch_size: global batch size of validation pairs and of prompts; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
-        seed: seed of split and order; None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
+        seed: seed of the split and batch order; None means the value of `seed_everything`.
     """
 
     train_set: PairRows | None
@@ -111,11 +111,11 @@ class NoisePairs(SeededBatches):
             raise ValueError("training needs data.data_dir, a folder of pairs, or data.prompts to collect pairs for")
 
     def read_pairs(self, folder: Path, scores: str | None = None, every: bool = False) -> None:
-        """Read the pairs of a folder, and hold some out.
+        """Read the pairs of a folder, and hold out some for validation.
 
         Args:
             folder: folder of the pairs.
-            scores: JSON-lines file; None means the one in the folder.
+            scores: JSON-lines file; None means scores.jsonl in the folder.
             every: whether to include pairs without an improved score.
         """
         listed = folder / SCORES if scores is None else Path(scores).expanduser()

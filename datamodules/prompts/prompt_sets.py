@@ -1,4 +1,4 @@
-"""Prompts from a file or from class names, each with a number and a seed for its noise.
+"""Prompts from a file or from class names; each prompt has a number and a seed for its noise.
 
 PromptFile("prompts.txt").prompts()[0]
 """
@@ -49,10 +49,10 @@ class PromptSet(ABC):
 
 
 class PromptFile(PromptSet):
-    """Prompts from a file: one per line of a text file, JSON lines, or CSV with a header.
+    """Prompts from a file: a text file with one prompt per line, JSON lines, or CSV with a header.
 
     Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, a prompt's number is its position,
-    from 0; without a seed, its seed is derived from its number.
+    from 0; without a seed, the seed is derived from the number.
 
     Args:
         path: file that ends in .txt, .jsonl, .json (JSON lines) or .csv.
@@ -108,12 +108,12 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
 
 
 class ClassPrompts(PromptSet):
-    """Class names of a labelled dataset as prompts, cyclically, each with another seed.
+    """Prompts made of a labelled dataset's class names, repeated cyclically, each with another seed.
 
     Args:
-        images: dataset; a class without a name is named by its number.
+        images: labelled dataset; a class without a name is named by its number.
         num_prompts: number of prompts.
-        first_seed: seed of the first prompt, increasing by one per prompt.
+        first_seed: seed of the first prompt; the seed increases by one per prompt.
     """
 
     def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0) -> None:

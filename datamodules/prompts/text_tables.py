@@ -10,11 +10,10 @@ from datamodules.files.limits import check_is_file
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the rows of a table, each with its place for error messages; a JSON line that is not an object gives an
-    empty row.
+    """Read a table's rows, each with its location for error messages; JSON lines that are not objects give empty rows.
 
     Raises:
-        ValueError: if a line is not JSON (names the line), or the file cannot be parsed.
+        ValueError: if the file cannot be parsed; the message names a line that is not JSON.
     """
     check_is_file(file)
     try:

@@ -1,1 +1,1 @@
-"""Random numbers as a function of (seed, epoch, sample), the same for any number of ranks."""
+"""Random numbers that depend only on (seed, epoch, sample), not on the number of ranks."""

@@ -1,4 +1,4 @@
-"""Random numbers that depend only on (seed, epoch, sample), by a counter, or on a fixed seed per test image.
+"""Random numbers from a counter, which depend only on (seed, epoch, sample), or from a fixed seed per test image.
 
 A counter has no state: a sample gets the same numbers in any batch and on any rank or device, and resuming needs no
 generator state.
@@ -29,7 +29,7 @@ def _signed(word: int) -> int:
 
 
 def _mix_tensor(word: Tensor) -> Tensor:
-    """Apply `_mix` to every element of an int64 tensor; its products wrap around like 64-bit words."""
+    """Apply `_mix` to every element of an int64 tensor; int64 products wrap around like 64-bit words."""
 
     def shifted(value: Tensor, bits: int) -> Tensor:
         return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
@@ -45,10 +45,10 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
     Args:
         seed: random seed of the whole run.
-        epoch: index of the epoch; each has new words.
-        index: `[B]`, int64: positions of the samples in the dataset.
+        epoch: index of the epoch; each epoch has new words.
+        index: positions of the samples in the dataset, `[B]`, int64.
         count: number of words per sample.
-        stream: number of the purpose (a second view, say); streams are independent.
+        stream: number of the purpose, such as a second augmentation; streams are mutually independent.
 
     Returns:
         `[B, count]`, int64, on the device of `index`.
@@ -62,13 +62,13 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); arguments as in `sample_words`."""
+    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); for the arguments see `sample_words`."""
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
 class RNG(Protocol):
-    """Source of random numbers for a batch; each call returns new ones, so the order of calls matters.
+    """Source of random numbers for a batch; each call returns new numbers, so the order of calls matters.
 
     Results have the argument's shape, `[B, C, H, W]`, and device.
     """
@@ -93,14 +93,14 @@ class RNG(Protocol):
 class CounterRNG:
     """Stateless counter-based RNG: numbers depend only on (seed, epoch, sample), on any device.
 
-    Uniform and normal numbers, in the argument's dtype, have 24 random bits; a normal one is at most 5.8 in magnitude.
-    Other distributions are sampled in float64, with 53 bits where they use the quantile function.
+    Uniform and normal numbers have the argument's dtype and 24 random bits; normal numbers are at most 5.8 in
+    magnitude. Other distributions are sampled in float64, with 53 random bits if sampled by the quantile function.
 
     Args:
         seed: random seed of the run.
-        epoch: index of the epoch; each has new numbers.
-        index: `[B]`, int64: positions of the samples, on the device of the results.
-        stream: number of the purpose; streams are independent, those below 1000 are for augmentation.
+        epoch: index of the epoch; each epoch has new numbers.
+        index: positions of the samples, `[B]`, int64, on the device of the results.
+        stream: number of the purpose; streams are mutually independent, and streams below 1000 are for augmentation.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 1000) -> None:
@@ -155,12 +155,12 @@ FEW = 8.0
 def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
     """Quantile function of the Poisson distribution: the smallest k with P(X <= k) >= u.
 
-    For small means, probabilities are summed from 0. For larger ones the Cornish-Fisher expansion is off by at most two
-    counts, which the exact distribution function corrects.
+    For small means, probabilities are summed from 0. For larger means the Cornish-Fisher expansion is off by at most
+    two counts; the exact distribution function corrects this.
 
     Args:
         uniform: u, in (0, 1), float64.
-        rate: means, at least 0, float64.
+        rate: means of the distributions, at least 0, float64.
     """
     small = rate.clamp(max=FEW)
     probability = (-small).exp()
@@ -190,12 +190,12 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
 
 class SeededImageRNG:
-    """NumPy's legacy RNG, re-seeded for each image, as in the published tables.
+    """NumPy's legacy RNG, re-seeded for each image, as in the experiments behind published tables.
 
-    DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of one size share the noise: results
-    are comparable with published tables, and every method gets the same noisy images. Numbers are sampled in the order
-    rows, columns, channels, in float64. Scalars of an image, such as its noise level or camera gain, are sampled from
-    seed and index (`CounterRNG`), so that they differ between images.
+    DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of one size share the noise. This RNG
+    does the same, so results are comparable with published tables, and every method gets the same noisy images. Numbers
+    are sampled in the order rows, columns, channels, in float64. Scalars of an image, such as noise level or camera
+    gain, differ between images: `CounterRNG` samples them from seed and index.
 
     Args:
         seed: random seed.

@@ -1,4 +1,4 @@
-"""Random numbers as a function of their purpose, so that they do not depend on batch or rank."""
+"""Random numbers that depend only on their purpose, not on batch or rank."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ def bits_of(*words: int) -> int:
     """Hash integers, such as seed, image index and purpose, to 64 random bits.
 
     Args:
-        words: integers, at least 0 each.
+        words: non-negative integers.
     """
     # NumPy splits integers into 32-bit words; an array of words is used unchanged.
     whole = np.array(words, np.uint32) if max(words, default=0) < 2**32 else words
@@ -33,7 +33,7 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
     Args:
         image: `[B, ...]`.
-        draw: `torch.rand` or `torch.randn`.
+        draw: sampling function: `torch.rand` or `torch.randn`.
         generators: B generators.
     """
     drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]
@@ -41,10 +41,10 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
 
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """Return a function that samples standard normal numbers like a tensor (shape, dtype, device), real or complex.
+    """Return a function that samples standard normal numbers, real or complex, in a tensor's shape, dtype and device.
 
     Args:
-        generator: random number generator, on any device; None means torch's default one of the tensor's device.
+        generator: random number generator, on any device; None means torch's default generator of the tensor's device.
     """
 
     def draw(like: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Random numbers of a training step that are the same for any number of ranks.
 
-Each rank samples the numbers of the whole global batch, from generators seeded alike, and keeps the rows of its own
-samples, following the sharding of `GlobalBatches`. The noise of a sample is thus a function of (seed, stage, epoch,
-batch, position in the batch). A single rank uses torch's own generators, like any code.
+All ranks seed their generators alike, sample numbers for the whole global batch, and keep the rows of their own
+samples, as sharded by `GlobalBatches`. The noise of a sample thus depends only on (seed, stage, epoch, batch, position
+in the batch). A single rank uses torch's own generators, as usual.
 
-Since the batch size is global, a rank samples as much as a single one would, and holds the numbers of the whole batch
-for a moment. A counter per sample (`sample_uniform`) would sample only the rank's own rows, but costs some twenty
-integer operations per number and gives other numbers than torch: on a CPU, sampling for a whole batch of 128 CIFAR-10
-images takes 1.1 ms, and for half of it by counters 8 ms.
+The batch size is global, so each rank samples as many numbers as a single-rank run, and briefly holds them all. A
+counter per sample (`sample_uniform`) would sample only the rank's own rows, but costs some twenty integer operations
+per number and gives other numbers than torch. On a CPU, torch samples numbers for a batch of 128 CIFAR-10 images in 1.1
+ms; counters take 8 ms for half the batch.
 
 Randomness inside a network, such as dropout and stochastic depth, comes from torch's own generators, which differ
-between ranks: it has the same distribution for any number of ranks, but not the same values.
+between ranks: the number of ranks changes its values, but not its distribution.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -68,13 +68,13 @@ def sample_rows(
 ) -> Tensor:
     """Sample random numbers for the global batch, and return the rows of this rank's samples.
 
-    If the rows are not those of the batch, once or several times over, each rank samples independently.
+    If the number of rows is no multiple of this rank's number of samples, each rank samples independently.
 
     Args:
-        draw: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
+        draw: sampling function: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
         shape: shape of this rank's numbers.
         device: device to sample on.
-        rows: dimension that counts samples; it may contain the batch several times in succession.
+        rows: dimension of the samples, which may repeat the batch several times in succession.
         options: further arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)
@@ -91,15 +91,15 @@ def sample_rows(
 
 
 def sample_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-    """Sample numbers of a tensor's shape, dtype and device; its first dimension counts samples, see `sample_rows`."""
+    """Call `sample_rows` with the shape, dtype and device of a tensor whose first dimension counts samples."""
     return sample_rows(draw, like.shape, like.device, dtype=like.dtype)
 
 
 def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
-    """Sample numbers that belong to no sample, the same on all ranks.
+    """Sample numbers that are the same on all ranks and belong to no particular sample.
 
     Args:
-        draw: samples from a generator, or from torch's own for None.
+        draw: function that samples from a generator; None means torch's own generator.
         device: device of the generator.
     """
     return draw(None if _batch is None else _batch.generator(device))

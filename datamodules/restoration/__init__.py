@@ -1,1 +1,1 @@
-"""Image restoration: noisy images with or without clean ones, whole or in patches."""
+"""Image restoration: noisy images, with or without clean images, whole or in patches."""

@@ -1,4 +1,4 @@
-"""AID aerial images, for training and testing super-resolution."""
+"""AID, a dataset of aerial images, for training and testing super-resolution."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def selection() -> dict[str, list[str]]:
 class AID(PairSet):
     """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, centre-cropped to 512 x 512 pixels.
 
-    100 images of each kind are for training and 30 for testing (AID900), as listed in `aid.yaml` beside this file. The
-    authors' random selection is unpublished; this one was sampled once.
+    Per kind, 100 images are for training and 30 for testing (AID900), as listed in `aid.yaml` beside this file. The
+    authors' random selection is unpublished; the listed selection was sampled once.
 
     Args:
         data_dir: folder that contains `AID`; None means the NOISEWORKS_DATA directory.

@@ -7,7 +7,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """One black image, repeated `data.patches_per_image` times per epoch; it defines epoch length and image size.
+    """One black image, repeated `data.patches_per_image` times per epoch, which defines epoch length and image size.
 
     Args:
         image_size: height and width, in pixels.

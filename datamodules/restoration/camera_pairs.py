@@ -1,4 +1,4 @@
-"""Real noise of cameras and microscopes, with and without ground truth."""
+"""Datasets with real noise of cameras and microscopes, with and without ground truth."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class RealPairs(PairSet):
-    """Pairs of `<name>_real.<suffix>`, noisy, and `<name>_mean.<suffix>`, the mean of many shots; use CC or PolyU.
+    """Base of CC and PolyU: pairs of a noisy `<name>_real.<suffix>` and `<name>_mean.<suffix>`, the mean of many shots.
 
     Args:
-        data_dir: folder that contains the set's folder; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the dataset's folder; None means the NOISEWORKS_DATA directory.
     """
 
     channels = 3
@@ -43,7 +43,7 @@ class RealPairs(PairSet):
 
 
 def read_pairs(folder: Path, pairs: list[tuple[str, str]], names: list[str], channels: int = 3) -> Images:
-    """Read pairs from a folder, given the noisy and the clean file of each."""
+    """Read image pairs from a folder, given the noisy and the clean file of each pair."""
     noisy, clean = (read_images(folder, files, channels) for files in zip(*pairs, strict=True))
     return Images(names, clean, noisy)
 
@@ -66,13 +66,13 @@ class SIDD(PairSet):
     """Pairs from five phones (Abdelhamed et al., CVPR 2018): trained on SIDD-Medium, tested on the validation blocks.
 
     Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, into
-    memory: 15 GB, or 30 GB with ground truth. Validation and test images are the validation blocks of 256 x 256 pixels,
-    from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or from images in `SIDD_Val/noisy` and
-    `SIDD_Val/GT`, all 1,280 or some of them.
+    memory, which takes 15 GB, or 30 GB with ground truth. Validation and test images are the 1,280 validation blocks of
+    256 x 256 pixels. They are read from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat`, or, all or
+    some, from images in `SIDD_Val/noisy` and `SIDD_Val/GT`.
 
     Args:
-        data_dir: folder that contains these; None means the NOISEWORKS_DATA directory.
-        ground_truth: whether to read the clean training images as well; unsupervised methods do not need them.
+        data_dir: folder that contains these folders and files; None means the NOISEWORKS_DATA directory.
+        ground_truth: whether to read the clean training images too, which unsupervised methods do not need.
     """
 
     channels = 3
@@ -130,12 +130,12 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Name blocks by photograph and number, both counted from 0: `0_0` ... `39_31`."""
+    """Name blocks by the numbers of photograph and block, both counted from 0: `0_0` ... `39_31`."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
 class SIDDBenchmark(PairSet):
-    """The 1,280 noisy blocks of SIDD's benchmark, `BenchmarkNoisyBlocksSrgb.mat`; only its server has ground truth.
+    """The 1,280 noisy blocks of SIDD's benchmark, `BenchmarkNoisyBlocksSrgb.mat`; only the server has ground truth.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
@@ -156,12 +156,12 @@ class SIDDBenchmark(PairSet):
 
 
 class DND(PairSet):
-    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels; only its server has ground truth.
+    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels; only the server has ground truth.
 
-    Crops are cut from the set's own files, `DND/images_srgb/0001.mat` to `0050.mat`, at the boxes in `DND/info.mat`,
-    with `h5py`, as float32, 3 GB of memory. Alternatively they are read as images cut by other tools, in
-    `DND/png_srgb`. The set's folder may also be `DND/dnd_2017`. Crops are named by photograph and number, both counted
-    from 1: `0001_01` ... `0050_20`.
+    Crops are cut with `h5py` from `DND/images_srgb/0001.mat` to `0050.mat`, at the boxes in `DND/info.mat`; as float32
+    they take 3 GB of memory. Alternatively, crops that other tools have cut are read as images from `DND/png_srgb`. All
+    files may instead be in `DND/dnd_2017`. Crops are named by the numbers of photograph and crop, both counted from 1:
+    `0001_01` ... `0050_20`.
 
     Args:
         data_dir: folder that contains `DND`; None means the NOISEWORKS_DATA directory.
@@ -207,13 +207,13 @@ class DND(PairSet):
 class FMD(PairSet):
     """Fluorescence microscopy, grey, 512 x 512 pixels (Zhang et al., CVPR 2019).
 
-    Test images are `FMD/test_mix/raw`, with ground truth of the same names in `FMD/test_mix/gt`. Training images are
-    the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th; their ground truth is
-    `gt/<field of view>/avg50.png`.
+    Test images are in `FMD/test_mix/raw`, and their ground truth has the same file names in `FMD/test_mix/gt`. Training
+    images are the captures `FMD/<type>/raw/<field of view>/*.png` of all fields of view except the 19th; their ground
+    truth is `gt/<field of view>/avg50.png`.
 
     Args:
         data_dir: folder that contains `FMD`; None means the NOISEWORKS_DATA directory.
-        captures: train on the first `captures` noisy captures (in name order) per field of view, at most 50.
+        captures: number of noisy captures per field of view to train on, the first in name order; at most 50.
     """
 
     channels = 1

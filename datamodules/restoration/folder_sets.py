@@ -1,4 +1,4 @@
-"""Datasets that are folders of images: your own clean images, noisy images or pairs, and published ones."""
+"""Datasets in folders of images: your own clean images, noisy images or pairs, and published datasets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
-    """Read images of a folder, `[C, H, W]` each, of any sizes.
+    """Read the images of a folder, arrays `[C, H, W]` of any sizes.
 
     Raises:
-        UnreadableImage: if a file cannot be read; the message names the first one.
+        UnreadableImage: if a file cannot be read; the message names the first such file.
     """
     return [read_pixels(folder / name, channels, data_range) for name in names]
 
@@ -30,10 +30,10 @@ def image_files(folder: Path, what: str) -> list[str]:
 
     Args:
         folder: the folder.
-        what: the argument or dataset, for messages.
+        what: name of the argument or dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no image.
+        FileNotFoundError: if the folder does not exist or has no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with images")
@@ -43,19 +43,19 @@ def image_files(folder: Path, what: str) -> list[str]:
 
 
 class PairFolders(PairSet):
-    """Your own images: noisy, clean, or both in two folders with equal names.
+    """Your own images: noisy, clean, or both in two folders with equal file names.
 
-    Clean images alone get noise from `data.noise`. Noisy images alone suit methods without clean targets.
+    Without noisy images, `data.noise` corrupts the clean images; noisy images alone suit methods without clean targets.
 
     Args:
         clean_dir: folder of clean images, including subfolders.
         noisy_dir: folder of noisy images.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
         data_range: stored value of white; required for 16-bit images, 255 for 8-bit images.
 
     Raises:
-        ValueError: if neither folder is given, or their names or sizes do not match.
-        FileNotFoundError: if a folder does not exist or holds no image.
+        ValueError: if neither folder is given, or file names or image sizes do not match.
+        FileNotFoundError: if a folder does not exist or has no image.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PairFolders(PairSet):
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Downsample an image `[C, H, W]` until its short side is `size`, and crop its centre.
+    """Downsample an image `[C, H, W]` to the short side `size`, and crop the centre square.
 
     As in guided diffusion (Dhariwal and Nichol 2021): halve by block averages while the short side is at least twice
     the size, then resize bicubically.
@@ -107,11 +107,11 @@ class CentreCrops(PairSet):
     Args:
         clean_dir: folder of the images.
         image_size: height and width of an image, in pixels.
-        listing: text file with an image name at the start of each line; only these are read, in this order.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        listing: text file with an image name at the start of each line; only the listed images are read, in this order.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
-        FileNotFoundError: if the folder or the listing does not exist, or the folder holds no image.
+        FileNotFoundError: if the folder or the listing does not exist, or the folder has no image.
         ValueError: if a file is damaged or missing.
     """
 
@@ -134,18 +134,18 @@ class CentreCrops(PairSet):
 
 
 class ScaledFolders(PairSet):
-    """Your own pairs of large and small images with equal names, or large images to be downsampled.
+    """Your own pairs of large and small images with equal file names, or large images to be downsampled.
 
     Args:
         large_dir: folder of large images, including subfolders.
-        small_dir: folder of small images; None for MATLAB's bicubic downsampling.
+        small_dir: folder of small images; None downsamples the large images like MATLAB's bicubic `imresize`.
         factor: ratio of large to small sides.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
-        ValueError: if `factor` is below 2, names do not match, or a small image's sides are not 1 / factor of the large
-            image's.
-        FileNotFoundError: if a folder does not exist or holds no image.
+        ValueError: if `factor` is below 2, file names do not match, or a small image's sides are not those of the large
+            image / factor.
+        FileNotFoundError: if a folder does not exist or has no image.
     """
 
     def __init__(self, large_dir: str, small_dir: str | None = None, factor: int = 4, colour: bool = True) -> None:
@@ -173,12 +173,12 @@ class KnownImages(PairSet):
     """Base of published datasets of clean images.
 
     Args:
-        data_dir: folder of the dataset's folder, or of the images themselves; None for NOISEWORKS_DATA.
-        colour: read images in colour; False for grey, Rec. 601 luma.
+        data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
+        colour: read images in colour; False converts images to grey, Rec. 601 luma.
 
     Raises:
-        FileNotFoundError: if the dataset is missing.
-        ValueError: if the number of images or a size is wrong.
+        FileNotFoundError: if the dataset's images are missing.
+        ValueError: if the number of images or an image size is wrong.
     """
 
     folders: tuple[str, ...]
@@ -224,7 +224,7 @@ class GreyImages(KnownImages):
     """Base of published datasets of clean grey images.
 
     Args:
-        data_dir: folder of the dataset's folder, or of the images themselves; None for NOISEWORKS_DATA.
+        data_dir: folder that contains the dataset's folder, or the images themselves; None means NOISEWORKS_DATA.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:
@@ -253,16 +253,17 @@ class Train400(GreyImages):
 
 
 class CBSD68(KnownImages):
-    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed; in grey, BSD68 up to rounding."""
+    """The 68 Berkeley test images in colour, 321 x 481 pixels or transposed; converted to grey, BSD68."""
 
     folders, count, sizes = ("CBSD68",), 68, ((321, 481), (481, 321))
     source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour; the two versions give different results.
+    """The 24 Kodak images in colour, in one of two versions, which give different results.
 
-    Either the whole photographs, 512 x 768 pixels or transposed, or FFDNet's crops of 500 x 500 pixels.
+    The folder contains either the whole photographs, 512 x 768 pixels or transposed, or FFDNet's crops of 500 x 500
+    pixels.
     """
 
     folders, count, sizes = ("Kodak24", "kodak", "Kodak"), 24, ((500, 500), (512, 768), (768, 512))

@@ -23,34 +23,35 @@ SECOND = 1500
 
 
 class ImagePairs(WholeImageSets):
-    """Batches of noisy images, with the clean ones where known (`datamodules.batches.ImagePairBatch`).
+    """Batches of noisy images, and clean images where known (`datamodules.batches.ImagePairBatch`).
 
     Training batches are random patches of images in memory, cropped, flipped and corrupted on the device. Images larger
-    than a quarter of the GPU's memory stay on the host and are cropped there. Patches are a function of (seed, epoch,
-    index), for any number of ranks. Validation, test and prediction batches are whole images of one size. Their noise
-    is sampled from the same fixed seed for each image, as in published tables, so every method sees the same images. A
-    level from a range is sampled per image (`SeededImageRNG`).
+    than a quarter of the GPU's memory stay on the host and are cropped there. Patches depend only on (seed, epoch,
+    index), not on the number of ranks. Validation, test and prediction batches are whole images of one size. Their
+    noise is sampled from the same fixed seed for each image, as for published tables, so every method sees the same
+    images. If the noise level has a range, `SeededImageRNG` samples a level per image.
 
     Args:
         training: training dataset; None for methods that only test or predict.
-        test: test dataset, or several by name, each with its own metrics.
+        test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        noise: corrupts the images of datasets that have only clean ones; None for datasets of real pairs.
-        test_noise: corrupts validation and test images, if different from `noise`; None means `noise`.
+        noise: noise model that corrupts datasets with only clean images; None for datasets of real pairs.
+        test_noise: noise model that corrupts validation and test images; None means `noise`.
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
         augmentation: randomly flip and transpose training patches, in 8 ways with equal probability.
-        fixed_noise: sample the noise of each training image once and keep the noisy images in memory, as float32.
-            Otherwise each patch has fresh noise.
-        second_noisy: add a second noisy image with independent noise to each training patch, as Noise2Noise needs.
+        fixed_noise: sample the noise of each training image once and keep the noisy images in memory, as float32; False
+            samples new noise for each patch.
+        second_noisy: give each training patch a second noisy version with independent noise, as Noise2Noise needs.
         evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
             rank gets at least one image. All images of a batch have the same size.
         predict_dir: folder of noisy images to predict; None means the test images.
-        data_range: stored value of white in `predict_dir`, required for 16-bit images; it is 255 for 8-bit images.
-        predict_ratio: factor by which raw images in `predict_dir` are brightened, as if by a longer exposure.
-        num_workers: DataLoader workers for test images; images in memory need none.
-        seed: seed of order, patches, augmentation and training noise; None means the value of `seed_everything`.
+        data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
+        predict_ratio: factor that brightens raw images in `predict_dir` like a longer exposure.
+        num_workers: DataLoader workers for test images; images in memory need no workers.
+        seed: seed of the batch order, patches, augmentation and training noise; None means the value of
+            `seed_everything`.
     """
 
     def __init__(
@@ -131,9 +132,9 @@ class ImagePairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
-        """Reject synthetic noise for images with real noise, and missing noise for clean images."""
+        """Reject synthetic noise for images with real noise, and clean images without a noise model."""
         if images.noisy is not None and self.noise is not None:
-            raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
+            raise ValueError(f"{name} has real noisy images: leave data.noise out")
         if images.noisy is None and self.noise is None:
             raise ValueError(f"{name} has only clean images: set data.noise")
 
@@ -193,7 +194,7 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Patches:
-    """Training images, from which patches are cropped on the device.
+    """Training images; patches are cropped on the device.
 
     Args:
         images: the images.
@@ -223,7 +224,7 @@ class Patches:
         self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
 
     def keep_noise(self, noise: ImageNoise) -> None:
-        """Corrupt every image once, as a function of (seed, position of the image)."""
+        """Corrupt every image once, with noise that depends only on (seed, position of the image)."""
         noisy = []
         for position in range(self.count):
             clean = self.stores["clean"].image(position)[None].float() / self.data_range
@@ -248,7 +249,7 @@ class Patches:
         return sum(store.values.nbytes for store in self.stores.values())
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
-        """Crop the patches of some samples, with stored values, on the device of `index`."""
+        """Crop patches for the given samples, on the device of `index`; pixel values stay as stored."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
@@ -260,16 +261,16 @@ class Patches:
 
 
 def room(device: torch.device) -> float:
-    """Return how many bytes of images may be kept on a device: a quarter of a GPU's memory."""
+    """Return how many bytes of images a device may store: a quarter of a GPU's memory."""
     return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:
-    """Whole images; clean ones are corrupted as is usual for published denoising tables.
+    """Whole images; clean images are corrupted as is usual for published denoising tables.
 
     Args:
         images: the images.
-        noise: corrupts clean images.
+        noise: noise model that corrupts clean images.
     """
 
     in_memory = True

@@ -1,4 +1,4 @@
-"""Interface of datasets of images to restore, wrappers that make datasets from others, and random patches."""
+"""Interface of datasets of images to restore, wrappers of such datasets, and random patches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,15 +23,14 @@ class Images:
 
     Args:
         names: image names without suffix, `[N]`.
-        clean: ground truth, N arrays `[C, H, W]`; None if there is none.
-        noisy: noisy images of the same sizes, or images smaller by the factor `scale`; None if synthetic noise is added
-            later.
+        clean: ground truth, N arrays `[C, H, W]`; None without ground truth.
+        noisy: noisy images, of the same sizes or smaller by the factor `scale`; None if synthetic noise is added later.
         data_range: stored value that corresponds to 1; 1 for floating-point images.
         scale: clean pixels per noisy pixel, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a noisy image does not match its clean one in size; the message names the
-            image.
+        ValueError: if there is no image, or a noisy image and its clean image do not match in size; the message names
+            the image.
     """
 
     names: Sequence[str]
@@ -42,7 +41,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if not self.stored:
-            raise ValueError("a set of images is empty")
+            raise ValueError("a dataset has no images")
         for name, clean, noisy in zip(self.names, self.clean or self.stored, self.noisy or self.stored, strict=True):
             scale = 1 if self.noisy is None or self.clean is None else self.scale
             if clean.shape != (noisy.shape[0], noisy.shape[1] * scale, noisy.shape[2] * scale):
@@ -53,12 +52,12 @@ class Images:
 
     @property
     def stored(self) -> Sequence[Pixels]:
-        """The clean images, or the noisy ones if there are no clean ones."""
+        """The clean images, or the noisy images if there are no clean images."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
 class PairSet(ABC):
-    """A dataset of images to restore: a plain object that reads its splits, independent of batching."""
+    """A dataset of images to restore, which only reads its splits, without batching."""
 
     channels: int
     """Channels of an image: 1 for grey, 3 for colour, 4 for packed raw images."""
@@ -76,7 +75,7 @@ class PairSet(ABC):
 
 
 class PatchStore:
-    """Images of any sizes in one block of memory, from which square patches are cropped for a whole batch at once.
+    """Images of any sizes in one block of memory; square patches are cropped for a whole batch at once.
 
     Args:
         images: N arrays `[C, H, W]` of one dtype.
@@ -96,7 +95,7 @@ class PatchStore:
         return self.values[start : start + self.channels * height * width].view(self.channels, height, width)
 
     def to(self, device: torch.device) -> Self:
-        """Move the images to a device, and return the store itself."""
+        """Move the images to a device, and return this object."""
         if self.values.device != device:
             for name in ("values", "height", "width", "start"):
                 setattr(self, name, getattr(self, name).to(device))
@@ -106,10 +105,10 @@ class PatchStore:
         """Crop one square from each of the given images.
 
         Args:
-            image: `[B]`, int64: positions of the images.
-            uniform: `[B, 2]` in [0, 1): row and column of each square, mapped uniformly to all positions.
-            size: side of a square in pixels, at most that of the images.
-            grid: squares start at rows and columns that are multiples of this.
+            image: positions of the images, `[B]`, int64.
+            uniform: `[B, 2]` in [0, 1), mapped uniformly to all possible rows and columns of each square.
+            size: height and width of a square in pixels, at most those of the images.
+            grid: squares start at rows and columns that are multiples of `grid`.
 
         Returns:
             `[B, C, size, size]`, of the images' dtype.
@@ -129,7 +128,7 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels, which either all have clean images or all have noisy ones.
+        sets: datasets with the same number of channels; all must have clean images, or all must have noisy images.
 
     Raises:
         ValueError: if there is no dataset, or datasets differ in channels, kinds of images or white level.
@@ -137,9 +136,9 @@ class Together(PairSet):
 
     def __init__(self, sets: list[PairSet]) -> None:
         if len(channels := {one.channels for one in sets}) != 1:
-            raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
+            raise ValueError(f"Together needs datasets with the same number of channels, got {sorted(channels)}")
         if len(scales := {one.scale for one in sets}) != 1:
-            raise ValueError(f"Together needs sets with the same downsampling factor, got {sorted(scales)}")
+            raise ValueError(f"Together needs datasets with the same downsampling factor, got {sorted(scales)}")
         self.sets = sets
         (self.channels,) = channels
         (self.scale,) = scales
@@ -148,7 +147,9 @@ class Together(PairSet):
         parts = [one.images(split) for one in self.sets]
         names = [name for part in parts for name in part.names]
         if len(data_range := {part.data_range for part in parts}) > 1:
-            raise ValueError(f"the sets store white as {' and '.join(map(str, sorted(data_range)))}; they must agree")
+            raise ValueError(
+                f"data_range must be equal for all datasets, got {' and '.join(map(str, sorted(data_range)))}"
+            )
 
         def joined(kind: str) -> list[np.ndarray] | None:
             lists = [getattr(part, kind) for part in parts]
@@ -156,14 +157,14 @@ class Together(PairSet):
 
         clean, noisy = joined("clean"), joined("noisy")
         if clean is None and noisy is None:
-            raise ValueError("some of the sets have only clean images, and others only noisy ones")
+            raise ValueError("some datasets have only clean images, and others only noisy images")
         if noisy is None and any(part.noisy is not None for part in parts):
-            raise ValueError("some of the sets have noisy images, and others none")
+            raise ValueError("some datasets have noisy images, and others have none")
         return Images(names, clean, noisy, data_range.pop(), self.scale)
 
 
 class ItsTestImages(PairSet):
-    """A dataset's test images for all splits, for methods that train on the noisy test images.
+    """Uses a dataset's test images for all splits, for methods that train on the noisy test images.
 
     Args:
         images: the dataset.
@@ -183,11 +184,12 @@ class Crops(PairSet):
 
     Args:
         images: the dataset.
-        crop_size: side of the squares, in pixels.
+        crop_size: height and width of the square crops, in pixels.
         count: number of images.
 
     Raises:
-        ValueError: if an argument is below 1, the dataset has fewer images, or an image is smaller than a crop.
+        ValueError: if an argument is below 1, the dataset has fewer than `count` images, or an image is smaller than a
+            crop.
     """
 
     def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
@@ -225,7 +227,7 @@ class ClassifiedImages(PairSet):
     """Images of a classification dataset, without labels; validation uses the test images.
 
     Args:
-        images: the dataset, such as `Digits` or `CIFAR10`; it is read into memory.
+        images: dataset such as `Digits` or `CIFAR10`, which is read into memory.
     """
 
     def __init__(self, images: ImageSet) -> None:

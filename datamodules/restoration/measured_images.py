@@ -22,17 +22,16 @@ NOISE_SEED = 0
 
 
 class MeasuredImages(ImagePairs):
-    """Batches of measurements y = H x + noise, with the clean images where known (`MeasuredImageBatch`).
+    """Batches of measurements y = H x + noise, and clean images x where known (`MeasuredImageBatch`).
 
-    Each image's mask and noise are a function of a fixed seed and its position. Training batches are clean patches, for
-    training an unconditional image model.
+    Each image's mask and noise depend only on a fixed seed and the image's position. Training batches are clean
+    patches, for training an unconditional image model.
 
     Args:
-        operator: H, an operator on images in [-1, 1].
-        test: dataset of clean images to measure, or several by name, each with its own metrics.
-        training: dataset to train an image model on; None for a pretrained one.
-        sigma: standard deviation of the measurement noise in units of images in [0, 1]; in units of [-1, 1] it is twice
-            as large.
+        operator: measurement operator H on images in [-1, 1].
+        test: dataset of clean images to measure, or several datasets by name, each with its own metrics.
+        training: dataset to train an image model on; None for a pretrained model.
+        sigma: standard deviation of the measurement noise for images in [0, 1]; twice as large for images in [-1, 1].
         batch_size: global training batch size in patches, over all ranks.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches per training image and epoch.
@@ -40,9 +39,9 @@ class MeasuredImages(ImagePairs):
         evaluation_batch_size: maximum number of images in a test or prediction batch over all ranks; each rank gets at
             least one image. All images of a batch have the same size.
         predict_dir: folder of measurements to predict from, such as low-resolution images; None means the test images.
-        data_range: stored value of white in `predict_dir`, required for 16-bit images; it is 255 for 8-bit images.
-        num_workers: DataLoader workers for test images; images in memory need none.
-        seed: seed of order, patches and augmentation; None means the value of `seed_everything`.
+        data_range: stored value of white in `predict_dir`; required for 16-bit images, 255 for 8-bit images.
+        num_workers: DataLoader workers for test images; images in memory need no workers.
+        seed: seed of the batch order, patches and augmentation; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class MeasuredImages(ImagePairs):
 
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
-    """Return a measurement, and its pseudo-inverse in the units of images in [0, 1], both float32."""
+    """Return a measurement, and its pseudo-inverse as an image in [0, 1] units, both float32."""
     return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
 
 
@@ -108,9 +107,9 @@ class MeasuredTestImages(WholeImages):
     """Whole clean images, measured through an operator.
 
     Args:
-        images: the images, all with clean ones.
+        images: images of one split, with clean images.
         operator: H.
-        sigma: standard deviation of the noise in units of images in [0, 1].
+        sigma: standard deviation of the noise for images in [0, 1].
     """
 
     def __init__(self, images: Images, operator: Operator, sigma: float) -> None:
@@ -135,7 +134,7 @@ class MeasuredFolder(NoisyFolder):
     Args:
         operator: H.
         folder: folder of measurements.
-        channels: channels to read measurements with, 1 or 3; None leaves them unchanged.
+        channels: number of channels to read measurements with, 1 or 3; None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
     """
 

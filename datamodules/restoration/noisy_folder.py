@@ -1,4 +1,4 @@
-"""The user's own folder of noisy images, without clean ones."""
+"""The user's own folder of noisy images, without clean images."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,18 +17,18 @@ from datamodules.loading.global_batches import Request
 class NoisyFolder:
     """Images of a folder and its subfolders, decoded on access.
 
-    All files are decoded once at the start, to find damaged ones; this is cheap compared with restoring them. Damaged
-    files are skipped, and `unreadable` lists them with reasons.
+    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Damaged
+    files are skipped and listed in `unreadable` with the reasons.
 
     Args:
         folder: folder of images.
-        channels: channels to read images with, 1 or 3; grey images are repeated to three channels. Colour is never
-            discarded: with 1, a colour image counts as unreadable. None leaves channels unchanged.
+        channels: number of channels to read images with, 1 or 3; with 3, grey images are repeated to three channels,
+            and with 1, colour images count as unreadable. None leaves channels unchanged.
         data_range: stored value of white, required for 16-bit images.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no image.
-        ValueError: if two images differ only in the suffix of their names, or none can be read.
+        FileNotFoundError: if the folder does not exist or has no image.
+        ValueError: if two file names differ only in their suffix, or no image can be read.
     """
 
     suffixes: tuple[str, ...] = SUFFIXES
@@ -92,7 +92,7 @@ class RawFolder(NoisyFolder):
 
     Args:
         folder: folder of raw images.
-        ratio: factor by which images are brightened, as if by a longer exposure.
+        ratio: factor that brightens images like a longer exposure.
     """
 
     suffixes = RAW_SUFFIXES

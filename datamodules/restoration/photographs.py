@@ -18,7 +18,7 @@ NAMES = [
 
 @functools.cache
 def bundled_photograph(name: str) -> np.ndarray:
-    """Decode a photograph, cached per process; callers must not modify it."""
+    """Decode a photograph, cached per process; callers must not modify the array."""
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
@@ -31,12 +31,12 @@ def bundled_photograph(name: str) -> np.ndarray:
 class Photographs(PairSet):
     """Photographs bundled with scikit-image and scikit-learn: by default ten for training and three for testing.
 
-    No download. Validation and test images are the same, since there are few.
+    No download. Validation and test images are the same, since there are few photographs.
 
     Args:
         image_size: height and width of the largest centre square after resizing, in pixels.
         colour: keep colours; grey photographs are repeated to three channels.
-        tested: names of the photographs for validation and testing; all others are for training.
+        tested: names of the photographs for validation and testing; all other photographs are for training.
     """
 
     def __init__(self, image_size: int = 256, colour: bool = False, tested: Sequence[str] = TESTED) -> None:

@@ -17,19 +17,19 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 
 
 def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a pair, packed, in [0, 1]; the brightened short exposure may exceed 1.
+    """Read a pair of packed raw images in [0, 1]; the brightened short exposure may exceed 1.
 
     Args:
         short: file of the short exposure.
         long: file of the long exposure.
-        ratio: exposure ratio, long to short.
-        crop: side of the centre crop, in packed pixels; None means no crop.
+        ratio: ratio of long to short exposure time.
+        crop: height and width of the centre crop, in packed pixels; None means no crop.
 
     Returns:
         Noisy and clean image, `[4, H, W]`, float32.
 
     Raises:
-        ValueError: if the two differ in size.
+        ValueError: if the two images differ in size.
     """
     noisy, clean = ((raw := read_raw(path)).packed().astype(np.float32) / (raw.white - raw.black)
                     for path in (short, long))  # fmt: skip
@@ -44,18 +44,18 @@ def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[
 class SID(PairSet):
     """See-in-the-dark, Sony: trained on long exposures only, tested on short ones (Chen et al., CVPR 2018).
 
-    The layout is the authors': `SID/Sony/short` and `SID/Sony/long` with `<number>_00_<seconds>s.ARW`, and
-    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with one short and one long file per line.
-    `rawpy` reads the `.ARW` files; each may be replaced by a `.npz` file with `bayer`, `black`, `white` and `pattern`.
+    The layout is the authors': images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and `SID/Sony/long`.
+    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` name one short and one long file per line.
+    `rawpy` reads the `.ARW` files; a `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any of them.
 
-    The training images are all long exposures of the list, uncropped, once per epoch; they take 4 GB of memory.
-    Patches are cropped at any position, unlike ELD, which cuts them once along a grid. Test images are brightened by
+    The training images are all listed long exposures, uncropped; an epoch uses each once, and they take 4 GB of memory.
+    Patches are cropped at any position, whereas ELD's patches are cut once along a grid. Test images are brightened by
     the exposure ratio, at most 300.
 
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
-        ratio: test only on pairs with exposure ratio 100, 250 or 300; None means all.
-        crop: side of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
+        ratio: test only on pairs with this exposure ratio, 100, 250 or 300; None means all pairs.
+        crop: height and width of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
     """
 
     channels = 4
@@ -99,7 +99,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
     """Read the names of short and long exposures, without suffixes, from a list of SID.
 
     Raises:
-        ValueError: if a line has fewer than two names (names the line), or the list is empty.
+        ValueError: if the list is empty, or a line has fewer than two names; the message names the line.
     """
     pairs = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -114,7 +114,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Return the exposure ratio given by two of SID's file names, at most 300.
+    """Return the exposure ratio, at most 300, that two of SID's file names give.
 
     Raises:
         ValueError: if a name has no exposure time; the message names the file.
@@ -132,15 +132,15 @@ def light_ratio(short: str, long: str) -> float:
 class ELDPairs(PairSet):
     """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
 
-    The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images read by `rawpy` or as
-    `.npz`, see `SID`. Of the 16 images, numbers 1, 6, 11 and 16 are references at ISO 100. The images between them have
-    ISO 800, 1600 and 3200, each with the light reduced by 1, 10, 100 and 200. The ratio is this nominal factor; the
-    authors' code computes it from the exposures in the files.
+    The layout is the authors': `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for `rawpy`, or `.npz`
+    files, see `SID`. Of the 16 images, numbers 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
+    800, 1600 and 3200, each with the light reduced by 1, 10, 100 and 200. This nominal factor is used as the exposure
+    ratio; the authors' code computes the ratio from the exposures in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.
         camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
-        factor: light reduction: 1, 10, 100 or 200.
+        factor: factor of the light reduction: 1, 10, 100 or 200.
     """
 
     channels = 4

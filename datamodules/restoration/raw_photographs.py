@@ -15,11 +15,12 @@ CHANNELS = (0, 1, 2, 1)
 class RawPhotographs(PairSet):
     """`Photographs` converted back to raw images: linear, with a sensor's colour imbalance, in a Bayer pattern.
 
-    They only resemble raw images: their noise and processing are those of photographs. White is 1 in each channel.
+    These images only resemble raw images: their noise and processing are those of photographs. White is 1 in each
+    channel.
 
     Args:
         image_size: height and width of the sensor in pixels; packed images are half as large.
-        white_balance: gains, at least 1, that would make red and blue as bright as green.
+        white_balance: gains of red and blue, at least 1, that would make both as bright as green.
     """
 
     channels = 4
@@ -27,7 +28,7 @@ class RawPhotographs(PairSet):
     def __init__(self, image_size: int = 512, white_balance: tuple[float, float] = (2.0, 1.5)) -> None:
         positive(red=white_balance[0], blue=white_balance[1])
         if image_size % 2:
-            raise ValueError(f"image_size must be even, two pixels per Bayer cell, got {image_size}")
+            raise ValueError(f"image_size must be even, since Bayer cells have two pixels per side, got {image_size}")
         self.image_size = image_size
         self.white_balance = white_balance
 

@@ -13,10 +13,10 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Downsample an image as MATLAB's `imresize` does: antialiased bicubic kernel, mirrored borders.
+    """Downsample an image like MATLAB's `imresize`, with an antialiased bicubic kernel and mirrored borders.
 
     Args:
-        image: `[C, H, W]`, integers; height and width are multiples of the factor.
+        image: image `[C, H, W]`, integers; height and width are multiples of the factor.
         factor: image pixels per downsampled pixel, along each axis.
 
     Returns:
@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Pair images with downsampled ones; rows and columns beyond multiples of the factor are cropped."""
+    """Pair images with downsampled versions; rows and columns beyond multiples of the factor are cropped."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]

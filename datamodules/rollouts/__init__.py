@@ -1,1 +1,1 @@
-"""States visited by a policy in a simulated environment, with an expert's actions in them."""
+"""States visited by a policy in a simulated environment, with an expert's actions in these states."""

@@ -15,7 +15,7 @@ Numbers = NDArray[np.float64]
 
 
 class Expert(ABC):
-    """An expert policy; a plain object that is given the environment once."""
+    """Interface of expert policies, which receive the environment once."""
 
     @abstractmethod
     def meet(self, environment: Any) -> None:
@@ -23,27 +23,29 @@ class Expert(ABC):
 
     @abstractmethod
     def actions(self, states: Numbers) -> Numbers:
-        """Return the actions `[E, A]` in states `[E, S]`, in the environment's units; with two discrete actions one
-        number, positive for the second."""
+        """Return actions `[E, A]` for states `[E, S]`, in the environment's units.
+
+        Two discrete actions are one number, positive for the second action.
+        """
 
 
 class CartPoleLQR(Expert):
-    """Balance CartPole with the linear-quadratic regulator of its linearized dynamics, with unit costs.
+    """Balance CartPole with the linear-quadratic regulator of the linearized dynamics, with unit costs.
 
-    The action is the force divided by its maximum, clipped to [-1, 1]: -K s with
+    The action is the force divided by the maximum force, clipped to [-1, 1]: -K s with
 
         K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
 
-    where s' = A s + B u is the environment's own step, linearized at rest.
+    where s' = A s + B u is the environment's step, linearized at rest.
     """
 
     gain: Numbers
 
     def meet(self, environment: Any) -> None:
-        """Linearize an environment and solve for K.
+        """Linearize an environment and solve for the feedback gain K.
 
         Raises:
-            ValueError: if it is not CartPole.
+            ValueError: if the environment is not CartPole.
         """
         from scipy.linalg import solve_discrete_are
 
@@ -65,13 +67,13 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Act by the mean of a soft actor-critic policy, from a weights file.
+    """Act by the mean of a soft actor-critic policy, whose weights are read from a file.
 
     The file contains a dictionary of tensors saved by `torch.save`, with an MLP's `linear1`, `linear2` and
-    `mean_linear`; the action is the tanh of its output, scaled to the environment's bounds.
+    `mean_linear`. The action is the tanh of the MLP's output, scaled to the environment's bounds.
 
     Args:
-        file: path in the data directory, such as `sac_actor_Hopper_v2_expert`.
+        file: path of the weights file in the data directory, such as `sac_actor_Hopper_v2_expert`.
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
     """
 

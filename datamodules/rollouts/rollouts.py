@@ -29,7 +29,7 @@ class RolloutSet:
     Sample j of a round is step j // E of environment j % E. All environments are reset at the start of a round.
 
     Args:
-        data: the DataModule, which runs the simulation.
+        data: DataModule that runs the simulation.
         samples: number of samples in all rounds.
         round_size: samples per round.
         purpose: part of the environments' seeds.
@@ -61,21 +61,21 @@ class RolloutSet:
 class Rollouts(SeededBatches):
     """Batches of states with an expert's actions (`datamodules.batches.TableBatch`), from a simulated environment.
 
-    The module's `forward` is the policy: it maps states `[E, S]` to actions `[E, A]` in the environment's units, which
-    are clipped to its bounds; in an environment with two actions it returns one number, whose sign selects the action.
-    Rounds are a function of the seed and the policy, and environments are reset before each.
+    The module's `forward` is the policy: it maps states `[E, S]` to actions `[E, A]` in the environment's units;
+    actions are clipped to the environment's bounds. For two discrete actions, the policy returns one number whose sign
+    selects the action. A round depends only on the seed and the policy; environments are reset before each round.
 
     Args:
         environment: name in gymnasium, such as `CartPole-v1`.
         expert: policy to imitate.
-        rounds: rounds per epoch, one batch each.
+        rounds: rounds per epoch; each round is one batch.
         samples_per_round: states per round, over all ranks.
         environments: number of environments simulated in parallel, sharded over ranks.
-        expert_share: probability that the expert chooses the action of a step; with 1, all states are visited by the
-            expert.
-        measured_samples: number of states on which training is evaluated; they come from one round with the policy
+        expert_share: probability that the expert, not the policy, chooses the action of a step; with 1, the expert
+            visits all states.
+        measured_samples: number of states on which training is evaluated; all come from one round with the policy
             alone.
-        episodes: episodes played to estimate the mean return.
+        episodes: number of episodes that estimate the mean return.
         seed: seed of the environments; None means the value of `seed_everything`.
     """
 
@@ -108,7 +108,7 @@ class Rollouts(SeededBatches):
         self._environment(0)
 
     def _environment(self, number: int) -> Any:
-        """Return an environment, created at the first request."""
+        """Return an environment, which is created on first use."""
         if not self.made:
             self.expert.meet(self._made())
         if number not in self.made:
@@ -144,7 +144,7 @@ class Rollouts(SeededBatches):
             raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """Return a DataLoader; in place of the training set it loads the states on which training is evaluated."""
+        """Return a DataLoader; for the training set, return a loader of the states on which training is evaluated."""
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Rollouts(SeededBatches):
 
     @torch.no_grad()
     def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the policy's outputs in states."""
+        """Return the policy's outputs for given states."""
         outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
         return outputs.double().cpu().numpy()
 
@@ -172,12 +172,12 @@ class Rollouts(SeededBatches):
 
         Args:
             environments: numbers of the environments.
-            steps: steps per environment; a finished episode is followed by the next.
-            words: integers that seed the environments, together with the run's seed and the environment's number.
+            steps: steps per environment; when an episode ends, the next begins.
+            words: integers that, with the run's seed and the environment's number, seed each environment.
             episode: whether rewards count only until the end of the first episode.
 
         Returns:
-            States `[T, E, S]`, the expert's actions in them `[T, E, A]`, and rewards `[T, E]`.
+            States `[T, E, S]`, the expert's actions in these states `[T, E, A]`, and rewards `[T, E]`.
         """
         made = [self._environment(number) for number in environments]
         seeds = [np.random.SeedSequence([self.seed, *words, number]) for number in environments]

@@ -1,4 +1,4 @@
-"""Corrected training masks, shared between a rank and its DataLoader workers, and saved in the checkpoint."""
+"""Corrected training masks that a rank shares with its DataLoader workers and saves in the checkpoint."""
 
 import zlib
 from pathlib import Path
@@ -12,15 +12,15 @@ LARGEST_IN_MEMORY = 1 << 25
 
 
 class CorrectedMasks:
-    """Corrected masks, uint8, each of its own size.
+    """Corrected masks, uint8, of any sizes.
 
-    Memory is shared with the DataLoader workers, which see a correction when they next fetch the sample. Large sets are
+    DataLoader workers share the memory, and see a correction when they next fetch the sample. Large datasets are
     memory-mapped from a sparse file, which takes disk space only for corrected masks.
 
     Args:
-        size: `[N, 2]`, int64: height and width of each mask.
+        size: height and width of each mask, `[N, 2]`, int64.
         path: memory-mapped file; None means shared memory.
-        writes: whether this rank writes the masks; only one of the ranks that map the same file needs to.
+        writes: whether this rank writes the masks; of the ranks that map the same file, one suffices.
     """
 
     def __init__(self, size: Tensor, path: Path | None = None, writes: bool = True) -> None:
@@ -48,15 +48,15 @@ class CorrectedMasks:
             self._pixels = self._mapped()
 
     def mask(self, sample: int) -> Tensor:
-        """Return the corrected mask of a sample, `[H, W]`; undefined where `changed` is false."""
+        """Return the corrected mask of a sample, `[H, W]`; undefined for samples whose `changed` is false."""
         return self._pixels[self.start[sample] : self.start[sample + 1]].view(*self.size[sample].tolist())
 
     def current(self, index: Tensor, given: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Replace the masks of corrected samples by their corrections.
 
         Args:
-            index: `[B]`, int64: samples.
-            given: masks of these samples before correction, `[H, W]` each, uint8; not modified.
+            index: positions of the samples, `[B]`, int64.
+            given: masks of these samples before correction, `[H, W]` each, uint8; they are not modified.
         """
         changed = self.changed[index]
         if not changed.any():
@@ -72,7 +72,7 @@ class CorrectedMasks:
 
         Args:
             index: `[n]`, int64.
-            label: `[n, H, W]`, uint8; if larger than a sample's mask, its top left part is used.
+            label: corrected masks `[n, H, W]`, uint8; of masks larger than the sample's, the top left part is used.
         """
         if self.writes:
             if self.one_size and len(index):
@@ -93,10 +93,10 @@ class CorrectedMasks:
         return {"index": index, "length": length, "masks": joined}
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Replace all corrections by those of a checkpoint.
+        """Replace all corrections by a checkpoint's corrections.
 
         Raises:
-            ValueError: if they belong to other masks.
+            ValueError: if the checkpoint's corrections belong to other masks.
         """
         self.changed.fill_(False)
         start = 0
@@ -105,8 +105,8 @@ class CorrectedMasks:
             start += length
             if sample >= len(self.size) or len(pixels) != int(self.size[sample].prod()):
                 raise ValueError(
-                    f"the checkpoint's corrected mask of training sample {sample} does not fit the training set: it "
-                    "was made with other images"
+                    f"the checkpoint's corrected mask of training sample {sample} does not fit the training set: "
+                    "the checkpoint belongs to other images"
                 )
             if self.writes:
                 self.mask(sample).flatten().copy_(torch.frombuffer(bytearray(pixels), dtype=torch.uint8))

@@ -38,14 +38,15 @@ def textured_images(mask: Tensor, seed: int) -> Tensor:
 class EllipseImages(MaskSet):
     """Images of one bright ellipse each, unlabelled for training, and unpaired ellipse masks.
 
-    True masks of training images are known, as `clean_label`, for metrics only. Everything is a function of the seed.
+    True masks of training images are known, as `clean_label`, for metrics only. Images and masks depend only on the
+    seed.
 
     Args:
         num_training: number of training images.
         num_validation: number of validation images, with true masks.
         num_test: number of test images, with true masks.
-        shapes: shape distribution of structures and auxiliary masks; it also defines the number of auxiliary masks.
-        shapes: shape distribution of structures and auxiliary masks; it also defines the number of auxiliary masks.
+        shapes: shape distribution of structures and auxiliary masks, and number of auxiliary masks.
+        shapes: shape distribution of structures and auxiliary masks, and number of auxiliary masks.
     """
 
     num_classes = 2
@@ -83,7 +84,7 @@ class EllipseImages(MaskSet):
         return self.shapes
 
     def _drawn(self, split: int, number: int) -> MasksInMemory:
-        """Sample images with their masks; auxiliary masks use another random stream, so they appear in no image."""
+        """Sample images with their masks; auxiliary masks use another random stream, so none appears in an image."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes
         mask = ellipse_masks(uniform, self.image_shape[1], shapes.semi_axis, shapes.ratio, shapes.centre)

@@ -1,4 +1,4 @@
-"""Ellipses as a shape model of a structure, such as optic discs or fetal heads."""
+"""Ellipses as a shape model of structures such as optic discs or fetal heads."""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ def ellipse_masks(
     """Rasterise filled ellipses.
 
     Args:
-        uniform: `[B, 5]` in [0, 1): row and column of the centre, semi-major axis, axis ratio, angle.
+        uniform: uniform numbers `[B, 5]` in [0, 1), mapped to the centre's row and column, semi-major axis, axis ratio
+            and angle.
         size: height and width of the masks, S, in pixels.
         semi_axis: smallest and largest semi-major axis, relative to S.
         ratio: smallest and largest ratio of minor to major axis, in (0, 1].
-        centre: fraction of the image's height and width, around its middle, that contains the centre.
+        centre: fraction of the image's height and width, around the middle, that contains the ellipse's centre.
 
     Returns:
-        `[B, S, S]`, uint8, 1 inside; a pixel is inside if its centre is.
+        Masks `[B, S, S]`, uint8, 1 for pixels whose centre is inside the ellipse.
     """
     row, column, long, round_, angle = uniform.to(torch.float32)[:, :, None, None].unbind(dim=1)
     pixels = (torch.arange(size, device=uniform.device) + 0.5) / size
@@ -40,14 +41,14 @@ def ellipse_masks(
 class Ellipses(AuxiliaryMasks):
     """Auxiliary masks sampled from an elliptical shape model, unpaired with any image.
 
-    The centre is uniform in the middle part of the image given by `centre`, the angle uniform, semi-axis and ratio
-    uniform in ranges that fit the structure.
+    Centre, angle, semi-axis and axis ratio are uniformly distributed: the centre in the middle part of the image given
+    by `centre`, semi-axis and ratio in ranges that fit the structure.
 
     Args:
-        number: number of masks; they are generated on access and take no memory.
+        number: number of masks, which are generated on access and take no memory.
         semi_axis: smallest and largest semi-major axis, relative to the image size.
         ratio: smallest and largest ratio of minor to major axis.
-        centre: fraction of the image's height and width, around its middle, that contains the centre.
+        centre: fraction of the image's height and width, around the middle, that contains the ellipse's centre.
     """
 
     def __init__(

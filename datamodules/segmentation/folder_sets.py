@@ -1,4 +1,4 @@
-"""The user's own folders of images and masks of one structure, annotated or not."""
+"""The user's own folders of images and masks of one structure, with or without annotated images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSour
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read an image, and resize it to a square whatever its aspect ratio.
+    """Read an image, and resize it to a square regardless of its aspect ratio.
 
     Args:
         path: image file; 16-bit grey values are scaled to 8 bits.
-        size: height and width in pixels; resized bilinearly with antialiasing.
+        size: height and width after bilinear resizing with antialiasing, in pixels.
         channels: 1 for grey, 3 for colour.
 
     Returns:
         `[channels, size, size]`, uint8.
 
     Raises:
-        UnreadableImage: if it is damaged; the message names the file.
+        UnreadableImage: if the file is damaged; the message names the file.
     """
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
@@ -50,7 +50,7 @@ def read_mask(path: Path, size: int) -> Tensor:
         `[size, size]`, uint8, 0 and 1.
 
     Raises:
-        UnreadableImage: if it is damaged; the message names the file.
+        UnreadableImage: if the file is damaged; the message names the file.
     """
     with opened_image(path, "a mask") as image:
         values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
@@ -62,10 +62,11 @@ def read_mask(path: Path, size: int) -> Tensor:
 
 
 def required_files(folder: Path, holds: str) -> list[str]:
-    """List the image files of a folder, relative to it and sorted.
+    """List the image files of a folder, as sorted paths relative to the folder.
 
     Raises:
-        FileNotFoundError: if the folder is missing or has no image; the message states what it `holds`.
+        FileNotFoundError: if the folder is missing or has no image; `holds` says in the message what the folder must
+            contain.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
@@ -78,10 +79,10 @@ def required_files(folder: Path, holds: str) -> list[str]:
 
 
 def stems(names: Sequence[str], folder: Path) -> list[str]:
-    """Strip the suffix from file names.
+    """Strip the suffixes from file names.
 
     Raises:
-        ValueError: if two names become equal.
+        ValueError: if two names are equal without suffix.
     """
     plain = [name.rsplit(".", 1)[0] for name in names]
     if len(set(plain)) != len(plain):
@@ -94,7 +95,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
     """Find the mask of each image: the file of the same name with any suffix.
 
     Raises:
-        FileNotFoundError: if an image has no mask; the message names the first one.
+        FileNotFoundError: if an image has no mask; the message names the first such image.
     """
     of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
     plain = stems(names, images)
@@ -107,7 +108,7 @@ def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) ->
 
 
 class ResizedFiles(MaskSource):
-    """Image files, optionally with one mask file each, all resized to squares of one size.
+    """Image files, with or without a mask file for each; images and masks are resized to squares of one size.
 
     Args:
         image: image files, `[N]`.
@@ -176,14 +177,14 @@ class MaskFolders(MaskSet):
         val_images/, val_masks/         validation images, with masks of the same names (optional)
         test_images/, test_masks/       test images, with masks of the same names
 
-    All are resized to squares. In a mask file, pixels above half of its maximum are the structure.
+    All images and masks are resized to squares. Pixels above half of a mask file's maximum are the structure.
 
     Args:
-        data_dir: folder that contains these; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains these folders; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         channels: 1 for grey images, 3 for colour.
-        training_masks: folder of masks with the training images' names, such as pseudo labels written by a run,
-            relative to `data_dir`; None means no labels at first.
+        training_masks: folder, relative to `data_dir`, of masks with the training images' names, such as a run's pseudo
+            labels; None means no labels at first.
     """
 
     num_classes = 2

@@ -1,4 +1,4 @@
-"""DataModule for images with one label per pixel: mask noise, batches, augmentation and corrections, for any dataset.
+"""DataModule for images with a label per pixel, from any dataset: mask noise, batches, augmentation and corrections.
 
 LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegmentation())
 """
@@ -29,15 +29,16 @@ _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
 def wait_for_all_processes() -> None:
-    """Wait for all ranks (barrier): one rank of a machine writes the file that the others then read."""
+    """Wait for all ranks (barrier): one rank per machine writes a file that the other ranks then read."""
     if world_size() > 1:
         dist.barrier()
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A source with corrections of its masks, fetched one request at a time; masks stay uint8 on the host.
+    """A dataset with corrections of its masks, fetched one request at a time; masks stay uint8 on the host.
 
-    A training set has a `seed`; its batches contain the epoch, which seeds augmentation and is removed on the device.
+    Only a training set has a `seed`; its batches contain the epoch, which seeds augmentation and is removed on the
+    device.
     """
 
     def __init__(
@@ -89,22 +90,23 @@ class LabelledMasks(SeededBatches):
     training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
     that epoch.
 
-    `correct_labels` changes training masks. Training batches contain the current mask as `label` and the given one as
+    `correct_labels` changes training masks. Training batches contain the current mask as `label` and the given mask as
     `original_label`. Corrections are saved in the checkpoint.
 
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        mask_noise: corrupts training masks; None leaves them unchanged.
-        augmentation: random scale, crop, colours and flip of training images in files; None means no augmentation.
-        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; needs a dataset
-            of files resized to one size, such as `MaskFolders`.
-        evaluation_batch_size: global batch size in validation, testing and prediction. Smaller images are padded to the
-            largest of their batch, which can affect a network's output; None means `batch_size`, or one image per rank
-            if image sizes differ.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        mask_noise: noise model that corrupts training masks; None leaves the masks unchanged.
+        augmentation: random scaling, cropping, colour jitter and flips of training images in files; None means no
+            augmentation.
+        predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set; only for
+            datasets of files resized to one size, such as `MaskFolders`.
+        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`, or one
+            image per rank if image sizes differ. Images are padded to the largest image of their batch, which can
+            affect a network's output.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of noise, order, augmentation and generated images; None means the value of `seed_everything`.
+        seed: seed of noise, batch order, augmentation and generated images; None means the value of `seed_everything`.
     """
 
     train_set: LabelledMaskSet | None
@@ -154,7 +156,7 @@ class LabelledMasks(SeededBatches):
 
     @property
     def training_names(self) -> list[str] | None:
-        """Names of the training images without suffix, if they are files."""
+        """Names of the training images without suffix, if the images are files."""
         assert self.train_set is not None
         names = self.train_set.source.names
         return None if names is None else list(names)
@@ -163,7 +165,7 @@ class LabelledMasks(SeededBatches):
         self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
-        """Set up validation separately, so that `validate` neither reads nor corrupts training images."""
+        """Set up only validation, without reading or corrupting training images."""
         if stage == "validate":
             self._set_up_validation()
             return
@@ -218,7 +220,7 @@ class LabelledMasks(SeededBatches):
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """Choose a file in the run directory, written by one rank per machine; without one, choose a file per rank."""
+        """Choose a file in the run directory for each machine, or, without a run directory, a file for each rank."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -238,7 +240,7 @@ class LabelledMasks(SeededBatches):
     def training_images_dataloader(self) -> DataLoader:
         """Return a loader of the training images in dataset order, without augmentation, for scoring their masks.
 
-        Images smaller than the largest of their batch are padded at the bottom and right, masks with 255.
+        Images smaller than the largest of their batch are padded at the bottom and right, and masks with 255.
         """
         if self.train_set is None:
             self.set_up_training()
@@ -265,15 +267,15 @@ class LabelledMasks(SeededBatches):
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change masks of training images; all ranks and their workers see them from the next epoch on.
+        """Change masks of training images; all ranks and workers use the new masks from the next epoch on.
 
-        This is a collective: every rank must call it equally often, with its own samples (for example its shard of
-        `training_images_dataloader`) or with none. Ranks exchange their corrections.
+        This is a collective: every rank must call it equally often, with samples of its own (for example its shard of
+        `training_images_dataloader`) or without samples. Ranks exchange their corrections.
 
         Args:
-            index: `[n]`, int64: positions of the samples in the training set.
-            label: `[n, H, W]`, integers: new masks, in pixels of the images before augmentation; 255 is ignored. If
-                larger than an image, the top left part is used.
+            index: positions of the samples in the training set, `[n]`, int64.
+            label: new masks `[n, H, W]`, integers, in pixels of the images before augmentation; 255 is ignored. Of a
+                mask larger than its image, the top left part is used.
 
         Raises:
             ValueError: if a pixel is neither a class nor 255, or masks are smaller than their images.
@@ -312,6 +314,6 @@ class LabelledMasks(SeededBatches):
 
 
 def standardised(image: Tensor) -> Tensor:
-    """Standardise images `[B, C, H, W]` to mean 0 and standard deviation 1, each over its own pixels."""
+    """Standardise each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over the image's pixels."""
     mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
     return (image - mean) / torch.where(deviation > 0, deviation, 1)

@@ -1,4 +1,4 @@
-"""Images with masks in files, decoded on access, each of its own size."""
+"""Images with masks in files of any sizes, decoded on access."""
 
 import os
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ class MaskFiles(MaskSource):
         given: folder of the given masks, `<name>.png`: one channel or a palette, with class numbers as values.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that may contain true masks, searched in this order; an image without a true mask gets one that
-            is all 255. None means that the given masks are the true ones.
+        clean: folders that may contain true masks, searched in this order; if an image has no true mask, all its pixels
+            are 255. None means that the given masks are true.
 
     Raises:
-        FileNotFoundError: if an image or a given mask is missing; the message names the first.
-        UnreadableImage: if a given mask is damaged; the message names it.
+        FileNotFoundError: if an image or a given mask is missing; the message names the first missing file.
+        UnreadableImage: if a given mask is damaged; the message names the file.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MaskFiles(MaskSource):
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         if self.clean is not None:
-            raise ValueError("mask_noise corrupts true masks, but the given ones are noisy: set only one of them")
+            raise ValueError("mask_noise corrupts true masks, but the given masks are noisy: leave mask_noise out")
         self.noise = noise
 
     def masks(self, index: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -105,7 +105,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Crop images and their masks, at positions given by numbers `[B, 3]` in [0, 1); otherwise as `whole`."""
+        """Like `whole`, but crop images and masks at positions given by numbers `[B, 3]` in [0, 1)."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)
@@ -146,7 +146,7 @@ def read_mask(path: Path) -> Tensor:
     """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
 
     Raises:
-        UnreadableImage: if it is damaged or a colour image; the message names the file.
+        UnreadableImage: if the file is damaged or a colour image; the message names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
@@ -159,6 +159,6 @@ def read_mask(path: Path) -> Tensor:
 
 
 def _mask_size(path: Path) -> tuple[int, int]:
-    """Read height and width from the file's header."""
+    """Read an image's height and width from the file's header."""
     with opened_image(path, "a mask") as image:
         return image.height, image.width

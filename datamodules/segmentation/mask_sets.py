@@ -1,7 +1,7 @@
 """Interface of datasets of images with masks.
 
 A new dataset is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
-`LabelledMasks` does the rest: mask noise, batches, augmentation and corrections.
+`LabelledMasks` adds mask noise, batches, augmentation and corrections.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from datamodules.sets import Source, SplitSet
 
 
 class MaskSource(Source, ABC):
-    """The images and masks of one split, wherever they are stored. Masks are uint8; 255 is ignored."""
+    """The images and masks of one split, in memory or in files. Masks are uint8; 255 is ignored."""
 
     size: Tensor
     """`[N, 2]`, int64: height and width of each image."""
@@ -28,15 +28,15 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Read whole masks of some samples: the given ones, and the true ones if known separately."""
+        """Read whole masks of some samples: the given masks, and the true masks if known separately."""
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images; smaller ones are padded at the bottom and right, and their masks with 255.
+        """Read whole images; smaller images are padded at the bottom and right, and their masks with 255.
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of these images, `[H, W]` each, by batch key, as returned by the method `masks`.
+            masks: whole masks of the images, `[H, W]` each, by batch key, as returned by the method `masks`.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`.
@@ -44,11 +44,11 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
-        """Return this source with its given masks as the true ones, and noisy versions of them as given masks."""
+        """Turn the given masks into true masks, and replace the given masks by noisy versions."""
 
 
 class MasksInMemory(MaskSource):
-    """Images and masks of one size, held as tensors.
+    """Images and masks of one size, stored as tensors.
 
     Args:
         image: images, `[N, C, H, W]`, of any dtype.
@@ -95,10 +95,10 @@ class MasksInMemory(MaskSource):
 
 
 def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Reject pixels that are neither a class nor ignored.
+    """Reject masks with a pixel that is neither a class nor ignored.
 
     Raises:
-        ValueError: if there is such a pixel; the message names the mask and the value.
+        ValueError: if a mask has such a pixel; the message names the mask and the value.
     """
     unknown = (mask >= num_classes) & (mask != IGNORED)
     if unknown.any():
@@ -112,19 +112,19 @@ class AuxiliaryMasks(ABC):
     """Unpaired masks of a structure, which belong to no image."""
 
     def read(self, size: int) -> None:  # noqa: B027 - masks that are drawn need no reading
-        """Read the data that `masks` needs for masks of `size` x `size` pixels."""
+        """Read the data from which `masks` generates masks of `size` x `size` pixels."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def masks(self, index: Tensor, size: int, seed: int) -> Tensor:
-        """Return masks of the set.
+        """Return selected masks.
 
         Args:
             index: positions of the masks, `[B]`, int64.
             size: height and width in pixels.
-            seed: random seed, for generated masks.
+            seed: random seed for generated masks.
 
         Returns:
             `[B, size, size]`, uint8, 0 and 1, on the device of `index`.
@@ -153,8 +153,8 @@ class MaskSet(SplitSet[MaskSource]):
             ValueError: if the dataset cannot read other folders.
         """
         raise ValueError(
-            f"predict_dir needs a set that reads files of one size, as MaskFolders does, and "
-            f"{type(self).__name__} does not"
+            f"predict_dir needs a dataset that reads files of one size, such as MaskFolders, but data.images is a "
+            f"{type(self).__name__}"
         )
 
     def auxiliary_masks(self) -> AuxiliaryMasks | None:

@@ -26,25 +26,25 @@ SUFFIXES = (".npy", ".png")
 
 
 class SegTHOR(MaskSet):
-    """Two-dimensional slices of SegTHOR that show at least part of an organ, in 5 classes.
+    """Two-dimensional slices of SegTHOR that show at least part of an organ, with 5 classes.
 
-    Read from one of
+    Slices are read from one of these layouts:
 
-    * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice each, `[H, W]`. The first number in
-      the name is the patient's, as in `Patient_07_0123`. Folders named `img` and `label` also work;
-    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each a pair of dicts from slice name to array: images and
-      masks. No code in the pickles is run; the patient arguments do not apply to them.
+    * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
+      in a file name is the patient's, as in `Patient_07_0123`. Folders named `img` and `label` also work;
+    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts, one of images and one of masks, by
+      slice name. Code in the pickles is not run, and the patient arguments do not apply to pickles.
 
-    Slices of another size are resized: images bilinearly, masks by nearest neighbour. The network's inputs are
+    Slices are resized to `image_size`: images bilinearly, masks by nearest neighbour. The network's inputs are
     standardised slices, (x - mean) / std over the slice's pixels, instead of images in [0, 1]. Volumes (NIfTI) must
     first be cut into slices along their last axis.
 
-    The default patients are those of the authors' split, which uses patient 27 both for testing and for validation.
+    The default patients are the authors' split, in which patient 27 is used for testing and validation.
 
     Args:
         data_dir: folder that contains the slices; None means `segthor` in the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input slices, in pixels.
-        train_patients: numbers of the training patients, in a folder of slices.
+        train_patients: numbers of the training patients, if slices are read from a folder.
         val_patients: numbers of the validation patients.
         test_patients: numbers of the test patients.
     """
@@ -111,10 +111,10 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read path, image and mask of some patients' slices, sorted by name.
+    """Read some patients' slices as (path, image, mask), sorted by name.
 
     Raises:
-        FileNotFoundError: if a patient has no slice, or a slice no mask.
+        FileNotFoundError: if a patient has no slice, or a slice has no mask.
         UnreadableImage: if a file is damaged; the message names the file.
     """
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
@@ -135,10 +135,10 @@ def slices_of_folders(
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read name, image and mask of the slices in one of the authors' pickles, sorted by name.
+    """Read the slices of one of the authors' pickles as (name, image, mask), sorted by name.
 
     Raises:
-        ValueError: if it is not a pair of dicts of arrays with equal keys.
+        ValueError: if the pickle is not a pair of dicts of arrays with equal keys.
     """
     content = read_pickled_arrays(path)
     expected = f"{path} must contain two dicts from names to arrays, of images and of masks"
@@ -160,7 +160,7 @@ def read_slice(path: Path) -> np.ndarray:
     """Read a slice from a `.npy` file or a one-channel image file, `[H, W]`.
 
     Raises:
-        UnreadableImage: if it is damaged; the message names the file.
+        UnreadableImage: if the file is damaged; the message names the file.
     """
     try:
         if path.suffix == ".npy":
@@ -178,7 +178,7 @@ def read_slice(path: Path) -> np.ndarray:
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
-    """Resize to `[size, size]`: uint8 stays uint8, other integers become int16 if they fit, the rest float32."""
+    """Resize an image to `[size, size]`: uint8 stays uint8, other integers become int16 if they fit, others float32."""
     whole = np.issubdtype(image.dtype, np.integer)
     held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
     stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32
@@ -189,7 +189,7 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 
 
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
-    """Resize to `[size, size]`, uint8, by nearest neighbour."""
+    """Resize a mask to `[size, size]`, uint8, by nearest neighbour."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
         raise ValueError(f"the mask of {name} must contain classes, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))

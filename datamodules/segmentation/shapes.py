@@ -1,4 +1,4 @@
-"""A bright disc and a dark square on photographs: a synthetic segmentation dataset, 3 classes, no download."""
+"""A bright disc and a dark square on photographs: a synthetic segmentation dataset with 3 classes, without download."""
 
 import math
 
@@ -13,19 +13,18 @@ LARGEST_IMAGE = 191
 
 
 class Shapes(MaskSet):
-    """Grey images with a bright disc (class 1) and a dark square (class 2) on a crop of a bundled photograph, with
-    Gaussian noise.
+    """Grey images of a bright disc (class 1) and a dark square (class 2) on crops of photographs, with Gaussian noise.
 
-    Size, position and contrast of both shapes are random; the photograph shows through. The square covers the disc
-    where they overlap. An image is a function of seed and image number; no image is in two splits.
+    Size, position and contrast of both shapes are random; shapes are transparent to the photograph. The square covers
+    the disc where they overlap. An image depends only on seed and image number; no image is in two splits.
 
     Args:
         num_train: number of training images.
         num_val: number of validation images, with true masks; 0 means no validation.
         num_test: number of test images, with true masks.
-        image_size: height and width in pixels, 16 to 191; shapes scale with it.
-        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; each image's contrast lies
-            between half of this value and this value.
+        image_size: height and width in pixels, 16 to 191; shapes scale with the image.
+        contrast: largest difference of a shape from the photograph behind it, in (0, 1]; an image's contrast is between
+            0.5 `contrast` and `contrast`.
         noise_level: standard deviation of the Gaussian noise, in pixel units.
     """
 

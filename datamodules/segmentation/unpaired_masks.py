@@ -11,19 +11,19 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 
 
 class UnpairedMasks(LabelledMasks):
-    """Batches of images without labels at first, each with an unpaired auxiliary mask.
+    """Batches of initially unlabelled images, each with an unpaired auxiliary mask.
 
-    A training image's auxiliary mask is sampled anew each epoch, as a function of (seed, epoch, index). Training labels
-    are 0 until `correct_labels` changes them, unless the dataset has labels.
+    A training image's auxiliary mask is sampled anew each epoch, and depends only on (seed, epoch, index). Training
+    labels are 0 until `correct_labels` changes them, unless the dataset has labels.
 
     Args:
         images: dataset.
-        auxiliary_masks: unpaired masks of the structure; None means those of the dataset.
+        auxiliary_masks: unpaired masks of the structure; None means the dataset's own masks.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in evaluation; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of order, auxiliary masks and generated images; None means the value of `seed_everything`.
+        seed: seed of the batch order, auxiliary masks and generated images; None means the value of `seed_everything`.
     """
 
     has_auxiliary_masks = True

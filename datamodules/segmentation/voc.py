@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 segmentation: photographs with 20 object classes, with true masks or pseudo labels."""
+"""PASCAL VOC 2012 segmentation: photographs of 20 object classes, with true masks or pseudo labels."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ class VOCSegmentation(MaskSet):
     (1,449).
 
     Args:
-        data_dir: folder that contains `VOCdevkit`, or that folder itself; None means the NOISEWORKS_DATA directory.
-        pseudo_label_dir: folder of the training masks, `<image>.png`, as written by an image-level method (AffinityNet,
-            SEAM): one channel or a palette, 255 for ignored pixels. None trains on the true masks. True masks are added
-            for metrics, from `SegmentationClassAug` or otherwise from `SegmentationClass`.
-        train_list: text file of the training images, one name or path per line, such as the 10,582 of `trainaug.txt`;
-            None means the 1,464 of `ImageSets/Segmentation/train.txt`.
-        download: download the images and masks (2 GB), but not the augmented list.
+        data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself; None means the NOISEWORKS_DATA directory.
+        pseudo_label_dir: folder of the training masks, such as pseudo labels of AffinityNet or SEAM: `<image>.png` with
+            one channel or a palette, and 255 for ignored pixels. None trains on the true masks. True masks for metrics
+            are read from `SegmentationClassAug`, or otherwise from `SegmentationClass`.
+        train_list: text file with one training image's name or path per line, such as `trainaug.txt` with 10,582
+            images; None means `ImageSets/Segmentation/train.txt` with 1,464 images.
+        download: download images and masks (2 GB), but not the list `trainaug.txt`.
     """
 
     num_classes = 21
@@ -97,8 +97,8 @@ def listed_names(path: Path) -> list[str]:
     """Read image names from a list: the first word of each line, without folder and suffix.
 
     Raises:
-        FileNotFoundError: if there is no list.
-        ValueError: if it is empty.
+        FileNotFoundError: if the list does not exist.
+        ValueError: if the list is empty.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a text file with one image name per line")

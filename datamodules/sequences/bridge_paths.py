@@ -1,4 +1,4 @@
-"""Bridges of fractional motion: the only observation of a path is that it ends near 0."""
+"""Bridges of fractional motion: each path is observed only at its end, near 0."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class UnseenPaths(SequenceSource):
-    """Paths with a single observation: the last value was observed to be 0."""
+    """Paths with a single observation: the last value is observed as 0."""
 
     in_memory = True
 
@@ -29,15 +29,15 @@ class UnseenPaths(SequenceSource):
 
 
 class BridgePaths(SequenceSet):
-    """Paths of dX = -theta X dt + dB from X(0) = 0, observed once: 0 at the end, with a Gaussian error.
+    """Paths of dX = -theta X dt + dB from X(0) = 0, observed once: as 0 at the end, with a Gaussian error.
 
-    B is exact fractional Brownian motion. Batches contain `exact_std`, the path's standard deviation at each time given
-    the observation.
+    B is exact fractional Brownian motion. Batches contain `exact_std`, the standard deviation of the path at each time,
+    given the observation.
 
     Args:
         hurst: H of B, in (0, 1).
-        kind: `I`, with stationary increments, or `II`, which starts without a past.
-        theta: mean reversion rate towards 0, at least 0.
+        kind: type of fractional Brownian motion: `I` has stationary increments, `II` starts at time 0 without a past.
+        theta: rate of mean reversion towards 0, at least 0.
         end: time of the observation.
         sigma: standard deviation of the observation's error.
         num_times: number of times of a path, from 0 to `end`.

@@ -1,12 +1,12 @@
-"""Exact fractional Brownian motion: covariances, and paths sampled from them.
+"""Exact fractional Brownian motion: covariances, and paths sampled with these covariances.
 
-With alpha = H + 1/2, and for s <= t,
+The covariances are, with alpha = H + 1/2 and for s <= t,
 
     I:  E B(s) B(t) = V_H (s^(2H) + t^(2H) - (t - s)^(2H)) / 2,   V_H = 1 / (Gamma(2H + 1) sin(pi H));
     II: E B(s) B(t) = s^alpha t^(alpha - 1) F(1, 1 - alpha; alpha + 1; s / t) / (Gamma(alpha) Gamma(alpha + 1)).
 
-Type I is Mandelbrot and Van Ness's, with stationary increments. Type II is Riemann and Liouville's, the integral of
-(t - v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on; the same normalisation gives type I its V_H.
+Type I, by Mandelbrot and Van Ness, has stationary increments. Type II, by Riemann and Liouville, is the integral of (t
+- v)^(H - 1/2) / Gamma(alpha) over white noise from time 0 on; the same normalisation defines V_H of type I.
 
 Source: Marinucci and Robinson, Alternative Forms of Fractional Brownian Motion, Journal of Statistical Planning and
 Inference 1999.
@@ -30,9 +30,9 @@ def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
     """Compute the covariance of fractional Brownian motion at the given times.
 
     Args:
-        time: `[F]`, at least 0, float64.
+        time: times `[F]`, at least 0, float64.
         hurst: H in (0, 1).
-        kind: type of the motion.
+        kind: type of the motion, `I` or `II`.
 
     Returns:
         `[F, F]`, float64.
@@ -53,11 +53,11 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
     B is interpolated linearly on a fine grid; for theta = 0 the result is exact.
 
     Args:
-        interval: time between two of the times.
-        num_times: number of times, F; the first is 0.
+        interval: distance between two successive times.
+        num_times: number of times, F; the first time is 0.
         hurst: H in (0, 1).
-        kind: type of the motion.
-        theta: mean reversion rate towards 0, at least 0.
+        kind: type of the motion, `I` or `II`.
+        theta: rate of mean reversion towards 0, at least 0.
 
     Returns:
         `[F, F]`, float64.
@@ -78,9 +78,9 @@ def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
     """Compute the standard deviation of a Gaussian path given observations, `[F]`.
 
     Args:
-        covariance: `[F, F]`, float64.
-        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite where nothing is
-            observed.
+        covariance: covariance of the path, `[F, F]`, float64.
+        sigma: standard deviation of the observation error at each time, `[F]`, float64; infinite at times without
+            observation.
     """
     seen = sigma.isfinite()
     across = covariance[:, seen]
@@ -93,7 +93,7 @@ def drawn_paths(covariance: Tensor, normal: Tensor) -> Tensor:
     """Sample Gaussian paths that start at 0.
 
     Args:
-        covariance: `[F, F]`, float64, whose first row is 0.
+        covariance: covariance of a path, `[F, F]`, float64; its first row is 0.
         normal: standard normal numbers, `[..., F - 1, D]`.
 
     Returns:

@@ -10,12 +10,12 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class DrawnPaths(SequenceSource):
-    """Paths generated on access, a function of (seed, split, epoch, position).
+    """Paths generated on access; a path depends only on (seed, split, epoch, position).
 
     Args:
-        law: dataset that defines the distribution of the paths.
+        law: dataset that defines the distribution of paths.
         count: number of paths in the split.
-        stream: number of the split.
+        stream: number of the split, which distinguishes its random numbers.
     """
 
     in_memory = True
@@ -40,14 +40,14 @@ class DrawnPaths(SequenceSource):
 class FractionalPaths(SequenceSet):
     """Points of dX = -theta X dt + scale dB from X(0) = 0, observed with Gaussian errors; B has stationary increments.
 
-    Training has new paths in each pass.
+    Each training pass has new paths.
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: mean reversion rate towards 0, at least 0.
+        theta: rate of mean reversion towards 0, at least 0.
         scale: scale of the noise B.
-        sigma: standard deviation of the errors.
-        dim: number of independent coordinates, D.
+        sigma: standard deviation of the observation errors.
+        dim: number of independent coordinates of a point, D.
         num_times: number of points of a path.
         interval: time between two points.
         num_training: number of training paths per epoch.
@@ -92,11 +92,11 @@ class FractionalPaths(SequenceSet):
         return DrawnPaths(self, self.num_test, 2000)
 
     def truth(self) -> dict[str, Tensor]:
-        """Return ground truth about all paths, for batches."""
+        """Return ground truth about all paths, to be added to batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
     def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
-        """Observe paths, `[B, F, D]`, with errors from the next random numbers."""
+        """Observe paths `[B, F, D]` with errors made of the next random numbers."""
         return path + self.sigma * numbers.normal(path)
 
 
@@ -105,13 +105,13 @@ class FractionalBalls(FractionalPaths):
 
     Args:
         hurst: H of B, in (0, 1).
-        theta: mean reversion rate towards the centre, at least 0.
+        theta: rate of mean reversion towards the centre, at least 0.
         scale: scale of the noise B; the unit of length is half a frame.
         radius: radius of the ball; the unit of length is half a frame.
         image_size: height and width of a frame, in pixels.
         num_times: number of frames of a video.
         interval: time between two frames.
-        num_training: number of training videos per epoch, all new.
+        num_training: number of training videos, which are new in each epoch.
         num_test: number of test videos.
         seed: seed of the paths; None means the DataModule's seed.
     """

@@ -1,4 +1,4 @@
-"""Videos of digits that move over a frame and bounce off its walls in random directions (stochastic moving MNIST).
+"""Videos of digits that move and bounce off the frame's borders in random directions (stochastic moving MNIST).
 
 Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
 """
@@ -15,15 +15,15 @@ from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
-    """Move objects from random positions with random velocities, which are sampled again at the walls.
+    """Move objects from random positions with random velocities; at a wall, an object's velocity is sampled again.
 
-    When an object leaves [0, room) along one axis, it is moved back to the wall. Its velocity is then sampled again:
-    along that axis it points away from the wall, with magnitude 1 ... max_speed; along the other axis it is in
-    -max_speed ... max_speed. Rows come first, columns second.
+    An object that leaves [0, room) along one axis is moved back to the wall. The new velocity is 1 ... max_speed away
+    from the wall along that axis, and -max_speed ... max_speed along the other axis. The first axis counts rows, the
+    second columns.
 
     Args:
-        uniform: `[N, F, 4]`, in [0, 1): numbers for position and velocity at the first time, and for bounces at later
-            times.
+        uniform: uniform numbers `[N, F, 4]` in [0, 1), for position and velocity at the first time, and for bounces at
+            later times.
         room: number of positions along each axis.
         max_speed: largest velocity along an axis, in whole pixels per frame.
 
@@ -56,7 +56,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
         image_size: height and width of a frame.
 
     Returns:
-        `[B, F, 1, image_size, image_size]`, uint8.
+        Videos `[B, F, 1, image_size, image_size]`, uint8.
     """
     size, times = digit.shape[-1], place.shape[2]
     framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # the last row and column are black
@@ -69,12 +69,12 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
 
 
 class DrawnVideos(SequenceSource):
-    """Videos generated on access, a function of (seed, split, epoch, position).
+    """Videos generated on access; a video depends only on (seed, split, epoch, position).
 
     Args:
         law: dataset that defines the distribution of the videos.
         images: digits to sample from.
-        stream: number of the split.
+        stream: number of the split, which distinguishes its random numbers.
     """
 
     def __init__(self, law: "MovingDigits", images: ImageSource, count: int, stream: int) -> None:
@@ -103,7 +103,7 @@ class DrawnVideos(SequenceSource):
 class MovingDigits(SequenceSet):
     """Digits that move straight until they hit a wall; each frame is the sum of its digits.
 
-    Training uses the training images, with new videos in each pass, and testing the test images.
+    Training uses the training images, with new videos in each pass; testing uses the test images.
 
     Args:
         images: dataset of grey images of digits.

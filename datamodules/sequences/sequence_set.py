@@ -1,4 +1,4 @@
-"""Interface of datasets of sequences: plain objects that generate or read their splits, independent of batching."""
+"""Interface of datasets of sequences; datasets only generate or read their splits, without batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,10 +19,9 @@ class SequenceSource(Source, ABC):
 
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int) -> Tensor:
-        """Generate or read the sequences at positions `[B]`: `[B, F, ...]`, floating point, or uint8 for frames in
-        0...255.
+        """Generate or read sequences `[B, F, ...]`, floating point or uint8 frames, by their positions `[B]`.
 
-        A generated dataset may have new sequences in each epoch, a pass over the split.
+        A generated dataset may have new sequences in each epoch, i.e. each pass over the split.
         """
 
 

@@ -37,15 +37,16 @@ class RequestedSequences:
 
 
 class Sequences(SeededBatches):
-    """Batches of sequences (`datamodules.batches.SequenceBatch`), a function of (seed, split, pass, position).
+    """Batches of sequences (`datamodules.batches.SequenceBatch`), which depend only on (seed, split, pass, position).
 
     Args:
         sequences: dataset to generate or read.
         batch_size: global training batch size, over all ranks.
         passes_per_epoch: passes over the training sequences per epoch.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
-        seed: seed of the order, and of the sequences if the dataset has none; None means the value of
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
+        seed: seed of the batch order, and of the sequences if the dataset has no seed; None means the value of
             `seed_everything`.
     """
 
@@ -65,7 +66,7 @@ class Sequences(SeededBatches):
 
     @cached_property
     def sequences(self) -> SequenceSet:
-        """The dataset, with the DataModule's seed if it has none of its own."""
+        """The dataset; a dataset without a seed gets the DataModule's seed."""
         return seeded(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:

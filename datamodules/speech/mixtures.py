@@ -1,4 +1,4 @@
-"""Mixtures of any speech with any noise."""
+"""Mixtures of the user's own speech and noise recordings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,21 @@ from datamodules.speech.tones import at_snr
 class Mixtures(SpeechSet):
     """Clean recordings mixed with noise recordings at random signal-to-noise ratios, one mixture per utterance.
 
-    Noise level and excerpt are a function of (seed, index). Each recording, and each subfolder (such as a speaker), is
-    in one split only. In both folders, the last ones in name order are for validation and testing. Noise shorter than
-    an utterance is looped. The signal-to-noise ratio is that of whole utterances, as in the recipe of WSJ0-CHiME3,
-    which mixes all splits with the same noises. The run's `mixtures_<split>.csv` lists the sources of each mixture.
+    Noise level and noise excerpt depend only on (seed, index). A recording, or a subfolder (such as a speaker), is
+    never in two splits. In both folders, the last recordings and subfolders in name order are for validation and
+    testing. Noise shorter than an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as
+    in the recipe of WSJ0-CHiME3; that recipe mixes all splits with the same noises. The run's `mixtures_<split>.csv`
+    lists the sources of each mixture.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
-        noise_dir: folder of noise recordings, with any subfolders; at least one for each split that is used.
-        snr: lowest and highest signal-to-noise ratio in decibels; each mixture's ratio is uniform between them.
-        held_out: fraction of the speech (subfolders, and recordings outside any) for validation, and the same fraction
-            for testing; with 0 every split contains the whole folder, for splits with folders of their own.
+        noise_dir: folder of noise recordings, with any subfolders; at least one recording per split that is used.
+        snr: lowest and highest signal-to-noise ratio in decibels; each mixture's ratio is uniform in this range.
+        held_out: fraction of the speech (subfolders, and recordings outside subfolders) for validation, and the same
+            fraction for testing; with 0 every split contains the whole folder, which suits one folder per split.
         noise_held_out: fraction of the noise for validation, and the same fraction for testing; None means `held_out`.
-        noise_files: file name pattern of the noise recordings, such as `*.CH1.wav` for one of several microphones.
+        noise_files: file name pattern that selects noise recordings, such as `*.CH1.wav` for one of several
+            microphones.
         sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.

@@ -1,4 +1,4 @@
-"""Noisy recordings of one split with the clean ones, in memory, and crops of them."""
+"""Noisy and clean recordings of one split, in memory, and crops of recordings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ class Recordings:
     Args:
         names: names of the recordings without suffix, `[N]`.
         noisy: N arrays `[samples]`, int16.
-        clean: N arrays of the same lengths and dtype.
+        clean: N arrays of the same lengths and dtype as `noisy`.
         sample_rate: sample rate in Hz.
-        table: one row per recording with its sources, if recordings are generated.
+        table: table with the sources of each recording, if recordings are generated.
         table_name: file name of the table in the run directory.
 
     Raises:
-        ValueError: if there is no recording, or a noisy recording and its clean one differ in length; the message names
-            it.
+        ValueError: if there is no recording, or a noisy and a clean recording differ in length; the message names the
+            recording.
     """
 
     names: Sequence[str]
@@ -40,10 +40,12 @@ class Recordings:
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise ValueError("a set of recordings is empty")
+            raise ValueError("a dataset has no recordings")
         for name, noisy, clean in zip(self.names, self.noisy, self.clean, strict=True):
             if noisy.shape != clean.shape:
-                raise ValueError(f"{name}: the noisy recording has {len(noisy)} samples, the clean one {len(clean)}")
+                raise ValueError(
+                    f"{name}: the noisy recording has {len(noisy)} samples, and the clean recording {len(clean)}"
+                )
 
     def first(self, count: int | None) -> "Recordings":
         """Return the first `count` recordings; None means all."""
@@ -52,7 +54,7 @@ class Recordings:
 
 
 class SpeechSet(ABC):
-    """A dataset of noisy and clean recordings: a plain object that reads its splits, independent of batching."""
+    """Interface of datasets of noisy and clean recordings, which only read their splits, without batching."""
 
     sample_rate: int
     """Sample rate in Hz."""
@@ -70,7 +72,7 @@ class SpeechSet(ABC):
 
 
 class CropStore:
-    """Recordings in one block of memory, from which crops are cut for a whole batch at once.
+    """Recordings in one block of memory; crops are cut for a whole batch at once.
 
     Args:
         recordings: N arrays `[samples]`; recordings shorter than a crop are zero-padded on both sides.
@@ -86,7 +88,7 @@ class CropStore:
         self.start = self.count.cumsum(0) - self.count
 
     def to(self, device: torch.device) -> Self:
-        """Move the recordings to a device, and return the store itself."""
+        """Move the recordings to a device, and return this object."""
         if self.values.device != device:
             for name in ("values", "count", "start"):
                 setattr(self, name, getattr(self, name).to(device))
@@ -96,8 +98,8 @@ class CropStore:
         """Cut one crop from each of the given recordings.
 
         Args:
-            index: `[B]`, int64: positions of the recordings.
-            uniform: `[B]` in [0, 1), mapped uniformly to all positions.
+            index: positions of the recordings, `[B]`, int64.
+            uniform: numbers `[B]` in [0, 1), mapped uniformly to all possible positions of a crop.
 
         Returns:
             `[B, length]`, int16.

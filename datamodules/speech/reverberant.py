@@ -1,4 +1,4 @@
-"""Recordings in simulated rooms."""
+"""Reverberant recordings from simulated rooms."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def pyroomacoustics() -> Any:
     """Import pyroomacoustics, which simulates rooms.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message tells how to install it.
+        ModuleNotFoundError: if pyroomacoustics is not installed; the message tells how to install it.
     """
     try:
         import pyroomacoustics
@@ -89,26 +89,26 @@ def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, An
 
 
 class Reverberant(SpeechSet):
-    """Clean recordings, each simulated in its own room, paired with the same simulation without walls.
+    """Pairs of a clean recording simulated in a random room, and the same simulation without walls.
 
     Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres, with speaker and microphone at least one metre from the
-    walls. The simulation uses image sources up to the third order, and ray tracing. Everything is a function of (seed,
-    index). The recording without walls keeps the delay from speaker to microphone; half a second of silence follows.
-    The run's `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with two
-    differences: the peak amplitude of either sign is .9, so that 16 bits suffice, and the microphone is at the sampled
+    walls. The simulation uses image sources up to the third order, and ray tracing. Rooms and recordings depend only on
+    (seed, index). The recording without walls keeps the delay from speaker to microphone, and ends with half a second
+    of silence. The run's `rooms.csv` lists the parameters of each room. This follows the recipe of WSJ0-REVERB, with
+    two differences: the peak amplitude of either sign is .9, which fits 16 bits, and the microphone is at the sampled
     position, not 16 centimetres beside it.
 
-    A recording takes about a second to simulate. With `written_to` this happens only once, and continues after an
-    interruption; several ranks start at different recordings and skip those that others have finished.
+    A recording takes about a second to simulate. With `written_to`, recordings are simulated only once, and an
+    interrupted simulation continues; each rank starts at a different recording and skips finished ones.
 
     Args:
-        speech_dir: folder of clean recordings, with any subfolders; each subfolder is in one split only.
+        speech_dir: folder of clean recordings, with any subfolders; no subfolder is in two splits.
         reverberation: shortest and longest reverberation time (decay by 60 decibels) in seconds; each room's time is
-            uniform between them.
-        held_out: fraction of subfolders and recordings for validation, and the same fraction for testing; with 0 every
-            split contains the whole folder.
+            uniform in this range.
+        held_out: fraction of the subfolders and recordings for validation, and the same fraction for testing; with 0
+            every split contains the whole folder.
         written_to: folder that stores the recordings, in the layout of `VoiceBankDemand(reverberant=True)`; None means
-            simulation in each run.
+            that each run simulates the recordings.
         sample_rate: sample rate in Hz.
         resample: resample recordings with another sample rate instead of rejecting them.
         mix_channels: average multiple channels instead of rejecting them.
@@ -150,7 +150,7 @@ class Reverberant(SpeechSet):
         return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """Simulate a recording, or read the stored one: reverberant, anechoic, both int16, and its row of the table."""
+        """Simulate or read a recording: its reverberant and anechoic signals, both int16, and its table row."""
         number = ("training", "validation", "test").index(split)
         room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)
         row: dict[str, Any] = {"reverberation": room["reverberation"]}

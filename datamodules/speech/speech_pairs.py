@@ -22,28 +22,28 @@ from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Spli
 
 
 class SpeechPairs(WholeImageSets):
-    """Batches of noisy recordings, with the clean ones where known (`datamodules.batches.SpeechPairBatch`).
+    """Batches of noisy recordings, and clean recordings where known (`datamodules.batches.SpeechPairBatch`).
 
-    Training batches are crops of recordings in memory, cut on the device at positions that are a function of (seed,
-    epoch, index); shorter recordings are zero-padded on both sides. Validation, test and prediction batches are whole
-    recordings of about the same length, zero-padded at the end.
+    Training batches are crops of recordings in memory, cut on the device at positions that depend only on (seed, epoch,
+    index). Recordings shorter than a crop are zero-padded on both sides. Validation, test and prediction batches are
+    whole recordings of about the same length, zero-padded at the end.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several by name, each with its own metrics.
+        test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        validation_recordings: validate only on the first `validation_recordings` recordings; None means all.
+        validation_recordings: number of recordings to validate on, the first of the dataset; None means all.
         batch_size: global training batch size in crops, over all ranks.
         crop_length: length of a training crop, in audio samples.
-        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks,
-            each with at least one.
+        evaluation_batch_size: maximum number of recordings in a validation, test or prediction batch over all ranks;
+            each rank gets at least one recording.
         length_step: width of the length buckets, in audio samples; recordings in the same bucket may share a batch,
             zero-padded at the end.
         predict_dir: folder of noisy recordings to predict; None means the test recordings.
         resample: resample recordings in `predict_dir` with another sample rate instead of rejecting them.
         mix_channels: average multiple channels in `predict_dir` instead of rejecting them.
-        num_workers: DataLoader workers for predicted recordings; recordings in memory need none.
-        seed: seed of order, crop positions and generated data; None means the value of `seed_everything`.
+        num_workers: DataLoader workers for `predict_dir`; recordings in memory need no workers.
+        seed: seed of the batch order, crop positions and generated data; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class SpeechCrops:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Cut the crops of some recordings, int16 `[B, length]`, on the device of `index`."""
+        """Cut a crop from each given recording, int16 `[B, length]`, on the device of `index`."""
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 
@@ -184,8 +184,8 @@ class WholeRecordings:
 class RecordingFolder:
     """The user's own folder of noisy recordings, decoded on access.
 
-    All files are decoded once at the start, to find damaged ones; this is cheap compared with enhancing them. Damaged,
-    silent or unsupported files are skipped, and `unreadable` lists them with reasons.
+    All files are decoded once at the start to find damaged files; this is cheap compared with enhancement. Damaged,
+    silent or unsupported files are skipped and listed in `unreadable` with the reasons.
 
     Args:
         folder: folder of recordings, with any subfolders.
@@ -195,8 +195,8 @@ class RecordingFolder:
         mix_channels: average multiple channels.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no recording.
-        ValueError: if none can be read.
+        FileNotFoundError: if the folder does not exist or has no recording.
+        ValueError: if no recording can be read.
     """
 
     def __init__(self, folder: str, sample_rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:

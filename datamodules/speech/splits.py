@@ -6,16 +6,16 @@ from datamodules.speech.recordings import Split
 
 
 def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> list[str]:
-    """Select a split's part of the recordings, in the order of their names.
+    """Select the recordings of a split, in the order of their names.
 
-    Recordings in one subfolder, such as those of one speaker, stay in one split.
+    All recordings of a subfolder, for example of one speaker, are in the same split.
 
     Args:
-        names: paths of the recordings, relative to their folder, sorted.
+        names: sorted paths of the recordings, relative to the folder.
         split: split to select.
-        held_out: fraction of the subfolders (and of recordings outside any) for validation, and the same fraction for
-            testing, taken from the end; with 0 every split contains all recordings.
-        what: name of the folder's argument, for error messages.
+        held_out: fraction of the subfolders (and of recordings outside subfolders) for validation, and the same
+            fraction for testing, taken from the end; with 0 every split contains all recordings.
+        what: name of the argument that gives the folder, for error messages.
 
     Raises:
         ValueError: if there are too few recordings or subfolders for all splits.

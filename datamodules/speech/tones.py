@@ -12,15 +12,15 @@ HARMONICS = 5
 
 
 def at_snr(clean: NDArray, noise: NDArray, decibels: float) -> NDArray:
-    """Scale noise so that the signal-to-noise ratio is `decibels`."""
+    """Scale noise to the signal-to-noise ratio `decibels`."""
     return noise * np.sqrt(np.mean(clean**2) / np.mean(noise**2) * 10 ** (-decibels / 10))
 
 
 class Tones(SpeechSet):
     """Sums of five harmonics with a slow envelope, in coloured noise x_t = .9 x_{t-1} + e_t.
 
-    The fundamental is uniform in 80 to 200 hertz, the signal-to-noise ratio in 0 to 15 decibels. It does not sound like
-    speech.
+    The fundamental is uniform in 80 to 200 hertz, and the signal-to-noise ratio in 0 to 15 decibels. The signals do not
+    sound like speech.
 
     Args:
         samples: number of training recordings.

@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND and datasets in its layout: folders with the noisy and the clean recording of each utterance."""
+"""VoiceBank-DEMAND, and other datasets with one noisy and one clean recording per utterance in the same layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test":
 class VoiceBankDemand(SpeechSet):
     """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav`, with the splits train, valid and test.
 
-    If there is no folder `valid`, the training recordings of `held_out_speakers` are for validation and not for
-    training; the speaker is the beginning of the file name.
+    Without a folder `valid`, the training recordings of `held_out_speakers` are used for validation instead of
+    training; file names begin with the speaker.
 
     Args:
         data_dir: folder that contains the splits, directly or in `voicebank_demand`; None means the NOISEWORKS_DATA

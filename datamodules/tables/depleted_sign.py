@@ -1,4 +1,4 @@
-"""Two classes of points with low density near the class boundary: perceptron data with known scaling exponents.
+"""Two classes of points with low density near the class boundary: data for perceptrons with known scaling exponents.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 
@@ -25,7 +25,7 @@ class DepletedSign(TableSet):
     Args:
         num_points: number of training points, P.
         dim: dimension of a point, d.
-        depletion: exponent chi of the density at the boundary, at least 0; 0 is a Gaussian.
+        depletion: exponent chi of the density at the boundary, at least 0; 0 gives a Gaussian.
         num_test: number of test points.
         seed: seed of the training points; None means the DataModule's seed.
     """

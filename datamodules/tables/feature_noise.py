@@ -1,8 +1,8 @@
-"""Points of three patches: a strong feature that some points lack, a weak one that all have, and noise.
+"""Points with three patches: a strong feature that some points lack, a weak feature that all points have, and noise.
 
     x = (y u, y v, xi),    y = -1 or 1,    u . v = 0,    xi ~ N(0, sigma_p^2 I) made orthogonal to u and v;
 
-a weak point has the zero vector in place of y u.
+weak points have the zero vector instead of y u.
 
 Source: Lu, Wu, Yang and Zou, Benign Oscillation of Stochastic Gradient Descent with Large Learning Rate, ICLR 2024,
 arXiv 2310.17074.
@@ -23,15 +23,15 @@ TRAINING, VALIDATION, TEST = range(3)
 class FeatureNoise(TableSet):
     """Several training sets of strong and weak points from the same distribution, with shared test points.
 
-    Row i has the i-th point of each training set: `features` `[replicas, 3, dim]`, the patches, and `target`
-    `[replicas]`, -1 or 1. Validation and test rows have one point. Weak points come first. u and v lie along the first
+    Row i has the i-th point of each training set: the patches are `features` `[replicas, 3, dim]`, and `target`
+    `[replicas]` is -1 or 1. A validation or test row has one point. Weak points come first. u and v lie along the first
     two axes, without loss of generality for isotropic initial weights.
 
     Args:
         num_points: number of points per training set, n.
         num_weak: number of training points without the strong feature.
-        num_test: number of validation points, and of test points.
-        num_weak_test: number of test points without the strong feature, and of such validation points.
+        num_test: number of test points; validation has as many.
+        num_weak_test: number of test points without the strong feature; validation has as many.
         dim: dimension of a patch, d.
         strong_norm: norm of u.
         weak_norm: norm of v.

@@ -1,4 +1,4 @@
-"""Points and their images under an ill-conditioned linear map: regression for shallow linear networks.
+"""Regression data for shallow linear networks: points, and their images under an ill-conditioned linear map.
 
     y = A x,   A = diag(1 ... c) U,   U uniform on [0, 1]^(K x D),   x standard normal.
 
@@ -16,13 +16,14 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class IllConditionedMap(TableSet):
-    """Rows of `features` x and `target` A x without noise; test rows equal training rows.
+    """Rows with `features` x and `target` A x without noise; the test set equals the training set.
 
     Args:
         dim: dimension of x, D.
-        outputs: dimension of A x, K, at least 2.
+        outputs: dimension K of A x, at least 2.
         samples: number of rows.
-        least: c, in (0, 1]. The rows of A have K evenly spaced factors, from 1 for the first row to c for the last.
+        least: c, in (0, 1]. The factors of A's K rows are evenly spaced, from 1 for the first row to c for the last
+            row.
         seed: seed of A and x; None means the DataModule's seed.
     """
 

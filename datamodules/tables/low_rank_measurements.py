@@ -1,4 +1,4 @@
-"""Random linear measurements of a low-rank positive semidefinite matrix, some with gross errors."""
+"""Random linear measurements of a low-rank positive semidefinite matrix; some have gross errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,9 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LowRankMeasurements(TableSet):
-    """Measurements y_i = <A_i, X*> + s_i with A_i of independent normal entries and X* = V diag(eigenvalues) V^T.
+    """Measurements y_i = <A_i, X*> + s_i; A_i has independent normal entries, and X* = V diag(eigenvalues) V^T.
 
-    Test rows equal training rows, since testing evaluates the matrix.
+    The test set equals the training set, since testing evaluates the estimated matrix.
 
     Args:
         dim: d; X* is `[d, d]`.

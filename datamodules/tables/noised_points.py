@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 class PointDistribution(ABC):
-    """A distribution of points in a ball; E[X_0 | a X_0 + sqrt(h) n = x] may be known."""
+    """Base of distributions of points in a ball; some know E[X_0 | a X_0 + sqrt(h) n = x]."""
 
     dim: int
 
@@ -29,12 +29,12 @@ class PointDistribution(ABC):
         """Sample points `[count, dim]` for training or testing."""
 
     def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
-        """Compute E[X_0 | X_t = x] `[N, dim]`, with a and h `[N, 1]`; None if it is unknown."""
+        """Compute E[X_0 | X_t = x] `[N, dim]`, given a and h `[N, 1]`; None if the expectation is unknown."""
         return None
 
 
 class Atoms(PointDistribution):
-    """Equally likely points, equally spaced on the unit circle.
+    """Uniform distribution on points that are equally spaced on the unit circle.
 
     Args:
         count: number of points.
@@ -101,10 +101,10 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Rows of a table, standardised by the training rows and projected to a ball; a third of the rows is for testing.
+    """Rows of a table, standardised by the training rows and projected to a ball; a third of all rows is for testing.
 
     Args:
-        radius: radius of the ball, in standard deviations; points outside are projected to its surface.
+        radius: radius of the ball, in standard deviations; points outside the ball are projected to the surface.
     """
 
     def __init__(self, radius: float = 6.0) -> None:
@@ -127,7 +127,7 @@ class StandardisedRows(PointDistribution):
 
 
 class StandardisedWine(StandardisedRows):
-    """scikit-learn's table of 178 wines in 13 columns."""
+    """scikit-learn's wine table: 178 rows with 13 features."""
 
     dim = 13
 
@@ -136,11 +136,11 @@ class StandardisedWine(StandardisedRows):
 
 
 class CreditDefault(StandardisedRows):
-    """UCI's default of credit card clients, 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
+    """UCI's table "default of credit card clients", 30,000 rows with 23 features: `<data_dir>/UCI_Credit_Card.csv`.
 
     Args:
         data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
-        radius: radius of the ball, in standard deviations; points outside are projected to its surface.
+        radius: radius of the ball, in standard deviations; points outside the ball are projected to the surface.
     """
 
     dim = 23
@@ -164,7 +164,7 @@ class NoisedPoints(TableSet):
     """Points X_0 of a distribution, diffused to a time t: X_t = a X_0 + sqrt(h) n, a = exp(-g t / 2), h = 1 - a^2.
 
     Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, if known, `clean_target` E[X_0 | X_t]. Each row has
-    one t, uniform on [start, end], and one n.
+    its own n, and its own t, uniform on [start, end].
 
     Args:
         law: distribution of X_0.
@@ -172,7 +172,7 @@ class NoisedPoints(TableSet):
         test_samples: number of test rows.
         g: rate of the diffusion.
         start: T_0, positive.
-        end: T, at most 1.
+        end: largest time T, at most 1.
         seed: seed of points, times and noise; None means the DataModule's seed.
     """
 

@@ -55,7 +55,7 @@ class NormalNumbers(DrawnPoints):
     """Samples from N(mean, 1); the task is to estimate the mean.
 
     Args:
-        mean: R, the true mean.
+        mean: true mean R.
         samples: number of training points.
         test_samples: number of test points.
         seed: seed of the points; None means the DataModule's seed.

@@ -30,15 +30,15 @@ MOST_NUMBER = 2**53
 
 
 class RatingSet(TableSet):
-    """One row per user: `ratings` of all items, 0 if unrated, and `held_out` ratings.
+    """One row per user, with `ratings` of all items, 0 if unrated, and `held_out` ratings.
 
-    `num_held_out` random ratings of each user are for testing, and as many for validation. The remaining ones are for
-    training, and are in `ratings` in all three splits. `held_out` contains the ratings of the current split. During
-    testing, `excluded` contains the validation ratings; their items are not ranked.
+    `num_held_out` random ratings of each user are for testing, and as many for validation. The other ratings are for
+    training; `ratings` contains them in all three splits. `held_out` contains the ratings of the current split. During
+    testing, `excluded` contains the validation ratings, whose items are not ranked.
 
     Args:
-        num_held_out: test ratings per user, and validation ratings per user.
-        min_ratings: leave out users with fewer ratings; at least 2 `num_held_out` + 1.
+        num_held_out: number of test ratings per user; validation has as many.
+        min_ratings: leave out users with fewer ratings; must be at least 2 `num_held_out` + 1.
         seed: seed of the split; None means the DataModule's seed.
     """
 
@@ -51,7 +51,7 @@ class RatingSet(TableSet):
 
     @abstractmethod
     def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Return user, item and positive rating of each entry; users and items may have any numbers."""
+        """Return user, item and positive rating of each entry; user and item numbers may be any integers."""
 
     @property
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -89,11 +89,11 @@ class RatingSet(TableSet):
 
 
 class MovieLens(RatingSet):
-    """Ratings in MovieLens' layouts: `u.data`, `ratings.dat` or `ratings.csv`, from half a star to five.
+    """Ratings in MovieLens' layouts, `u.data`, `ratings.dat` or `ratings.csv`; ratings are half a star to five stars.
 
     Args:
         folder: folder in the data directory that contains one of these files, such as `ml-1m`.
-        num_held_out: test ratings per user, and validation ratings per user.
+        num_held_out: number of test ratings per user; validation has as many.
         min_ratings: leave out users with fewer ratings.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         seed: seed of the split; None means the DataModule's seed.
@@ -124,24 +124,24 @@ class MovieLens(RatingSet):
         table.columns = pd.Index(["user", "item", "rating"])
         checked_numbers(table, "MovieLens", path)
         if not (table["rating"] > 0).all():
-            raise ValueError(f"MovieLens: {path} has a rating of {table['rating'].min():g}; they must be positive")
+            raise ValueError(f"MovieLens: {path} has a rating of {table['rating'].min():g}; ratings must be positive")
         user, item = (whole_numbers(table[name], 0, MOST_NUMBER, path, name) for name in ("user", "item"))
         return user, item, table["rating"].to_numpy(np.float32)
 
 
 class SyntheticRatings(RatingSet):
-    """Synthetic ratings, one to five stars: users and items have latent factors, and users rate what they like more
-    often.
+    """Synthetic ratings of one to five stars from latent factors of users and items; users rate liked items more often.
 
-    A user's affinity for an item is the inner product of their normal factors. Users rate the items with the largest
-    affinity plus Gumbel noise. Stars are quintiles of the user's affinities, with noise of half a star.
+    A user's affinity for an item is the inner product of the user's and the item's normal factors. Users rate the items
+    for which affinity plus Gumbel noise is largest. Stars are the quintiles of a user's affinities, plus noise of half
+    a star.
 
     Args:
         num_users: number of users.
         num_items: number of items.
         num_rated: ratings per user.
         rank: dimension of the factors.
-        num_held_out: test ratings per user, and validation ratings per user.
+        num_held_out: number of test ratings per user; validation has as many.
         seed: seed of factors, ratings and split; None means the DataModule's seed.
     """
 

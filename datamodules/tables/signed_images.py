@@ -1,7 +1,7 @@
-"""Images of two groups of classes, such as even and odd digits, as table rows, with a fixed number for training.
+"""Images of two groups of classes, such as even and odd digits, as table rows; the number of training images is fixed.
 
-Training and test images are pooled. The test set is sampled with a fixed seed, the training set from the remaining
-images with the run's seed.
+Training and test images are pooled. The test set is sampled with a fixed seed; the training set is sampled from the
+remaining images with the run's seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SignedImages(TableSet):
-    """Images as rows of `features` `[C, H, W]` in [0, 1] and `target`, 1 for some classes and -1 for the others.
+    """Rows with `features`, images `[C, H, W]` in [0, 1], and `target`, 1 for some classes and -1 for the others.
 
     Args:
         images: dataset in memory, whose training and test images are pooled.

@@ -24,8 +24,8 @@ class SingularLaw(TableSet):
 
     Args:
         samples: number of training points, n.
-        noise_std: sigma*, standard deviation of the noise of training and validation points, in the points' units.
-        test_samples: number of test points, and of validation points, at most 1,500.
+        noise_std: standard deviation sigma* of the noise added to training and validation points.
+        test_samples: number of test points, at most 1,500; validation has as many.
         seed: seed of latent vectors and noise; None means the DataModule's seed.
     """
 
@@ -91,7 +91,7 @@ class ProductOfCircles(SingularLaw):
 
 
 class SwissRoll(SingularLaw):
-    """Points of a rolled-up sheet in space: (t cos t, 21 u, t sin t) / 10 with t from 1.5 pi to 4.5 pi."""
+    """Points (t cos t, 21 u, t sin t) / 10 of a rolled-up sheet, with u in [0, 1] and t from 1.5 pi to 4.5 pi."""
 
     latent_dim = 2
     dim = 3
@@ -102,7 +102,7 @@ class SwissRoll(SingularLaw):
 
 
 class SmoothMap(SingularLaw):
-    """Points of a fixed random smooth map from two normal numbers to ten dimensions: B tanh(A z + b).
+    """Points B tanh(A z + b): a fixed random smooth map from two normal numbers z to ten dimensions.
 
     A, b and B are standard normal, with 16 features; B is divided by sqrt(16).
     """

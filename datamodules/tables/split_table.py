@@ -14,13 +14,13 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SplitTable(TableSet):
-    """Rows are shuffled: the first ones are for testing, the next ones for validation, the rest for training.
+    """Rows are shuffled; the first rows are for testing, the next rows for validation, and the rest for training.
 
-    Features have mean 0 and variance 1 over the training rows, and so do real-valued targets. A target's original mean
-    and standard deviation are in every batch as `target_mean` and `target_std`.
+    Features and real-valued targets have mean 0 and variance 1 over the training rows. A target's original mean and
+    standard deviation are in every batch as `target_mean` and `target_std`.
 
     Args:
-        train_size: number of training rows; None means all that are not for validation or testing.
+        train_size: number of training rows; None means all rows not used for validation or testing.
         validation_fraction: fraction of all rows for validation; 0 means none.
         test_fraction: fraction of all rows for testing.
         seed: seed of the split; None means the DataModule's seed.
@@ -93,6 +93,6 @@ class SplitTable(TableSet):
 
 
 def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale numbers `[N, ...]` to mean 0 and variance 1 over some rows; also return their mean and deviation."""
+    """Scale numbers `[N, ...]` to mean 0 and variance 1 over the given rows; also return mean and deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

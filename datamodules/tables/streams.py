@@ -1,6 +1,7 @@
-"""Streams of rounds whose distribution drifts: random losses with known means, and digits with drifting classes.
+"""Streams of rounds with a drifting distribution: random losses with known means, and digits with drifting classes.
 
-A row is a round. If the expected loss is known, it is F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
+Each row is one round of the stream. A known expected loss has the form F_t(x) = curvature ||x||^2 / 2 +
+<mean_gradient_t, x> + const.
 """
 
 import math
@@ -19,23 +20,23 @@ Array = NDArray[np.float64]
 
 
 def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
-    """Build rows with their ground truth from arrays."""
+    """Build table rows and their ground truth from arrays."""
     truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
     return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
 
 
 class LinearLosses(TableSet):
-    """Losses <z_t, x> with z_t = mu_t + noise as `features`, ||mu_t|| = 1 and N(0, sigma^2 / d I) noise.
+    """Losses <z_t, x>, with `features` z_t = mu_t + noise, ||mu_t|| = 1 and noise from N(0, sigma^2 / d I).
 
-    The noise is clipped to norm 3 sigma, so that G = 1 + 3 sigma bounds all gradients. mu_t rotates in a plane, jumps
-    to new directions, or randomly flips between one direction and its opposite.
+    The noise is clipped to norm 3 sigma, so G = 1 + 3 sigma bounds all gradients. mu_t rotates in a plane, jumps to new
+    directions, or randomly flips between one direction and its opposite.
 
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
         sigma: root mean square norm of the noise before clipping.
-        drift: drift of mu_t: `turns`, `jumps` or `signs`.
-        changes: number of rotations, or of directions that mu_t jumps to, over the whole stream; 0 keeps mu_t fixed.
+        drift: kind of drift of mu_t: `turns`, `jumps` or `signs`.
+        changes: number of rotations of mu_t, or of directions to jump to, over the whole stream; 0 keeps mu_t fixed.
         seed: seed of drift and noise; None means the DataModule's seed.
     """
 
@@ -91,16 +92,16 @@ class LinearLosses(TableSet):
 
 
 class StagedRegression(TableSet):
-    """Linear regression with a piecewise constant true parameter: rows of `features` and `target`.
+    """Linear regression on rows of `features` and `target`, whose true parameter is piecewise constant.
 
-    Features are uniform in a ball of radius `length`. The parameter of a stage has a random direction and a norm
+    Features are uniform in a ball of radius `length`. Each stage has a parameter with a random direction and a norm
     uniform in [0, radius]. Targets have Gaussian noise.
 
     Args:
         rounds: number of rounds, T.
         dim: dimension, d.
         stages: number of stages of equal length; the true parameter changes from stage to stage.
-        radius: radius of the parameter ball.
+        radius: maximum norm of the true parameter.
         length: maximum norm of the features.
         noise: standard deviation of the targets' noise.
         seed: seed of all random numbers; None means the DataModule's seed.
@@ -153,16 +154,16 @@ def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
 
 
 class DriftingClasses(TableSet):
-    """Images with drifting class frequencies: rows of flat `features` in [0, 1] and `target`, the class.
+    """Images with drifting class frequencies: `features` is a flattened image in [0, 1], `target` the image's class.
 
-    In round t class k has probability proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))); the
-    image is a random one of its class.
+    In round t, class k has probability proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))); the
+    image is a random image of the class.
 
     Args:
         images: dataset in memory, whose training images are sampled.
         rounds: number of rounds, T.
         turns: number of cycles through all classes.
-        concentration: strength of the drift; larger values mean fewer classes at any time, and 0 means no drift.
+        concentration: strength of the drift; with larger values fewer classes occur at a time, and 0 means no drift.
         seed: seed of classes and images; None means the DataModule's seed.
     """
 

@@ -1,4 +1,4 @@
-"""Interface of datasets of rows: plain objects that generate or read their splits, independent of batching."""
+"""Interface of datasets of rows; datasets only generate or read their splits, without batching."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from datamodules.sets import Source, SplitSet
 
 @dataclass(frozen=True)
 class Rows(Source):
-    """The rows of one split, with ground truth about all of them.
+    """The rows of one split, with ground truth about all rows.
 
     Args:
         columns: tensors `[N, ...]` by batch key.
         truth: tensors of any shape by key, added unchanged to every batch; for metrics only.
-        sparse: sparse arrays `[N, D]` by batch key; dense in batches.
+        sparse: sparse arrays `[N, D]` by batch key; batches contain dense arrays.
 
     Raises:
         ValueError: if there is no column, or columns differ in length.
@@ -49,7 +49,7 @@ class Rows(Source):
 
 
 class TableSet(SplitSet[Rows], ABC):
-    """A dataset of rows, a function of its arguments and its seed."""
+    """A dataset of rows that depend only on the dataset's arguments and seed."""
 
     seed: int | None = None
     """Seed of generated data; None until the DataModule sets its own."""
@@ -57,4 +57,4 @@ class TableSet(SplitSet[Rows], ABC):
     @property
     @abstractmethod
     def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each column's value in a training row, known without generating or reading data."""
+        """Shape of a training row, by column, known without generating or reading data."""

@@ -23,7 +23,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class RowSet:
-    """Rows that are fetched one request at a time."""
+    """Dataset of rows, fetched one request at a time."""
 
     in_memory = True
 
@@ -48,11 +48,11 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
 
 
 class KeptBatch:
-    """Return the same full batch of this rank for every request; it is built at the first request.
+    """Return the same full batch of this rank for every request; the first request builds the batch.
 
     Args:
-        samples: dataset whose requests are all equal.
-        made: function that moves a batch to the device on which steps use it.
+        samples: dataset; all requests must be equal.
+        made: function that moves a batch to the device of the training steps.
     """
 
     def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -72,19 +72,20 @@ class KeptBatch:
 class Tables(SeededBatches):
     """Batches of rows (`datamodules.batches.TableBatch` and `GraphBatch`).
 
-    Without a batch size every batch contains all rows in their own order, sharded over ranks; they are moved to the
-    device once, so steps copy nothing. Mini-batches come in an order that is a function of (seed, epoch).
+    Without a batch size, every batch contains all rows in table order, sharded over ranks; rows are moved to the device
+    once, so steps copy nothing. The order of mini-batches depends only on (seed, epoch).
 
     Args:
         table: dataset to generate or read.
         batch_size: global training batch size, over all ranks; None means all rows.
-        passes_per_epoch: passes over the training rows per epoch; with full batches this is the number of steps.
-        shuffle: shuffle mini-batches in each epoch; rounds of a stream keep their order.
+        passes_per_epoch: passes over the training rows per epoch; with full batches, each pass is one step.
+        shuffle: shuffle rows in each epoch of mini-batches; rounds of a stream keep their order.
         evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
-        rows_on_device: move rows to the device; otherwise they stay on the host, for modules that process a batch in
+        rows_on_device: move rows to the device; False keeps rows on the host, for modules that process a batch in
             parts.
         write_rows: write the training rows and their ground truth to the run directory, as `rows.npz`.
-        seed: seed of the order, and of the table if it has none; None means the value of `seed_everything`.
+        seed: seed of the batch order, and of the table if the table has no seed; None means the value of
+            `seed_everything`.
     """
 
     def __init__(
@@ -113,17 +114,17 @@ class Tables(SeededBatches):
 
     @cached_property
     def table(self) -> TableSet:
-        """The table, with the DataModule's seed if it has none of its own."""
+        """The table; a table without a seed gets the DataModule's seed."""
         return seeded(self._given_table, self.seed)
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each column's value in a training row."""
+        """Shape of a training row, by column."""
         return dict(self._given_table.row_shapes)
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
-        """All training rows by column, each `[N, ...]`, as generated or read."""
+        """All training rows as generated or read, as arrays `[N, ...]` by column."""
         return self.table.training().dense()
 
     def prepare_data(self) -> None:
@@ -166,6 +167,6 @@ class Tables(SeededBatches):
         return self._placed(batch, device)
 
     def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Move a batch to a device; if rows stay on the host, move only its truth and index."""
+        """Move a batch to a device; if rows stay on the host, move only `truth` and `index`."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Two-class rows: some are trusted; among the others, positives were removed and labels flipped."""
+"""Two-class rows, some of which are trusted; among untrusted rows, positives were removed and labels flipped."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,16 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class TrustedRows(TableSet):
-    """Split of another table's training rows: the first `train_size` get label noise, the rest is trusted or for
-    testing.
+    """Splits another table's training rows: the first `train_size` get label noise, others are trusted or for testing.
 
-    Untrusted and trusted rows are both training rows, in this order; the column `trusted` distinguishes them.
+    The training rows are the untrusted rows, then the trusted rows; the column `trusted` distinguishes the two.
 
     Args:
         table: table whose training rows have `features` and a `target` of -1 or 1.
         train_size: number of untrusted rows before positives are removed.
-        trusted_size: number of rows with true labels; the rest is for testing.
+        trusted_size: number of trusted rows, with true labels; the remaining rows are for testing.
         flipped: fraction of the untrusted rows with flipped labels.
-        kept_positives: fraction of positives kept among the untrusted rows, before labels are flipped.
+        kept_positives: fraction of the untrusted rows' positives that is kept, before labels are flipped.
         seed: seed of split and noise; None means the DataModule's seed.
     """
 

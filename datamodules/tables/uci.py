@@ -1,4 +1,4 @@
-"""Tables of the UCI repository, in the layout used to compare Bayesian methods."""
+"""Tables of the UCI repository, in the file layout commonly used to compare Bayesian methods."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +30,13 @@ MOST_COLUMN = 1_000_000
 class UCI(SplitTable):
     """A table with one target: `<data_dir>/uci/<name>/data.txt`, `index_features.txt` and `index_target.txt`.
 
-    Numbers are separated by white space, without a header. The other files contain the positions of feature and target
-    columns, from 0. To omit constant columns, remove their positions from these files.
+    `data.txt` contains numbers separated by white space, without a header. The two index files contain the positions of
+    feature and target columns, from 0. To omit constant columns, remove their positions from these files.
 
     Args:
         name: folder of the table, such as `yacht`.
         data_dir: folder that contains `uci`; None means the NOISEWORKS_DATA directory.
-        train_size: number of training rows; None means all that are not for validation or testing.
+        train_size: number of training rows; None means all rows not used for validation or testing.
         validation_fraction: fraction of all rows for validation; 0 means none.
         test_fraction: fraction of all rows for testing.
         seed: seed of the split; None means the DataModule's seed.

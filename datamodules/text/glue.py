@@ -20,12 +20,12 @@ class GlueTask:
 
     Args:
         folder: name of the task's folder.
-        texts: columns of the text, or of the text pair.
-        label: column of the label.
+        texts: names of the columns with the text or text pair.
+        label: name of the label column.
         classes: labels as written in the files, in class order.
-        names: names of all columns, if the files have no header.
+        names: names of all columns, for files without a header.
         dev: file of the labelled test texts.
-        incomplete: whether GLUE's files contain truncated lines; these are skipped, as in the library `datasets`.
+        incomplete: whether GLUE's files contain truncated lines, which are skipped as in the library `datasets`.
     """
 
     folder: str
@@ -58,15 +58,16 @@ TASKS = {
 
 
 class Glue(TextSet):
-    """A GLUE task: training on `train.tsv`, testing on `dev.tsv`, whose labels are public (MNLI: matched part).
+    """A GLUE task, trained on `train.tsv` and tested on `dev.tsv`, whose labels are public (MNLI: matched part).
 
-    STS-B is not included, because its labels are real numbers. A file is `<data_dir>/<Task>/train.tsv`, as distributed
-    by GLUE: `RTE/train.tsv`, `SST-2/dev.tsv`.
+    STS-B is not included, because its labels are real numbers. Files are in `<data_dir>/<Task>`, as distributed by
+    GLUE, for example `RTE/train.tsv` and `SST-2/dev.tsv`.
 
     Args:
         task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
         data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
-        prefixed: join task name, column names and texts into one text, as for T5: `rte sentence1: ... sentence2: ...`.
+        prefixed: join task name, column names and texts into one text, as T5 needs: `rte sentence1: ... sentence2:
+            ...`.
         training_file: file name of the training texts.
     """
 
@@ -120,8 +121,8 @@ def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = Fals
 
     Args:
         path: file in UTF-8.
-        names: column names; None means the first line.
-        leave_out: skip lines with too few values instead of rejecting the file.
+        names: column names; None means that the first line contains the names.
+        leave_out: whether to skip lines with too few values instead of rejecting the file.
 
     Returns:
         The columns, with the line number of each row under `LINE`.

@@ -17,7 +17,7 @@ from datamodules.text.text_set import Texts, TextSet
 
 
 class TokenizedSet:
-    """Texts that are tokenized one request at a time, all to the same length.
+    """Dataset that tokenizes texts one request at a time, all to the same length.
 
     Args:
         source: the texts.
@@ -52,9 +52,9 @@ class TokenizedSet:
 
 
 class LabelledTexts(SeededBatches):
-    """Batches of a dataset's texts, tokenized, with their labels (`datamodules.batches.LabelledTextBatch`).
+    """Batches of tokenized texts with their labels (`datamodules.batches.LabelledTextBatch`).
 
-    All texts have the same length, so that a method can keep state per token of a sample. The order of
+    All texts have the same length, so a method can keep state per token of a sample. The order of
     training samples depends only on (seed, epoch), not on the number of ranks.
 
     Args:
@@ -63,7 +63,7 @@ class LabelledTexts(SeededBatches):
         max_length: length to which each text or pair is truncated or padded, in tokens.
         batch_size: global training batch size, over all ranks.
         evaluation_batch_size: global batch size in testing and prediction; None means `batch_size`.
-        seed: seed of the order; None means the value of `seed_everything`.
+        seed: seed of the batch order; None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LabelledTexts(SeededBatches):
             found: Any = AutoTokenizer.from_pretrained(where, local_files_only=folder.is_dir(), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"tokenizer: none at {self.tokenizer_name}; expected a folder with tokenizer.json, as written by "
+                f"tokenizer: found none at {self.tokenizer_name}; expected a folder with tokenizer.json, as written by "
                 f"save_pretrained, or a name on the Hugging Face Hub"
             ) from error
         except Exception as error:  # a damaged file may raise almost anything

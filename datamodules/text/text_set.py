@@ -1,4 +1,4 @@
-"""Interface of labelled text datasets: plain objects that read their splits, independent of tokenizers."""
+"""Interface of labelled text datasets, which only read their splits, without tokenizing."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ class Texts(Source):
     """The texts of one split, in memory.
 
     Args:
-        first: texts, `[N]`, or the first text of each pair.
-        second: the second text of each pair, `[N]`, or None.
+        first: texts, or the first text of each pair, `[N]`.
+        second: second text of each pair, `[N]`; None for single texts.
         label: `[N]`, int64.
 
     Raises:
@@ -30,7 +30,7 @@ class Texts(Source):
     def __post_init__(self) -> None:
         lengths = [len(part) for part in (self.first, self.second, self.label) if part is not None]
         if len(set(lengths)) != 1 or not lengths[0]:
-            raise ValueError(f"texts and labels must be equally many, and at least one, got {lengths}")
+            raise ValueError(f"there must be as many texts as labels, and at least one, got {lengths}")
 
 
 class TextSet(SplitSet[Texts], ABC):

@@ -20,20 +20,19 @@ from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips,
 
 
 class ClipPairs(WholeImageSets):
-    """Batches of degraded clips, with the clean ones where known (`datamodules.batches.ClipBatch`).
+    """Batches of degraded clips, and clean clips where known (`datamodules.batches.ClipBatch`).
 
-    Training clips are windows of the dataset's clips. Their position, flip, degradation and noise are a function of
-    (seed, epoch, index), for any number of ranks. They are computed in the DataLoader workers, because JPEG and video
-    codecs do not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or parts
-    of them. Clean clips among them are degraded with one fixed seed, so every method sees the same clips.
+    Training clips are windows of the dataset's clips. A window's position, flip, degradation and noise depend only on
+    (seed, epoch, index), not on the number of ranks. DataLoader workers compute them, because JPEG and video codecs do
+    not run on a GPU. Validation, test and prediction batches are whole clips of one length and size, or parts of such
+    clips. Where only clean clips exist, they are degraded with one fixed seed, so every method sees the same clips.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several by name, each with its own metrics.
+        test: test dataset, or several test datasets by name, each with its own metrics.
         validation: validation dataset; None means no validation.
-        degradation: degrades and downsamples the clips of datasets that have only clean ones; None for datasets of
-            pairs.
-        noise: source of noise sequences for training clips, in the batch as `noise`.
+        degradation: degrades and downsamples the clips of datasets without degraded clips; None for datasets of pairs.
+        noise: source of noise sequences for training clips; batches contain a sequence per clip as `noise`.
         test_noise: source of noise sequences for validation and test clips.
         batch_size: global training batch size in clips, over all ranks.
         num_frames: frames read per training clip.
@@ -45,8 +44,10 @@ class ClipPairs(WholeImageSets):
             rank gets at least one clip. All clips of a batch have the same length and size.
         evaluation_frames: maximum number of frames evaluated at once; longer clips are split into parts.
         predict_dir: folder of degraded clips to predict, as frame folders or video files; None means the test clips.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for datasets in memory.
-        seed: seed of order, windows, degradation and generated data; None means the value of `seed_everything`.
+        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
+            memory.
+        seed: seed of the batch order, windows, degradation and generated data; None means the value of
+            `seed_everything`.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class ClipPairs(WholeImageSets):
         if clips.noisy is None and self.degradation is None:
             raise ValueError(f"{name} has only clean clips: set data.degradation")
         if split == "training" and clips.noisy is not None and self.degradation is not None:
-            raise ValueError(f"{name} has degraded clips of its own: leave data.degradation out")
+            raise ValueError(f"{name} has degraded clips already: leave data.degradation out")
         both = clips.noisy is not None and clips.clean is not None
         if both and self.training is not None and clips.scale != self.scale:
             raise ValueError(f"{name} has scale {clips.scale}, but the training data have scale {self.scale}")
@@ -142,11 +143,11 @@ class ClipPairs(WholeImageSets):
 
 
 class Windows:
-    """The windows of clips to train on.
+    """Dataset of the training windows of clips.
 
     Args:
         clips: clips of the dataset.
-        data: the DataModule, which defines how windows are cut and degraded.
+        data: DataModule that defines how windows are cut and degraded.
 
     Raises:
         ValueError: if a clip is shorter or smaller than a window; the message names the clip.
@@ -207,5 +208,5 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
 
 
 def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
-    """Append a clip's reversed frames, so the last frame appears twice, or return it unchanged."""
+    """Append a clip's reversed frames, which repeats the last frame, or return the clip unchanged."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

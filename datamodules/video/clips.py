@@ -1,4 +1,4 @@
-"""Clips of one split, whose frames are read on access."""
+"""Clips of one split; frames are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Split = Literal["training", "validation", "test"]
 
 
 class Frames(Protocol):
-    """The frames of one clip, wherever they are stored."""
+    """Interface of the frames of one clip, in memory or in files."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """T, C, H and W, available without reading all frames."""
+        """Shape T, C, H, W of the clip, known without reading all frames."""
         ...
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
@@ -50,13 +50,13 @@ class Clips:
     Args:
         names: names of the clips, `[N]`.
         clean: ground truth; None if there is none.
-        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`, if the dataset has them.
+        noisy: degraded clips of the same lengths, with frames smaller by the factor `scale`; None if there are none.
         scale: clean pixels per noisy pixel, along each axis.
         rates: frames per second of each clip, for video files.
-        in_memory: whether frames are in memory, so that DataLoader workers would not help.
+        in_memory: whether frames are in memory, where DataLoader workers would not help.
 
     Raises:
-        ValueError: if there is no clip, or a clean clip does not match its noisy one; the message names the clip.
+        ValueError: if there is no clip, or a clean and a noisy clip do not match; the message names the clip.
     """
 
     names: Sequence[str]
@@ -68,7 +68,7 @@ class Clips:
 
     def __post_init__(self) -> None:
         if not self.stored:
-            raise ValueError("a set of clips is empty")
+            raise ValueError("a dataset has no clips")
         for name, clean, noisy in zip(self.names, self.clean or (), self.noisy or (), strict=False):
             time, channels, height, width = noisy.shape
             if clean.shape != (time, channels, height * self.scale, width * self.scale):
@@ -79,12 +79,12 @@ class Clips:
 
     @property
     def stored(self) -> Sequence[Frames]:
-        """The clean clips, or the noisy ones if there are no clean ones."""
+        """The clean clips, or the noisy clips if there are no clean clips."""
         return self.clean if self.clean is not None else self.noisy or []
 
 
 class ClipSet(ABC):
-    """A dataset of clips: a plain object that reads its splits, independent of batching."""
+    """Interface of datasets of clips, which only read their splits, without batching."""
 
     channels: int
     """Channels of a frame: 1 for grey, 3 for colour."""

@@ -22,15 +22,16 @@ from datamodules.video.clips import Clips, ClipSet, Frames, Split
 
 
 class FolderFrames:
-    """The frames of a folder, whose names end with consecutive numbers.
+    """Frames in a folder of image files whose names end with consecutive numbers.
 
     Args:
         folder: folder of frames.
-        channels: 1 or 3; grey frames are repeated to three channels, colour frames are never reduced to grey.
+        channels: number of channels, 1 or 3; grey frames are repeated to three channels, and colour frames are not
+            reduced to grey.
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: if a number is missing or occurs twice; the message names it.
+        ValueError: if a frame's number is missing or occurs twice; the message names the frame.
         UnreadableImage: if the first frame cannot be read.
     """
 
@@ -66,8 +67,8 @@ def numbered_frames(folder: Path) -> list[Path]:
     """List the frames of a folder, sorted by the number at the end of their names.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if a number is missing or occurs twice; the message names it.
+        FileNotFoundError: if there is no frame.
+        ValueError: if a frame's number is missing or occurs twice; the message names the frame.
     """
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -93,11 +94,11 @@ def numbered_frames(folder: Path) -> list[Path]:
 
 
 class VideoFrames:
-    """The frames of a video file, decoded from the key frame before the requested ones.
+    """Frames of a video file, decoded from the key frame before the requested frames.
 
     Args:
         path: video file.
-        channels: 1 to read luma only, or 3.
+        channels: number of channels; 1 reads only luma, 3 reads colour.
 
     Raises:
         UnreadableVideo: if the file is damaged or not a video; the message names the file.
@@ -121,14 +122,14 @@ class VideoFrames:
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Find the clips of a folder, by name: frame folders, video files, or the folder itself.
+    """Find a folder's clips, by name: frame folders, video files, or the folder itself as one clip.
 
     Args:
         folder: folder of clips.
         what: name of the argument or dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no clip.
+        FileNotFoundError: if the folder does not exist or has no clip.
         ValueError: if a folder and a file have the same name.
     """
     if not folder.is_dir():
@@ -154,11 +155,12 @@ def opened(path: Path, channels: int) -> Frames:
 
 
 class FrameFolders(ClipSet):
-    """The user's own clips, frame folders or video files, with or without degraded ones; the same for every split.
+    """The user's own clips as frame folders or video files, with or without degraded clips; the same for every split.
 
     Args:
         clean_dir: folder of clean clips; None if there is no ground truth.
-        noisy_dir: folder of degraded clips with the same names; None means degradation by `data.degradation`.
+        noisy_dir: folder of degraded clips with the same names; None means that `data.degradation` degrades the clean
+            clips.
         scale: clean pixels per degraded pixel, along each axis.
         channels: 1 for grey frames, 3 for colour.
         names: names of the clips to use; None means all.
@@ -201,8 +203,8 @@ class FrameFolders(ClipSet):
 class REDS(ClipSet):
     """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
 
-    Expects `<data_dir>/train_sharp/<clip>/00000000.png` and `<data_dir>/val_sharp`, directly or in a folder `REDS`;
-    `val_sharp` is used for both validation and testing.
+    Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on, or in a folder `REDS` of `data_dir`; `val_sharp`
+    is used for validation and testing.
 
     Args:
         data_dir: folder of the dataset; None means the NOISEWORKS_DATA directory.

@@ -1,4 +1,4 @@
-"""Crops that move over photographs, as a substitute for videos."""
+"""Clips of crops that move over photographs, as a substitute for videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,12 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 class MovingPhotographs(ClipSet):
     """Clips of crops that move in a straight line over bundled photographs, by whole pixels per frame.
 
-    Photograph, direction and position of each clip are random. Training clips come from ten photographs, validation and
-    test clips from three others.
+    Photograph, direction and position of each clip are random. Training clips come from ten photographs, and validation
+    and test clips from three other photographs.
 
     Args:
         samples: number of training clips.
-        test_samples: number of test clips, and of validation clips.
+        test_samples: number of test clips; validation has as many.
         num_frames: frames per clip.
         image_size: height and width of a frame, in pixels.
         photograph_size: height and width of the photographs, in pixels.
@@ -68,10 +68,10 @@ def translating_crops(
         frames: frames per clip.
         size: height and width of a crop, in pixels.
         max_speed: largest displacement along each axis, in pixels per frame.
-        random: random number generator of image, direction and position.
+        random: random number generator for image, direction and position.
 
     Returns:
-        `[count, frames, C, size, size]`.
+        Clips `[count, frames, C, size, size]`.
     """
     chosen = random.integers(len(images), size=count)
     speed = random.integers(-max_speed, max_speed + 1, size=(count, 2))

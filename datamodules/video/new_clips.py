@@ -15,17 +15,17 @@ AT_ONCE = 32
 class NewClips(WholeClips):
     """The clips of a folder: frame folders and video files.
 
-    All files are decoded once at the start, to find damaged ones; this is cheap compared with restoring them. Clips
-    with a missing or damaged frame, or one of another size, are skipped, and `unreadable` lists them with reasons.
+    All files are decoded once at the start to find damaged files; this is cheap compared with restoration. Clips whose
+    frames are missing, damaged or of different sizes are skipped and listed in `unreadable` with the reasons.
 
     Args:
         folder: folder of clips; a folder that contains frames itself is one clip.
-        channels: channels to read frames with, 1 or 3.
+        channels: number of channels to read frames with, 1 or 3.
         longest: maximum number of frames per part; None leaves clips whole.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or holds no clip.
-        ValueError: if two clips have the same name, or none can be read.
+        FileNotFoundError: if the folder does not exist or has no clip.
+        ValueError: if two clips have the same name, or no clip can be read.
     """
 
     def __init__(self, folder: str, channels: int, longest: int | None) -> None:

@@ -10,14 +10,15 @@ from datamodules.video.noise_source import NoiseSource
 
 
 class NoiseLibrary(NoiseSource):
-    """Noise sequences in frame folders, written by `train.py noise_library`; one is sampled per clip.
+    """Noise sequences in frame folders, written by `train.py noise_library`; one sequence is sampled per clip.
 
-    Longer or larger sequences than the clip are cropped at a random position. All are read into memory on first access.
+    Sequences longer or larger than the clip are cropped at a random position. All sequences are read into memory on
+    first access.
 
     Args:
-        folder: library folder, `<folder>/<sequence>/00000000.png` and so on.
+        folder: folder of the library, with frames `<folder>/<sequence>/00000000.png` and so on.
         loop: repeat sequences that are shorter than a clip instead of rejecting them.
-        match_mean: shift sequences to the mean of their clip, in each channel.
+        match_mean: shift a sequence to the mean of its clip, in each channel.
     """
 
     def __init__(self, folder: str, loop: bool = False, match_mean: bool = False) -> None:
@@ -30,7 +31,7 @@ class NoiseLibrary(NoiseSource):
         """Read all sequences, `[T, C, h, w]` each, by name.
 
         Raises:
-            FileNotFoundError: if there are none.
+            FileNotFoundError: if there are no sequences.
             ValueError: if a frame is missing or damaged; the message names the frame.
         """
         if channels not in self._read:
@@ -51,7 +52,7 @@ class NoiseLibrary(NoiseSource):
             if own_time < time and not self.loop:
                 raise ValueError(
                     f"{name}: sequence {title} of {self.folder} has {own_time} frames, fewer than the {time} of a "
-                    f"clip; collect longer ones, or set loop to repeat it"
+                    f"clip; collect longer sequences, or set loop to repeat this one"
                 )
 
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Interface of noise sequence sources for clips."""
+"""Interface of sources of noise sequences for clips."""
 
 from abc import ABC, abstractmethod
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 
 class NoiseSource(ABC):
-    """A source of pure noise sequences on nearly constant content; one is sampled per clip."""
+    """A source of noise sequences with nearly constant image content; one sequence is sampled per clip."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """Reject clips that the sequences cannot cover.
+        """Reject clips that are longer or larger than the sequences, or differ in channels.
 
         Args:
             shape: T, C, h and w of a clip.
-            name: the source's argument, for error messages.
+            name: argument that defines the source, for error messages.
 
         Raises:
-            ValueError: if the sequences are shorter or smaller, or have other channels.
+            ValueError: if the sequences are shorter or smaller than the clip, or have other channels.
         """
 
     @abstractmethod

@@ -1,12 +1,12 @@
-"""Video windows that contain only noise, found by their variance and mean over the frames.
+"""Video windows that contain only noise, found by the mean and variance of their frames.
 
-Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. The window is kept if
+Let v_t and m_t be the variance and mean of frame t in a window of S x S pixels, in grey levels. A window is kept if
 
     v_t < max_variance and m_t > min_mean in every frame,
-    Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change,
+    Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change.
 
-where all variances divide by the number of values. Windows are adjacent. As in the authors' code, a window that ends
-exactly at the border of the frame is left out.
+All variances divide by the number of values. Windows are adjacent. As in the authors' code, windows that end
+exactly at the border of the frame are left out.
 
 Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
 """
@@ -29,11 +29,11 @@ class WindowTest:
     """Decide which windows contain only noise; variances and means are in grey levels, 0...255.
 
     Args:
-        size: side of a window, in pixels.
+        size: height and width of a window, in pixels.
         max_variance: exclusive upper bound of each frame's variance.
         min_mean: exclusive lower bound of each frame's mean.
-        max_variance_change: largest variance over frames of the frame variances.
-        max_mean_change: largest variance over frames of the frame means.
+        max_variance_change: largest variance, over frames, of the frames' variances.
+        max_mean_change: largest variance, over frames, of the frames' means.
     """
 
     size: int = 64
@@ -49,21 +49,21 @@ class WindowTest:
 
 
 def places(length: int, size: int) -> int:
-    """Count the windows along an axis; one that ends exactly at the end of the axis is left out."""
+    """Count the windows along an axis; a window that ends exactly at the end of the axis is left out."""
     return len(range(0, length - size, size))
 
 
 def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert a frame `[C, H, W]` to luma, rounded, `[H, W]`."""
+    """Convert a frame `[C, H, W]` to rounded luma `[H, W]`."""
     if len(frame) == 1:
         return frame[0]
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).convert("L"))
 
 
 def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
-    """Find the windows of consecutive frames that contain only noise, as row and column of their first pixel.
+    """Find the windows that contain only noise in all frames; returns the row and column of each window's first pixel.
 
-    Frames are read one at a time, until no window is left; only remaining windows are measured.
+    Frames are read one at a time until no window is left; each frame is measured only in the remaining windows.
     """
     count, size = clip.shape[0] - first if count is None else count, test.size
     rows, columns = (places(length, size) for length in clip.shape[2:])
@@ -85,18 +85,18 @@ def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | N
 def collected(
     name: str, clip: Frames, library: Path, test: WindowTest, frames: int | None = None
 ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-    """Write the noise of a clip as sequences `<library>/<name>_<k>/00000000.png` and so on.
+    """Write the noise of a clip as sequences of frames, `<library>/<name>_<k>/00000000.png` and so on.
 
     Args:
         name: name of the clip.
-        clip: its frames, which are read one at a time, twice.
+        clip: frames of the clip, which are read twice, one at a time.
         library: folder of the library.
-        test: decides which windows are kept.
-        frames: length of a sequence: the clip is split into parts of this length, dropping the remainder. None means
-            the whole clip.
+        test: criterion by which windows are kept.
+        frames: length of a sequence; the clip is split into parts of this length, and the remainder is dropped. None
+            means the whole clip.
 
     Yields:
-        The folder of each sequence, and its first, middle and last frame, `[3, C, S, S]`.
+        Each sequence's folder, and its first, middle and last frame, `[3, C, S, S]`.
 
     Raises:
         ValueError: if the clip is shorter than a sequence.

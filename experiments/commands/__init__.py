@@ -1,11 +1,11 @@
-"""The commands of `train.py`, one per file of this folder, imported only when called.
+"""The commands of `train.py`, one per file of this folder; a command's file is imported only when called.
 
 A command has
     a docstring: its first line is shown in the list of commands, the whole of it in its --help
     arguments(parser), which adds its arguments
     run(options), which returns the exit status; a ValueError or OSError means bad input, exit status 2
-`run` itself imports slow modules and everything outside `experiments`, so that --help is fast. `fit`, `validate`,
-`test` and `predict` have no `arguments`, and their `run` takes the list of arguments: LightningCLI parses them.
+`run` itself imports slow modules and everything outside `experiments`, which keeps --help fast. `fit`, `validate`,
+`test` and `predict` have no `arguments`; their `run` takes the list of arguments, which LightningCLI parses.
 """
 
 import os
@@ -39,7 +39,7 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
     """Parse the arguments of a command.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid; the message names the argument.
     """
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
@@ -51,9 +51,9 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
     """Run a command.
 
     Args:
-        name: one of `names`.
+        name: name of the command, one of `names`.
         argv: command-line arguments of the command.
-        more: further arguments of the command's `run`.
+        more: further arguments passed to the command's `run`.
 
     Returns:
         Exit status of the command, or 2 for bad input, reported in one sentence on standard error.
@@ -73,10 +73,10 @@ def _imported(name: str) -> Any:
 
 
 def complete() -> None:
-    """Print completions for the shell, which passes the command line in environment variables, and end the process.
+    """Print completions of the command line that the shell passes in environment variables, and end the process.
 
     jsonargparse cannot complete a parser with subcommands ('Namespace' object does not support item assignment), so the
-    command is removed from the line, and its own parser completes the rest.
+    command is removed from the line, and the command's parser completes the rest.
     """
     import argcomplete
 

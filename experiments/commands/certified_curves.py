@@ -2,10 +2,11 @@
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-plots certified accuracy against radius for every log and tabulates it on a grid of radii. A further row, the envelope,
-is the best log at each radius, on the images common to all logs, as in published tables over several sigmas.
+The command plots certified accuracy against radius for every log, and tabulates the accuracy on a grid of radii. A
+further row, the envelope, contains the best log's accuracy at each radius, on the images common to all logs, as in
+published tables over several sigmas.
 
-Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
+The output directory gets certified_accuracy.png and certified_accuracy.csv.
 """
 
 from argparse import ArgumentParser, Namespace

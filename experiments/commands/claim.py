@@ -1,4 +1,4 @@
-"""Run stated claims, method against baseline, and give the verdicts.
+"""Run claims that compare a method with a baseline, and give the verdicts.
 
     python train.py claim configs/elr/claim.yaml --record docs/claims.csv
 
@@ -15,13 +15,14 @@ A claim file holds a mapping, or a list of them, with the keys
                the baseline may then be the method's own config
     claimed    false for a sentence that the runs did not confirm: it is reported with its figures, but not claimed
 
-A claim holds if the mean difference reaches the margin in the stated direction, and is significantly above 0, or above
-a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the same seed form a pair: they
-share data, splits and noise, so the effect of a hard split on both cancels.
+A claim holds under two conditions. The mean difference must reach the margin in the stated direction, and must be
+significantly above 0, or above a negative margin, in a one-sided paired t test over seeds at the 5 % level. Runs of the
+same seed form a pair: they share data, splits and noise, so a hard split affects both runs equally, and the effect
+cancels.
 
-Written to the output directory: claims.csv, claims.md, and the output of `compare` for the same configs. With claim
-files of several folders, each folder gets its own directory, next to claims.csv and claims.md for all. The exit status
-is 1 if a claim does not hold or its runs failed.
+The output directory gets claims.csv, claims.md, and the output of `compare` for the same configs. With claim files of
+several folders, each folder gets its own directory, and claims.csv and claims.md cover all folders. The exit status is
+1 if a claim does not hold or its runs failed.
 """
 
 import sys
@@ -67,7 +68,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         run_command: command to which `fit ...` is appended.
 
     Returns:
-        Exit status: 0 if all claims hold; 1 if one does not hold or did not run; 130 after Ctrl-C.
+        Exit status: 0 if all claims hold; 1 if a claim does not hold or did not run; 130 after Ctrl-C.
     """
     console = terminal()
     places = plan(options.files, options.output)

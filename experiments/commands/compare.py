@@ -1,24 +1,24 @@
-"""Train and test several configurations over several seeds, and compare them.
+"""Train and test several configurations over several seeds, and compare the results.
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
-Arguments after `--` are passed to every run, as if they followed `train.py fit --config CONFIG`. Each run is a
-separate process. Repeating the command keeps finished runs and resumes the others.
+Arguments after `--` are passed to every run, and follow `train.py fit --config CONFIG`. Each run is a
+separate process. Repeating the command keeps finished runs and resumes unfinished runs.
 
-A table of methods over settings has a column per value of a key (in configs with a given name, or in all), and a column
-per file name that several folders share:
+A table of methods over settings has a column for each value of a varied key (in all configs, or in configs with a given
+name), and a column for each file name that several folders share:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
 
-With one varied key table.png shows lines, with two it shows heat maps. `--fit KEY` fits power laws in a key of --vary:
+table.png shows lines for one varied key, and heat maps for two. `--fit KEY` fits power laws in a key of --vary:
 
     python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
 
-Written to the output directory: summary.csv (config, metric, mean, std, seeds, and the numbers of seeds that diverged
-or have no finite value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png; with several
-settings table.csv and table.png; with --fit exponents.csv and exponents.png; and for each run <config>/seed_<seed>/ or
-<config>/<key>=<value>/seed_<seed>/.
+The output directory gets summary.csv (config, metric, mean, std, seeds, and the numbers of seeds that diverged or have
+no finite value), runs.csv (config, metric, seed, value), summary.md, comparison.png and curves.png. Several settings
+also give table.csv and table.png; --fit also gives exponents.csv and exponents.png. Each run has a directory
+<config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
 """
 
 import sys
@@ -62,16 +62,16 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     Args:
         options: the arguments.
         run_command: command to which `fit ...` is appended.
-        preflight_command: command that instantiates every experiment before any run; None takes the default one with
-            the default `run_command`, and none otherwise.
+        preflight_command: command that instantiates every experiment before any run; None means the default command for
+            the default `run_command`, and no command otherwise.
 
     Returns:
-        Exit status: 0; 1 if a run failed; 130 after Ctrl-C.
+        Exit status: 0 for success, 1 if a run failed, 130 after Ctrl-C.
     """
     console = terminal()
     repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)
     if repeated is not None:
-        raise ValueError(f"--seeds has {repeated} twice; every seed is one run")
+        raise ValueError(f"--seeds has {repeated} twice; each seed must be given once")
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
     experiments = varied(load_experiments(options.configs, options.overrides), variations)

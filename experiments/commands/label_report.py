@@ -4,14 +4,15 @@
         --config configs/callbacks/label_report.yaml --data.folds 5
     python train.py label_report runs/folds
 
-Each image is judged by the network that has not seen it. The command writes to the first directory `label_report.csv`,
-with the columns of the runs' own reports (`row` identifies the image; `index` counts within a fold), and
-`cleaned_labels.csv`, with `keep`, `relabel` or `drop` for each label. `FromCSV` reads both; to train on the latter:
+Each label is judged by a network that was not trained on it. The command writes two files to the first directory.
+`label_report.csv` has the columns of the runs' own reports (`row` identifies the image; `index` counts within a fold),
+and `cleaned_labels.csv` has `keep`, `relabel` or `drop` for each label. `FromCSV` reads both files; to train on
+`cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
 
-It prints the estimated fraction of wrong labels with its 95 % interval, a bootstrap over images.
+The command prints the estimated fraction of wrong labels with a 95 % interval from a bootstrap over images.
 """
 
 from argparse import ArgumentParser, Namespace

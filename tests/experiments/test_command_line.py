@@ -148,7 +148,7 @@ BAD_INPUT = {
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
-    "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and LabelledImages has 10 classes"),
+    "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, but LabelledImages has 10 classes"),
     "network's input": (["--model.network.in_features", "65"], "does not accept images of shape [1, 8, 8]"),
     "network's output": (["--model.network.out_features", "9"], "outputs 9 logits, but model.num_classes is 10"),
     "sampler": (["--trainer.use_distributed_sampler", "true"], "use_distributed_sampler must be false"),

@@ -120,7 +120,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
         (["A", "--seeds", "0", "--trainer.max_epochs", "2"], "--trainer.max_epochs is not an option of compare"),
         (["A", "--trainer.max_epochs=2", "--seeds", "0"], "after `--`"),
         (["A", "--seeds", "0", "--metrics"], "--metrics"),
-        (["A", "--seeds", "0", "--", "trainer.max_epochs"], "must be overrides"),
+        (["A", "--seeds", "0", "--", "trainer.max_epochs"], "must be followed by overrides"),
         (["A", "--seeds", "0", "--", "--seed_everything=3"], "--seed_everything cannot be overridden"),
         (["A", "--seeds", "0", "--", "--run_directory", "x"], "--run_directory cannot be overridden"),
         (["A", "A", "--seeds", "0"], "a"),

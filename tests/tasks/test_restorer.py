@@ -175,7 +175,7 @@ def test_raw_images_are_written_as_the_sensor_has_them_and_numbers_in_16_bits(tm
     ("module", "shift", "message"),
     [
         (Scaling(factor=0.8), 0.1, "was made with factor 0.9, and this run has 0.8: write into another"),
-        (Scaling(), 0.2, r"restored/flat/0.png was not made from what the data have under that name now"),
+        (Scaling(), 0.2, r"restored/flat/0.png was written for other input data"),
     ],
 )
 def test_what_was_made_otherwise_is_not_continued(tmp_path: Path, module: Scaling, shift: float, message: str) -> None:

@@ -130,7 +130,7 @@ def test_the_picture_shows_fixed_and_learned_alphas() -> None:
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"alphas must be in \[0, 1\], at least one, got \[0.5, 1.2\]"):
+    with pytest.raises(ValueError, match=r"alphas must be one or more numbers in \[0, 1\], got \[0.5, 1.2\]"):
         AlphaCurve(ATTACK, alphas=[0.5, 1.2])
     with pytest.raises(ValueError, match="skip must be at least 1, got 0"):
         AlphaCurve(ATTACK, skip=0)

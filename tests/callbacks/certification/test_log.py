@@ -135,7 +135,7 @@ def test_other_weights_and_rows_of_unknown_settings_are_refused(finished: Finish
     with pytest.raises(ValueError, match=r"dataset 'Images of 12 images', and this run has 'Images of 13 images'"):
         run(tmp_path, certification(), data=Images(13))
     (tmp_path / "certification_settings.json").unlink()
-    with pytest.raises(ValueError, match=r"certification_settings\.json, which says with what settings .* is missing"):
+    with pytest.raises(ValueError, match=r"certification_settings\.json, which records their settings, is missing"):
         run(tmp_path, certification())
 
 

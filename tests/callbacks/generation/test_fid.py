@@ -159,8 +159,8 @@ class Rows(TinyGenerator):
         ({"extractor": FIDInception()}, TinyGenerator, "extractor_name 'pixels' with FIDInception"),
         ({"extractor": nn.Identity()}, TinyGenerator, r"must return features \[B, D\].*got \[16, 1, 8, 8\]"),
         ({}, Bare, "FID needs a Generator, and Bare lacks sample"),
-        ({}, Signed, r"Signed.sample must give images in \[0, 1\], and gives -0.9"),
-        ({}, Rows, r"Rows.sample\(16\) must give images \[16, C, H, W\], and gives \[16, 64\]"),
+        ({}, Signed, r"Signed.sample must return images in \[0, 1\], got -0.9"),
+        ({}, Rows, r"Rows.sample\(16\) must return images \[16, C, H, W\], got \[16, 64\]"),
         ({"split": "validation"}, TinyGenerator, "split: Digits has no validation images of its own; use training"),
     ],
 )

@@ -201,7 +201,7 @@ class Pairs(Metric):
     [
         ([PeakSignalNoiseRatio(1.0), PeakSignalNoiseRatio(1.0)], "two are called peak_signal_noise_ratio; name them"),
         ({"psnr": PeakSignalNoiseRatio(1.0)}, "two are called psnr; name them"),
-        ({"a/b": PeakSignalNoiseRatio(1.0)}, "names have letters, digits and underscores, got 'a/b'"),
+        ({"a/b": PeakSignalNoiseRatio(1.0)}, "names must consist of letters, digits and underscores, got 'a/b'"),
         ([DistributionDistance()], "DistributionDistance does not measure single images"),
     ],
 )

@@ -239,5 +239,5 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(TypeError, match="; or fit the trainer with a DataLoader first, to report on its dataset"):
         LabelReport().setup(quiet(), module, "test")
     module.num_classes = 1
-    with pytest.raises(ValueError, match=r"needs at least 2 classes, and model\.num_classes is 1"):
+    with pytest.raises(ValueError, match=r"needs at least 2 classes, but model\.num_classes is 1"):
         LabelReport().setup(quiet(), module, "test")

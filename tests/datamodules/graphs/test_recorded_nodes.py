@@ -33,7 +33,7 @@ def test_values_are_as_recorded_and_edges_point_from_row_to_column(tmp_path: Pat
     ("cells", "graph", "message"),
     [
         (CELLS.replace("9", "many"), GRAPH, "Sachs: column B of .* contains text: 'many'"),
-        (CELLS.replace("C", "D"), GRAPH, "name other nodes"),
+        (CELLS.replace("C", "D"), GRAPH, "must name the same nodes in the same order"),
         ("A,B,C\n1,2,3\n4,2,10\n", GRAPH, "column B is constant"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
         computed(tmp_path)
     (array.parent / "manifest.json").write_text(json.dumps({"a": 2}))
     np.save(array, WHOLE)
-    with pytest.raises(ValueError, match="holds another array than its name says"):
+    with pytest.raises(ValueError, match="does not contain the array that its name describes"):
         computed(tmp_path)
 
 
@@ -129,7 +129,5 @@ def test_parts_of_an_earlier_version_are_rejected_in_a_sentence(tmp_path: Path) 
     partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
     partial.mkdir(parents=True)
     np.save(partial / "part-000003.npy", part(3))
-    with pytest.raises(
-        ValueError, match=r"partial holds results, and .*manifest.json.* is missing: restore it, or rem"
-    ):
+    with pytest.raises(ValueError, match=r"partial has results, but .*manifest.json.* is missing: restore it, or rem"):
         computed(tmp_path)

@@ -135,6 +135,6 @@ def test_a_process_ends_when_its_launcher_is_gone(
     waiting = Peers(tmp_path / "job")
     waiting.open()
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    with pytest.raises(PeerFailure, match="started this one is gone") if ends else nullcontext():
+    with pytest.raises(PeerFailure, match="parent process of this rank has ended") if ends else nullcontext():
         waiting.check()  # the first of a machine may outlive its shell
     waiting.fail(ValueError())

@@ -55,7 +55,9 @@ def test_results_of_other_settings_are_rejected_by_name(tmp_path: Path) -> None:
         run(tmp_path, size=4)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(ValueError, match=r"tables holds results, and .*settings\.json, which says .* is missing"):
+    with pytest.raises(
+        ValueError, match=r"tables has results, but .*settings\.json, which records their settings, is missing"
+    ):
         run(tmp_path)
 
 

@@ -30,7 +30,7 @@ def test_files_that_are_there_are_left_alone(tmp_path: Path) -> None:
 def test_a_file_that_was_made_of_something_else_is_rejected(tmp_path: Path) -> None:
     store = texts(tmp_path)
     store.write("b", "", "made of b")
-    with pytest.raises(ValueError, match=r"b\.txt was not made from what the data have under that name now: remove it"):
+    with pytest.raises(ValueError, match=r"b\.txt was written for other input data: remove it"):
         store.missing(["a", "b"], ["a", "made of another b"])
 
 

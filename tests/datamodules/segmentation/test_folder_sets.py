@@ -120,7 +120,7 @@ def test_masks_of_new_images_have_their_names(folders: Path) -> None:
 
 
 def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="as MaskFolders does, and Shapes does not"):
+    with pytest.raises(ValueError, match=r"such as MaskFolders, but data\.images is a Shapes"):
         LabelledMasks(Shapes(), predict_dir=str(tmp_path)).setup("predict")
 
 

@@ -198,7 +198,10 @@ class Attack:
         ),
         (b"\x80\x04damaged", "is damaged or not a pickle of NumPy arrays only"),
         (pickle.dumps({"a": np.zeros(3)}), "must contain two dicts from names to arrays, of images and of masks, got"),
-        (pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})), "with the same names; 2 names are in only one"),
+        (
+            pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})),
+            "with the same names; 2 names are in only one",
+        ),
         (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is not an array of numbers"),
         (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "it has an array of type 'O8'"),
     ],

@@ -250,5 +250,5 @@ def test_damaged_files_are_named(voc: Path) -> None:
 
 
 def test_masks_that_are_wrong_are_not_made_wrong(voc: Path, pseudo: Path) -> None:
-    with pytest.raises(ValueError, match=r"mask_noise .* set only one of them"):
+    with pytest.raises(ValueError, match=r"mask_noise .* leave mask_noise out"):
         data_of(voc, pseudo, mask_noise=ErosionDilation()).setup("fit")

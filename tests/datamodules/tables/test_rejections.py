@@ -58,7 +58,7 @@ REJECTED: list[Row] = [
      "measurements must be at least 1"),
     ("TwoMoons samples", lambda _: TwoMoons(samples=0), ValueError, "samples"),
     ("training 1", lambda root: written(root, "u.data", "1\t2\t0\t5\n").training(), ValueError,
-     "has a rating of 0; they must be positive"),
+     "has a rating of 0; ratings must be positive"),
     ("training 2", lambda root: written(root, "u.data", "1\t2\tx\t5\n").training(), ValueError,
      "column rating of .* contains text: 'x'"),
     ("training 3", lambda root: written(root, "u.data", "1\t2\t3\t5\n").training(), ValueError,

@@ -139,7 +139,7 @@ def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -
         ({"num_frames": 2, "patch_size": 10}, "a has 8 x 8 pixels, less than data.patch_size 10"),
         ({"num_frames": 2, "patch_size": 3}, "patch_size must be a multiple of the scale 2, got 3"),
         ({"num_frames": 2, "patch_size": 4, "degradation": None}, "Numbered has only clean clips: set data.degrad"),
-        ({"training": Numbered(True), "patch_size": 4, "num_frames": 2}, "has degraded clips of its own: leave data.d"),
+        ({"training": Numbered(True), "patch_size": 4, "num_frames": 2}, "has degraded clips already: leave data.d"),
         (
             {"validation": Numbered(True), "degradation": NOTHING, **SMALL},
             "has scale 2, but the training data have scale 1",

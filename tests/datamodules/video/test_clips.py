@@ -21,5 +21,5 @@ def test_clips_that_do_not_belong_together_are_refused_by_name() -> None:
     for other in (frames(side=4, time=2), frames(side=3)):
         with pytest.raises(ValueError, match=r"b: the clean clip has the shape \[3, 1, 8, 8\].*2 times as long"):
             Clips(["a", "b"], [frames(), frames()], [frames(side=4), other], scale=2)
-    with pytest.raises(ValueError, match="a set of clips is empty"):
+    with pytest.raises(ValueError, match="a dataset has no clips"):
         Clips([], [])

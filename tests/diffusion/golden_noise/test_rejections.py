@@ -58,7 +58,7 @@ REJECTED: list[Row] = [
      lambda root: predicted_again(root, rewards={"brightness": lambda images, texts: images.flatten(1).std(1)}),
      ValueError, "with reward brightness"),
     ("collection of another text", predicted_of_another_text, ValueError,
-     r"10_100.npz was not made from what the data have under that name now"),
+     r"10_100.npz was written for other input data"),
     ("GoldenNoise start", lambda _: module(start="silver"), ValueError,
      "start must be one of golden, standard, redenoised, got 'silver'"),
     ("GoldenNoise pair_steps", lambda _: module(pair_steps=1), ValueError, "pair_steps must be at least 2, got 1"),

@@ -64,7 +64,7 @@ def test_other_settings_and_other_images_are_refused(text_to_image: Path, photog
         with pytest.raises(ValueError, match=message):
             predict(text_to_image, photographs, tmp_path / "run", **other)
     Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(photographs / "a.png")
-    with pytest.raises(ValueError, match=r"a_b.png was not made from what the data have under that name now"):
+    with pytest.raises(ValueError, match=r"a_b.png was written for other input data"):
         predict(text_to_image, photographs, tmp_path / "run")
 
 

@@ -75,7 +75,7 @@ def test_an_interrupted_prediction_continues_part_by_part(tmp_path: Path) -> Non
     assert {path: path.read_bytes() for path in restored.rglob("*.png")} == before
     assert sorted(path.name for path in videos.iterdir()) == ["a.mp4", "b.mp4"]
     Image.fromarray(np.zeros((16, 24, 3), dtype=np.uint8)).save(tmp_path / "given" / "a" / "00000000.png")
-    with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
+    with pytest.raises(ValueError, match="was written for other input data"):
         predict(tmp_path / "given", tmp_path / "run", **options)
 
 

@@ -39,7 +39,7 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
     assert trainer.predict(trained, folder) == [["deep/y.flac"]]
     assert files[0].stat().st_mtime_ns == before
     write(tmp_path / "mine" / "x.wav", 333, seed=9, sample_rate=2000)
-    with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
+    with pytest.raises(ValueError, match="was written for other input data"):
         trainer.predict(trained, folder)
 
 

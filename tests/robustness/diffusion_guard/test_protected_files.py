@@ -104,7 +104,7 @@ def test_other_images_of_the_same_names_are_not_taken_for_those_that_are_protect
         Image.fromarray(pixels).save(photos / changed)
         capsys.readouterr()
         assert protect(photos) != 0
-        assert f"{run / 'protected' / 'two.png'} was not made from what the data have" in capsys.readouterr().err
+        assert f"{run / 'protected' / 'two.png'} was written for other input data" in capsys.readouterr().err
         assert {file.name: file.read_bytes() for file in (run / "protected").iterdir()} == written
     # What protection does not know may be another: masks of unseen editors, and images beside the one, with more masks.
     for name in ("images/two.png", "masks/two", "masks/one/unseen1.png", "prompts.json"):
