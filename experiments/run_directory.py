@@ -81,7 +81,7 @@ def writing(directory: Path) -> Iterator[None]:
     """Lock a run directory against other calls; the lock ends with the process.
 
     Raises:
-        ValueError: if another process writes there.
+        ValueError: if another process writes to the directory.
     """
     with (directory / ".lock").open("w") as file:
         try:
@@ -220,7 +220,7 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
     """Before loading, reject a checkpoint whose model class or tensor shapes differ.
 
     Raises:
-        FileNotFoundError: if it does not exist.
+        FileNotFoundError: if the checkpoint does not exist.
         ValueError: if the checkpoint does not match; the message names the class or the tensors that differ.
     """
     checkpoint = read_checkpoint(path)

@@ -118,7 +118,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Reject links out of the directory, since writes would follow these, and all but files and folders."""
+    """Reject links out of the directory, which writes would follow, and everything except files and folders."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)

@@ -1,7 +1,7 @@
 """Assign the GPUs of this machine to concurrent runs.
 
-Each run gets a share of the GPUs, as a value of `CUDA_VISIBLE_DEVICES`. The GPUs are those visible to this process or,
-without a restriction, all GPUs and MIG instances by UUID.
+Each run gets a share of the GPUs, as a value of `CUDA_VISIBLE_DEVICES`. These are the GPUs visible to this process or,
+if it is not restricted, all GPUs and MIG instances, by UUID.
 """
 
 import os

@@ -9,12 +9,12 @@ The server learns what to import from its runs: at its end, each run reports the
 server starts no thread, computes nothing and does not use a GPU, as it could not be forked safely afterwards. If an
 import starts a thread or uses a GPU, the server reports it, and its client then starts new processes instead.
 
-The forkserver of `multiprocessing` (Python 3.11) cannot replace it. Processes of the forkserver hold the pipe that
-signals the end of its client; if the client is killed, the forkserver and its processes keep running. The forkserver
-preloads modules only at its start, but a sweep learns them from its preflight. There is one forkserver per Python
-process, with the environment, directory and output of its first use. The forkserver does not detect imports that start
-a thread or use a GPU, and does not run `atexit` handlers. A run's process group, files, variables and random numbers
-would still have to be set here.
+The forkserver of `multiprocessing` (Python 3.11) cannot replace this server. Processes of the forkserver hold the pipe
+that signals the end of its client; if the client is killed, the forkserver and its processes keep running. The
+forkserver preloads modules only at its start, but a sweep learns them from its preflight. There is one forkserver per
+Python process, with the environment, directory and output of its first use. The forkserver does not detect imports that
+start a thread or use a GPU, and does not run `atexit` handlers. A run's process group, files, variables and random
+numbers would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 

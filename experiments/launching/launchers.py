@@ -78,7 +78,7 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
     """Build the launcher of the runs.
 
     Args:
-        wanted: the arguments.
+        wanted: the arguments that choose launcher and resources.
         experiments: the experiments to run.
         folder: folder for the launcher's own files.
 

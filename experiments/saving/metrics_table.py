@@ -150,7 +150,7 @@ class MetricsTable(Logger):
 
         Args:
             saved: state of the table, as stored in the checkpoint.
-            checkpoint: path of the checkpoint, in the run directory with the table.
+            checkpoint: path of the checkpoint; its run directory contains the table.
         """
         kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))

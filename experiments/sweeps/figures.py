@@ -41,7 +41,7 @@ def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], pat
 
     Args:
         results: results of all runs.
-        experiments: their experiments.
+        experiments: the experiments of these runs.
         path: file of the figure.
     """
     [key] = swept_keys(experiments)
@@ -116,7 +116,7 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
 
     Args:
         results: results of all runs.
-        experiments: their experiments.
+        experiments: the experiments of these runs.
         path: file of the figure.
     """
     from matplotlib.colors import LogNorm, Normalize

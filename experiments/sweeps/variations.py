@@ -77,7 +77,7 @@ def variation(text: str) -> Variation:
 
 
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
-    """Replace each experiment by one per combination of the values that apply to it.
+    """Replace each experiment by one experiment per combination of the values that apply to it.
 
     The new names are `<name>/<key>=<value>`, with the shortest unambiguous end of the key.
 
