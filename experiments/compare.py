@@ -1,4 +1,4 @@
-"""Comparison of several configurations over several seeds: tables, figures and fitted exponents."""
+"""Compare several configurations over several seeds, with tables, figures and fitted exponents."""
 
 import hashlib
 import math
@@ -32,7 +32,7 @@ MAX_CONFIGS = 10
 
 
 def default_output(configs: Sequence[Path]) -> Path:
-    """Return `runs/compare/<folder>/<config>-vs-<config>`, so that the same command finds its runs again."""
+    """Return `runs/compare/<folder>/<config>-vs-<config>`, where the same command finds its runs again."""
     parents = {config.resolve().parent for config in configs}
     folder = Path(parents.pop().name) if len(parents) == 1 else Path()
     names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
@@ -43,7 +43,7 @@ def default_output(configs: Sequence[Path]) -> Path:
 
 
 def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
-    """Plan all runs, seed by seed so that configs can be compared early.
+    """Plan all runs in the order of the seeds, to compare configs early.
 
     Raises:
         ValueError, NotADirectoryError: if the output holds other runs.
@@ -55,14 +55,14 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
-    """Collect the metrics of finished runs by config and metric; the best epoch's follow the tested checkpoint's.
+    """Collect metrics of finished runs by config and metric; those of the best epoch follow the tested checkpoint's.
 
-    A diverged run gets NaN for every metric that other runs of its config have, or that any run has if all runs of its
-    config diverged.
+    A diverged run gets NaN for every metric of its config's other runs; if these all diverged, for every metric of any
+    run.
 
     Args:
         runs: all runs, finished or not.
-        metrics: full names of training or validation metrics to read in addition; their last value is used.
+        metrics: full names of training or validation metrics to add, with their last value.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
     if logged := [metric for metric in metrics if metric.startswith(("train/", "val/"))]:
@@ -109,11 +109,11 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     Args:
         runs: all runs, finished or not.
         output: output directory.
-        metrics: metrics in tables and figures, see `chosen`.
+        metrics: metrics to show in tables and figures, see `chosen`.
         fit: short names of the keys in which to fit power laws.
 
     Returns:
-        Paths of the figures.
+        The paths of the figures.
     """
     from experiments.figures import draw_comparison, draw_curves
     from experiments.sweeps.figures import draw_exponents

@@ -41,7 +41,7 @@ def located(path: Path) -> Path:
     """Find a configuration file at its path or, for `configs/...`, among the package's own.
 
     Raises:
-        FileNotFoundError: if there is no such file; for a file of version 0.1 the message gives the new name.
+        FileNotFoundError: if there is no such file; the message gives the new name of a file of version 0.1.
     """
     ours = PROJECT / path
     # os.path returns False if a text is too long for a path
@@ -103,7 +103,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 
 def base_of(path: Path) -> Path | None:
-    """Return the base of a configuration; None without one.
+    """Return the path of a configuration's base, or None if it has no base.
 
     Raises:
         FileNotFoundError: if the base does not exist.
@@ -126,15 +126,15 @@ def base_of(path: Path) -> Path | None:
 
 
 def with_base(path: Path) -> list[Path]:
-    """List a configuration file, preceded by its base if it has one."""
+    """Return the paths of a configuration's base, if any, and of the configuration itself."""
     base = base_of(path)
     return [base, path] if base else [path]
 
 
 def without_base_line(text: str) -> str:
-    """Blank the line of the base, so that line numbers in error messages stay correct.
+    """Blank the line `base: ...`, to keep the line numbers in error messages correct.
 
-    A file without any other line becomes an empty mapping.
+    A file with only this line becomes an empty mapping.
     """
     own = BASE_LINE.sub("", text, count=1)
     return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
@@ -156,7 +156,7 @@ def reject_old_keys(settings: dict[str, Any], path: object) -> None:
     """Reject a key of version 0.1 in a configuration.
 
     Raises:
-        ValueError: if there is such a key; the message names the file, the key and its replacement in version 0.2.
+        ValueError: if the configuration has such a key; the message names the file, the key and its new name.
     """
     for old in RENAMED_KEYS.keys() & dotted(settings).keys():
         raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")
@@ -173,6 +173,6 @@ def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """Read a configuration's settings by dotted names, those of its base included."""
+    """Read the settings of a configuration and its base, by dotted names."""
     leaves = [leaf for file in with_base(path) for leaf in dotted(mapping_of(file)).items()]
     return {name: value for name, value in leaves if name != "base"}

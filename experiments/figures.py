@@ -1,4 +1,4 @@
-"""Figures of a comparison: test metrics per seed, and training curves, with the same colour per config."""
+"""Figures of a comparison: test metrics per seed, and training curves; each config has one colour."""
 
 import math
 import re
@@ -21,7 +21,7 @@ TITLES = {
 
 
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
-    """Draw a panel per metric: a dot per seed, and mean ± std.
+    """Draw a panel per metric with a dot per seed, and mean ± std.
 
     Values of the best epoch are drawn as rings in the same panel.
     """
@@ -66,11 +66,11 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """Draw a panel per metric: mean ± std of every method over the settings, with a colour per method.
+    """Draw a panel per metric with mean ± std of every method over the settings; each method has a colour.
 
     Args:
         results: results of all runs.
-        place: method and setting of each config.
+        place: the method and the setting of each config.
         path: output file.
     """
     import numpy as np
@@ -105,7 +105,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
 
 
 def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group columns that differ only in the value of a key, so that a line connects them; others stay alone."""
+    """Group columns that differ only in the value of one key, to connect them by a line; other columns stay alone."""
     groups: dict[str, list[int]] = {}
     for number in numbers:
         key, _, _ = columns[number].rpartition(" ")
@@ -114,12 +114,12 @@ def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]
 
 
 def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequence[str] = ()) -> bool:
-    """Draw curves of the metrics that every config logs: mean over seeds with a band of ± std.
+    """Draw curves of the metrics that every config logs, as a mean over seeds with a band of ± std.
 
     Args:
         metrics: contents of the runs' `metrics.csv`, by config.
         path: output file.
-        names: training and validation metrics to draw, in this order; by default all, at most `MAX_CURVES`.
+        names: training and validation metrics to draw, in this order; by default the first `MAX_CURVES` metrics.
 
     Returns:
         Whether there was anything to draw.
@@ -162,7 +162,7 @@ def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
     """List the training and validation metrics common to all configs.
 
     Metrics of single steps, and of single classes or levels (names ending in a number), are omitted. Losses come last,
-    as they may be different quantities in two methods.
+    as the losses of two methods may be different quantities.
     """
     columns = [{name for run in runs for name in run} for runs in curves.values()]
     shared = set.intersection(*columns) if columns else set()

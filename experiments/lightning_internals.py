@@ -1,8 +1,8 @@
 """Private names of Lightning and jsonargparse that have no public equivalent, with the reason for each use.
 
-Private names occur only here and, for modules, in `lightning_modules/lightning_internals.py`. A test names each private
-name that an upgrade moves, and `pyproject.toml` bounds the versions. The test also covers methods that our classes
-override.
+All private names that are used occur here or, for modules, in `lightning_modules/lightning_internals.py`. If an upgrade
+moves a private name or a method that our classes override, a test fails and names it; `pyproject.toml` bounds the
+versions.
 """
 
 from collections.abc import Iterator
@@ -25,18 +25,18 @@ def handle_signals(trainer: Any, signals: SignalConnector) -> None:
 
 
 def signal_handling(trainer: Any) -> Any:
-    """Return the signal handling of a trainer."""
+    """Return a trainer's object that handles signals."""
     return trainer._signal_connector
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Whether a checkpoint at this point can be resumed; false within accumulated gradients and before a validation."""
+    """Whether a checkpoint saved now can be resumed; false within accumulated gradients and before a validation."""
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return not (epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher))
 
 
 def take_given_checkpoint_alone(trainer: Any) -> None:
-    """Keep Lightning from searching for checkpoints (of exceptions, SLURM or a registry) if none is given."""
+    """Prevent Lightning from searching for checkpoints (of exceptions, SLURM or a registry) if none is given."""
     trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path
 
 
@@ -61,20 +61,20 @@ def loaded_checkpoint(connector: Any) -> dict[str, Any]:
 
 
 def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
-    """Return the metrics of an epoch that has ended, which are logged after its checkpoint; None within an epoch."""
+    """Return the metrics of an epoch that has just ended, which are logged after its checkpoint; otherwise None."""
     connector = trainer._logger_connector
     return connector.metrics["log"] if connector._first_loop_iter is None else None
 
 
 def steps_trained(trainer: Any) -> int:
-    """Number of batches with an optimizer step, by which Lightning numbers the rows of loggers."""
+    """Number of batches with an optimizer step, which Lightning uses as the step number in loggers."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def running_means(trainer: Any) -> dict[str, Any]:
     """Return the running means of an epoch, which Lightning's checkpoints lack.
 
-    Each has `value`, a sum, and `cumulated_batch_size`; they come from `self.log` or `training.logging`.
+    Each mean has `value` (a sum) and `cumulated_batch_size`, and is logged by `self.log` or `training.logging`.
     """
     means = {}
     for key, logged in (trainer._results or {}).items():
@@ -86,22 +86,22 @@ def running_means(trainer: Any) -> dict[str, Any]:
 
 
 def subcommand_parser(line: Any, subcommand: str) -> Any:
-    """Return the parser of one subcommand, which `LightningCLI` nests in its own parser."""
+    """Return the parser of one subcommand; `LightningCLI` nests these parsers in its own."""
     return line._subcommand_parsers[subcommand]
 
 
 def typed_arguments(parser: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and type of a parser's arguments, which neither argparse nor jsonargparse lists publicly."""
+    """Yield name and type of each argument of a parser; neither argparse nor jsonargparse lists these publicly."""
     for action in parser._actions:
         if hasattr(action, "_typehint"):
             yield action.dest, action._typehint
 
 
 def import_verdicts() -> Any:
-    """Return which imports are allowed; jsonargparse has a public setter (`set_parsing_settings`), but no getter."""
+    """Return the setting of allowed imports; jsonargparse has only a public setter (`set_parsing_settings`)."""
     return parsing_settings["import_path_verdicts"]
 
 
 def set_import_verdicts(verdicts: Any) -> None:
-    """Restore which imports are allowed."""
+    """Restore the setting of allowed imports."""
     parsing_settings["import_path_verdicts"] = verdicts

@@ -1,4 +1,4 @@
-"""Load a run's model and data in Python, for a notebook or another program."""
+"""Load the model and data of a run in Python, for a notebook or another program."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ def load_run(
 ) -> tuple[LightningModule, LightningDataModule]:
     """Rebuild a run's model and data from its `config.yaml`, without changing the caller's random number generators.
 
-    Checkpoints hold no constructor arguments, so `load_from_checkpoint` would need all of them.
+    Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would need them all.
 
     Args:
         directory: the run directory.
         checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
 
     Returns:
-        The model in evaluation mode, with the checkpoint's weights, and the DataModule before `setup`.
+        The model with the checkpoint's weights, in evaluation mode, and the DataModule, before its `setup`.
 
     Raises:
         FileNotFoundError: if the run or the checkpoint does not exist.

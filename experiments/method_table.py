@@ -1,4 +1,4 @@
-"""Tables of methods over settings: a row per method, a column per setting, and a table per metric."""
+"""One table per metric, with a row per method and a column per setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -15,12 +15,12 @@ Places = Mapping[str, tuple[str, str]]
 def places(experiments: Sequence[Experiment]) -> Places:
     """Assign each experiment its row and column in the table.
 
-    A row is a config and a column a varied value; with two varied keys, the first one is part of the row. If configs of
-    several folders share file names, a row is a folder and the file is part of the column: `elr/cifar10` and
-    `elr/cifar10_asymmetric` are two columns of `elr`.
+    A row is a config and a column a varied value; with two varied keys, the first key is part of the row. If configs of
+    several folders share file names, a row is a folder and a column a file: `elr/cifar10` and `elr/cifar10_asymmetric`
+    are two columns of `elr`.
 
     Returns:
-        Row and column of each experiment; empty if no row would have two columns.
+        The row and column of each experiment; empty if no row would have two columns.
     """
     names = list(dict.fromkeys(each.config_name for each in experiments))
     folders, files = (
@@ -43,7 +43,7 @@ def places(experiments: Sequence[Experiment]) -> Places:
 
 
 def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
-    """List the keys that vary; empty if the experiments do not vary the same keys."""
+    """List the keys that vary; return an empty list if the experiments do not vary the same keys."""
     keys = {tuple(key for key, _ in each.setting) for each in experiments}
     if len(keys) != 1:
         return []
@@ -52,9 +52,9 @@ def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
-    """Build header and rows of the table: metric, method, and mean ± std in each setting.
+    """Build header and rows of the table, whose columns are metric, method, and mean ± std in each setting.
 
-    Many settings of few methods become rows. The header omits the first column.
+    If there are many settings and few methods, settings are rows. The header omits the first column.
     """
     columns, first = list(dict.fromkeys(column for _, column in place.values())), "method"
     cells = {(each.metric, *place[each.config]): str(each) for each in summaries}

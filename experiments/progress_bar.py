@@ -1,4 +1,4 @@
-"""Progress bar of a run: loss, a validation metric, and the time left of the whole run."""
+"""Progress bar of a run, which shows the loss, a validation metric, and the time left of the whole run."""
 
 import math
 import re
@@ -21,8 +21,8 @@ class WholeRun(RichProgressBar):
     """Show the last step's loss, the last validation metric and the time left of the whole run.
 
     Args:
-        monitor: the validation metric to show; None chooses one.
-        given_labels: whether validation labels are noisy; if so, the metric's name says so.
+        monitor: the validation metric to show; None chooses a metric.
+        given_labels: whether validation labels are noisy, which the metric's name then says.
     """
 
     def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
@@ -34,7 +34,7 @@ class WholeRun(RichProgressBar):
         self._looked = -math.inf
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Choose columns that fit into a terminal of 80 characters together with the metrics."""
+        """Choose columns that fit into a terminal of 80 characters next to the metrics."""
         _, _, batches, *_ = super().configure_columns(trainer)
         return [
             StageColumn("[progress.description]{task.description}"),
@@ -67,14 +67,14 @@ class WholeRun(RichProgressBar):
         return self._shown
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """Estimate the time left of the whole run from the progress of this process."""
+        """Estimate the time left of the whole run from this process's progress."""
         done = share_done(trainer)
         new = done - self._done_before
         return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
 
 
 class StageColumn(TextColumn):
-    """Column of the stage: shows the epoch, without the total number if epochs do not limit the run."""
+    """Column that names the stage, with the epoch; the number of epochs is shown only if it limits the run."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -83,7 +83,7 @@ class StageColumn(TextColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """Column of the time left: in training that of the whole run, otherwise that of the stage."""
+    """Column with the time left: of the whole run in training, otherwise of the stage."""
 
     max_refresh = SECONDS
 
@@ -98,9 +98,9 @@ class TimeLeft(ProgressColumn):
 
 
 def share_done(trainer: Trainer) -> float:
-    """Compute the completed fraction of a run by `max_epochs` or `max_steps`, whichever ends first; 0 if unknown.
+    """Compute the completed fraction of a run by `max_epochs` or `max_steps`, whichever is reached first; 0 if unknown.
 
-    Batches before a run was resumed count as completed.
+    Batches before a resumption count as completed.
     """
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Results of runs: read from run directories, summarised over seeds, written as CSV and Markdown."""
+"""Read the results of runs from their directories, summarise them over seeds, and write them as CSV and Markdown."""
 
 import csv
 import difflib
@@ -54,16 +54,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one config over seeds.
+    """One metric of one config, summarised over seeds.
 
     Args:
         config: title of the experiment.
         metric: name of the metric.
-        mean: mean over the seeds with a finite value; NaN without any.
-        std: sample standard deviation (n - 1) over these seeds; NaN for a single seed.
+        mean: mean over the seeds with a finite value; NaN if there is none.
+        std: sample standard deviation (n - 1) over the seeds with a finite value; NaN for a single seed.
         seeds: number of seeds with a finite value.
         diverged: number of seeds without a finite value because the run diverged.
-        not_finite: number of other seeds with NaN or infinity, for example if a threshold was never reached.
+        not_finite: number of seeds with NaN or infinity that did not diverge, for example as a threshold was never
+            reached.
     """
 
     config: str
@@ -88,7 +89,7 @@ class Summary:
 
 
 def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
-    """Choose the validation metric to show: `monitor` if logged, otherwise the first that is not a loss."""
+    """Choose the validation metric to show: `monitor` if it is logged, otherwise the first metric except losses."""
     if monitor in (names := list(names)):
         return monitor
     found = sorted(name for name in names if name.startswith("val/") and not re.search(r"_step$|[/_]\d+$", name))
@@ -96,11 +97,11 @@ def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
 
 
 def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> list[str]:
-    """Format metrics, one per line, without those of single steps and single classes.
+    """Format metrics, one per line; metrics of single steps and single classes are left out.
 
     Args:
         metrics: values by name.
-        given_labels: whether validation labels are noisy; if so, a note says so.
+        given_labels: whether validation labels are noisy, which a note then says.
     """
     stages = ("train/", "val/", "test/")
     shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
@@ -115,7 +116,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
 
 def arrow(metric: str) -> str:
-    """Return an arrow for the better direction of a metric, by the first known word of its name; empty if unknown.
+    """Return an arrow for a metric's better direction, by the first known word of its name; empty if no word is known.
 
     Metrics of image edits have no arrow, since protection against edits aims at low similarity.
     """
@@ -125,11 +126,11 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Select the results of some metrics, in the given order, including those of the best epoch.
+    """Select the results of some metrics, in the given order and including their values at the best epoch.
 
     Args:
         results: results of all runs.
-        metrics: names with or without stage, `test/accuracy` or `accuracy`; empty for all.
+        metrics: names with or without stage, such as `test/accuracy` or `accuracy`; empty means all metrics.
 
     Raises:
         ValueError: if no run has one of the metrics; the message names it.
@@ -147,15 +148,15 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 
 
 def misspelt(name: str, known: Iterable[str]) -> bool:
-    """Whether an unknown metric is probably a misspelt known one.
+    """Whether an unknown metric is probably a misspelt known metric.
 
-    A name unlike all known ones may belong to a metric that only full runs log, such as FID.
+    A name unlike all known names may belong to a metric that only full runs log, such as FID.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
 
 def choose_from(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown metric: a similar name, if any, and all known ones."""
+    """Return the end of a sentence about an unknown metric: a similar name, if any, and all known names."""
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else "."
@@ -174,19 +175,19 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order; a best epoch's metric directly follows that of the tested checkpoint."""
+    """List unique metrics in order; a metric of the best epoch directly follows that of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Sort key of metrics; a best epoch's metric directly follows that of the tested checkpoint."""
+    """Sort key by which a metric of the best epoch directly follows that of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Whether a best epoch's metric equals the tested checkpoint's, as when the best epoch is the last."""
+    """Whether a metric is equal at the best epoch and the tested checkpoint, as when the best epoch is the last."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 
@@ -232,7 +233,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Compute mean and standard deviation over seeds for each config and metric, in order of first appearance.
+    """Compute mean and standard deviation over seeds for each config and metric, which keep their order.
 
     Seeds without a finite value are left out of the mean and counted.
     """
@@ -252,7 +253,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def mean_and_std(mean: float, std: float) -> str:
-    """Format as `0.9312 ± 0.0041`: the deviation with two significant digits, the mean with equally many decimals."""
+    """Format as `0.9312 ± 0.0041`: the deviation has two significant digits, and the mean as many decimals."""
     if not math.isfinite(std) or std == 0 or not math.isfinite(mean):
         return f"{mean:.4g}" + (" ± 0" if std == 0 else "")
     decimals = 1 - math.floor(math.log10(std))
@@ -262,7 +263,7 @@ def mean_and_std(mean: float, std: float) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Build header and rows of a table of all metrics and configs, with the longer list as rows."""
+    """Build header and rows of a table of all metrics and configs; the longer of the two lists becomes the rows."""
     cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
     metrics = in_order(metric for _, metric in cells)
@@ -291,6 +292,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Console on standard output; if the output is a file or a pipe, the console is wide enough for tables."""
+    """Return a console on standard output; if the output is a file or a pipe, it is wide enough for tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

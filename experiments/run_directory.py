@@ -44,10 +44,10 @@ def new_run_directory(configs: list[str], root: str = "runs") -> Path:
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the most recently started run of `fit`, among all runs or those of one configuration file.
+    """Find the most recently started run of `fit`, among all runs or the runs of one configuration file.
 
     Raises:
-        FileNotFoundError: if there is none; the message names the folder.
+        FileNotFoundError: if there is no run; the message names the folder.
     """
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
@@ -81,7 +81,7 @@ def writing(directory: Path) -> Iterator[None]:
     """Lock a run directory against other calls; the lock ends with the process.
 
     Raises:
-        ValueError: if another process writes there.
+        ValueError: if another process writes to the directory.
     """
     with (directory / ".lock").open("w") as file:
         try:
@@ -101,7 +101,7 @@ def has_checkpoint(directory: Path) -> bool:
 
 
 def clear(directory: Path) -> None:
-    """Remove partial files of a killed call; for a run without a checkpoint, also remove its table and event files."""
+    """Remove partial files of a killed call; if a run has no checkpoint, also remove its table and event files."""
     left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
     if not has_checkpoint(directory):
         left += [directory / "metrics.csv", *directory.glob("tensorboard/events.out.tfevents.*")]
@@ -110,11 +110,10 @@ def clear(directory: Path) -> None:
 
 
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
-    """Reject training for fewer epochs than a checkpoint has completed, before its run is changed.
+    """Before a run is changed, reject training for fewer epochs than its checkpoint has completed.
 
     Raises:
-        ValueError: if so, or if the checkpoint has no training progress; the message names both numbers or the
-            checkpoint.
+        ValueError: if there are too few epochs, or if the checkpoint has no training progress.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -128,8 +127,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without unpickling code; its tensors are memory-mapped.
 
     Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if it is not a checkpoint or is damaged.
+        FileNotFoundError: if the checkpoint does not exist.
+        ValueError: if the file is not a checkpoint or is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
@@ -204,10 +203,10 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint to resume from: the one with most steps, or the only one.
+    """Return the checkpoint to resume from, which is the one with most steps.
 
     Raises:
-        FileNotFoundError: if the run has saved none yet.
+        FileNotFoundError: if the run has not saved a checkpoint yet.
     """
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
@@ -218,11 +217,11 @@ def latest_checkpoint(directory: Path) -> Path:
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Reject a checkpoint of another class or shape before anything is loaded from it.
+    """Before loading, reject a checkpoint whose model class or tensor shapes differ.
 
     Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if it does not match; the message names the class or the tensors that differ.
+        FileNotFoundError: if the checkpoint does not exist.
+        ValueError: if the checkpoint does not match; the message names the class or the tensors that differ.
     """
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -250,12 +249,12 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 class WholeCheckpoints(TorchCheckpointIO):
     """Write checkpoints atomically.
 
-    Lightning writes to the system's temporary folder and moves the file. If that folder is on another disk, moving
-    means copying, and a full disk or a kill would replace the last good checkpoint by a partial one.
+    Lightning writes to the system's temporary folder and moves the file. If that folder is on another disk, moving is
+    copying, and a full disk or a kill would replace the last good checkpoint by a partial file.
 
     Args:
-        directory: the run directory. Outside this directory, only files saved since the start are removed, as the
-            checkpoint from which a run starts could name arbitrary files.
+        directory: the run directory. Outside this directory, only files saved since the start are removed, because the
+            checkpoint that a run starts from could name arbitrary files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -263,7 +262,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         self.saved: set[str] = set()
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint of this run; Lightning would remove any path in a callback's state."""
+        """Remove a checkpoint only if it is of this run; Lightning would remove any path in a callback's state."""
         found = os.path.realpath(path)
         own = found.endswith(".ckpt") and Path(found).is_relative_to(os.path.realpath(self.directory))
         if own or found in self.saved:
@@ -289,7 +288,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def name_in_errors(trainer: Trainer) -> None:
-    """Turn errors while a checkpoint is restored into one sentence that names its file."""
+    """Rewrite errors that occur while a checkpoint is restored as one sentence that names its file."""
     connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 
@@ -320,10 +319,10 @@ def name_in_errors(trainer: Trainer) -> None:
 
 
 def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
-    """Add new metrics of a later test to `test_metrics.csv` without changing the others.
+    """Add new metrics of a later test to `test_metrics.csv`, without changing existing ones.
 
-    Comparisons read that file. If values differ, as after a test with other settings, all metrics are written to
-    `test_metrics_<time>.csv` instead.
+    Comparisons read `test_metrics.csv`. If values differ, as after a test with other settings, all metrics are written
+    to `test_metrics_<time>.csv` instead.
     """
     path = directory / "test_metrics.csv"
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""The request that identifies a run: its config, overrides and seed, saved as `request.json` in its directory.
+"""A run is identified by its request (config, overrides and seed), which is saved as `request.json` in its directory.
 
-Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv`, the last
-of its files, exists. A directory is never used for a run with another request.
+Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` exists,
+which is written last. A directory is never used for a run with another request.
 """
 
 import contextlib
@@ -29,15 +29,16 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration to run, with its name in directories and tables.
+    """A configuration to run, with the name that it has in directories and tables.
 
     Args:
         name: unique among the experiments of one output.
         config: path of the YAML file.
-        texts: paths of the base, if any, and of the config itself, each with the file's text at planning time.
-        label: name in tables and figures: the method, plus the configuration's name if several have that method.
+        texts: paths of the config and of its base, if any, each with the file's text at planning time.
+        label: name in tables and figures, which is the method, plus the configuration's name if several configurations
+            have this method.
         overrides: arguments that follow the config on the command line of `fit`.
-        setting: values of the keys that a comparison varies, by short key name.
+        setting: values of the keys that a comparison varies, by the keys' short names.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Experiment:
 
     @property
     def config_name(self) -> str:
-        """Name without the setting."""
+        """Name of the config, without the setting of a comparison."""
         return self.name.rpartition("/")[0] if self.setting else self.name
 
     @property
     def title(self) -> str:
-        """Label with the setting of a comparison."""
+        """Label of the config, with the setting of a comparison."""
         return " ".join([self.label, ", ".join(f"{key} {value}" for key, value in self.setting)]).strip()
 
 
@@ -118,7 +119,7 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Label configurations by method (`ELR`); several of one method also by file name (`ELR demo`)."""
+    """Label configurations by method (`ELR`); if several have the same method, also by file name (`ELR demo`)."""
     methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
     return [
         method if method and methods.count(method) == 1 else f"{method} {name}".strip()
@@ -127,7 +128,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def setting_of(experiment: Experiment, key: str) -> Any:
-    """Return the value of a key in a configuration with its layers and overrides; None if unset."""
+    """Return the value of a key in a configuration with its layers and overrides, or None if it is not set."""
     found = settings_of(experiment.config).get(key)
     for flag, value in _flags(experiment.overrides):
         if flag == key:
@@ -143,7 +144,7 @@ LAYER = ("config", "c")
 
 
 def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield options without their dashes, with their values."""
+    """Yield the names of options, without dashes, and their values."""
     following = iter(overrides)
     for override in following:
         flag, equals, value = override.partition("=")
@@ -155,7 +156,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read the configurations given by `--config` or `-c`: files with their bases, or inline YAML.
 
     Returns:
-        For each value of the option, the paths and texts of its files, with the base first.
+        For each value of the option, the paths and texts of its files; a base comes first.
     """
     found: dict[str, dict[str, str]] = {}
     for flag, value in _flags(overrides):
@@ -168,7 +169,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def request(run: Run) -> dict[str, Any]:
-    """Collect the request of a run; two runs with equal requests may share a directory."""
+    """Collect the request of a run; runs with equal requests are the same run and may share a directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
     for files in layers_of(run.experiment.overrides).values():
@@ -182,7 +183,7 @@ def request(run: Run) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a request to dotted keys and values, independent of comments and layout of the YAML."""
+    """Flatten a request to dotted keys and values, which do not depend on the YAML's comments and layout."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
@@ -199,7 +200,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Check that the run's directory is free or holds this run.
+    """Check that the run's directory is free or contains this run.
 
     Raises:
         NotADirectoryError: if the directory or one of its parents is a file.
@@ -249,7 +250,7 @@ def cores() -> int:
 
 
 def code_fingerprint() -> str:
-    """Digest of the source files that results depend on, to recognise results computed by other code."""
+    """Digest of the source files that affect results, to recognise results computed by other code."""
     digest = hashlib.sha256()
     patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
     for pattern in patterns:

@@ -1,9 +1,9 @@
-"""Check a run directory before it is resumed, as it may come from a stranger.
+"""Check a run directory before it is resumed, as it may be from an untrusted source.
 
-Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory is not. The
-latter names classes and their arguments. `class_paths` checks the types of the classes. Other dangers are rejected
-here: modules that are imported before their classes can be checked, arguments that are URLs, output paths of
-Lightning's own classes, and links that lead out of the directory.
+Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory, which names
+classes and their arguments, is not. `class_paths` checks the types of the classes. Other dangers are rejected here:
+modules that are imported before their classes can be checked, arguments that are URLs, output paths of Lightning's own
+classes, and links that lead out of the directory.
 """
 
 import importlib
@@ -53,11 +53,11 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
     Args:
         directory: the run directory.
-        leaves_out: keys that apply only to a single call, and are dropped from the run's settings.
-        arguments: command-line arguments; the keys that they set are dropped, too.
+        leaves_out: keys that apply to a single call only; they are dropped from the run's settings.
+        arguments: command-line arguments; keys that these set are also dropped.
 
     Raises:
-        ValueError: if a key or a link out of the directory is rejected; the message names it.
+        ValueError: if a key, or a link out of the directory, is rejected; the message names it.
     """
     _refuse_links(directory)
     path = directory / "config.yaml"
@@ -88,11 +88,11 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
 @contextmanager
 def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
-    """Allow configurations to import only known harmless packages, the user's own and those the user names.
+    """Allow configurations to import only known harmless packages, the user's own, and those that the user names.
 
     Args:
         content: the settings of a run directory.
-        said: text given by the user: arguments and the contents of configurations.
+        said: text given by the user, that is, arguments and contents of configurations.
         directory: the run directory, from which nothing is imported.
     """
     before = import_verdicts()
@@ -118,7 +118,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Reject links out of the directory, since writes would follow them, and anything but files and folders."""
+    """Reject links out of the directory, which writes would follow, and everything except files and folders."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -133,7 +133,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
-    """Reject output paths of Lightning's classes outside the run directory, except their defaults."""
+    """Reject output paths of Lightning's classes that are outside the run directory, except default paths."""
     for inner, value in _walk(spec):
         name = re.split(r"[./]", inner)[-1]
         if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):
@@ -172,7 +172,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove a dotted key from settings, whether its parts are nested or joined."""
+    """Remove a dotted key from settings, which may be nested or have dotted keys."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:
@@ -183,7 +183,7 @@ def _drop(content: Any, key: str) -> None:
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all nested values of settings, each with its keys joined by slashes."""
+    """Yield all values in nested settings, each with its keys joined by slashes."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             below = f"{key}/{name}" if key else str(name)

@@ -1,7 +1,7 @@
 """Generate docs/ and the table of problems in README.md.
 
-python train.py pages                        pages, from docstrings, configurations and docs/claims.csv
-python train.py pages --pictures runs/pages  pictures named in configurations, from their runs
+python train.py pages                        write pages, from docstrings, configurations and docs/claims.csv
+python train.py pages --pictures runs/pages  write the pictures that configurations name, from their runs
 """
 
 import subprocess

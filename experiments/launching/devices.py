@@ -1,7 +1,7 @@
 """Assign the GPUs of this machine to concurrent runs.
 
-A share is a value of `CUDA_VISIBLE_DEVICES`. The GPUs are those visible to this process or, without a restriction, all
-GPUs and MIG instances by UUID.
+Each run gets a share of the GPUs, as a value of `CUDA_VISIBLE_DEVICES`. These are the GPUs visible to this process or,
+if it is not restricted, all GPUs and MIG instances, by UUID.
 """
 
 import os
@@ -13,7 +13,7 @@ from experiments.run_request import Experiment, setting_of
 
 
 def visible_gpus() -> list[str]:
-    """List the GPUs available to runs; none without a driver."""
+    """List the GPUs available to runs; the list is empty without a driver."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         names: list[str] = []
@@ -45,7 +45,7 @@ def _ask(*arguments: str) -> str:
 
 
 def gpus_wanted(experiments: Sequence[Experiment]) -> int:
-    """Number of GPUs per run: 0 with `trainer.accelerator: cpu`, otherwise `trainer.devices`, 1 by default."""
+    """Return the number of GPUs per run: 0 with `trainer.accelerator: cpu`, otherwise `trainer.devices` (default 1)."""
     wanted = 0
     for each in experiments:
         devices = setting_of(each, "trainer.devices")
@@ -60,15 +60,15 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
     Args:
         gpus: names of the GPUs.
-        jobs: number of concurrent runs; None for as many as the GPUs allow.
-        per_job: GPUs per run, above 0: an integer, or a fraction below 1 to share a GPU.
+        jobs: number of concurrent runs; None means as many as the GPUs allow.
+        per_job: GPUs per run, above 0; either an integer, or a fraction below 1 to share a GPU.
         exclusive: whether the driver allows only one process per GPU.
 
     Returns:
-        The visible GPUs of each run.
+        The GPUs visible to each run.
 
     Raises:
-        ValueError: if there are too few GPUs, or if GPUs would be shared that cannot be.
+        ValueError: if there are too few GPUs, or if runs would share a GPU that cannot be shared.
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
         raise ValueError(

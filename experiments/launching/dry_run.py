@@ -1,9 +1,9 @@
-"""Instantiate experiments on the meta device, or train and test one with a batch of each kind, for `preflight`.
+"""Instantiate experiments on the meta device, or train and test one experiment with single batches, for `preflight`.
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 
-Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list: an error or null
-for each argument list or, with `--short-run`, the metric names of the first one.
+Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list with an error or
+null for each argument list. With `--short-run`, it has the metric names of the first argument list instead.
 """
 
 import json
@@ -22,7 +22,7 @@ from experiments.parsing.readable_errors import readable
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return an error or None for each list of arguments. All share one parser, as building a parser is slow."""
+    """Return an error or None for each list of arguments; as building a parser is slow, all lists share one parser."""
     parser: Any = None
     found: list[str | None] = []
     for each in arguments:
@@ -41,7 +41,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
 
 
 def short_run(arguments: Sequence[str]) -> list[str]:
-    """Train and test with a batch of each kind, and return the metric names."""
+    """Train and test with single batches, and return the metric names."""
     with tempfile.TemporaryDirectory() as directory:
         more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
         alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]

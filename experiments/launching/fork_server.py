@@ -1,20 +1,20 @@
 """A server that imports modules once and forks itself for each run.
 
-Importing torch, Lightning and a method's modules takes seconds, too long to repeat in a sweep of short runs. A run gets
-a copy of the server after its imports, and nothing of an earlier run: random numbers, default dtype, threads, logging
-and signal handlers are those of a new process, a crash affects only one run, and its memory is freed with its process.
-A process reused for several runs would have to reset each of these explicitly.
+Importing torch, Lightning and a method's modules takes seconds, which is too long to repeat in every run of a sweep. A
+run gets a copy of the server after its imports, and inherits nothing from an earlier run. Random numbers, default
+dtype, threads, logging and signal handlers are those of a new process; a crash affects only one run, and the run's
+memory is freed with its process. A process reused for several runs would have to reset all of this explicitly.
 
-The server learns what to import from its runs: each reports at its end the modules that it had to import. The server
-starts no thread, computes nothing and does not touch a GPU, as it could not be forked safely afterwards. If an import
-does so, the server reports it, and its client starts new processes from then on.
+The server learns what to import from its runs: at its end, each run reports the modules that it had to import. The
+server starts no thread, computes nothing and does not use a GPU, as it could not be forked safely afterwards. If an
+import starts a thread or uses a GPU, the server reports it, and its client then starts new processes instead.
 
-The forkserver of `multiprocessing` (Python 3.11) cannot replace it. Its processes hold the pipe that signals the end of
-its client, so if the client is killed, both the server and its processes keep running. It preloads modules only at its
-start, whereas a sweep learns them from its preflight. There is one such server per Python process, with the
-environment, directory and output of its first use. It does not detect imports that start a thread or open a GPU, and
-does not run `atexit` handlers. A run's process group, files, variables and random numbers would still have to be set
-here.
+The forkserver of `multiprocessing` (Python 3.11) cannot replace this server. Processes of the forkserver hold the pipe
+that signals the end of its client; if the client is killed, the forkserver and its processes keep running. The
+forkserver preloads modules only at its start, but a sweep learns them from its preflight. There is one forkserver per
+Python process, with the environment, directory and output of its first use. The forkserver does not detect imports that
+start a thread or use a GPU, and does not run `atexit` handlers. A run's process group, files, variables and random
+numbers would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
@@ -70,7 +70,7 @@ class Forked:
         self.pid = pid
 
     def poll(self) -> int | None:
-        """Return the exit status, the negative signal number if killed, or None while the process runs."""
+        """Return the exit status, the negative signal number if the process was killed, or None while it runs."""
         self.server.listen(0)
         if self.server.gone:
             return self.server.ended.get(self.pid, -signal.SIGKILL)  # the kernel kills children with their parent
@@ -128,8 +128,8 @@ class ForkServer:
             arguments: arguments of the script.
             log: file to which standard output and error are appended.
             environment: environment variables that differ from the server's.
-            script: script to run instead of the server's; None for the server's.
-            given: file for standard input; None for empty input.
+            script: script to run; None means the server's script.
+            given: file for standard input; None means empty input.
 
         Returns:
             The process, or None if the server cannot be forked or has ended.
@@ -151,7 +151,7 @@ class ForkServer:
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages for some seconds, or indefinitely for None, and process them."""
+        """Wait for messages and process them, for some seconds or, with None, indefinitely."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)
@@ -249,7 +249,7 @@ def learn(names: Sequence[str]) -> str:
     """Import the modules that a run imported.
 
     Returns:
-        The reason why this process cannot be forked afterwards; empty if it can.
+        The reason why this process cannot be forked afterwards; empty if it can be forked.
     """
     for name in names:
         if name not in sys.modules:

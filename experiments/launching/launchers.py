@@ -1,4 +1,4 @@
-"""Command-line arguments and choice of a comparison's launcher: this machine, SLURM or Ray."""
+"""Choose a comparison's launcher (this machine, SLURM or Ray) by command-line arguments."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from experiments.run_request import Experiment
 
 @dataclass(frozen=True)
 class Resources:
-    """Arguments for the launcher and the resources of each run."""
+    """Arguments that choose the launcher and the resources of each run."""
 
     launcher: str
     jobs: int | None
@@ -78,7 +78,7 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
     """Build the launcher of the runs.
 
     Args:
-        wanted: the arguments.
+        wanted: the arguments that choose launcher and resources.
         experiments: the experiments to run.
         folder: folder for the launcher's own files.
 

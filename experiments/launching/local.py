@@ -19,7 +19,7 @@ IMPORTS = ("experiments.command_line",)
 
 
 class Fresh:
-    """A run in a new Python process."""
+    """A run that has a new Python process."""
 
     waiting, said = False, ""
 
@@ -37,14 +37,14 @@ class Fresh:
 class Local:
     """Launch runs on this machine.
 
-    A run is forked from a server that has imported the modules that runs need (`fork_server`), or is a new process if
-    forking is impossible or `no_fork` is set.
+    A run is forked from a server that has imported the necessary modules (`fork_server`). If forking is impossible or
+    `no_fork` is set, it is a new process.
 
     Args:
         jobs: number of concurrent runs.
         no_fork: start every run as a new process.
         shares: `CUDA_VISIBLE_DEVICES` of each concurrent run; None leaves it unchanged.
-        threads: threads per run; None divides the cores among concurrent runs.
+        threads: threads per run; None divides the CPU cores among concurrent runs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Local:
             runs: number of runs that will follow.
 
         Returns:
-            The output of the script; None if runs are not forked.
+            The script's output; None if runs are not forked.
         """
         if not self.forks:
             return None
@@ -144,14 +144,14 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in its own process group that ends with this one and appends its output to a log.
+    """Start a process in its own process group, which ends with this process and appends its output to a log.
 
     Args:
         command: the command.
         log: the log file.
         environment: environment variables of the process.
         pass_fds: file descriptors that the process inherits.
-        ignored: signal that the process ignores because only its parent should handle it.
+        ignored: signal that only the parent handles and the process ignores.
     """
 
     def prepare() -> None:

@@ -1,4 +1,4 @@
-"""Instantiate experiments without running them, to find errors in any of them before the first one starts.
+"""Instantiate experiments without running them, to find errors in all experiments before the first run starts.
 
 This runs `dry_run.py` in another process.
 """
@@ -23,15 +23,15 @@ OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER
 
 
 def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None) -> None:
-    """Instantiate each experiment with unfinished runs, in another process.
+    """In another process, instantiate each experiment that has unfinished runs.
 
     Args:
-        runs: all runs, finished or not. An experiment is instantiated once for all of its seeds.
-        command: command that instantiates them.
-        engine: launcher of the runs; if it forks runs, it also forks this process, so that imports are shared.
+        runs: all runs, finished or not. An experiment is instantiated only once, whatever its number of seeds.
+        command: command that instantiates the experiments.
+        engine: launcher of the runs; if it forks runs, it also forks this process, to share imports.
 
     Raises:
-        ValueError: if experiments cannot be instantiated; the message names them, with the error of the first.
+        ValueError: if experiments cannot be instantiated; the message names them and gives the first error.
     """
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))
@@ -54,14 +54,14 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
 def metrics_of_short_run(
     arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None
 ) -> list[str] | None:
-    """Train and test with a batch of each kind in another process; return the metric names, or None if that fails."""
+    """Train and test with single batches in another process; return the metric names, or None after a failure."""
     return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 
 def _answer(
     command: Sequence[str], arguments: Sequence[Sequence[str]], engine: Launcher | None, runs: int
 ) -> tuple[Any, str]:
-    """Run a command on arguments; return the JSON of its last line, None if it failed, and its messages."""
+    """Run a command on arguments; return the JSON of its last line (None if it failed) and its messages."""
     given = json.dumps(arguments)
     if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
         said = engine.ask(Path(__file__).with_name("dry_run.py"), command[len(PREFLIGHT) :], given, runs)
@@ -74,7 +74,7 @@ def _answer(
 
 
 def _last_line(said: str) -> Any:
-    """Parse the last line that is a JSON list; None without one."""
+    """Parse the last line that is a JSON list; return None if there is none."""
     for line in reversed(said.splitlines()):
         with contextlib.suppress(ValueError):
             if isinstance(found := json.loads(line), list):

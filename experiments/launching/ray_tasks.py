@@ -1,8 +1,7 @@
-"""Launch runs as tasks of a Ray cluster: the one at `RAY_ADDRESS`, one that runs on this machine, or a new one.
+"""Launch runs as tasks of a Ray cluster, which is at `RAY_ADDRESS`, already runs on this machine, or is started.
 
 A Ray worker forks its runs like `local`, so modules are imported once per worker. Nodes share a file system, with this
-package at the same path. Ray ends the tasks of a process that has died, so the runs of a killed
-comparison are killed, too.
+package at the same path. Ray ends the tasks of a dead process, so if a comparison is killed, its runs are also killed.
 """
 
 import contextlib
@@ -71,9 +70,9 @@ def _listens(address: str) -> bool:
 def _of_this_machine_alone() -> Iterator[None]:
     """Make a new cluster listen only on the loopback interface, unreachable from other machines.
 
-    By default Ray listens on all interfaces and replaces the loopback address by another one, unless clusters are
-    disabled. An environment variable disables them for processes that Ray starts, and a constant for this process,
-    which has already read the variable.
+    By default Ray listens on all interfaces and replaces the loopback address, unless multi-node clusters are disabled.
+    An environment variable disables these for processes that Ray starts, and a constant for this process, which has
+    already read the variable.
     """
     from ray._private import ray_constants as constants
 

@@ -1,7 +1,7 @@
 """Queue of `train.py fit` runs: starts the unfinished ones with any launcher, and shows their progress.
 
-The output of a run goes to `log.txt` in its directory. All state is in the run directories, so a killed queue continues
-when the same command is called again.
+The output of a run goes to `log.txt` in its directory. All state is in the run directories: after a kill, the same
+command continues the queue.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ MOST_BARS = 16
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be started.
+    """A run that the queue will start.
 
     Args:
         run: the run.
@@ -63,7 +63,7 @@ class Handle(Protocol):
     """A started or submitted run.
 
     Args:
-        said: reason why it ended, in addition to the exit status; empty if unknown.
+        said: reason why the run ended, in addition to its exit status; empty if unknown.
     """
 
     said: str
@@ -73,14 +73,14 @@ class Handle(Protocol):
         """Whether the run is still waiting in a cluster's queue."""
 
     def poll(self) -> int | None:
-        """Return the exit status, the negative signal number if killed, or None while the run is not over."""
+        """Return the exit status, the negative signal number if the run was killed, or None until it ends."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the run and its child processes."""
 
 
 class Launcher(Protocol):
-    """Interface of launchers, which run jobs.
+    """Interface of the launchers, which start jobs and report their states.
 
     Args:
         note: message to show to the user once.
@@ -89,7 +89,7 @@ class Launcher(Protocol):
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare for the given runs, which inherit the locks, and return the maximal number of concurrent runs."""
+        """Prepare the launch of runs, which inherit the locks; return the maximal number of concurrent runs."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
         """Start or submit jobs."""
@@ -112,7 +112,7 @@ class Failure:
 
 @dataclass
 class Child:
-    """A run in progress."""
+    """A run that is in progress."""
 
     run: Run
     process: Handle
@@ -132,7 +132,7 @@ class Child:
             self.last_seen = (epochs, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the training time left from the observed epochs; None before two have ended."""
+        """Estimate the training time left from the observed epochs; return None before two epochs have ended."""
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen
@@ -145,10 +145,10 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
     """Lock the directories against other queues.
 
     Yields:
-        File descriptors of the locks. Runs inherit the descriptors, so a lock is held while any run may still write.
+        File descriptors of the locks. Runs inherit the descriptors, so a lock is held as long as a run may write.
 
     Raises:
-        ValueError: if another process holds a lock for longer than runs need to terminate.
+        ValueError: if another process still holds a lock after the time that runs need to terminate.
     """
     with contextlib.ExitStack() as stack:
         descriptors = []
@@ -187,10 +187,10 @@ def run_all(
     Args:
         runs: the runs, in the order in which they start.
         launcher: launcher of the runs.
-        console: console for the progress: bars on a terminal, lines elsewhere.
+        console: console for the progress, which is shown as bars on a terminal and as lines elsewhere.
         locks: file descriptors from `lock`, inherited by processes of this machine.
-        run_command: command to which `fit ...` is appended.
-        look_at: called with each finished run; if it raises an exception, all runs are stopped.
+        run_command: command that starts a run after `fit ...` is appended.
+        look_at: function called with each finished run; if it raises an exception, all runs are stopped.
 
     Returns:
         The failed runs; a failure does not stop the others.
@@ -357,7 +357,7 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
 
 
 def _max_epochs(directory: Path) -> int | None:
-    """Read `trainer.max_epochs` of a run; None if there is no config yet, or steps limit the run."""
+    """Read `trainer.max_epochs` of a run; None if there is no config yet, or if the run is limited by steps."""
     with contextlib.suppress(OSError, ValueError):
         path = directory / "config.yaml"
         value = parsed(path.read_text(encoding="utf-8"), path)
@@ -368,7 +368,7 @@ def _max_epochs(directory: Path) -> int | None:
 
 
 def _seen(directory: Path) -> tuple[int | None, str]:
-    """Read the number of epochs in `metrics.csv`, None without rows, and the last validation metric."""
+    """Read the number of epochs in `metrics.csv` (None if it has no rows) and the last validation metric."""
     with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
         columns = file.readline().decode().strip().split(",")
         start = file.tell()

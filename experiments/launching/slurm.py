@@ -1,7 +1,7 @@
-"""Launch runs as jobs of a SLURM array with the package submitit: one job per run; `sacct` reports the jobs' states.
+"""Launch runs as jobs of a SLURM array by the package submitit, with one job per run; `sacct` reports their states.
 
-A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. Jobs outlive a killed
-comparison, and the same command picks them up again; Ctrl-C cancels them. All nodes share a file system.
+A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. If a comparison is
+killed, its jobs go on, and the same command finds them again; Ctrl-C cancels them. All nodes share a file system.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ SAVE_SECONDS = 60.0
 
 
 class RunJob:
-    """Run one job as a process on its node; submitit pickles this."""
+    """Run one job as a process on its node; submitit pickles this object."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -99,8 +99,8 @@ class Slurm:
     Args:
         folder: folder for submitit's files.
         jobs: maximal number of concurrent runs; None leaves it to SLURM.
-        gpus: GPUs per run; None requests none.
-        cpus: CPU cores per run; None requests none.
+        gpus: GPUs per run; with None, no GPUs are requested.
+        cpus: CPU cores per run; with None, no cores are requested.
         parameters: further sbatch parameters.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Trainer options: checks against the module, and compilation of its network."""
+"""Trainer options: rejection of options that a module does not support, and compilation of its network."""

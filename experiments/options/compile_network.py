@@ -8,10 +8,10 @@ from torch import nn
 
 
 class CompileNetwork(Callback):
-    """Compile `model.network` in place before training, which keeps its type and the checkpoint's keys.
+    """Compile `model.network` in place before training; its type and the checkpoint's keys stay the same.
 
-    Only calls of the network itself are compiled, not calls of its parts. A last batch of another size triggers one
-    recompilation, with a dynamic size. Validation, test and prediction of the run also use the compiled network.
+    Only calls of the whole network are compiled, not calls of its submodules. A last batch of another size triggers one
+    recompilation, with a dynamic size. Validation, test and prediction in the same run also use the compiled network.
 
     Args:
         backend: a `torch.compile` backend.

@@ -1,4 +1,4 @@
-"""Reject Trainer options that a module does not support, in one sentence that names the key."""
+"""Reject Trainer options that a module does not support; the error names the key."""
 
 import re
 

@@ -1,7 +1,7 @@
-"""Reject class paths in a configuration that do not match an argument's type, before their code runs.
+"""Reject class paths in a configuration that do not match an argument's type, before code of the class runs.
 
-jsonargparse checks classes. Two cases are not checked: functions with `init_args` in place of an optimizer or a
-schedule, and any class for an argument without a type.
+jsonargparse checks classes. Two cases are not checked: functions with `init_args` instead of an optimizer or schedule,
+and arguments without a type.
 """
 
 import inspect

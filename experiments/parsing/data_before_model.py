@@ -1,4 +1,4 @@
-"""Checks of the data before the model is built: the class count of `num_classes: auto`, and captions."""
+"""Before the model is built, read the number of classes for `num_classes: auto` from the data, and check captions."""
 
 import re
 from typing import Any
@@ -22,10 +22,11 @@ def count_classes(config: Namespace) -> None:
     """Replace the placeholder by the data's number of classes everywhere in the model's configuration.
 
     Args:
-        config: parsed, with `model` and `data`; changed in place. Without a placeholder, the DataModule is not built.
+        config: parsed configuration with `model` and `data`, which is changed in place. Without a placeholder, the
+            DataModule is not built.
 
     Raises:
-        ValueError: if the number of classes is unknown before the data are read.
+        ValueError: if the DataModule does not know the number of classes before it reads the data.
     """
     if not _replaced(config.get("model"), None):
         return
@@ -40,11 +41,11 @@ def check_captions(config: Namespace) -> None:
     """Check that the data have captions if the module or its network needs them.
 
     Args:
-        config: parsed, with `model` and `data`. The DataModule is built; its images are not read.
+        config: parsed configuration with `model` and `data`. The DataModule is built, but does not read its images.
 
     Raises:
         FileNotFoundError: if the images are missing.
-        ValueError: if they have no captions.
+        ValueError: if the images have no captions.
     """
     model, data = config.get("model"), config.get("data")
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
@@ -65,7 +66,7 @@ def data_of(config: Namespace) -> LightningDataModule:
 
 
 def _replaced(settings: Any, number: int | None) -> bool:
-    """Replace the placeholder by a number; with None, only return whether there is a placeholder."""
+    """Replace the placeholder by a number, unless this is None; return whether there was a placeholder."""
     if isinstance(settings, list):
         return max([_replaced(each, number) for each in settings], default=False)
     if not isinstance(settings, dict | Namespace):

@@ -19,7 +19,7 @@ NOW = {"callbacks.guards.Contracts": {"class_path": "callbacks.guards.SanityChec
 
 @dataclass
 class Guards:
-    """Callbacks of every run, called before those of `trainer.callbacks`; null disables one.
+    """Callbacks of every run, which are called before those of `trainer.callbacks`; null disables a callback.
 
     Args:
         seed_every_batch: seeds all random number generators before each batch, from the run's seed and the batch's
@@ -70,7 +70,7 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
 
 
 def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
-    """Convert the list of guards in the `config.yaml` of a run of version 0.1; unlisted guards are disabled.
+    """Convert the list of guards in a `config.yaml` of version 0.1; guards that it does not list are disabled.
 
     Raises:
         ValueError: if a listed callback is not a guard; the message names it.

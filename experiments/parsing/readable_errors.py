@@ -1,8 +1,8 @@
-"""Rewrite a parser's error in one sentence: the key, the reason, and what is allowed.
+"""Rewrite a parser's error as one sentence with the key, the reason, and what is allowed.
 
 jsonargparse reports every alternative of a union, one per line; users only need the innermost reason. Its error objects
-provide no structured information: the argument's name is None, and only the error of the first alternative is kept, as
-the cause. `test_texts_of_jsonargparse.py` fails and names the text that an upgrade of jsonargparse changes.
+contain no structured information: the argument's name is None, and the cause is only the error of the first
+alternative. If an upgrade of jsonargparse changes such a text, `test_texts_of_jsonargparse.py` fails and names it.
 """
 
 import difflib
@@ -84,7 +84,7 @@ def readable(error: BaseException) -> str:
 
 
 def _accepted(message: str) -> str:
-    """List the arguments of the class that rejected an argument, with the one that was probably meant first."""
+    """List the arguments of the class that rejected an argument; the argument that was probably meant comes first."""
     found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
     if not found:
         return ""
@@ -98,7 +98,7 @@ def _accepted(message: str) -> str:
 
 
 def _new_key(message: str) -> str:
-    """Name the key that replaces one of version 0.1."""
+    """Name the key that replaces a key of version 0.1."""
     found = re.search(OLD_KEY, message)
     return f"; since version 0.2 it is {RENAMED_KEYS[found[1]]}" if found else ""
 
@@ -123,7 +123,7 @@ def _option_meant(message: str) -> str:
 
 
 def _needs_config(message: str) -> str:
-    """Explain `--config` if a configuration is missing or given without it."""
+    """Explain `--config` if no configuration is given, or if one is given without `--config`."""
     bare = re.search(BARE_FILE, message)
     if bare:
         return f"; put --config before a configuration: --config {bare[1]}"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: best, last, and within epochs or on a stop signal."""
+"""Save checkpoints of a run: the best, the last, and those within epochs or on a stop signal."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from experiments.saving.stop_signals import StopSignals
 
 @dataclass
 class Checkpoints:
-    """Settings: which checkpoints a run saves, and which one is tested.
+    """Settings that determine which checkpoints a run saves, and which checkpoint is tested.
 
     Args:
-        test_checkpoint: checkpoint that `test`, `validate` and `predict` load, `best` or `last`, as in the paper.
-        monitor: metric that selects the best epoch, for example `val/accuracy`; None saves only the last checkpoint.
-        mode: `max` if greater values of `monitor` are better, `min` if smaller ones are.
+        test_checkpoint: checkpoint that `test`, `validate` and `predict` load: `best` or `last`, as the paper does.
+        monitor: metric that selects the best epoch, for example `val/accuracy`; with None, only the last checkpoint is
+            saved.
+        mode: `max` if greater values of `monitor` are better, `min` if smaller values are better.
         also_test_best: if `test_checkpoint` is `last`, also report the test metrics of the best epoch, as
             `best_epoch/test/...`.
         every_n_epochs: save the last checkpoint every n epochs.
-        every_n_steps: also save within epochs, every n training steps.
+        every_n_steps: also save within epochs, after every n training steps.
     """
 
     test_checkpoint: Literal["best", "last"] = "last"
@@ -42,12 +43,11 @@ class Checkpoints:
             )
 
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
-        """Build the callbacks that save. The best comes before the last, so that the last checkpoint includes the
-        best's state.
+        """Build the callbacks that save checkpoints, the best first, as the last checkpoint must include its state.
 
         Args:
             directory: the run directory.
-            try_out: returns the metrics of a short run with these settings; None for a resumed run.
+            try_out: function that returns the metrics of a short run with these settings; None for a resumed run.
         """
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
@@ -69,14 +69,15 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Check before training that `checkpoint.monitor` is logged.
 
-    Lightning's sanity check, a validation of one batch, shows which metrics validation logs. If the metric is not among
-    them, a short run is started; if that run does not log the metric either, it is rejected. If a callback logs metrics
-    only in full runs (`measures_whole_runs_alone`), only a name similar to a known metric is rejected.
+    Lightning's sanity check, a validation of one batch, shows which metrics validation logs. If the metric is missing
+    there, a short run is started; if this run does not log the metric either, it is rejected. If a callback logs
+    metrics only in full runs (`measures_whole_runs_alone`), a metric is rejected only if its name resembles a known
+    metric.
 
     Args:
         monitor: the metric, for example `val/accuracy`.
-        needed: whether the best epoch is tested.
-        try_out: returns the metrics of a short run, or None if it failed; None for a resumed run.
+        needed: whether a setting requires the metric, because the best epoch is tested.
+        try_out: function that returns the metrics of a short run, or None if it failed; None for a resumed run.
     """
 
     def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:
@@ -114,11 +115,11 @@ class BestNeedsItsMetric(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Save the best epoch; as a separate class, its state is kept apart from that of a user's `ModelCheckpoint`."""
+    """Save the best epoch; as this is a separate class, its state differs from that of a user's `ModelCheckpoint`."""
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Save every few epochs, and always after the last one."""
+    """Save every few epochs, and always after the last epoch."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -134,11 +135,12 @@ class LastCheckpoint(ModelCheckpoint):
 class StepCheckpoint(ModelCheckpoint):
     """Save within an epoch, at intervals and on a stop signal; a stop signal then ends the run.
 
-    It does not save after an epoch's last batch or before a validation, since Lightning would skip these on resuming.
-    Nor does it save between batches of accumulated gradients, which would be lost.
+    It does not save after an epoch's last batch or before a validation, since a resumed run would skip the end of the
+    epoch or the validation. It does not save between batches of accumulated gradients either, as the gradients would be
+    lost.
 
     Args:
-        every_n_steps: steps between checkpoints; None saves only on a stop signal.
+        every_n_steps: steps between checkpoints; with None, checkpoints are saved only on a stop signal.
     """
 
     def __init__(self, every_n_steps: int | None, **kwargs: Any) -> None:

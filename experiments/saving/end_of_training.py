@@ -1,7 +1,7 @@
 """Repeat the end of training if a run was killed between its last checkpoint and the end.
 
 When a run resumes from a checkpoint with no steps left, Lightning returns at once and calls neither `on_train_start`
-nor `on_train_end`. Files that a module exports there would then never be written.
+nor `on_train_end`. Files that a module exports in these hooks would then never be written.
 """
 
 from lightning.pytorch import Trainer
@@ -11,7 +11,7 @@ from experiments.lightning_internals import FitLoop
 
 
 class ResumableEnd(FitLoop):
-    """Fit loop that runs the start and the end of training even if a loaded checkpoint leaves no step."""
+    """Fit loop that runs the start and the end of training even if the loaded checkpoint has no steps left."""
 
     only_ends = False
     """Whether the loaded checkpoint leaves no step to train."""
@@ -38,7 +38,7 @@ class ResumableEnd(FitLoop):
 def ended_early(trainer: Trainer) -> bool:
     """Whether training was stopped before its last epoch; a resumed run must know this.
 
-    A `Timer` does not count: it saves its own state, and a resumed run may get more time.
+    A stop by a `Timer` does not count: it saves its own state, and a resumed run may get more time.
     """
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     left = [remaining for each in timers if (remaining := each.time_remaining()) is not None]

@@ -9,13 +9,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Set the folder `checkpoints/own` for each user's `ModelCheckpoint` without a folder; reject duplicate callbacks.
+    """Set the folder of a user's `ModelCheckpoint` to `checkpoints/own` if it has none; reject duplicate callbacks.
 
-    This folder is separate from the run's own checkpoints, from which the run resumes, since both may contain a
-    `last.ckpt`.
+    This folder is separate from the run's own checkpoints, from which a run resumes, as each may contain a `last.ckpt`.
 
     Args:
-        callbacks: callbacks of `trainer.callbacks` and of the run.
+        callbacks: the callbacks of `trainer.callbacks` and those of the run itself.
         directory: the run directory.
 
     Raises:

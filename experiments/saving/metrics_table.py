@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run, equal for interrupted and uninterrupted runs."""
+"""`metrics.csv` of a run, which is equal for interrupted and uninterrupted runs."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Row count and digest of a table; columns that are added later do not change them."""
+    """Row count and digest of a table, which do not change if columns are added later."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,7 +37,7 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row to count and digest; values are hashed as written to the file."""
+        """Add a row to the count and the digest, which hashes values as they are written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1
@@ -51,15 +51,15 @@ def rows_of(path: Path) -> Iterator[dict[str, str]]:
 
 
 def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
-    """Find the rows up to a checkpoint among the tables of several run directories.
+    """Find the rows that were written before a checkpoint, among the tables of several run directories.
 
     Args:
-        folders: run directories, each with `metrics.csv` and older tables that were set aside.
+        folders: run directories, each with `metrics.csv` and backups of older tables.
         count: number of rows.
         digest: digest of `RowsSoFar` after these rows.
 
     Returns:
-        The rows, or None if no table begins with them.
+        The rows, or None if no table begins with rows of this digest.
     """
     if count == 0:
         return []
@@ -75,13 +75,13 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
 
 
 class MetricsTable(Logger):
-    """Logger that writes `metrics.csv`: a row per log call, a column per metric.
+    """Logger that writes `metrics.csv` with a row per log call and a column per metric.
 
-    Unlike Lightning's `CSVLogger` it keeps the table when a run is resumed, see `ResumableMetrics`.
+    Unlike Lightning's `CSVLogger`, it keeps the table when a run is resumed, see `ResumableMetrics`.
 
     Args:
         directory: the run directory.
-        continued: whether to append to an existing table, as in testing a finished run.
+        continued: whether to append to an existing table, as when a finished run is tested.
     """
 
     def __init__(self, directory: str | os.PathLike[str], continued: bool = False) -> None:
@@ -116,7 +116,7 @@ class MetricsTable(Logger):
         return self
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing, since hyperparameters are in config.yaml."""
+        """Do nothing, since config.yaml contains the hyperparameters."""
 
     def refuse_removed(self) -> None:
         """Stop a run whose directory was removed, instead of recreating it without the earlier files.
@@ -150,7 +150,7 @@ class MetricsTable(Logger):
 
         Args:
             saved: state of the table, as stored in the checkpoint.
-            checkpoint: path of the checkpoint, in the run directory with the table.
+            checkpoint: path of the checkpoint; its run directory contains the table.
         """
         kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
@@ -178,7 +178,7 @@ class MetricsTable(Logger):
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Whether another checkpoint of this run has more rows, as when resuming from an older one."""
+        """Whether another checkpoint of this run has more rows, as when a run resumes from an older checkpoint."""
         for path in self.path.parent.glob("checkpoints/*.ckpt"):
             with suppress(ValueError, FileNotFoundError):
                 if read_checkpoint(path).get("metrics_table", {}).get("kept", 0) > kept:
@@ -201,9 +201,9 @@ class MetricsTable(Logger):
 class ResumableMetrics(Callback):
     """Keep the table of a resumed run equal to that of an uninterrupted one.
 
-    A checkpoint stores the number of rows and their digest, so its size does not grow with the run. It also stores what
-    Lightning does not save: the row of the epoch that has just ended, which is logged after the checkpoint, and the
-    running means if a checkpoint falls within an epoch.
+    A checkpoint stores only the number of rows and their digest, so its size does not grow with the run. It also stores
+    two things that Lightning does not save: the row of an epoch that has just ended, which is logged after the
+    checkpoint, and the running means of an epoch in progress.
     """
 
     def __init__(self, table: MetricsTable) -> None:
@@ -248,7 +248,7 @@ class ResumableMetrics(Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop rows and test metrics later than the checkpoint; for a complete run, only log a missing last row."""
+        """Drop rows and test metrics later than the checkpoint; if a run is complete, only log a missing last row."""
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)
             return

@@ -1,8 +1,8 @@
-"""Stop a run on SIGTERM, or on SLURM's signal before its time limit, at a resumable point on all ranks.
+"""On SIGTERM, or SLURM's signal before its time limit, stop a run on all ranks where it can be resumed.
 
-Lightning synchronises the ranks inside the signal handler, which deadlocks if they wait for something else, and also
-saves SLURM's checkpoint in the handler. Here the handler only sets a flag. During training the ranks agree on it after
-a batch; elsewhere nothing is saved and each rank ends at once.
+Lightning synchronises the ranks and saves SLURM's checkpoint inside the signal handler, which deadlocks if the ranks
+wait for something else. Here the handler only sets a flag. During training, the ranks agree on the flag after a batch.
+At other times, nothing is saved and each rank ends at once.
 """
 
 import os
@@ -35,9 +35,9 @@ class StopSignals(SignalConnector):
         handle_signals(trainer, self)
 
     def agreed(self) -> bool:
-        """Whether any rank was asked to stop; all ranks call this after the same batch and get the same answer.
+        """Whether a signal asked any rank to stop; all ranks call this after the same batch and get the same answer.
 
-        On GPUs this returns the answer of the previous call, to avoid a host sync in this batch.
+        On GPUs, this returns the answer of the previous call, to avoid a host sync.
         """
         if self.trainer.world_size == 1:
             return self.asked

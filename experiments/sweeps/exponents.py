@@ -1,13 +1,13 @@
-"""Exponents of power laws, y = c x^b, with confidence intervals.
+"""Fit exponents b of power laws, y = c x^b, with confidence intervals.
 
     log y = log c + b log x + noise
 
-Points of one seed are not independent, as they share everything that does not depend on x, such as the data split.
+The points of one seed are not independent, as they share whatever does not depend on x, such as the data split.
 Points of different seeds are independent. So b is fitted to each seed separately, and Student's interval for the mean
-of these exponents is reported. With a single seed the interval is that of the regression, which assumes independent
+of these exponents is reported. With a single seed, the interval is that of linear regression, which assumes independent
 deviations from the line.
 
-A value is missing if a run diverged or never reached a threshold. The remaining seeds at this x would be a biased
+A value is missing if a run diverged or never reached a threshold. The other seeds at this x would be a biased
 selection, so this x is left out for all seeds.
 """
 
@@ -33,7 +33,7 @@ class Exponent:
         low, high: confidence interval of b.
         factor: c.
         used: values of x in the fit.
-        left_out: values of x at which some seed has no positive and finite value.
+        left_out: values of x at which some seed has no positive, finite value of y.
         seeds: number of seeds.
     """
 
@@ -50,7 +50,7 @@ class Exponent:
         return f"{self.exponent:.3g} ± {self.error:.1g} [{self.low:.3g}, {self.high:.3g}]"
 
     def __call__(self, x: "ArrayLike") -> "NDArray[np.float64]":
-        """Evaluate the power law."""
+        """Evaluate the power law at x."""
         import numpy as np
 
         return self.factor * np.asarray(x, float) ** self.exponent
@@ -61,11 +61,11 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
 
     Args:
         x: positive values `[n]`.
-        y: values `[n]`, or of several seeds `[seeds, n]`; missing ones are NaN, infinite or not positive.
+        y: values `[n]`, or `[seeds, n]` for several seeds; a value that is NaN, infinite or not positive is missing.
         confidence: confidence level, in (0, 1).
 
     Returns:
-        The fit, with standard error and confidence interval over seeds.
+        The fit, with the standard error and confidence interval of b over seeds.
 
     Raises:
         ValueError: if x is not positive, or fewer than `FEWEST` of its values have a valid y for every seed.

@@ -1,7 +1,7 @@
-"""Figures of a sweep: lines for one varied key, heat maps for two, and fitted power laws.
+"""Figures of a sweep: lines for one varied key, heat maps for two varied keys, and fitted power laws.
 
-Runs without a finite value are marked at the upper edge of the panel: a cross if the run diverged, a triangle
-otherwise, for example if a threshold was never reached.
+Runs without a finite value are marked at the upper edge of the panel: by a cross if the run diverged, otherwise by a
+triangle, for example if a threshold was never reached.
 """
 
 import math
@@ -27,7 +27,7 @@ DECADES = 100.0
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """Map the values of a key to positions on an axis; also return whether the positions are the values themselves."""
+    """Map the values of a key to positions on an axis; also return whether the values are their own positions."""
     numbers = {value: number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
@@ -35,13 +35,13 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
 
 
 def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a panel per metric: a line per config over the values of the single varied key.
+    """Draw a panel per metric with a line per config over the values of the single varied key.
 
     Dots are single seeds; bars show mean ± std.
 
     Args:
         results: results of all runs.
-        experiments: their experiments.
+        experiments: the experiments of these runs.
         path: file of the figure.
     """
     [key] = swept_keys(experiments)
@@ -83,7 +83,7 @@ def _metrics(results: Sequence[Result]) -> list[str]:
 
 
 def _mark(ax: Any, x: float, summary: Summary, own: str, row: int) -> bool:
-    """Mark seeds without a finite value above a point, and return whether there are any."""
+    """Mark seeds without a finite value above a point, and return whether there are such seeds."""
     counts = {"x": summary.diverged, "^": summary.not_finite}
     for shape, count in counts.items():
         if count:
@@ -109,14 +109,14 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
 
 
 def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a panel per metric and config: the mean over seeds, over the values of the two varied keys.
+    """Draw a heat map per metric and config: means over seeds for all values of the two varied keys.
 
-    The colour scale is logarithmic if all means are positive and span two decades. If configs are compared, another
-    panel per metric shows the best one.
+    The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared,
+    another panel per metric shows the best config.
 
     Args:
         results: results of all runs.
-        experiments: their experiments.
+        experiments: the experiments of these runs.
         path: file of the figure.
     """
     from matplotlib.colors import LogNorm, Normalize
@@ -203,10 +203,10 @@ def _sorted(values: Sequence[str]) -> list[str]:
 
 
 def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
-    """Draw a log-log panel per key and metric: the seeds, and the fitted power laws.
+    """Draw a log-log panel per key and metric with the values of the seeds and the fitted power laws.
 
     Args:
-        fits: the fits, at least one of them successful.
+        fits: the fits, at least one of which must have a law.
         path: output file.
     """
     shown = list(dict.fromkeys((each.key, each.metric) for each in fits if each.law))[:MAX_METRICS]

@@ -1,4 +1,4 @@
-"""Power laws of a sweep's metrics in a key, for `compare --fit KEY`."""
+"""Fit power laws of a sweep's metrics in a varied key, for `compare --fit KEY`."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from experiments.sweeps.variations import Variation, number, short_names
 
 @dataclass(frozen=True)
 class Fit:
-    """The fit of one metric of one config, with its other varied keys fixed.
+    """The fit of one metric of one config in one varied key, with its other varied keys fixed.
 
     Args:
         line: config, with the fixed values of the other keys.
         metric: name of the metric.
         key: short name of the varied key.
-        points: results by value of the key.
+        points: results of the runs, by value of the key.
         law: the fitted power law; None if the fit failed.
-        note: values left out, or the reason for a failed fit.
+        note: values that were left out, or the reason why the fit failed.
     """
 
     line: str
@@ -60,7 +60,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit every metric of every config in each of these varied keys; metrics without positive values are omitted."""
+    """Fit every metric of every config in each varied key to fit; metrics without positive values are omitted."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:
@@ -81,7 +81,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
 
 
 def line_of(experiment: Experiment, key: str) -> str:
-    """Label an experiment without the value of one key, so that all experiments of a line share the label."""
+    """Label an experiment without the value of one key; all experiments of a line share this label."""
     others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
     return " ".join([experiment.label, others]).strip()
 
@@ -113,7 +113,7 @@ HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note
 
 
 def cells(found: Sequence[Fit]) -> list[list[str]]:
-    """Build the rows of a table with the columns `HEADER`: exponents ± standard errors."""
+    """Build the rows of a table of exponents ± standard errors, with the columns `HEADER`."""
     return [
         [
             each.line,

@@ -3,9 +3,10 @@
     --vary data.label_noise.noise_rate=0.2,0.4,0.6,0.8              in every config
     --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in configs of this name; * matches anything
 
-Keys are dotted names as on the command line, where `init_args` may be omitted; the config need not set them. Values are
-YAML; commas within brackets do not separate them. With several keys in one config all combinations are run. Keys that
-always have the same value are joined by +, as in model.dim+data.table.dim=5,10; the first key names the variation.
+Keys are dotted names as on the command line, where `init_args` may be omitted; a config need not set a key to vary it.
+Values are YAML; commas within brackets do not separate them. If several keys vary in one config, all combinations are
+run. Keys that always have the same value are joined by +, as in model.dim+data.table.dim=5,10; the first key names the
+variation.
 """
 
 import fnmatch
@@ -53,7 +54,7 @@ def variation(text: str) -> Variation:
     """Parse `[CONFIG:]KEY=VALUE,VALUE,...`.
 
     Raises:
-        ValueError: if the text is malformed, repeats a value, or has a key that `compare` itself sets.
+        ValueError: if the text is malformed, repeats a value, or names a key that `compare` sets.
     """
     name, _, listed = text.partition("=")
     pattern, _, key = name.rpartition(":")
@@ -76,13 +77,13 @@ def variation(text: str) -> Variation:
 
 
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
-    """Replace each experiment by one per combination of the values that apply to it.
+    """Replace each experiment by one experiment per combination of the values that apply to it.
 
-    Their names are `<name>/<key>=<value>`, with the shortest unambiguous end of the key.
+    The new names are `<name>/<key>=<value>`, with the shortest unambiguous end of the key.
 
     Raises:
-        ValueError: if a variation applies to no config, a config's value has another type, or an override sets the same
-            key.
+        ValueError: if a variation applies to no config, has values of another type, or varies a key that an override
+            sets.
     """
     for each in variations:
         if not any(each.applies_to(experiment.config) for experiment in experiments):
@@ -122,7 +123,7 @@ def _combinations(
 
 
 def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> None:
-    """Compare the types of the values with the config's; the preflight checks keys that the config does not set."""
+    """Compare types of the values with the config's; the preflight checks keys that the config does not set."""
     now = settings_of(experiment.config).get(plain(key))
     for value in values:
         kind = _kind(yaml.safe_load(value))

@@ -12,7 +12,7 @@ from tests.gpu.place import Row
 
 HEAD = """# On a GPU
 
-`make gpu` runs the measurements that need a GPU, in about 40 minutes and in the order below.
+`make gpu` runs the measurements that need a GPU in the order below, which takes about 40 minutes.
 `python -m tests.gpu --minutes 9` stops earlier; the same command then resumes. `--data FOLDER` (or
 `NOISEWORKS_DATA`) contains `cifar10`. Rows are saved under `runs/gpu/`, and this page is written after each item.
 Do not compare numbers from different cards. Measurements on CPUs are in [benchmarks](benchmarks.md).
