@@ -3,7 +3,8 @@
 Every function changes the network in place and returns it. Forward, attributes and state_dict keys stay unchanged,
 apart from added adapters. `adapted` combines these functions for configs.
 
-LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] initially zero, and W frozen.
+LoRA freezes W and replaces y = W x by y = W x + (alpha / r) B A x. A [r, in] starts random, and B [out, r] starts at
+zero.
 
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Chen et al.,
 Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, for recomputed activations.
@@ -46,7 +47,7 @@ def adapted(
     """Choose a network's trainable parameters, its precision and its memory use in training.
 
     Args:
-        network: any network. For a `Normalized` network, the names below are relative to the network inside it.
+        network: any network. For a `Normalized` network, layer names are those of the wrapped network.
         tuning: full trains every parameter, lora trains only adapters, frozen trains nothing.
         trainable: names of submodules that are also trained, in float32, when `tuning` is lora or frozen.
         lora_rank: r, rank of the adapters; only with lora.
@@ -84,8 +85,8 @@ def adapted(
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """Freeze a network: no parameter requires a gradient, and `train()` leaves it in evaluation mode.
 
-    Trainable submodules in half precision are converted to float32 and compute in float32, since half precision would
-    round small steps to zero. For the arguments see `adapted`.
+    Trainable submodules are converted from half precision to float32. Half precision would round small optimizer steps
+    to zero. For the arguments see `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
@@ -96,7 +97,9 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set `mode` for the network if `trains`, else for the named submodules; the rest stays in evaluation mode."""
+    """Set `mode` for the whole network if `trains` is true, and otherwise only for the named submodules. All other
+    submodules stay in evaluation mode.
+    """
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
         submodule.train(mode and not trains)
@@ -126,7 +129,9 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to a module's precision, and outputs back to the inputs' precision (`outside` for integers)."""
+    """Cast inputs to the precision of a module, and cast outputs back. If the inputs are integers, outputs are cast to
+    `outside`.
+    """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
     outside = next(given, outside)
@@ -150,7 +155,7 @@ def with_lora(
     trainable: list[str] | None = None,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Add low-rank adapters and freeze everything else, including batch normalisation's statistics.
+    """Add low-rank adapters and freeze everything else, including the running statistics of batch normalisation.
 
     The output is initially unchanged. If the weights have half precision, adapters and other trainable submodules use
     float32. Adapters are in the state_dict next to the weights. For the arguments see `adapted`.
@@ -211,11 +216,12 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Keep only the inputs of a network's blocks, and recompute activations inside the blocks in the backward pass.
+    """Store only the input of each block of a network. The backward pass recomputes the activations inside the blocks.
 
     A network without batch normalisation uses its own checkpointing, if available (diffusers, transformers, timm).
-    In other networks, blocks are the elements with children of an outermost `nn.Sequential` or `nn.ModuleList`. Batch
-    normalisation updates its running statistics only once. A network without blocks raises an error.
+    In other networks, the blocks are the elements of the outermost `nn.Sequential` or `nn.ModuleList` that have
+    children. Batch normalisation updates its running statistics only in the first forward pass. A network without
+    blocks raises an error.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -302,7 +308,7 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compile a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay unchanged."""
+    """Compile a network in place. Unlike `torch.compile(network)`, this keeps the type and the state_dict keys."""
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
         raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")

@@ -1,4 +1,4 @@
-"""Networks from timm and diffusers by name, with explicit arguments against which configs are checked."""
+"""Networks from timm and diffusers by name. All arguments are explicit, so that configs are checked."""
 
 import difflib
 import re
@@ -46,7 +46,7 @@ def timm_model(
         pretrained: use timm's weights for this name, from the Hugging Face Hub or its cache.
         weights: local file or folder of weights; a classifier with another number of outputs is reinitialised.
         in_channels: channels of an image, C; timm adapts pretrained weights to this number.
-        image_size: height and width, for networks with a fixed image size; default: the network's own.
+        image_size: height and width of images, for networks with a fixed image size; default: the network's own.
         drop_rate: dropout probability, usually before the classifier; default: the network's own.
         drop_path_rate: maximum probability of dropping a residual branch; default: the network's own.
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
@@ -57,8 +57,8 @@ def timm_model(
         adaptation: arguments of `adapted`: adapters, gradient checkpointing, precision, compilation.
 
     Raises:
-        ValueError: if an argument is unknown, contradicts another, or does not fit the network or the weights; the
-            message names the argument.
+        ValueError: if an argument is unknown, or does not fit the network, the weights or another argument; the message
+            names the argument.
         FileNotFoundError: if the weights are not at `weights`, or cannot be downloaded.
         ImportError: if `tuning` is lora and peft is not installed.
     """
@@ -124,7 +124,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Load all weights into a network with as many classes as the file, then replace the classifier."""
+    """Load all weights into a network with the number of classes in the file, then replace the classifier."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)
@@ -176,7 +176,8 @@ def diffusers_model(
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
         NotADirectoryError: if `name_or_path` is a file other than a config.
-        ValueError: if the config's class is not from diffusers, the weights do not fit it, or an argument is unknown.
+        ValueError: if the config's class is not from diffusers, if the weights do not fit the network, or if an
+            argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import diffusers

@@ -21,7 +21,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
     Args:
         network: network to search; the names inside a `Normalized` network come first.
         name: name of the layer.
-        argument: argument that gave the name, for error messages.
+        argument: config key that `name` comes from, for error messages.
 
     Raises:
         ValueError: if no layer or more than one matches; the message lists the layers.
@@ -63,12 +63,12 @@ def tapped(
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
 ) -> Iterator[dict[str, list[Any]]]:
-    """Collect the outputs of layers within a `with` block, one list entry per call of a layer.
+    """Collect the outputs of layers during a `with` block, with one list entry for each call of a layer.
 
     Args:
         layers: layers to observe; their names are the keys of the collected outputs.
-        keep: computes the collected value from a layer's name and output (the first element of a tuple), before later
-            layers can modify the output in place.
+        keep: function that computes the collected value from the name and the output of a layer. It runs before later
+            layers can modify the output in place. If a layer returns a tuple, the output is its first element.
         inputs: collect the first input of each layer instead of its output.
     """
     seen: dict[str, list[Any]] = {name: [] for name in layers}

@@ -2,7 +2,8 @@
 
     f(x) = g((x - mean) / std),  x in [0, 1].
 
-Outside networks, images are in [0, 1]. Noise levels, attack radii and certified radii therefore have pixel units.
+Images are in [0, 1] everywhere outside networks. Noise levels, attack radii and certified radii therefore have pixel
+units.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Normalized(nn.Module):
     """A network that takes images in [0, 1] and normalises them.
 
-    The attribute `network` holds the wrapped network, whose state_dict keys only gain the prefix `network.`. Mean and
-    std come from the config and are not saved.
+    The attribute `network` holds the wrapped network. Its state_dict keys get the prefix `network.`. Mean and std come
+    from the config and are not saved.
 
     Args:
         network: takes normalised images `[B, C, H, W]`.

@@ -24,7 +24,7 @@ def layers_named(
 ) -> dict[str, nn.Module]:
     """Find the layers of given classes whose names match a pattern, in the order of definition.
 
-    The output projection of `nn.MultiheadAttention` is excluded, since its forward is never called.
+    The output projection of `nn.MultiheadAttention` is excluded, because PyTorch never calls its forward.
 
     Args:
         network: any network.
@@ -61,10 +61,10 @@ def replace_layers(
         network: network that contains the layers.
         layers: layers to replace, by name.
         key: config key of the patterns, for error messages.
-        replaced: builds a replacement with the same parameters from a layer's name and the layer.
+        replaced: function that builds the new layer, with the same parameters, from the name of a layer and the layer.
 
     Raises:
-        ValueError: if a layer is frozen, or its class overrides the computation of its torch base class.
+        ValueError: if a layer is frozen, or the class of a layer overrides the computation of its base class in torch.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)
@@ -83,7 +83,7 @@ def replace_layers(
 class WeightFunction(nn.Module, ABC):
     """Compute a layer's effective weight from its trained weight.
 
-    Under autocast, the function receives the trained weight in the weight's own precision.
+    Autocast does not change the precision of the trained weight that the function receives.
     """
 
     @abstractmethod
@@ -93,11 +93,12 @@ class WeightFunction(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Describe the exported weight by JSON-serialisable values."""
+        """Describe the exported weight in a dictionary that can be written as JSON."""
 
 
 class FunctionOfThirds(WeightFunction):
-    """Apply separate functions to the query, key and value rows of timm's fused `qkv`; other rows stay unchanged.
+    """Apply functions to the query, key and value rows of a fused `qkv` weight of timm. Rows without a function stay
+    unchanged.
 
     Args:
         functions: functions of the query, key and value rows, by the names q, k and v.
@@ -117,7 +118,7 @@ class FunctionOfThirds(WeightFunction):
 
 
 class LinearOfFunction(nn.Linear):
-    """A linear layer that shares another layer's parameters, and computes with a function of its weight."""
+    """A linear layer that shares the parameters of another layer, and computes with a function of the weight."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -129,7 +130,7 @@ class LinearOfFunction(nn.Linear):
 
 
 class Conv2dOfFunction(nn.Conv2d):
-    """A convolution that shares another layer's parameters, and computes with a function of its weight."""
+    """A convolution that shares the parameters of another layer, and computes with a function of the weight."""
 
     def __init__(self, layer: nn.Conv2d, function: WeightFunction) -> None:
         geometry: dict[str, Any] = {
@@ -160,11 +161,11 @@ def effective_weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, 
     """Return the weights of a network in evaluation mode, under the plain network's names.
 
     Args:
-        network: network whose layers may compute with functions of their weights. Wrappers without weights of their own
-            that hold a network as `network`, such as `Normalized`, are removed.
+        network: network whose layers may compute with functions of their weights. Wrappers such as `Normalized`, which
+            have no weights of their own, are removed.
 
     Returns:
-        The state dict of the plain network, and the functions' descriptions by layer name.
+        The state dict of the plain network, and a description of each function by layer name.
     """
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     described = {}

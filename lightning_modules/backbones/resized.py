@@ -1,4 +1,4 @@
-"""Resize images, as the first layer of a pre-trained network or by bicubic interpolation."""
+"""Resize images, in front of a pre-trained network or by bicubic interpolation."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -63,14 +63,14 @@ def transformers_classifier(
     """Any text classification network from transformers: maps its tokenizer's output to logits `[B, num_classes]`.
 
     Encoders (BERT, RoBERTa, ...) get transformers' own classifier, newly initialised. Encoder-decoders (T5) answer with
-    the first token of a class index (0, 1, ...), as in text-to-text training; the logits of these K tokens are
-    returned. On the meta device, where parameters have no values, no weights are read or downloaded.
+    a class index (0, 1, ...), as in text-to-text training. The logits are those of the first token of each of the K
+    indices. On the meta device, where parameters have no values, no weights are read or downloaded.
 
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         num_classes: number of classes, K.
-        architecture: config of a network to build instead of loading one: `model_type`, such as bert or t5, and other
-            keys.
+        architecture: config of a network to build instead of loading one; its keys are `model_type`, such as bert or
+            t5, and the network's settings.
         pretrained: load the weights; otherwise initialise the architecture randomly.
         tuning: full trains all parameters, lora trains adapters and the new classifier, frozen trains only the new
             classifier.

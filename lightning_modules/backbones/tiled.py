@@ -54,7 +54,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
         overlap: pixels shared by neighbouring tiles.
 
     Returns:
-        The slices of input and output pixels of each tile along the side; output slices meet in the middle of overlaps.
+        For each tile, the slice of input pixels and the slice of output pixels along the side. Output slices meet in
+        the middle of overlaps.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -69,8 +70,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images, with memory independent of the image size.
 
-    A pixel's value comes from the tile in which that pixel is farthest from the border. The result therefore equals the
-    function of the whole image if outputs depend only on pixels within half of the overlap. For a network with a
+    Each pixel is taken from the tile in which it is farthest from the border. The result equals the function of the
+    whole image if each output pixel depends only on input pixels within half of the overlap. For a network with a
     stride, tile and overlap must also be multiples of the stride.
 
     Args:

@@ -21,7 +21,7 @@ class TransformersBackbone(nn.Module):
 
     Args:
         network: vision network of transformers, called with `pixel_values`: normalised images `[B, C, H, W]`.
-        features: which output of the network to use; see `transformers_model`.
+        features: output of the network to use, as in `transformers_model`.
         num_classes: outputs of the linear classifier; 0 for none.
     """
 
@@ -77,8 +77,9 @@ def transformers_model(
     Args:
         name_or_path: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub.
         num_classes: number of logits of a new linear classifier, K; 0 returns the features.
-        features: features to use: pooled (the network's own pooled output), first_token, mean_token (the mean over all
-            tokens or pixels of the last layer), or projected (CLIP's embedding in the space shared with texts).
+        features: features to use. pooled is the network's own pooled output, first_token is the first token, mean_token
+            is the mean over all tokens or pixels of the last layer, and projected is CLIP's embedding in the space that
+            images share with texts.
         pretrained: load the weights; otherwise initialise the config's architecture randomly.
         normalize: normalise images in [0, 1] inside the network; if false, inputs must already be normalised.
         mean: mean of each channel, in pixel units; default: the value in `preprocessor_config.json` next to the config.

@@ -71,7 +71,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check a `save_pretrained` folder before a library reads it: its config, and the headers of its weights.
+    """Check the config and the headers of the weights in a `save_pretrained` folder before a library reads them.
 
     Raises:
         ValueError: if a file is damaged, refers to files elsewhere, or declares too many layers; the message names the
@@ -93,7 +93,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_pretrained(name_or_path: str) -> None:
-    """Check every JSON config and the weights of a local folder; a name on the Hub is not checked.
+    """Check every JSON config and the weights of a local folder. Names on the Hub are not checked.
 
     Raises:
         ValueError: if a file is damaged or hostile; the message names the file.
@@ -116,7 +116,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config whose network would take excessively long to build, or runs code from elsewhere.
+    """Reject a config if its network would take very long to build, or would run code from elsewhere.
 
     Raises:
         ValueError: if the config is rejected; the message names file, key and value.
@@ -138,14 +138,14 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. The file
             may nest the weights under `state_dict`, as Lightning does, `model_state_dict` or `model`. A prefix
             `module.` or `_orig_mod.` of all keys is removed.
-        prefix: keep only keys that start with this prefix, with or without a removed `module.` or `_orig_mod.`; the
-            prefix is stripped.
-        renamed: new beginnings of the remaining keys, by old beginning.
+        prefix: keep only keys that start with this prefix, and strip the prefix. It may include a removed `module.` or
+            `_orig_mod.`.
+        renamed: dictionary from old to new beginnings of the remaining keys.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged or contains anything but tensors, or if `prefix` or a key of `renamed`
-            matches nothing.
+        ValueError: if the file is damaged, if it contains objects other than tensors, or if `prefix` or a key of
+            `renamed` matches nothing.
     """
     file = weights_file(path)
     content = read_tensors(file)
@@ -176,7 +176,7 @@ def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """Load a network's weights from a local file with exactly the network's keys.
+    """Load the weights of a network from a local file that has exactly the keys of the network.
 
     On the meta device, where parameters have no values, nothing is read.
 
@@ -184,12 +184,12 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
         network: any network; a `Normalized` network also accepts the keys of the network inside it.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
         prefix: keep only keys with this prefix, and strip it; `network.` selects the network of a Lightning module.
-        renamed: new beginnings of the remaining keys, by old beginning; `{fc.: linear.}` loads a ResNet's `fc` into a
-            layer named `linear`.
+        renamed: dictionary from old to new beginnings of the remaining keys; `{fc.: linear.}` loads a ResNet's `fc`
+            into a layer named `linear`.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if its keys or shapes differ from the network's, or if a key of `renamed`
+        ValueError: if the file is damaged, if keys or shapes differ from those of the network, or if a key of `renamed`
             matches nothing.
     """
     if any(parameter.is_meta for parameter in network.parameters()):

@@ -1,7 +1,7 @@
 """Denoise by block matching and 3-D collaborative filtering (BM3D), without training.
 
-Similar blocks are stacked. Thresholding the stack's transform gives a first estimate, whose spectrum then defines a
-Wiener filter. A pixel is the weighted mean over all blocks that contain it.
+Similar blocks are stacked. Thresholding the transform of the stack gives a first estimate. The spectrum of this
+estimate defines a Wiener filter. Each pixel is the weighted mean of its estimates from all blocks that contain it.
 
 The filter is the authors' package `bm3d` with its default profile; the package's licence covers only non-commercial
 use. With noise of 25 grey levels BM3D reaches 28.57 dB on the 68 grey images of BSD68 (DnCNN's tables). On colour
@@ -51,7 +51,7 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
 
 
 class BM3D(RestorerSteps, MethodModule):
-    """Denoise grey or colour images with BM3D, on the CPU; for testing and prediction only, since nothing is trained.
+    """Denoise grey or colour images with BM3D on the CPU. Nothing is trained: use test and predict.
 
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it for each
@@ -83,7 +83,9 @@ class BM3D(RestorerSteps, MethodModule):
         return self._filtered(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate clean images in [0, 1]; `sigma`, the noise's standard deviation, is one number or one per image."""
+        """Estimate clean images in [0, 1]. The standard deviation `sigma` of the noise is one number, or one number per
+        image.
+        """
         return self._filtered(noisy, sigma).clamp(0, 1)
 
     def _filtered(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:

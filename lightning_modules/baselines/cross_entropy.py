@@ -27,9 +27,9 @@ class CrossEntropy(ClassifierSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        soft_labels: mixing of images and labels, and label smoothing; None does neither. With mixed images, callbacks
-            receive no logits of training images.
-        binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
+        soft_labels: settings for mixing images and labels and for label smoothing; None turns both off. With mixed
+            images, callbacks receive no logits of training images.
+        binary: use binary cross-entropy for each class. All classes in a mixed image have the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

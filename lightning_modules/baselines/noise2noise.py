@@ -2,8 +2,8 @@
 
     L = mean (f(y_1) - y_2)^2
 
-Here y_1 and y_2 = x + n_2 are two noisy images with independent noise of mean zero. The cross term -2 (f(y_1) - x) n_2
-vanishes in expectation, so the minimiser is E[x | y_1], as in training on clean images.
+Here y_1 and y_2 = x + n_2 are two noisy images with independent noise of mean zero. The expectation of the cross term
+-2 (f(y_1) - x) n_2 is zero. The minimiser is therefore E[x | y_1], as in training on clean images.
 
 Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
 Clean Data, ICML 2018, arXiv 1803.04189.

@@ -5,12 +5,12 @@ values:
 
     L = mean over the replaced i of (f(y~)_i - y_i)^2
 
-If the noise is independent between pixels, the network's input has no information about the noise of y_i, and the
-minimiser is E[x_i | all other pixels].
+If the noise is independent between pixels, the input of the network has no information about the noise of y_i. The
+minimiser is then E[x_i | all other pixels].
 
 A patch is divided into squares, and one pixel of each square is masked (stratified sampling). A masked pixel is
-replaced by another random pixel of the surrounding 5 x 5 window, which is moved inwards at borders. The authors' first
-code could also sample the pixel itself, which shows the network the pixel's noise 1 time in 25.
+replaced by another random pixel of the surrounding 5 x 5 window. At borders, the window is moved inwards. The authors'
+first code could also sample the masked pixel itself, which shows its noise to the network in 1 of 25 cases.
 
 Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
 """
@@ -42,8 +42,8 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
 
     Args:
         noisy: `[B, C, H, W]`, H and W at least `square`, and at least 5.
-        uniform: random numbers in [0, 1), `[B, N, 3]`, that choose row, column and neighbour in each of an image's N
-            whole squares.
+        uniform: random numbers in [0, 1), `[B, N, 3]`. They select row, column and neighbour in each of the N whole
+            squares of an image.
         square: side of a square, in pixels.
 
     Returns:

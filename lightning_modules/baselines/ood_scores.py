@@ -1,8 +1,8 @@
 """Out-of-distribution scores from the package pytorch-ood, on a classifier's logits and features.
 
 The package has about twenty published scores. Some scores use logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN,
-KLMatching), others the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share one
-forward pass.
+KLMatching). Others use the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). All scores share
+one forward pass.
 
 Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
 Workshops 2022.
@@ -37,7 +37,7 @@ class OODScores(ClassifierSteps, MethodModule):
     whole training set, without augmentation. Work is sharded over ranks, and all ranks have the same scores.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; the last layer must be linear.
         num_classes: number of classes, K.
         detectors: arguments of each detector, by class name in `pytorch_ood.detector`; metrics of the first detector
             are logged without the detector's name.
@@ -46,7 +46,7 @@ class OODScores(ClassifierSteps, MethodModule):
 
     Raises:
         ImportError: if the package pytorch-ood is not installed.
-        ValueError: if a detector does not exist, or needs inputs other than logits or features; the message names the
+        ValueError: if a detector does not exist, or needs inputs other than logits or features. The message names the
             detector.
     """
 
@@ -120,7 +120,7 @@ class OODScores(ClassifierSteps, MethodModule):
             log_same(self, f"test/{name}", value)
 
     def _parts(self, seen: Collected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return positions, logits, features and labels of the images from all ranks, on the CPU."""
+        """Return positions, logits, features and labels of the images of all ranks, on the CPU."""
         index, rows = seen.compute()
         return index, rows[:, : self.num_classes].float(), rows[:, self.num_classes : -1].float(), rows[:, -1].long()
 
@@ -131,12 +131,12 @@ def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
 
 
 def of_logits(detector: Any) -> bool:
-    """Whether a detector takes logits; otherwise it takes features."""
+    """Return true if a detector takes logits, and false if it takes features."""
     return hasattr(detector, "predict_logits")
 
 
 def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
-    """Build a detector on logits or features; the detector receives only the network's last linear layer.
+    """Build a detector for logits or features. The detector receives only the last linear layer of the network.
 
     Args:
         name: class in `pytorch_ood.detector`.

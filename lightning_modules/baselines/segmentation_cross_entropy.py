@@ -29,8 +29,8 @@ class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
         num_classes: number of categories, K, including the background.
-        new_layers: names of a pretrained network's submodules to train from scratch, at ten times the learning rate
-            (see `learning_rate_groups`); if empty, all parameters have the same learning rate.
+        new_layers: names of submodules that are trained from scratch, at ten times the learning rate (see
+            `learning_rate_groups`). If empty, all parameters have the same learning rate.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 

@@ -3,9 +3,9 @@
 An MLP maps the features of two random views of each image to h. Each view must identify the other view of the same
 image among all views of the global batch (see `nt_xent`).
 
-The network is a whole classifier whose last layer keeps its initial weights. The checkpoint therefore fits the
-classifier trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the
-same run, use this module as the `model` of the callback `Pretraining`.
+The network is a whole classifier; its last layer is not trained. A classifier can therefore load the checkpoint
+(`lightning_modules.backbones.with_weights` with the prefix `network.`). To pretrain within the same run, use this
+module as the `model` of the callback `Pretraining`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709.

@@ -1,12 +1,12 @@
 """AP-BSN: asymmetric pixel-shuffle downsampling for blind-spot networks on spatially correlated noise.
 
-The blind-spot network f predicts each pixel from its neighbours alone. Training applies f to the sub-images S_s of
-every s-th pixel, in which noise is nearly uncorrelated, and reconstructs the input:
+The blind-spot network f predicts each pixel from its neighbours alone. The sub-images S_s consist of every s-th pixel,
+so that their noise is nearly uncorrelated. Training applies f to the sub-images and reconstructs the input:
 
     L = |S_s^-1 f(S_s x) - x|.
 
 Training uses s = 5; inference uses s = 2, which preserves more detail. With s = 1, AP-BSN is the plain blind-spot
-network, which copies noise that is correlated between neighbouring pixels.
+network. This network copies noise that is correlated between neighbouring pixels.
 
 Source: Lee, Son and Lee, AP-BSN: Self-Supervised Denoising for Real-World Images via Asymmetric PD and Blind-Spot
 Network, CVPR 2022, arXiv 2203.11799. The random-replacing refinement (R3) is not implemented.

@@ -1,10 +1,10 @@
 """C-BSN: a conditional blind-spot network that trains on noisy images alone and denoises with every pixel visible.
 
-A blind-spot network f_M cannot copy the noise of a pixel that it does not see, but it copies correlated noise from the
-neighbours. Training on sub-images of every s-th pixel prevents copying, at the cost of aliasing in the output. C-BSN
-combines f_M with a network f that sees all pixels: f has the same weights, plus the centre taps of the first
-convolutions. The losses use normalised patches x, the sub-images S_s of stride s, and a random subsampler R that keeps
-one pixel of each 2 x 2 cell:
+A blind-spot network f_M does not see the pixel that it predicts. It cannot copy the noise of that pixel, but it copies
+correlated noise from the neighbours. Training on sub-images of every s-th pixel prevents copying, at the cost of
+aliasing in the output. C-BSN combines f_M with a network f that sees all pixels. f has the weights of f_M and, in
+addition, the centre taps of the first convolutions. The losses use normalised patches x, the sub-images S_s of stride
+s, and a random subsampler R that keeps one pixel of each 2 x 2 cell:
 
     L_blind = |S_5^-1 f_M(S_5 x) - x|,    L_self = |f(x) - x|,    L_inv = |R f(x) - stopgrad f_M(R x)|,
     L = L_blind + w_t (L_self + lambda L_inv),    w_t = min(t / T, 1) at step t.
@@ -54,9 +54,11 @@ def cbsn_terms(
     """Compute L_blind, L_self and L_inv.
 
     Args:
-        network: function of images and the flag `masked`, which hides the predicted pixel.
+        network: function of images and the flag `masked`. With the flag, the network does not see the pixel that it
+            predicts.
         x: normalised patches `[N, C, P, P]`.
-        index: the pixel of each cell that R keeps, `[N, P/s, P/s]`, in 0...s^2 - 1; s is `invariance_stride`.
+        index: number of the pixel that R keeps in each cell, `[N, P/s, P/s]`, in 0...s^2 - 1, where s is
+            `invariance_stride`.
         blind_stride: stride of the sub-images of L_blind.
         invariance_stride: s, side of the cells of R.
     """
@@ -82,7 +84,8 @@ class CBSN(RestorerSteps, MethodModule):
         invariance_stride: side of the cells, in pixels; the invariance loss keeps one random pixel of each cell. The
             patch size must be divisible by the side of the cells.
         strength: lambda, weight of the invariance loss.
-        ramp_steps: T, steps over which the two losses of the unmasked network ramp up from 0.
+        ramp_steps: T, number of steps over which the weight of the two losses of the unmasked network rises from 0 to
+            1.
         blind: denoise with the masked network instead of the unmasked one, as an ablation.
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
@@ -119,7 +122,7 @@ class CBSN(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, image: Tensor) -> Tensor:
-        """Denoise normalised images, with the masked network if `blind`."""
+        """Denoise normalised images. If `blind` is true, the masked network is used."""
         return self.network(image, masked=self.blind)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,22 +1,22 @@
 """ELD trains a denoiser of low-light raw images on clean images and a physical noise model of the camera.
 
-A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300), and noise of the calibrated sensor is
-added, y = f N(x / f), with new noise at each epoch. Shot, read and row noise, quantisation and colour bias are sampled
-jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F minimises
+A packed long exposure x in [0, 1] is darkened by a light factor f ~ U(100, 300). Then noise of the calibrated sensor is
+added, y = f N(x / f). The noise is sampled anew in each epoch. Shot, read and row noise, quantisation and colour bias
+are sampled jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F minimises
 
     L = mean |F(clip(y, 0, 1)) - x|.
 
-F denoises short exposures that are scaled by the ratio of the exposure times and clipped to [0, 1]. Since the ratio of
-the exposure times is not exact, each estimate is matched to the brightness of the ground truth before the metrics are
-computed,
+F denoises short exposures that are scaled by the ratio of the exposure times and clipped to [0, 1]. The ratio of the
+exposure times is not exact. Before metrics are computed, each estimate is therefore matched to the brightness of the
+ground truth,
 
     corrected = a p,    p = clip(F, 0, 1),    a = <p, x> / <p, p> over all values with x != 1.
 
 SSIM uses a uniform 7 x 7 window and sample variances.
 
 The authors' sampler of camera parameters is not public. This sampler follows the authors' parameter tables and answers.
-The gain is sampled from the camera's own range, whereas the authors' public code for baselines uses gains from 0.1 to
-30 for every camera.
+The gain is sampled from the range of the camera. The authors' public code for baselines uses gains from 0.1 to 30 for
+every camera.
 
 Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
 2108.02158; the conference version is arXiv 2003.12751.
@@ -59,7 +59,7 @@ def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
 
 
 def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
-    """Compute the PSNR after brightness correction, always clipped; `protocol` is ignored."""
+    """Compute the PSNR after brightness correction. Estimates are always clipped, and `protocol` is ignored."""
     double = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     return psnr(illuminance_corrected(*double), double[1], "clipped")
 
@@ -67,8 +67,8 @@ def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = 
 def corrected_ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
     """Compute the SSIM after brightness correction, as in ELD's tables, `[B]`.
 
-    Unlike in `ssim`, the window is uniform and lies within the image, variances are sample variances, and the result is
-    the mean over channels. `protocol` is ignored.
+    In contrast to `ssim`, the window is uniform and lies within the image, variances are sample variances, and the
+    result is the mean over channels. `protocol` is ignored.
     """
     x, y = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     x = illuminance_corrected(x, y).clamp(0, 1)
@@ -89,7 +89,7 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
 
     Args:
         image: packed raw images with channels R, G, B, G, `[B, 4, H, W]`, at half the sensor's resolution.
-        reference: packed raw images of the same shape, whose channel means give the white balance.
+        reference: packed raw images of the same shape; their channel means give the white balance.
 
     Returns:
         `[B, 3, H, W]` in [0, 1].

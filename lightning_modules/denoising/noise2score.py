@@ -1,7 +1,7 @@
 """Noise2Score learns to denoise from noisy images alone, by score matching and Tweedie's formula.
 
-A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. The noisy image is perturbed once more,
-and R predicts the perturbation (the loss of an amortised residual denoising autoencoder),
+A network R estimates the score of the noisy images, l'(y) = d log p(y) / dy. A perturbation is added to the noisy
+image, and R predicts this perturbation (the loss of an amortised residual denoising autoencoder),
 
     L = mean (sigma R(y + sigma u) + u)^2,        u ~ N(0, I).
 
@@ -12,12 +12,12 @@ The minimiser is the score of y + sigma u. During training, sigma is annealed. T
     Poisson    z ~ Poisson(x / zeta), y = zeta z     x = (y + zeta / 2) exp(s(z)),   s = d log p(z) / dz
     Gamma      y = x g, g ~ Gamma(k, 1 / k)          x = k y / ((k - 1) - y s(y))
 
-If the noise level is unknown, the network is trained on a range of levels, and each test image is denoised at the grid
-level with the best no-reference quality.
+If the noise level is unknown, the network is trained on a range of levels. Each test image is then denoised at every
+level of a grid, and the result with the best no-reference quality is used.
 
-As in the authors' code, sigma is one number per batch and decreases linearly with the number of images seen in the
-epoch; the paper samples sigma from N(0, delta^2) with a decreasing delta. The code samples an unknown noise level once
-per batch; here each image has its own level.
+As in the authors' code, sigma is one number per batch, and decreases linearly with the number of images seen in the
+epoch. The paper samples sigma from N(0, delta^2) with a decreasing delta. If the noise level is unknown, the authors'
+code samples one level per batch; here each image has its own level.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
 2021, arXiv 2106.07009; the formulas follow the authors' code.
@@ -67,12 +67,14 @@ class Noise2Score(RestorerSteps, MethodModule):
 
     Args:
         network: maps images `[B, C, H, W]` to estimates of their score, of the same shape.
-        noise: noise model of the images, which determines Tweedie's formula; its level is ignored if `blind`.
+        noise: noise model of the images; it determines Tweedie's formula. If `blind` is true, the level of the noise
+            model is ignored.
         blind: treat the noise level as unknown and estimate it for each image.
-        sigma: first and last standard deviation of the perturbation within an epoch; in counts for Poisson noise.
+        sigma: standard deviation of the perturbation at the start and at the end of an epoch; for Poisson noise, in
+            counts.
         anneal_images: images per epoch over which sigma decreases from the first to the last value.
-        score_scale: factor of the network's output; 1 / (noise standard deviation) scales a small untrained network's
-            output like a score.
+        score_scale: factor for the output of the network. 1 / (noise standard deviation) gives the output of a small
+            untrained network the scale of a score.
         inference: tiling and self-ensemble of the score in validation, test and prediction.
         protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
             `unclipped`.

@@ -5,10 +5,10 @@ A small network f with one instance normalisation is trained to reconstruct imag
     L = mean |f(x) - x| + weight TV(f(x)),      x = clamp(m + s n, -1, 1),  n ~ N(0, I),  s = 3,
     TV(y) = (sum of squared differences of vertical and of horizontal neighbours) / (B C H W).
 
-For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 is as bright as the training images. The
+For a dark photograph I in [0, 1], the output (f(2 I - 1) + 1) / 2 has about the brightness of the training images. The
 normalisation removes the photograph's global brightness and contrast, while the self-regression preserves local
 contrast. The noise mean m shifts the brightness. The extended paper also trains on images of one colour and on colour
-palettes, without giving a formula; here each image or block has one uniformly sampled colour.
+palettes, but gives no formula. Here each image or each block has one uniformly sampled colour.
 
 Source: Zhang, Zhao, Jin, Xu, Yang and Yan, Noise Self-Regression, arXiv 2211.04700. The authors' code is not public.
 Hyperparameters, total variation and reference results come from a re-implementation (NoiSER-Var3).
@@ -82,8 +82,8 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
 class NoiSER(RestorerSteps, MethodModule):
     """Train a network to reconstruct noise, and brighten dark photographs with this network.
 
-    `test` logs the plain PSNR, and `aligned_psnr`, which is computed after matching the ground truth's mean brightness,
-    as in many papers.
+    `test` logs the plain PSNR and `aligned_psnr`. For `aligned_psnr`, the estimate first gets the mean brightness of
+    the ground truth, as in many papers.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
@@ -144,7 +144,9 @@ class NoiSER(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Brighten whole photographs `[B, C, H, W]` in [0, 1], untiled, since normalisation uses image statistics."""
+        """Brighten whole photographs `[B, C, H, W]` in [0, 1]. Tiles are not used, because the normalisation needs the
+        statistics of the whole image.
+        """
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
 

@@ -1,8 +1,8 @@
 """SDAP: a blind-spot network that learns to denoise from random sub-samples of noisy images.
 
-The p^2 pixels of each p x p cell go to p^2 sub-images in a random order, sampled for each cell. This decorrelates the
-noise of neighbouring pixels. From each sub-image S_j the blind-spot network f predicts the next sub-image; the
-difference between the two sub-images acts as a perturbation:
+The p^2 pixels of each p x p cell are distributed to p^2 sub-images, in a random order that is sampled for each cell.
+This decorrelates the noise of neighbouring pixels. The blind-spot network f receives a sub-image S_j and predicts the
+next sub-image. The difference between the two sub-images acts as a perturbation:
 
     L = sum_j |f(S_j) - S_{(j + 1) mod p^2}|.
 
@@ -10,8 +10,9 @@ The loss is a sum of p^2 means over elements. At inference, f denoises the sub-i
 second pass at full resolution (E) removes the remaining checkerboard artefacts.
 
 Source: Pan, Liu, Liao, Cao and Ren, Random Sub-Samples Generation for Self-Supervised Real Image Denoising, ICCV 2023,
-arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and E takes the unclipped first result. Images
-whose sides are not divisible by the inference stride are reflection-padded; the authors' code rejects such images.
+arXiv 2307.16825. As in the authors' code, there is no stop-gradient, and the input of E is the unclipped result of the
+first pass. Images whose sides are not divisible by the inference stride are reflection-padded; the authors' code
+rejects such images.
 """
 
 from typing import Any
@@ -36,8 +37,7 @@ def random_sub_samples(image: Tensor, uniform: Tensor, stride: int) -> Tensor:
 
     Args:
         image: `[N, C, H, W]`.
-        uniform: random numbers `[N, p^2, H/p, W/p]`; sorting these numbers within a cell gives the order of the cell's
-            pixels.
+        uniform: random numbers `[N, p^2, H/p, W/p]`; sorting the numbers of a cell gives the order of its pixels.
         stride: p, side of a cell.
 
     Returns:

@@ -1,8 +1,8 @@
 """Pixel-shuffle downsampling: sub-images of every s-th pixel, in which camera noise is nearly uncorrelated.
 
 An image `[N, C, H, W]` is divided into cells of s x s pixels. Sub-image j = s r + c holds pixel (r, c) of every cell.
-With an index, a sub-image holds the indexed pixel of each cell instead: a random pixel (random sub-sampler), or pixel j
-of a random permutation (random sub-samples). All channels use the same index.
+With an index, a sub-image holds the indexed pixel of each cell instead. This pixel is random (random sub-sampler) or
+pixel j of a random permutation (random sub-samples). All channels use the same index.
 """
 
 from collections.abc import Callable

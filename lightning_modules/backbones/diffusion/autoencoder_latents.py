@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class AutoencoderLatents(nn.Module):
-    """Encodes images to latents z and decodes latents, with the autoencoder in the attribute `vae`."""
+    """Encode images to latents z and decode latents, with the autoencoder in the attribute `vae`."""
 
     vae: Any
 

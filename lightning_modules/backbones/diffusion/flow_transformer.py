@@ -2,7 +2,7 @@
 
     z_t = (1 - t) z + t e,   z = s (E(2 x - 1) - m),   0 <= t <= 1
 
-The transformer predicts dz_t/dt = e - z from z_t, T t and a prompt's embeddings, with T = 1000.
+From z_t, the scaled time T t with T = 1000, and the embeddings of a prompt, the transformer predicts dz_t/dt = e - z.
 
 Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024,
 arXiv 2403.03206.
@@ -68,7 +68,7 @@ class FlowTransformer(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of an image must be divisible by this number of pixels, the side of a patch."""
+        """Side of a patch in pixels; height and width of an image must be divisible by it."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
 

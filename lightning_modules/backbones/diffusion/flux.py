@@ -72,7 +72,7 @@ class Flux(FlowTransformer):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of an image must be divisible by this number of pixels, the side of a packed token."""
+        """Side of a packed token in pixels; height and width of an image must be divisible by it."""
         return 2 * self.pipeline.vae_scale_factor
 
     @torch.no_grad()
@@ -110,5 +110,5 @@ class Flux(FlowTransformer):
         return self.pipeline._unpack_latents(output, height * scale, width * scale, scale)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts as keyword arguments of the pipeline; distilled guidance needs no empty prompts."""
+        """Return prompts as keyword arguments of the pipeline. Models with distilled guidance need no empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}

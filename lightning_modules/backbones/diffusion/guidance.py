@@ -22,7 +22,7 @@ def joined(first: Prompts, second: Prompts) -> Prompts:
 def guided(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Turn a text-conditional model into a function of x_t and t only.
+    """Wrap a text-conditional model as a function of x_t and t alone.
 
     Args:
         model: function of x_t, t and prompts.

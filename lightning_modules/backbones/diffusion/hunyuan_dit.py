@@ -24,8 +24,8 @@ class HunyuanDiT(TextToImage):
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: class of the diffusers scheduler for sampling, configured like the pipeline's; default: the pipeline's
-            own.
+        sampler: class of the diffusers scheduler for sampling, which gets the config of the pipeline's scheduler;
+            default: the class of the pipeline's scheduler.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -67,7 +67,7 @@ class HunyuanDiT(TextToImage):
         return self.encode_prompts([""] * n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity named by `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""
+        """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance."""
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
         from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 

@@ -1,4 +1,6 @@
-"""Interface of latent text-to-image models; fine-tuning, caching and export use it for every model family."""
+"""Interface of latent text-to-image models. Fine-tuning, caching and export work with every model family that
+implements it.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

@@ -181,7 +181,7 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Look up library (only diffusers or transformers) and class of each part to load.
 
-    diffusers itself would import any module that the file names.
+    diffusers would import any module that the index names.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, entry in index.items():
@@ -229,7 +229,7 @@ def _loaded(
 
 
 def _check_whole(name_or_path: str, pipeline: Any) -> None:
-    """Reject networks with a weight on the meta device, which would fail in the forward pass."""
+    """Reject networks that have weights on the meta device; such networks would fail in the forward pass."""
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and (
             missing := [key for key, value in part.state_dict().items() if value.is_meta]

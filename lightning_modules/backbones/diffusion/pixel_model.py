@@ -20,8 +20,10 @@ class PixelModel(nn.Module):
     Args:
         network: maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's `prediction_type`. The
             output is a tensor or, as in diffusers, an object with a tensor `sample`.
-        scheduler: scheduler that the network was trained with; sets noise levels, prediction type and step spacing.
-        text_encoder: embeds texts as `Prompts`, which the network then also receives; None uses no texts.
+        scheduler: scheduler that the network was trained with; it defines noise levels, prediction type and step
+            spacing.
+        text_encoder: encoder that embeds texts as `Prompts`, an additional input of the network; None for a network
+            without texts.
 
     Raises:
         ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
@@ -61,7 +63,7 @@ class PixelModel(nn.Module):
         return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Predict the quantity named by the scheduler's `prediction_type`, at x_t and t, `[B]`."""
+        """Predict the quantity that the scheduler's `prediction_type` names, from x_t and t, `[B]`."""
         return predicted(self._told(prompts), latent, timestep)
 
     def _told(self, prompts: Prompts | None) -> Callable[..., Any]:

@@ -4,8 +4,8 @@ Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transforme
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
-E is the encoder of an autoencoder and s its scaling factor. The U-Net predicts e, or v = sqrt(abar_t) e -
-sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
+E is the encoder of an autoencoder, and s is the scaling factor of its latents. The U-Net predicts e, or v =
+sqrt(abar_t) e - sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -160,7 +160,7 @@ class TextToImage(AutoencoderLatents):
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of z for n images, by default of the model's own size."""
+        """Return the shape of z for n images; the default image size is the one that the model was trained on."""
         scale, size = self.pipeline.vae_scale_factor, self.image_size
         channels: int = self.vae.config.latent_channels
         return n, channels, (height or size) // scale, (width or size) // scale
@@ -182,7 +182,7 @@ class TextToImage(AutoencoderLatents):
         return empty
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the quantity named by the scheduler's `prediction_type`.
+        """Predict the quantity that the scheduler's `prediction_type` names.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
@@ -245,7 +245,9 @@ class TextToImage(AutoencoderLatents):
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
-    """Leave frozen tensors out of a model's state dict; the model's constructor loads them from elsewhere."""
+    """Leave frozen tensors out of the state dict of a model. The constructor of the model loads them from the
+    pipeline.
+    """
     module.register_state_dict_post_hook(_keep_what_is_trained)
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 

@@ -10,9 +10,9 @@ over channels and pixels, sums over k:
     w    = mean KL(Dir(d) || Dir(1))
     x    = mean sum rho [ -log sigma^2 / 2 - mean_m T(mu + sigma e_m) ]
 
-T is the identity in the forward pass; in the backward pass, T multiplies the gradient by the score of clean images,
-(D_k(x) - x) / sigma_k^2, which follows from a blind denoiser D_k. The value of the last term is therefore not a
-divergence, and rho receives a gradient from this value, both as in the authors' code.
+T is the identity in the forward pass. In the backward pass, T multiplies the gradient by the score of clean images,
+(D_k(x) - x) / sigma_k^2, where D_k is a blind denoiser. The value of the last term is therefore not a divergence. As in
+the authors' code, rho receives a gradient from this value.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def reconstruction(y: Tensor, mu: Tensor, variance: Tensor, log_alpha: Tensor, l
 
 
 def divergence_of_precision(log_alpha: Tensor, log_beta: Tensor, rho: Tensor, alpha: float, beta: float) -> Tensor:
-    """Compute the KL divergence of the precisions' posterior from the prior Gamma(alpha, rate beta)."""
+    """Compute the KL divergence of the posterior of the precisions from the prior Gamma(alpha, rate beta)."""
     a, prior = log_alpha.exp(), log_alpha.new_tensor([alpha, beta])
     divergence = (
         (a - alpha) * a.digamma()
@@ -67,7 +67,7 @@ def with_score(x: Tensor, score: Tensor) -> Tensor:
 def prior_term(
     mu: Tensor, log_variance: Tensor, rho: Tensor, normal: Tensor, denoisers: Sequence[nn.Module], chunk: int
 ) -> Tensor:
-    """Compute the term of the clean image's prior.
+    """Compute the term for the prior of the clean image.
 
     Args:
         mu: `[1, K, C, H, W]`.

@@ -43,7 +43,7 @@ class Posterior(nn.Module):
     """The four networks that are fitted to one image, with newly initialised weights.
 
     Args:
-        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; this network is copied and re-initialised.
+        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; each fit uses a copy with new weights.
         channels: C.
         components: K.
         side_width: channels of the three other networks.
@@ -79,7 +79,7 @@ class Posterior(nn.Module):
 
 
 class ScoreDVI(RestorerSteps, MethodModule):
-    """Denoise each image by fitting the image's posterior; `fit` trains the blind denoisers that define the prior.
+    """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
     `test` and `predict` take minutes per 512 x 512 image on a GPU. Initial weights and samples are seeded by the
     run's seed and the image's index; use a batch size of 1.
@@ -88,14 +88,16 @@ class ScoreDVI(RestorerSteps, MethodModule):
         denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains the denoisers with
             trainable parameters, on noise of standard deviation 0 to 100 grey levels.
         network: architecture that predicts the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
-        beta: beta_0, rate of the precision's Gamma prior: 0.01 for CC, 0.005 for PolyU, 0.02 for SIDD.
+        beta: beta_0, rate of the Gamma prior of the precision; the paper uses 0.01 for CC, 0.005 for PolyU and 0.02 for
+            SIDD.
         alpha: alpha_0, shape of the precision's Gamma prior.
-        weight: lambda, weight of the image's prior; None chooses 0.5, 1 or 2 by the estimated noise level.
+        weight: lambda, weight of the prior of the image; None chooses 0.5, 1 or 2, depending on the estimated noise
+            level.
         steps: optimizer steps per fit.
         samples: M, posterior samples per step.
         chunk: posterior samples per denoiser call; smaller values use less memory.
-        average: decay of the running average of estimates, in [0, 1).
-        restart_above: mean sigma above which the fit is repeated once; None never repeats the fit.
+        average: decay factor of the running average of estimates, in [0, 1).
+        restart_above: if the mean sigma exceeds this value, the fit is repeated once; None never repeats the fit.
         learning_rate: learning rate of Adam, which fits all four networks.
         side_width: channels of the three smaller networks.
         side_depth: convolutions of each of the three smaller networks.
@@ -180,7 +182,7 @@ class ScoreDVI(RestorerSteps, MethodModule):
         return loss, (mu * rho).sum(dim=1).detach(), (0.5 * log_variance).exp().mean().detach()
 
     def fitted(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
-        """Fit the posterior of one image `[1, C, H, W]`; return the running average and the last mean sigma."""
+        """Fit the posterior of one image `[1, C, H, W]`. Return the running average and the last mean sigma."""
         posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
             noisy
         )

@@ -1,13 +1,14 @@
 """Estimate the level of signal-dependent, spatially correlated noise from a single image.
 
 Subsampling every fourth pixel in both directions gives 16 sub-images with nearly independent noise. In each sub-image
-and channel, 7 x 7 patches are projected on the direction of least variance, which contains almost only noise. The model
+and channel, 7 x 7 patches are projected on the direction of least variance. This direction contains almost only noise.
+The model
 
     Var = sigma_u^2 I^(2 gamma) + sigma_w^2
 
-is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches, three further
-fits only patches of weak texture, whose gradients noise alone explains. The estimate is the mean variance of the
-patches in the last fit.
+is fitted to the patches' brightness and variance by maximum likelihood. The first fit uses all patches. Three further
+fits use only patches of weak texture, where noise alone explains the gradients. The estimate is the mean variance of
+the patches in the last fit.
 
 Source: Liu, Tanaka and Okutomi, Practical Signal-Dependent Noise Parameter Estimation from a Single Noisy Image, IEEE
 Transactions on Image Processing 2014, as implemented in ScoreDVI's code. The estimate is unreliable on saturated
@@ -28,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 def gradient_threshold(patch: int = PATCH) -> float:
-    """Compute the upper quantile of a patch's summed squared gradients under noise of variance 1."""
+    """Compute the upper quantile of the sum of squared gradients in a patch of noise with variance 1."""
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     across = 0.5 * (pixels[:, :, 2:] - pixels[:, :, :-2]).reshape(patch * patch, -1)
     down = 0.5 * (pixels[:, 2:] - pixels[:, :-2]).reshape(patch * patch, -1)
@@ -87,7 +88,8 @@ def noise_deviation(image: Array) -> float:
     """Estimate the noise standard deviation of an image.
 
     Args:
-        image: `[C, H, W]` in [0, 1], at least 36 pixels per side. Rows and columns beyond a multiple of 4 are ignored.
+        image: `[C, H, W]` in [0, 1], at least 36 pixels per side. If a side is not a multiple of 4, the last rows or
+            columns are ignored.
 
     Returns:
         The standard deviation, in the image's units.
@@ -105,6 +107,8 @@ def noise_deviation(image: Array) -> float:
 
 
 def prior_weight(deviation: float) -> float:
-    """Choose lambda by the noise level: 0.5 up to 10 grey levels, 1 up to 25, 2 above; levels are rounded down."""
+    """Choose lambda by the noise level in grey levels, rounded down. lambda is 0.5 for levels of at most 10, 1 for
+    levels of at most 25, and 2 for higher levels.
+    """
     levels = int(deviation * 255)
     return 0.5 if levels <= 10 else 1.0 if levels <= 25 else 2.0
