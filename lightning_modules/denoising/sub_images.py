@@ -58,12 +58,14 @@ def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, strid
 
 
 def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Denoise images of any size through their sub-images: reflection-pad to multiples of the stride, then crop."""
+    """Denoise images of any size by denoising their sub-images. Images are reflection-padded to multiples of the
+    stride, and the result is cropped.
+    """
     return padded(partial(through_sub_images, network, stride=stride), image, stride)
 
 
 def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:
-    """Sample uniform numbers in [0, 1) for each cell of images, independent of the world size.
+    """Sample uniform numbers in [0, 1) for each cell of images. The numbers do not depend on the world size.
 
     Args:
         image: `[N, C, H, W]`, this rank's part of the batch.

@@ -5,8 +5,9 @@ step, DPS adds
 
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
-Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in RED-diff's
-baseline, sampling starts from the pseudo-inverse and may use fewer steps than the model has timesteps.
+Here x^ is the network's estimate of the image at x_t; the gradient passes through the network. As in the baseline of
+RED-diff, sampling starts from the pseudo-inverse, and the number of steps may be smaller than the number of timesteps
+of the model.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -41,12 +42,13 @@ class DPS(PosteriorSampling, MethodModule):
     """Reconstruct images from measurements by diffusion posterior sampling, in `test` and `predict`.
 
     Args:
-        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is `[B, C or 2 C, H,
-            W]`, or a diffusers output with such a tensor `sample`. `fit` trains the network's trainable parameters.
+        network: diffusion model, called with images in [-1, 1] and timesteps `[B]`. The output is a tensor `[B, C or 2
+            C, H, W]`, or a diffusers output that holds this tensor as `sample`. `fit` trains the network's trainable
+            parameters.
         scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: sampling steps.
         strength: zeta, guidance strength.
-        eta: amount of fresh noise per step, from 0 (DDIM) to 1 (DDPM).
+        eta: amount of new noise in each step, from 0 (DDIM) to 1 (DDPM).
         protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
             `unclipped`.
         optimizer: optimizer of the network's trainable parameters in `fit`.

@@ -32,7 +32,7 @@ LARGE = 64
 
 
 def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
-    """Rename image columns for a `MeasuredImageBatch`, and drop zoomed crops of small images."""
+    """Rename image columns for a `MeasuredImageBatch`, and omit zoomed crops if images are small."""
     large = min(batch["noisy"].shape[2:]) >= LARGE
     return {
         name.replace("noisy", "pseudo-inverse"): column
@@ -44,9 +44,10 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
 class MeasuredRestoration(RestorerSteps):
     """Steps of a LightningModule for inverse problems; subclasses implement the reconstruction in `found`.
 
-    An image's random numbers depend only on the run's seed and the image's index, so reconstructions are independent of
-    batch and rank. `test/noisy_psnr` and similar metrics evaluate the measurement's pseudo-inverse. `fit` trains the
-    network's trainable parameters on the mean squared error of predictions at random timesteps.
+    The random numbers of an image depend only on the seed of the run and the index of the image. Reconstructions
+    therefore do not depend on batch and rank. `test/noisy_psnr` and similar metrics evaluate the pseudo-inverse of the
+    measurement. `fit` trains the network's trainable parameters on the mean squared error of predictions at random
+    timesteps.
     """
 
     levels: Tensor
@@ -103,7 +104,9 @@ class MeasuredRestoration(RestorerSteps):
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show pseudo-inverse of the measurement, estimate and clean image, with zoomed crops of large images."""
+        """Show the pseudo-inverse of the measurement, the estimate and the clean image. Large images also have zoomed
+        crops.
+        """
         return measured_columns(super().image_columns(batch, outputs), batch)
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:

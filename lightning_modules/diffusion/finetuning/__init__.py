@@ -6,18 +6,18 @@ Let z be the image in [-1, 1] or its latent, e ~ N(0, I) noise, and t a uniform 
     L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t).
 
 Here the network f predicts e. The weight is min(SNR_t, gamma) / (SNR_t + 1) for v-prediction, and min(SNR_t, gamma) for
-z-prediction. The error of z therefore always has weight min(SNR_t, gamma). Training changes either all of f, or only
-low-rank adapters W + B A in f's attention. The caption c is dropped for a fraction of the images, as classifier-free
-guidance requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the
-weights, with d = min(decay, (1 + n) / (10 + n)) in update n.
+z-prediction. With each of these weights, the error of z is weighted by min(SNR_t, gamma). Training changes all weights
+of f, or only low-rank adapters W + B A in the attention layers of f. The caption c is dropped for a fraction of the
+images, as classifier-free guidance requires. Validation, sampling and the saved model use the moving average e <- d e +
+(1 - d) theta of the weights, with d = min(decay, (1 + n) / (10 + n)) in update n.
 
 A flow-matching model, Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1].
 
 Here t has a uniform, logit-normal or mode density, shifted as in the pipeline's scheduler, and w_t is 1, 1 / t^2 or 2 /
-(pi (1 - 2 t + 2 t^2)). Unlike in diffusers' training scripts, t is continuous and has the paper's direction: a positive
-mean of logit(t) favours noise.
+(pi (1 - 2 t + 2 t^2)). In contrast to the training scripts of diffusers, t is continuous and has the direction of the
+paper: a positive mean of logit(t) favours noise.
 
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |

@@ -38,13 +38,14 @@ class DiffusionFineTuning(MethodModule):
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the result is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
-    unweighted error of the averaged weights on held-out images. Each image has a fixed timestep and fixed noise, so
-    values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
+    unweighted error on held-out images, computed with the averaged weights. Each image has a fixed timestep and fixed
+    noise, so values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
         network: `TextToImage`, `StableDiffusion3`, `Flux`, `PixelSpace` or `pixel_pipeline` of
             `lightning_modules.backbones.diffusion`.
-        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Only for diffusion models.
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Only for diffusion
+            models.
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Only for flow-matching
             models.
         caption_dropout: probability of training an image without its caption, in [0, 1).
@@ -142,7 +143,7 @@ class DiffusionFineTuning(MethodModule):
 
         Args:
             batch: the batch.
-            draw: samples standard normal noise of the shape of a given tensor.
+            draw: function that samples standard normal noise with the shape of a given tensor.
 
         Raises:
             ValueError: if the model is text-to-image and the batch has no captions.

@@ -28,7 +28,7 @@ GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
 def denoising_errors(
     model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor, abar: Tensor, prediction: Prediction
 ) -> Tensor:
-    """Compute each image's unweighted mean squared error `[B]` at its timestep t `[B]`, for abar `[T]`."""
+    """Compute the unweighted mean squared error `[B]` of each image at timesteps t `[B]`, for abar `[T]`."""
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
     return (output - diffusion_target(latent, noise, level, prediction)).square().flatten(1).mean(dim=1)
@@ -39,7 +39,7 @@ class DiffusionObjective(nn.Module):
 
     Args:
         scheduler: diffusers scheduler that defines abar `[T]` and the prediction type.
-        min_snr_gamma: gamma of the weights; None weights all timesteps equally.
+        min_snr_gamma: gamma of the weights; None gives all timesteps the same weight.
     """
 
     abar: Tensor
@@ -59,7 +59,7 @@ class DiffusionObjective(nn.Module):
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute each image's unweighted mean squared error, `[B]`."""
+        """Compute the unweighted mean squared error of each image, `[B]`."""
         return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
@@ -78,10 +78,12 @@ class FlowMatching:
             mode.
         logit_mean: mean of logit(t) for logit_normal; positive values favour noise.
         logit_std: standard deviation of logit(t) for logit_normal.
-        mode_scale: scale of the mode density; positive values favour t = 1/2, negative values 0 and 1.
-        shift: a, which moves t to a t / (1 + (a - 1) t); None uses the value of the pipeline's scheduler, or 1 if that
-            value depends on the resolution.
-        weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
+        mode_scale: scale of the mode density; positive values favour t = 1/2, and negative values favour t = 0 and t =
+            1.
+        shift: a; t is replaced by a t / (1 + (a - 1) t). None uses the shift of the pipeline's scheduler, or 1 if the
+            shift of the scheduler depends on the resolution.
+        weighting: weight of the loss at time t: 1 for none, 1 / t^2 for sigma_sqrt, 2 / (pi (1 - 2 t + 2 t^2)) for
+            cosmap.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -133,13 +135,13 @@ class FlowObjective(nn.Module):
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute each image's unweighted mean squared error, `[B]`."""
+        """Compute the unweighted mean squared error of each image, `[B]`."""
         level = t.to(latent.dtype).view(-1, 1, 1, 1)
         output = model((1 - level) * latent + level * noise, self.steps * t, prompts)
         return (output - (noise - latent)).square().flatten(1).mean(dim=1)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Weight the errors `[B]` at times t; below t = 1 / T, the weight at 1 / T is used."""
+        """Multiply the errors `[B]` by the loss weights at times t. Times below 1 / T have the weight of 1 / T."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))

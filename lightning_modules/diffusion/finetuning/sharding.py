@@ -24,7 +24,9 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """List the blocks of a diffusers network: the elements of its module lists, and a U-Net's middle block."""
+    """List the blocks of a diffusers network. These are the elements of its module lists and the middle block of a
+    U-Net.
+    """
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)
     return [block for each in lists for block in each] + ([] if middle is None else [middle])
@@ -33,7 +35,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
     """Reject resuming training with sharded weights.
 
-    While loading optimizer state, PyTorch runs an optimizer step, which the averaged weights would record.
+    To load optimizer state, PyTorch runs an optimizer step. The averaged weights would count this step.
 
     Raises:
         ValueError: if `stage` is fit and the weights are sharded.

@@ -1,4 +1,4 @@
-"""Weights of a diffusion model's loss by the signal-to-noise ratio of the timestep."""
+"""Loss weights of a diffusion model that depend on the signal-to-noise ratio at the timestep."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from lightning_modules.sde.discrete import Prediction
 
 
 def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
-    """Compute the Min-SNR weight w_t, which weights the error of the clean image by min(SNR_t, gamma).
+    """Compute the Min-SNR weight w_t. It gives the error of the clean image the weight min(SNR_t, gamma).
 
     Args:
         abar: abar_t, of any shape, in (0, 1).
-        gamma: upper bound of the weight of the clean image's error.
+        gamma: upper bound of the weight for the error of the clean image.
         prediction: quantity that the model predicts.
     """
     ratio = abar / (1 - abar)

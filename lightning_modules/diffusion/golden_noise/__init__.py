@@ -1,8 +1,8 @@
 """Golden noise: a network that improves the initial noise of a diffusion model for a given prompt.
 
-A DDIM step with guidance w_l (prediction e1) and an inversion step with guidance w_w (prediction e2) turn x_T into
-better noise; both steps evaluate the model at the first timestep t_0. The steps use r = sqrt(abar_1 / abar_0) and d =
-sqrt(1 - abar_1) - r sqrt(1 - abar_0) < 0:
+A DDIM step with guidance w_l (prediction e1), followed by an inversion step with guidance w_w (prediction e2), turns
+x_T into better noise. Both steps evaluate the model at the first timestep t_0. The steps use r = sqrt(abar_1 / abar_0)
+and d = sqrt(1 - abar_1) - r sqrt(1 - abar_0) < 0:
 
     x_1 = r x_T + d e1(x_T, t_0),   x'_T = x_T + (d / r) (e1(x_T, t_0) - e2(x_1, t_0)).
 
@@ -16,12 +16,13 @@ text c,
 R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
 initialised to 0. An unmodified pipeline then takes phi(x_T, c) as `latents`.
 
-Departures: the authors' script inverts between the levels of the third and second timestep, because diffusers' inverse
-scheduler has counted this way since version 0.22 (`official_offset`). The authors' script embeds one text for a whole
+Departures: the authors' script inverts between the noise levels of the third and the second timestep, because the
+    inverse scheduler of diffusers counts in this way since version 0.22 (`official_offset`). The authors' script embeds
+    one text for a whole
 batch. The authors' training omits the attention that their inference uses (`attention`). In the authors' code, the
 signs of singular vectors depend on the machine (`fixed_signs`). The script's option to repeat both steps, off by
-default, is not implemented here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same
-way.
+default, is not implemented here. Four channels are tiled as 2 x 2 images. Other square numbers of channels are tiled in
+the same way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

@@ -1,4 +1,4 @@
-"""Collect noise pairs before training or by `predict`; this may take days, and runs on any number of ranks."""
+"""Collect noise pairs, before training or by `predict`. Collecting may take days, and can use any number of ranks."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -31,10 +31,10 @@ class CollectsPairs(FolderWriter, ABC):
     """Mixin whose prediction steps write `noise_pairs/` into the run directory.
 
     `<index>_<seed>.npz` holds one pair. `scores.jsonl`, written at the end, holds the texts and scores of all pairs.
-    `settings.json` holds the settings that the pairs depend on. A run with other settings, models or rewards is
-    rejected, and so is a changed text of an existing index. Existing pairs are kept, so an interrupted run can be
-    resumed on any number of ranks. A pair depends only on text and seed, apart from rounding, which depends on batch
-    and precision.
+    `settings.json` holds all settings that affect the pairs. A run is rejected if settings, models or rewards have
+    changed, or if the text of an existing index has changed. Existing pairs are kept, so an interrupted run can be
+    resumed on any number of ranks. A pair depends only on its text and its seed, up to rounding errors, which depend on
+    batch and precision.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -95,7 +95,7 @@ class CollectsPairs(FolderWriter, ABC):
         return torch.stack([*scored(self.rewards, self.images(noise, texts), texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect all pairs that a run directory lacks, and make the DataModule read that directory."""
+        """Collect all pairs that are missing in a run directory, and make the DataModule read that directory."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None

@@ -34,10 +34,10 @@ SHOWN, MOST_LETTERS = 8, 20
 class GoldenNoise(CollectsPairs, MethodModule):
     """Collect noise pairs (`predict`), train NPNet on these pairs (`fit`) and evaluate NPNet's noise (`test`).
 
-    Validation logs `val/loss` and `val/loss_of_standard`, the error of the unchanged noise. `test` generates two images
-    per prompt, from the standard noise and from the improved noise. For each reward, `test` logs the means
-    `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of prompts
-    whose improved noise has the higher reward.
+    Validation logs `val/loss`, the error of NPNet, and `val/loss_of_standard`, the error of the unchanged noise. `test`
+    generates two images per prompt, from the standard noise and from the improved noise. For each reward, `test` logs
+    the means `test/<name>` (improved) and `test/<name>_of_standard`, and `test/winning_rate_<name>`, the fraction of
+    prompts whose improved noise has the higher reward.
 
     `latents_for` computes the `latents` argument of an unmodified diffusers pipeline.
 
@@ -45,12 +45,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
         network: NPNet; `with_released_weights` loads the authors' weights.
         model: frozen diffusion model: a `TextToImage`, `HunyuanDiT` or `PixelModel`.
         rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
-        start: initial noise of images in `test`: `golden` from NPNet, `standard`, or `redenoised`, computed like the
-            training targets.
+        start: initial noise of images in `test`. `golden` is the noise of NPNet, `standard` is unchanged noise, and
+            `redenoised` is computed like the training targets.
         pair_steps: N, number of steps of the sampling schedule; its first step creates the pairs.
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
-        official_offset: invert between the noise levels that the authors' code uses: of the third and second timestep.
+        official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
+            does.
         num_inference_steps: sampling steps per image.
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.
@@ -58,8 +59,8 @@ class GoldenNoise(CollectsPairs, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, abar is 0 at the first timestep of the model's scheduler, or NPNet
-            has another number of channels than the model's latents.
+        ValueError: if an argument is out of range, if abar is 0 at the first timestep of the model's scheduler, or if
+            NPNet and the latents of the model differ in the number of channels.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         )
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images; the argument `start` overrides the module's `start`."""
+        """Return the initial latents of images. The argument `start` replaces the value of the module."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise
@@ -192,7 +193,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return images `[B, C, H, W]`, generated from the initial noise that `start` names, as `sample`."""
+        """Return images `[B, C, H, W]` as `sample`, generated from the initial noise that `start` names."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts)
         found = scored(self.rewards, sample, texts)

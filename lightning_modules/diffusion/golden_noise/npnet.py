@@ -25,7 +25,7 @@ UNUSED = ("svd.bn.", "residual.features.head.")
 
 
 def folded(x: Tensor) -> Tensor:
-    """Tile the k^2 channels of `[B, k^2, H, W]` as k rows of k images: `[B, k H, k W]`."""
+    """Tile the k^2 channels of `[B, k^2, H, W]` as k rows of k images, with the result `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
@@ -43,11 +43,13 @@ def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SVDBranch(nn.Module):
-    """Adjust the singular values of noise, by a network that receives the singular values and vectors.
+    """Adjust the singular values of noise by a network. The network receives the singular values and the singular
+    vectors.
 
     Args:
         size: n, rows and columns of the folded noise.
-        attention: apply attention over the n rows, their mean and then `mlp4`; if false, `mlp4` and then the mean.
+        attention: apply attention over the n rows, then the mean over rows, then `mlp4`. If false, `mlp4` is applied
+            without attention, before the mean.
         fixed_signs: fix the signs of the singular vectors.
     """
 
@@ -72,7 +74,7 @@ class SVDBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """An image network between two layers that resize noise to the network's input size and back.
+    """An image network between two layers, which resize noise to the input size of the network and back.
 
     Args:
         channels: c, channels of the noise.
@@ -98,21 +100,21 @@ class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
     The network computes in float32 or better, independent of the trainer's precision. The singular value decomposition
-    is outside the autograd graph. The decomposition synchronises the GPU with the host, where PyTorch checks the
-    result.
+    is outside the autograd graph. The decomposition synchronises the GPU with the host, because PyTorch checks the
+    result on the host.
 
     Args:
         latent_shape: c, h, w of the noise; c must be a square number, and h = w.
-        prompt_features: L D, size of a flattened text embedding; ties NPNet to one text encoder.
+        prompt_features: L D, size of a flattened text embedding. NPNet therefore works with one text encoder only.
         features: image network of the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model` with
             `normalize: false` and `num_classes: 0`.
-        feature_channels: second dimension of the feature maps; 7 for timm's channels-last Swin, whose 7 rows the
-            authors use as channels.
+        feature_channels: second dimension of the feature maps. It is 7 for timm's Swin: its feature maps are
+            channels-last, and the authors use the 7 rows as channels.
         image_size: height and width of the input of `features`.
         attention: apply attention over the rows of singular vectors, as in the authors' inference but not in their
             training.
-        fixed_signs: make the largest entry of each left singular vector positive, since signs depend on machine and
-            library. The released weights were trained without this option.
+        fixed_signs: make the largest entry of each left singular vector positive; otherwise, signs depend on the
+            machine and the library. The released weights were trained without this option.
 
     Raises:
         ValueError: if an argument is out of range; in `forward`, if noise or texts have unexpected shapes.

@@ -30,7 +30,8 @@ def redenoised(
         times: timesteps from noise to image; only the first two are used, or three with `official_offset`.
         abar: abar of all T timesteps, `[T]`, on the host.
         prediction: quantity that the models predict.
-        official_offset: invert between the levels of the third and second timestep, as the authors' code does.
+        official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
+            does.
     """
     moved = ddim(model, noise, times[:2], abar, prediction)
     back = (times[2], times[1]) if official_offset else (times[1], times[0])

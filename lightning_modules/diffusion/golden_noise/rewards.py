@@ -65,7 +65,8 @@ def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CLIPReward(nn.Module):
-    """CLIP cosine similarity of image and text, times 100: PickScore, HPSv2 or CLIPScore.
+    """Cosine similarity of CLIP's embeddings of image and text, times 100; depending on the weights, this is PickScore,
+    HPSv2 or CLIPScore.
 
     Images are resized and centre-cropped as CLIP expects, but not rounded to 8 bits. The module's weights are not saved
     in checkpoints.
@@ -124,7 +125,7 @@ class CLIPReward(nn.Module):
 
 
 class ClassProbability(nn.Module):
-    """Probability that a classifier assigns to the class named by a text.
+    """Probability that a classifier assigns to the class that a text names.
 
     Args:
         network: classifier that maps images in [0, 1] to logits `[B, K]`.

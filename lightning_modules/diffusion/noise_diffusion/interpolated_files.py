@@ -22,9 +22,10 @@ def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
 class InterpolationSteps(FolderWriter):
     """Mixin whose prediction steps write into the run directory.
 
-    `interpolated/<name>/<lambda>.png` are the images of a pair. The strip `interpolated/<name>.png` shows all images of
-    a pair between the two end images. The strip is written last, and a resumed run skips pairs that have a strip.
-    Resuming is rejected with other settings, weights or precision, or with another pair of the same name.
+    `interpolated/<name>/<lambda>.png` are the images of a pair. The strip `interpolated/<name>.png` shows all
+    interpolated images of a pair between the two original images. The strip is written last, and a resumed run skips
+    pairs that have a strip. A run cannot be resumed with other settings, weights or precision, or with another pair of
+    the same name.
     """
 
     written = "interpolated"
@@ -39,7 +40,7 @@ class InterpolationSteps(FolderWriter):
         return Files(folder, ".png", write, digest_in_png)
 
     def predict_step(self: Any, batch: InterpolationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the images of pairs that have no images yet, and return the names of these pairs."""
+        """Write the images of pairs without images, and return the names of these pairs."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
             wanted = rows_of(batch, rows)
