@@ -5,8 +5,8 @@ from t to s, PiGDM adds
 
     + sqrt(abar_s abar_t) (d x^ / d x_t)^T (H^+ y - H^+ H x^)
 
-Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. For
-masks, known pixels of x^ are taken from y, and only unknown pixels are guided.
+Here x^ is the network's estimate of the image at x_t; the vector-Jacobian product passes through the network. If the
+operator is a mask, known pixels of x^ are taken from y, and only unknown pixels are guided.
 
 This is the variant that RED-diff uses as a baseline, for noise-free measurements. The authors' extension to high
 dynamic range is not implemented.
@@ -33,7 +33,7 @@ from lightning_modules.optim.optimizers import adam, constant
 def pigdm_guidance(
     noisy: Tensor, clean: Tensor, scale: float, measured: Tensor, operator: Operator
 ) -> tuple[Tensor, Tensor]:
-    """Step along the vector-Jacobian product of the pseudo-inverse residual; `scale` is sqrt(abar_s abar_t)."""
+    """Take a step along the vector-Jacobian product of the pseudo-inverse residual; `scale` is sqrt(abar_s abar_t)."""
     estimate = clean.detach()
     missing = operator.pseudo_inverse(measured) - operator.pseudo_inverse(operator.forward(estimate))
     (gradient,) = torch.autograd.grad(clean, noisy, missing.detach())

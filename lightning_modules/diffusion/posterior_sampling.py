@@ -34,12 +34,12 @@ def guided_ddim(
     Args:
         model: diffusion model, called with x_t and t `[B]`.
         x: `[B, C, H, W]` at the first timestep.
-        times: decreasing timesteps, ending with -1, the clean image.
+        times: decreasing timesteps; the last one is -1, the clean image.
         abar: abar of all T timesteps, `[T]`, on the host.
         guidance: see `Guidance`.
         prediction: quantity that the model predicts.
-        eta: amount of fresh noise per step, in [0, 1].
-        draw: samples standard normal noise of the shape of a given tensor; used if `eta` is above 0.
+        eta: amount of new noise in each step, in [0, 1].
+        draw: function that samples standard normal noise with the shape of a given tensor; used if `eta` is above 0.
 
     Returns:
         `[B, C, H, W]` in [-1, 1], not clipped.

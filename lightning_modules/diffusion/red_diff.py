@@ -1,8 +1,9 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
 The posterior of an image given y = H(x) + noise is approximated by a Gaussian with mean mu and a small or zero standard
-deviation sigma. The KL divergence from the posterior has one term per timestep t of a diffusion model, and the gradient
-needs no derivative of the network. For each timestep, from the noisiest to the cleanest, Adam takes one step on
+deviation sigma. The KL divergence from the posterior has one term for each timestep t of a diffusion model. Its
+gradient needs no derivative of the network. For each timestep, from the noisiest to the cleanest, Adam takes one step
+on
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
@@ -10,10 +11,11 @@ needs no derivative of the network. For each timestep, from the noisiest to the 
 Here r_t = sqrt(1 - abar_t) / sqrt(abar_t) is the noise-to-signal ratio, f is a weighting, by default r itself, and sg
 is the stop-gradient. mu is initialised to the pseudo-inverse H^+ y.
 
-As in the authors' code, squares and products are averaged over an image's values, which makes lambda independent of the
-measurement's size. Departures: the code also averages over the batch. Here each image has its own loss. Trajectories
-are therefore independent of the batch, and equal the code's up to Adam's epsilon. The result is mu after the last step,
-not before it. Timesteps have diffusers' `leading` spacing, which equals the code's if T is divisible by the steps.
+As in the authors' code, squares and products are averaged over the values of an image. lambda therefore does not depend
+on the size of the measurement. Departures: the code also averages over the batch. Here each image has its own loss.
+Trajectories therefore do not depend on the batch. They equal the trajectories of the authors' code up to Adam's
+epsilon. The result is mu after the last step, not before it. Timesteps have diffusers' `leading` spacing, which equals
+the spacing of the authors' code if T is divisible by the number of steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -65,7 +67,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         measured: y, `[B, ...]`.
         operator: H.
         image: x, `[B, C, H, W]` in [-1, 1].
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`, which the function detaches.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`; the function detaches it.
         weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)
@@ -132,12 +134,12 @@ class REDDiff(MeasuredRestoration, MethodModule):
         scheduler: scheduler that the network was trained with; only the noise levels and the prediction type are used.
         steps: Adam steps, one per timestep.
         strength: lambda, weight of the diffusion prior relative to the measurement.
-        weighting: weight of a timestep by its noise-to-signal ratio r: linear, sqrt, square, log (of 1 + r), clipped
-            (at 1), constant or power (2/3).
+        weighting: weight of a timestep as a function of its noise-to-signal ratio r: linear, sqrt, square, log (of 1 +
+            r), clipped (r, at most 1), constant, or power (r to the 2/3).
         learning_rate: learning rate of Adam.
         sigma: standard deviation of the approximate posterior; 0 gives a point estimate.
-        order: order of timesteps: descending from the noisiest, as in the method; ascending from the cleanest; or
-            random.
+        order: order of timesteps. descending starts at the noisiest timestep, as in the method, ascending starts at the
+            cleanest, and random is a random order.
         protocol: preprocessing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
             `unclipped`.
         optimizer: optimizer of the network's trainable parameters in `fit`.

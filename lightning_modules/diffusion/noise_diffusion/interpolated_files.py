@@ -53,7 +53,7 @@ class InterpolationSteps(FolderWriter):
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n interpolated images `[n, C, H, W]` in [0, 1]: all positions of test pairs in random order.
 
-        A pair repeats only after all pairs were used, so `FID` measures each image once if `num_samples` and
+        A pair is repeated only after all pairs were used. `FID` therefore measures each image once if `num_samples` and
         `batch_size` equal the number of images.
         """
         loader = self.trainer.datamodule.test_dataloader()

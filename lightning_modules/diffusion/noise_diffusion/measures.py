@@ -8,7 +8,7 @@ ROWS_AT_ONCE = 8192
 
 
 def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
-    """Compute statistics of latents `[B, ...]`, `[B]` each.
+    """Compute statistics of latents `[B, ...]`; each statistic is `[B]`.
 
     The statistics are the standard deviation, the kurtosis, the fraction of magnitudes above 2, and the root mean
     square. For standard normal noise, these statistics are 1, 3, 0.0455 and 1.
@@ -32,9 +32,9 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
 def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
     """Compute metrics `[B]` of image sequences `[B, L, C, H, W]` between two end images `[B, C, H, W]`.
 
-    `out_of_range` is the fraction of pixels outside [0, 1]. The other metrics use clipped pixels: `distance_to_ends` is
-    the mean distance to the end images; `mean_step` and `largest_step` are distances between consecutive images, ends
-    included.
+    `out_of_range` is the fraction of pixels outside [0, 1]. The other metrics use clipped pixels. `distance_to_ends` is
+    the mean distance to the end images. `mean_step` and `largest_step` are distances between consecutive images,
+    including the end images.
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)

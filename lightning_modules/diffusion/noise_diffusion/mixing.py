@@ -26,7 +26,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
 
     Args:
         position: lambda, in [0, 1].
-        gamma: weight of the fresh noise, in [0, 1].
+        gamma: weight of the noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
     """
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
@@ -57,12 +57,12 @@ def corrected_mixture(
     Args:
         first_latent: l_A, encoded first image.
         second_latent: l_B, encoded second image.
-        first: z_A, first image in the model's space.
-        second: z_B, second image in the model's space.
+        first: z_A, first image, as a latent or pixels of the model.
+        second: z_B, second image, as a latent or pixels of the model.
         noise: e, standard normal, the same for all positions.
         position: lambda, in [0, 1].
-        abar: abar of the level at which images and noise are added.
-        boundary: c, clipping bound of latents and mixture.
+        abar: abar of the noise level at which images and noise are added.
+        boundary: c, bound to which latents and mixture are clipped.
         gamma: weight of the noise.
         signal: mu + nu, total weight of the images that are added back.
     """

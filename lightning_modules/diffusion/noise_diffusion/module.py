@@ -50,24 +50,24 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     `test` logs means over all pairs; distances are in pixel units. `test/nearest_training` is the distance of an
     interpolated image to the nearest training image, if the data have training images. The suffix `_clipped` means that
-    pixels are clipped to [0, 1]; `_of_ends` is the distance of the end images. The other image metrics are
-    `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
-    `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise, these statistics are 1, 3,
-    0.0455 and 1. `test/mixture_...` are the same statistics of the mixed latents.
+    pixels are clipped to [0, 1]. The suffix `_of_ends` marks the distance of the end images. The other image metrics
+    are `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`.
+    `test/encoded_deviation`, `_kurtosis`, `_beyond_2` and `_norm` describe encoded images; for standard normal noise,
+    these statistics are 1, 3, 0.0455 and 1. `test/mixture_...` are the same statistics of the mixed latents.
 
     The paper trains nothing. `fit` trains the trainable parameters of a `PixelModel` on the denoising loss.
 
     Args:
         model: diffusion model: a `TextToImage` or a `PixelModel`.
-        interpolation: `noise_diffusion`, or a baseline: `slerp` or `lerp` of the encoded images, or `same_noise`, which
+        interpolation: `noise_diffusion` or a baseline. `slerp` and `lerp` interpolate the encoded images. `same_noise`
             adds the same noise to both images instead of encoding them, as in SDEdit.
         num_steps: S, sampling steps of the full schedule from noise to image.
-        encoded_steps: K, number of the S steps that encode and decode an image.
-        boundary: c, clipping bound of latents, in units of the noise's standard deviation.
+        encoded_steps: K, number of steps that encode and decode an image, at most S.
+        boundary: c, bound to which latents are clipped, in standard deviations of the noise.
         gamma: weight of fresh noise, in [0, 1].
         signal: mu + nu, total weight of the images that are added back.
-        injection: level at which images are added back: `encoded` is the level of the latents, `next` is one step
-            noisier, as in the authors' code.
+        injection: noise level at which images are added back. `encoded` is the level of the latents; `next` is the
+            level one step closer to noise, as in the authors' code.
         positions: lambda of the interpolated images, in [0, 1]; 0 is the first image.
         guidance_scale: w, guidance scale of decoding; encoding is unguided. The scale must be 1 for an unconditional
             model.
@@ -76,8 +76,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range or does not suit the model, or the model predicts neither epsilon nor
-            v; in `fit`, if the model has no trainable parameters.
+        ValueError: if an argument is out of range or does not suit the model, if the model predicts neither epsilon nor
+            v, or if `fit` is run and the model has no trainable parameters.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode images in the model's space, `[B, ...]`, to latents at the level of step K, without guidance.
+        """Encode images (as latents or pixels of the model), `[B, ...]`, to latents at the noise level of step K,
+        without guidance.
 
         The model is conditioned on the timestep at which each step ends.
         """
@@ -150,7 +151,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
 
     def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
-        """Decode latents at the level of step K, `[B, ...]`, to images, nominally in [0, 1] but not clipped."""
+        """Decode latents at the noise level of step K, `[B, ...]`, to images. Images are not clipped to [0, 1]."""
         negative = None
         if self.guidance_scale != 1:
             texts = [self.negative_prompt] * len(mixture)
@@ -162,7 +163,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     @torch.no_grad()
     def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
-        """Interpolate between pairs of images, with noise seeded by the run's seed and the pair's index.
+        """Interpolate between pairs of images. The noise is seeded by the seed of the run and the index of the pair.
 
         Args:
             batch: B pairs.
@@ -218,7 +219,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a row of images per pair; for the first pairs, a second row shows spherical interpolation."""
+        """Show one row of images for each pair. For the first pairs, a second row shows spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

@@ -1,13 +1,14 @@
 """One More Step (OMS) adds the initial sampling step that common diffusion noise schedules omit.
 
 Schedules end at abar_T > 0, so in training x_T = sqrt(abar_T) x_0 + sqrt(1 - abar_T) e still contains the mean colour
-of x_0. Samplers start from x_S ~ N(0, I), which contains no mean colour, so samples drift to average brightness. A
-small network, conditioned on a text c but not on time, estimates x_0 from pure noise at abar_S = 0, as v = -x_0:
+of x_0. Samplers start from x_S ~ N(0, I), which contains no mean colour. As a result, samples drift to average
+brightness. A small network estimates x_0 from pure noise at abar_S = 0, where v = -x_0. The network is conditioned on a
+text c, but not on time:
 
     L = |V(x_S, c) + x_0|^2,   x_S ~ N(0, I) independent of x_0.
 
 The minimiser of L is the conditional mean, -E[x_0 | c]. Classifier-free guidance gives v = v_u + w (v_c - v_u) and x~_0
-= -v. If a is abar at the sampler's first timestep, the initial latents are
+= -v. With a for abar at the first timestep of the sampler, the initial latents are
 
     x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I).
 
@@ -17,11 +18,12 @@ If `deviation` is s < sqrt(1 - a), part of the noise is taken from x_S:
 
 The second form was not checked against the paper.
 
-Neither the model nor its scheduler changes; one network serves all models with the same latent space. The network's
-text may differ from the model's prompt, and then controls brightness only.
+The diffusion model and its scheduler do not change. One network works with all models that have the same latent space.
+The text for this network may differ from the prompt of the model. It then controls brightness only.
 
 The authors' code multiplies e by the variance 1 - a instead of its square root (`official_variance`). No training code
-is public: the loss follows from the parameterisation; optimizer and caption dropout are this implementation's choices.
+is public. The loss follows from the parameterisation; optimizer and caption dropout were chosen for this
+implementation.
 
 Source: Hu, Zheng, Zheng, Wang, Tao and Cham, One More Step: A Versatile Plug-and-Play Module for Rectifying Diffusion
 Schedule Flaws and Enhancing Low-Frequency Controls, CVPR 2024, arXiv 2311.15744.

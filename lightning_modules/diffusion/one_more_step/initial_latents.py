@@ -38,13 +38,15 @@ def initial_latents(
         clean: x~_0, `[B, ...]`.
         fresh: e, standard normal.
         abar: a, abar of the sampler's first timestep.
-        start: z, noise from which x~_0 was estimated; required with `deviation`.
+        start: z, the noise from which x~_0 was estimated; required if `deviation` is given.
         deviation: s, standard deviation of the fresh noise, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
-            posterior for abar_S = 0; 0 adds no fresh noise.
-        official_variance: multiply e by 1 - a and omit z, as the authors' code does; excludes `deviation`.
+            posterior for abar_S = 0. With 0, no new noise is added.
+        official_variance: multiply e by 1 - a and omit z, as the authors' code does. Cannot be combined with
+            `deviation`.
 
     Raises:
-        ValueError: if `deviation` is out of range, or given without `start` or with `official_variance`.
+        ValueError: if `deviation` is out of range, or if it is given without `start` or together with
+            `official_variance`.
     """
     mean, greatest = math.sqrt(abar) * clean, math.sqrt(1 - abar)
     if deviation is None:
@@ -58,15 +60,15 @@ def initial_latents(
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
     """Scale initial latents to a pipeline's `latents`, which the pipeline multiplies by `init_noise_sigma`.
 
-    Schedulers such as Euler's work with x / sqrt(abar) and start from a large sigma that depends on the number of
-    steps; for other schedulers the latents are unchanged.
+    Some schedulers, such as Euler's, work with x / sqrt(abar) and start from a large sigma that depends on the number
+    of steps. For other schedulers, the latents are unchanged.
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
 
 
 def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
-    """Rescale a noise schedule to zero terminal SNR, with trailing timesteps; the model is unchanged.
+    """Rescale a noise schedule to zero terminal SNR, with trailing timesteps. The model does not change.
 
     Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
     2305.08891, without its fine-tuning.
@@ -103,12 +105,13 @@ def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Compare the brightness of generated images and of the real images with the same captions.
 
     Args:
-        drawn: brightness of the generated images, `[n]`.
-        real: brightness of the real images with the same captions, `[n]`.
+        drawn: mean brightness of each generated image, `[n]`.
+        real: mean brightness of each real image, for the same captions in the same order, `[n]`.
 
     Returns:
         `distance` is the 1-Wasserstein distance of the two distributions. `deviation` and `deviation_of_data` are the
-        standard deviations of generated and real brightness. `correlation` is over pairs with the same caption.
+        standard deviations of generated and real brightness. `correlation` is the correlation between generated and
+        real images with the same caption.
     """
     centred = [each - each.mean() for each in (drawn, real)]
     norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)

@@ -45,8 +45,8 @@ class OneMoreStep(MethodModule):
 
     `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. `test`
     logs `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images. `test` also logs the
-    standard deviations `test/brightness_deviation` (samples) and `test/brightness_deviation_of_data`, and
-    `test/brightness_correlation` between each sample and the real image of its caption.
+    standard deviations `test/brightness_deviation` of samples and `test/brightness_deviation_of_data` of real images.
+    `test/brightness_correlation` is the correlation between samples and real images with the same caption.
 
     `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. After training, the U-Net is
     saved to `one_more_step/` in the run directory, in diffusers format.
@@ -58,12 +58,13 @@ class OneMoreStep(MethodModule):
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
         model: diffusion model, `TextToImage` or `PixelModel`, that encodes and samples images.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
-        start: initial latents in `test`: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which uses the
-            real image, or `zero_terminal_snr`, plain noise with a schedule rescaled to zero terminal SNR.
+        start: initial latents in `test`. `one_more_step` is the method, `plain` is noise, `offset_noise` is noise with
+            a random mean, `oracle` uses the real image, and `zero_terminal_snr` is noise with a schedule rescaled to
+            zero terminal SNR.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
-        deviation: s, standard deviation of the fresh noise in the initial latents; None takes the maximum, sqrt(1 - a).
+        deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
         official_variance: scale the noise of the initial latents by 1 - a, as the authors' code does.
         caption_dropout: probability of replacing a training caption by the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
@@ -166,10 +167,11 @@ class OneMoreStep(MethodModule):
         """Compute the `latents` argument of an unmodified pipeline with the latent space of `model`.
 
         Args:
-            scheduler: the pipeline's scheduler, which determines noise levels, first timestep and scale.
-            texts: B texts for One More Step, which may differ from the pipeline's prompts.
+            scheduler: scheduler of the pipeline; it determines noise levels, first timestep and scale.
+            texts: B texts for One More Step; they may differ from the prompts of the pipeline.
             num_inference_steps: sampling steps of the pipeline.
-            fresh: e, standard normal, `[B, c, h, w]`; sample e before `start`, as plain sampling would.
+            fresh: e, standard normal noise, `[B, c, h, w]`. To use the same random numbers as plain sampling, sample e
+                before `start`.
             start: z, standard normal.
         """
         abar = first_level(scheduler, num_inference_steps)
@@ -197,7 +199,9 @@ class OneMoreStep(MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`. The argument `start` replaces the value of the
+        module.
+        """
         start = start or self.start
         latents, texts = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
@@ -234,7 +238,9 @@ class OneMoreStep(MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show each caption's real image, and samples from plain noise, the module's `start` and the oracle."""
+        """For each caption, show the real image and three samples: from plain noise, from the `start` of the module,
+        and from the oracle.
+        """
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}

@@ -13,8 +13,8 @@ TIME = ("time_emb_proj", "time_embedding")
 class TimeFreeUNet(nn.Module):
     """A diffusers U-Net whose time embeddings are zeroed and frozen.
 
-    The output is bit-identical to the output of the authors' network, which has no time embedding. All other parameter
-    names are the same.
+    The output is bit-identical to that of the authors' network without time embedding. All other parameter names are
+    the same.
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
@@ -40,7 +40,7 @@ class TimeFreeUNet(nn.Module):
 
 
 class PromptedMLP(nn.Module):
-    """An MLP on noise and the text's mean token embedding, for images of a few hundred pixels.
+    """An MLP for images of a few hundred pixels; its inputs are noise and the mean token embedding of the text.
 
     Args:
         in_features: values per image, C H W.

@@ -7,19 +7,20 @@ noise into data. Given x_0, x_t is mean + std z with z ~ N(0, I). A network is t
     E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
 
 R is the mean over an image's values or half of their sum, and t is uniform in [1e-5, 1]. For VE, the network predicts
-the score given sigma(t), and images are in [0, 1]; for VP and sub-VP, the network predicts z given 999 t, and images
-are in [-1, 1]. The original discrete models, SMLD and DDPM, have N levels. SMLD is conditioned on the level's index,
-counted from the largest noise. Sampling, likelihoods and denoising use an exponential moving average of the weights
-with decay min(d, (1 + n) / (10 + n)) in update n.
+the score from x_t and sigma(t), and images are in [0, 1]. For VP and sub-VP, the network predicts z from x_t and 999 t,
+and images are in [-1, 1]. The original discrete models, SMLD and DDPM, have N levels. SMLD is conditioned on the index
+of the level; index 0 is the largest noise. Sampling, likelihoods and denoising use an exponential moving average of the
+weights with decay min(d, (1 + n) / (10 + n)) in update n.
 
 Conditional sampling needs no retraining of the score. For inpainting, the known pixels are diffused to each time and
-inserted into the sample; colourisation does the same in a rotated colour space whose first channel is grey. For class
-labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
+inserted into the sample. Colourisation does the same in a rotated colour space, where the first channel is grey. For
+class labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
-Departures: outside the known region, the authors' inpainting computes the noise-free mean from the noised sample. Here
+Departures: outside the known region, the inpainting of the authors computes the noise-free mean from the noisy sample.
+    Here
 the predictor gives the noise-free mean, and known pixels are inserted from the first step on. The authors' corrector
-fails for sub-VP; here the corrector uses a = 1 - beta_i as for VP. Norms in the corrector are averaged over each rank's
-own part of the batch.
+fails for sub-VP. Here, the corrector uses a = 1 - beta_i, as for VP. In the corrector, each rank averages norms over
+its own part of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the hyperparameters of the authors' code.

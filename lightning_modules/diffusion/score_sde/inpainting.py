@@ -26,8 +26,8 @@ class KnownParts(RestorerSteps):
     """Test and prediction steps of a score model on `MeasuredImages`.
 
     With a mask operator, images are inpainted from their known pixels; with `Grayscale`, they are colourised. Random
-    numbers are seeded by the image's index. Results therefore do not depend on the batch, except with a corrector,
-    which averages norms over a batch.
+    numbers are seeded by the image's index. Results therefore do not depend on the batch. A corrector is an exception,
+    because it averages norms over a batch.
     """
 
     def setup(self: Any, stage: str) -> None:

@@ -42,11 +42,13 @@ class ScoreSDE(KnownParts, MethodModule):
             otherwise.
         image_shape: C, H and W of generated images.
         sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
-        num_levels: N, noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous time.
-        likelihood_weighting: weight the loss by g^2, which bounds the likelihood, instead of std^2.
-        reduce_mean: average the loss over an image's values instead of taking half of their sum.
+        num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None trains in continuous
+            time.
+        likelihood_weighting: weight the loss by g^2 instead of std^2; the loss then bounds the likelihood.
+        reduce_mean: average the loss over the values of an image; if false, the loss is half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        likelihood_repeats: evaluations of each test image's bits per dimension, each with new dequantisation noise.
+        likelihood_repeats: number of times that the bits per dimension of each test image are evaluated, each time with
+            new dequantisation noise.
         guidance: classifier guidance; `sample` then cycles through the classes. None samples unconditionally.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
