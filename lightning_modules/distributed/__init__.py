@@ -1,1 +1,1 @@
-"""Sharded state of models and samples, and gathering of batch rows from all ranks."""
+"""State of models and samples that is sharded over ranks, and gathering of batch rows from all ranks."""

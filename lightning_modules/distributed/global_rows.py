@@ -1,4 +1,4 @@
-"""Gather the rows of the global batch, with gradients that flow back to each row's rank."""
+"""Gather the rows of the global batch. Gradients flow back to the rank of each row."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ class _Gathered(torch.autograd.Function):
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gather the rows of a batch from all ranks.
 
-    The gradient of a row is the sum of the gradients from all ranks' losses. If each rank r backpropagates its loss L_r
-    and DDP averages gradients, parameters therefore get the gradient of mean_r L_r.
+    The gradient of a row is the sum of the gradients of the losses of all ranks. If each rank r backpropagates its loss
+    L_r and DDP averages gradients, parameters therefore get the gradient of mean_r L_r.
 
     Args:
         local: this rank's rows `[b, ...]`.
-        global_batch_size: B, rows over all ranks, sharded as by `GlobalBatches`.
+        global_batch_size: B, number of rows on all ranks together, sharded as by `GlobalBatches`.
 
     Returns:
         `[B, ...]`, ordered by rank; `local` itself on a single process.
@@ -43,15 +43,15 @@ def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
-    """Fetch the partners of this rank's rows, and no other rows, from other ranks.
+    """Fetch the partner of each row from the rank that holds it, without gathering all rows.
 
     Args:
         local: this rank's rows `[b, ...]`, without gradient if there are several ranks.
-        partner: `[B]`, int64, on the CPU: a permutation of the positions in the global batch, the same on all ranks; or
-            `[b]`: a permutation of the positions in `local`.
+        partner: `[B]`, int64, on the CPU: a permutation of the positions in the global batch, the same on all ranks. Or
+            `[b]`, a permutation of the positions in `local`.
 
     Returns:
-        `[b, ...]`: the partner of each of this rank's rows.
+        `[b, ...]`, the partner of each row of `local`.
     """
     if len(partner) == len(local):
         return local[partner.to(local.device, non_blocking=True)]

@@ -1,8 +1,8 @@
 """Train separate models on several ranks: model rows sharded over ranks, and a strategy without gradient averaging.
 
-Models trained together, such as the nodes of a network or the members of a population, are rows of stacked tensors, and
-each rank hosts a block of rows (`Hosted`). Under the strategy `Independent`, weights and gradients are not
-communicated; modules implement their own communication. A checkpoint holds the rows of all models, and loads on any
+Several models that are trained together, such as the nodes of a network or the members of a population, are rows of
+stacked tensors. Each rank hosts a block of rows (`Hosted`). Under the strategy `Independent`, weights and gradients are
+not communicated; modules implement their own communication. A checkpoint holds the rows of all models, and loads on any
 number of ranks. If a process is killed, the other processes exit with an error that names the killed process.
 """
 
@@ -52,7 +52,7 @@ class Hosted(nn.Module):
         """The models hosted by this rank."""
 
     def deal(self) -> None:
-        """Keep only the rows of this rank. This is called before training, testing or prediction.
+        """Keep only the rows of the models that this rank hosts. This is called before training, testing or prediction.
 
         Raises:
             ValueError: if a rank would have no rows.
@@ -75,7 +75,7 @@ class Hosted(nn.Module):
         return rows if len(self.own) == self.count else gather_rows(rows, share_sizes(self.count))
 
     def part(self, whole: Tensor) -> Tensor:
-        """Select this rank's rows from the rows of all models, `[count, ...]`."""
+        """Select the rows that this rank hosts from the rows of all models, `[count, ...]`."""
         return whole[self.own.start : self.own.stop]
 
 
@@ -84,11 +84,11 @@ class LostProcess(ConnectionError):
 
 
 class Heartbeats(threading.Thread):
-    """Report the loss of a process to all other processes, even if they wait for a collective.
+    """Report to all processes that a process was lost, even if they wait for a collective.
 
     Each process increments a counter in a store of process 0, which monitors the counters. A process that learns of a
-    lost process has some seconds to end with its own error. A process that keeps waiting, for a collective that will
-    never complete, reports the loss and exits.
+    lost process has some seconds to end with its own error. A process that still waits for a collective after this time
+    reports the loss and exits.
 
     Args:
         strategy: strategy of the run.
@@ -128,7 +128,9 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store; only this thread may do so, because a call never returns if process 0's machine is gone."""
+        """Access the store. Only this thread may do so, because a call never returns if the machine of process 0 is
+        gone.
+        """
         try:
             while not self.lost:
                 self.store.add(f"beats/{self.rank}", 1)
@@ -156,7 +158,9 @@ class Heartbeats(threading.Thread):
         self.store.compare_set("lost", "", sentence)  # keeps the first sentence
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Ask the thread to access the store, and wait until it has done so, a process is lost or time runs out."""
+        """Ask the thread to access the store, and wait until it has done so, until a process is lost, or until time
+        runs out.
+        """
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
         while not (self.lost or done.wait(0.02)) and time.monotonic() < end:
@@ -203,7 +207,9 @@ class Heartbeats(threading.Thread):
 
 
 class _UntilWatched(ChildProcessObserver):
-    """Lightning's observer, active until `Heartbeats` starts; it kills all processes without giving a reason."""
+    """The observer of Lightning, which is active until `Heartbeats` starts. It kills all processes without giving a
+    reason.
+    """
 
     watched = False
 

@@ -1,14 +1,14 @@
 """A vector stored for every training sample, sharded over ranks.
 
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
-shuffling, a sample can occur on any rank, so the storage is sharded by sample, not by batch. Rank r of W owns the
-samples r, r + W, r + 2W, ... and holds N * K / W numbers. For 1.3 million images of 1,000 classes, all ranks together
-hold 5.2 GB in float32, and half as much in float16. Each step exchanges only the rows of the global batch, 2 * B * K
-numbers.
+shuffling, a sample can occur on any rank. The storage is therefore sharded by sample, not by batch. Rank r of W owns
+the samples r, r + W, r + 2W, ... and holds N * K / W numbers. For 1.3 million images of 1,000 classes, all ranks
+together hold 5.2 GB in float32, and half as much in float16. Each step exchanges only the rows of the global batch,
+which are 2 * B * K numbers.
 
-The rows are neither parameters nor buffers, since DDP would overwrite the shards with rank 0's shard. The checkpoint
-holds all rows, which are sharded again on loading, for any number of ranks. Rank 0 gathers all rows on the CPU, in
-chunks.
+The rows are neither parameters nor buffers, because DDP would overwrite the shards of other ranks with the shard of
+rank 0. The checkpoint holds all rows. On loading, they are sharded over any number of ranks. Rank 0 gathers all rows on
+the CPU, in chunks.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank, which avoids exchanging sizes.
+        counts: number of rows on each rank; if given, ranks need not exchange sizes.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -56,8 +56,8 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 class PerSample:
     """A row of numbers for each training sample, sharded over ranks, initially zero.
 
-    A module creates this storage in its constructor, calls `allocate` in `on_fit_start`, and saves `gathered()` in
-    checkpoints, which `restore` loads.
+    A module creates this storage in its constructor and calls `allocate` in `on_fit_start`. It saves the rows of
+    `gathered()` in checkpoints, and loads them by `restore`.
 
     Args:
         num_features: K, numbers for each sample.
@@ -84,8 +84,8 @@ class PerSample:
             num_samples: N, samples of the training set.
             device: device of this rank's rows.
             dtype: dtype of the stored rows; computations use the dtype of the new values.
-            exchange: device for communication; default: `device`. If rows are on the CPU of a rank with a GPU, the rows
-                of a batch go through the GPU.
+            exchange: device for communication; default: `device`. If the rows are stored on the CPU and the rank has a
+                GPU, the rows of a batch are exchanged through the GPU.
 
         Returns:
             This object.
@@ -111,7 +111,7 @@ class PerSample:
         return self
 
     def restore(self, everything: Tensor) -> None:
-        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; without rows, training starts from zero."""
+        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`. If there are none, training starts from zeros."""
         self._restored = everything
 
     def update(
@@ -156,8 +156,8 @@ class PerSample:
     def gathered(self) -> Tensor:
         """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows elsewhere. Must be called on every rank.
 
-        Before `allocate`, the restored rows are returned. On a single CPU process, the result is the table itself,
-        which later updates modify: write a checkpoint at once, or copy the result.
+        Before `allocate`, the restored rows are returned. On a single CPU process, the result is the table itself, and
+        later updates modify it. Write a checkpoint at once, or copy the result.
         """
         if not self.num_samples:
             return self._restored

@@ -10,7 +10,8 @@ from lightning_modules.sde.processes import VE, VP, Process
 def pretrained_process(name_or_path: str) -> Process:
     """Read the process of a pretrained score model from the scheduler config.
 
-    A DDPM with linear beta schedule is a discrete VP model: set `num_levels` to the scheduler's `num_train_timesteps`.
+    A DDPM with a linear beta schedule is a discrete VP model. Set `num_levels` to the `num_train_timesteps` of the
+        scheduler.
     VE score models are continuous.
 
     Args:
@@ -43,7 +44,7 @@ def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
     """Read numbers from a config.
 
     Raises:
-        ValueError: if a number is missing, not positive or not below 1e9.
+        ValueError: if a number is missing, or is not a positive number below 1e9.
     """
     for name in names:
         value: Any = config.get(name)

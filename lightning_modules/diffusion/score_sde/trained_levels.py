@@ -1,9 +1,9 @@
 """Noise levels that a score network is trained on, and conversion of the network's output to a score.
 
 Continuous models are trained at any t. VE networks take sigma(t) and predict the score. Other networks take 999 t and
-predict the noise; the score is -noise / std. Discrete models are trained at N levels. VE networks take the level's
-index, counted from the largest noise, round((1 - t)(N - 1)); the output is divided by sigma. Other networks take t (N -
-1), and DDPM's abar replaces the kernel of VP.
+predict the noise; the score is -noise / std. Discrete models are trained at N levels. VE networks take the index of the
+level, round((1 - t)(N - 1)), where index 0 is the largest noise. Their output is divided by sigma. Other networks take
+t (N - 1), and x_t has the mean and variance of DDPM instead of VP.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,8 @@ class TrainedLevels(nn.Module):
     def score(self, network: Callable[..., Any], x: Tensor, t: Tensor) -> Tensor:
         """Compute the score of x_t with a network, for x `[B, C, H, W]` and t `[B]`.
 
-        The division by the standard deviation, which may be tiny, is in float32 or better.
+        The division by the standard deviation is computed in float32 or better, because the standard deviation may be
+        tiny.
         """
         deviation = self.kernel(x, t)[1]
         if self.told_sigma:
@@ -84,7 +85,9 @@ class TrainedLevels(nn.Module):
         return (x + (1 - abar) * score) / abar.sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the times `[B]` at which data have noise sigma, in units of the data; discrete levels are rounded up."""
+        """Find the times `[B]` at which the noise has standard deviation sigma, in units of the data. Discrete levels
+        are rounded up.
+        """
         if self.has_table:
             level = torch.searchsorted((1 - self.abar).to(sigma) / self.abar.to(sigma), sigma**2)
             return level.to(sigma.dtype) / (self.abar.shape[0] - 1)
@@ -100,8 +103,8 @@ def score_matching(
         score: s(x_t, t), `[B, C, H, W]`.
         noise: z.
         deviation: std, `[B]`.
-        rate: g(t)^2, `[B]`, weights of the likelihood bound; None weights by std^2.
-        reduce_mean: use the mean over an image's values for R instead of half of their sum.
+        rate: g(t)^2, `[B]`, the weights of the likelihood bound; with None, the weights are std^2.
+        reduce_mean: R is the mean over the values of an image; if false, R is half of their sum.
     """
     deviation = along(deviation, score)
     errors = (score * deviation + noise) if rate is None else (score + noise / deviation)

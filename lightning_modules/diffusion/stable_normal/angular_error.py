@@ -3,11 +3,11 @@
     error = arccos <n, m / |m|>.
 
 The cosine is clipped to [-1, 1]. Only pixels whose true normal n has a length between 0.5 and 1.5 count; n is not
-normalised. The metrics are mean and median, the percentages below 11.25, 22.5 and 30 degrees, and the root mean square
-of |n - m|. Several noise samples also give the variance of an image's mean error over these samples, averaged over
-images.
+normalised. The metrics are mean and median, the percentages of errors below 11.25, 22.5 and 30 degrees, and the root
+mean square of |n - m|. With several noise samples, the variance of the mean error of an image over these samples is
+computed, too, and averaged over images.
 
-The median comes from a histogram that is summed over ranks, and is exact to the bin width of 0.01 degrees.
+The median is computed from a histogram that is summed over ranks. It is exact to the bin width of 0.01 degrees.
 
 Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square per image.
 """

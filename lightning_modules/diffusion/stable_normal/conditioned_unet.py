@@ -22,7 +22,7 @@ SEMANTIC = "semantic_encoder.pt"
 
 
 class PixelUNet(nn.Module):
-    """A pixel-space U-Net without text encoder and autoencoder, with Stable Diffusion's noise schedule.
+    """A pixel-space U-Net with the noise schedule of Stable Diffusion, but without text encoder and autoencoder.
 
     Args:
         network: diffusers `UNet2DConditionModel` with 3 input and output channels; text embeddings are zeros.
@@ -56,15 +56,15 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model conditioned on an image by one encoder, and on the image's semantic features by another.
+    """A diffusion model that is conditioned on an image by one encoder, and on semantic features of the image by
+    another encoder.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
         features: semantic feature extractor, for the refiner; None disables semantic conditioning.
         prompt: fixed text prompt of the U-Net.
         trained: part of the U-Net to train, `decoder` or `all`; the added encoders are always trained.
-        encoders: folder with the encoders of a trained model, as saved by a run; None initialises them as copies of
-            the U-Net's encoder.
+        encoders: folder with the encoders of a trained model, as saved by a run; None copies the encoder of the U-Net.
 
     Raises:
         FileNotFoundError: if an encoder is missing in the folder.
@@ -100,7 +100,7 @@ class ConditionedUNet(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side in pixels of the image area that one latent represents."""
+        """Side, in pixels, of the image area that one latent represents."""
         if isinstance(self.model, PixelUNet):
             return 1
         return self.model.pipeline.vae_scale_factor

@@ -1,8 +1,8 @@
-"""Conditioning encoders of a U-Net: one for the image latent, added to the U-Net's decoder, and one for semantic
-features, added inside the U-Net's encoder.
+"""Conditioning encoders of a U-Net. The outputs of the encoder for the image latent are added to the decoder of the
+U-Net; those of the encoder for semantic features are added inside the encoder of the U-Net.
 
-Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. The encoders take
-the image latent or the features as input instead of noise; the hint branch is removed.
+Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Their input is the
+    image latent or the features instead of noise, and the hint branch is removed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def control_encoder(unet: Any) -> Any:
 
 
 def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """Run a `control_encoder`; return its outputs for the skip connections and for the middle block."""
+    """Run a `control_encoder`, and return its outputs for the skip connections and for the middle block."""
     no_hint = sample.new_zeros(())
     return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
 
@@ -65,7 +65,7 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute the residual to add at each of the U-Net's `places`.
+        """Compute the residual for each of the `places` of the U-Net.
 
         Args:
             features: semantic features, `[B, channels, h', w']`.
@@ -78,7 +78,7 @@ class SemanticEncoder(nn.Module):
 
 
 def places(unet: Any) -> list[nn.Module]:
-    """List the layers of a U-Net's encoder whose outputs go to skip connections, in order."""
+    """List the layers in the encoder of a U-Net that feed skip connections, in order."""
     found: list[nn.Module] = [unet.conv_in]
     for block in unet.down_blocks:
         found += getattr(block, "attentions", None) or block.resnets
@@ -88,7 +88,7 @@ def places(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Context manager that adds residuals to the outputs of a U-Net's `places`, before the skip connections."""
+    """Context manager that adds residuals to the outputs of the `places` of a U-Net, before the skip connections."""
     at = [] if residuals is None else zip(places(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
     try:

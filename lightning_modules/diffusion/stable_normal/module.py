@@ -34,7 +34,7 @@ FIRST_STAGE = "first_stage.json"
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
-    """Zero the rows of noise `[B, c, h, w]` whose uniform number `[B]` is below lambda."""
+    """Set the noise `[B, c, h, w]` of a sample to zero if its uniform number `[B]` is below lambda."""
     return noise * (uniform >= zero_noise)[:, None, None, None]
 
 
@@ -57,18 +57,18 @@ def told(trained_for: dict[str, Any]) -> str:
 class StableNormal(NormalSteps, MethodModule):
     """Train and apply StableNormal: YOSO, SG-DRN or both; the two share no weights.
 
-    When training ends, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or
-    `saved/refiner` in the run directory; the arguments `pipeline` and `encoders` load this folder. `NormalSteps` has
-    the test and prediction steps.
+    After training, each stage is saved as a diffusers pipeline with a `controlnet`, to `saved/yoso` or `saved/refiner`
+    in the run directory. The arguments `pipeline` and `encoders` load this folder. `NormalSteps` has the test and
+    prediction steps.
 
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
         refiner: network of the second stage; None outputs the normals of the first stage.
-        yoso_target: noise in the first stage's target: `independent` noise, noise `shared` with the stage's input, or
-            no noise (`x0`), for normals in one step.
-        zero_noise: lambda, probability of replacing the first stage's input noise by zeros in training.
-        steps: N, steps of the refiner. The steps determine the noise level that yoso is trained for; weights trained
-            for another level are rejected.
+        yoso_target: noise in the target of the first stage. `independent` is new noise, `shared` is the noise of the
+            input, and `x0` is no noise, for normals in one step.
+        zero_noise: lambda, probability that the input noise of the first stage is replaced by zeros in training.
+        steps: N, steps of the refiner. The steps determine the noise level for which yoso is trained. Weights for
+            another noise level are rejected.
         repeated: keep the first half of the steps at one noise level; if false, plain DDIM steps start from pure noise.
         resolution: longer side, in pixels, to which test and predict images are resized for the networks; None keeps
             their size.
@@ -174,7 +174,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
-        """Compute the first stage's loss against x_{t+}; latents are `[B, c, h, w]`."""
+        """Compute the loss of the first stage with the target x_{t+}; latents are `[B, c, h, w]`."""
         noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
@@ -187,7 +187,7 @@ class StableNormal(NormalSteps, MethodModule):
     def refiner_loss(
         self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
     ) -> Tensor:
-        """Compute the second stage's loss against x_0, at uniform timesteps."""
+        """Compute the loss of the second stage with the target x_0, at uniform timesteps."""
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]

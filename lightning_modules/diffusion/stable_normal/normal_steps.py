@@ -19,16 +19,18 @@ from lightning_modules.training.logging import log_same
 class NormalSteps(ImageWriter):
     """Validation, test and prediction steps of a module that estimates surface normals.
 
-    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged; with several
-    test sets, under each set's name. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v / 255 - 1; see
-    `ImageWriter`.
+    The module has `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged. With several
+    test sets, the metrics have the name of the set. `predict` writes `normals/<name>.png`, where a byte v encodes 2 v /
+    255 - 1; see `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"
     _errors: list[AngularErrors]
 
     def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
-        """Estimate the normals of a batch, with noise seeded by the run's seed, each image's index and `draw`."""
+        """Estimate the normals of a batch. The noise is seeded by the seed of the run, the index of the image and
+        `draw`.
+        """
         return self.normals(
             batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]
         )

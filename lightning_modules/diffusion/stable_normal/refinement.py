@@ -1,8 +1,9 @@
-"""Sampling steps of the refiner: half of the steps stay at one noise level, the other steps go down to zero noise.
+"""Sampling steps of the refiner. Half of the steps stay at one noise level; the other steps decrease the noise to zero.
 
 The N steps have length gap = T // N and timesteps gap (N - 1), ..., gap, 0. The first M = N // 2 timesteps are replaced
-by the next timestep in this list, and 1 is added to all: for N = 10, t = 401 six times, then 301, 201, 101, 1. From
-x_0hat, the refiner's estimate at x and t_k, step k = 0, 1, ... computes the next x as
+by the timestep that follows them in this list, and 1 is added to all timesteps. For N = 10, the timesteps are 401 six
+times, then 301, 201, 101 and 1. With x_0hat, the estimate of the refiner from x and t_k, step k = 0, 1, ... computes
+the next x as
 
     k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): fresh noise at the same level;
     k + 1 = M:    DDIM to the same level, as if x had the level t + gap;

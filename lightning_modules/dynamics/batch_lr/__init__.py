@@ -5,9 +5,9 @@ symmetric random matrix, random matrix theory gives, with b = B / (1 - B / N),
 
     lambda_B = lambda + (P sigma^2 / b) / lambda  where |lambda| > sigma sqrt(P / b),  else 2 sigma sqrt(P / b)
 
-Here P is the number of weights, and the noise's entries have variance sigma^2 / b. So the largest stable learning rate
-of SGD, 2 / lambda_B, grows linearly with B until it saturates at 2 / lambda. The largest stable learning rate of Adam
-grows with sqrt(B), because Adam's preconditioner itself shrinks with sqrt(B). The smallest damping of a second-order
+Here P is the number of weights, and the noise's entries have variance sigma^2 / b. The largest stable learning rate of
+SGD, 2 / lambda_B, therefore grows linearly with B until it saturates at 2 / lambda. The largest stable learning rate of
+Adam grows with sqrt(B), because the preconditioner of Adam shrinks with sqrt(B). The smallest damping of a second-order
 method falls as eta / B (`reference_batch_size`).
 
 In real networks this assumption fails: the noise is concentrated in few directions and few samples. `BatchSpectra`
