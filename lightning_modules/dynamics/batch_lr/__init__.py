@@ -15,27 +15,28 @@ therefore fits the constant c in
 
     lambda_B = lambda + c / b
 
-The fitted c is reported next to the prediction for isotropic noise, where P sigma^2 is estimated from the variance of
-Hessian-vector products: E |(H_i - H) z|^2 = P sigma^2 / b for random unit vectors z.
+The fitted c is reported next to the prediction for isotropic noise. The prediction estimates P sigma^2 from the
+variance of Hessian-vector products: E |(H_i - H) z|^2 = P sigma^2 / b for random unit vectors z.
 
-In the demo's network, over six seeds, (lambda_B - lambda) B is constant within a factor of 1.9 to 3.4 for B = 8 to 128.
-lambda_B - lambda falls more slowly than 1 / B, with exponents of -0.60 to -0.78. Few batches of 8 contain a sample of
-high curvature, and the largest eigenvalues of the full Hessian mix because they are close together. The isotropic
-constant is 1/200 of the fitted constant, and explains 0.6 to 1.0 % of the shift lambda_B - lambda at B = 8.
+In the network of the demo, over six seeds, (lambda_B - lambda) B varies by a factor of 1.9 to 3.4 for B = 8 to 128.
+lambda_B - lambda falls more slowly than 1 / B, with exponents of -0.60 to -0.78. Two reasons are that few batches of 8
+contain a sample of high curvature, and that the largest eigenvalues of the full Hessian are close together. The
+constant of isotropic noise is 1/200 of the fitted constant. It explains 0.6 to 1.0 % of the shift lambda_B - lambda at
+B = 8.
 
 `OnlineLearner` computes L = max |theta| and a small curvature mu from Ritz values theta of the Hessian on fixed
 training images. Every few epochs, one of five rules sets the optimizer's learning rate and, for some rules, momentum
 (`learned`).
 
-Departures from the authors' code: Polyak's momentum has sqrt mu where the script has mu; each Ritz value keeps its own
-weight in the minimum, whereas the script sorts values and weights separately. The authors' two heavy-ball rules, for a
-median and for a minimum, are one rule with the option `least`. `signed` ignores negative curvature. Settings that are
-not positive and finite are discarded. H is the Hessian of the mean cross-entropy, without weight decay and dropout.
-BatchNorm uses either the statistics of each batch in a product, or the running statistics, which the authors' code
-recomputes first.
+Departures from the authors' code: Polyak's momentum has sqrt mu where the script has mu. In the minimum, each Ritz
+value keeps its weight; the script sorts values and weights separately. The authors have two heavy-ball rules, for the
+median and for the minimum. Here they are one rule with the option `least`. `signed` ignores negative curvature.
+Settings that are not positive and finite are discarded. H is the Hessian of the mean cross-entropy, without weight
+decay and dropout. In Hessian-vector products, BatchNorm uses the statistics of each batch or the running statistics.
+The authors' code first recomputes the running statistics.
 
-Not implemented: products with H - G, the Lanczos optimiser, K-FAC (the `damping` of any optimizer is scaled), and the
-scaling law of the Gauss-Newton matrix, although the spectrum of that matrix can be measured. This implementation is
+Not implemented: products with H - G, the Lanczos optimiser, K-FAC (but the `damping` of any optimizer is scaled), and
+    the scaling law of the Gauss-Newton matrix (but its spectrum can be measured). This implementation is
 based on the abstract, the code and the theory of additive spikes; the paper's full text was not available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to

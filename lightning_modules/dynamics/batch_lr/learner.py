@@ -30,9 +30,9 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
 
     Args:
         spectrum: Ritz values with their weights.
-        least: definition of mu: `median`, or `minimum` of the values with at most half of the weight each, which
-            excludes the spike at zero.
-        signed: ignore negative values; otherwise their magnitude counts.
+        least: definition of mu: the `median`, or the `minimum` over all Ritz values with a weight of at most one half.
+            This condition excludes the spike at zero.
+        signed: ignore negative values; if false, magnitudes are used.
     """
     values, weights = spectrum
     if signed:
@@ -84,7 +84,7 @@ def set_keys(optimizer: Optimizer, values: dict[str, float]) -> None:
 
 
 class OnlineLearner:
-    """Set the learning rate, and with some rules the momentum, from the Hessian on fixed training images.
+    """Set the learning rate (and the momentum, for some rules) from the Hessian on fixed training images.
 
     Curvature is measured without augmentation, before the first batch of an epoch. The settings override the scheduler
     until the next measurement; before the first measurement, the scheduler applies. A learning rate that is not
@@ -98,8 +98,8 @@ class OnlineLearner:
         samples: number of training images to measure on, sampled once; None uses all.
         steps: Lanczos steps.
         least: estimate of the smallest curvature: the `median` or the `minimum` of the Ritz values.
-        signed: ignore negative curvature; otherwise its magnitude counts.
-        batch_norm: statistics used by BatchNorm: of each `batch`, or `running` averages.
+        signed: ignore negative curvature; if false, magnitudes are used.
+        batch_norm: statistics that BatchNorm uses: those of each `batch`, or `running` averages.
         images_at_once: images per rank in one batch of a Hessian-vector product.
         seed: random seed of the images and the starting vector.
 
@@ -145,7 +145,7 @@ class OnlineLearner:
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
-        """Reject an optimizer that lacks a key the rule sets.
+        """Reject an optimizer without a key that the rule sets.
 
         Raises:
             ValueError: if a key is missing, or the rule is `nesterov` and the optimizer does not use Nesterov momentum.
@@ -163,7 +163,9 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature; return the optimizer settings (empty if discarded) and the measured values."""
+        """Measure curvature. Return the optimizer settings, which are empty if they were discarded, and the measured
+        values.
+        """
         if self.rule == "rayleigh":
             gradient = product.gradient()
             along = product(gradient)

@@ -1,4 +1,6 @@
-"""LightningModule with learning rates scaled by batch size or set from curvature, and spectra of batches."""
+"""LightningModule that scales the learning rate with the batch size, sets it from curvature, and measures spectra of
+batches.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +28,8 @@ class BatchLR(ClassifierSteps, MethodModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        reference_batch_size: B_0, batch size for which the optimizer's learning rate or damping is given; the value is
-            scaled to the run's batch size. None disables scaling.
+        reference_batch_size: B_0, batch size for which the learning rate or the damping of the optimizer is given. The
+            value is scaled to the batch size of the run. None disables scaling.
         scaling: scaling of the learning rate with the global batch size, including accumulation: `linear` for SGD,
             `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, inversely.
         learner: sets the learning rate from curvature during training; None uses no learner.
@@ -36,8 +38,8 @@ class BatchLR(ClassifierSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if optimizer, training set or network does not suit
-            `learner` or `spectra`.
+        ValueError: if an argument is out of range, or, before training, if optimizer, training set or network does not
+            suit `learner` or `spectra`.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def _batch_size(self) -> int:
-        """Samples per optimizer step, over all ranks and accumulated batches."""
+        """Number of samples in an optimizer step, over all ranks and accumulated batches."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         size = getattr(data, "batch_size", None)
         if size is None:

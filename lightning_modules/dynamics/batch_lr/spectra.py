@@ -66,7 +66,7 @@ class MeasuredSpectra(NamedTuple):
         return {**self._asdict(), **shifts, **noise}
 
     def small(self) -> list[Shift]:
-        """Return the largest eigenvalues for batch sizes up to N / 10, or for all batch sizes if all are larger."""
+        """Return the largest eigenvalues for batch sizes up to N / 10. If all batch sizes are larger, return all."""
         return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
 
     def constant(self) -> tuple[float, float]:
@@ -76,7 +76,7 @@ class MeasuredSpectra(NamedTuple):
         return fitted_constant(shift, b, [each.error for each in self.small()])
 
     def predicted(self, batch_size: float) -> tuple[float, float]:
-        """Predict the largest eigenvalue of a batch by the fit and by the isotropic model."""
+        """Predict the largest eigenvalue of a batch, by the fit and by the isotropic model."""
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
 
@@ -159,7 +159,7 @@ class BatchSpectra:
         batch_sizes: B, batch sizes to measure, each smaller than the number of samples.
         draws: batches per size.
         steps: Lanczos steps.
-        samples: N, number of training images that form the full set, sampled once; None uses all.
+        samples: N, number of training images in the full set, which is sampled once; None uses all training images.
         noise_batch: batch size for measuring the variance of Hessian-vector products.
         directions: number of random unit vectors z for measuring the variance of H z.
         matrix: `hessian`, or `gauss_newton`, which is positive semi-definite.
@@ -168,7 +168,7 @@ class BatchSpectra:
         seed: random seed of samples, batches and vectors.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the training set has too few images.
+        ValueError: if an argument is out of range, or, before training, if the training set has too few images.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ def isotropic(eigenvalue: float, variance: float) -> float:
 
     Args:
         eigenvalue: lambda, eigenvalue without noise.
-        variance: v = P sigma^2 / b, the sum of the variances of a matrix row.
+        variance: v = P sigma^2 / b, the sum of the variances in a row of the matrix.
     """
     if abs(eigenvalue) > math.sqrt(variance):
         return eigenvalue + variance / eigenvalue
@@ -53,7 +53,7 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of per-batch vectors around their mean, along and orthogonal to a direction."""
+    """Statistics of the deviations of per-batch vectors from their mean, along a direction and orthogonal to it."""
 
     mu: float
     """z . mean; for products H z, the mean curvature along z."""
@@ -71,7 +71,7 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
     Args:
         mean: mean over batches, `[P]`.
         mean_square: mean squared norm of the vectors.
-        direction: unit vector z, `[P]`; for gradients, the authors use the unit vector with equal entries.
+        direction: unit vector z, `[P]`. For gradients, the authors use the unit vector with equal entries.
         batches: n, number of batches.
     """
     mu = float(direction @ mean)
@@ -97,7 +97,8 @@ def scaled_damping(damping: float, batch_size: int, reference: int) -> float:
 
 
 def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scaling) -> None:
-    """Scale the damping of all parameter groups of an optimizer, or the learning rate if there is no damping.
+    """Scale the damping in all parameter groups of an optimizer. If the optimizer has no damping, scale the learning
+    rate.
 
     Args:
         optimizer: optimizer whose settings refer to the reference batch size.

@@ -66,8 +66,8 @@ class BenignOscillation(MethodModule):
         optimizer: torch.optim.SGD without momentum and weight decay.
 
     Raises:
-        ValueError: if an argument is out of range, or the optimizer is not plain SGD; at setup, if the precision is not
-            64-bit, or the data are not a whole `FeatureNoise` table in one batch.
+        ValueError: if an argument is out of range, if the optimizer is not plain SGD, or, at setup, if the precision is
+            not 64-bit or the data are not a whole `FeatureNoise` table in one batch.
     """
 
     iteration: Tensor
@@ -106,7 +106,7 @@ class BenignOscillation(MethodModule):
         self._tested: dict[str, list[float]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute f `[B, S]` of each network at its points `[B, S, P, d]`, or at common points `[B, 1, P, d]`."""
+        """Compute f `[B, S]` of each network at its own points `[B, S, P, d]`, or at common points `[B, 1, P, d]`."""
         return output(self.weight, features)
 
     def setup(self, stage: str) -> None:
@@ -223,7 +223,9 @@ class BenignOscillation(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tables of the training history, the scalar map over a and, after a test, each network's results."""
+        """Tables of the training history, of the scalar map over a and, after a test, of the results of each
+        network.
+        """
         a, s, mean = bifurcation()
         columns = {"a": a, "s": s, "mean of 1 - s": mean}
         made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}

@@ -18,10 +18,11 @@ def oscillation(
         strong: 1 if a sampled point has the strong feature, else 0, `[T, S]`.
         delta: smallest distance of y f from 1 that counts as oscillation.
         overshot: whether y f >= 1 has occurred before, `[S]`.
-        learned: whether the weak feature is learned, after which nothing is counted, `[S]`.
+        learned: whether the weak feature is learned, `[S]`; nothing is counted for these networks.
 
     Returns:
-        The count, the sum of (1 - y f)^2 and the count with |1 - y f| >= delta, `[3, S]`; and the updated `overshot`.
+        A tensor `[3, S]` with the number of points, the sum of (1 - y f)^2, and the number of points with |1 - y f| >=
+        delta; and the updated `overshot`.
     """
     over = ((signed >= 1) * strong).cumsum(dim=0) > 0
     counted = strong * (over | overshot) * ~learned
@@ -39,7 +40,7 @@ def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
 
 
 def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
-    """Count weak points, strong points and all points, and each network's correct predictions among them.
+    """Count weak points, strong points and all points, and the correct predictions of each network among them.
 
     Args:
         f: outputs, `[B, S]`.

@@ -13,7 +13,9 @@ from datamodules.randomness.counter import sample_words
 
 
 class PatchPoints(NamedTuple):
-    """Training sets of S networks, n points each, with patches y u (0 for weak points), y v and noise."""
+    """Training sets of S networks, with n points each. A point has the patches y u (0 for weak points), y v and
+    noise.
+    """
 
     signals: Tensor
     """u and v, `[2, d]`, orthogonal."""
@@ -45,7 +47,9 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
-    """Compute the contribution of feature v `[d]` in each class: y f for the single patch y v, for y = 1 and -1."""
+    """Compute the contribution of feature v `[d]` in each class, which is y f for the single patch y v, for y = 1 and y
+    = -1.
+    """
     sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 
@@ -72,11 +76,11 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 @torch.no_grad()
 def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
-    """Take T SGD steps on (f - y)^2 in place; each step uses one point of each network's own training set.
+    """Take T SGD steps on (f - y)^2 in place. In each step, each network uses one point of its own training set.
 
-    All patches are multiples of u, v and n noise vectors b_k. SGD therefore updates only the inner products <w, b_k>,
-    from inner products of the b_k; the final weights are w + sum_k c_k b_k. A filter costs n + 2 numbers instead of d.
-    Networks are along the last axis, so many networks cost little more than one.
+    All patches are multiples of u, v and n noise vectors b_k. SGD therefore only needs the inner products <w, b_k>, and
+    updates them with the inner products of the b_k. The final weights are w + sum_k c_k b_k. A filter is represented by
+    n + 2 numbers instead of d. The last axis is the network. Many networks therefore take little more time than one.
 
     Args:
         weight: filters `[S, 2, m, d]`.

@@ -4,8 +4,9 @@ On a strong point with s = y f and a = 4 eta ||u||^2 / m, filters along u give
 
     s <- s (1 + a (1 - s))^2.
 
-The map's fixed point 1 has the multiplier 1 - 2a and is therefore unstable for a > 1. If 4 (1 + a)^2 <= 27, the largest
-value of s, reached after s = (1 + a) / (3a), stays below the map's zero (1 + a) / a, and no filter changes sign.
+The fixed point 1 of the map has the multiplier 1 - 2a. It is therefore unstable for a > 1. The largest value of s is
+reached after s = (1 + a) / (3a). If 4 (1 + a)^2 <= 27, it stays below the zero of the map, (1 + a) / a, and no filter
+changes sign.
 """
 
 import math
@@ -35,7 +36,7 @@ def scalar_map(s: Tensor, a: Tensor) -> Tensor:
 
 
 class Orbit(NamedTuple):
-    """A long orbit of the map, for each value of a, `[n]`."""
+    """A long orbit of the map for each value of a, `[n]`."""
 
     last: Tensor
     """Last values of the orbit, `[kept, n]`."""
@@ -66,7 +67,7 @@ def bifurcation(least: float = 0.8, count: int = 240, kept: int = 40) -> tuple[l
     """Compute the bifurcation diagram of the map: a, final values of s, and the mean of 1 - s, clamped at 0.
 
     Args:
-        least: smallest a; the largest a is `GREATEST_A`.
+        least: smallest value of a; the largest value is `GREATEST_A`.
         count: number of values of a.
         kept: number of values of s for each a.
 

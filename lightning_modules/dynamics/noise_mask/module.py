@@ -46,15 +46,16 @@ class NoiseMask(ClassifierSteps, MethodModule):
         kernel: kernel size of the Gaussian blur in pixels, odd.
         sigma: standard deviation of the blur in pixels.
         mean: value of masked pixels, for each channel or for all channels.
-        averaged_epochs: number of final mask epochs whose end-of-epoch weights are averaged before tuning.
+        averaged_epochs: number of final epochs with masks; the weights at the end of these epochs are averaged before
+            tuning.
         objective: `paper_code`, or `reinforce` with a baseline.
         policy_rate: learning rate of the policy as a multiple of the classifier's learning rate.
         optimizer: optimizer of two parameter groups, classifier and policy.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if grid or kernel is too large for the images, or DDP does
-            not allow unused parameters (the policy's, during tuning).
+        ValueError: if an argument is out of range, or, at setup, if grid or kernel is too large for the images, or DDP
+            does not allow unused parameters. The policy is unused during tuning.
     """
 
     mean: Tensor
@@ -115,7 +116,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy while it tunes")
 
     def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixed log-parameters of each image's cells, `[B, 2, K]`, and the policy's own output."""
+        """Return the mixed log-parameters of the cells of each image, `[B, 2, K]`, and the output of the policy."""
         if self.policy is None:
             own = at_least_float32(self.base).expand(len(image), -1, -1)
             return own, own

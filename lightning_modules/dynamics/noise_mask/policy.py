@@ -13,7 +13,8 @@ EDGE = 1e-6
 
 
 class MaskPolicy(nn.Module):
-    """Predict log-parameters of the Beta distributions of a mask's cells, by two three-layer heads on one network.
+    """Predict the log-parameters of the Beta distributions of the cells of a mask, by two three-layer heads on one
+    network.
 
     Args:
         network: maps images `[B, C, H, W]` to features `[B, num_features]`.
@@ -41,7 +42,7 @@ class MaskPolicy(nn.Module):
 
 
 def mixed(base: Tensor, own: Tensor) -> Tensor:
-    """Mix the base with an image's own log-parameters: 0.9 base + 0.1 own."""
+    """Mix the base with the log-parameters of an image: 0.9 base + 0.1 own."""
     return MIXING * base + (1 - MIXING) * own
 
 
@@ -56,7 +57,7 @@ def drawn_cells(log_a: Tensor, log_b: Tensor, numbers: RNG) -> Tensor:
     Args:
         log_a: log-parameters a, `[B, K]`.
         log_b: log-parameters b, `[B, K]`.
-        numbers: random number generator of the images.
+        numbers: random number generator for the images.
 
     Returns:
         Cells `[B, K]`, in [1e-6, 1 - 1e-6].
@@ -83,7 +84,7 @@ def paper_code(cost: Tensor, density: Tensor) -> Tensor:
 
 
 def reinforce(cost: Tensor, density: Tensor, baseline: Tensor) -> Tensor:
-    """Compute mean cost plus REINFORCE surrogate, whose gradient estimates the gradient of the expected cost.
+    """Compute the mean cost plus a REINFORCE surrogate. Its gradient estimates the gradient of the expected cost.
 
     Args:
         cost: cross-entropy of each image of the global batch, `[B]`.

@@ -29,7 +29,7 @@ alpha = 1/16. From T = 1 on, the kernel also changes at large alpha.
 | 1/256 | 6.4 | 6.0 | diverges | diverges | diverges | diverges |
 
 One training step runs `iterations_per_step` iterations. If few unfitted points are left, most batches do not change the
-weights; these batches are evaluated in groups and skipped, which alters neither the weights nor the number of
+weights. These batches are evaluated in groups and skipped; this changes neither the weights nor the number of
 iterations (`descend`). Training stops at the end of the epoch in which the last point was fitted; t* refers to the
 exact iteration. Training also stops if the loss is not finite, which counts as a result: `test/diverged` is then 1.
 Each batch is sharded over ranks, and T refers to the global batch.
