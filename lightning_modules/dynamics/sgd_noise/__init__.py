@@ -31,13 +31,13 @@ alpha = 1/16. From T = 1 on, the kernel also changes at large alpha.
 One training step runs `iterations_per_step` iterations. If few unfitted points are left, most batches do not change the
 weights. These batches are evaluated in groups and skipped; this changes neither the weights nor the number of
 iterations (`descend`). Training stops at the end of the epoch in which the last point was fitted; t* refers to the
-exact iteration. Training also stops if the loss is not finite, which counts as a result: `test/diverged` is then 1.
-Each batch is sharded over ranks, and T refers to the global batch.
+exact iteration. Training also stops if the loss is not finite. This is a result, not an error: `test/diverged` is then
+1. Each batch is sharded over ranks, and T refers to the global batch.
 
-Departures from the authors' code: t* is exact, whereas the authors' t* is the time of the first checkpoint with zero
-loss. The authors' `temp` is T / h for a network of width h. Observables are measured at the end of an epoch, whenever
-the number of iterations has grown by a quarter. Not implemented: the quadratic and the soft hinge loss, regularisers,
-the authors' stochastic differential equation, and the change of the outputs in one step.
+Departures from the authors' code: t* is exact here; the authors' t* is the time of the first checkpoint with zero loss.
+The authors' `temp` is T / h for a network of width h. Observables are measured at the end of an epoch if the number of
+iterations has grown by a quarter since the last measurement. Not implemented: the quadratic and the soft hinge loss,
+regularisers, the authors' stochastic differential equation, and the change of the outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

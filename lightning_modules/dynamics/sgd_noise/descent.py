@@ -29,7 +29,7 @@ class DescentPoints(NamedTuple):
 
 
 class Course(NamedTuple):
-    """Summary of a training step's iterations, as tensors on the device."""
+    """Summary of the iterations of a training step, as tensors on the device."""
 
     passed: Tensor
     """Number of iterations, skipped ones included."""
@@ -50,7 +50,7 @@ def fitted(signed: Tensor, alpha: float) -> Tensor:
 
 
 def hinge(signed: Tensor, alpha: float) -> Tensor:
-    """Compute max(0, 1 - alpha y F) / alpha = max(0, 1 / alpha - y F), whose gradient at a fitted point is zero.
+    """Compute max(0, 1 - alpha y F) / alpha = max(0, 1 / alpha - y F). The gradient at a fitted point is zero.
 
     Args:
         signed: y F, of any shape.
@@ -109,15 +109,15 @@ def descend(
     """Run SGD iterations w <- w - rate * grad (mean loss of the batch), in place.
 
     A batch whose points are all fitted does not change the weights. Therefore the next `ahead` batches are evaluated
-    together, and the batches before the first unfitted batch are skipped. Weights and iteration counts are the same as
-    without evaluating batches together. Each batch is sharded over ranks.
+    together, and the batches before the first unfitted batch are skipped. Evaluating batches together changes neither
+    weights nor iteration counts. Each batch is sharded over ranks.
 
     Args:
         network: maps features to `[n, 1]`; identical on all ranks.
         points: training set.
         batches: indices of the next batches, `[iterations * ahead, B]`.
-        iterations: number of SGD updates; each runs on the first unfitted batch of a group or, if all are fitted, on
-            the group's last batch.
+        iterations: number of SGD updates. Each update uses the first unfitted batch of a group; if all batches are
+            fitted, it uses the last batch of the group.
         ahead: number of batches evaluated together.
         rate: learning rate.
         alpha: scale of the output.

@@ -52,7 +52,8 @@ class SGDNoise(MethodModule):
         kernel_points: number of training points on which the tangent kernel is measured; 0 disables this.
 
     Raises:
-        ValueError: if an argument is out of range, or `alpha` is infinite and the network's weights are not all zero.
+        ValueError: if an argument is out of range, or if `alpha` is infinite and some weights of the network are not
+            zero.
     """
 
     iteration: Tensor
@@ -209,7 +210,7 @@ class SGDNoise(MethodModule):
             self.log(f"test/{name}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log the final measurements of training; the training time is infinite if not all points were fitted.
+        """Log the final measurements of training. If not all points were fitted, the training time is infinite.
 
         If training diverged, only `test/diverged` is logged; `compare` handles this.
         """

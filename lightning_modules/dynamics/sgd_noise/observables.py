@@ -25,7 +25,8 @@ def fit_statistics(signed: Tensor, alpha: float) -> dict[str, Tensor]:
         alpha: scale of the output.
 
     Returns:
-        `loss`: alpha times the mean loss, initially 1; with zero margin, the mean of max(0, -y F). `error`: fraction
+        `loss`: alpha times the mean loss, which is 1 initially; with zero margin, the mean of max(0, -y F). `error`:
+            fraction
         of points with y F <= 0 or not finite. `margin`: smallest alpha y F; with zero margin, smallest y F.
         `unfitted`: number of points that are not fitted.
     """
@@ -62,7 +63,7 @@ def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Ten
 
     Returns:
         `kernel_change`: mean (K - K_0)^2 / mean K^2. `overlap`: y . K y / n^2. `gradient_norm`: squared norm of the
-        mean loss gradient. `gradient_variance`: mean squared distance of a point's gradient from the mean.
+        mean loss gradient. `gradient_variance`: mean squared distance of the gradients of the points from their mean.
     """
     slopes = slope(signed, sign, alpha)
     weighted = slopes[:, None] * kernel * slopes
@@ -83,7 +84,7 @@ def squared_changes(network: nn.Module, initial: nn.Module) -> tuple[Tensor, Ten
 
 
 def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) -> tuple[float, float]:
-    """Measure the change of a perceptron's weight along the true direction and orthogonal to it.
+    """Measure the change of the weight of a perceptron, along the true direction and orthogonal to it.
 
     Args:
         network: perceptron with a single weight tensor of d elements.

@@ -1,8 +1,8 @@
 """Train a network with progressive N:M sparsity of its weights (MDGF, SDGF).
 
-At most N of every M consecutive weights of a layer may be nonzero. When a network is sparse from the first step on, the
-straight-through estimator passes full gradients to pruned weights, and at high sparsity accuracy drops. The mask m,
-recomputed from the trained weights W in every forward pass, is therefore imposed gradually:
+At most N of every M consecutive weights of a layer may be nonzero. If a network is sparse from the first step on, the
+straight-through estimator passes full gradients to pruned weights, and accuracy drops at high sparsity. The mask m is
+computed from the trained weights W in every forward pass. It is imposed gradually:
 
     W~ = (m + D(t) (1 - m)) W,   D(t) = max(1 - beta t, 0)  or  exp(-eta t)                               (MDGF)
 
@@ -11,13 +11,14 @@ Here t counts optimizer steps. Alternatively, m is binary, and its pattern tight
     (M-1):M, M/2:M, M/4:M, ..., N:M   (stepwise)    or    8N:8M, 4N:4M, 2N:2M, N:M   (geometric)          (SDGF)
 
 If g is the gradient of W~, the optimizer gets g (`ste`) or the gradient of the forward pass, (m + D (1 - m)) g
-(`masked`). The paper's abstract mentions restricted gradients, whereas the authors' code passes g; both variants are
+(`masked`). The abstract of the paper mentions restricted gradients, but the authors' code passes g. Both variants are
 available. Baselines are networks that are sparse from the start, W~ = m W. Baselines use the gradient g (`ste`) or g +
 2e-4 (1 - m) W (SR-STE, `sr_ste`).
 
-`train/second_moment` is Adam's mean squared gradient over all weights of the sparse layers; `train/gigaflops` is the
-cost of a sample's training step if pruned weights cost nothing. In this cost, a decayed weight counts as much as a full
-weight. Validation, testing and prediction use the network in its exported form: with a binary mask and the N:M pattern.
+`train/second_moment` is Adam's running mean of squared gradients, averaged over all weights of the sparse layers.
+`train/gigaflops` is the cost of the training step for one sample if pruned weights cost nothing. In this cost, a
+decayed weight counts as a full weight. Validation, testing and prediction use the exported form of the network, with a
+binary mask and the N:M pattern.
 
 Differences from the authors' code:
 

@@ -115,14 +115,16 @@ class Flow:
         return mask_decay(self.way, self.rate, int(step - start))
 
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute the fraction of an epoch's steps in which pruned weights are 0; for the arguments see `decay_at`."""
+        """Compute the fraction of the steps of an epoch in which pruned weights are 0. `decay_at` describes the
+        arguments.
+        """
         steps = range(epoch * int(steps_per_epoch), (epoch + 1) * int(steps_per_epoch))
         return sum(self.decay_at(step, epoch, epochs, steps_per_epoch) == 0 for step in steps) / len(steps)
 
     def place(
         self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
     ) -> None:
-        """Set the state of layers for a training step; for the arguments see `decay_at`."""
+        """Set the state of layers for a training step. `decay_at` describes the arguments."""
         self.dense = self.is_dense(epoch)
         decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
         for function in functions:
@@ -131,7 +133,8 @@ class Flow:
 
 
 class NMWeight(WeightFunction):
-    """Prune a weight to N:M, as scheduled in training mode, and as in the schedule's end in evaluation mode.
+    """Prune a weight to N:M. In training mode, pruning follows the schedule; in evaluation mode, it is as at the end of
+    the schedule.
 
     Args:
         n: N.
@@ -150,7 +153,7 @@ class NMWeight(WeightFunction):
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
     def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
-        """Return N and M at an epoch, counted from 0, of a training with `epochs` epochs."""
+        """Return N and M in an epoch, counted from 0, of a training with `epochs` epochs."""
         flow = self.flow
         since = epoch - flow.dense_epochs
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
@@ -210,8 +213,8 @@ def sparsify(
         n: N.
         m: M.
         layers: name patterns of the layers, see `layers_named`.
-        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects query, key or value rows of
-            a fused `qkv`.
+        own: N and M of other layers, by name pattern. A suffix `/q`, `/k` or `/v` selects query, key or value rows of a
+            fused `qkv`.
         along: direction in which weights are consecutive.
         flow: schedule of the network.
 

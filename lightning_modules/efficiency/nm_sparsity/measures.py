@@ -19,9 +19,9 @@ FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_atten
 
 
 class Operations(TorchDispatchMode):
-    """Count the floating-point operations of matrix products within a `with` block, by torch's own formulas.
+    """Count the floating-point operations of matrix products within a `with` block, by the formulas of torch.
 
-    Torch's own counter tracks modules by hooks on tensors, which would remain on the trained weights.
+    The counter of torch tracks modules by hooks on tensors. These hooks would remain on the trained weights.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class ForwardCost:
     def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
         """Count the operations of a training step in which only nonzero weights cost operations.
 
-        Each layer has one product in the forward pass and one for its input's gradient, both with the effective weight,
-        and one for its weight's gradient.
+        Each layer has three products: the forward pass and the gradient of the input, both with the effective weight,
+        and the gradient of the weight.
 
         Args:
             density: fraction of nonzero effective weights, by layer name.
@@ -100,7 +100,8 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
 def densities(
     network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute, for each layer, an epoch's mean fractions of nonzero effective weights and of weights with a gradient.
+    """For each layer, compute the mean fraction of nonzero effective weights, and of weights with a gradient, in an
+    epoch.
 
     Args:
         network: network with the sparse layers.
@@ -122,6 +123,8 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights; None if there is no such mean."""
+    """Average Adam's running mean of squared gradients over all entries of weights. Return None if the optimizer has no
+    such mean.
+    """
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

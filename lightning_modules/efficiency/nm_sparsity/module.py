@@ -32,11 +32,11 @@ class NMSparsity(ClassifierSteps, MethodModule):
         network: maps images `[B, C, H, W]` in [0, 1], or tokenized texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         n: N, number of weights kept in each group of M, in 1...M.
-        m: M, number of consecutive weights in a group; divides the length of the layers' axis.
+        m: M, number of consecutive weights in a group. The length of the axis must be divisible by M.
         layers: name patterns of linear layers and convolutions: `*` matches any characters, `?` matches one character.
-        own: N and M of further layers, by name pattern; a suffix `/q`, `/k` or `/v` selects query, key or value rows of
-            timm's fused `qkv`, as in `*.qkv/v`.
-        along: direction of consecutive weights: along a layer's inputs (input channels), or along its outputs.
+        own: N and M of other layers, by name pattern. A suffix `/q`, `/k` or `/v` selects query, key or value rows of a
+            fused `qkv` of timm, as in `*.qkv/v`.
+        along: direction of consecutive weights, along the inputs (input channels) or along the outputs of a layer.
         way: with ste and sr_ste, layers are sparse from the start; with mdgf_linear and mdgf_exponential, masks decay;
             with sdgf_stepwise and sdgf_geometric, patterns tighten.
         decay_rate: beta or eta of MDGF, per optimizer step.

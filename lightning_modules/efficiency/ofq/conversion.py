@@ -167,7 +167,7 @@ def quantize(
 
 
 class QuantizedRows(NamedTuple):
-    """Rows of a layer's weight that StatsQ quantises."""
+    """Rows of the weight of a layer that StatsQ quantises."""
 
     name: str
     layer: LinearOfFunction
@@ -198,9 +198,9 @@ def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the quantised weights under the plain network's names, and bits, ranges, scales and shifts by layer.
 
-    With these weights, a plain network has the logits of the quantised network, if the latter has no quantised
-    activations and no QKR. The plain network cannot hold the quantised product, and gets the trained query and key
-    weights instead. Quantised activations need the returned ranges, scales and shifts, at the named places.
+    If the quantised network has no quantised activations and no QKR, a plain network with these weights has the same
+    logits. The plain network cannot hold the quantised product. It gets the trained query and key weights instead.
+    To quantise activations, use the returned ranges, scales and shifts in the named layers.
 
     Args:
         network: quantised network.

@@ -38,7 +38,7 @@ Logits = Tensor | tuple[Tensor, Tensor]
 
 
 def mean_logits(outputs: Logits) -> Tensor:
-    """Average the heads' logits, as in evaluation mode."""
+    """Average the logits of both heads, as in evaluation mode."""
     return (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
 
 
@@ -74,8 +74,9 @@ class OFQ(ClassifierSteps, MethodModule):
 
     Args:
         network: timm's VisionTransformer or SwinTransformer, or a wrapper of one: maps images `[B, C, H, W]` in [0, 1]
-            to logits `[B, num_classes]`. This network becomes the teacher. Weights loaded later, for example by
-            `callbacks.pretraining.Pretraining`, belong in `teacher.network`, which initialises the quantised network.
+            to logits `[B, num_classes]`. This network becomes the teacher. Weights that are loaded later, for example
+            by `callbacks.pretraining.Pretraining`, must be loaded into `teacher.network`, which initialises the
+            quantised network.
         num_classes: number of classes, K.
         weight_bits: bits of the weights of MLPs, attention and patch merging, in 2...8.
         activation_bits: bits of activations, in 2...8; None quantises no activations, even in the first layer and the
@@ -83,7 +84,7 @@ class OFQ(ClassifierSteps, MethodModule):
         end_bits: bits of the first layer and the heads, in 2...8; None does not quantise these.
         reparametrised: quantise the product of query and key weights as one weight (QKR).
         annealed_epochs: number of final epochs in which only weights near a threshold train (CGA).
-        boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains during CGA.
+        boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained during CGA.
         calibration_samples: number of training images for measuring the initial scales.
         track: count oscillating weights; this costs six bytes per weight, and a pass over all weights in each step.
         view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None does not
@@ -210,7 +211,7 @@ class OFQ(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Histogram of latent weights between their rounding thresholds."""
+        """Histogram of the positions of latent weights between their rounding thresholds."""
         oscillating = self._oscillating if len(self.trackers) else None
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 

@@ -20,7 +20,7 @@ PLACE = "latent weight n W / s, in steps"
 class OscillationTracker(nn.Module):
     """Track how often each integer of a quantised weight reverses direction.
 
-    An oscillation is a change with the opposite sign of the previous change, however many steps lie between them.
+    An oscillation is a change in the opposite direction of the previous change, after any number of steps.
 
     Source: Nagel, Fournarakis, Bondarenko and Blankevoort, Overcoming Oscillations in Quantization-Aware Training,
     ICML 2022, arXiv 2203.11086.
@@ -67,7 +67,7 @@ class Annealing:
 
     Args:
         rows: rows quantised by StatsQ.
-        boundary: BR, distance from a threshold, in quantisation steps, within which a weight trains.
+        boundary: BR, largest distance from a threshold, in quantisation steps, at which a weight is trained.
     """
 
     def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
@@ -102,7 +102,7 @@ def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], T
 
     Args:
         rows: rows quantised by StatsQ.
-        oscillating: maps i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
+        oscillating: function from i to the mask of oscillating entries in `rows[i]`; None omits the second histogram.
         bits: bits of the weights.
     """
     n = 2 ** (bits - 1)

@@ -23,7 +23,7 @@ def row_scale(weight: Tensor) -> Tensor:
 
 
 def positions(weight: Tensor, bits: int) -> Tensor:
-    """Compute t = n W / s - 1/2, whose rounding gives the integer of each entry, before clipping."""
+    """Compute t = n W / s - 1/2. Rounding t gives the integer of each entry, before clipping."""
     scale = row_scale(weight)
     return weight.detach() / scale.clamp(min=torch.finfo(scale.dtype).tiny) * 2 ** (bits - 1) - 0.5
 
@@ -90,7 +90,7 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
     """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
 
     The gradient passes where Q_n <= x / s <= Q_p. The gradient of s is round(x / s) - x / s in this range, and Q_n or
-    Q_p outside. The gradient of s is divided by sqrt(Q_p count), where count entries share s.
+    Q_p outside. The gradient of s is divided by sqrt(Q_p count), where count is the number of entries that share s.
 
     Args:
         x: tensor of any shape.
@@ -145,7 +145,9 @@ class _Scaled(nn.Module):
         self.parts = 1.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
-        """Quantise with one scale for each entry of a dimension, counted from the end, or with one scale for all."""
+        """Quantise with one scale for each position of a dimension, counted from the end, or with one scale for all
+        entries.
+        """
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
             with torch.no_grad():
@@ -187,11 +189,11 @@ class Quantizer(_Scaled):
         name: name for error messages.
         bits: b, at least 2.
         scales: number of scales; with 1, all entries share one scale.
-        dim: dimension with one scale for each entry, counted from the end: -2 for tokens, -1 for channels of tokens, -3
-            for channels of images.
+        dim: dimension along which each position has its own scale, counted from the end: -2 for tokens, -1 for channels
+            of tokens, -3 for channels of images.
         signed: whether activations have both signs; None decides in calibration.
         shift: shape of the learned shifts, the last dimensions of the activations; None for no shifts.
-        heads: number of parts of the last dimension with separate scales, each for every token.
+        heads: number of parts of the last dimension; each part has a separate scale for every token.
     """
 
     def __init__(
@@ -239,7 +241,7 @@ def scaled_parts(network: nn.Module) -> list[_Scaled]:
 
 @contextmanager
 def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
-    """Within the context, forward passes measure each scale from the outputs of the preceding quantised layers."""
+    """Context manager in which forward passes measure each scale from the outputs of the preceding quantised layers."""
     parts = list(parts)
     for part in parts:
         part.calibrating = True

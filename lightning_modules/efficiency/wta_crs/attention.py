@@ -1,7 +1,7 @@
 """Sampled products in the attention of any network: queries with keys, and weights with values.
 
-While an attention module of timm or transformers runs, its products of four-dimensional tensors are intercepted, and
-fused attention, which keeps no weights, is computed in separate steps.
+While an attention module of timm or transformers runs, its products of four-dimensional tensors are intercepted. Fused
+attention is computed in separate steps instead.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
-"""Layers with equal results that save less for backward: masks as bits, and a normalisation's output as its input.
+"""Layers that store less for the backward pass, with equal results. Masks are stored as bits, and normalisations store
+their output instead of their input.
 
-The published memory of WTA-CRS includes these layers. Dropout keeps one bit for each value instead of a byte, and ReLU
-keeps one bit instead of the value. Layer normalisation keeps its output instead of its input; the next layer keeps that
-output anyway.
+The published memory of WTA-CRS includes these layers. Dropout stores one bit for each value instead of a byte, and ReLU
+stores one bit instead of the value. Layer normalisation stores its output instead of its input. The next layer stores
+that output anyway.
 """
 
 from collections.abc import Collection
@@ -61,7 +62,9 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mark the normalisation weights that a stored output can be divided by; without a bias, all nonzero weights."""
+    """Mark the weights of a normalisation by which a stored output can be divided. Without a bias, these are all
+    nonzero weights.
+    """
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
     return weight.abs() >= least
@@ -82,7 +85,8 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 
 
 class _Normalisation(torch.autograd.Function):
-    """Normalise the last dimension; save the output, from which the backward pass recovers the normalised input.
+    """Normalise the last dimension, and save the output. The backward pass recovers the normalised input from the
+    output.
 
     Where a weight is too close to 0 to recover the normalised input, the gradient treats that input as 0.
     """
@@ -159,7 +163,7 @@ class CompactNorm(nn.Module):
 
 
 def _readable(layer: Any) -> bool:
-    """Whether a layer is a normalisation whose input can be recovered, because none of its weights is 0."""
+    """Return whether a layer is a normalisation without zero weights, so that its input can be recovered."""
     layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
     if not (layer_norm or hasattr(layer, "variance_epsilon")):
         return False
@@ -187,8 +191,8 @@ def compact_layers(network: nn.Module) -> None:
 def keep_inputs(network: nn.Module) -> None:
     """Make normalisations with a weight close to 0 save their inputs; warn once for each normalisation.
 
-    The function synchronises with the device, and is therefore called between epochs. At an epoch's end, the outputs'
-    dtype is known and the checkpoint not yet written; at an epoch's start, initial weights may be 0.
+    The function synchronises with the device. It is therefore called between epochs. At the end of an epoch, the dtype
+    of the outputs is known and the checkpoint is not yet written. At the start of an epoch, initial weights may be 0.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
