@@ -58,9 +58,8 @@ class OneMoreStep(MethodModule):
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
         model: diffusion model, `TextToImage` or `PixelModel`, that encodes and samples images.
         text_encoder: text encoder of `network`, such as `HashedWords`; None uses the text encoder of `model`.
-        start: initial latents in `test`. `one_more_step` is the method, `plain` is noise, `offset_noise` is noise with
-            a random mean, `oracle` uses the real image, and `zero_terminal_snr` is noise with a schedule rescaled to
-            zero terminal SNR.
+        start: initial latents in `test`. `plain` is noise, `offset_noise` is noise with a random mean, `oracle` uses
+            the real image, and `zero_terminal_snr` is noise with a schedule rescaled to zero terminal SNR.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance, for a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses the conditional prediction only.
