@@ -43,16 +43,12 @@ OFFSET = 0.1
 class OneMoreStep(MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
-    `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. `test`
-    logs `test/brightness_distance`, the 1-Wasserstein distance between sampled and real images. `test` also logs the
-    standard deviations `test/brightness_deviation` of samples and `test/brightness_deviation_of_data` of real images.
-    `test/brightness_correlation` is the correlation between samples and real images with the same caption.
-
-    `latents_for` computes the `latents` argument of an unmodified diffusers pipeline. After training, the U-Net is
-    saved to `one_more_step/` in the run directory, in diffusers format.
-
-    The diffusion model of a pipeline is frozen. A `PixelModel` with trainable parameters, as in the demo, is trained
-    jointly on its own denoising loss.
+    `test` samples an image for the caption of each test image and compares mean brightness: `test/brightness_distance`
+    is the 1-Wasserstein distance between sampled and real images, `test/brightness_deviation` is the standard deviation
+    of samples and `test/brightness_deviation_of_data` of real images, and `test/brightness_correlation` is the
+    correlation between samples and real images with the same caption. After training, the U-Net is saved to
+    `one_more_step/` in diffusers format. The diffusion model of a pipeline is frozen. A `PixelModel` with trainable
+    parameters, as in the demo, is trained jointly on its own denoising loss.
 
     Args:
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
