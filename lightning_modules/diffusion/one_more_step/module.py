@@ -45,10 +45,9 @@ class OneMoreStep(MethodModule):
 
     `test` samples an image for the caption of each test image and compares mean brightness: `test/brightness_distance`
     is the 1-Wasserstein distance between sampled and real images, `test/brightness_deviation` is the standard deviation
-    of samples and `test/brightness_deviation_of_data` of real images, and `test/brightness_correlation` is the
-    correlation between samples and real images with the same caption. After training, the U-Net is saved to
-    `one_more_step/` in diffusers format. The diffusion model of a pipeline is frozen. A `PixelModel` with trainable
-    parameters, as in the demo, is trained jointly on its own denoising loss.
+    of samples (`_of_data`: of real images), and `test/brightness_correlation` is the correlation between both for the
+    same captions. After training, the U-Net is saved to `one_more_step/` in diffusers format. The diffusion model of a
+    pipeline is frozen. A trainable `PixelModel` is trained jointly on its own denoising loss.
 
     Args:
         network: V, which predicts v from noise and prompts, such as `TimeFreeUNet`.
