@@ -1,4 +1,4 @@
-"""Protocols that callbacks and DataModules require, of a module or of each other; checked at setup.
+"""Protocols that callbacks and DataModules require of modules, or of each other. They are checked at setup.
 
 This file also defines the types that a module returns for figures and tables. The two labels of `datamodules.batches`
 that stand for no class are re-exported here.
@@ -56,7 +56,7 @@ class Restorer(Protocol):
             generator: random generator on the CPU.
 
         Returns:
-            One estimate for each input, of the input's size or upscaled, not clipped.
+            One estimate for each input, with the size of the input or upscaled, not clipped.
         """
         ...
 
@@ -90,7 +90,8 @@ class Generator(Protocol):
 class SmoothedClassifier(Protocol):
     """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
 
-    Certification calls this module's methods instead of `forward(image + sigma * noise)` and sigma Phi^-1(p).
+    Certification calls the methods of this module. They replace `forward(image + sigma * noise)` and the radius sigma
+    Phi^-1(p).
     """
 
     certificate: str
@@ -98,7 +99,7 @@ class SmoothedClassifier(Protocol):
     different certificates are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute the logits `[S, B, K]` of S votes for each noise sample; the smoothed classifier sums the votes.
+        """Compute the logits `[S, B, K]` of S votes for each noise sample. The smoothed classifier sums the votes.
 
         `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and must not be modified. A vote may depend
         on `image` and `noise` only through image + s noise with s >= sigma, or through a part of that sum.
@@ -106,7 +107,8 @@ class SmoothedClassifier(Protocol):
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """Compute the certified radius in pixel units from bounds on vote probabilities; negative if there is none.
+        """Compute the certified radius, in pixel units, from bounds on vote probabilities. It is negative if nothing is
+        certified.
 
         `probability` holds, for each vote, a lower bound on the probability of the class. The radius must not decrease
         if a bound increases.
@@ -147,7 +149,7 @@ class LabelCorrector(Protocol):
 
 @runtime_checkable
 class EarlyLearningFollower(Protocol):
-    """Notified after each epoch of the classes whose early-learning phase has ended.
+    """A module that is notified, after each epoch, of the classes for which early learning has ended.
 
     The early learning of these classes may also have ended in an earlier epoch. Called on all ranks, after
     `on_early_learning_end` of the same epoch.
@@ -161,7 +163,7 @@ class LabelStore(Protocol):
     """A DataModule whose training labels can be corrected; corrections take effect in the next epoch.
 
     Training batches also hold the originally given labels, as `original_label`. `correct_labels` must be called equally
-    often on all ranks, each with its own samples or with none. Afterwards every rank has all corrections.
+    often on all ranks. Each rank passes its own samples, or none. Afterwards every rank has all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -169,7 +171,7 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class TrainingSamples(Protocol):
-    """A DataModule with a known number of training samples; its batches hold each sample's position as `index`."""
+    """A DataModule with a known number of training samples. Its batches hold the position of each sample as `index`."""
 
     num_train_samples: int
 
@@ -202,10 +204,14 @@ class TrainingImageSource(Protocol):
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that can hold out a fold of its training images, whose labels an unbiased network then scores."""
+    """A DataModule that can hold out a fold of its training images. A network that was not trained on the fold then
+    scores its labels.
+    """
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return a dataloader over this rank's shard of the fold, in the set's order; None without a held-out fold."""
+        """Return a dataloader over this rank's shard of the fold, in the order of the training set. Return None if no
+        fold is held out.
+        """
         ...
 
 
@@ -222,11 +228,15 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets under distribution shift."""
 
     def check_shifted_tests(self) -> None:
-        """Raise the error of `shifted_test_loaders` if a set is missing or damaged, or none is given; read no image."""
+        """Raise the errors of `shifted_test_loaders` without reading images: a set is missing or damaged, or no set is
+        given.
+        """
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Return dataloaders by dataset name; if a set covers only some classes, batches list these as `classes`."""
+        """Return dataloaders by dataset name. If a set covers only some classes, its batches list these classes as
+        `classes`.
+        """
         ...
 
 
@@ -291,7 +301,8 @@ class EffectiveNetwork(Protocol):
     """A module whose network computes with functions of its trained weights."""
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights used in evaluation mode, by the plain network's names, and a description of each layer.
+        """Return the weights that are used in evaluation mode, under the names of the plain network, and a description
+        of each layer.
 
         The description must be serialisable as JSON.
         """
@@ -309,7 +320,7 @@ class Detector(Protocol):
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a module that lacks a protocol's members; otherwise return the module, typed.
+    """Reject a module that lacks members of a protocol. Otherwise return the module with the type of the protocol.
 
     Args:
         module: LightningModule or DataModule; None if a run has no DataModule.
@@ -334,7 +345,8 @@ def _missing(thing: Any, protocol: type) -> list[str]:
 
 
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a run whose DataModule lacks a protocol's members; otherwise return the DataModule, typed. See `require`.
+    """Reject a run if its DataModule lacks members of a protocol. Otherwise return the DataModule with the type of the
+    protocol. See `require`.
 
     If the user passes a dataloader or a DataModule from outside this project, the dataset of the training dataloader is
     used instead, where possible (`OwnTrainingSet`).

@@ -22,7 +22,7 @@ DataLoaderSource = _DataLoaderSource
 
 
 def loader_source(loop: Any) -> Any:
-    """Return the source of a loop's dataloader, since dataloaders do not exist yet at setup."""
+    """Return the source of the dataloader of a loop. At setup, dataloaders do not exist yet."""
     return loop._data_source
 
 
@@ -32,15 +32,19 @@ def replace_loader_source(loop: Any, source: Any) -> None:
 
 
 def repeats_samples(trainer: Any) -> bool:
-    """Whether Lightning adds samplers that pad ranks to equal shards; no public attribute keeps this argument."""
+    """Return whether Lightning adds samplers that pad all shards to equal length. No public attribute holds this
+    argument.
+    """
     return trainer._accelerator_connector.use_distributed_sampler
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Whether DDP allows parameters without a gradient; no public attribute keeps this argument."""
+    """Return whether DDP allows parameters without a gradient. No public attribute holds this argument."""
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
 
 def before_batch_transfer(module: Any, batch: Any) -> Any:
-    """Call the hook that precedes a batch's move to the device: the DataModule's hook if any, else the module's."""
+    """Call the hook that runs before a batch is moved to the device: the hook of the DataModule if there is one, and
+    otherwise the hook of the module.
+    """
     return module._on_before_batch_transfer(batch)

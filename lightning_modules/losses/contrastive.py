@@ -1,6 +1,6 @@
 """Contrastive losses over the global batch, and cosine similarities.
 
-NT-Xent of SimCLR: each view of an image must identify the image's other view among all other views of the batch.
+NT-Xent of SimCLR: each view of an image must identify the other view of the same image among all views of the batch.
 
     L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a.
 
@@ -26,7 +26,7 @@ from lightning_modules.full_precision import in_full_precision
 def nt_xent(
     first: Tensor, second: Tensor, all_first: Tensor, all_second: Tensor, offset: int, temperature: float
 ) -> Tensor:
-    """Compute L for this rank's images, contrasted with all images of the global batch.
+    """Compute L for the images on this rank, contrasted with all images of the global batch.
 
     Args:
         first: one view of each image, `[b, D]`; need not be normalised.

@@ -26,11 +26,13 @@ class Mixing(NamedTuple):
     """`[B]`, int64, on the CPU: a permutation of the global batch, see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Compute l value + (1 - l) (partner's value) for this rank's rows `[b, ...]`."""
+        """Compute l times the value plus (1 - l) times the value of the partner, for the rows of this rank, `[b,
+        ...]`.
+        """
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Fetch the partners' values for this rank's rows `[b, ...]`. Must be called on every rank."""
+        """Fetch the values of the partners of this rank's rows, `[b, ...]`. Must be called on every rank."""
         return partner_rows(value, self.partner)
 
 
@@ -59,8 +61,8 @@ class SoftLabels:
         mixup_alpha: parameter of mixup's Beta distribution; 0 turns mixup off.
         cutmix_alpha: parameter of CutMix's Beta distribution; 0 turns CutMix off.
         smoothing: fraction of a label spread over all classes, in [0, 1).
-        all_right: for binary cross-entropy, give every class of a mixed image the target 1, as in DeiT III, instead of
-            its mixing weight.
+        all_right: for binary cross-entropy, give every class in a mixed image the target 1 instead of its mixing
+            weight, as in DeiT III.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -81,7 +83,7 @@ class SoftLabels:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed; label smoothing alone does not count."""
+        """Return whether images are mixed. Label smoothing alone does not mix images."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +116,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each sample with the preceding sample of the global batch.
 
-    The transform mixes neighbours within its input, so this rank's samples are placed after their partners.
+    The transform mixes each sample with the one before it in its input. Each sample of this rank is therefore placed
+    after its partner.
     """
     size = rows_of_batch(len(image))
     if size == len(image):

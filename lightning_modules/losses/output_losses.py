@@ -1,7 +1,7 @@
 """Losses of network outputs, summed over samples, and mean losses over the training set by epoch.
 
-If the gradient of the loss with respect to the outputs is expensive, as for a simulator, optimizers are compared by the
-number of these gradients. A hook on the loss counts these gradients.
+The gradient of the loss with respect to the outputs may be expensive, as for a simulator. Optimizers are then compared
+by the number of these gradients. A hook on the loss counts these gradients.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class CountedLoss(nn.Module):
     """A summed loss that counts how often its gradient with respect to the outputs is computed.
 
     Args:
-        loss: maps outputs and targets to the sum of the samples' losses, such as a loss of torch with
+        loss: maps outputs and targets to the sum of losses over samples, such as a loss of torch with
             `reduction="sum"`.
 
     Raises:
@@ -100,7 +100,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss summed over all samples and ranks, the gradient's norm, and the number of samples."""
+        """Return the loss summed over all samples and ranks, the norm of the gradient, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:

@@ -1,4 +1,5 @@
-"""Products of vectors with the Hessian of a network's mean cross-entropy, or with the Hessian's Gauss-Newton part.
+"""Products of vectors with the Hessian of the mean cross-entropy of a network, or with the Gauss-Newton part of the
+Hessian.
 
     H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
 
@@ -33,11 +34,11 @@ BatchNorm = Literal["batch", "running"]
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Context manager that defines a network's curvature: dropout is off, and BatchNorm's statistics do not change.
+    """Context manager in which curvature is measured: dropout is off, and the statistics of BatchNorm do not change.
 
     Args:
-        network: network, whose previous state is restored afterwards.
-        batch_norm: statistics used by BatchNorm: of each batch, or running averages.
+        network: network; its state is restored afterwards.
+        batch_norm: statistics that BatchNorm uses: those of each batch, or running averages.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -90,7 +91,7 @@ def refuse_without_curvature(
 
 @contextmanager
 def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Measure the memory that autograd graphs created in the context keep, by address, without given tensors.
+    """Measure the memory that the autograd graphs of this context keep, by address. Given tensors are not counted.
 
     Args:
         apart_from: tensors to exclude, since they stay in memory anyway.
@@ -112,8 +113,8 @@ class CurvatureProduct:
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; the trainable parameters are w.
-        batches: this rank's inputs and labels `[B]`, batch by batch. Gradients with their graphs are kept for the first
-            batch, and for further batches up to 2 GiB; this halves the cost of the next products with these batches.
+        batches: this rank's inputs and labels `[B]`, batch by batch. Gradients and their graphs are kept for the first
+            batch, and for more batches up to 2 GiB. This halves the cost of further products with these batches.
         matrix: `hessian`, or `gauss_newton`, which is positive semidefinite.
 
     Raises:
@@ -166,7 +167,7 @@ class CurvatureProduct:
         return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
 
     def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute v^T H, equal to H v since H is symmetric, by a product that every layer supports."""
+        """Compute v^T H by a product that every layer supports. It equals H v because H is symmetric."""
         leaves = list(self.leaves.values())
         if self.version != (version := sum(times_written(each) for each in leaves)):  # the weights have changed
             self.gradients, self.kept, self.version = {}, 0, version

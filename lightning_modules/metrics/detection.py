@@ -1,17 +1,19 @@
 """Metrics of a confidence that should be higher for in-distribution inputs than for other inputs.
 
-AUROC: probability that an in-distribution input has a higher confidence than another input; ties count half. AUPR in:
+AUROC: probability that an in-distribution input has a higher confidence than an out-of-distribution input; ties count
+    half. AUPR in:
 average precision with the in-distribution inputs as positives. AUPR out: average precision with the other inputs as
 positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that accepts 95 %
 of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
 The TNR threshold is the k-th lowest of N in-distribution confidences, with 1 - k/N closest to .95.
-As in the authors' code, other inputs tied with the threshold do not count as below the threshold.
+As in the authors' code, out-of-distribution inputs with exactly the confidence of the threshold do not count as below
+it.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
 and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 3.1. The authors' code integrates precision over recall
-by the trapezoidal rule, whereas average precision sums steps. The difference is below 1 / (number of inputs), unless
+by the trapezoidal rule. Average precision sums steps instead. The difference is below 1 / (number of inputs), unless
 many inputs are tied.
 """
 
@@ -40,7 +42,7 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
         true_positive_rate: true positive rate that sets the threshold, in (0, 1].
 
     Returns:
-        `[]`, float64; 0 if the in-distribution inputs are so few that the closest TPR is 1.
+        `[]`, float64. It is 0 if there are so few in-distribution inputs that the closest TPR is 1.
     """
     N = len(in_distribution)
     distance = (1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs()
@@ -112,7 +114,7 @@ class DetectionResult:
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Return the metrics of each dataset, and the means of one score's metrics over the first datasets, by name.
+    """Return the metrics of each dataset by name. For one score, also return means over the first datasets.
 
     Args:
         detections: results, one for each dataset.

@@ -8,11 +8,10 @@ computed under Gaussian windows of 11 x 11 pixels and standard deviation 1.5 ins
 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image averages the channels. A dataset's value is the mean over its
 images.
 
-Published tables use three protocols. Tables for additive Gaussian noise (DnCNN, FFDNet, KAIR) and SIDD clip the
-estimate to
-[0, 1] and round both images to 256 levels (`rounded`); other tables only clip the estimate (`clipped`), or use the
-network's output unchanged (`unclipped`). Clean 8-bit images are the same in all three protocols. Below 35 dB, rounding
-changes the PSNR by less than 0.01 dB.
+Published tables use three protocols. Published tables differ in preprocessing. For additive Gaussian noise (DnCNN,
+FFDNet, KAIR) and SIDD, the estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other
+tables only clip the estimate (`clipped`), or use the output of the network unchanged (`unclipped`). Clean 8-bit images
+are the same in all three protocols. Below 35 dB, rounding changes the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
@@ -67,9 +66,9 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
 
 
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute each image's structural similarity (SSIM), in the images' precision, at least float32.
+    """Compute the structural similarity (SSIM) of each image, in the precision of the images, but at least in float32.
 
-    float64 takes fifteen times as long, and changes a photograph's mean SSIM by less than 1e-6.
+    float64 takes fifteen times as long, and changes the mean SSIM of a photograph by less than 1e-6.
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
@@ -130,14 +129,14 @@ class ImageQuality(MeasuredItems):
         """Measure a batch.
 
         Args:
-            degraded: `[B, C, H, W]`; measured only if as large as the clean image. SSIM is skipped for images smaller
-                than the window.
+            degraded: `[B, C, H, W]`; measured only if it has the size of the clean image. SSIM is skipped for images
+                smaller than the window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
             index: `[B]`, position in the dataset.
             name: `[B]`, names of the images.
             loader: index of the dataloader.
-            others: further estimates by name; their metrics are named `<name>_<measure>`.
+            others: other estimates by name; their metrics are named `<name>_<measure>`.
         """
         values = {}
         for key, measure in self.measures.items():

@@ -36,7 +36,7 @@ def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
-    """Run Lanczos steps with one product each, or fewer steps if the Krylov space has a smaller dimension.
+    """Run Lanczos steps with one product each. There are fewer steps if the Krylov space has a smaller dimension.
 
     Args:
         product: computes H v for a symmetric H, the same on all ranks.

@@ -31,8 +31,8 @@ class MeasuredItems:
     def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
         """End an epoch: fill `table` and return the means by dataset name and metric. Must be called on every rank.
 
-        The means are bitwise independent of the number of ranks. An item repeated on several ranks by a padding sampler
-        counts once.
+        The means are the same, bit for bit, for any number of ranks. If a padding sampler repeats an item on several
+        ranks, the item counts once.
 
         Args:
             set_names: names of the datasets, by index.

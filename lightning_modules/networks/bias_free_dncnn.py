@@ -1,4 +1,4 @@
-"""A DnCNN without additive constants: scaling an image scales the estimate by the same factor.
+"""A DnCNN without additive constants. If the image is multiplied by a factor, so is the estimate.
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 

@@ -1,4 +1,4 @@
-"""A dilated blind-spot network, whose output at a pixel does not depend on that pixel.
+"""A dilated blind-spot network: the output at a pixel does not depend on that pixel.
 
 Two branches start with a convolution without centre tap, 3x3 in one branch and 5x5 in the other. Further layers are 1x1
 convolutions, and 3x3 convolutions with dilation 2 and 3, whose taps lie on multiples of 2 and 3 pixels. Therefore no
@@ -84,8 +84,8 @@ class BlindSpotNetwork(nn.Module):
         in_channels: channels of an image, C.
         channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
-        module_relu: end dilated modules with a ReLU before the input is added, and use He-normal initial weights, as in
-            C-BSN; AP-BSN and SDAP do neither.
+        module_relu: end dilated modules with a ReLU before the input is added, and use He-normal initial weights. C-BSN
+            does both; AP-BSN and SDAP do neither.
 
     Raises:
         ValueError: if a number is out of range.

@@ -2,8 +2,8 @@
 
     y = ReLU(x + BN(conv(ReLU(BN(conv(x))))))
 
-Where a stage halves the resolution, the shortcut is either parameter-free (A: every second pixel, missing channels
-zero) or a strided 1x1 convolution with batch normalisation (B).
+Where a stage halves the resolution, there are two kinds of shortcut. Shortcut A has no parameters: it takes every
+second pixel, and new channels are zero. Shortcut B is a strided 1x1 convolution with batch normalisation.
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
 """
@@ -22,8 +22,8 @@ def subsampled(image: Tensor, out_channels: int) -> Tensor:
         out_channels: number of output channels, at least C.
 
     Returns:
-        `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with equally many zero channels before and after
-        the given channels.
+        `[B, out_channels, ceil(H/2), ceil(W/2)]`, every second pixel. Equally many zero channels are added before and
+        after the given channels.
     """
     missing = out_channels - image.shape[1]
     return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))

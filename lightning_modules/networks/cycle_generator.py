@@ -1,7 +1,7 @@
 """Generators for image translation: a residual network and a U-Net, with instance normalisation.
 
-Both return unbounded values; methods apply a sigmoid or tanh themselves. Their last layer is separate, which lets a
-method scale its input features.
+Both return unbounded values; methods apply a sigmoid or tanh themselves. The last layer is a separate module, so that a
+method can scale its input features.
 
 Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv
 1703.10593, appendix 7.2 (the residual network, after Johnson et al., 2016); Isola et al., CVPR 2017, arXiv 1611.07004

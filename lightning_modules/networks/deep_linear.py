@@ -8,7 +8,7 @@ from datamodules.arguments import at_least
 
 
 class DeepLinear(nn.Module):
-    """A product of matrices without biases; the narrowest matrix bounds the product's rank.
+    """A product of matrices without biases. The narrowest matrix bounds the rank of the product.
 
     Args:
         in_features: number of values of an input.

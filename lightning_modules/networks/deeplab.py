@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class PlainLogits(nn.Module):
-    """Wrap a torchvision segmentation network to return one tensor of logits instead of a dict.
+    """Wrapper that lets a torchvision segmentation network return a tensor of logits instead of a dict.
 
     Args:
         network: maps images `[B, C, H, W]` to a dict with logits `[B, K, H, W]` under `out`.
@@ -43,9 +43,9 @@ def deeplabv3_resnet50(
     Args:
         num_classes: K, number of pixel categories, including the background.
         pretrained_backbone: use torchvision's ImageNet weights of the ResNet-50, from its cache or downloaded.
-        weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network; a
-            last layer with another number of categories is reinitialised, and an auxiliary classifier is dropped. The
-            file may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
+        weights: local file of weights, or folder that contains one. The file may hold a whole torchvision network. If
+            its last layer has another number of categories, the last layer is reinitialised. An auxiliary classifier is
+            dropped. The file may also hold a ResNet-50 classifier, whose layers are loaded into the backbone.
         normalize: normalise images in [0, 1] inside the network by ImageNet's mean and standard deviation; false
             expects normalised images.
 

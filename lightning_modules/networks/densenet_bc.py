@@ -2,8 +2,8 @@
 
     x_l = [x_{l-1}, conv3x3(ReLU(BN(conv1x1(ReLU(BN(x_{l-1}))))))],    transition(x) = pool(conv1x1(ReLU(BN(x))))
 
-Each layer of a block adds k channels through a bottleneck of 4k channels; each of the two transitions keeps a fraction
-of the channels and halves height and width. With depth 6n + 4, each block has n layers.
+Each layer of a block adds k channels through a bottleneck of 4k channels. Each of the two transitions keeps a fraction
+of the channels, and halves height and width. With depth 6n + 4, each block has n layers.
 
 Source: Huang, Liu, van der Maaten and Weinberger, Densely Connected Convolutional Networks, CVPR 2017, arXiv
 1608.06993, section 3; initialised as in section 4.2.

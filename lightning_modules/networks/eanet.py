@@ -1,6 +1,6 @@
 """The network of EDiffSR, without spatial attention: convolutions, products of channel halves, and channel gates.
 
-From the state x_t, the degraded image mu and the time, the network computes at each pixel,
+The inputs are the state x_t, the degraded image mu and the time. At each pixel, the network computes
 
     h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
 
@@ -49,7 +49,7 @@ class ChannelNorm(nn.Module):
 
 
 class GatedConvolutions(nn.Module):
-    """Two convolutions, with channels gated by their average over the image.
+    """Two convolutions, followed by a gate for each channel that depends on the average of the channel over the image.
 
     Args:
         channels: number of channels C of the images `[B, C, H, W]`.

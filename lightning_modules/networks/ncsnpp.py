@@ -1,13 +1,14 @@
 """NCSN++ and DDPM++: U-Nets of score models, with residual blocks that also change the resolution.
 
-Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples; every
+Each level has residual blocks, self-attention at some resolutions, and a residual block that down- or upsamples. Every
 sum of two branches is divided by sqrt(2). NCSN++ resamples with the filter [1, 3, 3, 1], adds a pyramid of the noisy
-image in the encoder, embeds log sigma by random Fourier features and divides its output by sigma, which makes the
-output an estimate of the score under noise sigma. DDPM++ has none of these parts; it embeds a time in 0..999 by sines
-and cosines and predicts the noise.
+image in the encoder, and embeds log sigma by random Fourier features. It divides its output by sigma; the output then
+estimates the score under noise sigma. DDPM++ has none of these parts. It embeds a time in 0..999 by sines and cosines,
+and predicts the noise.
 
-Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are zero; s is 1
-except for queries, keys and values (0.1), and for the last layer of each branch and of the network (1e-10).
+Blocks are diffusers'. Initial weights are uniform with variance s / mean(fan_in, fan_out), and biases are zero. s is
+0.1 for queries, keys and values, 1e-10 for the last layer of each branch and of the network, and 1 for all other
+layers.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
 2011.13456, appendix H; numbers of parameters as in the authors' code.
@@ -126,7 +127,7 @@ class NCSNpp(nn.Module):
             self-attention.
         dropout: dropout probability inside residual blocks.
         fir: resample with the filter [1, 3, 3, 1] instead of averages and copies.
-        input_pyramid: `residual` adds a convolution of the downsampled image and passes the sum on to the next level;
+        input_pyramid: `residual` adds a convolution of the downsampled image, and the next level downsamples the sum.
             `skip` adds a 1x1 convolution of the downsampled image.
         output_pyramid: `skip` sums the outputs of all resolutions.
         embedding: `fourier` for noise levels sigma, `positional` for times in 0..999.

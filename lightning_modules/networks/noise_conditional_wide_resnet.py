@@ -2,7 +2,7 @@
 
     y = s + conv(GN-ReLU(conv(GN-ReLU(x)) + W swish(e))).
 
-Here e is an embedding of log sigma by random Fourier features and two linear layers; the shortcut s is x,
+Here e is an embedding of log sigma by random Fourier features and two linear layers. The shortcut s is x,
 average-pooled and padded with zero channels. The network standardises each image.
 
 Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv

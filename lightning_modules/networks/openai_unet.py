@@ -1,8 +1,8 @@
 """Load OpenAI's weights of improved diffusion and guided diffusion into diffusers' `UNet2DModel`.
 
 OpenAI's and diffusers' U-Nets have the same layers in the same order, with different names. In the published files,
-`input_blocks` and `output_blocks` number the layers across all levels, and the residual blocks and the attention of a
-level share a number. Queries, keys and values are stored together for each head.
+`input_blocks` and `output_blocks` number the layers across all levels. A residual block and the attention after it have
+the same number. Queries, keys and values are stored together for each head.
 
 Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
 and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
@@ -51,7 +51,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
 
 
 def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
-    """Convert a published state dict to the names and shapes of `unet`, which must have the file's layout.
+    """Convert a published state dict to the names and shapes of `unet`, which must have the layout of the file.
 
     Raises:
         ValueError: if published weights are missing, or `unet` has no layer for them; the message names them.
@@ -87,7 +87,7 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
 
 
 def layers(unet: Any) -> Iterator[tuple[str, str]]:
-    """Yield each layer's published and diffusers names: residual blocks, attentions, and single layers."""
+    """Yield the published name and the diffusers name of each layer: residual blocks, attentions, and single layers."""
     yield "time_embed.0", "time_embedding.linear_1"
     yield "time_embed.2", "time_embedding.linear_2"
     yield "input_blocks.0.0", "conv_in"

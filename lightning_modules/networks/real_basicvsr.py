@@ -5,9 +5,9 @@
     y_t = up(v_t) + U(b_t, f_t)
 
 B, F and clean are residual convolutional networks; U fuses both directions and upscales by pixel shuffle, once or
-twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, each clip's own residue
-decides how often the clip is cleaned; the authors' code uses the batch mean, by which results depend on the batch. For
-mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
+twice; up is bilinear interpolation. In training, each clip is cleaned once. In evaluation, the residue of a clip
+decides how often the clip is cleaned. The authors' code uses the mean residue of the batch, so that results depend on
+the batch. For mirrored clips, both directions of flow are computed; the authors' code copies one from the other.
 
 Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
 2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
@@ -29,7 +29,9 @@ MOST_CLEANINGS = 3
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
-    """Initialise a convolution's weights by Kaiming He's method for ReLU with a scale factor, and its bias by zero."""
+    """Initialise the weights of a convolution by Kaiming He's method for ReLU with a scale factor, and the bias by
+    zero.
+    """
     nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
         layer.weight.mul_(scale)

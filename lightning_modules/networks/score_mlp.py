@@ -2,9 +2,9 @@
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
-Here v is the image, mapped by 2 x - 1 if its range is [0, 1], and `out` is a linear map of the features of
-`time_conditioned_mlp.py`. `skip` adds the input times a learned function of the level, because noise with more values
-than `width` cannot pass through the hidden layers.
+Here v is the image; images in [0, 1] are first mapped by 2 x - 1. `out` is a linear map of the features of
+`time_conditioned_mlp.py`. `skip` adds the input times a learned function of the level. It is needed because noise with
+more values than `width` cannot pass through the hidden layers.
 """
 
 import math
@@ -24,8 +24,8 @@ class ScoreMLP(nn.Module):
         image_shape: channels, height and width of an image.
         width: width of the hidden layers; even.
         depth: number of residual blocks.
-        told_sigma: true for noise levels sigma as input and images in [0, 1] before noise is added; the output is then
-            divided by sigma. False for times up to 1,000 as input and images in [-1, 1].
+        told_sigma: whether the second input is a noise level sigma, and images are in [0, 1] before noise is added; the
+            output is then divided by sigma. False for times up to 1,000 as input and images in [-1, 1].
         skip: add a multiple of the input to the output.
     """
 

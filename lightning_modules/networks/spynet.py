@@ -50,7 +50,7 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
 
 
 class ZeroFlow(nn.Module):
-    """Return zero flow, as if frames did not move. Suits small networks that have no trained flow network."""
+    """Return zero flow, as if frames did not move. Use it for small networks without a trained flow network."""
 
     least_side = 1
 
@@ -117,7 +117,7 @@ class SPyNet(nn.Module):
 
 
 def _own_name(key: str) -> str:
-    """Translate a layer name of BasicSR or mmediting; mmediting's numbers skip activations."""
+    """Translate a layer name of BasicSR or mmediting. The numbers of mmediting skip activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

@@ -2,8 +2,8 @@
 
     tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
 
-The time embedding c, which no MLP follows, is defined in `time_embedding.py`. Blocks are pre-norm, and queries, keys
-and values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
+The time embedding c is defined in `time_embedding.py`; no MLP follows it. Blocks are pre-norm, and queries, keys and
+values have no bias. For B patches of p x p pixels, C channels, width D and depth L, the number of parameters is
 
     L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
 
@@ -36,7 +36,7 @@ class TimeConditionedViT(nn.Module):
         num_heads: number of attention heads; divides `width`.
         in_channels: C.
         final_norm: apply a last LayerNorm to the feature.
-        initialization: initialisation of linear layers and patch embedding: `default` is PyTorch's; `moco_v3` is
+        initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3` is
             uniform by fan-in and fan-out, separately for queries, keys and values, with zero biases.
         train_patches: train the patch embedding; false keeps its initial weights.
 

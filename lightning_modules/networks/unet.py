@@ -36,8 +36,8 @@ class UNet(nn.Module):
         in_channels: channels of an image, C.
         num_classes: categories of a pixel, K.
         widths: channels of each level, from full resolution down.
-        halved: let the first convolution of each double convolution in the decoder halve the channels; false lets it
-            output the next level's number of channels.
+        halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
+            if false, it outputs the number of channels of the next level.
 
     Raises:
         ValueError: if there are fewer than two levels, or a width is less than 1.

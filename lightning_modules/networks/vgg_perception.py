@@ -1,4 +1,4 @@
-"""Perceptual distance of images: absolute differences of VGG19's features before five of its ReLUs.
+"""Perceptual distance of images: absolute differences of the features of VGG19 before five of its ReLUs.
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 

@@ -1,8 +1,8 @@
 """Select the kept column-row pairs of a product, and their weights.
 
-The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. With probabilities p, in descending order p_(1), p_(2),
-..., WTA-CRS keeps k pairs: the set C of the c most probable pairs, unchanged, and k - c pairs sampled from the others
-with replacement,
+The product of G^T and H is a sum over M pairs, sum_i g_i h_i^T. Let p be probabilities, in descending order p_(1),
+p_(2), .... WTA-CRS keeps k pairs: the set C of the c most probable pairs, and k - c pairs that are sampled from the
+others with replacement,
 
     sum_{i in C} g_i h_i^T + sum_j (1 - P_C) / ((k - c) p_j) g_j h_j^T,     P_C = sum_{i in C} p_i.
 
@@ -26,12 +26,13 @@ FLOOR = 1e-8
 
 
 def budget(num_pairs: int, ratio: float) -> int:
-    """Compute the number k of kept pairs, of M: a fraction of M, but at least ten and at most M."""
+    """Compute the number k of pairs to keep: a fraction of M, but at least ten and at most M."""
     return min(max(int(num_pairs * ratio), LEAST_PAIRS), num_pairs)
 
 
 def pair_probabilities(rows: Tensor, gradient_norms: Tensor | None) -> Tensor:
-    """Compute probabilities p, proportional to the norm of each row h times the estimated norm of its partner g.
+    """Compute probabilities p that are proportional to the norm of row h times the estimated norm of row g of each
+    pair.
 
     Args:
         rows: H, `[..., M, d]`, in any precision.
@@ -51,11 +52,12 @@ def num_winners(ascending: Tensor, k: int) -> Tensor:
     """Compute c, the number of pairs kept with certainty, which minimises (1 - P_C) / (k - c).
 
     Args:
-        ascending: sums of the smallest probabilities, `[R, M]`: column j sums the j + 1 smallest.
+        ascending: sums of the smallest probabilities, `[R, M]`; column j is the sum of the j + 1 smallest ones.
         k: number of kept pairs, below M.
 
     Returns:
-        A scalar, int64, in 0 ... k - 1; several rows have a common c, which minimises their mean objective.
+        A scalar, int64, in 0 ... k - 1. If there are several rows, they share the c that minimises the mean of their
+        objectives.
     """
     rest = ascending.flip(-1)[:, :k]  # 1 - P_C for c = 0 ... k - 1
     return (rest / (k - torch.arange(k, device=rest.device))).mean(dim=0).argmin()
@@ -73,7 +75,7 @@ def chosen_pairs(
         estimator: wta_crs, crs (no winners) or top_k (the most probable pairs with weight 1; biased).
 
     Returns:
-        Positions of the pairs, `[R, k]`, int64, winners first, and their weights, `[R, k]`.
+        Positions of the pairs, `[R, k]`, int64, with the winners first; and the weights of the pairs, `[R, k]`.
     """
     num_pairs = probability.shape[-1]
     sorted_p, order = probability.sort(dim=-1)

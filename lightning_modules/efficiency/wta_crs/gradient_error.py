@@ -15,7 +15,7 @@ from lightning_modules.interfaces import Table
 
 
 def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
-    """Measure ||estimate - exact|| / ||exact|| for each layer's weight on a global batch.
+    """Measure ||estimate - exact|| / ||exact|| for the weight of each layer on a global batch.
 
     The batch runs once with all activations, and once for each estimator, with the same dropout masks.
 

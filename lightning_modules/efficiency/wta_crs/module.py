@@ -36,14 +36,15 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Change a network in place to compute gradients of products from sampled pairs; parameters keep their names.
+    """Change a network in place, so that gradients of products are computed from sampled pairs. Parameters keep their
+    names.
 
     Args:
         network: any network from timm, transformers or torch.
         layers: name patterns of linear layers, see `layers_named`.
         attention: name patterns of attention modules.
         sampler: sampler of the network.
-        compact: also save less in dropout, ReLU and layer normalisation.
+        compact: also store less for the backward pass of dropout, ReLU and layer normalisation.
 
     Raises:
         ValueError: if a pattern matches nothing, or matches a frozen layer.
@@ -66,12 +67,13 @@ class WTACRS(ClassifierSteps, MethodModule):
         attention: name patterns of attention modules whose two products are sampled.
         ratio: fraction of the tokens to keep, in (0, 1]; at least ten tokens are kept.
         estimator: wta_crs, crs (plain column-row sampling) or top_k (only the most probable tokens; biased).
-        compact: save masks of dropout and ReLU in bits, and layer normalisation's output instead of its input.
+        compact: store masks of dropout and ReLU as bits, and the output of layer normalisation instead of its input.
         shares: number of parts of a batch that are sampled separately, a multiple of the number of ranks; None uses the
             number of ranks.
-        measure_error: compare estimated with exact gradients of the layers on each epoch's last batch, for each
-            estimator. The mean error of the estimator in use is logged as `train/gradient_error` and, for the last
-            epoch, as `test/gradient_error`. The comparison needs memory for all activations of that batch.
+        measure_error: compare the estimated gradients of the layers with exact gradients, on the last batch of each
+            epoch and for each estimator. The mean error of the estimator in use is logged as `train/gradient_error`
+            and, for the last epoch, as `test/gradient_error`. The comparison needs memory for all activations of that
+            batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -157,7 +159,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Errors of the layers' gradients in the last epoch, if measured."""
+        """Errors of the gradients of the layers in the last epoch, if they were measured."""
         return {"gradient_error": table_of(self.errors)} if self.errors else {}
 
     def configure_optimizers(self) -> Any:
@@ -180,7 +182,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_batch_size(batch))
 
     def _store(self) -> None:
-        """Store the norms measured in the last step, for the gradients of each sample's own loss."""
+        """Store the norms that were measured in the last step, converted to gradients of the loss of each sample."""
         norms = self.sampler.measured()
         if self._unstored is None or norms is None:
             return

@@ -3,7 +3,7 @@
     Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; outputs, dL/dH = G W and dL/db are exact
     Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
 
-The forward pass computes the norms of H, and takes the norms of G from the sample's previous epoch.
+The forward pass computes the norms of H. The norms of G are those of the same sample in the previous epoch.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class Sampler:
-    """State shared by the sampled products of a network: budget, estimator, and the current samples' gradient norms.
+    """State that the sampled products of a network share: budget, estimator, and the gradient norms of the current
+    samples.
 
-    Unless `begin_step` is called, no norms are known and sampling uses torch's own generator.
+    Before `begin_step` is called, no norms are known, and sampling uses the global generator of torch.
 
     Args:
         ratio: fraction of the pairs to keep, in (0, 1].
@@ -43,8 +44,10 @@ class Sampler:
 
         Args:
             samples: b, number of samples on this rank.
-            known: gradient norms of the samples' previous epoch, `[b, F]`, as returned by `measured`; 0 if unknown.
-            generators: one generator for each separately sampled part; of n parts, sample j belongs to part j mod n.
+            known: gradient norms of the samples in the previous epoch, `[b, F]`, as returned by `measured`; 0 if
+                unknown.
+            generators: one random generator for each part of the batch that is sampled separately. With n parts, sample
+                j belongs to part j mod n.
         """
         self.samples, self.known, self.generators = samples, known, generators
         for product in self.products:
@@ -52,12 +55,15 @@ class Sampler:
 
     @property
     def widths(self) -> list[int]:
-        """Number of gradient norms of a sample in each product, in the order of definition; 0 for a product never
-        called."""
+        """Number of gradient norms of a sample in each product, in the order of definition; 0 for a product that was
+        never called.
+        """
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
-        """Return the step's gradient norms, `[b, F]`, in single precision or better; None before a backward pass."""
+        """Return the gradient norms of the step, `[b, F]`, in single precision or better. Return None before a backward
+        pass.
+        """
         found = [product.measured for product in self.products]
         like = next((norms for norms in found if norms is not None), None)
         if like is None:
@@ -86,7 +92,8 @@ class SampledProduct:
         """Register the number of gradient norms of a call, and return the known norms, `[b, numbers / b]`, if any.
 
         Raises:
-            ValueError: if the number differs between samples or steps, or the layer is called twice in a step.
+            ValueError: if the number differs between samples or between steps, or if the layer is called twice in a
+                step.
         """
         sampler = self.sampler
         if sampler.samples is None:
@@ -202,7 +209,7 @@ def row_norms(gradient: Tensor, dim: int = -1) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer that saves only the chosen rows of its input, for the weight's gradient."""
+    """A linear layer that stores only the chosen rows of its input, for the gradient of its weight."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, product: SampledProduct) -> Tensor:
@@ -267,7 +274,7 @@ class _Product(torch.autograd.Function):
 
 
 def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """If autocast is on, cast single precision to autocast's precision, as torch's own layers do."""
+    """If autocast is on, cast single precision to the precision of autocast, as the layers of torch do."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return list(tensors)
@@ -281,9 +288,10 @@ def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> T
 
 
 class SampledLinear(nn.Linear):
-    """A linear layer that shares another layer's parameters; its weight gradient uses sampled rows of its input.
+    """A linear layer that shares the parameters of another layer. The gradient of its weight uses sampled rows of its
+    input.
 
-    Without gradients, and in evaluation mode, the layer computes like the plain layer.
+    In evaluation mode, or if gradients are disabled, the layer computes exactly like the plain layer.
     """
 
     def __init__(self, layer: nn.Linear, product: SampledProduct) -> None:

@@ -9,7 +9,8 @@ class TrainingPassCorrection:
     """Correct labels by the merge rule, as for SegTHOR, with predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected once per period of
-    `every_n_epochs` epochs: the first time the test finds in that period that the category's early learning has ended.
+        `every_n_epochs` epochs. This happens the first time in the period that the test finds early learning to have
+        ended for the category.
     Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must have one size and no
     augmentation.
 
@@ -44,13 +45,14 @@ class EvaluationPassCorrection:
     Correction starts when the early learning of any category ends. Corrections do not accumulate: each correction
     starts from the original labels. Probabilities are softmax(mean over scales of the logits / temperature). From epoch
     `flip_from_epoch` on, the authors also refine the probabilities by a dense CRF; the CRF is omitted here. According
-    to the authors' code, the start epoch of CRF and flipping makes no significant difference; the code does not report
-    the effect of the CRF itself. The command in the authors' README uses both CRF and flipping.
+    to the authors' code, the start epoch of CRF and flipping makes no significant difference. The code says nothing
+    about the effect of the CRF itself. The command in the authors' README uses both CRF and flipping.
 
     Args:
         threshold: tau, in [0, 1]: a label is replaced only if the largest probability exceeds tau.
         scales: image scales whose logits are averaged.
-        temperature: divisor of the logits; the number of training scales undoes the scale weights in the cross-entropy.
+        temperature: divisor of the logits. The number of training scales is the value that undoes the scale weights in
+            the cross-entropy.
         flip_from_epoch: first epoch, counted from 0, that also averages over horizontally flipped images; None disables
             flipping.
 
