@@ -14,7 +14,9 @@ from lightning_modules.training.requirements import require_unused_parameters
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
-    """Return the index of the network to train: 0 in the first half of an epoch's batches, 1 in the second."""
+    """Return the index of the network to train, which is 0 in the first half of the batches of an epoch and 1 in the
+    second half.
+    """
     return int(2 * batch_idx >= batches_per_epoch)
 
 
@@ -23,7 +25,7 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
 
     Args:
         trainer: trainer of the current fit.
-        module: module whose class name the messages give.
+        module: module; messages give the name of its class.
 
     Raises:
         ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not allow unused parameters.

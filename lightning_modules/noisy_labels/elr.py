@@ -6,9 +6,9 @@ towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-With respect to the logits, the second term has the gradient lambda p_c (<t, p> - t_c) / (1 - <t, p>), which keeps the
+The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). It keeps the
 gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The target t starts at
-zero without bias correction, so the term ramps up.
+zero and has no bias correction. The second term therefore ramps up.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, with the clamp of the authors' code.
@@ -41,7 +41,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
         momentum: momentum beta of the targets, in [0, 1).
 
     Returns:
-        Targets `[B, K]`; after k updates a row sums to 1 - beta^k.
+        Targets `[B, K]`. After k updates, the sum of a row is 1 - beta^k.
     """
     return momentum * target + (1 - momentum) * probability / probability.sum(dim=1, keepdim=True)
 

@@ -7,11 +7,11 @@ mixing weight and j the mixup partner of an example:
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
 
 where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n.
-On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch consists of two passes: the
+On CIFAR-100, the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch consists of two passes: the
 first trains f_1, the second f_2. The prediction is the mean of both networks' logits.
 
-The authors' code accidentally gives the two networks different label noise and validation splits; here both use the
-same dataset.
+In the authors' code, the two networks accidentally have different label noise and different validation splits. Here,
+both use the same dataset.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151, appendix F, with the schedules of the authors' code.
@@ -52,8 +52,8 @@ def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
     Args:
         step: index n of the update, from 1.
         decay: maximum decay.
-        ramp_steps: number of updates over which the decay ramps up; None uses min(1 - 1/(n + 1), decay), which starts
-            as a plain mean.
+        ramp_steps: number of updates over which the decay ramps up. None uses min(1 - 1/(n + 1), decay), for which the
+            average starts as a plain mean.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 

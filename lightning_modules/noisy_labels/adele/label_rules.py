@@ -7,12 +7,12 @@ category of a pixel, and Y the set of categories that occur anywhere in y:
                      background. Labels in which no category is on stay unchanged.
 
     update (VOC):    y -> k where max p > tau, k is on or background, and k is in Y unless y is all background.
-                     Labels whose foreground categories are all off stay unchanged. Labels that would lose more than
-                     half of their foreground and become more than 95 % background also stay unchanged.
+                     Labels whose foreground categories are all off stay unchanged. A label also stays unchanged if it
+                     would lose more than half of its foreground and become more than 95 % background.
 
-255 marks unlabelled pixels: merge leaves them unlabelled, update may assign a category. Unlabelled pixels count neither
-as foreground nor as image area, so images may be padded with unlabelled pixels; the authors' code counts them as
-foreground.
+255 marks unlabelled pixels. The merge rule leaves them unlabelled; the update rule may assign a category. Unlabelled
+pixels count neither as foreground nor as image area. Images may therefore be padded with unlabelled pixels. The
+authors' code counts them as foreground.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740; both rules follow the authors' code.
@@ -36,7 +36,7 @@ def categories_shown(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Mark the pixels `[B, H, W]` whose category is in their image's set `[B, K]`; label 255 is never marked."""
+    """Mark the pixels `[B, H, W]` with a category in the set of their image, `[B, K]`. Label 255 is never marked."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
@@ -49,8 +49,8 @@ def confident_prediction(probability: Tensor, foreground_threshold: float, backg
 
     Args:
         probability: class probabilities p, `[B, K, H, W]`.
-        foreground_threshold: tau_fg, which a foreground probability must exceed.
-        background_threshold: tau_bg, which the background probability must exceed.
+        foreground_threshold: tau_fg, threshold for the largest foreground probability.
+        background_threshold: tau_bg, threshold for the background probability.
 
     Returns:
         Categories `[B, H, W]`, int64; 255 where the prediction is not confident.
@@ -90,7 +90,7 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
         probability: largest class probability max p, `[B, H, W]`.
         on: categories whose early learning has ended, `[K]`, bool. The entry of the background is ignored, because the
             background is always on.
-        threshold: tau, which a probability must exceed.
+        threshold: tau, threshold for the largest probability.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -114,7 +114,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
     Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
-    category is corrected once: the first time the test finds that the category's early learning has ended.
+        category is corrected once, when the test finds for the first time that early learning has ended for it.
 
     Args:
         ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.

@@ -35,7 +35,7 @@ from lightning_modules.training.logging import log_training
 
 
 class ADELE(SegmenterSteps, MethodModule):
-    """Train a segmenter on noisy masks, and correct a category's labels once its early learning has ended.
+    """Train a segmenter on noisy masks, and correct the labels of a category once early learning has ended for it.
 
     The module needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference:
     current, background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can
@@ -48,17 +48,19 @@ class ADELE(SegmenterSteps, MethodModule):
         num_classes: number of categories, K, including the background, 0.
         scales: image scales in training; must include 1.
         consistency_weight: lambda, weight of the loss for consistency over scales.
-        consistency_threshold: rho; only images with a pixel probability of at least rho are regularised.
+        consistency_threshold: rho; an image is regularised only if the largest probability of its pixels is at least
+            rho.
         divide_by_scales: divide the loss by the number of scales, as in the SegTHOR experiments.
-        learn_scale_weights: train the weights w of the scales, as for VOC; otherwise they are equal, as for SegTHOR.
+        learn_scale_weights: train the weights w of the scales, as for VOC; if false, the weights are equal, as for
+            SegTHOR.
         correction: settings of the label correction; None disables the correction.
-        new_layers: names of a pretrained network's submodules to train from scratch, at ten times the learning rate
-            (see `learning_rate_groups`).
+        new_layers: names of submodules that are trained from scratch, at ten times the learning rate (see
+            `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the callback `EarlyLearning` is missing, or
+        ValueError: if an argument is out of range, or, at setup, if the callback `EarlyLearning` is missing or
             `TrainingPassCorrection` is used with augmented images.
         TypeError: at setup, if the DataModule's labels cannot be corrected.
     """
@@ -204,7 +206,7 @@ class ADELE(SegmenterSteps, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the predictions of an unfinished epoch; the correction at the end of the epoch needs them."""
+        """Save the predictions of an unfinished epoch, which the correction at the end of the epoch needs."""
         checkpoint["training_predictions"] = self.predictions.gathered(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
-    """Compute L_CE, the sum of the cross-entropies of all scales' weighted logits.
+    """Compute L_CE, the sum of the cross-entropies of the weighted logits over all scales.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
@@ -83,13 +83,15 @@ def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute the mask m, `[B]`: 1 for images whose largest q `[B, K, H, W]` on labelled pixels is >= rho; else 0."""
+    """Compute the mask m, `[B]`. It is 1 for an image if its largest q `[B, K, H, W]` on labelled pixels is at least
+    rho, and otherwise 0.
+    """
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
 
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """Compute L_cons, the divergence of the scales' predictions from their mixture.
+    """Compute L_cons, the divergence of the predictions at all scales from their mixture.
 
     Gradients flow through p_k, q and the weights w. Pixels of label 255 count in the loss, but not in the mask m.
 

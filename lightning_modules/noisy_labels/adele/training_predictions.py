@@ -27,7 +27,7 @@ class PredictedBatch:
 
 
 class TrainingPredictions:
-    """Predictions for the batches of an epoch, sharded over ranks; all ranks have the same number of batches.
+    """Predictions for the batches of an epoch, sharded over ranks. All ranks have the same number of batches.
 
     All images must have one size. Memory: this rank stores two bytes per pixel of its training images.
     """
@@ -37,7 +37,7 @@ class TrainingPredictions:
         self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
-        """Copy a batch to the host asynchronously; shapes as in `PredictedBatch`, any dtype."""
+        """Copy a batch to the host asynchronously. Shapes are those of `PredictedBatch`; dtypes may differ."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )
@@ -66,7 +66,7 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Keep the output of `gathered` until `begin`; the output may come from a run of any world size."""
+        """Keep the output of `gathered` until `begin`. The output may come from a run with any world size."""
         self._restored = everything
 
     def begin(self) -> None:

@@ -1,6 +1,6 @@
 """Annotation-efficient segmentation: training without annotated images, from unpaired masks of the structure.
 
-One run has four stages. The images are x; the auxiliary masks z in [0, 1] do not belong to these images:
+One run has four stages. The images are x. The auxiliary masks z in [0, 1] do not belong to these images:
 
     0  a VAE learns the shapes of the auxiliary masks;
     1  a CycleGAN learns to translate between images and masks, with an additional discriminator on the VAE's means, and
@@ -17,9 +17,9 @@ The final predictions come from S, or from E if stage 3 has no epochs.
 
 No code by the authors was found; only the paper's abstract and a reader's notes were available. Stages, networks and
 the names of their parts follow the paper. All formulas, weights and schedules are our choice; weights and schedules are
-arguments. Generators and discriminators are updated simultaneously, each with the others' weights from before the step.
-CycleGAN does the same: its discriminators use the fakes from before the generators' step. No buffer of past fakes is
-kept.
+arguments. Generators and discriminators are updated simultaneously. Each update uses the weights of the other networks
+from before the step. CycleGAN does the same; its discriminators use fakes from before the step of the generators. No
+buffer of past fakes is kept.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

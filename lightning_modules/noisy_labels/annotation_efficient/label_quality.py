@@ -3,8 +3,8 @@
     Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
 The first factor measures how well a VAE of masks reconstructs the label y. The second factor is the agreement of y with
-the label y' that y replaces; for the first labels, the factor is 1. The best fraction of the labels is kept. The paper
-names the selection, but its rule was not available; the rule used here is our choice.
+the previous label y'. For the first labels, this factor is 1. The best fraction of the labels is kept. The paper names
+the selection, but its rule was not available; the rule used here is our choice.
 """
 
 import math
@@ -37,7 +37,8 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Select the ceil(fraction N) samples of highest quality; of equal samples, the first are selected.
+    """Select the ceil(fraction N) samples of highest quality. Among samples of equal quality, the first ones are
+    selected.
 
     Args:
         quality: quality of each sample, `[N]`.
@@ -73,7 +74,8 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
-    """Compute this rank's part of the mean loss over the kept samples of the global batch; 0 if none is kept.
+    """Compute the part of this rank in the mean loss over the kept samples of the global batch. It is 0 if no sample is
+    kept.
 
     Args:
         loss: loss of each sample, `[b]`.

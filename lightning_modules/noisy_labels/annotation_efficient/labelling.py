@@ -25,8 +25,9 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 class LabelFiles:
     """Write the pseudo labels of a round and the table of their quality.
 
-    Every rank writes the labels of its shard; rank 0 writes the table after all ranks have finished, so the table
-    exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
+    Every rank writes the labels of its shard. Rank 0 writes the table after all ranks have finished. The table
+    therefore exists only if the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes
+    nothing.
 
     Args:
         trainer: trainer of the current run.
@@ -77,12 +78,12 @@ def label_anew(
         module: module with a running trainer; it predicts in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
         number: index of the round, from 0.
-        new_label: maps a batch to binary labels `[B, H, W]`, int64.
+        new_label: function that maps a batch to binary labels `[B, H, W]`, int64.
         vae: trained VAE of masks, for the label quality.
         keep_fraction: fraction of labels to keep; without a VAE, all labels of round 0 are kept.
 
     Returns:
-        The mask of the kept samples, `[N]`, bool, and values to log as means over the training images: `label_quality`
+        The mask of the kept samples, `[N]`, bool; and means over the training images to log, which are `label_quality`
         and, if the ground truth is known, `label_dice` and `kept_label_dice`.
     """
     trainer, size = module.trainer, data.num_train_samples

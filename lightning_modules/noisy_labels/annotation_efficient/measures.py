@@ -18,7 +18,7 @@ def dice(one: Tensor, other: Tensor) -> Tensor:
 
 
 def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Compute the mean distance of each mask's border pixels to the nearest border pixel of the other mask.
+    """Compute the mean distance from the border pixels of each mask to the nearest border pixel of the other mask.
 
         (sum_{a in dA} d(a, dB) + sum_{b in dB} d(b, dA)) / (|dA| + |dB|)
 
@@ -45,7 +45,7 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class MeanOverImages(MeanMetric):
-    """Mean of per-image values, accumulated in float64 to be independent of the batches."""
+    """Mean of per-image values, accumulated in float64 so that it does not depend on the batches."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -84,9 +84,9 @@ def measures() -> MetricCollection:
 class StructureSteps:
     """Validation, test and prediction steps for segmentation of a single structure.
 
-    A subclass implements `forward`, sets `metrics = measures()`, and has the mask `kept` of the labels used in
-    training. If the subclass has `pseudo_label_metrics`, the labels from `first_label(batch)` are also evaluated, with
-    the prefix `pseudo_label_`.
+    A subclass implements `forward`, sets `metrics = measures()`, and has an attribute `kept`, the mask of the labels
+    that are used in training. If the subclass has `pseudo_label_metrics`, the labels from `first_label(batch)` are also
+    evaluated, with the prefix `pseudo_label_`.
     """
 
     metrics: MetricCollection

@@ -35,8 +35,8 @@ from lightning_modules.training.logging import log_same, log_training
 class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from unannotated images and unpaired masks.
 
-    `trainer.max_epochs` is at most the stages' total number of epochs; a smaller value truncates the run. On several
-    devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
+    `trainer.max_epochs` is at most the total number of epochs of all stages. A smaller value ends the run early. On
+    several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes its labels to the folder
     `pseudo_labels`.
 
     Args:
@@ -203,14 +203,16 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the labels of a run without stage 3, even if it was killed at the end of training and resumed."""
+        """Predict the labels of a run without stage 3, also if the run was killed at the end of training and
+        resumed.
+        """
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
                 self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
-        """Select the current stage's optimizer or scheduler from the output of `configure_optimizers`."""
+        """Select the optimizer or scheduler of the current stage from the output of `configure_optimizers`."""
         parts = {"segmentation": self.network, "translation": self.translation, "shape": self.vae}
         trained = [name for name, part in parts.items() if part is not None]
         return items[trained.index(stage)] if isinstance(items, list) else items

@@ -113,7 +113,8 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
 
 
 def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
-    """Compute a learning rate factor that is constant first, then decays linearly to 0 after the last epoch.
+    """Compute a factor of the learning rate that is constant at first and then decays linearly, reaching 0 after the
+    last epoch.
 
     Args:
         epoch: index of the epoch, from 0.
@@ -125,7 +126,9 @@ def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
 
 
 class ConstantThenLinear(LambdaLR):
-    """Constant learning rate for a fraction of the epochs, then linear decay; see `constant_then_linear`."""
+    """Schedule with a constant learning rate for a fraction of the epochs, and then linear decay, as in
+    `constant_then_linear`.
+    """
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant: float) -> None:
         super().__init__(optimizer, lambda epoch: constant_then_linear(epoch, epochs, constant))

@@ -1,7 +1,7 @@
 """CycleGAN between images and masks, with a shape discriminator and channel calibration.
 
-E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. D_x and D_z are patch discriminators,
-D_vae is a discriminator on the means mu of a frozen VAE of masks, and z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
+E maps images x to masks, G maps masks z to images; ~ marks cycle reconstructions. D_x and D_z are patch discriminators.
+D_vae is a discriminator on the means mu of a frozen VAE of masks. With z^ = E(x), x^ = G(z), x~ = G(z^) and z~ = E(x^):
 
     L_gen = (D_z(z^) - 1)^2 + lam_v (D_vae(mu(z^)) - 1)^2 + (D_x(x^) - 1)^2 + lam_c (|x~ - x|_1 + w_z BCE(z~, z))
     L_D   = (D(real) - 1)^2 / 2 + D(fake)^2 / 2,      summed over the three, with detached fakes
@@ -10,8 +10,8 @@ Discriminator-guided channel calibration (DGCC): the channels before E's last la
 
     a = sigmoid(conv(relu(conv(GAP(h))))),      h: D_z's last hidden layer for the uncalibrated mask,
 
-with h detached. The features before the last layer do not depend on a, so E's second pass evaluates only its last
-layer.
+with h detached. The features before the last layer do not depend on a. The second pass of E therefore evaluates only
+the last layer.
 
 Images are in [-1, 1] here and masks in [0, 1]. Losses are means over patches and batch.
 """
@@ -33,7 +33,7 @@ class ChannelCalibration(nn.Module):
     """Compute the channel factors 2a of a generator, in (0, 2) and initially 1.
 
     Args:
-        num_guides: number of channels of h, the features of D_z.
+        num_guides: number of channels of h, which are features of D_z.
         num_channels: number of channels to calibrate, and of hidden channels.
     """
 
@@ -63,8 +63,8 @@ class Translation(nn.Module):
         mask_discriminator: discriminator D_z; maps `[B, 1, H, W]` to scores.
         shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a
             VAE.
-        mask_noise: standard deviation of Gaussian noise added to the input masks of D_z, which could otherwise
-            recognise fakes by their soft values alone (our choice).
+        mask_noise: standard deviation of Gaussian noise that is added to the input masks of D_z (our choice). Without
+            noise, D_z could recognise fakes by their soft values alone.
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
             and `num_features`, like `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator`.
 

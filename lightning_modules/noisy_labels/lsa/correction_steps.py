@@ -1,4 +1,6 @@
-"""Training steps of PLS-LSA and PLS-LSA+: warm up, guess, correct, and detect noisy images after each epoch."""
+"""Training steps of PLS-LSA and PLS-LSA+: warm-up, guesses, correction, and detection of noisy images after each
+epoch.
+"""
 
 from abc import ABC, abstractmethod
 from typing import Any, get_args
@@ -45,7 +47,7 @@ class CorrectionSteps(ABC):
         """Check that all arguments are in range.
 
         Args:
-            more: further arguments that must be at least 1, with their names.
+            more: other arguments that must be at least 1, by name.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -147,6 +149,6 @@ class CorrectionSteps(ABC):
         """
 
     def agreed(self, *found: FlaggedImages) -> FlaggedImages:
-        """Combine the networks' flags, given in the order of `networks`."""
+        """Combine the flags of several networks, given in the order of `networks`."""
         [own] = found
         return own

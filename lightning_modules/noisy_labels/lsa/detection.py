@@ -1,6 +1,6 @@
-"""Detect noisy training images, and estimate how reliable the labels guessed for them are.
+"""Detect noisy training images, and estimate the reliability of the guessed labels.
 
-For image i, l_i is the cross-entropy of the given label, q_i the cross-entropy of the tracked guess, and v_i the
+For image i, let l_i be the cross-entropy of the given label, q_i the cross-entropy of the tracked guess, and v_i the
 features of a middle layer:
 
     P_i = probability that l_i belongs to the higher of two modes of all losses,
@@ -11,9 +11,9 @@ features of a middle layer:
 
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
-The modes are the components of a one-dimensional mixture of two normal distributions; wrongly labelled examples are
-learned later, so their losses form the higher mode. Losses are first rescaled to [0, 1], which makes the result
-independent of their scale.
+The modes are the components of a one-dimensional mixture of two normal distributions. Wrongly labelled examples are
+learned later, and their losses therefore form the higher mode. Losses are first rescaled to [0, 1], so that the result
+does not depend on their scale.
 
 The linear detector refines the small-loss flags of the same epoch, because out-of-distribution images are linearly
 separable in self-supervised features. The linear detector is accurate, but alone does not improve the classifier,
