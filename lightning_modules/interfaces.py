@@ -107,8 +107,9 @@ class SmoothedClassifier(Protocol):
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """Compute the certified radius, in pixel units, from bounds on vote probabilities. It is negative if nothing is
-        certified.
+        """Compute the certified radius, in pixel units, from bounds on vote probabilities.
+
+        It is negative if nothing is certified.
 
         `probability` holds, for each vote, a lower bound on the probability of the class. The radius must not decrease
         if a bound increases.
@@ -204,13 +205,15 @@ class TrainingImageSource(Protocol):
 
 @runtime_checkable
 class HeldOutImages(TrainingImageSource, Protocol):
-    """A DataModule that can hold out a fold of its training images. A network that was not trained on the fold then
-    scores its labels.
+    """A DataModule that can hold out a fold of its training images.
+
+    A network that was not trained on the fold then scores its labels.
     """
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return a dataloader over this rank's shard of the fold, in the order of the training set. Return None if no
-        fold is held out.
+        """Return a dataloader over this rank's shard of the fold, in the order of the training set.
+
+        Return None if no fold is held out.
         """
         ...
 
@@ -234,8 +237,9 @@ class ShiftedTestSets(Protocol):
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """Return dataloaders by dataset name. If a set covers only some classes, its batches list these classes as
-        `classes`.
+        """Return dataloaders by dataset name.
+
+        If a set covers only some classes, its batches list these classes as `classes`.
         """
         ...
 
@@ -345,8 +349,9 @@ def _missing(thing: Any, protocol: type) -> list[str]:
 
 
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Reject a run if its DataModule lacks members of a protocol. Otherwise return the DataModule with the type of the
-    protocol. See `require`.
+    """Reject a run if its DataModule lacks members of a protocol.
+
+    Otherwise return the DataModule with the type of the protocol. See `require`.
 
     If the user passes a dataloader or a DataModule from outside this project, the dataset of the training dataloader is
     used instead, where possible (`OwnTrainingSet`).

@@ -32,8 +32,9 @@ def replace_loader_source(loop: Any, source: Any) -> None:
 
 
 def repeats_samples(trainer: Any) -> bool:
-    """Return whether Lightning adds samplers that pad all shards to equal length. No public attribute holds this
-    argument.
+    """Return whether Lightning adds samplers that pad all shards to equal length.
+
+    No public attribute holds this argument.
     """
     return trainer._accelerator_connector.use_distributed_sampler
 

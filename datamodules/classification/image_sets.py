@@ -242,8 +242,9 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:
-        """Set seed and device, on which reading may depend, and return the dataset itself. Called before anything is
-        read.
+        """Set seed and device, on which reading may depend, and return the dataset itself.
+
+        Called before anything is read.
 
         Args:
             seed: random seed, for generated datasets.

@@ -57,8 +57,10 @@ def end_batch() -> None:
 
 
 def rows_of_batch(share: int) -> int:
-    """Return the number of rows over all ranks. If ranks do not share random numbers, or `share` is not this rank's
-    number of rows (as for a subset of the samples), return `share`.
+    """Return the number of rows over all ranks.
+
+    If ranks do not share random numbers, or `share` is not this rank's number of rows (as for a subset of the samples),
+    return `share`.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 

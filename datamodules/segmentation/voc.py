@@ -13,8 +13,9 @@ ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-201
 
 
 class VOCSegmentation(MaskSet):
-    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`. Validation and testing use whole images of `val`
-    (1,449).
+    """PASCAL VOC 2012 in torchvision's layout, `VOCdevkit/VOC2012`.
+
+    Validation and testing use whole images of `val` (1,449).
 
     Args:
         data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself; None means the NOISEWORKS_DATA directory.

@@ -97,8 +97,9 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set `mode` for the whole network if `trains` is true, and otherwise only for the named submodules. All other
-    submodules stay in evaluation mode.
+    """Set `mode` for the whole network if `trains` is true, and otherwise only for the named submodules.
+
+    All other submodules stay in evaluation mode.
     """
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):
@@ -129,8 +130,9 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
-    """Cast inputs to the precision of a module, and cast outputs back. If the inputs are integers, outputs are cast to
-    `outside`.
+    """Cast inputs to the precision of a module, and cast outputs back.
+
+    If the inputs are integers, outputs are cast to `outside`.
     """
     inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
     given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))

@@ -97,8 +97,9 @@ class WeightFunction(nn.Module, ABC):
 
 
 class FunctionOfThirds(WeightFunction):
-    """Apply functions to the query, key and value rows of a fused `qkv` weight of timm. Rows without a function stay
-    unchanged.
+    """Apply functions to the query, key and value rows of a fused `qkv` weight of timm.
+
+    Rows without a function stay unchanged.
 
     Args:
         functions: functions of the query, key and value rows, by the names q, k and v.

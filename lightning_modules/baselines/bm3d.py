@@ -83,8 +83,9 @@ class BM3D(RestorerSteps, MethodModule):
         return self._filtered(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Estimate clean images in [0, 1]. The standard deviation `sigma` of the noise is one number, or one number per
-        image.
+        """Estimate clean images in [0, 1].
+
+        The standard deviation `sigma` of the noise is one number, or one number per image.
         """
         return self._filtered(noisy, sigma).clamp(0, 1)
 

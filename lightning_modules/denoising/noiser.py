@@ -144,8 +144,9 @@ class NoiSER(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Brighten whole photographs `[B, C, H, W]` in [0, 1]. Tiles are not used, because the normalisation needs the
-        statistics of the whole image.
+        """Brighten whole photographs `[B, C, H, W]` in [0, 1].
+
+        Tiles are not used, because the normalisation needs the statistics of the whole image.
         """
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2

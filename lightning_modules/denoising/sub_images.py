@@ -58,8 +58,9 @@ def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, strid
 
 
 def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Denoise images of any size by denoising their sub-images. Images are reflection-padded to multiples of the
-    stride, and the result is cropped.
+    """Denoise images of any size by denoising their sub-images.
+
+    Images are reflection-padded to multiples of the stride, and the result is cropped.
     """
     return padded(partial(through_sub_images, network, stride=stride), image, stride)
 

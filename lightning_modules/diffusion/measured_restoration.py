@@ -104,8 +104,9 @@ class MeasuredRestoration(RestorerSteps):
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show the pseudo-inverse of the measurement, the estimate and the clean image. Large images also have zoomed
-        crops.
+        """Show the pseudo-inverse of the measurement, the estimate and the clean image.
+
+        Large images also have zoomed crops.
         """
         return measured_columns(super().image_columns(batch, outputs), batch)
 

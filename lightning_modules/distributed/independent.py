@@ -128,8 +128,9 @@ class Heartbeats(threading.Thread):
             os._exit(1)
 
     def _beat(self) -> None:
-        """Access the store. Only this thread may do so, because a call never returns if the machine of process 0 is
-        gone.
+        """Access the store.
+
+        Only this thread may do so, because a call never returns if the machine of process 0 is gone.
         """
         try:
             while not self.lost:
@@ -207,8 +208,9 @@ class Heartbeats(threading.Thread):
 
 
 class _UntilWatched(ChildProcessObserver):
-    """The observer of Lightning, which is active until `Heartbeats` starts. It kills all processes without giving a
-    reason.
+    """The observer of Lightning, which is active until `Heartbeats` starts.
+
+    It kills all processes without giving a reason.
     """
 
     watched = False

@@ -26,8 +26,9 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean W1 of projections on random directions. In one dimension, W1 is the mean difference of sorted
-    values.
+    """Compute the mean W1 of projections on random directions.
+
+    In one dimension, W1 is the mean difference of sorted values.
 
     Args:
         first: `[N, D]`, any N.

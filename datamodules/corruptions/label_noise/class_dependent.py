@@ -123,8 +123,9 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flip each label to its class's target with probability r, independently per sample. Subclasses define the target
-    of each class.
+    """Flip each label to its class's target with probability r, independently per sample.
+
+    Subclasses define the target of each class.
 
     Args:
         noise_rate: r, in [0, 1).

@@ -74,8 +74,9 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a CSV table. Each row identifies a sample and has its label, and optionally `clean_label` and
-    `action`.
+    """Labels from a CSV table.
+
+    Each row identifies a sample and has its label, and optionally `clean_label` and `action`.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
     ignored.

@@ -1,5 +1,6 @@
-"""Interface of latent text-to-image models. Fine-tuning, caching and export work with every model family that
-implements it.
+"""Interface of latent text-to-image models.
+
+Fine-tuning, caching and export work with every model family that implements it.
 """
 
 from collections.abc import Sequence

@@ -245,8 +245,9 @@ class TextToImage(AutoencoderLatents):
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
-    """Leave frozen tensors out of the state dict of a model. The constructor of the model loads them from the
-    pipeline.
+    """Leave frozen tensors out of the state dict of a model.
+
+    The constructor of the model loads them from the pipeline.
     """
     module.register_state_dict_post_hook(_keep_what_is_trained)
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)

@@ -24,8 +24,9 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """List the blocks of a diffusers network. These are the elements of its module lists and the middle block of a
-    U-Net.
+    """List the blocks of a diffusers network.
+
+    These are the elements of its module lists and the middle block of a U-Net.
     """
     lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
     middle = getattr(network, "mid_block", None)

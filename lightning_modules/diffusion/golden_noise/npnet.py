@@ -43,8 +43,9 @@ def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SVDBranch(nn.Module):
-    """Adjust the singular values of noise by a network. The network receives the singular values and the singular
-    vectors.
+    """Adjust the singular values of noise by a network.
+
+    The network receives the singular values and the singular vectors.
 
     Args:
         size: n, rows and columns of the folded noise.

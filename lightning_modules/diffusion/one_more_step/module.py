@@ -193,8 +193,9 @@ class OneMoreStep(MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`. The argument `start` replaces the value of the
-        module.
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`.
+
+        The argument `start` replaces the value of the module.
         """
         start = start or self.start
         latents, texts = self.began(batch, start)

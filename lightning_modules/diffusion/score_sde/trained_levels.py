@@ -85,8 +85,9 @@ class TrainedLevels(nn.Module):
         return (x + (1 - abar) * score) / abar.sqrt()
 
     def time_of(self, sigma: Tensor) -> Tensor:
-        """Find the times `[B]` at which the noise has standard deviation sigma, in units of the data. Discrete levels
-        are rounded up.
+        """Find the times `[B]` at which the noise has standard deviation sigma, in units of the data.
+
+        Discrete levels are rounded up.
         """
         if self.has_table:
             level = torch.searchsorted((1 - self.abar).to(sigma) / self.abar.to(sigma), sigma**2)

@@ -1,5 +1,7 @@
-"""Conditioning encoders of a U-Net. The outputs of the encoder for the image latent are added to the decoder of the
-U-Net; those of the encoder for semantic features are added inside the encoder of the U-Net.
+"""Conditioning encoders of a U-Net.
+
+The outputs of the encoder for the image latent are added to the decoder of the U-Net; those of the encoder for semantic
+features are added inside the encoder of the U-Net.
 
 Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Their input is the
     image latent or the features instead of noise, and the hint branch is removed.

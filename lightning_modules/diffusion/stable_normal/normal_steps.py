@@ -28,8 +28,9 @@ class NormalSteps(ImageWriter):
     _errors: list[AngularErrors]
 
     def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
-        """Estimate the normals of a batch. The noise is seeded by the seed of the run, the index of the image and
-        `draw`.
+        """Estimate the normals of a batch.
+
+        The noise is seeded by the seed of the run, the index of the image and `draw`.
         """
         return self.normals(
             batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]

@@ -11,8 +11,9 @@ from lightning_modules.backbones.normalized import Normalized
 
 
 class PatchFeatures(nn.Module):
-    """The last feature map of a frozen network. For a transformer, this is the map of patch tokens, without class and
-    register tokens.
+    """The last feature map of a frozen network.
+
+    For a transformer, this is the map of patch tokens, without class and register tokens.
 
     Args:
         network: timm network that normalises its input, such as

@@ -163,8 +163,9 @@ class OnlineLearner:
         return epoch >= self.first_epoch and epoch % self.every_n_epochs == 0
 
     def measure(self, product: CurvatureProduct) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure curvature. Return the optimizer settings, which are empty if they were discarded, and the measured
-        values.
+        """Measure curvature.
+
+        Return the optimizer settings, which are empty if they were discarded, and the measured values.
         """
         if self.rule == "rayleigh":
             gradient = product.gradient()

@@ -97,8 +97,9 @@ def scaled_damping(damping: float, batch_size: int, reference: int) -> float:
 
 
 def scale(optimizer: Optimizer, batch_size: int, reference: int, scaling: Scaling) -> None:
-    """Scale the damping in all parameter groups of an optimizer. If the optimizer has no damping, scale the learning
-    rate.
+    """Scale the damping in all parameter groups of an optimizer.
+
+    If the optimizer has no damping, scale the learning rate.
 
     Args:
         optimizer: optimizer whose settings refer to the reference batch size.

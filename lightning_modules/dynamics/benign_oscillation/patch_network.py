@@ -13,8 +13,9 @@ from datamodules.randomness.counter import sample_words
 
 
 class PatchPoints(NamedTuple):
-    """Training sets of S networks, with n points each. A point has the patches y u (0 for weak points), y v and
-    noise.
+    """Training sets of S networks, with n points each.
+
+    A point has the patches y u (0 for weak points), y v and noise.
     """
 
     signals: Tensor

@@ -115,8 +115,9 @@ class Flow:
         return mask_decay(self.way, self.rate, int(step - start))
 
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
-        """Compute the fraction of the steps of an epoch in which pruned weights are 0. `decay_at` describes the
-        arguments.
+        """Compute the fraction of the steps of an epoch in which pruned weights are 0.
+
+        `decay_at` describes the arguments.
         """
         steps = range(epoch * int(steps_per_epoch), (epoch + 1) * int(steps_per_epoch))
         return sum(self.decay_at(step, epoch, epochs, steps_per_epoch) == 0 for step in steps) / len(steps)

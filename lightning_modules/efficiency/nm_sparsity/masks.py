@@ -22,8 +22,9 @@ COMPARED = 16
 
 
 def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
-    """Mark the N weights of largest magnitude among every M weights. If weights are equal, the first one is marked, on
-    all ranks.
+    """Mark the N weights of largest magnitude among every M weights.
+
+    If weights are equal, the first one is marked, on all ranks.
 
     Args:
         weight: `[out, in]` or `[out, in, height, width]`; no gradient flows through the mask.

@@ -123,8 +123,9 @@ def densities(
 
 
 def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
-    """Average Adam's running mean of squared gradients over all entries of weights. Return None if the optimizer has no
-    such mean.
+    """Average Adam's running mean of squared gradients over all entries of weights.
+
+    Return None if the optimizer has no such mean.
     """
     found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
     return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

@@ -1,5 +1,6 @@
-"""Layers that store less for the backward pass, with equal results. Masks are stored as bits, and normalisations store
-their output instead of their input.
+"""Layers that store less for the backward pass, with equal results.
+
+Masks are stored as bits, and normalisations store their output instead of their input.
 
 The published memory of WTA-CRS includes these layers. Dropout stores one bit for each value instead of a byte, and ReLU
 stores one bit instead of the value. Layer normalisation stores its output instead of its input. The next layer stores
@@ -62,8 +63,9 @@ class _ReLU(torch.autograd.Function):
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mark the weights of a normalisation by which a stored output can be divided. Without a bias, these are all
-    nonzero weights.
+    """Mark the weights of a normalisation by which a stored output can be divided.
+
+    Without a bias, these are all nonzero weights.
     """
     numbers = torch.finfo(dtype)
     least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
@@ -85,8 +87,9 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 
 
 class _Normalisation(torch.autograd.Function):
-    """Normalise the last dimension, and save the output. The backward pass recovers the normalised input from the
-    output.
+    """Normalise the last dimension, and save the output.
+
+    The backward pass recovers the normalised input from the output.
 
     Where a weight is too close to 0 to recover the normalised input, the gradient treats that input as 0.
     """

@@ -36,8 +36,9 @@ from lightning_modules.training.logging import log_same
 def sample_products(
     network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
 ) -> None:
-    """Change a network in place, so that gradients of products are computed from sampled pairs. Parameters keep their
-    names.
+    """Change a network in place, so that gradients of products are computed from sampled pairs.
+
+    Parameters keep their names.
 
     Args:
         network: any network from timm, transformers or torch.

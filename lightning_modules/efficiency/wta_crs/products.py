@@ -61,8 +61,9 @@ class Sampler:
         return [product.width for product in self.products]
 
     def measured(self) -> Tensor | None:
-        """Return the gradient norms of the step, `[b, F]`, in single precision or better. Return None before a backward
-        pass.
+        """Return the gradient norms of the step, `[b, F]`, in single precision or better.
+
+        Return None before a backward pass.
         """
         found = [product.measured for product in self.products]
         like = next((norms for norms in found if norms is not None), None)
@@ -288,8 +289,9 @@ def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> T
 
 
 class SampledLinear(nn.Linear):
-    """A linear layer that shares the parameters of another layer. The gradient of its weight uses sampled rows of its
-    input.
+    """A linear layer that shares the parameters of another layer.
+
+    The gradient of its weight uses sampled rows of its input.
 
     In evaluation mode, or if gradients are disabled, the layer computes exactly like the plain layer.
     """

@@ -83,8 +83,9 @@ def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """Compute the mask m, `[B]`. It is 1 for an image if its largest q `[B, K, H, W]` on labelled pixels is at least
-    rho, and otherwise 0.
+    """Compute the mask m, `[B]`.
+
+    It is 1 for an image if its largest q `[B, K, H, W]` on labelled pixels is at least rho, and otherwise 0.
     """
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)

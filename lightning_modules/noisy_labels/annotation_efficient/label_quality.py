@@ -37,8 +37,9 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """Select the ceil(fraction N) samples of highest quality. Among samples of equal quality, the first ones are
-    selected.
+    """Select the ceil(fraction N) samples of highest quality.
+
+    Among samples of equal quality, the first ones are selected.
 
     Args:
         quality: quality of each sample, `[N]`.
@@ -74,8 +75,9 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
-    """Compute the part of this rank in the mean loss over the kept samples of the global batch. It is 0 if no sample is
-    kept.
+    """Compute the part of this rank in the mean loss over the kept samples of the global batch.
+
+    It is 0 if no sample is kept.
 
     Args:
         loss: loss of each sample, `[b]`.

@@ -203,9 +203,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         return without_holes_and_islands(label) if self.clean_labels else label
 
     def on_fit_end(self) -> None:
-        """Predict the labels of a run without stage 3, also if the run was killed at the end of training and
-        resumed.
-        """
+        """Predict the labels of a run without stage 3, also after resuming at the end of training."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
             with on_root_device(self.trainer, self):
