@@ -233,9 +233,7 @@ class OneMoreStep(MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """For each caption, show the real image and three samples: from plain noise, from the `start` of the module,
-        and from the oracle.
-        """
+        """Show real images, and samples for their captions from plain noise, `start` and the oracle."""
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
