@@ -5,18 +5,20 @@
 2. A file that defines a LightningModule or a Callback is imported by its own folder's `__init__.py` alone.
 3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML.
 4. No module imports itself through others, whether at import time, in a function or for types alone.
+5. Whatever any file imports of ours exists, in tests and benchmarks that are skipped here, too.
 """
 
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from tests.command import ROOT
 
 ORDER = ("train", "experiments", "callbacks", "lightning_modules", "datamodules")
+OURS = (*ORDER, "tests")
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "core", "components", "src"}
 NOT_FIELDS = {
     "tasks",
@@ -98,6 +100,67 @@ def test_imports_run_one_way() -> None:
 
 def test_imports_have_no_circle() -> None:
     TopologicalSorter(IMPORTS).prepare()  # its CycleError names the modules
+
+
+def names_of(tree: ast.AST) -> set[str]:
+    """Names that a module defines or imports, outside functions and classes."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.split(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        else:
+            found |= names_of(node)
+    return found
+
+
+def missing_imports(files: Mapping[Path, ast.AST], root: Path = ROOT) -> list[str]:
+    """List what files import of ours that does not exist: a module, or a name that it neither defines nor contains."""
+    ours = {
+        **{".".join(path.relative_to(root).with_suffix("").parts): path for path in files},
+        **{".".join(path.relative_to(root).parent.parts): path for path in files if path.name == "__init__.py"},
+    }
+    names = {module: names_of(files[path]) for module, path in ours.items()}
+    folders = {module.rsplit(".", depth)[0] for module in ours for depth in range(module.count(".") + 1)}
+    missing = []
+    for path, tree in files.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                needed = [(alias.name, "") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                needed = [(str(node.module), alias.name) for alias in node.names]
+            else:
+                continue
+            for module, name in needed:
+                known = {*names.get(module, ()), "", "*"}
+                if module.split(".")[0] in OURS and not (
+                    f"{module}.{name}" in folders or (module in folders and name in known)
+                ):
+                    missing.append(f"{path.relative_to(root)}:{node.lineno}: {module} {name}".strip())
+    return missing
+
+
+def test_what_any_file_imports_of_ours_exists() -> None:
+    paths = [path for package in OURS for path in [*(ROOT / package).rglob("*.py"), ROOT / f"{package}.py"]]
+    files = {path: TREES.get(module_of(path)) or ast.parse(path.read_text()) for path in paths if path.is_file()}
+    assert not missing_imports(files)
+
+
+def test_an_import_of_what_has_moved_is_named() -> None:
+    module = ast.parse("from x import moved as here\nif True:\n    ONE: int = 1\ndef f():\n    inside = 1")
+    right = "import x, tests.a.m\nfrom tests.a import m\nfrom tests.a.m import ONE, f, here\nfrom x import nothing"
+    wrong = "import tests.b\ndef f():\n    from tests.a.n import ONE\n    from tests.a.m import f, moved, inside"
+    files = {ROOT / f"tests/a/{name}.py": tree for name, tree in {"__init__": ast.parse(""), "m": module}.items()}
+    assert not missing_imports({**files, ROOT / "tests/test_m.py": ast.parse(right)})
+    assert missing_imports({**files, ROOT / "tests/test_m.py": ast.parse(wrong)}) == [
+        "tests/test_m.py:1: tests.b",
+        "tests/test_m.py:3: tests.a.n ONE",
+        "tests/test_m.py:4: tests.a.m moved",
+        "tests/test_m.py:4: tests.a.m inside",
+    ]
 
 
 def test_what_a_yaml_names_is_imported_by_its_folder_alone() -> None:

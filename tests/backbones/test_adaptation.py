@@ -262,22 +262,3 @@ def test_choices_combine_on_a_normalized_network_on_the_meta_device(tuning: Any)
     has_gradient = {name: parameter.grad is not None for name, parameter in network.named_parameters()}
     expected = {name: tuning == "full" or (tuning == "lora" and "lora_" in name) for name in has_gradient}
     assert has_gradient == expected
-
-
-@pytest.mark.parametrize(
-    ("adapt", "network", "arguments", "message"),
-    [
-        (frozen, CIFARResNet(8), {"trainable": ["fc"]}, "trainable: CIFARResNet has no submodule fc; it has: conv1, "),
-        (with_lora, CIFARResNet(8), {"trainable": ["fc"]}, "trainable: CIFARResNet has no submodule fc; .*linear"),
-        (with_lora, MLP(4, [3], 2), {"rank": 0}, "lora_rank must be at least 1, got 0"),
-        (with_lora, MLP(4, [3], 2), {"targets": ["0", "to_q"]}, "lora_targets: MLP has no layer named to_q; it has: 0"),
-        (with_lora, nn.Sequential(nn.Conv2d(1, 1, 3)), {}, "lora_targets must be given.*no nn.Linear; it has: 0"),
-        (with_gradient_checkpointing, MLP(4, [3], 2), {}, "gradient_checkpointing: MLP has no blocks"),
-        (adapted, MLP(4, [3], 2), {"tuning": "half"}, "tuning must be full, lora or frozen, got 'half'"),
-        (adapted, MLP(4, [3], 2), {"dtype": "int8"}, "dtype must be float32, bfloat16 or float16, got 'int8'"),
-        (adapted, MLP(4, [3], 2), {"compile": "inductr"}, "compile must be one of .*inductor.*, got 'inductr'"),
-    ],
-)
-def test_bad_arguments_are_named(adapt: Any, network: nn.Module, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        adapt(network, **arguments)

@@ -35,20 +35,6 @@ def test_statistics_default_to_those_of_a_timm_network() -> None:
     assert normalized.std.flatten().tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        (None, [1.0], "mean must be given.*Linear"),
-        ([0.0], None, "std must be given.*Linear"),
-        ([0.0], [0.0], "std must be positive"),
-        ([0.0, 0.0], [1.0, 1.0, 1.0], "equal lengths, got 2 and 3"),
-    ],
-)
-def test_bad_statistics_are_named(mean: list[float] | None, std: list[float] | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Normalized(nn.Linear(1, 1), mean, std)
-
-
 def test_only_the_wrapped_network_is_saved_under_its_own_keys() -> None:
     network = nn.Linear(4, 2)
     assert set(Normalized(network, [0.5], [0.5]).state_dict()) == {f"network.{key}" for key in network.state_dict()}

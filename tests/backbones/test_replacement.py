@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.backbones.replacement import layers_named, replace_layers
 
@@ -53,24 +52,3 @@ def test_parameters_mode_and_names_stay_and_checkpoints_are_exchanged() -> None:
     image = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(network(image), 2 * plain(image))
     network.load_state_dict(vit().state_dict())
-
-
-@pytest.mark.parametrize(
-    ("network", "patterns", "message"),
-    [
-        (
-            vit(),
-            ["*.fc1", "*.fc9"],
-            r"layers: '\*.fc9' matches no Linear of VisionTransformer.*: blocks.\*.attn.qkv, .*head",
-        ),
-        (vit(), ["*.norm1"], r"norm1' matches no Linear"),
-        (nn.Sequential(nn.ReLU()), ["*"], "it has: none"),
-        (nn.MultiheadAttention(4, 2), ["out_proj"], "it has: none"),
-        (vit().requires_grad_(False), ["*.fc1"], "layers: blocks.0.mlp.fc1 is frozen"),
-        (nn.Sequential(Doubled("", nn.Linear(2, 2))), ["0"], "layers: 0 is a Doubled, which computes something else"),
-        (nn.Sequential(weight_norm(nn.Linear(2, 2))), ["0"], "layers: 0 is a ParametrizedLinear, which computes"),
-    ],
-)
-def test_what_cannot_be_replaced_is_named(network: nn.Module, patterns: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace_layers(network, layers_named(network, patterns, (nn.Linear,), "layers"), "layers", Doubled)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 
@@ -13,8 +12,3 @@ def test_a_constant_image_stays_constant_and_a_ramp_keeps_its_mean() -> None:
     assert enlarged.shape == (1, 1, 20, 20)
     torch.testing.assert_close(enlarged.mean(), ramp.mean())
     assert (enlarged[0, 0, 0].diff() >= 0).all()
-
-
-def test_a_bad_size_is_named() -> None:
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
-        Resized(nn.Identity(), 0)

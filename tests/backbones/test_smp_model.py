@@ -50,19 +50,3 @@ def test_a_network_takes_images_in_the_unit_interval_and_its_own_weights(tmp_pat
     assert network(torch.rand(1, 3, 33, 40)).shape == (1, 3, 33, 40)
     again = smp_model("Unet", 3, encoder="resnet18", weights=str(tmp_path / "weights.pt")).eval()
     assert torch.equal(again(image), network(image))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"name": "Ynet"}, "name: segmentation-models-pytorch has no Ynet; it has .*Unet"),
-        ({"encoder": "resnet43"}, "encoder: segmentation-models-pytorch has no resnet43; it has resnet34"),
-        ({"encoder": "tu-nothing"}, "Unet on tu-nothing"),
-        ({"pretrained": True, "weights": "x"}, "give one of the two"),
-        ({"in_channels": 1}, "mean and std must be given"),
-    ],
-)
-def test_what_does_not_fit_is_named(arguments: dict[str, Any], said: str) -> None:
-    pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(ValueError, match=said):
-        smp_model(**{"name": "Unet", "num_classes": 3, **arguments})

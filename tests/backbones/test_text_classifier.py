@@ -57,24 +57,3 @@ def test_an_encoder_and_decoder_answers_with_the_classes_numbers(tmp_path: Path)
     save_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="num_classes: indices below 3 must start with different tokens, got 2, 2, 2"):
         transformers_classifier(str(tmp_path), 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"name_or_path": "/nowhere"}, FileNotFoundError, "name_or_path: no transformers network at /nowhere"),
-        ({"architecture": {"model_type": "bart2"}}, ValueError, "architecture: .*bart2"),
-        (
-            {"architecture": {"model_type": "vit"}},
-            ValueError,
-            "vit is not a text classification network of transformers",
-        ),
-        ({"tuning": "half"}, ValueError, "tuning must be full, lora or frozen"),
-    ],
-)
-def test_what_does_not_fit_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    given = {"name_or_path": "unread", "num_classes": 2, "architecture": BERT, "pretrained": False, **arguments}
-    if "name_or_path" in arguments:
-        given |= {"pretrained": True, "architecture": None}
-    with pytest.raises(error, match=message):
-        transformers_classifier(**given)

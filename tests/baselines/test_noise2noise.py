@@ -23,8 +23,3 @@ def test_in_the_mean_over_noise_the_gradient_is_that_of_clean_images() -> None:
     steps = [gradient_of_a_step(module, {"noisy": first, "second_noisy": CLEAN + s * noise})[1][0] for s in (1, -1)]
     expected = (2 * (0.75 * first - CLEAN) * first).mean()
     torch.testing.assert_close((steps[0] + steps[1]) / 2, expected)
-
-
-def test_data_without_a_second_image_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs a second noisy image of each scene: set data\.second_noisy to true"):
-        gradient_of_a_step(Noise2Noise(Restored()), {"noisy": CLEAN, "clean": CLEAN})

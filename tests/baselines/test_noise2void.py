@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,12 +59,3 @@ def test_hidden_pixels_follow_from_epoch_and_sample() -> None:
     assert not torch.equal(seen[0][1], seen[3][1])
     hidden = [image != noisy for image in seen]
     assert torch.equal(hidden[0][0], hidden[2][1])
-
-
-@pytest.mark.parametrize(("size", "square"), [((16, 7), 8), ((4, 4), 2)])
-def test_small_patches_are_refused(size: tuple[int, int], square: int) -> None:
-    batch: Any = {"noisy": torch.zeros(1, 1, *size), "index": torch.tensor([0]), "global_batch_size": 1}
-    with pytest.raises(
-        ValueError, match=rf"patches of \[{size[0]}, {size[1]}\] pixels must not be smaller than model.square"
-    ):
-        Noise2Void(nn.Identity(), square=square).training_step(batch, 0)

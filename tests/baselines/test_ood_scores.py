@@ -66,26 +66,3 @@ def test_a_trained_classifier_tells_other_images_by_all_scores(tmp_path: Path) -
     torch.testing.assert_close(noise.confidence["EnergyBased"][:5].float(), expected)
     torch.testing.assert_close(noise.confidence["MaxSoftmax"][:5].float(), logits.softmax(dim=1).amax(dim=1))
     assert {path.name for path in tmp_path.glob("detection*.csv")} == {"detection.csv", "detection_scores.csv"}
-
-
-@pytest.mark.parametrize(
-    ("detectors", "said"),
-    [
-        ({"Nothing": {}}, "detectors: Nothing must work on logits or features; allowed: .*EnergyBased"),
-        ({"ODIN": {}}, "ODIN must work on logits or features"),
-        ({"ViM": {}}, "ViM needs d; its arguments are d"),
-        ({"KNN": {"neighbours": 3}}, "KNN has no argument neighbours; its arguments are k"),
-    ],
-)
-def test_detectors_that_do_not_fit_are_named(detectors: dict[str, dict[str, float]], said: str) -> None:
-    pytest.importorskip("pytorch_ood")
-    with pytest.raises(ValueError, match=said):
-        OODScores(network(), 8, detectors)
-
-
-def test_there_must_be_other_images() -> None:
-    pytest.importorskip("pytorch_ood")
-    from datamodules.classification.labelled_images import LabelledImages
-
-    with pytest.raises(ValueError, match="set data to OutOfDistribution"):
-        quiet().test(OODScores(network(), 8), LabelledImages(Digits(num_classes=8)), verbose=False)

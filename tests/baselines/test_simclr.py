@@ -74,9 +74,3 @@ def test_the_classifier_is_left_as_it_was_drawn() -> None:
     assert trained == {"network.layers.0.weight", "network.layers.0.bias"} | {
         f"projection.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
     }
-
-
-@pytest.mark.parametrize("key", ["hidden_features", "projection_features", "temperature"])
-def test_bad_arguments_are_named(key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        SimCLR(MLP(24, [8], 6), 6, nn.Identity(), **{key: 0})  # type: ignore[arg-type]

@@ -26,8 +26,3 @@ def test_images_are_restored_as_inference_says() -> None:
     image = torch.rand(1, 1, 9, 7)
     torch.testing.assert_close(module.restore(image), 0.75 * image)
     assert seen == [(8, 8), (4, 8)]
-
-
-def test_another_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="loss must be one of mse, l1, got 'l2'"):
-        SupervisedRestoration(Restored(), loss="l2")  # type: ignore[arg-type]

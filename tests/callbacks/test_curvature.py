@@ -64,17 +64,3 @@ def test_two_processes_measure_what_one_does_and_write_it(tmp_path: Path) -> Non
         one, two = (pd.read_csv(tmp_path / run / f"{name}.csv") for run in ("one", "two"))
         pd.testing.assert_frame_equal(one, two, rtol=1e-8)
         assert (tmp_path / "one" / "figures" / f"{name}.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"samples": 301}, r"samples of Curvature must be in \[1, 300\], got 301"),
-        ({"steps": 1}, "steps must be at least 2"),
-        ({"matrix": "fisher"}, "matrix must be one of hessian, gauss_newton"),
-        ({"batch_norm": "train"}, "batch_norm must be one of batch, running"),
-    ],
-)
-def test_what_does_not_fit_is_named_before_training(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        trained(Curvature(**arguments))

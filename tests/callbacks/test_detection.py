@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from callbacks.detection import DetectionReport, draw_detection, metrics_table, scores_table
@@ -78,10 +78,3 @@ def test_a_run_writes_them_whole(tmp_path: Path) -> None:
     columns = ["set", "method", "epsilon", "num_neighbours", *METRICS, "num_in_distribution", "num_other"]
     assert list(table.columns) == columns
     assert (tmp_path / "figures" / "detection.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="most_bins must be at least 2, got 1"):
-        DetectionReport(1)
-    with pytest.raises(TypeError, match=r"DetectionReport needs a Detector.* lacks detections, score"):
-        DetectionReport().setup(Trainer(logger=False, barebones=True), LightningModule(), "test")

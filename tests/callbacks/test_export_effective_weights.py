@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
@@ -44,10 +43,3 @@ def test_weights_are_written_after_training_and_after_the_first_test(tmp_path: P
     assert json.loads((tmp_path / "effective_weights" / "model.json").read_text()) == {
         "layers": {"fc": {"pattern": "1:2"}}
     }
-
-
-def test_a_module_with_plain_weights_is_refused() -> None:
-    with pytest.raises(
-        TypeError, match="ExportEffectiveWeights needs a EffectiveNetwork, and LightningModule lacks effective_weights"
-    ):
-        ExportEffectiveWeights().setup(trainer_in(None), LightningModule(), "test")

@@ -180,8 +180,3 @@ def test_a_fast_dev_run_writes_nothing_and_another_run_needs_a_directory() -> No
     quiet(fast_dev_run=True, **options).predict(Known(), datamodule=Shuffled())
     with pytest.raises(ValueError, match="has no directory"):
         quiet(**options).predict(Known(), datamodule=Shuffled())
-
-
-def test_a_bad_format_is_named() -> None:
-    with pytest.raises(ValueError, match="format must be one of parquet, csv, got 'json'"):
-        WritePredictions("json")  # type: ignore[arg-type]

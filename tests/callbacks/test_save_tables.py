@@ -2,7 +2,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from lightning.pytorch import LightningModule
 
 from callbacks.save_tables import SaveTables
@@ -36,8 +35,3 @@ def test_tables_are_written_and_drawn_after_training_and_after_the_first_test(tm
 
 def test_a_run_without_a_directory_writes_nothing() -> None:
     SaveTables().on_test_end(trainer_in(None), Measured(0.0))
-
-
-def test_a_module_without_tables_is_refused() -> None:
-    with pytest.raises(TypeError, match="SaveTables needs a TableSource, and LightningModule lacks tables"):
-        SaveTables().setup(trainer_in(None), LightningModule(), "test")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import t as student
 
 from experiments import claim, commands
 from experiments.claim import Claim, judge
+from experiments.results import Result
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
 
@@ -61,6 +63,16 @@ def test_a_claim_needs_the_margin_and_pairs_that_agree(
     method: list[float], baseline: list[float], direction: str, margin: float, verdict: str
 ) -> None:
     assert judge(a_claim(direction, margin), method, baseline)[0] == verdict
+
+
+def test_a_claim_of_which_a_seed_is_missing_did_not_run() -> None:
+    claimed = replace(a_claim("higher", 0.05), method=Path("a.yaml"), baseline=Path("b.yaml"))
+    names = {path.resolve(): path.stem for path in (claimed.method, claimed.baseline)}
+    results = [Result(name, "m", seed, value) for name, value in (("a", 0.9), ("b", 0.8)) for seed in range(3)]
+    assert claim.verdict(claimed, names, results, []).verdict == "holds"
+    found = claim.verdict(claimed, names, results[:-1], [])
+    assert (found.verdict, found.p == found.p) == ("did not run", False)
+    assert found.reason.startswith("b lacks the metric m in some seed")
 
 
 @given(

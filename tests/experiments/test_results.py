@@ -4,7 +4,17 @@ from pathlib import Path
 import pytest
 
 from experiments import commands, compare
-from experiments.results import Result, Summary, arrow, duration, markdown, mean_and_std, summarise, validation_metric
+from experiments.results import (
+    Result,
+    Summary,
+    arrow,
+    duration,
+    markdown,
+    mean_and_std,
+    repeated,
+    summarise,
+    validation_metric,
+)
 from tests.experiments.conftest import Config
 
 
@@ -86,3 +96,9 @@ def test_one_validation_metric_is_shown() -> None:
 
 def test_times_are_written_as_clocks_do() -> None:
     assert [duration(each) for each in (None, 7.9, 3723.0)] == ["-:--:--", "0:00:07", "1:02:03"]
+
+
+def test_a_best_epoch_is_repeated_only_where_its_value_is_the_tested_one() -> None:
+    tested = {"test/accuracy": 0.8, "best_epoch/test/accuracy": 0.9, "best_epoch/test/loss": 0.8}
+    assert not any(repeated(name, tested) for name in tested)
+    assert repeated("best_epoch/test/accuracy", {**tested, "test/accuracy": 0.9})

@@ -106,6 +106,23 @@ def test_value_and_gradient_of_a_step_are_elr_of_mixed_images_with_the_other_ave
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.usefixtures("in_float64")
+def test_each_network_ramps_its_term_by_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elr_plus, "draw_mixing", lambda size, *_: Mixing(1.0, torch.arange(size)))
+    batch: Any = {"image": torch.rand(5, 1, 8, 8), "label": torch.arange(5), "index": torch.arange(5)}
+    terms = {}
+    for steps, ramp_steps, strength in (([3, 5], 8, 3.0), ([3, 5], 0, 3.0), ([3, 5], 8, 0.0)):
+        module = two_networks(ramp_steps=ramp_steps, strength=strength)
+        module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+        module.trainer = SimpleNamespace(num_training_batches=2)  # type: ignore[assignment]
+        for targets in module.targets:
+            targets.allocate(5, "cpu", torch.float64)
+        module.steps = steps
+        terms[ramp_steps, strength] = float(module.training_step(batch, 1)["loss"])
+    ramped, whole = (terms[ramp_steps, 3.0] - terms[8, 0.0] for ramp_steps in (8, 0))
+    assert ramped / whole == pytest.approx(math.exp(-5 * (1 - 6 / 8) ** 2), rel=1e-10)  # the second network's sixth
+
+
 def test_each_pass_trains_one_network_and_its_average() -> None:
     module, states = two_networks(average_ramp_steps=None), []
     step = module.training_step

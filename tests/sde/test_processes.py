@@ -75,6 +75,22 @@ def test_steps_of_a_grid_are_those_of_the_discrete_models() -> None:
     torch.testing.assert_close(g[-1], torch.tensor(0.01, dtype=torch.float64))
 
 
+def test_ancestral_steps_are_those_of_the_discrete_models() -> None:
+    """VE: x + (s_i^2 - s_{i-1}^2) score with the posterior's variance; VP: (x + b_i score) / sqrt(1 - b_i) with b_i."""
+    n, i = 10, torch.arange(9.0, -1, -1, dtype=torch.float64)
+    x, score = torch.randn(2, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    here = 0.01 * 5000 ** (i / 9)
+    below = torch.where(i > 0, 0.01 * 5000 ** ((i - 1) / 9), 0)
+    mean, deviation = VE(0.01, 50.0).ancestral(x, i / 9, n, score)
+    torch.testing.assert_close(mean, x + (here**2 - below**2) * score)
+    torch.testing.assert_close(deviation, (below**2 * (here**2 - below**2) / here**2).sqrt())
+    b = (0.1 + i / 9 * 19.9) / n
+    mean, deviation = VP().ancestral(x, i / 9, 10 * n, score)
+    b = b / 10
+    torch.testing.assert_close(mean, (x + b * score) / (1 - b).sqrt())
+    torch.testing.assert_close(deviation, b.sqrt())
+
+
 def test_prior_density_is_that_of_a_gaussian() -> None:
     x = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 40
     normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 50.0)

@@ -21,6 +21,13 @@ def test_a_box_has_the_area_ratio_and_place_that_were_drawn() -> None:
     assert not box[1].any()
 
 
+def test_a_box_is_lower_and_narrower_than_the_image() -> None:
+    for height, width, found in ((10, 40, False), (40, 10, False), (11, 40, True)):
+        uniform = torch.full((1, 22), 0.5)
+        uniform[:, 2::2] = (100 / (height * width) - 0.02) / (1 / 3 - 0.02)  # a square of 10 x 10 pixels
+        assert bool(erased_boxes(uniform, height, width).any()) == found
+
+
 def test_areas_and_ratios_have_their_distributions() -> None:
     box = erased_boxes(torch.rand(4000, 22, generator=torch.Generator().manual_seed(0)), 60, 80).float()
     tall, wide = (box.amax(dim=dim).sum(dim=1) for dim in (2, 1))

@@ -193,22 +193,6 @@ def test_no_code_beside_a_pipeline_is_imported_or_asked_for(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "nobody/nothing",
-            "no such folder in .* Hugging Face cache, the only place that local_files_only .* `hf download",
-        ),
-        ("/nowhere/at/all", "no pipeline at /nowhere/at/all: expected a folder with model_index.json"),
-        ("missing.safetensors", "expected one file with all weights"),
-    ],
-)
-def test_what_is_nowhere_says_where_it_was_looked_for(name: str, message: str) -> None:
-    with pytest.raises(FileNotFoundError, match=message):
-        diffusers_pipeline(name, local_files_only=True)
-
-
 def test_a_pipeline_without_text_needs_no_transformers(unconditional: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_modules.backbones.diffusion.pipelines.find_spec", lambda name: None)
     assert type(diffusers_pipeline(str(unconditional), ("unet", "scheduler"))).__name__ == "DDPMPipeline"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from lightning_modules.backbones import diffusers_model
@@ -69,8 +69,3 @@ def test_with_texts_images_are_guided_by_what_the_network_says_of_both() -> None
     torch.manual_seed(1)
     other = model.denoising_loss(x, prompts.rows([1, 0]))
     assert loss != other
-
-
-def test_a_scheduler_of_another_prediction_is_refused() -> None:
-    with pytest.raises(ValueError, match="prediction_type must be one of epsilon, v_prediction, sample, got 'flow'"):
-        PixelModel(Copies(), EulerDiscreteScheduler(prediction_type="flow"))  # type: ignore[arg-type]

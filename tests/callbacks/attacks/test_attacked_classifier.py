@@ -113,17 +113,6 @@ def test_votes_of_a_modules_own_are_attacked_and_count_as_in_the_certificate(
     assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(accuracy)
 
 
-def test_the_smoothed_half_of_a_mixture_is_not_attacked_for_the_whole(tmp_path: Path) -> None:
-    class Mixing(HalfSpace):
-        chooses_alpha = False
-
-        def mix(self, image: Tensor, alpha: float | None = None) -> Any: ...
-
-    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
-    with pytest.raises(ValueError, match=r"sigma must be 0 for Mixing, got 0\.1"):
-        run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=2), Mixing())
-
-
 def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
     class Fickle(HalfSpace):
         """The other class in three tenths of all evaluations."""
@@ -166,13 +155,6 @@ def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
         float(robust.double().mean()), abs=1e-6
     )
     assert 0 < metrics["test/robust_accuracy_autoattack_linf_0.01"] < metrics["test/robust_accuracy_pgd"] < 1
-
-
-def test_a_smoothed_classifier_needs_draws() -> None:
-    with pytest.raises(ValueError, match=r"num_draws must be at least 2 with sigma 0.1"):
-        callback(sigma=0.1)
-    with pytest.raises(ValueError, match=r"box: num_draws must be at least 2 with sigma 0.1"):
-        callback(sigma=0.1, num_draws=10)
 
 
 @needs_autoattack

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.attacks.robust_accuracy import RobustAccuracy
-from lightning_modules.robustness.attacks import PGD
 from tests.callbacks.attacks.half_space import (
     L2,
     LINF,
     NORMAL,
-    Broken,
     HalfSpace,
     Images,
     blocks,
@@ -142,35 +139,3 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
     assert pictures == ["adversarial_best.png", "adversarial_last.png"]
     metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
     assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("attacks", []), ("attacks", [PGD("linf", 0.1), PGD("linf", 0.1, steps=3)]), ("batch_size", 0), ("skip", 0)),
-        *(("max", 0), ("sigma", -0.1), ("num_draws", 0), ("seed", -1), ("num_shown", 0)),
-    ],
-)
-def test_bad_arguments_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        callback(**{key: value})
-
-
-class Nameless(LightningModule):
-    def test_step(self, batch: Any, batch_idx: int) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "module", "options"),
-    [
-        (ValueError, "limit_test_batches", HalfSpace, {"limit_test_batches": 0}),
-        (ValueError, r"RobustAccuracy needs gradients, .* 16-true", HalfSpace, {"precision": "16-true"}),
-        (TypeError, "RobustAccuracy needs a Classifier, and Nameless lacks", Nameless, {}),
-        (ValueError, r"logits are NaN for images in 0\.\.\.7", Broken, {}),
-    ],
-)
-def test_what_cannot_be_attacked_is_refused(
-    error: type[Exception], message: str, module: type[LightningModule], options: dict[str, Any], tmp_path: Path
-) -> None:
-    with pytest.raises(error, match=message):
-        run(tmp_path, callback(), module(), **options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -249,47 +249,6 @@ def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:
         entry["init_args"]["mode"] = yaml.safe_load(line)
         modes.append(parser.instantiate_classes(parser.parse_object({"callback": entry})).callback.mode)
     assert modes == [Curve(grid=0.25), Anytime(radius=0.5), Stages(radius=0.5), InputSpecific(max_loss=0.05)]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("sigma", 0.0), ("batch_size", 0), ("skip", 0), ("max", 0), ("seed", -1), ("radii", [-0.1])],
-)
-def test_bad_arguments_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{key} must be"):
-        certification(**{key: value})
-
-
-class Altered(Images):
-    """Images that are given in another form."""
-
-    def __init__(self, alter: Any) -> None:
-        super().__init__()
-        self.alter = alter
-
-    def __getitem__(self, index: int) -> Any:
-        return self.alter(super().__getitem__(index))
-
-
-class Nameless(LightningModule):
-    def test_step(self, batch: Any, batch_idx: int) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("kind", "message", "options"),
-    [
-        (ValueError, "limit_test_batches", {"limit_test_batches": 0}),
-        (ValueError, r"needs images in \[0, 1\]", {"data": Images(scale=2.0)}),
-        (ValueError, "torch.uint8", {"data": Altered(lambda one: {**one, "image": (one["image"] * 255).byte()})}),
-        (TypeError, "with `image` and `label`", {"data": Altered(lambda one: (one["image"], one["label"]))}),
-        (TypeError, "Certification needs a Classifier, and Nameless lacks", {"module": Nameless()}),
-    ],
-)
-def test_what_cannot_be_certified_is_refused(
-    tmp_path: Path, kind: type[Exception], message: str, options: dict[str, Any]
-) -> None:
-    with pytest.raises(kind, match=message):
-        run(tmp_path, certification(), **options)
 
 
 def test_two_of_these_callbacks_are_refused_before_anything_is_tested() -> None:

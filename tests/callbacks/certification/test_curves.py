@@ -58,25 +58,6 @@ def test_radius_0_is_an_abstention_in_logs_of_others_and_may_be_a_claim_in_ours(
     assert [summary(read_log(path), [0.0])["certified_accuracy_0.00"] for path in (official, sidecar)] == [0.5, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("line", "torn"),
-    [
-        (3, "20\t8\t-1\t0."),
-        (3, "20\t8\t-1\t0.40\t1\t1\t0.25\t2\t15.1"),
-        (3, ""),
-        (3, "20\tx\t-1\t0.0\t1\t15.2"),
-        (6, "80\t4\t4\t"),
-        (6, "80\t4\t4\t\t3\t15.0"),
-    ],
-)
-def test_a_damaged_line_of_a_log_is_named(tmp_path: Path, line: int, torn: str) -> None:
-    lines = OFFICIAL.splitlines()
-    lines[line - 1] = torn
-    (tmp_path / "official").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=rf"line {line} of .*official is damaged"):
-        read_log(tmp_path / "official")
-
-
 def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 

@@ -5,7 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from callbacks.early_learning.counts import RunningCounts, count_categories, count_right_labels, label_fit
+from callbacks.early_learning.counts import (
+    RunningCounts,
+    count_categories,
+    count_right_labels,
+    label_fit,
+    overall_shares,
+)
 
 
 def random_labels(shape: tuple[int, ...], num_classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,3 +101,11 @@ def test_a_half_counted_epoch_is_saved_and_goes_on() -> None:
     assert torch.equal(counts, whole.close())
     assert resumed.epoch is None
     assert resumed.close().shape == (1, 11, 3)
+
+
+def test_a_category_that_is_predicted_and_never_labelled_has_an_iou_of_zero() -> None:
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 1])].T.view(1, 3, 2, 2)  # of the third category nothing is known
+    counts = torch.nn.functional.pad(count_categories(logits, torch.zeros(1, 2, 2).long()), (0, 0, 0, 3))
+    assert overall_shares(counts, per_pixel=True)["fit_given"].item() == pytest.approx((0.5 + 0) / 2)
+    never = overall_shares(torch.zeros_like(counts), per_pixel=True)["fit_given"]
+    assert never.isnan()

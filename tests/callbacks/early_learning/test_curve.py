@@ -81,6 +81,13 @@ def test_a_late_start_moves_the_end_by_as_many_records() -> None:
     assert late.end - prompt.end == pytest.approx(7, abs=1)
 
 
+def test_a_late_start_in_records_between_epochs_moves_the_end_by_their_epochs() -> None:
+    values = learning_curve(np.linspace(0, 15, 60), 0.8, 1.0, 3.0)
+    late = detect(np.concatenate([np.full(8, 0.002), values + 0.2]), 0.25, r=0.9, horizon=16, min_jump=0.1)
+    assert late is not None
+    assert (late.start, late.end) == (7, end_of_early_learning(late.curve, 0.9, 16) + 7 * 0.25)
+
+
 def test_a_curve_without_a_jump_never_ends() -> None:
     values = np.linspace(0.02, 0.95, 30)  # rises by less than 0.1 each time
     assert all(detect(values[: e + 1], 1.0, r=0.9, horizon=30, min_jump=0.1) is None for e in range(30))

@@ -1,7 +1,6 @@
 """Features of real images: kept, continued, named, and refused where they are not features."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -61,26 +60,6 @@ def test_metrics_are_named_after_the_extractor() -> None:
     assert metric_name("fid", {**inception, "resize": "clean"}) == "fid_clean"
     assert [metric_name(kind, {"name": "resnet18"}) for kind in ("fid", "kid")] == ["fd_resnet18", "kd_resnet18"]
     assert metric_name("fid", None) == "fid"
-
-
-class Undefined(nn.Module):
-    def forward(self, image: Tensor) -> Tensor:
-        return (image.flatten(1) - 0.5).log()
-
-
-@pytest.mark.parametrize(
-    ("network", "name", "given", "error"),
-    [
-        (nn.Flatten(), None, {}, "extractor_name None with Flatten"),
-        (FIDInception(), "mine", {}, "extractor_name 'mine' with FIDInception"),
-        (nn.Flatten(), "pixels", {"sizes": (4, 5)}, r"image 1 of some has shape \[3, 4, 5\].*needs images of one"),
-        (nn.Identity(), "nothing", {}, r"must return features \[B, D\], for 3 images \[3, D\], got \[3, 3, 4, 4\]"),
-        (Undefined(), "logarithms", {}, "the features of image 0 of some are infinite or NaN"),
-    ],
-)
-def test_refusals(tmp_path: Path, network: nn.Module, name: Any, given: dict[str, Any], error: str) -> None:
-    with pytest.raises(ValueError, match=error):
-        features_of(images(**given), Extractor(network, name), tmp_path, 3, ALONE)
 
 
 def test_inception_resizes_images_of_different_sizes_one_by_one(tmp_path: Path) -> None:

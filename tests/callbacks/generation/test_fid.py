@@ -15,7 +15,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
-from datamodules.classification.labelled_images import LabelledImages
 from datamodules.randomness.generators import generator_of
 from lightning_modules.networks.fid_inception import FIDInception
 from tests.callbacks.generation.tiny_generator import TinyGenerator, digits, fid, run
@@ -167,14 +166,6 @@ class Rows(TinyGenerator):
 def test_refusals(tmp_path: Path, options: dict[str, Any], module: type[LightningModule], error: str) -> None:
     with pytest.raises((ValueError, TypeError), match=error):
         run(tmp_path, module(), fid(tmp_path, **options))  # type: ignore[arg-type]
-
-
-def test_data_without_a_set_of_images_are_refused(tmp_path: Path) -> None:
-    trainer = quiet(callbacks=[fid(tmp_path)], default_root_dir=tmp_path)
-    loader = LabelledImages(Digits(), batch_size=650)
-    loader.setup("test")
-    with pytest.raises(TypeError, match=r"FID.images is not given, and NoneType has no dataset of images"):
-        trainer.test(TinyGenerator(), loader.test_dataloader(), verbose=False)
 
 
 def test_a_fast_dev_run_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -70,8 +70,3 @@ def test_a_sharper_estimate_has_greater_gradients_and_power(tmp_path: Path) -> N
     error = np.sqrt(np.mean((np.log(power["estimate"]) - np.log(power["clean"])) ** 2))
     assert sharper["test/spectrum_error"] == pytest.approx(error, rel=1e-5)
     assert (tmp_path / "figures" / "spectrum.png").is_file()
-
-
-def test_a_module_that_measures_no_images_is_refused() -> None:
-    with pytest.raises(TypeError, match="Sharpness"):
-        Sharpness().setup(quiet(), LightningModule(), "test")

@@ -10,11 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import save_file
 from skimage.data import astronaut
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.image import total_variation, universal_image_quality_index
 from torchmetrics.image import (
-    MultiScaleStructuralSimilarityIndexMeasure,
-    PeakSignalNoiseRatio,
     TotalVariation,
     UniversalImageQualityIndex,
 )
@@ -175,52 +172,3 @@ def test_a_metric_is_named_in_a_configuration(tmp_path: Path) -> None:
         [(name, measure)] = parser.instantiate_classes(parser.parse_object({"table": table})).table.measures.items()
         assert isinstance(measure.metric, UniversalImageQualityIndex)
         assert name == ("uqi" if isinstance(given, dict) else "universal_image_quality_index")
-
-
-class DistributionDistance(Metric):
-    """Has the signature of torchmetrics' FID and KID."""
-
-    def update(self, imgs: Tensor, real: bool) -> None: ...
-
-    def compute(self) -> Tensor:
-        return torch.zeros(())
-
-
-class Pairs(Metric):
-    """Gives a number for each of two parts of an image."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        self.found = (preds - target).flatten()[:2]
-
-    def compute(self) -> Tensor:
-        return self.found
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        ([PeakSignalNoiseRatio(1.0), PeakSignalNoiseRatio(1.0)], "two are called peak_signal_noise_ratio; name them"),
-        ({"psnr": PeakSignalNoiseRatio(1.0)}, "two are called psnr; name them"),
-        ({"a/b": PeakSignalNoiseRatio(1.0)}, "names must consist of letters, digits and underscores, got 'a/b'"),
-        ([DistributionDistance()], "DistributionDistance does not measure single images"),
-    ],
-)
-def test_what_is_no_image_metric_is_named(metrics: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ImageMetricsTable(metrics)
-
-
-@pytest.mark.parametrize(
-    ("metric", "message"),
-    [
-        (
-            MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0),
-            r"m \(Multi.* cannot measure an image of shape \[3, 16",
-        ),
-        (Pairs(), r"m \(Pairs\) must give one number per image"),
-    ],
-)
-def test_an_image_that_a_metric_cannot_measure_is_named(metric: Metric, message: str) -> None:
-    measure = measures_of({"m": metric}, [])["m"]
-    with pytest.raises(ValueError, match=message):
-        measure(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), "clipped")

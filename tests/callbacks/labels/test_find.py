@@ -74,33 +74,3 @@ def test_a_name_is_a_network_of_timm_with_the_classes_of_its_weights(monkeypatch
     monkeypatch.undo()
     with pytest.raises(ValueError, match="no_network"):
         find_label_errors("no_network", torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
-
-
-TWO = np.array([[0.9, 0.1], [0.4, 0.6]])
-IMAGES = torch.rand(2, 1, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("judge", "images", "labels", "options", "message"),
-    [
-        (TWO, None, [0, 2], {}, r"labels must be in 0 \.\.\. 1, got 2"),
-        (TWO, None, [0.0, 1.0], {}, "labels must be one integer per sample, got float64"),
-        (TWO, None, [], {}, "labels must have at least one entry, got none"),
-        (TWO, None, [0], {}, r"probabilities must be \[1, K\], one row per label, got \[2, 2\]"),
-        (TWO[:, 0], None, [0, 1], {}, r"probabilities must be \[2, K\], one row per label, got \[2\]"),
-        (TWO[:, :1], None, [0, 0], {}, "must sum to 1"),
-        (np.log(TWO), None, [0, 1], {}, "must be nonnegative, and each row must sum to 1; apply softmax"),
-        (TWO * np.nan, None, [0, 1], {}, "must be nonnegative"),
-        (TWO, None, [0, 1], {"threshold": 1.0}, "threshold must be .* got 1.0"),
-        (nn.Flatten(), None, [0, 1], {}, "there must be one image for each of the 2 labels, got None"),
-        (nn.Flatten(), IMAGES, [0, 1, 1], {}, "there must be one image for each of the 3 labels, got 2 images"),
-        (nn.Flatten(), (255 * IMAGES).byte(), [0, 1], {}, r"floating-point numbers in \[0, 1\], got torch.uint8 in \["),
-        (nn.Flatten(), IMAGES + 1, [0, 1], {}, r"floating-point numbers in \[0, 1\], got torch.float32 in \[1"),
-        (nn.Flatten(), IMAGES, [0, 1], {"batch_size": 0}, "batch_size must be .* got 0"),
-    ],
-)
-def test_bad_arguments_are_named(
-    judge: Any, images: Any, labels: list[Any], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        find_label_errors(judge, images, np.array(labels), **options)

@@ -57,3 +57,10 @@ def test_a_hyperplane_parts_samples_of_no_class_from_all_others_by_default() -> 
     position = samples.value @ direction / np.linalg.norm(direction)
     centre = (clusters.rare.mean(axis=0) + clusters.foreign.mean(axis=0)) / 2 @ direction / np.linalg.norm(direction)
     assert ((position < centre) == samples.foreign).mean() > 0.97
+
+
+def test_no_test_sample_is_a_training_sample() -> None:
+    data = Clustered(num_clean=300, num_foreign=0, num_test=300)
+    training, test = ({bytes(each.numpy()) for each in part.image} for part in (data.training(), data.test()))
+    assert len(training) == len(test) == 300
+    assert not training & test

@@ -144,17 +144,6 @@ def test_floating_point_images_and_missing_files_are_named(tmp_path: Path) -> No
         read_crop(tmp_path / "gone.png", Crop(8, 8), None)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "key"),
-    [((0, 8), "image_size"), ((8, 7), "resize"), ((8, 8, 0.0), "min_area"), ((8, 8, 1.5), "min_area")],
-)
-def test_crops_that_cannot_be_are_refused(arguments: tuple, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        ResizedCrop(*arguments)
-    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
-        Crop(8, 8, "nearest")  # type: ignore[arg-type]
-
-
 def test_names_are_sorted_images_of_all_subfolders(tmp_path: Path) -> None:
     for name in ("b.JPEG", "a.png", "sub/c.webp", ".hidden.png", ".cache/d.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

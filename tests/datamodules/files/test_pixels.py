@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.files.image_files import UnreadableImage
 from datamodules.files.pixels import read_pixels
 
 RANDOM = np.random.default_rng(0)
@@ -71,31 +70,3 @@ def test_the_camera_says_which_side_is_up(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), np.rot90(COLOUR, -1).transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "data_range", "message"),
-    [
-        ("deep", None, "has 16 bits, so its white value is unknown: set data_range"),
-        ("deep", 1023, "has the value .* above data_range 1023"),
-        ("colour", 1023, "has 8 bits, but data_range is 1023"),
-        ("float", None, "its values are of type F"),
-        ("clear", None, "parts of it are transparent"),
-        ("clear of 16 bits", 65535, "it has an alpha channel"),
-        ("damaged", None, "cannot be read as an image"),
-    ],
-)
-def test_images_of_unknown_range_are_refused_by_name(
-    kind: str, data_range: int | None, message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / ("a.tif" if kind == "float" else "a.png")
-    if kind == "clear of 16 bits":
-        png_of_16_bits(path, RANDOM.integers(0, 65536, (5, 4, 4), dtype=np.uint16))
-    elif kind == "damaged":
-        path.write_bytes(b"\x89PNG")
-    else:
-        clear = np.dstack([COLOUR, np.arange(20, dtype=np.uint8).reshape(5, 4)])
-        pixels = {"deep": DEEP, "colour": COLOUR, "float": DEEP.astype(np.float32), "clear": clear}[kind]
-        Image.fromarray(pixels).save(path)
-    with pytest.raises(UnreadableImage, match=f"a.(png|tif) .*{message}"):
-        read_pixels(path, data_range=data_range)

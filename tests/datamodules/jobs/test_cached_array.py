@@ -122,12 +122,3 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
     np.save(array, WHOLE)
     with pytest.raises(ValueError, match="does not contain the array that its name describes"):
         computed(tmp_path)
-
-
-def test_parts_of_an_earlier_version_are_rejected_in_a_sentence(tmp_path: Path) -> None:
-    """They have no manifest before all of them are there."""
-    partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
-    partial.mkdir(parents=True)
-    np.save(partial / "part-000003.npy", part(3))
-    with pytest.raises(ValueError, match=r"partial has results, but .*manifest.json.* is missing: restore it, or rem"):
-        computed(tmp_path)

@@ -5,17 +5,21 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import torch.distributed as dist
 
 from datamodules.files.whole_files import write_text
 from datamodules.jobs.cached_array import cached_array
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Rows, Store, array_files, csv_files, png_files, recordings
+from lightning_modules.diffusion.golden_noise.collection import CollectsPairs
+from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps
 from tests.datamodules.jobs.killing import Points, run_until, tree
 from tests.two_processes import in_two_processes, start_two
 
@@ -26,6 +30,8 @@ VALUES: dict[str, Any] = {
     "array": lambda item: np.full((2, 2), item),
     "recording": lambda item: (np.full(8, item / 8, dtype=np.float32), 8000),
     "rows": lambda item: {"item": str(item), "half": str(item / 2)},
+    "pairs": lambda item: (torch.full((2,), item / 3), torch.full((2,), item / 4), [item / 5], [item / 6]),
+    "strips": lambda item: [np.full((1, 2, width), item, dtype=np.uint8) for width in (3, 3, 12)],
 }
 
 
@@ -33,14 +39,22 @@ DIGESTS = [f"made from {item}" for item in range(ITEMS)]
 
 
 def store_of(kind: str, folder: Path) -> Store:
-    stores: dict[str, Any] = {"png": png_files, "csv": csv_files, "array": array_files, "recording": recordings}
-    return Rows(folder, ["item", "half"]) if kind == "rows" else stores[kind](folder)
+    stores: dict[str, Any] = {
+        "png": png_files,
+        "csv": csv_files,
+        "array": array_files,
+        "recording": recordings,
+        "rows": lambda folder: Rows(folder, ["item", "half"]),
+        "pairs": partial(CollectsPairs.store, None),  # one .npz file per item
+        "strips": partial(InterpolationSteps.store, SimpleNamespace(positions=[0.25, 0.5])),  # several files per item
+    }
+    return stores[kind](folder)
 
 
 def keys_of(kind: str) -> list[Any]:
     if kind == "rows":
         return list(range(ITEMS))
-    return [f"{item}.wav" if kind == "recording" else f"{item}" for item in range(ITEMS)]
+    return [{"recording": f"{item}.wav", "pairs": f"{item}_7"}.get(kind, f"{item}") for item in range(ITEMS)]
 
 
 def run(kind: str, folder: Path, points: Points) -> None:
@@ -86,7 +100,11 @@ def fill(kind: str, folder: Path, points: Points) -> None:
     job.close()
 
 
-CASES = [*(("run", kind) for kind in (*VALUES, "cached")), ("fill", "png")]
+IN_LOOPS = ("pairs", "strips")
+CASES = [
+    *(("run", kind) for kind in (*VALUES, "cached") if kind not in IN_LOOPS),
+    *(("fill", kind) for kind in ("png", *IN_LOOPS)),
+]
 
 
 def work(way: str, kind: str, folder: Path, points: Points) -> None:

@@ -1,7 +1,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,22 +143,3 @@ def test_a_draw_takes_the_place_of_the_permutation() -> None:
     other = shares(12, 5, 2, shuffle=True, seed=1, epoch=3, draw=draw)
     assert torch.equal(torch.cat(merged(requests)), torch.cat(merged(again)))
     assert not torch.equal(torch.cat(merged(requests)), torch.cat(merged(other)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"num_samples": 50, "batch_size": 3, "world_size": 4},
-            r"batch_size 3 \(over all ranks\) is below the number of ranks, 4",
-        ),
-        (
-            {"num_samples": 3, "batch_size": 8, "world_size": 4},
-            "3 samples cannot be split over 4 ranks: .* at most 3",
-        ),
-        ({"num_samples": 5, "batch_size": 8, "shuffle": True}, "batch_size is 8, more than the 5 samples"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GlobalBatches(**arguments)

@@ -85,27 +85,3 @@ def test_a_data_module_gives_each_node_images_of_its_own_shard() -> None:
         for node, index in enumerate(batch["index"].view(4, 5)):
             assert set(index.tolist()) <= set(shards[node].tolist())
         assert len(batch["image"]) == batch["global_batch_size"] == 20
-
-
-@pytest.mark.parametrize(
-    ("arguments", "more", "message"),
-    [
-        ({"alpha": 0.0}, {}, "alpha must be positive, got 0.0"),
-        ({"nodes": 0}, {}, "nodes must be at least 1, got 0"),
-        ({"batches_per_epoch": 0}, {}, "batches_per_epoch must be at least 1, got 0"),
-        ({}, {"batch_size": 21}, "batch_size must be a multiple of shards.nodes, 4, got 21"),
-        ({}, {"batches_per_epoch": 3}, "batches_per_epoch and passes_per_epoch must be left out with shards"),
-    ],
-)
-def test_what_does_not_fit_is_named(arguments: dict[str, Any], more: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelledImages(
-            Digits(),
-            shards=NodeShards(**{"nodes": 4, "alpha": 1.0, "batches_per_epoch": 3, **arguments}),
-            **{"batch_size": 20, **more},
-        )
-
-
-def test_a_node_without_samples_is_named() -> None:
-    with pytest.raises(ValueError, match=r"shards.nodes 200 and alpha 1.0 leave node \d+ no sample of 600"):
-        NodeShards(200, 1.0, 1).draw(LABEL, 10, 0)

@@ -16,8 +16,3 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
         assert first.global_batch_size == sum(len(each[turn].indices) for each in requests if turn < len(each))
     if (batch_size, world_size) == (3, 1):
         assert [r.indices.tolist() for r in requests[0]] == [[0, 2], [1], [3]]
-
-
-def test_more_processes_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 images cannot be split over 5 ranks"):
-        OneSizeBatches(SIZES, 1, 0, 5)

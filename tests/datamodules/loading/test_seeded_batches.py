@@ -63,3 +63,10 @@ def test_a_resumed_run_trains_on_the_batches_that_were_left(asked_in: str, step:
     assert whole.steps == 12
     assert resumed.seen == whole.seen[step:]
     assert torch.equal(whole.linear.weight, resumed.linear.weight)
+
+
+def test_evaluation_batches_are_those_of_training_unless_they_are_given() -> None:
+    for given, expected in ((None, 7), (20, 20)):
+        data = LabelledImages(Digits(train_size=60), batch_size=7, evaluation_batch_size=given)
+        data.setup("test")
+        assert len(next(iter(data.test_dataloader()))["label"]) == expected

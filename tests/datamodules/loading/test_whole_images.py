@@ -1,6 +1,5 @@
 from typing import Any
 
-import pytest
 import torch
 
 from datamodules.loading.global_batches import Request
@@ -58,12 +57,6 @@ def test_a_folder_is_predicted_in_place_of_the_test_images() -> None:
     data.setup("predict")
     assert data.test_sets is None
     assert dealt(data.predict_dataloader()) == [[[0]]]
-
-
-@pytest.mark.parametrize(("stage", "missing"), [("fit", "data.training"), ("test", "data.test")])
-def test_what_is_needed_and_not_given_is_named(stage: str, missing: str) -> None:
-    with pytest.raises(ValueError, match=missing):
-        images(None).setup(stage)
 
 
 def test_images_are_never_in_half_precision() -> None:

@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from datamodules.augmentation.crop_and_flip import Augmentation
@@ -71,12 +70,3 @@ def test_crops_of_files_move_with_the_visit_and_validation_sees_the_centre(tmp_p
     assert not torch.equal(first["image"][order[0]], later["image"][order[1]])
     assert "caption" not in first
     assert data.augmented(first, 0)["image"].shape == (2, 3, 16, 16)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"validation_fraction must be in \[0, 1\), got 1"):
-        CaptionedImages(CaptionedClasses(Digits()), validation_fraction=1)
-    with pytest.raises(ValueError, match="test needs images that are held out"):
-        digits().setup("test")
-    with pytest.raises(ValueError, match="leaves no training image of 2"):
-        CaptionedImages(CaptionedClasses(Digits(train_size=2)), validation_fraction=0.9).setup("fit")

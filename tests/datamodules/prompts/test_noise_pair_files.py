@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.files.whole_files import DamagedFile
 from datamodules.prompts.noise_pair_files import (
     caption_in,
     kept_pairs,
@@ -88,18 +87,3 @@ def test_a_damaged_pair_and_one_of_other_arrays_are_named(tmp_path: Path) -> Non
     for name, message in (("1", "is damaged"), ("2", "lacks arr_0 or arr_1"), ("3", "must hold two arrays")):
         with pytest.raises(ValueError, match=rf"{name}.npz .*{message}"):
             read_pair(tmp_path / f"{name}.npz")
-
-
-def test_nothing_better_is_nothing_to_train_on(tmp_path: Path) -> None:
-    written(tmp_path, 0, [1.0], [1.0])
-    write_scores(tmp_path)
-    with pytest.raises(ValueError, match=r"none of 1 pairs in .* has s' > s"):
-        kept_pairs(tmp_path, tmp_path / "scores.jsonl", 0.0)
-
-
-def test_a_pair_that_is_cut_is_damaged(tmp_path: Path) -> None:
-    written(tmp_path, 1, [0.0], [1.0])
-    path = tmp_path / "1_7.npz"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamagedFile, match=r"1_7.npz is damaged"):
-        caption_in(path)

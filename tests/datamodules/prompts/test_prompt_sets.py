@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from datamodules.classification.digits import Digits
@@ -36,29 +35,3 @@ def test_classes_take_turns_with_new_seeds() -> None:
     batch = PromptRows(found)[Request(torch.tensor([11, 0]), 0, 5)]
     assert batch["caption"] == ["1", "0"]
     assert (batch["seed"].tolist(), batch["index"].tolist(), batch["global_batch_size"]) == ([111, 100], [11, 0], 5)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "has no prompt"),
-        ('{"text": "a"}', "line 1: expected caption, got text"),
-        ('{"caption": "a"}\n{', "line 2 is not JSON"),
-        ('{"caption": "a", "seed": "x"}', "line 1: index and seed must be whole numbers"),
-        ('{"caption": "a", "seed": -1}', "seed must be at least 0, got -1"),
-        ('{"caption": "a", "index": 3}\n{"caption": "b", "index": 3}', "2 prompts with the index 3"),
-    ],
-)
-def test_what_is_no_list_of_texts_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "prompts.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        PromptFile(str(tmp_path / "prompts.jsonl")).prompts()
-
-
-def test_a_file_that_is_missing_or_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no prompts at .*none.txt"):
-        PromptFile(str(tmp_path / "none.txt")).prompts()
-    with pytest.raises(ValueError, match=r"path must end in .txt, .jsonl, .json, .csv, got a.parquet"):
-        PromptFile("a.parquet")
-    with pytest.raises(ValueError, match="num_prompts must be at least 1, got 0"):
-        ClassPrompts(Digits(), 0)

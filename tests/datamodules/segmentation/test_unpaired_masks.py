@@ -39,3 +39,14 @@ def test_auxiliary_masks_belong_to_no_image_and_all_are_used_alike() -> None:
     assert same.sum(dim=0).min() > 60  # of 1,000, expected 100 each
     truth = data.train_set[request(*range(100))]["clean_label"]
     assert not (truth[:, None] == pool[None]).all(dim=(2, 3)).any()
+
+
+def test_each_seed_and_split_has_textures_of_its_own() -> None:
+    def pixels(seed: int, split: str) -> Tensor:
+        data = UnpairedMasks(EllipseImages(num_training=60, num_validation=60, num_test=60), seed=seed)
+        data.setup("fit")
+        edge = getattr(data.images, split)().image[:, :, :3].double()  # where no structure is
+        return (edge - edge.mean(dim=(1, 2, 3), keepdim=True)).flatten()[None]
+
+    rows = torch.cat([pixels(seed, split) for seed in (0, 1) for split in ("training", "validation", "test")])
+    assert (torch.corrcoef(rows) - torch.eye(6)).abs().max() < 0.25

@@ -31,6 +31,29 @@ def test_mixtures_have_the_ratios_and_the_excerpts_of_their_table(folders: tuple
             assert np.corrcoef(excerpt, noise)[0, 1] > 0.999
 
 
+def test_a_mixture_and_its_clean_recording_are_divided_alike_where_16_bits_would_overflow(tmp_path: Path) -> None:
+    for number in range(3):
+        voice = write(tmp_path / "speech" / f"{number}.wav", 400, seed=number) / 2**15
+        write(tmp_path / "noise" / f"{number}.wav", 401, seed=50 + number)
+    found = Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), snr=(-20, -20), held_out=0.34).recordings(
+        "test"
+    )
+    assert found.table is not None
+    loudest = found.table["divided_by"].item()
+    assert loudest > 1.5
+    assert np.abs(found.noisy[0]).max() == round(0.999 * 2**15)
+    np.testing.assert_allclose(found.clean[0] / 2**15, voice / loudest, atol=2**-15)
+
+
+def test_noise_begins_anywhere_where_it_covers_the_recording(tmp_path: Path) -> None:
+    for number in range(40):
+        write(tmp_path / "speech" / f"{number}.wav", 400, seed=number)
+    write(tmp_path / "noise" / "0.wav", 401)
+    table = Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0).recordings("training").table
+    assert table is not None
+    assert set(table["start"]) == {0, 1}
+
+
 def test_splits_share_no_recording_and_draws_follow_from_the_seed(folders: tuple[str, str]) -> None:
     tables = [Mixtures(*folders, seed=1).recordings(split).table for split in ("training", "validation", "test")]  # type: ignore[arg-type]
     for kind in ("speech", "noise"):

@@ -10,6 +10,7 @@ from datamodules.tables.noised_points import (
     CreditDefault,
     NoisedPoints,
     PointDistribution,
+    StandardisedRows,
     StandardisedWine,
     UniformCube,
     UnitCircle,
@@ -76,3 +77,21 @@ def test_tables_are_standardised_and_kept_in_the_ball(tmp_path: Path) -> None:
         CreditDefault(str(tmp_path)).rows()
     with pytest.raises(ValueError, match="end must be in"):
         NoisedPoints(Atoms(), start=0.5, end=0.4)
+
+
+class Ten(StandardisedRows):
+    dim = 2
+
+    def rows(self) -> np.ndarray:
+        return np.arange(20.0).reshape(10, 2) ** 2
+
+
+def test_a_third_of_the_rows_is_held_out_and_standardised_as_the_others() -> None:
+    training, test = (
+        np.unique(Ten(radius=100).draw(2000, np.random.default_rng(0), test=split), axis=0) for split in (False, True)
+    )
+    assert (len(training), len(test)) == (7, 3)
+    np.testing.assert_allclose(training.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(training.std(0), 1)
+    scale = np.diff(np.sort(np.concatenate([training, test]), axis=0)[:, 0])
+    np.testing.assert_allclose(scale / scale[0], np.diff(Ten().rows()[:, 0]) / 4)  # of one map for both

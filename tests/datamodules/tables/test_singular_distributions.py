@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,3 +46,12 @@ def test_digits_are_split_by_seed() -> None:
     assert (len(training), len(test)) == (1297, 500)
     assert test.max() <= 1
     assert torch.cdist(training, test).min() > 0
+
+
+def test_the_roll_turns_one_and_a_half_times_and_validation_has_points_of_its_own() -> None:
+    table = SwissRoll(samples=2000, test_samples=500, seed=0)
+    training, validation = table.training().columns["features"], table.validation().columns["features"]
+    angle = 10 * training[:, [0, 2]].norm(dim=1) / math.pi
+    assert float(angle.min()) == pytest.approx(1.5, abs=0.01)
+    assert float(angle.max()) == pytest.approx(4.5, abs=0.01)
+    assert torch.cdist(training, validation).min() > 0

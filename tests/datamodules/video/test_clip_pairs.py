@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import LightningModule
 
@@ -16,8 +15,6 @@ from datamodules.video.moving_photographs import MovingPhotographs
 from tests.trainers import quiet
 
 HALVED = Chain([ResizeToEnd(["area"])], scale=2)
-NOTHING = Chain([], scale=1)
-SMALL = {"num_frames": 2, "patch_size": 4}
 NOISY = Chain([ResizeToEnd(["area"]), RandomNoise()], scale=2)
 
 
@@ -130,23 +127,3 @@ def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -
     assert [one["noise"].shape for one in tested] == [(1, 4, 1, 16, 16)] * 3
     [again] = batches(ClipPairs(**sets, degradation=HALVED, batch_size=4, num_frames=3, patch_size=16))
     assert torch.equal(again["noisy"], batch["noisy"])  # noise takes no numbers from what was there without it
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_frames": 6}, "a has 5 frames, less than data.num_frames 6"),
-        ({"num_frames": 2, "patch_size": 10}, "a has 8 x 8 pixels, less than data.patch_size 10"),
-        ({"num_frames": 2, "patch_size": 3}, "patch_size must be a multiple of the scale 2, got 3"),
-        ({"num_frames": 2, "patch_size": 4, "degradation": None}, "Numbered has only clean clips: set data.degrad"),
-        ({"training": Numbered(True), "patch_size": 4, "num_frames": 2}, "has degraded clips already: leave data.d"),
-        (
-            {"validation": Numbered(True), "degradation": NOTHING, **SMALL},
-            "has scale 2, but the training data have scale 1",
-        ),
-        ({"test": MovingPhotographs(2)}, "differ in their channels: Numbered 3, MovingPhotographs 1"),
-    ],
-)
-def test_clips_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        batches(ClipPairs(**{"training": Numbered(), "degradation": HALVED, "batch_size": 3, **options}))

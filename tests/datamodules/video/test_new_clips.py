@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from datamodules.loading.global_batches import Request
@@ -36,9 +35,3 @@ def test_a_folder_of_frames_is_one_clip(tmp_path: Path) -> None:
     data.setup("predict")
     assert data.predict_set is not None
     assert data.predict_set[Request(torch.tensor([0]), 0, 1)]["name"] == ["mine"]
-
-
-def test_without_a_clip_that_can_be_read_there_is_nothing_to_do(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"no clip can be read: .*a\.mp4 cannot be read as a video"):
-        NewClips(str(tmp_path), 3, None)

@@ -93,6 +93,25 @@ def test_adapters_are_trained_alike_on_cached_latents_and_on_images(text_to_imag
     assert one == pytest.approx(other, rel=1e-4)
 
 
+def test_captions_are_left_out_where_the_number_lies_below_the_rate(
+    text_to_image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TextToImage(str(text_to_image), tuning="lora")
+    module, seen = tuning(network, caption_dropout=0.25), []
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module.on_fit_start()
+    uniform = "lightning_modules.diffusion.finetuning.module.sample_rows"
+    monkeypatch.setattr(uniform, lambda *args, **kwargs: torch.tensor([0.2, 0.3]))
+    monkeypatch.setattr(
+        module.objective, "errors", lambda model, latent, prompts, *rest: seen.append(prompts) or latent.mean((1, 2, 3))
+    )
+    image = torch.rand(2, 3, 16, 16)
+    batch: Any = {"image": image, "caption": ["a cat", "a dog"], "index": torch.arange(2), "global_batch_size": 2}
+    module.training_step(batch, 0)
+    expected = network.encode_prompts(["", "a dog"])
+    torch.testing.assert_close(seen[0].embedding, expected.embedding)
+
+
 def test_adapters_go_on_from_a_checkpoint_that_holds_them_alone(text_to_image: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, data = tuning(TextToImage(str(text_to_image), tuning="lora"), rate=0.5), captioned(tmp_path / "images")

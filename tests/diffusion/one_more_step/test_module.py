@@ -10,7 +10,6 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from torch import Tensor, nn
 
 from datamodules.files.module_hash import hash_of_module
-from lightning_modules.backbones import frozen
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.hash_embedding import HashedWords
@@ -231,28 +230,3 @@ def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: P
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "step")
     prompts = model.encode_prompts(["a cat"])
     torch.testing.assert_close(TimeFreeUNet(loaded)(start, prompts), module.network(start, prompts))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"start": "zero"}, "start must be one of one_more_step, plain, offset_noise, zero_terminal_snr, oracle"),
-        ({"start": "zero_terminal_snr"}, "start zero_terminal_snr needs a model that predicts v_prediction or sample"),
-        ({"deviation": 1.0}, r"deviation must be in \[0, 0.9\d+\], got 1.0"),
-        ({"deviation": 0.5, "official_variance": True}, "deviation must be None with official_variance"),
-        ({"caption_dropout": 1.0}, r"caption_dropout must be in \[0, 1\)"),
-        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
-        ({"step_guidance_scale": -1.0}, "step_guidance_scale must be at least 0"),
-        ({"text_encoder": None}, "text_encoder must be given, since PixelModel has no"),
-    ],
-)
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        built(**options)
-
-
-def test_images_without_captions_are_refused() -> None:
-    data = batch()
-    del data["caption"]
-    with pytest.raises(ValueError, match=r"OneMoreStep needs captions, but the data have none: add metadata"):
-        built(model=PixelModel(frozen(nn.Identity()), SCHEDULER)).training_step(data, 0)

@@ -9,13 +9,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from datamodules.corruptions.image_noise import Gaussian
-from datamodules.corruptions.operators import AverageDownsampling, Grayscale, RandomPixels
-from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.corruptions.operators import Grayscale, RandomPixels
 from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.diffusion.score_sde import ScoreSDE
-from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.processes import VE, VP, Process
 from lightning_modules.sde.samplers import PredictorCorrector
 from tests.diffusion.score_sde.exact_network import DEVIATION, MEAN, Exact
@@ -87,27 +84,3 @@ def test_training_is_on_patches_and_a_prediction_writes_files(tmp_path: Path) ->
     assert shown.std(axis=2).mean() > 5  # it has colours
     columns = trained.image_columns({"noisy": torch.rand(1, 3, 4, 4)}, {"estimate": torch.rand(1, 3, 4, 4)})
     assert list(columns) == ["pseudo-inverse", "estimate"]
-
-
-@pytest.mark.parametrize(
-    ("sampler", "given", "error"),
-    [
-        (
-            PREDICTED,
-            data(AverageDownsampling(2)),
-            "data.operator must be a mask .* or Grayscale .*got AverageDownsampling",
-        ),
-        (ProbabilityFlow(), data(Grayscale()), "model.sampler: ProbabilityFlow cannot inpaint"),
-    ],
-)
-def test_other_operators_and_samplers_are_refused_before_anything_is_drawn(
-    sampler: Any, given: Any, error: str
-) -> None:
-    with pytest.raises(ValueError, match=error):
-        quiet().test(module(sampler=sampler), given)
-
-
-def test_prediction_needs_measured_images() -> None:
-    pairs = ImagePairs(test=GaussianPixels(), noise=Gaussian(25))
-    with pytest.raises(TypeError, match="ScoreSDE needs a MeasurementSource, and ImagePairs lacks operator"):
-        quiet().predict(module(), pairs)

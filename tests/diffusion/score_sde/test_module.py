@@ -12,7 +12,7 @@ from lightning_modules.diffusion.score_sde import ScoreSDE
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.interfaces import Denoiser, Generator
 from lightning_modules.sde.flow import ProbabilityFlow
-from lightning_modules.sde.processes import VE, VP, Process, SubVP
+from lightning_modules.sde.processes import VE, VP, Process
 from lightning_modules.sde.samplers import PredictorCorrector
 from tests.diffusion.score_sde.exact_network import DEVIATION, MEAN, Exact
 from tests.sde.exact import PROCESSES
@@ -148,20 +148,3 @@ def test_discrete_models_of_diffusers_networks_train_and_draw() -> None:
         loss.backward()
         assert built.sample(2).shape == (2, 1, 8, 8)
         assert built.denoise(torch.rand(2, 1, 8, 8), 0.1).shape == (2, 1, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"average_decay": 1.0}, r"average_decay must be in \[0, 1\), got 1.0"),
-        ({"likelihood_repeats": -1}, "likelihood_repeats must be at least 0, got -1"),
-        ({"num_levels": 10, "likelihood_weighting": True}, "num_levels: likelihood_weighting and likelihood_repeats"),
-        ({"image_shape": [4, 4]}, r"image_shape must be three positive integers C, H and W, got \[4, 4\]"),
-        ({"process": SubVP(), "sampler": PredictorCorrector("ancestral")}, "sampler: the predictor ancestral is not"),
-        ({"process": SubVP(), "num_levels": 10}, "num_levels: discrete models need a VE or VP process, got SubVP"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    settings = {"process": VE(), "image_shape": [1, 4, 4], "sampler": PredictorCorrector(), **options}
-    with pytest.raises(ValueError, match=message):
-        ScoreSDE(nn.Linear(1, 1), **settings)

@@ -102,8 +102,3 @@ def test_clean_estimates_of_a_perfect_score_are_the_data(levels: TrainedLevels) 
     std = deviation.view(-1, 1, 1, 1)
     found = levels.clean_estimate(mean + std * noise, t, -noise / std)
     torch.testing.assert_close(found, data, rtol=1e-4, atol=1e-4)
-
-
-def test_discrete_models_of_sub_vp_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_levels: discrete models need a VE or VP process, got SubVP"):
-        TrainedLevels(SubVP(), 1000)

@@ -83,12 +83,3 @@ def test_a_saved_pipeline_is_read_trained_saved_and_read_by_diffusers_alone(
         ConditionedUNet(PixelUNet(unet()), features(), encoders=str(tmp_path / "small"))
     with pytest.raises(ValueError, match=r"encoders: .* does not fit"):
         ConditionedUNet(PixelUNet(unet()), encoders=str(tmp_path))
-
-
-def test_other_channels_are_refused() -> None:
-    network = UNet2DConditionModel(
-        in_channels=4, out_channels=4, block_out_channels=(8,), down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",), norm_num_groups=4,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r"model.network must have 3 input and output channels, got 4 and 4"):
-        PixelUNet(network)

@@ -172,23 +172,6 @@ def test_the_networks_have_the_papers_sizes() -> None:
     assert round((own + channel) / 1e6, 1) == 364.2
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"yoso": False, "refiner": False}, "yoso and refiner are both None"),
-        ({"yoso_target": "x0"}, "a refiner after yoso starts at the noise level of yoso's target"),
-        ({"repeated": False}, "a refiner after yoso starts at the noise level of yoso's target"),
-        ({"yoso_target": "noise"}, "yoso_target must be one of independent, shared, x0, got 'noise'"),
-        ({"zero_noise": 1.5}, r"zero_noise must be in \[0, 1\], got 1.5"),
-        ({"steps": 501}, "steps must be in"),
-        ({"draws": 0}, "draws must be at least 1"),
-    ],
-)
-def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        module(**settings)
-
-
 def test_stages_of_other_schedules_or_latents_and_targets_that_keep_noise_are_refused(text_to_image: Any) -> None:
     found = module()
     assert found.yoso is not None

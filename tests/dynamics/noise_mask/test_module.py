@@ -12,7 +12,10 @@ from lightning.pytorch import Callback
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.distributed.collectives import run_seed
+from datamodules.randomness.counter import CounterRNG
 from lightning_modules.dynamics.noise_mask import MaskPolicy, NoiseMask
+from lightning_modules.dynamics.noise_mask.policy import drawn_cells
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.runs import CONFIGS, rows, run
 from tests.trainers import quiet
@@ -166,3 +169,19 @@ def test_pneumonia_is_told_apart_after_two_epochs_under_masks_and_one_of_tuning(
     found = {str(row["metric"]): row["value"] for row in rows(tmp_path / "test_metrics.csv")}
     assert found["test/accuracy"] > 0.7  # of the more frequent class there are 62.5 %
     assert found["test/accuracy_smooth_masks"] > 0.625
+
+
+def test_the_density_of_a_mask_is_that_of_all_its_cells_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, index = module(objective="reinforce"), torch.arange(5)
+    net.log = lambda *args, **options: None  # type: ignore[method-assign, assignment]
+    net._trainer = quiet()
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(net, "_objective", lambda cost, density: found.append(density) or cost.mean())
+    image = torch.rand(5, 1, 8, 8)
+    batch: Any = {"image": image, "label": torch.zeros(5).long(), "index": index, "global_batch_size": 5}
+    law, _ = copy.deepcopy(net).laws(image)
+    net.training_step(batch, 0)
+    log_a, log_b = law.unbind(1)
+    cells = drawn_cells(log_a, log_b, CounterRNG(run_seed(), 0, index))
+    joint = torch.distributions.Independent(torch.distributions.Beta(log_a.exp(), log_b.exp()), 1)
+    torch.testing.assert_close(found[0], joint.log_prob(cells), rtol=1e-5, atol=1e-4)

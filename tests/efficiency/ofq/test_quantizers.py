@@ -88,6 +88,15 @@ def test_lsq_has_the_gradients_of_its_formula_also_between_the_last_level_and_it
     torch.testing.assert_close(of_scale[0], expected, rtol=1e-12, atol=0)
 
 
+def test_the_gradient_of_a_scale_counts_the_elements_that_share_it() -> None:
+    x, gradient, scale = numbers(3, 12), numbers(3, 12, seed=1), torch.tensor([[0.2], [0.5], [1.0]]).double()
+    of_rows = []
+    for rows in (slice(None), slice(0, 1), slice(1, 2), slice(2, 3)):
+        own = scale[rows].requires_grad_()
+        of_rows.append(torch.autograd.grad(lsq(x[rows], own, bounds_of(2, True)), own, gradient[rows])[0])
+    torch.testing.assert_close(of_rows[0], torch.cat(of_rows[1:]))
+
+
 def test_a_scale_has_a_floor_in_value_alone() -> None:
     scale = torch.tensor([-1.0], requires_grad=True)
     value = lsq(torch.tensor([1e-5, 2.0]), scale, bounds_of(2, True))

@@ -1,10 +1,14 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from experiments import commands
+from experiments.results import Result
 from experiments.sweeps.exponents import fitted_exponent
+from experiments.sweeps.fits import fits
 from tests.experiments.conftest import Config, Journal, table
 
 
@@ -69,3 +73,14 @@ def test_what_no_power_law_can_be_fitted_in_is_refused_at_the_start(
     assert commands.run("compare", arguments, fit) == 2
     assert said in capsys.readouterr().err
     assert not journal()
+
+
+def test_points_without_a_positive_value_are_left_out_with_the_reason() -> None:
+    points = {1.0: [4.0, 5.0], 2.0: [2.0, 0.0], 4.0: [1.0, 1.5], 8.0: [0.5, -1.0], 16.0: [0.25, 0.3]}
+    settings = [(f"a{x:g}", (("width", f"{x:g}"),)) for x in points]
+    experiments: Any = [SimpleNamespace(title=title, label="a", setting=setting) for title, setting in settings]
+    results = [Result(f"a{x:g}", "m", seed, y) for x, own in points.items() for seed, y in enumerate(own)]
+    [found] = fits(results, experiments, ["width"])
+    assert found.law is not None
+    assert found.law.left_out == (2.0, 8.0)
+    assert found.note == "2 left out, 1 of 2 not positive; 8 left out, 1 of 2 not positive"

@@ -240,3 +240,14 @@ def test_correction_needs_someone_who_says_when_and_whole_images() -> None:
     data.augmentation = "any"  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="augments"):
         module.setup("fit")
+
+
+def test_images_of_which_the_scales_are_not_sure_have_no_consistency_term() -> None:
+    batch: Any = {"image": torch.rand(3, 1, 16, 16).double(), "label": torch.randint(3, (3, 16, 16))}
+    losses = []
+    for weight, threshold in ((0.0, 0.0), (1.0, 1.0), (1.0, 0.0)):
+        module = small_adele("none", consistency_weight=weight, consistency_threshold=threshold)
+        module.log = lambda *args, **options: None  # type: ignore[method-assign, assignment]
+        losses.append(float(module.training_step(batch, 0)["loss"].detach()))
+    assert losses[1] == losses[0]  # no probability reaches 1
+    assert losses[2] > losses[0]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from callbacks.guards.seeding import SeedEveryBatch
-from datamodules.augmentation.crop_and_flip import Augmentation
 from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pooled
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
@@ -253,25 +252,3 @@ def test_a_classifier_on_unit_embeddings_ignores_their_length() -> None:
     logits, features = logits_and_features(body, image)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
     assert logits.shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("detectors", []), ("detectors", ["small"]), ("threshold", 1.0), ("warmup_epochs", 0), ("gamma", 0.0)),
-        *(("guess_views", 0), ("mixup_alpha", -1.0), ("contrast_weight", -1.0), ("temperature", 0.0)),
-        *(("projection_features", 0), ("feature_layer", "layer2"), ("head_lr_factor", 0.0)),
-    ],
-)
-def test_bad_arguments_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        one_network(**{**PLAIN, key: value})
-
-
-@pytest.mark.parametrize(
-    ("make", "key", "value"),
-    [(one_network, "augmentation", Augmentation(flip=True)), (two_networks, "passes_per_epoch", 1)],
-)
-def test_data_that_do_not_fit_are_refused_by_name(make: Any, key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"PLSLSA.* data.{key}"):
-        fit(make(**PLAIN), 1, data(**{key: value}))

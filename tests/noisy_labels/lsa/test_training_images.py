@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datamodules.batches import UNVERIFIED
-from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
+from lightning_modules.noisy_labels.lsa.training_images import sweep
 from tests.noisy_labels.lsa.small import NOISY, data, fit, one_network
 
 
@@ -51,13 +51,3 @@ def test_a_sweep_says_nothing_of_a_truth_that_is_not_known_of_all_images(verifie
     assert {"train/loss", "train/classification", "train/contrast", "train/noisy"} >= {
         name for name in trainer.callback_metrics if name.startswith("train/")
     }
-
-
-def test_state_of_another_training_set_is_refused() -> None:
-    of_ten, of_eleven = TrainingImages(6, 1), TrainingImages(6, 1)
-    of_ten.allocate(10, "cpu", torch.float32)
-    checkpoint: dict = {}
-    of_ten.save(checkpoint)
-    of_eleven.restore(checkpoint)
-    with pytest.raises(ValueError, match="per-sample state"):
-        of_eleven.allocate(11, "cpu", torch.float32)

@@ -123,6 +123,10 @@ def test_losses_and_variation_are_those_of_the_points() -> None:
     assert history(module)[45, 1] == 1  # the last round has one row
 
 
+def test_ridge_is_part_of_the_curvature_of_known_losses() -> None:
+    assert [played(LinearLosses(rounds=10), ridge=ridge).curvature.item() for ridge in (0.0, 0.3)] == [0.0, 0.3]
+
+
 @pytest.mark.parametrize("ridge", [0.0, 0.1])
 def test_regret_of_observed_losses_is_against_the_best_point_that_scipy_finds(ridge: float) -> None:
     table = classes()

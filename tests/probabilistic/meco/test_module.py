@@ -7,7 +7,7 @@ from datamodules.tables.planar_densities import NormalNumbers
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.probabilistic.meco import MECO
-from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, LocationEnergy
+from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy
 from lightning_modules.probabilistic.meco.noise_distributions import GaussianNoise, UniformDistribution
 from lightning_modules.probabilistic.meco.objectives import MovingAverage
 from tests.trainers import quiet
@@ -47,8 +47,3 @@ def test_images_are_drawn_near_what_the_energy_prefers() -> None:
         images = module.sample(64, torch.Generator().manual_seed(0))
     assert images.shape == (64, 1, 2, 2)
     assert float(images.mean()) > 0.95
-
-
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="grid_half_width"):
-        MECO(LocationEnergy(), GaussianNoise(1), MovingAverage(), grid_half_width=0)

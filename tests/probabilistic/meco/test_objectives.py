@@ -97,9 +97,3 @@ def test_noise_contrast_is_a_logistic_regression() -> None:
     expected = 2 * torch.nn.functional.binary_cross_entropy_with_logits(odds, label)
     torch.testing.assert_close(objective(at_data, at_noise, log_q_data, log_q_noise), expected, atol=1e-7, rtol=0)
     assert float(objective.log_partition()) == pytest.approx(-0.3)
-
-
-@pytest.mark.parametrize("beta", [0, 1.1])
-def test_a_share_outside_its_range_is_refused(beta: float) -> None:
-    with pytest.raises(ValueError, match="beta"):
-        MovingAverage(beta)

@@ -58,6 +58,16 @@ def test_clean_predictions_have_the_noise_and_released_ones_are_those_of_the_aut
     torch.testing.assert_close(law.b / law.a, d / (2 * a + 12) * b / a, rtol=1e-5, atol=0)  # squared scale of C
 
 
+def test_the_loss_is_the_mean_negative_log_density_of_the_rows() -> None:
+    x, y, _ = rows()
+    module = regression(FixedScale())
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    batch: Any = {"features": x, "target": y, "index": torch.arange(12), "global_batch_size": 12}
+    covariance = module.kernel(x, x) + EPS * torch.eye(12).double()
+    normal = torch.distributions.MultivariateNormal(torch.zeros(12).double(), covariance)
+    torch.testing.assert_close(module.training_step(batch, 0)["loss"], -normal.log_prob(y) / 12)
+
+
 def test_a_step_lowers_the_density_of_all_rows_and_its_gradient_is_right() -> None:
     x, y, _ = rows()
     module = regression()

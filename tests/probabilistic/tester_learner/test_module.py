@@ -57,6 +57,15 @@ def test_points_with_a_gap_are_rejected_where_the_learner_is_stuck() -> None:
     assert fitted(TesterLearner(3, 0.2, sigma=0.4, tests=False), data("gap"), 1)["test/accepted"] == 1
 
 
+def test_each_batch_leaves_a_candidate_of_its_own() -> None:
+    module, seen = TesterLearner(3, beta=0.3, rows_per_iteration=20, **FAST), []
+    module.on_train_batch_end = lambda *_: seen.append(module.weight.detach().clone())  # type: ignore[method-assign]
+    fitted(module, data(samples=200, batch_size=50), 2)
+    assert len(seen) == 4
+    assert not torch.equal(seen[0], seen[-1])
+    torch.testing.assert_close(torch.stack(module.candidates), torch.stack(seen))
+
+
 @pytest.mark.parametrize(("marginal", "accepted"), [("heavy", 0), ("mixture", 0)])
 def test_other_laws_are_rejected_although_the_halfspace_may_be_right(marginal: str, accepted: int) -> None:
     assert fitted(TesterLearner(3, 0.2, **FAST), data(marginal), 2)["test/accepted"] == accepted

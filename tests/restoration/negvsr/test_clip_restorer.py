@@ -74,11 +74,6 @@ def test_a_disturbance_has_no_mean_of_its_own_and_is_clipped() -> None:
     assert disturbed(torch.ones_like(given), noise).max() == 1
 
 
-def test_clips_without_clean_ones_are_not_tested() -> None:
-    with pytest.raises(ValueError, match="use predict to write estimates"):
-        Doubling().test_step(batch(0, 1, clean=False), 0)  # type: ignore[arg-type]
-
-
 def test_strips_and_slices_show_frames_in_their_order() -> None:
     given = torch.arange(24.0).view(1, 3, 1, 2, 4)
     torch.testing.assert_close(strips(given)[0, 0], torch.cat([given[0, t, 0] for t in range(3)], dim=1))

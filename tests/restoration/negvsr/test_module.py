@@ -163,19 +163,3 @@ def test_a_second_stage_starts_from_the_averaged_weights_of_a_first(tmp_path: Pa
         torch.testing.assert_close(one.data, other.data, rtol=0, atol=0)
         assert not torch.equal(one, raw)
     torch.testing.assert_close(list(second.average.weights), list(first.average.weights))
-
-
-@pytest.mark.parametrize(
-    ("options", "changed", "message"),
-    [
-        ({"average_decay": 1.0}, {}, "average_decay"),
-        ({"cleaning_weight": -1.0}, {}, "cleaning_weight"),
-        ({"adversarial_weight": -1.0}, {}, "adversarial_weight"),
-        ({}, {"noise": None}, "negatives needs noise sequences: set data.noise"),
-        ({}, {"noise": torch.rand(2, 3, 1, 12, 12)}, "noise must have the shape of the clips"),
-    ],
-)
-def test_bad_input_is_refused(options: dict, changed: dict, message: str) -> None:
-    given = {key: value for key, value in (batch(dtype=torch.float32) | changed).items() if value is not None}
-    with pytest.raises(ValueError, match=message):
-        module(**options).training_step(given, 0)  # type: ignore[arg-type]

@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -84,23 +83,3 @@ def test_gradients_reach_each_pixel_once() -> None:
     given = clip().requires_grad_()
     Negatives(mixture=0.25).of(given, clip(seed=1)).sum().backward()
     torch.testing.assert_close(given.grad, torch.full_like(given, 0.75))
-
-
-@pytest.mark.parametrize(
-    ("options", "shape", "message"),
-    [
-        ({"mixture": 1.5}, (2, 3, 3, 8, 12), "mixture"),
-        ({"weight": -1.0}, (2, 3, 3, 8, 12), "weight"),
-        ({"patch_size": 0}, (2, 3, 3, 8, 12), "patch_size"),
-        ({"patch_size": 5}, (2, 3, 3, 8, 12), r"\[8, 12\] must be divisible by negatives.patch_size, got 5"),
-        ({}, (2, 2, 3, 8, 12), "noise must have the shape of the clips"),
-    ],
-)
-def test_bad_input_is_refused(options: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Negatives(**options).of(clip(), clip(*shape))
-
-
-def test_patches_that_are_no_squares_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not divide into 2 x 2 square patches"):
-        turned_patches(clip(), torch.zeros(2, 3, 2, 2, dtype=torch.int64))

@@ -284,17 +284,3 @@ def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
     assert different_titles(attacks) == ["pgd_linf_0.03137", "weak"]
     with pytest.raises(ValueError, match="different names, got weak twice: set `name`"):
         different_titles([*attacks, PGD("linf", 0.1, name="weak")])
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("norm", "l1"), ("epsilon", 0.0), ("epsilon", math.nan), ("epsilon", math.inf), ("steps", 0)),
-        *(("step_size", 0.0), ("restarts", 0), ("num_draws", 0), ("name", "a b")),
-    ],
-)
-def test_bad_arguments_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        PGD(**{"norm": "linf", "epsilon": 0.1, key: value})
-    with pytest.raises(ValueError, match="restarts 3 needs random_start: true"):
-        PGD("linf", 0.1, restarts=3, random_start=False)

@@ -183,28 +183,6 @@ def test_local_dimension_is_left_out_where_nothing_can_be_tuned(tmp_path: Path) 
         results_of(ready(attacks=[weak], lid=True, score="lid"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"score": "tuned"}, "score must be one of tuned_on_target, .*, got 'tuned'"),
-        ({"score": "tuned_on_attack"}, "score tuned_on_attack needs attacks"),
-        ({"score": "odin"}, "score odin needs odin: true"),
-        ({"epsilons": [0.1]}, r"include 0, got \[0.1\]"),
-        ({"num_validation": 3}, "num_validation must be at least 4, got 3"),
-        ({"shrinkage": 2.0}, r"shrinkage must be in \[0, 1\], got 2.0"),
-        ({"noise_std": -1.0}, "noise_std must be at least 0, got -1.0"),
-        ({"noise_std": {"fgsm": -1.0}, "attacks": [FGSM]}, "noise_std must be at least 0, got -1.0"),
-        ({"noise_std": {"pgd": 1.0}, "attacks": [FGSM]}, r"name each of the attacks \['fgsm'\], got \['pgd'\]"),
-        ({"lid": True}, "lid needs attacks"),
-        ({"score": "lid", "attacks": [FGSM]}, "score lid needs lid: true"),
-        ({"attacks": [FGSM, FGSM]}, "got fgsm twice: set `name`"),
-    ],
-)
-def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        detector(**options)
-
-
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     trainer = in_double(default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="statistics are empty: run fit first"):

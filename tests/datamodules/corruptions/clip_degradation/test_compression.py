@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg
+from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg, levels_of
 from datamodules.corruptions.clip_degradation.noise import RandomNoise
 from datamodules.video.moving_photographs import MovingPhotographs
 
@@ -71,3 +71,8 @@ def test_what_a_codec_does_not_take_is_refused() -> None:
         RandomCodec(bit_rate=(5, 1))
     with pytest.raises(ValueError, match="quality must be at most 100, got 101"):
         RandomJpeg((30, 101))
+
+
+def test_levels_are_rounded_to_the_nearest() -> None:
+    clip = torch.tensor([0.4, 0.6, 254.6, 300.0]).view(4, 1, 1, 1) / 255
+    assert levels_of(clip).ravel().tolist() == [0, 1, 255, 255]

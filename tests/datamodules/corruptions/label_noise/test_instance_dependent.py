@@ -137,17 +137,3 @@ def test_instance_dependent_noise_does_not_depend_on_chunks(monkeypatch: pytest.
     whole = InstanceDependent(RATE, seed=0).apply(label, 10, image)
     monkeypatch.setattr(instance_dependent, "CHUNK_VALUES", 48 * 7)
     torch.testing.assert_close(InstanceDependent(RATE, seed=0).apply(label, 10, image), whole)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (None, r"image .* 50 labels, got none"),
-        (images(49), r"image .* 50 labels, got 49"),
-        (images(50).float(), r"image must be in \[0, 1\]"),
-        (torch.full((50, 3, 4, 4), torch.nan), r"image must be in \[0, 1\]"),
-    ],
-)
-def test_missing_images_and_images_out_of_range_are_refused(image: torch.Tensor | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        InstanceDependent(RATE, seed=0).apply(np.zeros(50, dtype=np.int64), 10, image)

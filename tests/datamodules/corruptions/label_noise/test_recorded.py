@@ -98,30 +98,6 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
         noise.transition_matrix(2)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", r"cannot be read \(No columns to parse from file\): expected a CSV file in UTF-8 whose first row"),
-        ("index,label\n0,1\n1,0,1\n", r"cannot be read \(.*line 3, saw 3\): expected a CSV file in UTF-8"),
-        ("index,label,label\n0,1,0\n1,0,0\n", "has the column label twice"),
-        ("index,class\n0,1\n", r"index,label\[,clean_label\], but lacks label: got index,class"),
-        ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', which is not the number or the name of a class"),
-        ("index,label\n0,1\n1\n", "label of .* is '', which is not the number or the name of a class"),
-        ("index,label\n0,1\n0,1\n", "index 0 occurs twice"),
-        ("index,label\n1,1\n", "labels 1 of 2 samples: index 0 is missing"),
-        ("index,label\n0,1\n2,1\n", "index in .* must be in 0 ... 1, got '2'"),
-        ("index,label\n0,1\nb,1\n", "index in .* must be in 0 ... 1, got 'b'"),
-        ("name,label\na.png,1\n", "labels files by name, but the samples of this dataset have no names"),
-        ("index,label\n0,1\n1,7\n", "label of .* must be in 0 ... 1, got 7"),
-    ],
-)
-def test_faulty_tables_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        FromCSV(str(path)).apply(np.array([0, 1]), 2)
-
-
 def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("name,label\ndog/1.png,cat\ncat/0.png,1\n")
@@ -271,18 +247,6 @@ def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(
     assert truth.tolist() == [0, UNVERIFIED]
     with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the file is for another dataset"):
         FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
-
-
-def test_a_missing_table_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere.csv was not found: expected a CSV file"):
-        FromCSV("nowhere.csv").apply(np.array([0, 1]), 2)
-
-
-@pytest.mark.parametrize(("sign", "said"), [(";", "semicolons"), ("\t", "a tab")])
-def test_columns_that_are_not_separated_by_commas_are_noticed(sign: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text(f"name{sign}label\na.png{sign}0\n")
-    with pytest.raises(ValueError, match=f"separates its columns by {said}, but a table of labels must use commas"):
-        FromCSV(str(tmp_path / "labels.csv")).apply(torch.zeros(1, dtype=torch.int64), 2)
 
 
 def test_a_cleaned_table_drops_samples_by_their_action(tmp_path: Path) -> None:

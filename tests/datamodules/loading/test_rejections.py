@@ -1,0 +1,51 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading.global_batches import GlobalBatches
+from datamodules.loading.node_shards import NodeShards
+from datamodules.loading.one_size_batches import OneSizeBatches
+from tests.datamodules.loading.test_node_shards import LABEL
+from tests.datamodules.loading.test_one_size_batches import SIZES
+from tests.datamodules.loading.test_whole_images import images
+from tests.rejections import Row, rejections
+
+# fmt: off
+REJECTED: list[Row] = [
+    ("GlobalBatches world_size 1", lambda _: GlobalBatches(num_samples=50, batch_size=3, world_size=4), ValueError,
+     r"batch_size 3 \(over all ranks\) is below the number of ranks, 4"),
+    ("GlobalBatches world_size 2", lambda _: GlobalBatches(num_samples=3, batch_size=8, world_size=4), ValueError,
+     "3 samples cannot be split over 4 ranks: .* at most 3"),
+    ("GlobalBatches shuffle", lambda _: GlobalBatches(num_samples=5, batch_size=8, shuffle=True), ValueError,
+     "batch_size is 8, more than the 5 samples"),
+    ("LabelledImages batch_size 1",
+     lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=4, alpha=0.0, batches_per_epoch=3), batch_size=20),
+     ValueError, "alpha must be positive, got 0.0"),
+    ("LabelledImages batch_size 2",
+     lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=0, alpha=1.0, batches_per_epoch=3), batch_size=20),
+     ValueError, "nodes must be at least 1, got 0"),
+    ("LabelledImages batch_size 3",
+     lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=4, alpha=1.0, batches_per_epoch=0), batch_size=20),
+     ValueError, "batches_per_epoch must be at least 1, got 0"),
+    ("LabelledImages batch_size 4",
+     lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=4, alpha=1.0, batches_per_epoch=3), batch_size=21),
+     ValueError, "batch_size must be a multiple of shards.nodes, 4, got 21"),
+    ("LabelledImages batches_per_epoch",
+     lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=4, alpha=1.0, batches_per_epoch=3), batch_size=20,
+     batches_per_epoch=3), ValueError, "batches_per_epoch and passes_per_epoch must be left out with shards"),
+    ("NodeShards", lambda _: NodeShards(200, 1.0, 1).draw(LABEL, 10, 0), ValueError,
+     r"shards.nodes 200 and alpha 1.0 leave node \d+ no sample of 600"),
+    ("OneSizeBatches", lambda _: OneSizeBatches(SIZES, 1, 0, 5), ValueError, "4 images cannot be split over 5 ranks"),
+    ("whole images without training", lambda _: images(None).setup("fit"), ValueError, "data.training"),
+    ("whole images without test", lambda _: images(None).setup("test"), ValueError, "data.test"),
+]
+# fmt: on
+
+
+@rejections(*REJECTED)
+def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        called(tmp_path)

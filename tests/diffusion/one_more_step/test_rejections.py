@@ -1,0 +1,47 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from lightning_modules.backbones import frozen
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+from lightning_modules.diffusion.one_more_step import TimeFreeUNet
+from tests.diffusion.one_more_step.test_module import SCHEDULER, batch, built
+from tests.rejections import Row, rejections
+
+
+def images_without_captions(_: Path) -> object:
+    data = batch()
+    del data["caption"]
+    return built(model=PixelModel(frozen(nn.Identity()), SCHEDULER)).training_step(data, 0)
+
+
+# fmt: off
+REJECTED: list[Row] = [
+    ("built start 1", lambda _: built(start="zero"), ValueError,
+     "start must be one of one_more_step, plain, offset_noise, zero_terminal_snr, oracle"),
+    ("built start 2", lambda _: built(start="zero_terminal_snr"), ValueError,
+     "start zero_terminal_snr needs a model that predicts v_prediction or sample"),
+    ("built deviation", lambda _: built(deviation=1.0), ValueError, r"deviation must be in \[0, 0.9\d+\], got 1.0"),
+    ("built official_variance", lambda _: built(deviation=0.5, official_variance=True), ValueError,
+     "deviation must be None with official_variance"),
+    ("built caption_dropout", lambda _: built(caption_dropout=1.0), ValueError, r"caption_dropout must be in \[0, 1\)"),
+    ("built num_inference_steps", lambda _: built(num_inference_steps=0), ValueError,
+     "num_inference_steps must be at least 1"),
+    ("built step_guidance_scale", lambda _: built(step_guidance_scale=-1.0), ValueError,
+     "step_guidance_scale must be at least 0"),
+    ("built text_encoder", lambda _: built(text_encoder=None), ValueError,
+     "text_encoder must be given, since PixelModel has no"),
+    ("images without captions", images_without_captions, ValueError,
+     r"OneMoreStep needs captions, but the data have none: add metadata"),
+    ("TimeFreeUNet", lambda _: TimeFreeUNet(nn.Linear(2, 2)), ValueError,
+     "network must be a diffusers U-Net with time embedding, got Linear"),
+]
+# fmt: on
+
+
+@rejections(*REJECTED)
+def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        called(tmp_path)

@@ -1,0 +1,40 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import UNet2DConditionModel
+
+from lightning_modules.diffusion.stable_normal import PixelUNet
+from tests.diffusion.stable_normal.small import module
+from tests.rejections import Row, rejections
+
+
+def other_channels(_: Path) -> object:
+    network = UNet2DConditionModel(
+        in_channels=4, out_channels=4, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",), norm_num_groups=4,
+    )  # fmt: skip
+    return PixelUNet(network)
+
+
+# fmt: off
+REJECTED: list[Row] = [
+    ("other channels", other_channels, ValueError, r"model.network must have 3 input and output channels, got 4 and 4"),
+    ("module refiner", lambda _: module(yoso=False, refiner=False), ValueError, "yoso and refiner are both None"),
+    ("module yoso_target 1", lambda _: module(yoso_target="x0"), ValueError,
+     "a refiner after yoso starts at the noise level of yoso's target"),
+    ("module repeated", lambda _: module(repeated=False), ValueError,
+     "a refiner after yoso starts at the noise level of yoso's target"),
+    ("module yoso_target 2", lambda _: module(yoso_target="noise"), ValueError,
+     "yoso_target must be one of independent, shared, x0, got 'noise'"),
+    ("module zero_noise", lambda _: module(zero_noise=1.5), ValueError, r"zero_noise must be in \[0, 1\], got 1.5"),
+    ("module steps", lambda _: module(steps=501), ValueError, "steps must be in"),
+    ("module draws", lambda _: module(draws=0), ValueError, "draws must be at least 1"),
+]
+# fmt: on
+
+
+@rejections(*REJECTED)
+def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        called(tmp_path)
