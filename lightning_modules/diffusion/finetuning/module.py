@@ -193,6 +193,11 @@ class DiffusionFineTuning(MethodModule):
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.
         return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the model is text-to-image."""
+        return isinstance(self.network, TextToImage)
+
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1] with the averaged weights, cycling through `prompts`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,9 @@ class GoldenNoise(CollectsPairs, MethodModule):
         ValueError: if an argument is out of range, the first timestep of the model's scheduler has abar 0, or the
             noise of NPNet and the model's latents differ in their channels.
     """
+
+    plain_start: ClassVar[Start] = "standard"
+    takes_prompts: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -75,6 +75,10 @@ class OneMoreStep(MethodModule):
     """
 
     needs_captions: ClassVar[bool] = True
+    plain_start: ClassVar[Start] = "plain"
+    takes_prompts: ClassVar[bool] = True
+    prompts: Sequence[str] = ()
+    """Texts that `sample` cycles through; if empty, captions of the test set."""
 
     def __init__(
         self,
@@ -207,7 +211,7 @@ class OneMoreStep(MethodModule):
             return self.model.generate(self.model.encode_prompts(texts), latents, **options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images in [0, 1], for captions sampled uniformly from the test set.
+        """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
 
         Raises:
             ValueError: if `start` is `oracle`, which needs real images.
@@ -215,10 +219,10 @@ class OneMoreStep(MethodModule):
         if self.start == "oracle":
             raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        captions = data.test_set.captions or [""]
+        captions = self.prompts or data.test_set.captions or [""]
         places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
         image = torch.zeros(n, *data.image_shape, device=self.device)
-        texts = [captions[place] for place in places.tolist()]
+        texts = [captions[place] for place in (range(n) if self.prompts else places.tolist())]
         return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
