@@ -2,7 +2,7 @@
 
 images/000000.png ...   the images; their metadata holds prompt, seed, class and settings
 standard/ or plain/     the same from plain initial noise, for pairs; named after the noise
-images.parquet          a row per image: file, prompt, seed, class
+images.parquet          a row per image: files, prompt, seed, class
 contact_sheet.png       the first images with their prompts
 settings.json           what all images depend on
 """
@@ -120,7 +120,8 @@ def write_folder(
     settings = broadcast(generator.settings() if rank() == 0 else {})
     listed = json.dumps([[request.prompt, request.label, request.seed] for request in requests])
     settings |= {"batch_size": batch_size}
-    recorded = {**settings, "images": len(requests), "requests": hashlib.sha256(listed.encode()).hexdigest()[:32]}
+    requested = hashlib.sha256(listed.encode()).hexdigest()[:32]
+    recorded = {**generator.configuration, **settings, "images": len(requests), "requests": requested}
     store = BlockFiles(output, generator.folders, blocks, settings)
 
     def compute(numbers: list[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
@@ -157,6 +158,10 @@ def write_table(path: Path, store: BlockFiles, negative_prompt: str | None) -> N
     requests = [(block[0].seed, place, request) for block in store.blocks for place, request in enumerate(block)]
     columns = {
         "file": pa.array([f"{IMAGES}/{each.name}.png" for _, _, each in requests], pa.string()),
+        **{
+            f"{files.folder.name}_file": pa.array([f"{files.folder.name}/{each.name}.png" for _, _, each in requests])
+            for files in store.files[1:]
+        },
         "prompt": pa.array([each.prompt for _, _, each in requests], pa.string()),
         "negative_prompt": pa.array([negative_prompt for _ in requests], pa.string()),
         "prompt_index": pa.array([each.prompt_index for _, _, each in requests], pa.int64()),
@@ -182,9 +187,9 @@ def columns_of(
         of_prompt.setdefault(request.prompt_index, []).append(request)
     rows = list(of_prompt.values())[:ROWS]
     captions = [(row[0].prompt or "")[:LETTERS] for row in rows]
-    columns = {}
+    columns: dict[str, ImageColumn] = {}
     for copy in range(min(len(rows[0]), COLUMNS // len(folders))):
-        for folder, path in reversed(folders.items()):
+        for folder, path in reversed(list(folders.items())):
             images = torch.stack([pixels_of(path(row[copy].name)) for row in rows]).float() / 255
             name = f"image {copy}" if len(folders) == 1 else f"{'improved' if folder == IMAGES else folder} {copy}"
             columns[name] = ImageColumn(images, captions if not columns else ())

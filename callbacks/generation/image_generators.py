@@ -1,7 +1,7 @@
 """Generators of requested images: a `Generator` of this project, or a diffusers pipeline."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +61,8 @@ class ImageGenerator(Protocol):
 
     folders: Sequence[str]
     """Names of the folders that it generates images for; the first one is `IMAGES`."""
+    configuration: Mapping[str, Any]
+    """Everything that images depend on beyond `settings`, as JSON values, too long for the metadata of an image."""
 
     def check(self, requests: Sequence[ImageRequest]) -> None:
         """Reject requests that the model cannot fulfil."""
@@ -71,7 +73,7 @@ class ImageGenerator(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """List, as JSON values, everything that images depend on, except for their requests."""
+        """List, as JSON values, what the metadata of an image says of the model and its settings."""
         ...
 
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
@@ -99,13 +101,16 @@ class ModuleGenerator:
     Args:
         module: the module, with its trained weights.
         settings: settings of sampling.
-        precision: context in which the module samples, such as that of autocast.
+        configuration: the configuration of the run, as JSON values.
 
     Raises:
         ValueError: if the module samples no images or lacks one of the settings.
     """
 
-    def __init__(self, module: LightningModule, settings: Settings) -> None:
+    def __init__(
+        self, module: LightningModule, settings: Settings, configuration: Mapping[str, Any] | None = None
+    ) -> None:
+        self.configuration = configuration or {}
         self.module: Any = module.eval().requires_grad_(False)
         self.name = type(module).__name__
         if not isinstance(module, Generator):
@@ -113,13 +118,13 @@ class ModuleGenerator:
         if isinstance(module, TestSetGenerator):
             raise ValueError(f"{self.name} samples from pairs of its test set, which `predict` writes as files")
         self._given = settings.given()
-        prompted = isinstance(module, PromptedGenerator)
+        prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)
         self._prompted = prompted and self.module.takes_prompts
         self._texts = text_model(module) if self._prompted else None
         allowed = {"steps"} if prompted else set()
         allowed |= {"guidance"} if self._texts is not None else set()
         allowed |= {"negative_prompt"} if getattr(self._texts, "takes_negative_prompts", False) else set()
-        allowed |= {"pairs"} if isinstance(module, ImprovedNoise) else set()
+        allowed |= {"pairs"} if improved else set()
         reject(
             [key for key in self._given if key not in allowed],
             self.name,
@@ -132,7 +137,7 @@ class ModuleGenerator:
         if settings.negative_prompt is not None:
             assert self._texts is not None
             self._texts.negative_prompt = settings.negative_prompt
-        self.starts = [None]
+        self.starts: list[Any] = [None]
         if settings.pairs:
             if self.module.start == self.module.plain_start:
                 raise ValueError(f"--pairs: the start of {self.name} is {self.module.start!r}, which improves no noise")
@@ -217,7 +222,8 @@ class PipelineGenerator:
         UnreadableImage: if the image or the mask cannot be read.
     """
 
-    folders = (IMAGES,)
+    folders: Sequence[str] = (IMAGES,)
+    configuration: Mapping[str, Any] = {}
 
     def __init__(self, pipeline: Any, settings: Settings) -> None:
         self.name = type(pipeline).__name__
@@ -258,8 +264,12 @@ class PipelineGenerator:
     def settings(self) -> dict[str, Any]:
         parts = self.pipeline.components
         networks = {name: hash_of_module(part) for name, part in parts.items() if isinstance(part, nn.Module)}
-        scheduler = {name: str(part.config) for name, part in parts.items() if name == "scheduler"}
-        return {"model": type(self.pipeline).__name__, "weights": networks, **scheduler, **self._given}
+        found = {"model": type(self.pipeline).__name__, "weights": networks, **self._given}
+        if (scheduler := parts.get("scheduler")) is not None:
+            # without diffusers' own keys, one of which holds names in a random order
+            config = {key: str(value) for key, value in scheduler.config.items() if not key.startswith("_")}
+            found["scheduler"] = {"class": type(scheduler).__name__, **config}
+        return found
 
     def _call(self, block: Sequence[ImageRequest]) -> dict[str, Any]:
         given = dict(self._fixed)

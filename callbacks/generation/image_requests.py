@@ -65,8 +65,11 @@ def image_requests(
                 prompt, label = (each, None) if isinstance(each, Prompt) else (None, each)
                 number = (seed or 0) + position if seed is not None or prompt is None else prompt.seed + copy
                 within(0, MOST_NUMBER, seed=number)
-                text = (None, None) if prompt is None else (prompt.caption, prompt.index)
-                yield ImageRequest(f"{position:06d}", number, *text, label)
+                name = f"{position:06d}"
+                if prompt is None:
+                    yield ImageRequest(name, number, label=label)
+                else:
+                    yield ImageRequest(name, number, prompt.caption, prompt.index)
 
     return list(listed())
 

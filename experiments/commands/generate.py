@@ -105,6 +105,7 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks.generation.image_generators import ModuleGenerator
+    from experiments.config_files import dotted
     from experiments.load_run import load_line
     from experiments.parsing.readable_errors import readable
 
@@ -115,4 +116,5 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
         raise ValueError(readable(error)) from error
     line.trainer.datamodule = line.datamodule  # type: ignore[attr-defined]
     line.model.trainer = line.trainer
-    return ModuleGenerator(line.model, settings), line.trainer.precision
+    configuration = {**dotted({"model": line.config_dump["model"]}), "precision": line.trainer.precision}
+    return ModuleGenerator(line.model, settings, configuration), line.trainer.precision

@@ -76,7 +76,7 @@ def run(options: Namespace) -> int:
     output = options.output or options.folder / "scores.csv"
     write_text(output, table.to_csv(index=False))
     for name in options.scores:
-        error = table[name].std() / math.sqrt(len(table)) if len(table) > 1 else math.nan
-        print(f"{name} {table[name].mean():.6g} +- {error:.2g} ({len(table)} images)")
+        deviation = table[name].std() / math.sqrt(len(table)) if len(table) > 1 else math.nan
+        print(f"{name} {table[name].mean():.6g} +- {deviation:.2g} ({len(table)} images)")
     print(f"written: {output}")
     return 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -28,6 +28,8 @@ class PixelModel(nn.Module):
     """
 
     alphas_cumprod: Tensor
+    takes_negative_prompts: ClassVar[bool] = True
+    """Whether its guidance uses empty or negative prompts, if it has a text encoder."""
     negative_prompt: str = ""
     """Text that guidance in `generate` moves away from; empty means the empty prompt."""
 

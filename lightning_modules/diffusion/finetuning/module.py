@@ -93,6 +93,7 @@ class DiffusionFineTuning(MethodModule):
         self.average_decay = average_decay
         self.cache_dir = cache_dir
         self.prompts = prompts
+        self.takes_prompts = isinstance(network, TextToImage)
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
@@ -192,11 +193,6 @@ class DiffusionFineTuning(MethodModule):
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.
         return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
-
-    @property
-    def takes_prompts(self) -> bool:
-        """Whether the model is text-to-image."""
-        return isinstance(self.network, TextToImage)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -165,7 +165,7 @@ class AestheticReward(CLIPReward):
     def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         seen = self.model.vision_model(pixel_values=self.pixels(images)).pooler_output
         embedding = F.normalize(self.model.visual_projection(seen), dim=1)
-        return self.layers(embedding.to(self.layers[0].weight.dtype))[:, 0].to(images.dtype)
+        return self.layers(embedding.float())[:, 0].to(images.dtype)
 
 
 def _alternating(matrices: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:

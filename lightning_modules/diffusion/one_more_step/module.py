@@ -40,7 +40,17 @@ OFFSET = 0.1
 """Standard deviation of the per-channel constant that offset noise adds."""
 
 
-class OneMoreStep(MethodModule):
+class Prompted:
+    """Attributes of the module that data and `generate` ask for."""
+
+    needs_captions: ClassVar[bool] = True
+    plain_start: ClassVar[Start] = "plain"
+    takes_prompts: ClassVar[bool] = True
+    prompts: Sequence[str] = ()
+    """Texts that `sample` cycles through; if empty, captions of the test set."""
+
+
+class OneMoreStep(Prompted, MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
     `test` samples one image for the caption of each test image and compares mean brightness, in pixel units. It logs
@@ -73,12 +83,6 @@ class OneMoreStep(MethodModule):
         ValueError: if an argument is out of range, there is no text encoder, or the model predicts epsilon but `start`
             is `zero_terminal_snr`.
     """
-
-    needs_captions: ClassVar[bool] = True
-    plain_start: ClassVar[Start] = "plain"
-    takes_prompts: ClassVar[bool] = True
-    prompts: Sequence[str] = ()
-    """Texts that `sample` cycles through; if empty, captions of the test set."""
 
     def __init__(
         self,
@@ -222,7 +226,7 @@ class OneMoreStep(MethodModule):
         captions = self.prompts or data.test_set.captions or [""]
         places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
         image = torch.zeros(n, *data.image_shape, device=self.device)
-        texts = [captions[place] for place in (range(n) if self.prompts else places.tolist())]
+        texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
         return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:

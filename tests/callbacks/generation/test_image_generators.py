@@ -50,6 +50,9 @@ def test_a_batch_of_a_pipeline_has_a_seed_for_each_image(text_to_image: Path) ->
     np.testing.assert_array_equal(found, pixels(alone(["a cat", "dog"], generator=seeded(3, 8), **options).images))
     second = pixels(alone("dog", generator=seeded(8), **options).images)
     np.testing.assert_allclose(found[1:].astype(int), second, atol=1)  # of a batch of one
+    config = generator.settings()["scheduler"]
+    assert (config["class"], config["beta_end"]) == ("DDIMScheduler", "0.012")
+    assert not any(key.startswith("_") for key in config)
 
 
 def test_an_image_leads_to_image_to_image_and_a_mask_to_inpainting(text_to_image: Path, picture: Path) -> None:

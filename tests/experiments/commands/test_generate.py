@@ -1,6 +1,10 @@
 """`train.py generate`: a folder of images of a run or of a pipeline, the same on any number of processes."""
 
 import json
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import command
 from tests.conformance.runs import run, written
 from tests.datamodules.jobs.killing import tree
 from tests.two_processes import in_two_processes
@@ -44,7 +49,9 @@ def text_of(path: Path) -> dict[str, str]:
         return dict(image.text)  # type: ignore[attr-defined]
 
 
-def test_a_run_generates_the_same_images_on_two_processes(base: Base, tmp_path: Path) -> None:
+def test_a_run_generates_the_same_images_on_two_processes(
+    base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = ("--", "--model.sampler.num_steps", "3")
     line = ("--resume", base("score_sde"), "--n", "5", "--seed", "7", *CPU, "--output")
     assert generate(*line, tmp_path / "one", *steps) == 0
@@ -58,6 +65,10 @@ def test_a_run_generates_the_same_images_on_two_processes(base: Base, tmp_path: 
     table = pd.read_parquet(tmp_path / "one" / "images.parquet")
     assert table["seed"].tolist() == [7, 8, 9, 10, 11]
     assert table["prompt"].isna().all()
+    assert generate(*line, tmp_path / "one", *steps[:-1], "4") == 2
+    error = capsys.readouterr().err
+    assert "num_steps 3, and this run has 4: choose another --output" in error
+    assert tree(tmp_path / "one") == one
     # an image follows from its seed alone
     assert generate(*line[:2], "--seed", "9", *CPU, "--output", tmp_path / "third", *steps) == 0
     pixels = [np.asarray(Image.open(tmp_path / name)) for name in ("one/images/000002.png", "third/images/000000.png")]
@@ -103,7 +114,9 @@ def test_pairs_stand_side_by_side(base: Base, tmp_path: Path) -> None:
             paths = (tmp_path / "pairs" / folder / name, tmp_path / alone / "images" / name)
             np.testing.assert_array_equal(*(np.asarray(Image.open(path)) for path in paths))
     assert [text_of(tmp_path / "pairs/images" / name)["prompt"] for name in names] == ["3", "3", "5", "5"]
-    assert pd.read_parquet(tmp_path / "pairs/images.parquet")["prompt_index"].tolist() == [0, 0, 1, 1]
+    table = pd.read_parquet(tmp_path / "pairs/images.parquet")
+    assert table["prompt_index"].tolist() == [0, 0, 1, 1]
+    assert table["standard_file"].tolist() == [f"standard/{name}" for name in names]
 
 
 @pytest.mark.parametrize(
@@ -142,3 +155,26 @@ def test_a_wrong_option_of_a_run_is_one_sentence(
     assert message in error
     assert error.count("\n") == 1
     assert not output.exists()
+
+
+@pytest.mark.nightly
+def test_killed_processes_of_a_group_continue(base: Base, tmp_path: Path) -> None:
+    """Two processes that the command starts, killed by SIGKILL in their work; two of torchrun do the rest."""
+    line = [str(word) for word in ("generate", "--resume", base("score_sde"), "--n", "40", *CPU, "--output")]
+    steps = ("--", "--model.sampler.num_steps", "100")
+    command.run(*line, tmp_path / "alone", *steps)
+    expected = tree(tmp_path / "alone")
+    process = command.start(*line, tmp_path / "two", "--devices", "2", *steps)
+    images = tmp_path / "two/images"
+    deadline = time.monotonic() + 120
+    while len([*images.glob("0*.png")]) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert 5 <= len([*images.glob("0*.png")]) < 40
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    said = command.run(*line, tmp_path / "two", *steps, launcher=torchrun)
+    assert said.count("40 images are written to") == 1
+    assert tree(tmp_path / "two") == expected
+    command.run(*line, tmp_path / "both", "--devices", "2", *steps)
+    assert tree(tmp_path / "both") == expected
