@@ -111,6 +111,13 @@ class ClassGenerator(Protocol):
 
 
 @runtime_checkable
+class SeededRows(Protocol):
+    """A generator whose `sample` also takes a list of random generators, one for each image."""
+
+    generator_per_image: bool
+
+
+@runtime_checkable
 class TestSetGenerator(Protocol):
     """A generator whose `sample` needs the batches of a test set."""
 

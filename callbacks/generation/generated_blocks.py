@@ -1,5 +1,6 @@
 """Images that a module generates block by block, on any number of ranks, and their features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.randomness.generators import seed_of
 
 
-def sampled_bytes(module: LightningModule, n: int, seed: int, **options: Any) -> Tensor:
+def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
     """Sample n images, uint8 `[n, C, H, W]`, rounded down as the published protocol does.
 
     Args:
         module: a `Generator`, in evaluation mode.
         n: number of images.
-        seed: seed of all random numbers.
+        seed: seed of all random numbers; n seeds for a module of `SeededRows`.
         options: further arguments of `sample`.
 
     Raises:
@@ -30,8 +31,10 @@ def sampled_bytes(module: LightningModule, n: int, seed: int, **options: Any) ->
     sampler: Any = module
     device, name = module.device, type(module).__name__
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # for what a module draws without the generator
-        generator = torch.Generator().manual_seed(seed)
+        seeds = [seed] if isinstance(seed, int) else seed
+        torch.manual_seed(seeds[0])  # for what a module draws without the generator
+        generators = [torch.Generator().manual_seed(each) for each in seeds]
+        generator = generators[0] if len(generators) == 1 else generators
         images = sampler.sample(n, generator=generator, **options).float()
     if images.ndim != 4 or len(images) != n:
         raise ValueError(f"{name}.sample({n}) must give images [{n}, C, H, W], and gives {list(images.shape)}")

@@ -43,6 +43,7 @@ class BlockFiles:
         folders: names of the folders; each holds an image for each request.
         blocks: the requests of each block.
         settings: settings of all images, for their metadata.
+        seed_per_image: whether the images of a block have their own seeds instead of that of the first one.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class BlockFiles:
         folders: Sequence[str],
         blocks: Sequence[Sequence[ImageRequest]],
         settings: Mapping[str, Any],
+        seed_per_image: bool,
     ) -> None:
         self.folder = root / folders[0]
         self.files = [png_files(root / name) for name in folders]
         self.blocks = blocks
         self._settings = settings
+        self._seed_per_image = seed_per_image
 
     def is_empty(self) -> bool:
         return all(files.is_empty() for files in self.files)
@@ -64,13 +67,17 @@ class BlockFiles:
         for files in self.files:
             files.tidy()
 
+    def seed_and_place(self, key: int, place: int) -> tuple[int, int | None]:
+        """Return the seed of an image, and its position among those that share the seed, if any do."""
+        block = self.blocks[key]
+        return (block[place].seed, None) if self._seed_per_image or len(block) == 1 else (block[0].seed, place)
+
     def texts(self, key: int, place: int) -> dict[str, str]:
         """Return the metadata of an image."""
         request = self.blocks[key][place]
-        known = {"prompt": request.prompt, "class": request.label, "seed": self.blocks[key][0].seed}
+        seed, shared = self.seed_and_place(key, place)
+        known = {"prompt": request.prompt, "class": request.label, "seed": seed, "place_in_batch": shared}
         texts = {name: str(value) for name, value in known.items() if value is not None}
-        if len(self.blocks[key]) > 1:
-            texts["place_in_batch"] = str(place)
         return {**texts, "settings": json.dumps(self._settings, sort_keys=True)}
 
     def missing(self, keys: Sequence[int], digests: Sequence[str] | None = None) -> list[int]:
@@ -122,7 +129,7 @@ def write_folder(
     settings |= {"batch_size": batch_size}
     requested = hashlib.sha256(listed.encode()).hexdigest()[:32]
     recorded = {**generator.configuration, **settings, "images": len(requests), "requests": requested}
-    store = BlockFiles(output, generator.folders, blocks, settings)
+    store = BlockFiles(output, generator.folders, blocks, settings, generator.seed_per_image)
 
     def compute(numbers: list[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
         for number in numbers:
@@ -155,19 +162,20 @@ def write_table(path: Path, store: BlockFiles, negative_prompt: str | None) -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    requests = [(block[0].seed, place, request) for block in store.blocks for place, request in enumerate(block)]
+    requests = [request for block in store.blocks for request in block]
+    seeds = [store.seed_and_place(key, at) for key, block in enumerate(store.blocks) for at in range(len(block))]
     columns = {
-        "file": pa.array([f"{IMAGES}/{each.name}.png" for _, _, each in requests], pa.string()),
+        "file": pa.array([f"{IMAGES}/{each.name}.png" for each in requests], pa.string()),
         **{
-            f"{files.folder.name}_file": pa.array([f"{files.folder.name}/{each.name}.png" for _, _, each in requests])
+            f"{files.folder.name}_file": pa.array([f"{files.folder.name}/{each.name}.png" for each in requests])
             for files in store.files[1:]
         },
-        "prompt": pa.array([each.prompt for _, _, each in requests], pa.string()),
+        "prompt": pa.array([each.prompt for each in requests], pa.string()),
         "negative_prompt": pa.array([negative_prompt for _ in requests], pa.string()),
-        "prompt_index": pa.array([each.prompt_index for _, _, each in requests], pa.int64()),
-        "class": pa.array([each.label for _, _, each in requests], pa.int64()),
-        "seed": pa.array([seed for seed, _, _ in requests], pa.int64()),
-        "place_in_batch": pa.array([place for _, place, _ in requests], pa.int64()),
+        "prompt_index": pa.array([each.prompt_index for each in requests], pa.int64()),
+        "class": pa.array([each.label for each in requests], pa.int64()),
+        "seed": pa.array([seed for seed, _ in seeds], pa.int64()),
+        "place_in_batch": pa.array([place for _, place in seeds], pa.int64()),
     }
     with whole_file(path) as partial:
         pq.write_table(pa.table(columns), partial)

@@ -22,7 +22,14 @@ from datamodules.files.module_hash import hash_of_module
 from datamodules.files.pixels import read_pixels
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.interfaces import ClassGenerator, Generator, ImprovedNoise, PromptedGenerator, TestSetGenerator
+from lightning_modules.interfaces import (
+    ClassGenerator,
+    Generator,
+    ImprovedNoise,
+    PromptedGenerator,
+    SeededRows,
+    TestSetGenerator,
+)
 
 IMAGES = "images"
 """Folder of the images."""
@@ -61,6 +68,8 @@ class ImageGenerator(Protocol):
 
     folders: Sequence[str]
     """Names of the folders that it generates images for; the first one is `IMAGES`."""
+    seed_per_image: bool
+    """Whether the images of a block have their own seeds; otherwise they share the seed of the first one."""
     configuration: Mapping[str, Any]
     """Everything that images depend on beyond `settings`, as JSON values, too long for the metadata of an image."""
 
@@ -95,8 +104,8 @@ def reject(given: Sequence[str], model: str, remedy: str = "") -> None:
 class ModuleGenerator:
     """Generates images with a module of this project.
 
-    The images of a block share the random numbers of the first one's seed, so that only blocks of one image can be
-    generated again from their seed alone.
+    Unless the module is a `SeededRows`, the images of a block share the seed of the first one, so that only a block of
+    one image follows from its seed alone.
 
     Args:
         module: the module, with its trained weights.
@@ -111,7 +120,8 @@ class ModuleGenerator:
         self, module: LightningModule, settings: Settings, configuration: Mapping[str, Any] | None = None
     ) -> None:
         self.configuration = configuration or {}
-        self.module: Any = module.eval().requires_grad_(False)
+        evaluated: Any = module.eval().requires_grad_(False)
+        self.module = evaluated
         self.name = type(module).__name__
         if not isinstance(module, Generator):
             raise ValueError(f"{self.name} is no generator of images: it has no method sample")
@@ -120,6 +130,7 @@ class ModuleGenerator:
         self._given = settings.given()
         prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)
         self._prompted = prompted and self.module.takes_prompts
+        self.seed_per_image = isinstance(module, SeededRows)
         self._texts = text_model(module) if self._prompted else None
         allowed = {"steps"} if prompted else set()
         allowed |= {"guidance"} if self._texts is not None else set()
@@ -178,11 +189,12 @@ class ModuleGenerator:
             self.module.prompts = [request.prompt for request in block]
         if block[0].label is not None:
             options["label"] = torch.tensor([request.label for request in block], device=self.module.device)
+        seeds = [request.seed for request in block] if self.seed_per_image else block[0].seed
         found = []
         for start in self.starts:
             if start is not None:
                 self.module.start = start
-            found.append(sampled_bytes(self.module, len(block), block[0].seed, **options).cpu().numpy())
+            found.append(sampled_bytes(self.module, len(block), seeds, **options).cpu().numpy())
         if self.starts[0] is not None:
             self.module.start = self.starts[0]
         return found
@@ -223,6 +235,7 @@ class PipelineGenerator:
     """
 
     folders: Sequence[str] = (IMAGES,)
+    seed_per_image = True
     configuration: Mapping[str, Any] = {}
 
     def __init__(self, pipeline: Any, settings: Settings) -> None:

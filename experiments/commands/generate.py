@@ -5,8 +5,8 @@
     python train.py generate --resume RUN --n 64 --batch_size 64 -- --model.sampler.num_steps 100
 
 RUN is a run of any module that generates images. Arguments after `--` override its configuration. Image i has the seed
-SEED + i, or the seed of its prompt in the file. With --batch_size 1, or a pipeline, it depends on nothing else, so it
-is the same on any number of processes; the images of a larger batch of a run share the seed of their first image.
+SEED + i, or the seed of its prompt in the file, and is the same on any number of processes. In batches above 1, images
+of modules other than text-to-image ones share the seed of the batch's first image.
 
 Written to FOLDER: images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
 settings.json; with --pairs also the images from plain initial noise. Repeating the command of a killed call generates
@@ -75,7 +75,10 @@ def run(options: Namespace) -> int:
 
         if options.overrides or options.checkpoint:
             raise ValueError("--checkpoint and arguments after `--` belong to a run, and --pipeline has none")
-        generator = PipelineGenerator(diffusers_pipeline(options.pipeline, **of_pipeline), settings)
+        try:
+            generator = PipelineGenerator(diffusers_pipeline(options.pipeline, **of_pipeline), settings)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
         precision = "32-true"
     generator.check(requests)
     fabric = fabric_of(options.accelerator, options.devices, precision)

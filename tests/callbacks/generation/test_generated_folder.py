@@ -44,21 +44,20 @@ def fill(folder: Path, batch_size: int = 1, n: int = 3, **settings: Any) -> None
     write_folder(folder, generator, requests, batch_size)
 
 
-def killed(folder: Path, batch_size: int, points: Points) -> None:
-    fill(folder, batch_size, n=1 + batch_size)
+def killed(folder: Path, points: Points) -> None:
+    fill(folder, batch_size=2, n=2)
 
 
 @pytest.mark.usefixtures("small_pictures")
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_killed_call_ends_with_the_same_bytes(tmp_path: Path, batch_size: int) -> None:
+def test_a_killed_call_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    count = run_until(None, lambda points: killed(whole, batch_size, points))
+    count = run_until(None, lambda points: killed(whole, points))
     expected = tree(whole)
     for fatal in range(0, count, 6):
         folder = tmp_path / f"{fatal}"
-        run_until(fatal, lambda points, folder=folder: killed(folder, batch_size, points))  # type: ignore[misc]
+        run_until(fatal, lambda points, folder=folder: killed(folder, points))  # type: ignore[misc]
         assert {name for name in tree(folder) if not Path(name).name.startswith(".")} <= {*expected}
-        run_until(None, lambda points, folder=folder: killed(folder, batch_size, points))  # type: ignore[misc]
+        run_until(None, lambda points, folder=folder: killed(folder, points))  # type: ignore[misc]
         assert tree(folder) == expected
 
 
@@ -78,7 +77,7 @@ def test_each_image_says_what_it_is(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "images.parquet")
     assert table["seed"].tolist() == [0, 1, 2, 100, 101, 102]
     assert table["prompt_index"].tolist() == [0, 0, 0, 7, 7, 7]
-    assert table["place_in_batch"].tolist() == [0] * 6
+    assert table["place_in_batch"].isna().all()
     for row in table.itertuples():
         with Image.open(tmp_path / str(row.file)) as image:
             texts = image.text  # type: ignore[attr-defined]
@@ -95,6 +94,7 @@ def test_the_images_of_a_batch_share_its_seed(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "images.parquet")
     assert table["seed"].tolist() == [0, 0, 0, 0, 101, 101]
     assert table["place_in_batch"].tolist() == [0, 1, 2, 3, 0, 1]
+    assert not ModuleGenerator(Prompted(), Settings()).seed_per_image
     assert len({(tmp_path / name).read_bytes() for name in table["file"]}) == 6
     with Image.open(tmp_path / "images/000005.png") as image:
         assert image.text["place_in_batch"] == "1"  # type: ignore[attr-defined]

@@ -125,6 +125,10 @@ def test_settings_reach_a_fine_tuned_model(text_to_image: Path) -> None:
     ).images
     np.testing.assert_allclose(found.astype(int), (255 * expected).to(torch.uint8).numpy().astype(int), atol=1)
     assert {"steps": 3, "guidance": 2.0, "negative_prompt": "grey"}.items() <= generator.settings().items()
+    assert generator.seed_per_image
+    both = generator.images(PROMPTED)[0].astype(int)
+    np.testing.assert_allclose(both[:1], found.astype(int), atol=1)  # of a batch of one
+    np.testing.assert_allclose(both[1:], generator.images(PROMPTED[1:])[0].astype(int), atol=1)
     plain = ModuleGenerator(tuning(TextToImage(str(text_to_image), tuning="lora")), Settings(steps=3, guidance=2.0))
     assert (plain.images(PROMPTED[:1])[0] != found).any()
 

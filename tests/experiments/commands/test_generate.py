@@ -113,6 +113,11 @@ def test_pairs_stand_side_by_side(base: Base, tmp_path: Path) -> None:
         for name in names:
             paths = (tmp_path / "pairs" / folder / name, tmp_path / alone / "images" / name)
             np.testing.assert_array_equal(*(np.asarray(Image.open(path)) for path in paths))
+    assert generate(*line, "--batch_size", "3", "--output", tmp_path / "batches") == 0
+    for number, name in enumerate(names):
+        first, second = (np.asarray(Image.open(tmp_path / place / "images" / name)) for place in ("golden", "batches"))
+        np.testing.assert_allclose(first.astype(int), second.astype(int), atol=1)
+        assert text_of(tmp_path / "batches/images" / name)["seed"] == str(number)
     assert [text_of(tmp_path / "pairs/images" / name)["prompt"] for name in names] == ["3", "3", "5", "5"]
     table = pd.read_parquet(tmp_path / "pairs/images.parquet")
     assert table["prompt_index"].tolist() == [0, 0, 1, 1]
@@ -150,6 +155,33 @@ def test_a_wrong_option_of_a_run_is_one_sentence(
     output = tmp_path / "out"
     accelerator = () if "--accelerator" in words else CPU
     assert generate("--resume", directory, "--output", output, *accelerator, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pipeline", "missing/folder/x"], "no pipeline at missing/folder/x"),
+        (["--pipeline", "EMPTY"], "model_index.json, as save_pretrained writes it"),
+        (["--pipeline", "EMPTY", "--", "--model.a", "1"], "arguments after `--` belong to a run"),
+        (["--pipeline", "EMPTY", "--checkpoint", "best"], "--checkpoint and arguments after"),
+        (["--pipeline", "EMPTY", "--resume", "EMPTY"], "not allowed with argument"),
+        (["--pipeline", "EMPTY", "--mask", "a.png"], "--mask needs --image"),
+        (["--pipeline", "EMPTY", "--prompts", "EMPTY/prompts.txt"], "prompts.txt has no prompt"),
+        (["--resume", "EMPTY"], "cannot be resumed"),
+        ([], "one of the arguments --resume --pipeline is required"),
+    ],
+)
+def test_a_wrong_source_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text(" \n")
+    output = tmp_path / "out"
+    assert generate(*(word.replace("EMPTY", str(tmp_path)) for word in ["--output", str(output), *CPU, *words])) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
