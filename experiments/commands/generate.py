@@ -10,7 +10,7 @@ of modules other than text-to-image ones share the seed of the batch's first ima
 
 Written to FOLDER: images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
 settings.json; with --pairs also the images from plain initial noise. Repeating the command of a killed call generates
-the missing images only. --devices N, or torchrun, shares the work.
+the missing images only. --devices N shares the work, or torchrun, which needs --num_images instead of --n.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -31,7 +31,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--local_files_only", action="store_true", help="look for a Hub name in the local cache only")
     parser.add_argument("--prompts", nargs="+", help="texts, or one file: .txt, .jsonl, .json or .csv")
     parser.add_argument("--classes", nargs="+", type=int, help="classes, for class-conditional models")
-    parser.add_argument("--n", type=int, default=1, help="images per prompt or class, or of all; default: 1")
+    n_help = "images per prompt or class, or of all; default: 1. torchrun takes --n for its own: use --num_images"
+    parser.add_argument("--n", "--num_images", type=int, default=1, help=n_help)
     parser.add_argument("--seed", type=int, help="seed of the first image; default: the prompts' seeds, or 0")
     parser.add_argument("--output", type=Path, default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("--batch_size", type=int, default=1, help="images generated at once; default: 1")

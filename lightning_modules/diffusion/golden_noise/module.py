@@ -159,7 +159,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`, from one generator or n of them."""
-        shape: Any = (n, *self.network.latent_shape)  # type: ignore[misc]
+        shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         return self.images(self.begun(noise, texts), texts)

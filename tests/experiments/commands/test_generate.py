@@ -192,7 +192,7 @@ def test_a_wrong_source_is_one_sentence(
 @pytest.mark.nightly
 def test_killed_processes_of_a_group_continue(base: Base, tmp_path: Path) -> None:
     """Two processes that the command starts, killed by SIGKILL in their work; two of torchrun do the rest."""
-    line = [str(word) for word in ("generate", "--resume", base("score_sde"), "--n", "40", *CPU, "--output")]
+    line = [str(word) for word in ("generate", "--resume", base("score_sde"), "--num_images", "40", *CPU, "--output")]
     steps = ("--", "--model.sampler.num_steps", "100")
     command.run(*line, tmp_path / "alone", *steps)
     expected = tree(tmp_path / "alone")
@@ -210,3 +210,22 @@ def test_killed_processes_of_a_group_continue(base: Base, tmp_path: Path) -> Non
     assert tree(tmp_path / "two") == expected
     command.run(*line, tmp_path / "both", "--devices", "2", *steps)
     assert tree(tmp_path / "both") == expected
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("config", "words", "folders"),
+    [
+        ("one_more_step/demo", ["--prompts", "bright", "dark", "--pairs", "--steps", "3"], {"images", "plain"}),
+        ("finetuning/demo", ["--n", "2", "--steps", "2"], {"images"}),
+        ("meco/digits", ["--n", "2", "--batch_size", "2"], {"images"}),
+    ],
+)
+def test_every_generator_writes_a_folder(tmp_path: Path, config: str, words: list[str], folders: set[str]) -> None:
+    quick = ("--trainer.max_epochs", "1", "--trainer.callbacks", "[]", "--trainer.enable_progress_bar", "false")
+    run("fit", "--config", f"configs/{config}.yaml", "--run_directory", tmp_path / "run", *quick)
+    assert generate("--resume", tmp_path / "run", *CPU, *words, "--output", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == folders
+    for folder in folders:
+        images = [np.asarray(Image.open(tmp_path / f"out/{folder}/00000{number}.png")) for number in range(2)]
+        assert (images[0] != images[1]).any()
