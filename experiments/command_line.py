@@ -622,7 +622,7 @@ def _instead_of_prediction(model: LightningModule) -> str:
     can = []
     if isinstance(model, Samples):
         can.append(
-            "it samples images (in Python load_run(RUN_DIRECTORY)[0].sample(n)), which test --config "
+            "it samples images: generate --resume RUN_DIRECTORY writes them, and test --config "
             "configs/callbacks/fid.yaml evaluates"
         )
     if is_overridden("test_step", model):

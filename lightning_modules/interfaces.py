@@ -87,6 +87,54 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class PromptedGenerator(Generator, Protocol):
+    """A generator of images for texts; the attributes are settings of `sample` that a caller may replace."""
+
+    prompts: Sequence[str]
+    """Texts that `sample` cycles through."""
+    takes_prompts: bool
+    """Whether `sample` uses `prompts` at all."""
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@runtime_checkable
+class ClassGenerator(Protocol):
+    """A generator of images of given classes."""
+
+    @property
+    def generated_classes(self) -> int:
+        """Number of classes that `label` of `sample` may name; 0 if the model is unconditional."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class SeededRows(Protocol):
+    """A generator whose `sample` also takes a list of random generators, one for each image."""
+
+    generator_per_image: bool
+
+
+@runtime_checkable
+class TestSetGenerator(Protocol):
+    """A generator whose `sample` needs the batches of a test set."""
+
+    samples_test_set: bool
+
+
+@runtime_checkable
+class ImprovedNoise(Protocol):
+    """A generator that improves its initial noise, and can also sample from the noise as it is."""
+
+    start: Any
+    """Name of the initial noise that `sample` uses."""
+    plain_start: str
+    """The `start` without improvement."""
+
+
+@runtime_checkable
 class SmoothedClassifier(Protocol):
     """A module whose smoothed classifier has several votes for each noise sample, or a certified radius of its own.
 

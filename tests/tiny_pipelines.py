@@ -197,6 +197,28 @@ def save_inpainting(folder: Path) -> Path:
     return folder / "saved"
 
 
+def save_clip(folder: Path) -> Path:
+    """Save a CLIP of images of 16 x 16 and texts of 16 letters."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 2, "hidden_act": "gelu"}
+    text = {**size, "vocab_size": 2 + len(VOCABULARY), "max_position_embeddings": 16, "eos_token_id": 1}
+    config = CLIPConfig(
+        text_config={**text, "bos_token_id": 0, "pad_token_id": 1},
+        vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=12,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, VOCABULARY, 16).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
 def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
     """Save a DDPM pipeline of a `UNet2DModel` in pixel space."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel

@@ -1,6 +1,8 @@
 """Block-by-block generation of images by a module, on any number of ranks, and the images' features."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,8 +13,35 @@ from callbacks.generation.extraction import Extractor
 from callbacks.generation.statistics import Features
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
-from datamodules.randomness.generators import generator_of, seed_of
-from lightning_modules.interfaces import Generator, require
+from datamodules.randomness.generators import seed_of
+
+
+def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
+    """Sample n images, uint8 `[n, C, H, W]`, rounded down as the published protocol does.
+
+    Args:
+        module: a `Generator`, in evaluation mode.
+        n: number of images.
+        seed: seed of all random numbers; n seeds for a module of `SeededRows`.
+        options: further arguments of `sample`.
+
+    Raises:
+        ValueError: if the module does not return n images in [0, 1].
+    """
+    sampler: Any = module
+    device, name = module.device, type(module).__name__
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seeds = [seed] if isinstance(seed, int) else seed
+        torch.manual_seed(seeds[0])  # for what a module draws without the generator
+        generators = [torch.Generator().manual_seed(each) for each in seeds]
+        generator = generators[0] if len(generators) == 1 else generators
+        images = sampler.sample(n, generator=generator, **options).float()
+    if images.ndim != 4 or len(images) != n:
+        raise ValueError(f"{name}.sample({n}) must give images [{n}, C, H, W], and gives {list(images.shape)}")
+    lowest, highest = torch.stack(images.aminmax()).tolist()
+    if not (lowest >= -0.01 and highest <= 1.01):
+        raise ValueError(f"{name}.sample must give images in [0, 1], and gives {lowest:g}...{highest:g}")
+    return (images * 255).clamp(0, 255).to(torch.uint8)
 
 
 class GeneratedBlocks:
@@ -44,22 +73,8 @@ class GeneratedBlocks:
         extractor.network.to(module.device)
 
     def images(self, number: int) -> Tensor:
-        """Generate one block, uint8 `[B, C, H, W]`, rounded down as in the published protocol.
-
-        Raises:
-            ValueError: if the module does not return B images in [0, 1].
-        """
-        size, device, name = self.sizes[number], self.module.device, type(self.module).__name__
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.seed, number))  # for what a module draws without the generator
-            generator = generator_of(self.seed, number)
-            images = require(self.module, Generator, "FID").sample(size, generator=generator).float()
-        if images.ndim != 4 or len(images) != size:
-            raise ValueError(f"{name}.sample({size}) must return images [{size}, C, H, W], got {list(images.shape)}")
-        lowest, highest = torch.stack(images.aminmax()).tolist()
-        if not (lowest >= -0.01 and highest <= 1.01):
-            raise ValueError(f"{name}.sample must return images in [0, 1], got {lowest:g}...{highest:g}")
-        return (images * 255).clamp(0, 255).to(torch.uint8)
+        """Generate one block, uint8 `[B, C, H, W]`."""
+        return sampled_bytes(self.module, self.sizes[number], seed_of(self.seed, number))
 
     def features(self, number: int) -> Tensor:
         """Compute the features of one block, `[B, D]`."""

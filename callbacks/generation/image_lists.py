@@ -114,18 +114,20 @@ class FolderImages:
 
     Args:
         folder: folder of images, which are identified by file names, sizes and modification times.
+        names: names of the images to read, relative to the folder; None reads all images.
 
     Raises:
-        FileNotFoundError: if there are no images.
+        FileNotFoundError: if there are no images, or one of `names` does not exist.
     """
 
     in_memory = False
 
-    def __init__(self, folder: Path) -> None:
-        required_folder(folder, "images")
+    def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        if names is None:
+            required_folder(folder, "images")
         self.folder = folder
         self.name = folder.absolute().name
-        self.names = np.array([os.fsencode(name) for name in image_names(folder)], dtype=np.bytes_)
+        self.names = np.array([os.fsencode(name) for name in (names or image_names(folder))], dtype=np.bytes_)
         digest = hashlib.blake2b(digest_size=16)
         for name in self.names:
             status = os.stat(folder / os.fsdecode(name))

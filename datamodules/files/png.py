@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ UP = 2
 """PNG filter type, at the start of each row: differences from the row above."""
 
 
-def write_png(path: Path, pixels: NDArray, digest: str) -> None:
+def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str] | None = None) -> None:
     """Write an image atomically, with a digest.
 
     This function encodes the PNG itself, because Pillow does not write 16-bit colour images.
@@ -25,6 +26,7 @@ def write_png(path: Path, pixels: NDArray, digest: str) -> None:
         path: file to write; its folder is created if missing.
         pixels: `[C, H, W]`, uint8 or uint16, with one or three channels.
         digest: digest of the image's inputs, ASCII letters and digits.
+        texts: further metadata, any text by keyword; Pillow reads it as `Image.text`.
 
     Raises:
         ValueError: if the number of channels is not one or three.
@@ -36,15 +38,16 @@ def write_png(path: Path, pixels: NDArray, digest: str) -> None:
     rows = np.full((height, 1 + width * channels * pixels.itemsize), UP, dtype=np.uint8)
     rows[:, 1:] = np.diff(big_endian.view(np.uint8).reshape(height, -1), axis=0, prepend=np.uint8(0))
     header = struct.pack(">2I5B", width, height, 8 * pixels.itemsize, 2 if channels == 3 else 0, 0, 0, 0)
-    chunks = {
-        b"IHDR": header,
-        b"tEXt": f"{DIGEST}\0{digest}".encode("latin-1"),
-        b"IDAT": zlib.compress(rows.tobytes()),
-        b"IEND": b"",
-    }
+    chunks = [
+        (b"IHDR", header),
+        (b"tEXt", f"{DIGEST}\0{digest}".encode("latin-1")),
+        *((b"iTXt", f"{key}\0\0\0\0\0{text}".encode()) for key, text in (texts or {}).items()),
+        (b"IDAT", zlib.compress(rows.tobytes())),
+        (b"IEND", b""),
+    ]
     with whole_file(path) as partial, partial.open("wb") as file:
         file.write(SIGNATURE)
-        for kind, content in chunks.items():
+        for kind, content in chunks:
             file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
 
 

@@ -40,7 +40,7 @@ def test_the_shell_completes_arguments(line: str, completed: list[str], tmp_path
 
 HELP = """
 import contextlib, io, sys, train
-for command in ("certified_curves", "fid", "label_report", "noise_library", "compare", "claim"):
+for command in ("certified_curves", "fid", "generate", "score", "label_report", "noise_library", "compare", "claim"):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
         train.main([command, "--help"])
     assert said.getvalue().startswith("usage: "), command

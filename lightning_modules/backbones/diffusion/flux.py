@@ -46,6 +46,7 @@ class Flux(FlowTransformer):
     }
     default_lora_targets = JOINT_ATTENTION
     packing = 4
+    takes_negative_prompts = False
 
     def __init__(
         self,

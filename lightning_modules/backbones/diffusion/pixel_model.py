@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -30,6 +30,10 @@ class PixelModel(nn.Module):
     """
 
     alphas_cumprod: Tensor
+    takes_negative_prompts: ClassVar[bool] = True
+    """Whether its guidance uses empty or negative prompts, if it has a text encoder."""
+    negative_prompt: str = ""
+    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
 
     def __init__(
         self, network: nn.Module, scheduler: DDPMScheduler | DDIMScheduler, text_encoder: nn.Module | None = None
@@ -75,7 +79,8 @@ class PixelModel(nn.Module):
     ) -> Tensor:
         """Generate images `[B, C, H, W]` in [0, 1] from standard normal noise by deterministic DDIM steps."""
         path = scheduler_path(self.scheduler, num_inference_steps)
-        model = guided(self, prompts, self.empty_prompts(len(noise)), guidance_scale)
+        given = self.encode_prompts([self.negative_prompt] * len(noise)) if self.negative_prompt else None
+        model = guided(self, prompts, given or self.empty_prompts(len(noise)), guidance_scale)
         x = ddim(model, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
         return self.decode(x).clamp(0, 1)
 

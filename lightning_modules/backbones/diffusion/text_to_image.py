@@ -90,6 +90,10 @@ class TextToImage(AutoencoderLatents):
     """Number of latent pixels in one input position of the network."""
     needs_captions: ClassVar[bool] = True
     """Whether training it needs the images' captions."""
+    takes_negative_prompts: ClassVar[bool] = True
+    """Whether its guidance uses empty or negative prompts."""
+    negative_prompt: str = ""
+    """Text that guidance in `generate` moves away from; empty means the empty prompt."""
 
     def __init__(
         self,
@@ -219,9 +223,10 @@ class TextToImage(AutoencoderLatents):
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
         """
-        scale = self.pipeline.vae_scale_factor
+        scale, count = self.pipeline.vae_scale_factor, len(noise)
+        negative = self.encode_prompts([self.negative_prompt] * count) if self.negative_prompt else None
         images = self.pipeline(
-            **self.for_pipeline(prompts, self.empty_prompts(len(noise))),
+            **self.for_pipeline(prompts, negative or self.empty_prompts(count)),
             latents=self.packed(noise),
             height=noise.shape[2] * scale,
             width=noise.shape[3] * scale,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -95,6 +96,8 @@ class DiffusionFineTuning(MethodModule):
         self.average_decay = average_decay
         self.cache_dir = cache_dir
         self.prompts = prompts
+        self.takes_prompts = isinstance(network, TextToImage)
+        self.generator_per_image = True
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
@@ -196,16 +199,13 @@ class DiffusionFineTuning(MethodModule):
         return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample images `[n, C, H, W]` in [0, 1] with the averaged weights, cycling through `prompts`.
-
-        With sharded weights, must be called on every rank.
-        """
+    def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
         dtype = self.average.weights[0].dtype
-        noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=dtype).to(self.device)
+        noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
         return self._sampled([self.prompts[place % len(self.prompts)] for place in range(n)], noise, generator)
 
-    def _sampled(self, texts: Sequence[str], noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _sampled(self, texts: Sequence[str], noise: Tensor, generator: Any = None) -> Tensor:
         with self.average.used_by(self.network):
             if isinstance(self.network, PixelSpace):
                 return self.network.generate(noise, self.num_inference_steps)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -62,6 +63,10 @@ class GoldenNoise(CollectsPairs, MethodModule):
         ValueError: if an argument is out of range, if abar is 0 at the first timestep of the model's scheduler, or if
             NPNet and the latents of the model differ in the number of channels.
     """
+
+    plain_start: ClassVar[Start] = "standard"
+    takes_prompts: ClassVar[bool] = True
+    generator_per_image: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -153,9 +158,10 @@ class GoldenNoise(CollectsPairs, MethodModule):
         return starts[chosen](noise, texts) if chosen in starts else noise
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`."""
-        noise = torch.randn((n, *self.network.latent_shape), generator=generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
+    def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Sample images `[n, C, H, W]` in [0, 1], cycling through `prompts`, from one generator or n of them."""
+        shape: Any = (n, *self.network.latent_shape)
+        noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         return self.images(self.begun(noise, texts), texts)
 

@@ -1,10 +1,12 @@
 """Reward models map images `[B, 3, H, W]` in [0, 1] and B texts to scores `[B]`."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -13,7 +15,7 @@ from datamodules.files.limits import sentence
 from lightning_modules.backbones.adaptation import frozen
 from lightning_modules.backbones.diffusion.pipelines import need_transformers
 from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
-from lightning_modules.backbones.weights import check_pretrained, from_pretrained, load, read_weights
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, load, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Pixel normalisation of all CLIP models used here."""
@@ -107,21 +109,68 @@ class CLIPReward(nn.Module):
         frozen(self.model)
         saving_what_is_trained(self)
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Resize, crop and normalise images as CLIP expects."""
+        size = self.model.config.vision_config.image_size
+        resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        return transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD).to(self.model.dtype)
+
     @torch.no_grad()
     def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        config = self.model.config
-        size, length = config.vision_config.image_size, config.text_config.max_position_embeddings
-        resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-        pixels = transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD)
+        length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         found = self.model(
             input_ids=tokens.input_ids.to(images.device),
             attention_mask=tokens.attention_mask.to(images.device),
-            pixel_values=pixels.to(self.model.dtype),
+            pixel_values=self.pixels(images),
         )
         return 100 * (found.image_embeds * found.text_embeds).sum(dim=1).to(images.dtype)
+
+
+class AestheticReward(CLIPReward):
+    """LAION's aesthetic predictor, about 1 to 10: linear layers on the normalised CLIP embedding of an image.
+
+    Args:
+        name_or_path: CLIP model of transformers, see `CLIPReward`; `openai/clip-vit-large-patch14` for LAION's weights.
+        weights: file with the layers' weights and biases in order, such as LAION's `sa_0_4_vit_l_14_linear.pth`, or
+            `sac+logos+ava1-l14-linearMSE.pth` of version 2, whose layers have no activation between them.
+        local_files_only: load CLIP from the Hugging Face cache only, without network access.
+
+    Raises:
+        ImportError: if transformers is not installed.
+        FileNotFoundError: if the model or the weights do not exist.
+        ValueError: if the weights are not such layers.
+    """
+
+    def __init__(self, name_or_path: str, weights: str, local_files_only: bool = False) -> None:
+        super().__init__(name_or_path, local_files_only=local_files_only)
+        layers = read_weights(weights)
+        width: int = self.model.config.projection_dim
+        matrices = [value for key, value in layers.items() if key.endswith("weight") and value.ndim == 2]
+        biases = [value for key, value in layers.items() if key.endswith("bias") and value.ndim == 1]
+        sizes = [width, *(len(matrix) for matrix in matrices)]
+        fits = len(matrices) + len(biases) == len(layers) and len(matrices) == len(biases) and sizes[-1] == 1
+        shapes = zip(matrices, biases, sizes, sizes[1:], strict=False)
+        if not fits or any(m.shape != (after, before) or len(b) != after for m, b, before, after in shapes):
+            raise ValueError(
+                f"weights: {weights} must hold linear layers from {width} numbers to one, got "
+                f"{listed(f'{key} {list(value.shape)}' for key, value in layers.items())}"
+            )
+        self.layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))
+        load(self.layers, dict(zip(self.layers.state_dict(), _alternating(matrices, biases), strict=True)), weights)
+        frozen(self.layers)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        seen = self.model.vision_model(pixel_values=self.pixels(images)).pooler_output
+        embedding = F.normalize(self.model.visual_projection(seen), dim=1)
+        return self.layers(embedding.float())[:, 0].to(images.dtype)
+
+
+def _alternating(matrices: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    return [value for pair in zip(matrices, biases, strict=True) for value in pair]
 
 
 class ClassProbability(nn.Module):

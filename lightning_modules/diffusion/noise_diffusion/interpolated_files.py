@@ -30,6 +30,7 @@ class InterpolationSteps(FolderWriter):
 
     written = "interpolated"
     settings_name = "interpolation_settings.json"
+    samples_test_set = True
 
     def store(self: Any, folder: Path) -> Files:
         def write(path: Path, images: Sequence[NDArray[Any]], digest: str) -> None:

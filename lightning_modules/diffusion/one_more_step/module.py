@@ -40,7 +40,17 @@ OFFSET = 0.1
 """Standard deviation of the per-channel constant that offset noise adds."""
 
 
-class OneMoreStep(MethodModule):
+class Prompted:
+    """Attributes of the module that data and `generate` ask for."""
+
+    needs_captions: ClassVar[bool] = True
+    plain_start: ClassVar[Start] = "plain"
+    takes_prompts: ClassVar[bool] = True
+    prompts: Sequence[str] = ()
+    """Texts that `sample` cycles through; if empty, captions of the test set."""
+
+
+class OneMoreStep(Prompted, MethodModule):
     """Train One More Step on captioned images, and measure its effect on the brightness of samples.
 
     `test` samples an image for the caption of each test image and compares mean brightness: `test/brightness_distance`
@@ -68,8 +78,6 @@ class OneMoreStep(MethodModule):
         ValueError: if an argument is out of range, no text encoder is given, or `start` is `zero_terminal_snr` but the
             model predicts epsilon.
     """
-
-    needs_captions: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -206,7 +214,7 @@ class OneMoreStep(MethodModule):
             return self.model.generate(self.model.encode_prompts(texts), latents, **options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images in [0, 1], for captions sampled uniformly from the test set.
+        """Sample n images in [0, 1], for `prompts` or for captions sampled uniformly from the test set.
 
         Raises:
             ValueError: if `start` is `oracle`, which needs real images.
@@ -214,10 +222,10 @@ class OneMoreStep(MethodModule):
         if self.start == "oracle":
             raise ValueError("model.start: oracle needs real images, so it cannot sample for FID; choose another start")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        captions = data.test_set.captions or [""]
+        captions = self.prompts or data.test_set.captions or [""]
         places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
         image = torch.zeros(n, *data.image_shape, device=self.device)
-        texts = [captions[place] for place in places.tolist()]
+        texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
         return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:

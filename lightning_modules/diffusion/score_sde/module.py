@@ -195,6 +195,11 @@ class ScoreSDE(KnownParts, MethodModule):
         with self._averaged():
             return self.image_of(self.sampler(score, x, self.process, draw, project))
 
+    @property
+    def generated_classes(self) -> int:
+        """Number of classes of `guidance`, 0 without one."""
+        return 0 if self.guidance is None else self.guidance.num_classes
+
     def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor:
         """Sample n images in [0, 1].
 

@@ -185,8 +185,13 @@ class MECO(MethodModule):
         return tables
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images in [0, 1] by Langevin steps from samples of q, `[n, C, H, W]`."""
-        assert self.image_shape is not None, "sampling images needs image data"
+        """Sample n images in [0, 1] by Langevin steps from samples of q, `[n, C, H, W]`.
+
+        Raises:
+            ValueError: if the data are no images.
+        """
+        if self.image_shape is None:
+            raise ValueError("MECO samples images only of a density of images, and image_shape is not set")
         draw = self._draw(generator or torch.default_generator)
         with torch.inference_mode(False), torch.enable_grad():
             x = self.noise.sample(n, draw)

@@ -41,3 +41,15 @@ def test_a_file_that_is_cut_or_changed_anywhere_is_damaged(tmp_path: Path) -> No
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
         with pytest.raises(DamagedFile):
             digest_in_png(path)
+
+
+def test_other_programs_read_the_texts(tmp_path: Path) -> None:
+    path, texts = tmp_path / "image.png", {"prompt": "größer, \n 狐 " + "x" * 9999, "seed": "3"}
+    write_png(path, np.zeros((1, 2, 2), dtype=np.uint8), "abc123", texts)
+    with Image.open(path) as image:
+        assert image.text == {"hash_of_given": "abc123", **texts}  # type: ignore[attr-defined]
+    assert digest_in_png(path) == "abc123"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"seed", b"sead"))
+    with pytest.raises(DamagedFile, match="not a whole PNG file"):
+        digest_in_png(path)

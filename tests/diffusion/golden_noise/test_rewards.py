@@ -1,7 +1,6 @@
 """CLIP as a reward against its own processor, weights of open_clip against attention written anew, and refusals."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -9,31 +8,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_modules.diffusion.golden_noise import ClassProbability, CLIPReward
-from tests.tiny_pipelines import VOCABULARY, save_tokenizer
+from lightning_modules.diffusion.golden_noise import AestheticReward, ClassProbability, CLIPReward
+from tests.tiny_pipelines import VOCABULARY, save_clip
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny CLIP of images of 16 x 16."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    folder = tmp_path_factory.mktemp("clip")
-    size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
-    size |= {"num_attention_heads": 2, "hidden_act": "gelu"}
-    text = {**size, "vocab_size": 2 + len(VOCABULARY), "max_position_embeddings": 16, "eos_token_id": 1}
-    config = CLIPConfig(
-        text_config={**text, "bos_token_id": 0, "pad_token_id": 1},
-        vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=12,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
-    save_tokenizer(folder, VOCABULARY, 16).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def images() -> Tensor:
@@ -132,3 +114,46 @@ def test_the_probability_is_that_of_the_class_that_the_text_names() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, -2.0]).sigmoid())
     with pytest.raises(ValueError, match="captions must contain every text; missing: maybe"):
         reward(logits, ["yes", "maybe"])
+
+
+def test_an_aesthetic_score_is_linear_in_the_normalised_embedding(clip: Path, tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    shapes = {"layers.0": (5, 12), "layers.2": (3, 5), "layers.4": (1, 3)}
+    layers = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    layers |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+    ordered = {f"{name}.{part}": layers[f"{name}.{part}"] for name in shapes for part in ("weight", "bias")}
+    torch.save(ordered, tmp_path / "head.pth")
+    reward = AestheticReward(str(clip), str(tmp_path / "head.pth"))
+    model = CLIPModel.from_pretrained(clip)
+    with torch.no_grad():
+        embedding = model.visual_projection(model.vision_model(reward.pixels(images())).pooler_output)
+    x = embedding / embedding.norm(dim=1, keepdim=True)
+    for name in shapes:
+        x = x @ layers[f"{name}.weight"].T + layers[f"{name}.bias"]
+    torch.testing.assert_close(reward(images(), ["a", "b"]), x[:, 0])
+    torch.testing.assert_close(reward(images(), ["", ""]), x[:, 0])  # whatever the texts
+    assert reward.state_dict() == {}
+    # version 1 is a single layer
+    torch.save({"weight": torch.ones(1, 12), "bias": torch.tensor([2.0])}, tmp_path / "one.pth")
+    found = AestheticReward(str(clip), str(tmp_path / "one.pth"))(images(), ["", ""])
+    torch.testing.assert_close(found, torch.nn.functional.normalize(embedding).sum(dim=1) + 2)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"weight": (1, 11), "bias": (1,)},
+        {"weight": (2, 12), "bias": (2,)},
+        {"weight": (1, 12)},
+        {"weight": (1, 12), "bias": (2,)},
+        {"weight": (1, 12), "bias": (1,), "scale": (1,)},
+        {"0.weight": (4, 12), "0.bias": (4,), "1.weight": (1, 5), "1.bias": (1,)},
+    ],
+)
+def test_other_weights_than_an_aesthetic_heads_are_rejected(
+    clip: Path, tmp_path: Path, layers: dict[str, tuple[int, ...]]
+) -> None:
+    torch.save({name: torch.zeros(shape) for name, shape in layers.items()}, tmp_path / "head.pth")
+    with pytest.raises(ValueError, match=r"head.pth must hold linear layers from 12 numbers to one, got "):
+        AestheticReward(str(clip), str(tmp_path / "head.pth"))

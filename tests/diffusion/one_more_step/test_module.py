@@ -15,6 +15,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 from lightning_modules.diffusion.hash_embedding import HashedWords
 from lightning_modules.diffusion.one_more_step import OneMoreStep, TimeFreeUNet
 from lightning_modules.diffusion.one_more_step.initial_latents import first_level, initial_latents
+from lightning_modules.interfaces import PromptedGenerator
 from tests.tiny_pipelines import conditional_unet
 
 SCHEDULER = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -178,6 +179,15 @@ def test_samples_for_fid_are_of_held_out_captions_and_follow_from_the_generator(
     assert images[0].shape == (40, 1, 4, 4)
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
+    module.prompts = ["dark"]
+    assert isinstance(module, PromptedGenerator)
+    dark = module.sample(40, torch.Generator().manual_seed(0))
+    rows.captions = []  # the prompts replace the captions
+    assert torch.equal(module.sample(40, torch.Generator().manual_seed(0)), dark)
+    module.prompts = ["light", "dark"]
+    mixed = module.sample(40, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed[1::2], dark[1::2])
+    assert not torch.equal(mixed[::2], dark[::2])
     module.start = "oracle"
     with pytest.raises(ValueError, match="start: oracle needs real images"):
         module.sample(2)

@@ -47,3 +47,6 @@ def test_images_are_drawn_near_what_the_energy_prefers() -> None:
         images = module.sample(64, torch.Generator().manual_seed(0))
     assert images.shape == (64, 1, 2, 2)
     assert float(images.mean()) > 0.95
+    module.image_shape = None
+    with pytest.raises(ValueError, match="MECO samples images only of a density of images"):
+        module.sample(2)

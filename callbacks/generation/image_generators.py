@@ -1,0 +1,334 @@
+"""Generators of requested images: a `Generator` of this project, or a diffusers pipeline."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from callbacks.generation.generated_blocks import sampled_bytes
+from callbacks.generation.image_requests import ImageRequest
+from datamodules.arguments import at_least, within
+from datamodules.distributed.collectives import run_seed
+from datamodules.files.limits import sentence
+from datamodules.files.module_hash import hash_of_module
+from datamodules.files.pixels import read_pixels
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.interfaces import (
+    ClassGenerator,
+    Generator,
+    ImprovedNoise,
+    PromptedGenerator,
+    SeededRows,
+    TestSetGenerator,
+)
+
+IMAGES = "images"
+"""Folder of the images."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of sampling; None takes the model's own."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    image: Path | None = None
+    mask: Path | None = None
+    strength: float | None = None
+    pairs: bool = False
+    """Whether each image is also generated from plain initial noise."""
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, height=self.height, width=self.width)
+        at_least(0, guidance=self.guidance)
+        within(0, 1, "(]", strength=self.strength)
+        if self.image is None and (self.mask is not None or self.strength is not None):
+            raise ValueError(f"--{'strength' if self.mask is None else 'mask'} needs --image")
+
+    def given(self) -> dict[str, Any]:
+        """Return the settings that are given, as JSON values by option."""
+        found = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        return {key: value for key, value in found.items() if value is not None and value is not False}
+
+
+class ImageGenerator(Protocol):
+    """Generates a block of images."""
+
+    folders: Sequence[str]
+    """Names of the folders that it generates images for; the first one is `IMAGES`."""
+    seed_per_image: bool
+    """Whether the images of a block have their own seeds; otherwise they share the seed of the first one."""
+    configuration: Mapping[str, Any]
+    """Everything that images depend on beyond `settings`, as JSON values, too long for the metadata of an image."""
+
+    def check(self, requests: Sequence[ImageRequest]) -> None:
+        """Reject requests that the model cannot fulfil."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the model to a device."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """List, as JSON values, what the metadata of an image says of the model and its settings."""
+        ...
+
+    def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
+        """Generate a block of images, `[B, C, H, W]` for each folder."""
+        ...
+
+
+def reject(given: Sequence[str], model: str, remedy: str = "") -> None:
+    """Raise an error for options that a model does not have.
+
+    Raises:
+        ValueError: if there is one; the message names all.
+    """
+    if given:
+        options = ", ".join(f"--{option}" for option in given)
+        raise ValueError(f"{options}: not an option of {model}{remedy and f'; {remedy}'}")
+
+
+class ModuleGenerator:
+    """Generates images with a module of this project.
+
+    Unless the module is a `SeededRows`, the images of a block share the seed of the first one, so that only a block of
+    one image follows from its seed alone.
+
+    Args:
+        module: the module, with its trained weights.
+        settings: settings of sampling.
+        configuration: the configuration of the run, as JSON values.
+
+    Raises:
+        ValueError: if the module samples no images or lacks one of the settings.
+    """
+
+    def __init__(
+        self, module: LightningModule, settings: Settings, configuration: Mapping[str, Any] | None = None
+    ) -> None:
+        self.configuration = configuration or {}
+        evaluated: Any = module.eval().requires_grad_(False)
+        self.module = evaluated
+        self.name = type(module).__name__
+        if not isinstance(module, Generator):
+            raise ValueError(f"{self.name} is no generator of images: it has no method sample")
+        if isinstance(module, TestSetGenerator):
+            raise ValueError(f"{self.name} samples from pairs of its test set, which `predict` writes as files")
+        self._given = settings.given()
+        prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)
+        self._prompted = prompted and self.module.takes_prompts
+        self.seed_per_image = isinstance(module, SeededRows)
+        self._texts = text_model(module) if self._prompted else None
+        allowed = {"steps"} if prompted else set()
+        allowed |= {"guidance"} if self._texts is not None else set()
+        allowed |= {"negative_prompt"} if getattr(self._texts, "takes_negative_prompts", False) else set()
+        allowed |= {"pairs"} if improved else set()
+        reject(
+            [key for key in self._given if key not in allowed],
+            self.name,
+            "its own arguments can follow `--`, such as -- --model.sampler.num_steps 100",
+        )
+        if settings.steps is not None:
+            self.module.num_inference_steps = settings.steps
+        if settings.guidance is not None:
+            self.module.guidance_scale = settings.guidance
+        if settings.negative_prompt is not None:
+            assert self._texts is not None
+            self._texts.negative_prompt = settings.negative_prompt
+        self.starts: list[Any] = [None]
+        if settings.pairs:
+            if self.module.start == self.module.plain_start:
+                raise ValueError(f"--pairs: the start of {self.name} is {self.module.start!r}, which improves no noise")
+            self.starts = [self.module.start, self.module.plain_start]
+        self.folders = [IMAGES, *self.starts[1:]]
+
+    def check(self, requests: Sequence[ImageRequest]) -> None:
+        first = requests[0]
+        reject(["prompts"] if first.prompt is not None and not self._prompted else [], self.name)
+        if self._prompted and first.prompt is None:
+            raise ValueError(f"{self.name} needs --prompts: texts, or a file of them")
+        if first.label is not None:
+            count = self.module.generated_classes if isinstance(self.module, ClassGenerator) else 0
+            if not count:
+                raise ValueError(f"--classes: {self.name} is not conditioned on classes")
+            if wrong := [request.label for request in requests if (request.label or 0) >= count]:
+                raise ValueError(f"--classes must be in 0 ... {count - 1} for {self.name}, got {wrong[0]}")
+
+    def to(self, device: torch.device) -> None:
+        self.module.to(device)
+
+    def settings(self) -> dict[str, Any]:
+        own = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
+        known = {key: getattr(self.module, name) for key, name in own.items() if hasattr(self.module, name)}
+        return {
+            "model": f"{type(self.module).__module__}.{type(self.module).__qualname__}",
+            "weights": hash_of_module(self.module),
+            "run_seed": run_seed(),
+            **known,
+            **self._given,
+            **({"start": self.module.start} if isinstance(self.module, ImprovedNoise) else {}),
+        }
+
+    @torch.no_grad()
+    def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
+        options: dict[str, Any] = {}
+        if self._prompted:
+            self.module.prompts = [request.prompt for request in block]
+        if block[0].label is not None:
+            options["label"] = torch.tensor([request.label for request in block], device=self.module.device)
+        seeds = [request.seed for request in block] if self.seed_per_image else block[0].seed
+        found = []
+        for start in self.starts:
+            if start is not None:
+                self.module.start = start
+            found.append(sampled_bytes(self.module, len(block), seeds, **options).cpu().numpy())
+        if self.starts[0] is not None:
+            self.module.start = self.starts[0]
+        return found
+
+
+def text_model(module: nn.Module) -> Any:
+    """Find the text-to-image model among the parts of a module; None if there is none."""
+    for part in module.children():
+        if isinstance(part, TextToImage) or (isinstance(part, PixelModel) and part.text_encoder is not None):
+            return part
+    return None
+
+
+ARGUMENTS = {
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative_prompt": "negative_prompt",
+    "height": "height",
+    "width": "width",
+    "image": "image",
+    "mask": "mask_image",
+    "strength": "strength",
+}
+"""Arguments of a diffusers pipeline, by option."""
+
+
+class PipelineGenerator:
+    """Generates images with a diffusers pipeline, each from its own seed, as the pipeline called alone does.
+
+    Args:
+        pipeline: the pipeline.
+        settings: settings of sampling. An image turns a text-to-image pipeline into one for image-to-image, and a mask
+            into one for inpainting.
+
+    Raises:
+        ValueError: if the pipeline lacks one of the settings.
+        UnreadableImage: if the image or the mask cannot be read.
+    """
+
+    folders: Sequence[str] = (IMAGES,)
+    seed_per_image = True
+    configuration: Mapping[str, Any] = {}
+
+    def __init__(self, pipeline: Any, settings: Settings) -> None:
+        self.name = type(pipeline).__name__
+        self._given = settings.given()
+        self.pipeline = for_images(pipeline, settings)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._takes = inspect.signature(self.pipeline.__call__).parameters
+        reject([key for key in self._given if ARGUMENTS.get(key) not in self._takes], type(self.pipeline).__name__)
+        self._fixed = {ARGUMENTS[key]: value for key, value in self._given.items()}
+        for key in ("image", "mask"):
+            if (path := getattr(settings, key)) is not None:
+                pixels = read_pixels(path, channels=3 if key == "image" else 1)
+                self._fixed[ARGUMENTS[key]] = Image.fromarray(pixels.transpose(1, 2, 0).squeeze())
+        if settings.image is not None:
+            self._given["image_digest"] = hash_of_images(self._fixed)
+
+    def check(self, requests: Sequence[ImageRequest]) -> None:
+        first, name = requests[0], type(self.pipeline).__name__
+        asked = {("prompts", "prompt"): first.prompt, ("classes", "class_labels"): first.label}
+        given = [option for (option, _), value in asked.items() if value is not None]
+        reject([option for option, argument in asked if option in given and argument not in self._takes], name)
+        if lacking := [option for option, argument in asked if option not in given and argument in self._takes]:
+            raise ValueError(f"{name} needs --{lacking[0]}")
+        known = {*self._call(requests[:1]), "generator"}
+        needed = [
+            key
+            for key, each in self._takes.items()
+            if each.default is each.empty
+            and key not in known
+            and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        if needed:
+            raise ValueError(f"{name} needs {', '.join(needed)}, which `generate` does not offer")
+
+    def to(self, device: torch.device) -> None:
+        self.pipeline.to(device)
+
+    def settings(self) -> dict[str, Any]:
+        parts = self.pipeline.components
+        networks = {name: hash_of_module(part) for name, part in parts.items() if isinstance(part, nn.Module)}
+        found = {"model": type(self.pipeline).__name__, "weights": networks, **self._given}
+        if (scheduler := parts.get("scheduler")) is not None:
+            # without diffusers' own keys, one of which holds names in a random order
+            config = {key: str(value) for key, value in scheduler.config.items() if not key.startswith("_")}
+            found["scheduler"] = {"class": type(scheduler).__name__, **config}
+        return found
+
+    def _call(self, block: Sequence[ImageRequest]) -> dict[str, Any]:
+        given = dict(self._fixed)
+        if "negative_prompt" in given:
+            given["negative_prompt"] = [given["negative_prompt"]] * len(block)
+        if block[0].prompt is not None:
+            given["prompt"] = [request.prompt for request in block]
+        elif block[0].label is not None:
+            given["class_labels"] = [request.label for request in block]
+        elif "batch_size" in self._takes:
+            given["batch_size"] = len(block)
+        return given
+
+    @torch.no_grad()
+    def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
+        generators = [torch.Generator().manual_seed(request.seed) for request in block]
+        generator = generators if len(block) > 1 else generators[0]
+        images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
+        if not isinstance(images, list) or len(images) != len(block) or not isinstance(images[0], Image.Image):
+            raise ValueError(f"{type(self.pipeline).__name__} generates no list of {len(block)} images")
+        pixels = [np.atleast_3d(each if each.mode == "L" else each.convert("RGB")) for each in images]
+        return [np.stack(pixels).transpose(0, 3, 1, 2)]
+
+
+def for_images(pipeline: Any, settings: Settings) -> Any:
+    """Turn a text-to-image pipeline into one of the same parts for image-to-image, or with a mask for inpainting.
+
+    Raises:
+        ValueError: if diffusers has no such pipeline of this kind.
+    """
+    wanted = "image" if settings.mask is None else "mask_image"
+    if settings.image is None or wanted in inspect.signature(pipeline.__call__).parameters:
+        return pipeline
+    from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
+    auto: Any = AutoPipelineForImage2Image if settings.mask is None else AutoPipelineForInpainting
+    try:
+        return auto.from_pipe(pipeline)
+    except Exception as error:  # of many kinds, for pipelines that lack parts
+        task = "image-to-image" if settings.mask is None else "inpainting"
+        raise ValueError(f"{type(pipeline).__name__} has no pipeline for {task}: {sentence(error)}") from error
+
+
+def hash_of_images(given: dict[str, Any]) -> str:
+    """Hash the images among a pipeline's arguments."""
+    from datamodules.jobs.stores import digest_of
+
+    images = [torch.tensor(np.asarray(each)) for each in given.values() if isinstance(each, Image.Image)]
+    return digest_of(*images)

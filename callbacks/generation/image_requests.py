@@ -1,0 +1,80 @@
+"""Which images `generate` generates: prompts or classes, with a seed for each image."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.arguments import at_least, within
+from datamodules.prompts.prompt_sets import MOST_NUMBER, SUFFIXES, Prompt, PromptFile
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """An image to generate."""
+
+    name: str
+    """Name of its file, without suffix."""
+    seed: int
+    prompt: str | None = None
+    prompt_index: int | None = None
+    """Number of the prompt: its `index` in a file, otherwise its position."""
+    label: int | None = None
+
+
+def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
+    """Read prompts from a file, or take texts as they are.
+
+    Args:
+        given: one file as `PromptFile` reads it, or any number of texts, whose seeds are n apart.
+        n: number of images for each prompt.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it holds no prompt or a damaged one.
+    """
+    if len(given) == 1 and (given[0].endswith(SUFFIXES) or Path(given[0]).is_file()):
+        return PromptFile(given[0]).prompts()
+    return [Prompt(position, n * position, text) for position, text in enumerate(given)]
+
+
+def image_requests(
+    prompts: Sequence[Prompt] | None, classes: Sequence[int] | None, n: int, seed: int | None
+) -> list[ImageRequest]:
+    """List the images, all of the first prompt or class first.
+
+    Args:
+        prompts: prompts; None without.
+        classes: classes; None without.
+        n: number of images for each prompt or class, or of all images without both.
+        seed: seed of the first image, increasing by one per image. None takes the seed of each prompt, increasing by
+            one per image of the prompt; without prompts it is 0.
+
+    Raises:
+        ValueError: if both prompts and classes are given, there is none of either, or a number is out of range.
+    """
+    at_least(1, n=n)
+    at_least(0, seed=seed, **{f"classes[{place}]": label for place, label in enumerate(classes or ())})
+    if prompts is not None and classes is not None:
+        raise ValueError("give --prompts or --classes, not both")
+
+    def listed() -> Iterator[ImageRequest]:
+        groups = prompts if prompts is not None else classes if classes is not None else [None]
+        for group, each in enumerate(groups):
+            for copy in range(n):
+                position = group * n + copy
+                prompt, label = (each, None) if isinstance(each, Prompt) else (None, each)
+                number = (seed or 0) + position if seed is not None or prompt is None else prompt.seed + copy
+                within(0, MOST_NUMBER, seed=number)
+                name = f"{position:06d}"
+                if prompt is None:
+                    yield ImageRequest(name, number, label=label)
+                else:
+                    yield ImageRequest(name, number, prompt.caption, prompt.index)
+
+    return list(listed())
+
+
+def in_blocks(requests: Sequence[ImageRequest], size: int) -> list[list[ImageRequest]]:
+    """Split the images into blocks that are generated at once; the last one may be smaller."""
+    at_least(1, batch_size=size)
+    return [list(requests[start : start + size]) for start in range(0, len(requests), size)]

@@ -1,0 +1,38 @@
+"""The processes of a command that has no trainer: on one machine, or as torchrun has started them."""
+
+import os
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from datamodules.arguments import at_least
+from datamodules.files.limits import sentence
+
+
+def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fabric:
+    """Describe the processes, one for each device, without starting them.
+
+    Args:
+        accelerator: auto, cpu, cuda or mps.
+        devices: number of devices of this machine; under torchrun, it says.
+        precision: precision of Lightning, for `autocast`.
+
+    Raises:
+        ValueError: if the machine lacks the accelerator or has fewer devices.
+    """
+    at_least(1, devices=devices)
+    here, everywhere = devices, devices
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    strategy = "ddp" if everywhere > 1 else "auto"
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=everywhere // here,
+            strategy=strategy,
+            precision=precision,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise ValueError(f"--accelerator {accelerator} --devices {devices}: {sentence(error)}") from error

@@ -1,0 +1,124 @@
+"""Generate images with a trained run or a diffusers pipeline, one PNG each.
+
+    python train.py generate --resume RUN --prompts prompts.txt --n 4 --output FOLDER
+    python train.py generate --pipeline FOLDER --prompts "a red fox" "a blue bird" --steps 30 --guidance 5
+    python train.py generate --resume RUN --n 64 --batch_size 64 -- --model.sampler.num_steps 100
+
+RUN is a run of any module that generates images. Arguments after `--` override its configuration. Image i has the seed
+SEED + i, or the seed of its prompt in the file, and is the same on any number of processes. In batches above 1, images
+of modules other than text-to-image ones share the seed of the batch's first image.
+
+Written to FOLDER: images/ (PNG, with prompt, seed and settings as text metadata), images.parquet, contact_sheet.png and
+settings.json; with --pairs also the images from plain initial noise. Repeating the command of a killed call generates
+the missing images only. --devices N shares the work, or torchrun, which needs --num_images instead of --n.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+DEFAULT = Path("runs", "generated")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--resume", metavar="RUN", help="run directory, or latest")
+    source.add_argument("--pipeline", metavar="FOLDER", help="diffusers pipeline: a local folder or a Hub name")
+    parser.add_argument("--checkpoint", help="best or last; default: the run's checkpoint.test_checkpoint")
+    parser.add_argument("--dtype", choices=PRECISIONS, help="precision of the pipeline's weights; default: float32")
+    parser.add_argument("--variant", help="variant of the pipeline's weight files, such as fp16")
+    parser.add_argument("--local_files_only", action="store_true", help="look for a Hub name in the local cache only")
+    parser.add_argument("--prompts", nargs="+", help="texts, or one file: .txt, .jsonl, .json or .csv")
+    parser.add_argument("--classes", nargs="+", type=int, help="classes, for class-conditional models")
+    n_help = "images per prompt or class, or of all; default: 1. torchrun takes --n for its own: use --num_images"
+    parser.add_argument("--n", "--num_images", type=int, default=1, help=n_help)
+    parser.add_argument("--seed", type=int, help="seed of the first image; default: the prompts' seeds, or 0")
+    parser.add_argument("--output", type=Path, default=DEFAULT, help=f"default: {DEFAULT}")
+    parser.add_argument("--batch_size", type=int, default=1, help="images generated at once; default: 1")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the model's")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
+    parser.add_argument("--negative_prompt", help="text that guidance moves away from")
+    parser.add_argument("--height", type=int, help="height of a pipeline's images, in pixels")
+    parser.add_argument("--width", type=int, help="width of a pipeline's images, in pixels")
+    parser.add_argument("--image", type=Path, help="image for image-to-image or inpainting with a pipeline")
+    parser.add_argument("--mask", type=Path, help="mask for inpainting, white where the image is replaced")
+    parser.add_argument("--strength", type=float, help="how much the image changes, in (0, 1]")
+    parser.add_argument("--pairs", action="store_true", help="also generate from plain noise, to compare side by side")
+    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--devices", type=int, default=1, help="number of devices; default: 1")
+    parser.takes_overrides = True  # type: ignore[attr-defined]
+
+
+def run(options: Namespace) -> int:
+    import torch.distributed as dist
+
+    from callbacks.generation.generated_folder import SHEET, write_folder
+    from callbacks.generation.image_generators import ImageGenerator, PipelineGenerator, Settings
+    from callbacks.generation.image_requests import image_requests, read_prompts
+    from callbacks.generation.launched import fabric_of
+    from datamodules.arguments import at_least
+    from datamodules.jobs.peers import PeerFailure
+
+    names = ("steps", "guidance", "negative_prompt", "height", "width", "image", "mask", "strength", "pairs")
+    at_least(1, devices=options.devices, batch_size=options.batch_size)
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    prompts = None if options.prompts is None else read_prompts(options.prompts, options.n)
+    requests = image_requests(prompts, options.classes, options.n, options.seed)
+    of_pipeline = {"dtype": options.dtype, "variant": options.variant, "local_files_only": options.local_files_only}
+    generator: ImageGenerator
+    if options.resume is not None:
+        if given := [f"--{name}" for name, value in of_pipeline.items() if value]:
+            raise ValueError(f"{', '.join(given)}: only for --pipeline; a run has its own settings")
+        generator, precision = of_run(options, settings)
+    else:
+        from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
+
+        if options.overrides or options.checkpoint:
+            raise ValueError("--checkpoint and arguments after `--` belong to a run, and --pipeline has none")
+        try:
+            generator = PipelineGenerator(diffusers_pipeline(options.pipeline, **of_pipeline), settings)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        precision = "32-true"
+    generator.check(requests)
+    fabric = fabric_of(options.accelerator, options.devices, precision)
+    fabric.launch()
+    try:
+        generator.to(fabric.device)
+        with fabric.autocast():
+            write_folder(options.output, generator, requests, options.batch_size)
+    except PeerFailure as error:
+        raise OSError(f"{error}; the same command continues") from error
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+    if fabric.is_global_zero:
+        print(f"{len(requests)} images are written to {options.output}; {SHEET} shows them")
+    return 0
+
+
+def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
+    """Load a run's model as a generator, with the run's precision.
+
+    Raises:
+        ValueError: if the run cannot be loaded, or generates no images.
+    """
+    from argparse import ArgumentError
+
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from callbacks.generation.image_generators import ModuleGenerator
+    from experiments.config_files import dotted
+    from experiments.load_run import load_line
+    from experiments.parsing.readable_errors import readable
+
+    alone = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    try:
+        line = load_line(options.resume, options.checkpoint, [*alone, "--trainer.strategy", "auto", *options.overrides])
+    except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        raise ValueError(readable(error)) from error
+    line.trainer.datamodule = line.datamodule  # type: ignore[attr-defined]
+    line.model.trainer = line.trainer
+    configuration = {**dotted({"model": line.config_dump["model"]}), "precision": line.trainer.precision}
+    return ModuleGenerator(line.model, settings, configuration), line.trainer.precision

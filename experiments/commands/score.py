@@ -1,0 +1,82 @@
+"""Score generated images for their prompts: CLIP score, PickScore, HPSv2, aesthetic score.
+
+    python train.py score GENERATED --scores clip_score pick_score
+    python train.py score FOLDER --prompts prompts.txt --models clip_score=/models/clip --local_files_only
+    python train.py score GENERATED --scores hpsv2 aesthetic --weights hpsv2=HPS_v2.1_compressed.pt aesthetic=FILE
+
+GENERATED is a folder written by `generate`, whose prompts are known. For another folder of images, --prompts gives one
+prompt per image in the order of file names, or fewer, each for equally many successive images. All scores are CLIP
+models of transformers (pip install 'noiseworks[pipelines]'), by Hub name or local folder; scores are 100 times the
+cosine of image and prompt, except for the aesthetic score, which ignores prompts. Prints the mean of each score with
+its standard error, and writes all scores to scores.csv.
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+
+def name_and_value(text: str) -> tuple[str, str]:
+    """Parse NAME=VALUE.
+
+    Raises:
+        ArgumentTypeError: if a part is missing.
+    """
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise ArgumentTypeError(f"'{text}' is not of the form SCORE=PATH")
+    return name, value
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder of images, as written by `generate` or any other")
+    parser.add_argument("--prompts", nargs="+", help="texts, or one file; default: those in images.parquet")
+    parser.add_argument(
+        "--scores", nargs="+", default=["clip_score"], help="clip_score (default), pick_score, hpsv2, aesthetic"
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=[], type=name_and_value, metavar="SCORE=MODEL", help="folder or Hub name of CLIP"
+    )
+    parser.add_argument(
+        "--weights", nargs="+", default=[], type=name_and_value, metavar="SCORE=FILE", help="for hpsv2 and aesthetic"
+    )
+    parser.add_argument("--local_files_only", action="store_true", help="look for Hub names in the local cache only")
+    parser.add_argument("--output", type=Path, help="table of all images; default: scores.csv in the folder")
+    parser.add_argument("--batch_size", type=int, default=50, help="images per batch; default: 50")
+    parser.add_argument("--cache_dir", type=Path, default=Path("runs/features"), help="default: runs/features")
+    parser.add_argument("--device", help="cpu, cuda or mps; default: cuda if available, else cpu")
+
+
+def run(options: Namespace) -> int:
+    import math
+
+    from callbacks.generation.folder_scores import (
+        SCORES,
+        build_score,
+        check_scores,
+        listed_images,
+        prompts_of,
+        score_folder,
+    )
+    from callbacks.generation.folders import device_named
+    from datamodules.arguments import at_least
+    from datamodules.files.whole_files import write_text
+
+    models, weights = dict(options.models), dict(options.weights)
+    at_least(1, batch_size=options.batch_size)
+    check_scores(options.scores, models, weights)
+    device = device_named(options.device)
+    images, own = listed_images(options.folder)
+    if options.prompts is not None or any(SCORES[name].for_texts for name in options.scores):
+        prompts_of(len(images), options.prompts, own)  # before models are loaded
+    try:
+        loaded = {name: build_score(name, models, weights, options.local_files_only) for name in options.scores}
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    table = score_folder(options.folder, loaded, options.prompts, options.batch_size, options.cache_dir, device)
+    output = options.output or options.folder / "scores.csv"
+    write_text(output, table.to_csv(index=False))
+    for name in options.scores:
+        deviation = table[name].std() / math.sqrt(len(table)) if len(table) > 1 else math.nan
+        print(f"{name} {table[name].mean():.6g} +- {deviation:.2g} ({len(table)} images)")
+    print(f"written: {output}")
+    return 0
