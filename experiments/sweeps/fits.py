@@ -54,7 +54,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
             if bad is not None:
                 raise ValueError(f"--fit {name}: a power law needs positive numbers, and --vary gives it {bad}")
             if len(each.values) < FEWEST:
-                raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values of it, got {', '.join(each.values)}")
+                raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values, got {', '.join(each.values)}")
             found.append(short[each.key])
     return list(dict.fromkeys(found))
 
