@@ -1,8 +1,7 @@
 """Private names of Lightning and jsonargparse that have no public equivalent, with the reason for each use.
 
-All private names that are used occur here or, for modules, in `lightning_modules/lightning_internals.py`. If an upgrade
-moves a private name or a method that our classes override, a test fails and names it; `pyproject.toml` bounds the
-versions.
+Modules have their own list in `lightning_modules/lightning_internals.py`. No other file uses private names. A test
+fails if an upgrade moves a private name or a method that our classes override. `pyproject.toml` bounds the versions.
 """
 
 from collections.abc import Iterator
@@ -19,7 +18,10 @@ SignalConnector = _SignalConnector
 
 
 def handle_signals(trainer: Any, signals: SignalConnector) -> None:
-    """Let `signals` handle signals, and remove Lightning's own check, which causes a host sync in every step."""
+    """Let `signals` handle signals.
+
+    The check of Lightning is removed, because this check causes a host sync in every step.
+    """
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
@@ -30,13 +32,16 @@ def signal_handling(trainer: Any) -> Any:
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Whether a checkpoint saved now can be resumed; false within accumulated gradients and before a validation."""
+    """Whether training can resume from a checkpoint saved now.
+
+    False while gradients are accumulated, and before a validation.
+    """
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return not (epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher))
 
 
 def take_given_checkpoint_alone(trainer: Any) -> None:
-    """Prevent Lightning from searching for checkpoints (of exceptions, SLURM or a registry) if none is given."""
+    """Prevent Lightning from searching for a checkpoint if no checkpoint is given."""
     trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path
 
 
@@ -46,7 +51,7 @@ def synchronises_layers(strategy: Any) -> bool:
 
 
 def restoring(trainer: Any) -> Any:
-    """Return the object that restores checkpoints; its errors do not name the file."""
+    """Return the object that restores checkpoints. The errors of this object do not name the checkpoint file."""
     return trainer._checkpoint_connector
 
 
@@ -61,7 +66,10 @@ def loaded_checkpoint(connector: Any) -> dict[str, Any]:
 
 
 def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
-    """Return the metrics of an epoch that has just ended, which are logged after its checkpoint; otherwise None."""
+    """Return the metrics of an epoch that has just ended, otherwise None.
+
+    Lightning logs these metrics after the checkpoint is saved.
+    """
     connector = trainer._logger_connector
     return connector.metrics["log"] if connector._first_loop_iter is None else None
 
@@ -72,9 +80,9 @@ def steps_trained(trainer: Any) -> int:
 
 
 def running_means(trainer: Any) -> dict[str, Any]:
-    """Return the running means of an epoch, which Lightning's checkpoints lack.
+    """Return the running means of the metrics of an epoch. Checkpoints of Lightning do not contain these means.
 
-    Each mean has `value` (a sum) and `cumulated_batch_size`, and is logged by `self.log` or `training.logging`.
+    Each mean has a sum `value` and a `cumulated_batch_size`. `self.log` or `training.logging` logged the values.
     """
     means = {}
     for key, logged in (trainer._results or {}).items():

@@ -14,16 +14,17 @@ from experiments.run_directory import check_checkpoint, read_checkpoint
 def load_run(
     directory: str | os.PathLike[str], checkpoint: str | None = None
 ) -> tuple[LightningModule, LightningDataModule]:
-    """Rebuild a run's model and data from its `config.yaml`, without changing the caller's random number generators.
+    """Rebuild the model and data of a run from `config.yaml`. The random number generators of the caller do not change.
 
-    Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would need them all.
+    Checkpoints do not contain constructor arguments, so `load_from_checkpoint` would need all arguments again.
 
     Args:
         directory: the run directory.
-        checkpoint: `best` or `last`; None means the run's setting `checkpoint.test_checkpoint`.
+        checkpoint: `best` or `last`; None means the checkpoint that `checkpoint.test_checkpoint` of the run selects.
 
     Returns:
-        The model with the checkpoint's weights, in evaluation mode, and the DataModule, before its `setup`.
+        The model in evaluation mode with the weights of the checkpoint, and the DataModule. `setup` of the DataModule
+        has not been called.
 
     Raises:
         FileNotFoundError: if the run or the checkpoint does not exist.

@@ -15,12 +15,12 @@ Places = Mapping[str, tuple[str, str]]
 def places(experiments: Sequence[Experiment]) -> Places:
     """Assign each experiment its row and column in the table.
 
-    A row is a config and a column a varied value; with two varied keys, the first key is part of the row. If configs of
-    several folders share file names, a row is a folder and a column a file: `elr/cifar10` and `elr/cifar10_asymmetric`
-    are two columns of `elr`.
+    Each row is a config, and each column is a value of the varied key. With two varied keys, the first key is part of
+    the row. If configs of several folders share file names, each row is a folder, and each column is a file name. For
+    example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of the row `elr`.
 
     Returns:
-        The row and column of each experiment; empty if no row would have two columns.
+        The row and column of each experiment. The result is empty if no row would have two columns.
     """
     names = list(dict.fromkeys(each.config_name for each in experiments))
     folders, files = (
@@ -71,6 +71,6 @@ def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str]
 
 
 def by_metric(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield each metric with its rows, which omit the first column."""
+    """Yield each metric and the rows of this metric, without the first column."""
     for metric, own in groupby(rows, key=lambda row: row[0]):
         yield metric, [list(row[1:]) for row in own]

@@ -2,8 +2,8 @@
 
 A configuration names the picture of its method in the comment at its top: `# picture: figures/early_learning.png` is
 relative to its run directory, and `# picture: metrics.csv` draws the training curves. The run of configs/elr/demo.yaml
-must be in <folder>/elr/demo; if it is missing, it is run there. `# picture: table.png of --seeds 0 --vary ...` is from
-a comparison with these arguments, which may begin with further configurations. The first picture of a method is
+must be in <folder>/elr/demo. A missing run is started there. `# picture: table.png of --seeds 0 --vary ...` is from a
+comparison with these arguments, which may begin with further configurations. The first picture of a method is
 docs/images/<method>.png; its other pictures are docs/images/<method>_<configuration>.png.
 """
 
@@ -55,7 +55,7 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
 
 
 def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> str:
-    """Build the table of problems, which gives a method for each problem, with the numbers of one of its claims.
+    """Build the table of problems. Each row has a problem, a method, and the numbers of one claim about the method.
 
     Raises:
         ValueError: if a claim has no numbers; the message names it.
@@ -114,9 +114,9 @@ def _claims_of(methods: Sequence[Method], claims: Sequence[Row]) -> list[Row]:
 
 
 def _pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[tuple[str, Path, str, list[str]]]:
-    """Yield each picture: its name in docs/images, the configuration's path, its source, arguments of `compare`.
+    """Yield for each picture: name in docs/images, path of the configuration, source, and arguments of `compare`.
 
-    The first picture is named after the folder; the names of further pictures also contain their configuration.
+    The first picture is named after the folder. The name of each further picture also contains the configuration.
     """
     first = True
     for path in dict.fromkeys(config.path for method in methods for config in method.configs):
@@ -208,7 +208,7 @@ BEGIN, END = "<!-- %s:begin -->", "<!-- %s:end -->"
 
 
 def split_readme(path: Path, section: str) -> tuple[str, str]:
-    """Split a file at a section: the text that ends with its first marker, and the text that begins with its second.
+    """Split a file into the text before a section and the text after the section. Both texts include their marker.
 
     Raises:
         FileNotFoundError: if the file does not exist.

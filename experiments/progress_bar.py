@@ -1,4 +1,4 @@
-"""Progress bar of a run, which shows the loss, a validation metric, and the time left of the whole run."""
+"""Progress bar of a run. It shows the loss, a validation metric, and the remaining time of the whole run."""
 
 import math
 import re
@@ -18,11 +18,11 @@ SECONDS = 0.5
 
 
 class WholeRun(RichProgressBar):
-    """Show the last step's loss, the last validation metric and the time left of the whole run.
+    """Show the loss of the last step, the last validation metric, and the remaining time of the whole run.
 
     Args:
         monitor: the validation metric to show; None chooses a metric.
-        given_labels: whether validation labels are noisy, which the metric's name then says.
+        given_labels: whether validation labels are noisy. If so, the displayed name of the metric says this.
     """
 
     def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
@@ -67,14 +67,14 @@ class WholeRun(RichProgressBar):
         return self._shown
 
     def seconds_left(self, trainer: Trainer) -> float | None:
-        """Estimate the time left of the whole run from this process's progress."""
+        """Estimate the remaining time of the whole run from the progress of this process."""
         done = share_done(trainer)
         new = done - self._done_before
         return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
 
 
 class StageColumn(TextColumn):
-    """Column that names the stage, with the epoch; the number of epochs is shown only if it limits the run."""
+    """Column with the stage and the epoch. The total number of epochs is shown only if this number limits the run."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -83,7 +83,7 @@ class StageColumn(TextColumn):
 
 
 class TimeLeft(ProgressColumn):
-    """Column with the time left: of the whole run in training, otherwise of the stage."""
+    """Column with the remaining time. During training, this is the time of the whole run, otherwise of the stage."""
 
     max_refresh = SECONDS
 
@@ -98,9 +98,10 @@ class TimeLeft(ProgressColumn):
 
 
 def share_done(trainer: Trainer) -> float:
-    """Compute the completed fraction of a run by `max_epochs` or `max_steps`, whichever is reached first; 0 if unknown.
+    """Compute which fraction of a run is completed.
 
-    Batches before a resumption count as completed.
+    `max_epochs` or `max_steps` limits the run. Return 0 if this is unknown. Batches that an interrupted run has
+    completed also count.
     """
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf

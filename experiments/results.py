@@ -41,7 +41,7 @@ class Result:
         config: title of the run's experiment.
         metric: name of the metric.
         seed: seed of the run.
-        value: value of the metric; NaN if a diverged run lacks it.
+        value: value of the metric; NaN if the run diverged and has no value.
         diverged: whether the run diverged.
     """
 
@@ -63,8 +63,8 @@ class Summary:
         std: sample standard deviation (n - 1) over the seeds with a finite value; NaN for a single seed.
         seeds: number of seeds with a finite value.
         diverged: number of seeds without a finite value because the run diverged.
-        not_finite: number of seeds with NaN or infinity that did not diverge, for example as a threshold was never
-            reached.
+        not_finite: number of seeds with NaN or infinity although the run did not diverge. For example, a time to reach
+            a threshold is infinite if the threshold was never reached.
     """
 
     config: str
@@ -101,7 +101,7 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
     Args:
         metrics: values by name.
-        given_labels: whether validation labels are noisy, which a note then says.
+        given_labels: whether validation labels are noisy. If so, a note says this.
     """
     stages = ("train/", "val/", "test/")
     shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
@@ -116,9 +116,11 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
 
 
 def arrow(metric: str) -> str:
-    """Return an arrow for a metric's better direction, by the first known word of its name; empty if no word is known.
+    """Return an arrow that shows whether a greater or smaller value of a metric is better.
 
-    Metrics of image edits have no arrow, since protection against edits aims at low similarity.
+    The first known word in the name of the metric decides. Return an empty string if no word is known. Metrics of
+    edited images have no arrow. Their better direction depends on the task, as protection against edits aims at low
+    similarity.
     """
     words = metric.rpartition("/")[2].split("_")
     told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
@@ -126,7 +128,7 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Select the results of some metrics, in the given order and including their values at the best epoch.
+    """Select the results of some metrics in the given order. Values at the best epoch are included.
 
     Args:
         results: results of all runs.
@@ -150,7 +152,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
 def misspelt(name: str, known: Iterable[str]) -> bool:
     """Whether an unknown metric is probably a misspelt known metric.
 
-    A name unlike all known names may belong to a metric that only full runs log, such as FID.
+    A name that resembles no known name may be a metric that only full runs log, such as FID.
     """
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
@@ -164,7 +166,7 @@ def choose_from(name: str, known: Iterable[str]) -> str:
 
 
 def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
-    """Omit a best epoch's metric if it equals the tested checkpoint's for every config."""
+    """Omit a metric at the best epoch if its value is the same for the tested checkpoint, for every config."""
     values = {(each.config, each.metric): str(each) for each in summaries}
     new = {
         metric
@@ -175,19 +177,19 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order; a metric of the best epoch directly follows that of the tested checkpoint."""
+    """List unique metrics in order. The value at the best epoch directly follows the value of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
-    """Sort key by which a metric of the best epoch directly follows that of the tested checkpoint."""
+    """Sort key that puts a metric at the best epoch directly after the same metric of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
 def repeated(metric: str, values: Mapping[str, float]) -> bool:
-    """Whether a metric is equal at the best epoch and the tested checkpoint, as when the best epoch is the last."""
+    """Whether a metric has the same value at the best epoch and for the tested checkpoint."""
     name, of_best_epoch = beside(metric)
     return of_best_epoch and values.get(name) == values[metric]
 
@@ -233,9 +235,10 @@ def read_curves(path: Path) -> Curves:
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Compute mean and standard deviation over seeds for each config and metric, which keep their order.
+    """Compute mean and standard deviation over seeds for each config and metric.
 
-    Seeds without a finite value are left out of the mean and counted.
+    The order of configs and metrics is kept. Seeds without a finite value are left out of the mean. Their number is
+    reported.
     """
     import numpy as np
 
@@ -263,7 +266,10 @@ def mean_and_std(mean: float, std: float) -> str:
 
 
 def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Build header and rows of a table of all metrics and configs; the longer of the two lists becomes the rows."""
+    """Build the header and rows of a table of all metrics and configs.
+
+    The rows are the metrics or the configs, whichever are more.
+    """
     cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
     metrics = in_order(metric for _, metric in cells)
@@ -292,6 +298,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Return a console on standard output; if the output is a file or a pipe, it is wide enough for tables."""
+    """Return a console on standard output. If the output is a file or a pipe, the console is wide enough for tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

@@ -78,7 +78,7 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Lock a run directory against other calls; the lock ends with the process.
+    """Lock a run directory against other processes. The lock ends when this process ends.
 
     Raises:
         ValueError: if another process writes to the directory.
@@ -101,7 +101,10 @@ def has_checkpoint(directory: Path) -> bool:
 
 
 def clear(directory: Path) -> None:
-    """Remove partial files of a killed call; if a run has no checkpoint, also remove its table and event files."""
+    """Remove incomplete files of a killed process.
+
+    If the run has no checkpoint, also remove its table and event files.
+    """
     left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
     if not has_checkpoint(directory):
         left += [directory / "metrics.csv", *directory.glob("tensorboard/events.out.tfevents.*")]
@@ -110,7 +113,9 @@ def clear(directory: Path) -> None:
 
 
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
-    """Before a run is changed, reject training for fewer epochs than its checkpoint has completed.
+    """Reject training for fewer epochs than the checkpoint has completed.
+
+    This check comes before any change to the run.
 
     Raises:
         ValueError: if there are too few epochs, or if the checkpoint has no training progress.
@@ -145,7 +150,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _what_is_wrong(checkpoint: Any) -> str | None:
-    """Describe the first value of a checkpoint with an invalid type; None if all are valid."""
+    """Describe the first value in a checkpoint whose type is invalid. Return None if all types are valid."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         return "it holds no state_dict"
     for key, value in checkpoint["state_dict"].items():
@@ -203,7 +208,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint to resume from, which is the one with most steps.
+    """Return the checkpoint to resume from. This is the checkpoint with the most training steps.
 
     Raises:
         FileNotFoundError: if the run has not saved a checkpoint yet.
@@ -217,7 +222,7 @@ def latest_checkpoint(directory: Path) -> Path:
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Before loading, reject a checkpoint whose model class or tensor shapes differ.
+    """Reject a checkpoint with another model class or other tensor shapes, before the checkpoint is loaded.
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
@@ -249,11 +254,11 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
 class WholeCheckpoints(TorchCheckpointIO):
     """Write checkpoints atomically.
 
-    Lightning writes to the system's temporary folder and moves the file. If that folder is on another disk, moving is
-    copying, and a full disk or a kill would replace the last good checkpoint by a partial file.
+    Lightning writes to the system's temporary folder and moves the file. If the temporary folder is on another disk,
+    the file is copied instead. A full disk or a kill would then replace the last good checkpoint by an incomplete file.
 
     Args:
-        directory: the run directory. Outside this directory, only files saved since the start are removed, because the
+        directory: the run directory. Outside this directory, only files that this run has saved are removed. The
             checkpoint that a run starts from could name arbitrary files.
     """
 
@@ -262,7 +267,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         self.saved: set[str] = set()
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint only if it is of this run; Lightning would remove any path in a callback's state."""
+        """Remove a checkpoint only if this run saved the checkpoint.
+
+        Lightning would remove any path in the state of a callback.
+        """
         found = os.path.realpath(path)
         own = found.endswith(".ckpt") and Path(found).is_relative_to(os.path.realpath(self.directory))
         if own or found in self.saved:
@@ -288,7 +296,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def name_in_errors(trainer: Trainer) -> None:
-    """Rewrite errors that occur while a checkpoint is restored as one sentence that names its file."""
+    """If restoring a checkpoint fails, replace the error by one sentence that names the checkpoint file."""
     connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 

@@ -1,7 +1,7 @@
 """A run is identified by its request (config, overrides and seed), which is saved as `request.json` in its directory.
 
-Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` exists,
-which is written last. A directory is never used for a run with another request.
+Each run owns one directory, `<output>/<config name>/seed_<seed>`. A run writes `test_metrics.csv` last. If this file
+exists, the run is finished. A directory is never used for a run with another request.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ class Experiment:
     Args:
         name: unique among the experiments of one output.
         config: path of the YAML file.
-        texts: paths of the config and of its base, if any, each with the file's text at planning time.
-        label: name in tables and figures, which is the method, plus the configuration's name if several configurations
-            have this method.
+        texts: paths of the config and of its base, if any. Each path maps to the text of the file at planning time.
+        label: name in tables and figures. This is the name of the method. If several configurations have the same
+            method, the name of the configuration is added.
         overrides: arguments that follow the config on the command line of `fit`.
-        setting: values of the keys that a comparison varies, by the keys' short names.
+        setting: values of the keys that a comparison varies. Each value has the short name of the key.
     """
 
     name: str
@@ -77,7 +77,9 @@ class Run:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Shorten paths to the shortest distinct tails of equal depth: `demo` alone, but `elr/demo` next to `adele/demo`.
+    """Shorten paths to distinct names of equal depth.
+
+    A single path becomes `demo`, and two paths become `elr/demo` and `adele/demo`.
 
     Raises:
         ValueError: if two of the paths are the same.
@@ -119,7 +121,10 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Label configurations by method (`ELR`); if several have the same method, also by file name (`ELR demo`)."""
+    """Label each configuration by its method, such as `ELR`.
+
+    If several configurations have the same method, the file name is added, such as `ELR demo`.
+    """
     methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
     return [
         method if method and methods.count(method) == 1 else f"{method} {name}".strip()
@@ -128,7 +133,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def setting_of(experiment: Experiment, key: str) -> Any:
-    """Return the value of a key in a configuration with its layers and overrides, or None if it is not set."""
+    """Return the value of a key in a configuration with its layers and overrides. Return None if the key is not set."""
     found = settings_of(experiment.config).get(key)
     for flag, value in _flags(experiment.overrides):
         if flag == key:
@@ -153,10 +158,10 @@ def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read the configurations given by `--config` or `-c`: files with their bases, or inline YAML.
+    """Read the configurations given by `--config` or `-c`. Each is a file with its base, or inline YAML.
 
     Returns:
-        For each value of the option, the paths and texts of its files; a base comes first.
+        The paths and texts of the files for each value of the option. A base comes before the file that names the base.
     """
     found: dict[str, dict[str, str]] = {}
     for flag, value in _flags(overrides):
@@ -169,7 +174,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def request(run: Run) -> dict[str, Any]:
-    """Collect the request of a run; runs with equal requests are the same run and may share a directory."""
+    """Collect the request of a run. Runs with equal requests count as the same run and may share a directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
     for files in layers_of(run.experiment.overrides).values():
@@ -183,7 +188,7 @@ def request(run: Run) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a request to dotted keys and values, which do not depend on the YAML's comments and layout."""
+    """Flatten a request to dotted keys and values. The result does not depend on comments and layout of the YAML."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
@@ -200,7 +205,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Check that the run's directory is free or contains this run.
+    """Check that the directory of the run is empty or contains this run.
 
     Raises:
         NotADirectoryError: if the directory or one of its parents is a file.

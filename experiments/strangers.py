@@ -1,9 +1,9 @@
-"""Check a run directory before it is resumed, as it may be from an untrusted source.
+"""Check a run directory from a possibly untrusted source before the run is resumed.
 
-Configurations given by the user and the command line are trusted; the `config.yaml` of a run directory, which names
-classes and their arguments, is not. `class_paths` checks the types of the classes. Other dangers are rejected here:
-modules that are imported before their classes can be checked, arguments that are URLs, output paths of Lightning's own
-classes, and links that lead out of the directory.
+Configurations from the user and the command line are trusted. The `config.yaml` of a run directory names classes and
+their arguments, and is not trusted. `class_paths` checks the types of the classes. Other dangers are rejected here.
+These are modules that are imported before their classes can be checked, arguments that are URLs, output paths of
+Lightning classes, and links that lead out of the directory.
 """
 
 import importlib
@@ -53,11 +53,11 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
     Args:
         directory: the run directory.
-        leaves_out: keys that apply to a single call only; they are dropped from the run's settings.
-        arguments: command-line arguments; keys that these set are also dropped.
+        leaves_out: keys that apply to a single call only; these are dropped from the settings of the run.
+        arguments: command-line arguments; the keys that these arguments set are also dropped.
 
     Raises:
-        ValueError: if a key, or a link out of the directory, is rejected; the message names it.
+        ValueError: if a key or a link is rejected; the message names the key or link.
     """
     _refuse_links(directory)
     path = directory / "config.yaml"
@@ -88,11 +88,13 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
 @contextmanager
 def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
-    """Allow configurations to import only known harmless packages, the user's own, and those that the user names.
+    """Allow configurations to import only certain packages.
+
+    These packages are known to be harmless, belong to the user, or are named by the user.
 
     Args:
         content: the settings of a run directory.
-        said: text given by the user, that is, arguments and contents of configurations.
+        said: text from the user: command-line arguments and contents of configurations.
         directory: the run directory, from which nothing is imported.
     """
     before = import_verdicts()
@@ -118,7 +120,10 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
 
 def _refuse_links(directory: Path) -> None:
-    """Reject links out of the directory, which writes would follow, and everything except files and folders."""
+    """Reject links that lead out of the directory, because writing would follow these links.
+
+    Also reject everything that is not a file or folder.
+    """
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -133,7 +138,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
-    """Reject output paths of Lightning's classes that are outside the run directory, except default paths."""
+    """Reject output paths of Lightning classes outside the run directory. Default paths are allowed."""
     for inner, value in _walk(spec):
         name = re.split(r"[./]", inner)[-1]
         if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):
@@ -172,7 +177,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove a dotted key from settings, which may be nested or have dotted keys."""
+    """Remove a dotted key from settings. The settings may be nested or have dotted keys."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:

@@ -1,20 +1,21 @@
-"""A server that imports modules once and forks itself for each run.
+"""A server that imports modules once, and starts each run as a fork of itself.
 
 Importing torch, Lightning and a method's modules takes seconds, which is too long to repeat in every run of a sweep. A
-run gets a copy of the server after its imports, and inherits nothing from an earlier run. Random numbers, default
-dtype, threads, logging and signal handlers are those of a new process; a crash affects only one run, and the run's
-memory is freed with its process. A process reused for several runs would have to reset all of this explicitly.
+run is a copy of the server with all imported modules. Nothing of an earlier run is left in the copy. Random numbers,
+default dtype, threads, logging and signal handlers are the same as in a new process. A crash affects only one run, and
+the memory of a run is freed at the end of the run. A process reused for several runs would have to reset all of this
+explicitly.
 
-The server learns what to import from its runs: at its end, each run reports the modules that it had to import. The
-server starts no thread, computes nothing and does not use a GPU, as it could not be forked safely afterwards. If an
-import starts a thread or uses a GPU, the server reports it, and its client then starts new processes instead.
+At the end, each run reports which modules were missing, and the server imports these modules for later runs. The server
+starts no thread, computes nothing and does not use a GPU. A process that does so cannot be forked safely. If an import
+starts a thread or uses a GPU, the server reports this, and the client starts a new process for each run instead.
 
-The forkserver of `multiprocessing` (Python 3.11) cannot replace this server. Processes of the forkserver hold the pipe
-that signals the end of its client; if the client is killed, the forkserver and its processes keep running. The
-forkserver preloads modules only at its start, but a sweep learns them from its preflight. There is one forkserver per
-Python process, with the environment, directory and output of its first use. The forkserver does not detect imports that
-start a thread or use a GPU, and does not run `atexit` handlers. A run's process group, files, variables and random
-numbers would still have to be set here.
+The forkserver of `multiprocessing` (Python 3.11) cannot replace this server. If the client of the forkserver is killed,
+the forkserver and its processes keep running, because the processes hold the pipe that should signal the end of the
+client. The forkserver preloads modules only at the start, before a sweep knows which modules the runs need. There is
+one forkserver per Python process, with the environment, directory and output of its first use. The forkserver does not
+detect imports that start a thread or use a GPU, and does not run `atexit` handlers. The process group, files, variables
+and random numbers of a run would still have to be set here.
 
     python fork_server.py SCRIPT MODULE ...        with a socket as standard input
 
@@ -127,8 +128,8 @@ class ForkServer:
         Args:
             arguments: arguments of the script.
             log: file to which standard output and error are appended.
-            environment: environment variables that differ from the server's.
-            script: script to run; None means the server's script.
+            environment: environment variables to set or change; the process has all others from the server.
+            script: script to run; None means the script of the server.
             given: file for standard input; None means empty input.
 
         Returns:
@@ -151,7 +152,7 @@ class ForkServer:
             socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
-        """Wait for messages and process them, for some seconds or, with None, indefinitely."""
+        """Wait for messages and process them. With None seconds, wait indefinitely."""
         while not self.gone and select.select([self.channel], [], [], seconds)[0]:
             try:
                 message = self.channel.recv(LARGEST_MESSAGE)
@@ -189,7 +190,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
         imports: modules to import first.
 
     Returns:
-        In a forked process, the request to process; in the server, None once the client has ended.
+        In a forked process: the request to process. In the server: None, after the client has ended.
     """
     notes: dict[int, int] = {}  # process ID -> file to which the process writes its imports
     unsafe, learnt = "", [*imports]
@@ -249,7 +250,7 @@ def learn(names: Sequence[str]) -> str:
     """Import the modules that a run imported.
 
     Returns:
-        The reason why this process cannot be forked afterwards; empty if it can be forked.
+        The reason why this process cannot be forked any more. The text is empty if the process can be forked.
     """
     for name in names:
         if name not in sys.modules:
@@ -308,7 +309,7 @@ def _run(note: int) -> int:
 
 
 def _end_process(status: int) -> None:
-    """Exit like the interpreter, but without tearing down modules, which would copy all shared pages."""
+    """Exit like the interpreter, but do not tear down modules. The teardown would copy all shared memory pages."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

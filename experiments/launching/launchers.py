@@ -1,4 +1,4 @@
-"""Choose a comparison's launcher (this machine, SLURM or Ray) by command-line arguments."""
+"""Choose by command-line arguments where a comparison launches runs: on this machine, SLURM or Ray."""
 
 import argparse
 import contextlib
@@ -69,7 +69,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def resources(options: argparse.Namespace) -> Resources:
-    """Select the arguments of `add_arguments` from the parsed ones."""
+    """Select the arguments that `add_arguments` added from all parsed arguments."""
     own = {field.name: getattr(options, field.name) for field in fields(Resources)}
     return Resources(**own | {"slurm": dict(options.slurm)})
 

@@ -19,7 +19,7 @@ IMPORTS = ("experiments.command_line",)
 
 
 class Fresh:
-    """A run that has a new Python process."""
+    """A run in a new Python process."""
 
     waiting, said = False, ""
 
@@ -38,7 +38,7 @@ class Local:
     """Launch runs on this machine.
 
     A run is forked from a server that has imported the necessary modules (`fork_server`). If forking is impossible or
-    `no_fork` is set, it is a new process.
+    `no_fork` is set, a run is a new process.
 
     Args:
         jobs: number of concurrent runs.
@@ -67,7 +67,7 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process forked from the runs' server, which then also imports the script's modules.
+        """Fork a process from the server to run a script. The server then also imports the modules of the script.
 
         Args:
             script: Python file.
@@ -144,14 +144,14 @@ def start_process(
     pass_fds: Sequence[int] = (),
     ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in its own process group, which ends with this process and appends its output to a log.
+    """Start a process in a new process group. The process appends its output to a log, and ends when this process ends.
 
     Args:
         command: the command.
         log: the log file.
         environment: environment variables of the process.
         pass_fds: file descriptors that the process inherits.
-        ignored: signal that only the parent handles and the process ignores.
+        ignored: signal that the process ignores, because the parent handles the signal.
     """
 
     def prepare() -> None:

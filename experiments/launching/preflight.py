@@ -28,7 +28,7 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
     Args:
         runs: all runs, finished or not. An experiment is instantiated only once, whatever its number of seeds.
         command: command that instantiates the experiments.
-        engine: launcher of the runs; if it forks runs, it also forks this process, to share imports.
+        engine: launcher of the runs. A launcher that forks runs also forks this process, to share imports.
 
     Raises:
         ValueError: if experiments cannot be instantiated; the message names them and gives the first error.
@@ -61,7 +61,10 @@ def metrics_of_short_run(
 def _answer(
     command: Sequence[str], arguments: Sequence[Sequence[str]], engine: Launcher | None, runs: int
 ) -> tuple[Any, str]:
-    """Run a command on arguments; return the JSON of its last line (None if it failed) and its messages."""
+    """Run a command with arguments.
+
+    Return the JSON in the last line of output, and the messages of the command. The JSON is None if the command failed.
+    """
     given = json.dumps(arguments)
     if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
         said = engine.ask(Path(__file__).with_name("dry_run.py"), command[len(PREFLIGHT) :], given, runs)

@@ -1,7 +1,8 @@
-"""Launch runs as tasks of a Ray cluster, which is at `RAY_ADDRESS`, already runs on this machine, or is started.
+"""Launch runs as tasks of a Ray cluster. The cluster is at `RAY_ADDRESS`, or on this machine, or is started here.
 
-A Ray worker forks its runs like `local`, so modules are imported once per worker. Nodes share a file system, with this
-package at the same path. Ray ends the tasks of a dead process, so if a comparison is killed, its runs are also killed.
+A Ray worker forks runs as `local` does, so each worker imports modules only once. All nodes share a file system, and
+find this package at the same path. Ray ends the tasks of a dead process, so if a comparison is killed, its runs are
+also killed.
 """
 
 import contextlib
@@ -56,7 +57,7 @@ def run_job(job: Job, no_fork: bool) -> int:
 
 
 def _listens(address: str) -> bool:
-    """Whether `host:port` or `ray://host:port` accepts connections; Ray itself would wait for minutes."""
+    """Whether `host:port` or `ray://host:port` accepts connections. Without this check, Ray would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not port.isdigit():  # "auto" and others that Ray knows
         return True
@@ -68,11 +69,11 @@ def _listens(address: str) -> bool:
 
 @contextlib.contextmanager
 def _of_this_machine_alone() -> Iterator[None]:
-    """Make a new cluster listen only on the loopback interface, unreachable from other machines.
+    """Make a new cluster listen only on the loopback interface, so that other machines cannot reach the cluster.
 
-    By default Ray listens on all interfaces and replaces the loopback address, unless multi-node clusters are disabled.
-    An environment variable disables these for processes that Ray starts, and a constant for this process, which has
-    already read the variable.
+    By default, Ray listens on all interfaces and replaces the loopback address. Disabling multi-node clusters prevents
+    this. An environment variable disables multi-node clusters in processes that Ray starts. This process has already
+    read the variable, so a constant is changed here.
     """
     from ray._private import ray_constants as constants
 
@@ -120,7 +121,7 @@ class RayTasks:
         jobs: maximal number of concurrent runs; None leaves it to Ray.
         gpus: GPUs per run; None means `wanted` if the cluster has GPUs.
         cpus: CPU cores per run; None means one.
-        wanted: GPUs per run according to the configurations.
+        wanted: number of GPUs per run, as the configurations demand.
         no_fork: start every run as a new process.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Queue of `train.py fit` runs: starts the unfinished ones with any launcher, and shows their progress.
+"""A queue of `train.py fit` runs, which starts the unfinished runs with any launcher and shows their progress.
 
-The output of a run goes to `log.txt` in its directory. All state is in the run directories: after a kill, the same
+The output of a run goes to `log.txt` in its directory. All state is in the run directories. After a kill, the same
 command continues the queue.
 """
 
@@ -63,7 +63,7 @@ class Handle(Protocol):
     """A started or submitted run.
 
     Args:
-        said: reason why the run ended, in addition to its exit status; empty if unknown.
+        said: reason why the run ended; empty if only the exit status is known.
     """
 
     said: str
@@ -89,7 +89,7 @@ class Launcher(Protocol):
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare the launch of runs, which inherit the locks; return the maximal number of concurrent runs."""
+        """Prepare to launch runs. Return the maximal number of concurrent runs. The runs inherit the locks."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
         """Start or submit jobs."""
@@ -126,13 +126,13 @@ class Child:
     last_seen: tuple[int, float] | None = None
 
     def see(self, epochs: int, now: float) -> None:
-        """Record when an epoch was first seen, to estimate the time left."""
+        """Record the time at which an epoch was first seen, to estimate the remaining time."""
         self.first_seen = self.first_seen or (epochs, now)
         if self.last_seen is None or epochs > self.last_seen[0]:
             self.last_seen = (epochs, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the training time left from the observed epochs; return None before two epochs have ended."""
+        """Estimate the remaining training time from the observed epochs. Return None before two epochs have ended."""
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen
@@ -145,7 +145,8 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
     """Lock the directories against other queues.
 
     Yields:
-        File descriptors of the locks. Runs inherit the descriptors, so a lock is held as long as a run may write.
+        File descriptors of the locks. Runs inherit the file descriptors of the locks. A directory stays locked as long
+        as one of these runs exists.
 
     Raises:
         ValueError: if another process still holds a lock after the time that runs need to terminate.
@@ -189,11 +190,11 @@ def run_all(
         launcher: launcher of the runs.
         console: console for the progress, which is shown as bars on a terminal and as lines elsewhere.
         locks: file descriptors from `lock`, inherited by processes of this machine.
-        run_command: command that starts a run after `fit ...` is appended.
+        run_command: command to start a run, to which `fit ...` is appended.
         look_at: function called with each finished run; if it raises an exception, all runs are stopped.
 
     Returns:
-        The failed runs; a failure does not stop the others.
+        The failed runs. A failed run does not stop other runs.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs were terminated.
@@ -267,7 +268,7 @@ def run_all(
 
 
 def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jobs: int) -> float:
-    """Estimate the time left of the queue from the duration of its finished runs."""
+    """Estimate the remaining time of the queue from the durations of finished runs."""
     mean, now = sum(took) / len(took), time.monotonic()
     return (waiting * mean + sum(max(mean - (now - child.started), 0.0) for child in children)) / jobs
 
@@ -357,7 +358,10 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
 
 
 def _max_epochs(directory: Path) -> int | None:
-    """Read `trainer.max_epochs` of a run; None if there is no config yet, or if the run is limited by steps."""
+    """Read `trainer.max_epochs` of a run.
+
+    Return None if the config does not exist yet, or if the run is limited by steps.
+    """
     with contextlib.suppress(OSError, ValueError):
         path = directory / "config.yaml"
         value = parsed(path.read_text(encoding="utf-8"), path)
@@ -368,7 +372,10 @@ def _max_epochs(directory: Path) -> int | None:
 
 
 def _seen(directory: Path) -> tuple[int | None, str]:
-    """Read the number of epochs in `metrics.csv` (None if it has no rows) and the last validation metric."""
+    """Read the number of epochs and the last validation metric from `metrics.csv`.
+
+    The number is None if there are no rows.
+    """
     with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
         columns = file.readline().decode().strip().split(",")
         start = file.tell()
@@ -395,7 +402,7 @@ def _sigterm_is_ctrl_c() -> Iterator[None]:
 
 
 def _terminate(children: Sequence[Child]) -> None:
-    """Terminate the runs and their child processes by SIGTERM, and after a while or a second Ctrl-C by SIGKILL."""
+    """Send SIGTERM to the runs and their child processes. After a while or a second Ctrl-C, send SIGKILL."""
     try:
         for child in children:
             child.process.signal(signal.SIGTERM)

@@ -1,7 +1,8 @@
-"""Launch runs as jobs of a SLURM array by the package submitit, with one job per run; `sacct` reports their states.
+"""Launch runs as jobs of a SLURM array with the package submitit. Each run is one job, and `sacct` reports its state.
 
 A job that reaches its time limit or is preempted saves a checkpoint, is requeued and resumes. If a comparison is
-killed, its jobs go on, and the same command finds them again; Ctrl-C cancels them. All nodes share a file system.
+killed, the jobs continue, and the same command finds the jobs again. Ctrl-C cancels all jobs. All nodes share a file
+system.
 """
 
 import contextlib
@@ -99,8 +100,8 @@ class Slurm:
     Args:
         folder: folder for submitit's files.
         jobs: maximal number of concurrent runs; None leaves it to SLURM.
-        gpus: GPUs per run; with None, no GPUs are requested.
-        cpus: CPU cores per run; with None, no cores are requested.
+        gpus: number of GPUs per run; None requests no GPUs.
+        cpus: number of CPU cores per run; None requests no cores.
         parameters: further sbatch parameters.
 
     Raises:

@@ -8,10 +8,11 @@ from torch import nn
 
 
 class CompileNetwork(Callback):
-    """Compile `model.network` in place before training; its type and the checkpoint's keys stay the same.
+    """Compile `model.network` in place before training.
 
-    Only calls of the whole network are compiled, not calls of its submodules. A last batch of another size triggers one
-    recompilation, with a dynamic size. Validation, test and prediction in the same run also use the compiled network.
+    The type of the network and the keys of checkpoints do not change. Only calls of the whole network are compiled, not
+    calls of its submodules. If the last batch has another size, the network is compiled once more, for any batch size.
+    Validation, test and prediction in the same run also use the compiled network.
 
     Args:
         backend: a `torch.compile` backend.

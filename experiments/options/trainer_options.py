@@ -48,7 +48,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe in one sentence an error caused by a Trainer option; None for other errors.
+    """Describe an error caused by a Trainer option in one sentence. Return None for other errors.
 
     Args:
         error: the exception that ended the run.

@@ -78,7 +78,10 @@ RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest a class or function for an unknown path: the new name if it was renamed, or else a similar name."""
+    """Suggest a class or function for an unknown path.
+
+    This is the new name after a renaming, or else a similar name.
+    """
     module, _, name = path.rpartition(".")
     for old, new in RENAMED.items():
         package, _, was = old.rpartition(".")
@@ -103,6 +106,9 @@ def _classes_in(module: str) -> list[str]:
 
 
 def _like(name: str, known: Iterable[str], least: float | None = None) -> str:
-    """Return the most similar known name, or an empty string if none is similar; short names have a lower threshold."""
+    """Return the most similar known name, or an empty string if no name is similar.
+
+    The threshold is lower for short names.
+    """
     least = least or (0.65 if len(name) < 6 else 0.75)
     return next(iter(difflib.get_close_matches(name, list(known), 1, least)), "")

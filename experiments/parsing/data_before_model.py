@@ -1,4 +1,4 @@
-"""Before the model is built, read the number of classes for `num_classes: auto` from the data, and check captions."""
+"""Read the number of classes for `num_classes: auto` from the data, and check captions, before the model is built."""
 
 import re
 from typing import Any
@@ -19,11 +19,11 @@ def with_placeholder(text: str) -> str:
 
 
 def count_classes(config: Namespace) -> None:
-    """Replace the placeholder by the data's number of classes everywhere in the model's configuration.
+    """Replace the placeholder by the number of classes of the data, everywhere in the configuration of the model.
 
     Args:
-        config: parsed configuration with `model` and `data`, which is changed in place. Without a placeholder, the
-            DataModule is not built.
+        config: parsed configuration with `model` and `data`; changed in place. Without a placeholder, the DataModule is
+            not built.
 
     Raises:
         ValueError: if the DataModule does not know the number of classes before it reads the data.
@@ -66,7 +66,10 @@ def data_of(config: Namespace) -> LightningDataModule:
 
 
 def _replaced(settings: Any, number: int | None) -> bool:
-    """Replace the placeholder by a number, unless this is None; return whether there was a placeholder."""
+    """Replace the placeholder by a number.
+
+    If the number is None, nothing is replaced. Return whether there was a placeholder.
+    """
     if isinstance(settings, list):
         return max([_replaced(each, number) for each in settings], default=False)
     if not isinstance(settings, dict | Namespace):

@@ -19,12 +19,12 @@ NOW = {"callbacks.guards.Contracts": {"class_path": "callbacks.guards.SanityChec
 
 @dataclass
 class Guards:
-    """Callbacks of every run, which are called before those of `trainer.callbacks`; null disables a callback.
+    """Callbacks of every run. They are called before the callbacks in `trainer.callbacks`. null disables a callback.
 
     Args:
-        seed_every_batch: seeds all random number generators before each batch, from the run's seed and the batch's
-            position.
-        sanity_checks: checks before training that model, data and trainer are compatible.
+        seed_every_batch: seeds all random number generators before each batch. The seed depends on the run and on the
+            batch.
+        sanity_checks: checks that model, data and trainer are compatible, before training starts.
         finite_loss: stops a run whose training loss is NaN or infinite.
         write_predictions: writes the class probabilities of `predict` to disk.
         figures_to_loggers: logs the run's figures to its loggers.
@@ -70,7 +70,7 @@ def check_guards(settings: dict[str, Any], path: object) -> None:
 
 
 def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
-    """Convert the list of guards in a `config.yaml` of version 0.1; guards that it does not list are disabled.
+    """Convert the list of guards in a `config.yaml` of version 0.1. Guards that are not in the list are disabled.
 
     Raises:
         ValueError: if a listed callback is not a guard; the message names it.

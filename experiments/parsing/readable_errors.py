@@ -1,8 +1,9 @@
 """Rewrite a parser's error as one sentence with the key, the reason, and what is allowed.
 
-jsonargparse reports every alternative of a union, one per line; users only need the innermost reason. Its error objects
-contain no structured information: the argument's name is None, and the cause is only the error of the first
-alternative. If an upgrade of jsonargparse changes such a text, `test_texts_of_jsonargparse.py` fails and names it.
+jsonargparse reports every alternative of a union on a line of its own, but users need only the innermost reason. The
+error objects of jsonargparse do not help. The name of the argument is None, and the cause is only the error of the
+first alternative. If an upgrade of jsonargparse changes one of these texts, `test_texts_of_jsonargparse.py` fails and
+names the text.
 """
 
 import difflib
@@ -84,7 +85,10 @@ def readable(error: BaseException) -> str:
 
 
 def _accepted(message: str) -> str:
-    """List the arguments of the class that rejected an argument; the argument that was probably meant comes first."""
+    """List the arguments of the class that rejected an argument.
+
+    The list begins with the argument that was probably meant.
+    """
     found = re.search(f".*{NOT_ACCEPTED}", message)  # the innermost class
     if not found:
         return ""
@@ -104,7 +108,7 @@ def _new_key(message: str) -> str:
 
 
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
-    """Find the one argument whose description contains a paper's symbol, for example `lambda`."""
+    """Find the only argument whose description contains a symbol of the paper, for example `lambda`."""
     symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
     lines = re.findall(r"^ +(\w+): (.*)$", docstring, re.MULTILINE)
     found = [name for name, line in lines if name in names and symbol and re.search(rf"\b{symbol[0]}\b", line)]
@@ -123,7 +127,7 @@ def _option_meant(message: str) -> str:
 
 
 def _needs_config(message: str) -> str:
-    """Explain `--config` if no configuration is given, or if one is given without `--config`."""
+    """Explain `--config` if no configuration is given, or if a configuration is given without `--config`."""
     bare = re.search(BARE_FILE, message)
     if bare:
         return f"; put --config before a configuration: --config {bare[1]}"
@@ -132,7 +136,7 @@ def _needs_config(message: str) -> str:
 
 
 def lost_process(error: BaseException) -> str | None:
-    """Describe in one sentence an error caused by the end of another process; None for other errors."""
+    """Describe an error caused by the end of another process in one sentence. Return None for other errors."""
     text = " ".join(str(error).split())
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"

@@ -1,4 +1,4 @@
-"""Save checkpoints of a run: the best, the last, and those within epochs or on a stop signal."""
+"""Save the best and the last checkpoint of a run, and checkpoints within epochs or on a stop signal."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Checkpoints:
     """Settings that determine which checkpoints a run saves, and which checkpoint is tested.
 
     Args:
-        test_checkpoint: checkpoint that `test`, `validate` and `predict` load: `best` or `last`, as the paper does.
-        monitor: metric that selects the best epoch, for example `val/accuracy`; with None, only the last checkpoint is
-            saved.
+        test_checkpoint: checkpoint that `test`, `validate` and `predict` load. Choose `best` or `last`, as in the
+            paper.
+        monitor: metric that selects the best epoch, for example `val/accuracy`. None saves only the last checkpoint.
         mode: `max` if greater values of `monitor` are better, `min` if smaller values are better.
         also_test_best: if `test_checkpoint` is `last`, also report the test metrics of the best epoch, as
             `best_epoch/test/...`.
@@ -43,11 +43,14 @@ class Checkpoints:
             )
 
     def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
-        """Build the callbacks that save checkpoints, the best first, as the last checkpoint must include its state.
+        """Build the callbacks that save checkpoints.
+
+        The best checkpoint is saved first, as the last checkpoint includes the state of this callback.
 
         Args:
             directory: the run directory.
-            try_out: function that returns the metrics of a short run with these settings; None for a resumed run.
+            try_out: function that returns the metrics of a short run with these settings. A resumed run has no
+                function.
         """
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
@@ -69,15 +72,16 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Check before training that `checkpoint.monitor` is logged.
 
-    Lightning's sanity check, a validation of one batch, shows which metrics validation logs. If the metric is missing
-    there, a short run is started; if this run does not log the metric either, it is rejected. If a callback logs
-    metrics only in full runs (`measures_whole_runs_alone`), a metric is rejected only if its name resembles a known
-    metric.
+    The sanity check of Lightning validates one batch. This shows which metrics a validation logs. If the metric is
+    missing there, a short run is started. A metric that is missing in the short run is rejected. Some callbacks log
+    metrics only in full runs (`measures_whole_runs_alone`). With such a callback, a metric is rejected only if its name
+    resembles a known metric.
 
     Args:
         monitor: the metric, for example `val/accuracy`.
         needed: whether a setting requires the metric, because the best epoch is tested.
-        try_out: function that returns the metrics of a short run, or None if it failed; None for a resumed run.
+        try_out: function that returns the metrics of a short run, or None if the short run failed. A resumed run has no
+            function.
     """
 
     def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:
@@ -115,7 +119,10 @@ class BestNeedsItsMetric(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Save the best epoch; as this is a separate class, its state differs from that of a user's `ModelCheckpoint`."""
+    """Save the best epoch.
+
+    This is a separate class, so that checkpoints keep its state apart from a `ModelCheckpoint` of the user.
+    """
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -133,14 +140,14 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Save within an epoch, at intervals and on a stop signal; a stop signal then ends the run.
+    """Save within an epoch, at intervals and on a stop signal. After a stop signal, the run ends.
 
-    It does not save after an epoch's last batch or before a validation, since a resumed run would skip the end of the
-    epoch or the validation. It does not save between batches of accumulated gradients either, as the gradients would be
+    Nothing is saved after the last batch of an epoch or before a validation. A resumed run would skip the end of the
+    epoch or the validation. Nothing is saved between batches of accumulated gradients, because the gradients would be
     lost.
 
     Args:
-        every_n_steps: steps between checkpoints; with None, checkpoints are saved only on a stop signal.
+        every_n_steps: number of steps between checkpoints. None saves checkpoints only on a stop signal.
     """
 
     def __init__(self, every_n_steps: int | None, **kwargs: Any) -> None:

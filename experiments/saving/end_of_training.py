@@ -11,7 +11,10 @@ from experiments.lightning_internals import FitLoop
 
 
 class ResumableEnd(FitLoop):
-    """Fit loop that runs the start and the end of training even if the loaded checkpoint has no steps left."""
+    """Fit loop that always calls the hooks at the start and the end of training.
+
+    This includes runs whose loaded checkpoint has no steps left.
+    """
 
     only_ends = False
     """Whether the loaded checkpoint leaves no step to train."""
@@ -38,7 +41,7 @@ class ResumableEnd(FitLoop):
 def ended_early(trainer: Trainer) -> bool:
     """Whether training was stopped before its last epoch; a resumed run must know this.
 
-    A stop by a `Timer` does not count: it saves its own state, and a resumed run may get more time.
+    A stop by a `Timer` does not count. The `Timer` saves its own state, and a resumed run may get more time.
     """
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
     left = [remaining for each in timers if (remaining := each.time_remaining()) is not None]

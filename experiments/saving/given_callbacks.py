@@ -9,9 +9,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Set the folder of a user's `ModelCheckpoint` to `checkpoints/own` if it has none; reject duplicate callbacks.
+    """Let a `ModelCheckpoint` of the user without a folder save to `checkpoints/own`. Reject duplicate callbacks.
 
-    This folder is separate from the run's own checkpoints, from which a run resumes, as each may contain a `last.ckpt`.
+    A run resumes from its own `last.ckpt`. A separate folder keeps this file apart from a `last.ckpt` of the user.
 
     Args:
         callbacks: the callbacks of `trainer.callbacks` and those of the run itself.

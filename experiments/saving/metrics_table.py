@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run, which is equal for interrupted and uninterrupted runs."""
+"""Write `metrics.csv` of a run. The file is the same for interrupted and uninterrupted runs."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Row count and digest of a table, which do not change if columns are added later."""
+    """Number of rows and digest of a table. Both stay the same if columns are added later."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,21 +37,21 @@ class RowsSoFar:
         return self._hash.hexdigest()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the count and the digest, which hashes values as they are written to the file."""
+        """Count a row and add the row to the digest. The digest uses values as they are written to the file."""
         cells = sorted((name, str(value)) for name, value in row.items() if value is not None and value != "")
         self._hash.update(json.dumps(cells).encode())
         self.count += 1
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table; empty cells are omitted."""
+    """Yield the rows of a table without empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
 
 
 def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
-    """Find the rows that were written before a checkpoint, among the tables of several run directories.
+    """Search the tables of several run directories for the rows that were written before a checkpoint.
 
     Args:
         folders: run directories, each with `metrics.csv` and backups of older tables.
@@ -59,7 +59,7 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
         digest: digest of `RowsSoFar` after these rows.
 
     Returns:
-        The rows, or None if no table begins with rows of this digest.
+        The rows, or None if no table begins with rows that have this digest.
     """
     if count == 0:
         return []
@@ -77,11 +77,11 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
 class MetricsTable(Logger):
     """Logger that writes `metrics.csv` with a row per log call and a column per metric.
 
-    Unlike Lightning's `CSVLogger`, it keeps the table when a run is resumed, see `ResumableMetrics`.
+    A resumed run keeps the table, see `ResumableMetrics`. Lightning's `CSVLogger` would not keep it.
 
     Args:
         directory: the run directory.
-        continued: whether to append to an existing table, as when a finished run is tested.
+        continued: whether to append to an existing table, for example when a finished run is tested.
     """
 
     def __init__(self, directory: str | os.PathLike[str], continued: bool = False) -> None:
@@ -150,7 +150,7 @@ class MetricsTable(Logger):
 
         Args:
             saved: state of the table, as stored in the checkpoint.
-            checkpoint: path of the checkpoint; its run directory contains the table.
+            checkpoint: path of the checkpoint. The table is in the same run directory.
         """
         kept = saved.get("kept", 0)  # checkpoints of earlier versions hold all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
@@ -178,7 +178,10 @@ class MetricsTable(Logger):
                 os.fsync(file.fileno())
 
     def _others_need_more_than(self, kept: int) -> bool:
-        """Whether another checkpoint of this run has more rows, as when a run resumes from an older checkpoint."""
+        """Whether another checkpoint of this run has more rows.
+
+        This happens when a run resumes from an older checkpoint.
+        """
         for path in self.path.parent.glob("checkpoints/*.ckpt"):
             with suppress(ValueError, FileNotFoundError):
                 if read_checkpoint(path).get("metrics_table", {}).get("kept", 0) > kept:
@@ -201,9 +204,9 @@ class MetricsTable(Logger):
 class ResumableMetrics(Callback):
     """Keep the table of a resumed run equal to that of an uninterrupted one.
 
-    A checkpoint stores only the number of rows and their digest, so its size does not grow with the run. It also stores
-    two things that Lightning does not save: the row of an epoch that has just ended, which is logged after the
-    checkpoint, and the running means of an epoch in progress.
+    A checkpoint stores only the number of rows and a digest, so the size of the checkpoint does not grow with the run.
+    A checkpoint also stores two things that Lightning does not save. The first is the row of an epoch that has just
+        ended, because this row is logged after the checkpoint. The second is the running means of an epoch in progress.
     """
 
     def __init__(self, table: MetricsTable) -> None:
@@ -248,7 +251,10 @@ class ResumableMetrics(Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop rows and test metrics later than the checkpoint; if a run is complete, only log a missing last row."""
+        """Drop rows and test metrics that are later than the checkpoint.
+
+        If a run is complete, only log a missing last row.
+        """
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)
             return

@@ -1,8 +1,9 @@
-"""On SIGTERM, or SLURM's signal before its time limit, stop a run on all ranks where it can be resumed.
+"""Stop a run on all ranks after a signal, at a point where the run can be resumed.
 
-Lightning synchronises the ranks and saves SLURM's checkpoint inside the signal handler, which deadlocks if the ranks
-wait for something else. Here the handler only sets a flag. During training, the ranks agree on the flag after a batch.
-At other times, nothing is saved and each rank ends at once.
+The signal is SIGTERM, or the signal of SLURM before the time limit. Lightning synchronises the ranks and saves a
+checkpoint for SLURM inside the signal handler. This deadlocks if the ranks wait for something else. Here the handler
+only sets a flag. During training, the ranks agree on the flag after a batch. Outside of training, nothing is saved, and
+each rank ends at once.
 """
 
 import os
@@ -35,7 +36,7 @@ class StopSignals(SignalConnector):
         handle_signals(trainer, self)
 
     def agreed(self) -> bool:
-        """Whether a signal asked any rank to stop; all ranks call this after the same batch and get the same answer.
+        """Whether a signal asked any rank to stop. All ranks call this after the same batch and get the same answer.
 
         On GPUs, this returns the answer of the previous call, to avoid a host sync.
         """

@@ -2,13 +2,13 @@
 
     log y = log c + b log x + noise
 
-The points of one seed are not independent, as they share whatever does not depend on x, such as the data split.
-Points of different seeds are independent. So b is fitted to each seed separately, and Student's interval for the mean
-of these exponents is reported. With a single seed, the interval is that of linear regression, which assumes independent
-deviations from the line.
+The points of one seed are not independent. They share everything that does not depend on x, such as the data split.
+Points of different seeds are independent. So one exponent b is fitted for each seed, and the t-interval for the mean of
+these exponents is reported. With a single seed, the interval is the confidence interval of linear regression. This
+assumes independent deviations from the line.
 
-A value is missing if a run diverged or never reached a threshold. The other seeds at this x would be a biased
-selection, so this x is left out for all seeds.
+A value is missing if a run diverged or never reached a threshold. If a value is missing for one seed, the x of this
+value is left out for all seeds, because the remaining seeds would be a biased selection.
 """
 
 import math
@@ -33,7 +33,7 @@ class Exponent:
         low, high: confidence interval of b.
         factor: c.
         used: values of x in the fit.
-        left_out: values of x at which some seed has no positive, finite value of y.
+        left_out: values of x for which at least one seed has no positive, finite value of y.
         seeds: number of seeds.
     """
 
@@ -61,14 +61,15 @@ def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) ->
 
     Args:
         x: positive values `[n]`.
-        y: values `[n]`, or `[seeds, n]` for several seeds; a value that is NaN, infinite or not positive is missing.
+        y: values `[n]`, or `[seeds, n]` for several seeds. A value that is NaN, infinite or not positive counts as
+            missing.
         confidence: confidence level, in (0, 1).
 
     Returns:
         The fit, with the standard error and confidence interval of b over seeds.
 
     Raises:
-        ValueError: if x is not positive, or fewer than `FEWEST` of its values have a valid y for every seed.
+        ValueError: if x is not positive, or if fewer than `FEWEST` values of x have a valid y for every seed.
     """
     import numpy as np
     from scipy.stats import t

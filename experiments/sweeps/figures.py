@@ -1,7 +1,7 @@
 """Figures of a sweep: lines for one varied key, heat maps for two varied keys, and fitted power laws.
 
-Runs without a finite value are marked at the upper edge of the panel: by a cross if the run diverged, otherwise by a
-triangle, for example if a threshold was never reached.
+Runs without a finite value are marked at the upper edge of the panel. A cross means that the run diverged. A triangle
+means another reason, for example that a threshold was never reached.
 """
 
 import math
@@ -27,7 +27,7 @@ DECADES = 100.0
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
-    """Map the values of a key to positions on an axis; also return whether the values are their own positions."""
+    """Map the values of a key to positions on an axis. Also return whether the positions are equal to the values."""
     numbers = {value: number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
@@ -35,9 +35,9 @@ def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
 
 
 def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a panel per metric with a line per config over the values of the single varied key.
+    """Draw one panel for each metric. The panel has one line for each config, over the values of the varied key.
 
-    Dots are single seeds; bars show mean ± std.
+    Dots show single seeds. Bars show mean ± std.
 
     Args:
         results: results of all runs.
@@ -109,10 +109,10 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
 
 
 def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
-    """Draw a heat map per metric and config: means over seeds for all values of the two varied keys.
+    """Draw one heat map for each metric and config. It shows the mean over seeds for all values of the two varied keys.
 
-    The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared,
-    another panel per metric shows the best config.
+    The colour scale is logarithmic if all means are positive and span two decades. If several configs are compared, one
+    more panel for each metric shows which config is best.
 
     Args:
         results: results of all runs.
@@ -177,7 +177,7 @@ def _short(value: float) -> str:
 
 
 def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
-    """Draw the config with the best mean in each cell; a cell stays empty if any config has no mean there.
+    """Draw which config has the best mean in each cell. A cell stays empty if any config has no mean for this cell.
 
     Args:
         ax: axes to draw on.
@@ -203,10 +203,10 @@ def _sorted(values: Sequence[str]) -> list[str]:
 
 
 def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
-    """Draw a log-log panel per key and metric with the values of the seeds and the fitted power laws.
+    """Draw one log-log panel for each key and metric. It shows the values of all seeds and the fitted power laws.
 
     Args:
-        fits: the fits, at least one of which must have a law.
+        fits: the fits; at least one fit must have succeeded.
         path: output file.
     """
     shown = list(dict.fromkeys((each.key, each.metric) for each in fits if each.law))[:MAX_METRICS]

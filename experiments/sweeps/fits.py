@@ -1,4 +1,4 @@
-"""Fit power laws of a sweep's metrics in a varied key, for `compare --fit KEY`."""
+"""Fit the metrics of a sweep by power laws in a varied key, for `compare --fit KEY`."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from experiments.sweeps.variations import Variation, number, short_names
 
 @dataclass(frozen=True)
 class Fit:
-    """The fit of one metric of one config in one varied key, with its other varied keys fixed.
+    """The fit of one metric of one config in one varied key. The values of all other varied keys are fixed.
 
     Args:
         line: config, with the fixed values of the other keys.
@@ -37,7 +37,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
     """Find the varied keys to fit, and return their short names.
 
     Args:
-        wanted: keys, or the ends of their names.
+        wanted: names of keys, or the last parts of these names.
         variations: varied keys with their values.
 
     Raises:
@@ -54,13 +54,13 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
             if bad is not None:
                 raise ValueError(f"--fit {name}: a power law needs positive numbers, and --vary gives it {bad}")
             if len(each.values) < FEWEST:
-                raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values of it, got {', '.join(each.values)}")
+                raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values, got {', '.join(each.values)}")
             found.append(short[each.key])
     return list(dict.fromkeys(found))
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit every metric of every config in each varied key to fit; metrics without positive values are omitted."""
+    """Fit every metric of every config in each of the chosen keys. Metrics without positive values are omitted."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:

@@ -3,10 +3,10 @@
     --vary data.label_noise.noise_rate=0.2,0.4,0.6,0.8              in every config
     --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in configs of this name; * matches anything
 
-Keys are dotted names as on the command line, where `init_args` may be omitted; a config need not set a key to vary it.
-Values are YAML; commas within brackets do not separate them. If several keys vary in one config, all combinations are
-run. Keys that always have the same value are joined by +, as in model.dim+data.table.dim=5,10; the first key names the
-variation.
+Keys are dotted names as on the command line, and `init_args` may be omitted. A key can be varied even if the config
+does not set the key. Values are YAML; commas within brackets do not separate them. If several keys vary in one config,
+all combinations are run. Keys that always have the same value are joined by +, as in model.dim+data.table.dim=5,10. The
+first key names the variation.
 """
 
 import fnmatch
@@ -32,8 +32,8 @@ class Variation:
     Args:
         pattern: pattern of config names, with or without folders; `*` for all.
         key: dotted name of the key.
-        values: its values, as on the command line.
-        joined: further keys with the same values.
+        values: values of the key, as on the command line.
+        joined: other keys that always have the same value as the key.
     """
 
     pattern: str
@@ -79,7 +79,7 @@ def variation(text: str) -> Variation:
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
     """Replace each experiment by one experiment per combination of the values that apply to it.
 
-    The new names are `<name>/<key>=<value>`, with the shortest unambiguous end of the key.
+    The new names are `<name>/<key>=<value>`. The key is shortened to the last parts that are unambiguous.
 
     Raises:
         ValueError: if a variation applies to no config, has values of another type, or varies a key that an override
@@ -123,7 +123,10 @@ def _combinations(
 
 
 def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> None:
-    """Compare types of the values with the config's; the preflight checks keys that the config does not set."""
+    """Compare the types of the values with the type of the value in the config.
+
+    The preflight checks keys that the config does not set.
+    """
     now = settings_of(experiment.config).get(plain(key))
     for value in values:
         kind = _kind(yaml.safe_load(value))
@@ -152,7 +155,7 @@ def _in_a_file_name(value: str) -> str:
 
 
 def number(value: str) -> float:
-    """Convert a value to a number; NaN if it is not one."""
+    """Convert a value to a number. Return NaN if the value is not a number."""
     try:
         return float(value)
     except ValueError:
@@ -160,7 +163,7 @@ def number(value: str) -> float:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten dotted keys to their shortest distinct ends."""
+    """Shorten each dotted key to as few last parts as keep the keys distinct."""
     parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
     for key, parts in parts_of.items():

@@ -56,7 +56,7 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
         (["--fit", "width"], "--fit width: --vary has model.start"),
         (["--fit", "start", "--vary", "model.text=a,b,c", "--fit", "text"], "--vary gives it a"),
         (["--fit", "start", "--vary", "model.width=0,1,2", "--fit", "width"], "needs positive numbers, and --vary"),
-        (["--fit", "start", "--vary", "model.width=1,2", "--fit", "width"], "needs 3 values of it, got 1, 2"),
+        (["--fit", "start", "--vary", "model.width=1,2", "--fit", "width"], "needs 3 values, got 1, 2"),
     ],
 )
 def test_what_no_power_law_can_be_fitted_in_is_refused_at_the_start(
