@@ -16,7 +16,7 @@ REJECTED: list[Row] = [
      "no image has 2 frequencies"),
     ("PhaseRetrieval 2", lambda _: PhaseRetrieval(0), ValueError, "oversampling must be positive"),
     ("DeepinvPhysics", lambda _: DeepinvPhysics(nn.Identity()), TypeError,
-     r"physics must be a deepinv\.physics\.Physics, and Identity has no A and no A_dagger"),
+     r"physics must be a deepinv\.physics\.Physics, but Identity has no A and no A_dagger"),
     ("Blur 1", lambda _: Blur(4), ValueError, "taps must be odd, got 4"),
     ("Blur 2", lambda _: Blur(1), ValueError, "taps must be at least 3, got 1"),
     ("Blur 3", lambda _: Blur(5, 0), ValueError, "deviation must be positive, got 0"),
