@@ -6,6 +6,7 @@
 # make lint    style, types
 # make claims  runs every stated claim, keeps the figures in docs/claims.csv and writes the pages
 # make pages   writes docs/ and the table of methods of README.md
+# make docs    builds the documentation site in site/: every link and docstring is checked
 # make pictures   makes the pictures of docs/, from demo runs that are made where they are missing
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
 # make benchmarks  measures speed and memory and writes docs/benchmarks.md
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo quick test test-all wheel lint claims pages pictures data-tests benchmarks gpu clean
+.PHONY: demo quick test test-all wheel lint claims pages docs pictures data-tests benchmarks gpu clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
@@ -44,6 +45,9 @@ claims: $(VENV)/installed
 
 pages: $(VENV)/installed
 	$(RUN) train.py pages
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 pictures: $(VENV)/installed demo
 	$(RUN) train.py pages --pictures runs/pages --demo runs/demo

@@ -60,7 +60,8 @@ class Verdict:
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
         reason: both conditions with their numbers, or what is missing.
-        method, baseline: the metric over seeds; None if the claim did not run.
+        method: the method's metric over seeds; None if the claim did not run.
+        baseline: the baseline's metric over seeds; None if the claim did not run.
         best_epoch: the metric at the baseline's best epoch, if its runs report it.
         difference: difference of method and baseline with the same seed, over seeds; None if the claim did not run.
         p: p-value of the one-sided paired t test; NaN if the claim did not run.

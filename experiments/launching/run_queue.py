@@ -62,7 +62,7 @@ class Job:
 class Handle(Protocol):
     """A started or submitted run.
 
-    Args:
+    Attributes:
         said: reason why it ended, in addition to the exit status; empty if unknown.
     """
 
@@ -82,7 +82,7 @@ class Handle(Protocol):
 class Launcher(Protocol):
     """Interface of launchers, which run jobs.
 
-    Args:
+    Attributes:
         note: message to show to the user once.
     """
 
