@@ -88,7 +88,8 @@ def _text(path: Path) -> str:
     if path.suffix != ".ipynb":
         return text
     cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(text)["cells"]]
-    return "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for source, kind in cells)
+    shown = [source if kind == "markdown" else f"```python\n{source}\n```" for source, kind in cells]
+    return "\n\n".join([*shown, f"This page is the notebook `notebooks/{path.name}`.\n"])
 
 
 def _meta(page: str, text: str) -> str:
