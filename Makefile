@@ -3,9 +3,13 @@
 # make test    makes the environment and runs the test suite
 # make test-all   runs what takes longer, too
 # make wheel   builds the package, installs it elsewhere, and trains and predicts with it
+# make dist    builds wheel and source distribution in dist/ and checks them for the package index
+# make test-lowest   runs the suite in .test-lowest/ with the oldest dependencies that pyproject.toml allows; TESTS= some of it
+# make test-newest   the same with the newest ones, and prints what newer releases than allowed would break
 # make lint    style, types
 # make claims  runs every stated claim, keeps the figures in docs/claims.csv and writes the pages
 # make pages   writes docs/ and the table of methods of README.md
+# make docs    builds the documentation site in site/: every link and docstring is checked
 # make pictures   makes the pictures of docs/, from demo runs that are made where they are missing
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
 # make benchmarks  measures speed and memory and writes docs/benchmarks.md
@@ -15,7 +19,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo quick test test-all wheel lint claims pages pictures data-tests benchmarks gpu clean
+.PHONY: demo quick test test-all wheel dist test-lowest test-newest lint claims pages docs pictures data-tests benchmarks gpu clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
@@ -34,6 +38,21 @@ test-all: $(VENV)/installed
 wheel: $(VENV)/installed
 	$(RUN) -m pytest -m nightly tests/test_wheel.py
 
+dist: $(VENV)/installed
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+
+TESTS ?= tests
+test-lowest: RESOLUTION = lowest-direct
+test-newest: RESOLUTION = highest
+test-lowest test-newest:
+	$(PYTHON) -m venv --clear .$@
+	.$@/bin/python -m pip install --quiet uv
+	.$@/bin/uv pip install --quiet --python .$@/bin/python --resolution $(RESOLUTION) --editable '.[dev]'
+	.$@/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(if $(filter test-newest,$@),.$@/bin/python -m pytest -m nightly tests/experiments/test_newest_versions.py)
+
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -44,6 +63,9 @@ claims: $(VENV)/installed
 
 pages: $(VENV)/installed
 	$(RUN) train.py pages
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 pictures: $(VENV)/installed demo
 	$(RUN) train.py pages --pictures runs/pages --demo runs/demo
@@ -64,4 +86,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .test-lowest .test-newest dist runs site

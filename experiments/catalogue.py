@@ -188,8 +188,8 @@ def needs(text: str) -> str:
 
 
 def _about(text: str) -> str:
-    """Extract the first sentence of the comment at the top of a configuration."""
-    lines = itertools.takewhile(lambda line: not NEEDS.fullmatch(line), _comment(text))
+    """Extract the first sentence of the comment at the top of a configuration, without indented commands."""
+    lines = itertools.takewhile(lambda line: not (line.startswith("#   ") or NEEDS.fullmatch(line)), _comment(text))
     return re.split(r"(?<=\.) (?=[A-Z])", " ".join(line.removeprefix("#").strip() for line in lines))[0]
 
 

@@ -60,8 +60,9 @@ class Verdict:
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
         reason: both conditions with their numbers, or what is missing.
-        method, baseline: metric over seeds; None if the claim did not run.
-        best_epoch: metric at the baseline's best epoch, if the baseline's runs report this metric.
+        method: metric of the method over seeds; None if the claim did not run.
+        baseline: metric of the baseline over seeds; None if the claim did not run.
+        best_epoch: metric at the best epoch of the baseline, if its runs report this metric.
         difference: method minus baseline with the same seed, over seeds; None if the claim did not run.
         p: p-value of the one-sided paired t test; NaN if the claim did not run.
     """

@@ -1,9 +1,14 @@
-"""The package works where it is installed: it brings its configurations, its defaults and the command `noiseworks`."""
+"""Source distribution and wheel are valid and complete, and the wheel works where it is installed.
+
+It brings its configurations, its defaults and the command `noiseworks`.
+"""
 
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -18,17 +23,48 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Builds the wheel from a copy of the sources: setuptools leaves its own files beside them."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build as `make dist` does, from a copy of the sources: setuptools leaves its own files beside them."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    command = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(source / "wheels"), ".")
-    subprocess.run([sys.executable, "-m", "pip", *command], cwd=source, check=True)
-    [built] = (source / "wheels").glob("noiseworks-*.whl")
-    return built
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", str(source)], check=True, capture_output=True)
+    return source / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    """The wheel, which is built from the source distribution."""
+    [found] = built.glob("noiseworks-*.whl")
+    return found
+
+
+@pytest.mark.nightly
+def test_the_index_would_accept_the_distributions_and_show_their_readme(built: Path) -> None:
+    files = sorted(str(path) for path in built.iterdir())
+    assert [Path(name).name.split("-")[0] for name in files] == ["noiseworks", "noiseworks"]
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [sources] = built.glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert inside >= {"train.py", "pyproject.toml", "README.md", "LICENSE", "configs/defaults.yaml"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation.keys() >= {"cff-version", "message", "title", "authors", "type"}
+    assert {name: citation[name] for name in ("title", "version", "license")} == {
+        "title": project["name"],
+        "version": project["version"],
+        "license": project["license"],
+    }
+    release = project["version"].partition(".dev")[0]
+    newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    assert newest.split()[0] == release
 
 
 @pytest.mark.nightly

@@ -62,7 +62,7 @@ class Job:
 class Handle(Protocol):
     """A started or submitted run.
 
-    Args:
+    Attributes:
         said: reason why the run ended; empty if only the exit status is known.
     """
 
@@ -82,7 +82,7 @@ class Handle(Protocol):
 class Launcher(Protocol):
     """Interface of the launchers, which start jobs and report their states.
 
-    Args:
+    Attributes:
         note: message to show to the user once.
     """
 

@@ -30,7 +30,8 @@ class Exponent:
     Args:
         exponent: b.
         error: standard error of b.
-        low, high: confidence interval of b.
+        low: lower end of the confidence interval of b.
+        high: upper end of that interval.
         factor: c.
         used: values of x in the fit.
         left_out: values of x for which at least one seed has no positive, finite value of y.

@@ -227,3 +227,9 @@ def test_listing_imports_no_framework_and_takes_less_than_a_second() -> None:
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.returncode == 0, done.stderr
     assert min(seconds) < 1
+
+
+def test_a_configuration_is_described_by_a_sentence_without_its_commands() -> None:
+    described = [config for method in find_methods() for config in method.configs]
+    assert len(described) > 300
+    assert [config.path for config in described if not config.about or "python train.py" in config.about] == []

@@ -117,6 +117,12 @@ def test_what_a_plain_network_has_no_place_for_is_told() -> None:
     assert set(weights) == set(plain.state_dict())
 
 
+def other_attention() -> nn.Module:
+    network: Any = vit()
+    network.blocks[0].attn = nn.MultiheadAttention(8, 2)
+    return network
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
@@ -125,8 +131,7 @@ def test_what_a_plain_network_has_no_place_for_is_told() -> None:
         (vit().requires_grad_(False), "network: patch_embed.proj is frozen"),
         (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, qk_norm=True),
          "network: blocks.0.attn: quantised attention does not support q_norm, k_norm"),
-        (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, attn_layer="diff"),
-         "network: blocks.0.attn is a DiffAttention of timm.layers"),
+        (other_attention(), "network: blocks.0.attn is a MultiheadAttention of torch.nn"),
         (quantized(vit()), "network: blocks.0.attn is a QKRAttention of lightning_modules"),
     ],
 )  # fmt: skip

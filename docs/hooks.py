@@ -1,0 +1,197 @@
+"""Turn README, method sections, configurations, notebooks and packages into pages of the site (`make docs`).
+
+MkDocs calls `on_config`, then `on_files`. A page of docs/ with sections `## <a id="elr"></a>ELR` is split into a page
+per section, so that each method has its own. Relative links are those of the repository; they are pointed at these
+pages.
+"""
+
+import itertools
+import json
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.inlinepatterns import HtmlInlineProcessor
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
+AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+RESULTS = ("denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
+SECTION = re.compile(r'^## <a id="(\w+)"></a>(.+)\n', re.MULTILINE)
+CLASS_PATH = re.compile(rf"(?<![\w.])(?:{'|'.join(PACKAGES)})(?:\.\w+)*\.[A-Za-z]\w*")
+LINK = re.compile(r"\]\((?!\w+:|/)([^)#\s]*)(#[^)\s]*)?\)")
+TAGS = "a|b|br|code|details|div|em|i|img|kbd|p|picture|source|span|strong|sub|summary|sup|table|tbody|td|th|thead|tr"
+
+
+class HTMLTagsOnly(Extension):
+    """Leaves `<w, x>` and `<name>` in prose as text: in Markdown, only names of HTML tags begin a tag."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        tag = rf"(</?(?:{TAGS})(?:\s[^<>]*)?/?>|<!--(?:(?!-->).)*-->)"
+        md.inlinePatterns.register(HtmlInlineProcessor(tag, md), "html", 90)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the Markdown extension."""
+    config.markdown_extensions.append(HTMLTagsOnly())
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages, and arrange the navigation."""
+    written = AT_ROOT | {f"docs/{path.name}": path.name for path in sorted(ROOT.glob("docs/*.md"))}
+    written |= {
+        f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in sorted(ROOT.glob("notebooks/*.ipynb"))
+    }
+    texts = {origin: _text(ROOT / origin) for origin in written}
+    fields = [origin for origin, text in texts.items() if SECTION.search(text)]
+    written |= {origin: f"{Path(origin).stem}/index.md" for origin in ("docs/methods.md", *fields)}
+    parts = {origin: dict(_split(origin, texts[origin])) for origin in fields}
+    moved = {f"{origin}#{Path(page).stem}": page for origin in fields for page in parts[origin]} | written
+    pages, methods_of = {}, defaultdict(list)
+    for origin, text in texts.items():
+        for page, part in parts.get(origin, {written[origin]: text}).items():
+            pages[page] = _relinked(part, origin, page, moved)
+            for folder in dict.fromkeys(re.findall(r"\(\.\./configs/(\w+)/", part)) if origin in fields else ():
+                methods_of[folder].append(f"[{_title(part)}](../{page})")
+    configurations, packages = dict(_configurations(methods_of)), dict(_packages())
+    for path in ROOT.glob("docs/*.md"):
+        files.remove(files.src_uris[path.name])
+    for page, text in (pages | configurations | packages).items():
+        files.append(File.generated(config, page, content=_meta(page, text) + text))
+    for folder, picture in _pictures():
+        files.append(File.generated(config, f"{folder}/{picture}", abs_src_path=str(ROOT / "docs" / picture)))
+    placed = {"gallery.md", *RESULTS, *AT_ROOT.values()}
+    config.nav = [
+        {"Home": "index.md"},
+        {"Methods": ["methods/index.md", *({_title(texts[origin]): [*parts[origin]]} for origin in fields)]},
+        {"Gallery": "gallery.md"},
+        {"Guides": [page for page in written.values() if page not in placed and not page.endswith("/index.md")]},
+        {"Results": [page for page in RESULTS if page in pages]},
+        {"Configurations": _named("configs", configurations)},
+        {"API": [{package: _named(f"api/{package}", packages)} for package in PACKAGES]},
+        {"Development": ["contributing.md", "changelog.md"]},
+    ]
+    return files
+
+
+def _text(path: Path) -> str:
+    """Read a Markdown file, or a notebook as Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(text)["cells"]]
+    shown = [source if kind == "markdown" else f"```python\n{source}\n```" for source, kind in cells]
+    return "\n\n".join([*shown, f"This page is the notebook `notebooks/{path.name}`.\n"])
+
+
+def _meta(page: str, text: str) -> str:
+    """Hide the contents of a page without sections, and the navigation of a page alone in its tab; rank API last."""
+    hidden = ["toc"] * ("\n## " not in text) + ["navigation"] * (page in ("index.md", "gallery.md"))
+    boost = 0.5 if page.startswith(("api/", "changelog")) else 1 if page.startswith("configs/") else 2
+    return f"---\nhide: {hidden}\nsearch: {{boost: {boost}}}\n---\n"
+
+
+def _title(text: str) -> str:
+    return text.partition("\n")[0].removeprefix("# ")
+
+
+def _split(origin: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the page of a field, which lists its methods, and a page per method."""
+    before, *parts = SECTION.split(text)
+    field, sections = Path(origin).stem, list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+    listed = "".join(f"- [{name}](#{anchor}): {_about(section)}\n" for anchor, name, section in sections)
+    yield f"{field}/index.md", before + listed
+    for anchor, name, section in sections:
+        linked = re.sub(r"^- `([\w.]+)`", r"- [`\1`][\1]", section, flags=re.MULTILINE)
+        yield f"{field}/{anchor}.md", f"# {name}\n{linked}"
+
+
+def _about(section: str) -> str:
+    """Extract the first paragraph after the list of papers."""
+    paragraphs = section.strip().split("\n\n")
+    return next((" ".join(each.split()) for each in paragraphs if not each.startswith(("- ", "| "))), "")
+
+
+def _relinked(text: str, origin: str, page: str, moved: Mapping[str, str]) -> str:
+    """Point the relative links of a file of the repository at the pages of the site."""
+
+    def link(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target)) if target else origin
+        if place + anchor in moved:
+            place, anchor = moved[place + anchor], ""
+        elif place in moved:
+            place = moved[place]
+        elif configuration := re.fullmatch(r"configs/(?:(\w+)/)?(\w+)\.yaml", place):
+            folder, name = configuration.groups()
+            place, anchor = f"configs/{folder or name}.md", f"#{name}"
+        else:
+            place = place.removeprefix("docs/")
+        return f"]({posixpath.relpath(place, posixpath.dirname(page))}{anchor})"
+
+    return LINK.sub(link, text)
+
+
+def _configurations(methods_of: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Yield a list of all configurations, and a page per folder."""
+    files = sorted((ROOT / "configs").rglob("*.yaml"), key=lambda path: (path.parent, path))
+    listed, pages = "# Configurations\n\n| folder | configurations |\n| --- | --- |\n", {}
+    for folder, group in itertools.groupby(files, key=lambda path: path.parent):
+        own = list(group)
+        name = "defaults" if folder == ROOT / "configs" else folder.name
+        method = f"Methods: {', '.join(methods_of[name])}\n\n" if name in methods_of else ""
+        pages[f"configs/{name}.md"] = f"# {folder.relative_to(ROOT).as_posix()}\n\n{method}" + "\n".join(
+            map(_configuration, own)
+        )
+        listed += f"| [{name}]({name}.md) | {', '.join(f'[{path.stem}]({name}.md#{path.stem})' for path in own)} |\n"
+    yield "configs/index.md", listed
+    yield from pages.items()
+
+
+def _configuration(path: Path) -> str:
+    """Write a configuration: the comment at its top as text, its YAML, and links to the classes that it names."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    said = (line.removeprefix("#").removeprefix(" ") for line in comment if not line.startswith("# picture:"))
+    text = ""
+    for indented, group in itertools.groupby(said, key=lambda line: line.startswith("  ")):
+        block = "\n".join(group)
+        text += f"```text\n{block}\n```\n\n" if indented else re.sub(r"^needs:", "\nNeeds:", block, flags=re.M) + "\n\n"
+    body = "\n".join(lines[len(comment) :])
+    classes = ", ".join(f"[`{each.rpartition('.')[2]}`][{each}]" for each in dict.fromkeys(CLASS_PATH.findall(body)))
+    return f"## {path.name} {{ #{path.stem} }}\n\n{text}```yaml\n{body}\n```\n" + (
+        f"\nClasses: {classes}\n" if classes else ""
+    )
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    """Yield a page per folder of a package, with the public names of all its files."""
+    for package in PACKAGES:
+        for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
+            dotted = ".".join(folder.relative_to(ROOT).parts)
+            page = f"# {dotted}\n\n::: {dotted}\n    options: {{members: false}}\n"
+            for path in sorted(folder.glob("[!_]*.py")):
+                page += f"\n## {path.stem} {{ #{dotted}.{path.stem} }}\n\n::: {dotted}.{path.stem}\n"
+            yield f"api/{package}/{dotted.removeprefix(package).removeprefix('.') or 'index'}.md", page
+
+
+def _pictures() -> Iterator[tuple[str, str]]:
+    """Yield the folder of the page and the picture for each docstring that links one, as a page in docs/ would."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for picture in re.findall(r"\]\((images/[\w.]+)\)", path.read_text(encoding="utf-8")):
+                yield f"api/{package}", picture
+
+
+def _named(folder: str, pages: Mapping[str, str]) -> list[Any]:
+    """Name the pages of a folder in the navigation after their files."""
+    names = [name for name in pages if name.startswith(f"{folder}/")]
+    return [name if name.endswith("/index.md") else {Path(name).stem: name} for name in names]
