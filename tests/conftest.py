@@ -27,6 +27,7 @@ from tests import BEGAN
 from tests.tiny_pipelines import (
     save_flux,
     save_hunyuan_dit,
+    save_pixart_sigma,
     save_stable_diffusion_3,
     save_text_to_image,
     save_unconditional,
@@ -150,6 +151,12 @@ def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny FLUX.1 pipeline that has a guidance embedding."""
     return save_flux(tmp_path_factory.mktemp("flux"))
+
+
+@pytest.fixture(scope="session")
+def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny PixArt-Sigma pipeline."""
+    return save_pixart_sigma(tmp_path_factory.mktemp("pixart_sigma"))
 
 
 @pytest.fixture(scope="session")

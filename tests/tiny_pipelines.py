@@ -182,6 +182,28 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
     return folder / "saved"
 
 
+def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2DModel") -> Path:
+    """Save a PixArt-Sigma pipeline with a learned variance: images of 16 x 16, texts of letters for T5."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=16,
+        in_channels=4, out_channels=8, cross_attention_dim=16, use_additional_conditions=False,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    PixArtSigmaPipeline(
+        vae=autoencoder(scaling_factor=0.13025), transformer=transformer, text_encoder=t5_encoder(16),
+        tokenizer=save_tokenizer(folder, VOCABULARY, 300),
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    index = folder / "saved" / "model_index.json"
+    index.write_text(index.read_text().replace("PixArtTransformer2DModel", transformer_class))
+    return folder / "saved"
+
+
 def save_inpainting(folder: Path) -> Path:
     """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
     from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline

@@ -12,6 +12,11 @@ class AutoencoderLatents(nn.Module):
     vae: Any
 
     @property
+    def latent_channels(self) -> int:
+        """Number of channels of z."""
+        return self.vae.config.latent_channels
+
+    @property
     def scaling_factor(self) -> float:
         return self.vae.config.scaling_factor
 

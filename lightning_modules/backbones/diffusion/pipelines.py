@@ -57,7 +57,7 @@ def diffusers_pipeline(
     dtype: Precision | None = None,
     local_files_only: bool = False,
     pipeline_class: str | None = None,
-    part_classes: Mapping[str, str] | None = None,
+    part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
 ) -> Any:
     """Load a diffusers pipeline on the CPU: its networks, tokenizers and scheduler, but no code from its files.
 
@@ -70,7 +70,7 @@ def diffusers_pipeline(
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
         local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
         pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
-        part_classes: required classes of parts, by the part's name.
+        part_classes: required classes of parts, by the part's name; of several, the first is the current name.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -109,8 +109,9 @@ def diffusers_pipeline(
     libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)
     for name, expected in (part_classes or {}).items():
-        if classes[name][1] != expected:
-            raise ValueError(f"{name} of {described} must be of class {expected}, got {classes[name][1]}")
+        allowed = (expected,) if isinstance(expected, str) else expected
+        if classes[name][1] not in allowed:
+            raise ValueError(f"{name} of {described} must be of class {allowed[0]}, got {classes[name][1]}")
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
     options: dict[str, Any] = {name: None for name, part in index.items() if name in UNUSED or part == [None, None]}

@@ -31,9 +31,9 @@ class Prompts(NamedTuple):
     pooled: Tensor | None = None
     """`[B, P]`, for SDXL and flow-matching transformers."""
     mask: Tensor | None = None
-    """`[B, L]`, 1 for a token and 0 for padding; only for Hunyuan-DiT, as are the next two."""
+    """`[B, L]`, 1 for a token and 0 for padding, for transformers that mask it."""
     second: Tensor | None = None
-    """`[B, M, E]`, of its second text encoder."""
+    """`[B, M, E]`, of a second text encoder; only for Hunyuan-DiT, as is its mask."""
     second_mask: Tensor | None = None
     """`[B, M]`."""
 
@@ -81,7 +81,7 @@ class TextToImage(AutoencoderLatents):
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """Required parts of the pipeline; the first one is the predicting network."""
-    part_classes: ClassVar[Mapping[str, str]] = {}
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Required diffusers classes of parts that several families have under one name."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters by default: the attention's projections."""
@@ -120,7 +120,7 @@ class TextToImage(AutoencoderLatents):
         lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
         only_with("tuning lora", tuning == "lora", TextToImage, **lora)
         network = getattr(self.pipeline, self.parts[0])
-        channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
+        channels, latent = network.config.in_channels, self.latent_channels
         if channels != latent * self.packing:
             raise ValueError(
                 f"the {self.parts[0]} of {pipeline} takes {channels} channels, but its autoencoder's latents have "
@@ -161,8 +161,7 @@ class TextToImage(AutoencoderLatents):
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
         """Return the shape of z for n images, by default of the model's own size."""
         scale, size = self.pipeline.vae_scale_factor, self.image_size
-        channels: int = self.vae.config.latent_channels
-        return n, channels, (height or size) // scale, (width or size) // scale
+        return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
@@ -224,8 +223,8 @@ class TextToImage(AutoencoderLatents):
             latents=self.packed(noise),
             height=noise.shape[2] * scale,
             width=noise.shape[3] * scale,
+            **self.for_guidance(guidance_scale),
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
             generator=generator,
             output_type="pt",
         ).images
@@ -240,7 +239,13 @@ class TextToImage(AutoencoderLatents):
         given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
         if prompts.pooled is not None:
             given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        if prompts.mask is not None:
+            given |= {"prompt_attention_mask": prompts.mask, "negative_prompt_attention_mask": empty.mask}
         return given
+
+    def for_guidance(self, scale: float) -> dict[str, Any]:
+        """Return the guidance scale as a keyword argument of the pipeline."""
+        return {"guidance_scale": scale}
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

@@ -42,8 +42,8 @@ class DiffusionFineTuning(MethodModule):
     values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
-        network: `TextToImage`, `StableDiffusion3`, `Flux`, `PixelSpace` or `pixel_pipeline` of
-            `lightning_modules.backbones.diffusion`.
+        network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,
+            `StableDiffusion3`, `Flux` or `PixArtSigma`, or `PixelSpace` or `pixel_pipeline`.
         min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1).
@@ -78,8 +78,8 @@ class DiffusionFineTuning(MethodModule):
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
             raise TypeError(
-                "network must be a TextToImage, StableDiffusion3, Flux, PixelSpace or pixel_pipeline, got "
-                f"{type(network).__name__}"
+                "network must be a TextToImage, a family of it such as StableDiffusion3 or Flux, PixelSpace or "
+                f"pixel_pipeline, got {type(network).__name__}"
             )
         positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", caption_dropout=caption_dropout, average_decay=average_decay)
@@ -149,8 +149,8 @@ class DiffusionFineTuning(MethodModule):
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
         if "moments" in batch:
-            moments, prompts = batch["moments"], Prompts(batch["embedding"], batch.get("pooled"))
-            prompts = Prompts(*(None if value is None else value.to(moments.dtype) for value in prompts))  # type: ignore[arg-type]
+            moments: Tensor = batch["moments"]
+            prompts = Prompts(**{key: batch[key].to(moments.dtype) for key in self.network.prompt_fields})  # type: ignore[literal-required]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])
