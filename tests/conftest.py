@@ -28,6 +28,7 @@ from tests.tiny_pipelines import (
     save_flux,
     save_hunyuan_dit,
     save_pixart_sigma,
+    save_sana,
     save_stable_diffusion_3,
     save_text_to_image,
     save_unconditional,
@@ -157,6 +158,12 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny PixArt-Sigma pipeline."""
     return save_pixart_sigma(tmp_path_factory.mktemp("pixart_sigma"))
+
+
+@pytest.fixture(scope="session")
+def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Sana pipeline."""
+    return save_sana(tmp_path_factory.mktemp("sana"))
 
 
 @pytest.fixture(scope="session")

@@ -204,6 +204,51 @@ def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2
     return folder / "saved"
 
 
+def save_sana(folder: Path) -> Path:
+    """Save a Sana pipeline with the solver of its authors: images of 32 x 32, texts of letters for a language model."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        sample_size=8, timestep_scale=0.5,
+    )  # fmt: skip
+    encoder = Gemma2Model(
+        Gemma2Config(
+            head_dim=4,
+            hidden_size=8,
+            intermediate_size=16,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_hidden_layers=1,
+            vocab_size=2 + len(VOCABULARY),
+            max_position_embeddings=4096,
+            sliding_window=4096,
+        )  # fmt: skip
+    )
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8), encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)), encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1), downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, solver_order=2
+    )
+    SanaPipeline(
+        vae=vae, transformer=transformer, text_encoder=encoder, tokenizer=save_tokenizer(folder, VOCABULARY, 4096),
+        scheduler=scheduler,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
 def save_inpainting(folder: Path) -> Path:
     """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
     from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline

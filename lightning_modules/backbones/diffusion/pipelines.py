@@ -261,7 +261,8 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
         ValueError: if the scheduler's kind or prediction type is not supported; the message names it.
     """
     kind = type(scheduler).__name__
-    if "flow" in prediction_types and kind.startswith("FlowMatch"):
+    flows = kind.startswith("FlowMatch") or scheduler.config.get("prediction_type") == "flow_prediction"
+    if "flow" in prediction_types and flows:
         return "flow"
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {kind} has no alphas_cumprod: its process is not z_t = sqrt(abar) z + ...")

@@ -119,7 +119,8 @@ class FlowObjective(nn.Module):
         super().__init__()
         self.settings = settings
         self.steps: int = scheduler.config.num_train_timesteps
-        own = 1.0 if scheduler.config.use_dynamic_shifting else scheduler.config.shift
+        config = scheduler.config
+        own = 1.0 if config.get("use_dynamic_shifting") else config.get("shift", config.get("flow_shift"))
         self.shift: float = own if settings.shift is None else settings.shift
 
     def times(self, latent: Tensor) -> Tensor:
