@@ -28,11 +28,13 @@ from tests.tiny_pipelines import (
     save_flux,
     save_hunyuan_dit,
     save_pixart_sigma,
+    save_qwen_image,
     save_sana,
     save_stable_diffusion_3,
     save_text_to_image,
     save_unconditional,
     save_xl,
+    save_z_image,
 )
 from tests.two_processes import Process, TwoProcesses, start_two
 
@@ -164,6 +166,18 @@ def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Sana pipeline."""
     return save_sana(tmp_path_factory.mktemp("sana"))
+
+
+@pytest.fixture(scope="session")
+def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Qwen-Image pipeline."""
+    return save_qwen_image(tmp_path_factory.mktemp("qwen_image"))
+
+
+@pytest.fixture(scope="session")
+def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Z-Image pipeline."""
+    return save_z_image(tmp_path_factory.mktemp("z_image"))
 
 
 @pytest.fixture(scope="session")

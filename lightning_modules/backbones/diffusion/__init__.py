@@ -5,7 +5,19 @@ from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
+from lightning_modules.backbones.diffusion.qwen_image import QwenImage
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.z_image import ZImage
 
-__all__ = ["Flux", "HunyuanDiT", "PixArtSigma", "Sana", "StableDiffusion3", "TextToImage", "diffusers_pipeline"]
+__all__ = [
+    "Flux",
+    "HunyuanDiT",
+    "PixArtSigma",
+    "QwenImage",
+    "Sana",
+    "StableDiffusion3",
+    "TextToImage",
+    "ZImage",
+    "diffusers_pipeline",
+]

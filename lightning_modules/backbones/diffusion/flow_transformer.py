@@ -77,7 +77,7 @@ class StableDiffusion3(FlowTransformer):
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    part_classes: ClassVar[Mapping[str, str]] = {
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "SD3Transformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION
+from lightning_modules.backbones.diffusion.packed_latents import PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
-class Flux(FlowTransformer):
+class Flux(PackedLatents):
     """FLUX.1: its transformer, autoencoder and two text encoders.
 
     Args:
@@ -39,12 +40,11 @@ class Flux(FlowTransformer):
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    part_classes: ClassVar[Mapping[str, str]] = {
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "FluxTransformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = JOINT_ATTENTION
-    packing = 4
 
     def __init__(
         self,
@@ -64,25 +64,11 @@ class Flux(FlowTransformer):
         )
         self.training_guidance = training_guidance
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images that the pipeline generates by default."""
-        return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-
-    @property
-    def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a packed position."""
-        return 2 * self.pipeline.vae_scale_factor
-
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         device, prompt = next(self.text_encoders.parameters()).device, list(texts)
         embedding, pooled, _ = self.pipeline.encode_prompt(prompt, prompt, device=device)
         return Prompts(embedding, pooled)
-
-    def packed(self, latent: Tensor) -> Tensor:
-        """Arrange z `[B, c, h, w]` as positions, `[B, h w / 4, 4 c]`."""
-        return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         """Predict e - z.
@@ -94,7 +80,7 @@ class Flux(FlowTransformer):
         """
         assert prompts.pooled is not None
         count, _, height, width = latent.shape
-        guided, scale = self.network.config.guidance_embeds, self.pipeline.vae_scale_factor
+        guided = self.network.config.guidance_embeds
         output = self.network(
             self.packed(latent),
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
@@ -106,7 +92,7 @@ class Flux(FlowTransformer):
                 count, height // 2, width // 2, latent.device, latent.dtype
             ),
         ).sample
-        return self.pipeline._unpack_latents(output, height * scale, width * scale, scale)
+        return self.unpacked(output, height, width)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline, which needs no empty ones for its guidance."""

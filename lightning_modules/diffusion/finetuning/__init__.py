@@ -26,6 +26,8 @@ positive mean of logit(t) favours noise.
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `PixArtSigma` | PixArt-Sigma | e | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
 | `Sana` | Sana, Sana 1.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `QwenImage` | Qwen-Image | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `ZImage` | Z-Image, Z-Image-Turbo | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,

@@ -84,6 +84,22 @@ def train_on_one_image(model: TextToImage, side: int, steps: int = 25, rate: flo
     model.eval()
 
 
+def assert_half_precision_is_inside(kind: type[TextToImage], folder: Path, side: int) -> None:
+    """Check the precision of outputs, also of adapters in half precision, and float64 where it is asked for."""
+    half = {"dtype": "bfloat16"}
+    for tuned, options in ((False, half), (True, {**half, "tuning": "lora"}), (False, {})):
+        model = kind(str(folder), **options)  # type: ignore[arg-type]
+        wanted = torch.float32 if options else torch.float64
+        model = model if options else model.double()
+        prompts, given = model.encode_prompts(["a"]), noise(model, 1, side).to(wanted)
+        output = model(given, torch.tensor([5.0] if model.prediction == "flow" else [5]), prompts)
+        assert output.dtype == wanted
+        assert output.requires_grad == tuned
+        if options:
+            assert prompts.embedding.dtype == torch.bfloat16
+            assert model.generate(prompts, given, num_inference_steps=1, guidance_scale=2.0).dtype == torch.float32
+
+
 def exported(model: TextToImage, folder: Path) -> Path:
     """Save a model as at the end of training."""
     save_model(model, folder / "tuned", writes=True)

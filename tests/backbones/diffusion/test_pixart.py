@@ -13,6 +13,7 @@ from tests.backbones.diffusion.families import (
     CAPTIONS,
     assert_a_step_equals,
     assert_cached_equals_computed,
+    assert_half_precision_is_inside,
     exported,
     noise,
     train_on_one_image,
@@ -97,6 +98,10 @@ def test_a_whole_tuned_pipeline_is_loaded_by_diffusers_alone(pixart_sigma: Path,
     expected = alone(CAPTIONS[:2], latents=noise(model), output_type="pt", **GIVEN, **STEPS).images
     found = model.generate(model.encode_prompts(CAPTIONS[:2]), noise(model), **STEPS)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_half_precision_is_inside_and_float64_where_it_is_asked_for(pixart_sigma: Path) -> None:
+    assert_half_precision_is_inside(PixArtSigma, pixart_sigma, 16)
 
 
 def test_what_is_cached_equals_what_is_computed(pixart_sigma: Path, tmp_path: Path) -> None:

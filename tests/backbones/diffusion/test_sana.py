@@ -13,6 +13,7 @@ from tests.backbones.diffusion.families import (
     CAPTIONS,
     assert_a_step_equals,
     assert_cached_equals_computed,
+    assert_half_precision_is_inside,
     exported,
     noise,
     train_on_one_image,
@@ -87,6 +88,10 @@ def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(san
     found = model.generate(prompts, noise(model), **STEPS)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert (found - before).abs().max() > 1e-3
+
+
+def test_half_precision_is_inside_and_float64_where_it_is_asked_for(sana: Path) -> None:
+    assert_half_precision_is_inside(Sana, sana, 32)
 
 
 def test_what_is_cached_equals_what_is_computed(sana: Path, tmp_path: Path) -> None:
