@@ -1,5 +1,6 @@
 """Pretrained diffusion pipelines: text to image in latent or pixel space, cached latents, and export."""
 
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
@@ -20,4 +21,5 @@ __all__ = [
     "TextToImage",
     "ZImage",
     "diffusers_pipeline",
+    "text_to_image_pipeline",
 ]

@@ -79,6 +79,7 @@ class StableDiffusion3(FlowTransformer):
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "SD3Transformer2DModel",
+        "_class_name": "StableDiffusion3Pipeline",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = JOINT_ATTENTION

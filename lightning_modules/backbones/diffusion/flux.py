@@ -42,6 +42,7 @@ class Flux(PackedLatents):
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "FluxTransformer2DModel",
+        "_class_name": "FluxPipeline",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = JOINT_ATTENTION

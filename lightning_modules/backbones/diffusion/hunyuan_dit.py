@@ -1,12 +1,16 @@
-"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders."""
+"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders.
 
-from collections.abc import Sequence
-from typing import Any
+Source: Li et al., Hunyuan-DiT: A Powerful Multi-Resolution Diffusion Transformer with Fine-Grained Chinese
+Understanding, 2024, arXiv 2405.08748.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision
+from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
 
 ORIGINAL_SIZE = (1024, 1024)
@@ -16,7 +20,7 @@ LENGTHS = (77, 256)
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT: its transformer, autoencoder and text encoders, all frozen.
+    """Hunyuan-DiT: its transformer, and its frozen autoencoder and text encoders.
 
     Args:
         pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
@@ -25,14 +29,22 @@ class HunyuanDiT(TextToImage):
         local_files_only: look for a pipeline's name only in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        lora_rank: rank of the adapters.
+        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or the scheduler is of an unsupported kind.
-        ImportError: if transformers is not installed.
+        ValueError: if a part is missing or of another family, or the scheduler is of an unsupported kind.
+        ImportError: if transformers is not installed, or peft with lora.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "HunyuanDiT2DModel",
+        "_class_name": "HunyuanDiTPipeline",
+    }
+    prompt_fields = ("embedding", "mask", "second", "second_mask")
 
     def __init__(
         self,
@@ -41,9 +53,19 @@ class HunyuanDiT(TextToImage):
         local_files_only: bool = False,
         dtype: Precision | None = None,
         sampler: Sampler | None = None,
+        tuning: Tuning = "frozen",
+        lora_rank: int = 4,
+        lora_targets: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(pipeline, None, variant, local_files_only, dtype=dtype, sampler=sampler)
+        super().__init__(
+            pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler
+        )
         self.network.register_forward_pre_hook(_time_in_its_precision)
+
+    @property
+    def size_multiple(self) -> int:
+        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
+        return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:

@@ -13,7 +13,7 @@ class LatentDiffusion(Protocol):
     """A latent text-to-image model of a diffusers pipeline.
 
     `TextToImage` implements it for Stable Diffusion and SDXL. A family is a subclass with the parts of its pipeline,
-    `encode_prompts`, `forward` and its default LoRA targets.
+    `encode_prompts`, `forward`, its default LoRA targets and an entry in `FAMILIES` of `text_to_image.py`.
     """
 
     pipeline: Any

@@ -58,6 +58,7 @@ def diffusers_pipeline(
     local_files_only: bool = False,
     pipeline_class: str | None = None,
     part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a diffusers pipeline on the CPU: its networks, tokenizers and scheduler, but no code from its files.
 
@@ -70,7 +71,9 @@ def diffusers_pipeline(
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
         local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
         pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
-        part_classes: required classes of parts, by the part's name; of several, the first is the current name.
+        part_classes: required classes of parts, by the part's name, and of the pipeline, as `_class_name`; of several,
+            the first is the current name.
+        families: models by the class of their network, for messages about missing parts and other classes.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -107,11 +110,13 @@ def diffusers_pipeline(
         raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads others")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
-    _check_parts(described, libraries, parts)
+    _check_parts(described, libraries, parts, _advice(classes, families))
     for name, expected in (part_classes or {}).items():
         allowed = (expected,) if isinstance(expected, str) else expected
-        if classes[name][1] not in allowed:
-            raise ValueError(f"{name} of {described} must be of class {allowed[0]}, got {classes[name][1]}")
+        given = named if name == "_class_name" else classes[name][1]
+        if given not in allowed:
+            advice = "" if name == "_class_name" else _advice(classes, families)
+            raise ValueError(f"{name} of {described} must be of class {allowed[0]}, got {given}{advice}")
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
     options: dict[str, Any] = {name: None for name, part in index.items() if name in UNUSED or part == [None, None]}
@@ -237,10 +242,39 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
             raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
 
 
-def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]) -> None:
+def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
+    """Return the model in `families` that takes a pipeline, by the class of its network.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if there is none; the message names the pipeline's network and all families.
+    """
+    path = Path(name_or_path).expanduser()
+    described = str(path) if path.is_dir() else name_or_path
+    classes = _classes(described, _index(described, local_files_only))
+    fitting = [families[named] for _, named in classes.values() if named in families]
+    if not fitting:
+        networks = [f"{name} is a {classes[name][1]}" for name in ("unet", "transformer") if name in classes]
+        has = f"its {' and its '.join(networks)}" if networks else "it has neither unet nor transformer"
+        raise ValueError(f"no model takes the pipeline {described}: {has}{_advice(classes, families)}")
+    return fitting[0]
+
+
+def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
+    """Name the model that takes a pipeline, or all families."""
+    if not families:
+        return ""
+    fitting = [families[named] for _, named in classes.values() if named in families]
+    if fitting:
+        return f"; {fitting[0]} takes this pipeline"
+    return f"; supported are {', '.join(f'{model} ({network})' for network, model in families.items())}"
+
+
+def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str], advice: str = "") -> None:
     missing = [part for part in parts if part not in libraries]
     if missing:
-        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {listed(libraries, 20)}")
+        has = listed(libraries, 20)
+        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {has}{advice}")
     if (folder := Path(described)).is_dir():
         absent = [part for part in libraries if part not in UNUSED and not (folder / part).is_dir()]
         if absent:

@@ -41,7 +41,8 @@ class PixArtSigma(TextToImage):
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
-        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel")  # the authors' index has the old name
+        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),  # the authors' index has the old name
+        "_class_name": "PixArtSigmaPipeline",
     }
     prompt_fields = ("embedding", "mask")
 

@@ -29,6 +29,7 @@ class QwenImage(PackedLatents):
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "QwenImageTransformer2DModel",
+        "_class_name": "QwenImagePipeline",
         "vae": "AutoencoderKLQwenImage",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }

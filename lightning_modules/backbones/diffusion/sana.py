@@ -28,6 +28,7 @@ class Sana(FlowTransformer):
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "SanaTransformer2DModel",
+        "_class_name": "SanaPipeline",
         "vae": "AutoencoderDC",
     }
     default_lora_targets = TextToImage.default_lora_targets

@@ -1,6 +1,7 @@
 """Latent text-to-image models of diffusers, Stable Diffusion and SDXL, as a network for methods to train or evaluate.
 
-Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py` and `flux.py`.
+Transformers of diffusion are in `hunyuan_dit.py` and `pixart.py`, those of flow matching in `flow_transformer.py` and a
+file for each further family; `FAMILIES` lists them.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
@@ -21,6 +22,17 @@ from lightning_modules.backbones.diffusion.pipelines import check_schedule, diff
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FAMILIES = {
+    "UNet2DConditionModel": "TextToImage",
+    "SD3Transformer2DModel": "StableDiffusion3",
+    "FluxTransformer2DModel": "Flux",
+    "PixArtTransformer2DModel": "PixArtSigma",
+    "SanaTransformer2DModel": "Sana",
+    "QwenImageTransformer2DModel": "QwenImage",
+    "ZImageTransformer2DModel": "ZImage",
+    "HunyuanDiT2DModel": "HunyuanDiT",
+}
+"""Models of this package, by the diffusers class of their network."""
 
 
 class Prompts(NamedTuple):
@@ -106,7 +118,7 @@ class TextToImage(AutoencoderLatents):
     ) -> None:
         super().__init__()
         self.pipeline = diffusers_pipeline(
-            pipeline, self.parts, config, variant, dtype, local_files_only, part_classes=self.part_classes
+            pipeline, self.parts, config, variant, dtype, local_files_only, None, self.part_classes, FAMILIES
         )
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:

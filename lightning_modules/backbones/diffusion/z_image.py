@@ -28,6 +28,7 @@ class ZImage(FlowTransformer):
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "ZImageTransformer2DModel",
+        "_class_name": "ZImagePipeline",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = TextToImage.default_lora_targets

@@ -11,7 +11,7 @@ adapters W + B A of its attention. The caption c is dropped for a fraction of th
 requires. Validation, sampling and the saved model use the moving average e <- d e + (1 - d) theta of the weights, with
 d = min(decay, (1 + n) / (10 + n)) in update n.
 
-A flow-matching model, Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
+A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1],
 
@@ -25,6 +25,7 @@ positive mean of logit(t) favours noise.
 | `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `PixArtSigma` | PixArt-Sigma | e | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
+| `HunyuanDiT` | Hunyuan-DiT | v | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
 | `Sana` | Sana, Sana 1.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `QwenImage` | Qwen-Image | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `ZImage` | Z-Image, Z-Image-Turbo | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |

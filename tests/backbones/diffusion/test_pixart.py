@@ -9,7 +9,7 @@ from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
-from tests.backbones.diffusion.families import (
+from tests.backbones.diffusion.family_checks import (
     CAPTIONS,
     assert_a_step_equals,
     assert_cached_equals_computed,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching
-from tests.backbones.diffusion.families import (
+from tests.backbones.diffusion.family_checks import (
     CAPTIONS,
     assert_a_step_equals,
     assert_cached_equals_computed,
