@@ -17,11 +17,11 @@ class AutoencoderLatents(nn.Module):
         return self.vae.config.latent_channels
 
     @property
-    def scaling_factor(self) -> float:
+    def scaling_factor(self) -> float | Tensor:
         return self.vae.config.scaling_factor
 
     @property
-    def shift_factor(self) -> float:
+    def shift_factor(self) -> float | Tensor:
         """m, which is 0 for Stable Diffusion and SDXL."""
         return self.vae.config.get("shift_factor") or 0.0
 

@@ -28,6 +28,7 @@ def text_to_image_pipeline(
     lora_rank: int = 4,
     lora_targets: Sequence[str] | None = None,
     dtype: Precision | None = None,
+    offload_text_encoders: bool = False,
 ) -> TextToImage:
     """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
 
@@ -39,6 +40,7 @@ def text_to_image_pipeline(
         lora_rank: rank of the adapters.
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
         dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -53,4 +55,5 @@ def text_to_image_pipeline(
         lora_rank=lora_rank,
         lora_targets=lora_targets,
         dtype=dtype,
+        offload_text_encoders=offload_text_encoders,
     )

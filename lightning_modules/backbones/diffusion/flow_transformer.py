@@ -38,6 +38,7 @@ class FlowTransformer(TextToImage):
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -58,10 +59,11 @@ class FlowTransformer(TextToImage):
         lora_targets: Sequence[str] | None = None,
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
-            gradient_checkpointing, ("flow",),
+            gradient_checkpointing, ("flow",), None, offload_text_encoders,
         )  # fmt: skip
 
     @property
@@ -84,11 +86,9 @@ class StableDiffusion3(FlowTransformer):
     }
     default_lora_targets = JOINT_ATTENTION
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device, prompt = next(self.text_encoders.parameters()).device, list(texts)
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt, prompt, prompt, device=device, do_classifier_free_guidance=False
+            texts, texts, texts, device=device, do_classifier_free_guidance=False
         )
         return Prompts(embedding, pooled)
 

@@ -32,6 +32,7 @@ class Flux(PackedLatents):
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
             Sampling uses its own.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -59,16 +60,16 @@ class Flux(PackedLatents):
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         training_guidance: float = 3.5,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, gradient_checkpointing
-        )
+            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
+            gradient_checkpointing, offload_text_encoders,
+        )  # fmt: skip
         self.training_guidance = training_guidance
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device, prompt = next(self.text_encoders.parameters()).device, list(texts)
-        embedding, pooled, _ = self.pipeline.encode_prompt(prompt, prompt, device=device)
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        embedding, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=device)
         return Prompts(embedding, pooled)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:

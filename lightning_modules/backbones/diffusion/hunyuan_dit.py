@@ -32,6 +32,7 @@ class HunyuanDiT(TextToImage):
         tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
         lora_rank: rank of the adapters.
         lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -56,10 +57,12 @@ class HunyuanDiT(TextToImage):
         tuning: Tuning = "frozen",
         lora_rank: int = 4,
         lora_targets: Sequence[str] | None = None,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
-            pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler
-        )
+            pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler,
+            offload_text_encoders=offload_text_encoders,
+        )  # fmt: skip
         self.network.register_forward_pre_hook(_time_in_its_precision)
 
     @property
@@ -67,13 +70,11 @@ class HunyuanDiT(TextToImage):
         """Number of pixels by which height and width of an image must be divisible: those of a patch."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         dtype, found = next(self.network.parameters()).dtype, []
         for number, length in enumerate(LENGTHS):
             embedding, _, mask, _ = self.pipeline.encode_prompt(
-                prompt=list(texts),
+                prompt=texts,
                 device=device,
                 dtype=dtype,
                 do_classifier_free_guidance=False,
@@ -82,10 +83,6 @@ class HunyuanDiT(TextToImage):
             )
             found += [embedding, mask]
         return Prompts(found[0], None, *found[1:])
-
-    def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty text n times."""
-        return self.encode_prompts([""] * n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         """Predict the quantity of the scheduler's `prediction_type`, `[B, c, h, w]`; a learned variance is dropped."""

@@ -13,7 +13,7 @@ class LatentDiffusion(Protocol):
     """A latent text-to-image model of a diffusers pipeline.
 
     `TextToImage` implements it for Stable Diffusion and SDXL. A family is a subclass with the parts of its pipeline,
-    `encode_prompts`, `forward`, its default LoRA targets and an entry in `FAMILIES` of `text_to_image.py`.
+    `embedded`, `forward`, its default LoRA targets and an entry in `FAMILIES` of `text_to_image.py`.
     """
 
     pipeline: Any
@@ -37,7 +37,10 @@ class LatentDiffusion(Protocol):
         """Number of pixels by which height and width of an image must be divisible."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts by all text encoders."""
+        """Embed B texts by all text encoders, on the network's device."""
+
+    def free_text_encoders(self, texts: Sequence[str]) -> None:
+        """Remove the text encoders from memory, after the last texts have been embedded."""
 
     def empty_prompts(self, n: int) -> Prompts:
         """Embed the empty prompt n times, as the pipeline does for guidance."""

@@ -7,7 +7,7 @@ Source: Chen et al., PixArt-Sigma: Weak-to-Strong Training of Diffusion Transfor
 ECCV 2024, arXiv 2403.04692.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,7 @@ class PixArtSigma(TextToImage):
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
         prediction_types: quantities that the transformer may predict.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        offload_text_encoders: keep the text encoder on the CPU, where it embeds prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -51,10 +52,8 @@ class PixArtSigma(TextToImage):
         """Number of pixels by which height and width of an image must be divisible: those of a patch."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
-        embedding, mask, *_ = self.pipeline.encode_prompt(list(texts), do_classifier_free_guidance=False, device=device)
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        embedding, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=device)
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:

@@ -49,10 +49,12 @@ class QwenImage(PackedLatents):
         lora_targets: Sequence[str] | None = None,
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, gradient_checkpointing
-        )
+            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
+            gradient_checkpointing, offload_text_encoders,
+        )  # fmt: skip
         for name, values in (("mean", self.vae.config.latents_mean), ("deviation", self.vae.config.latents_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -74,11 +76,9 @@ class QwenImage(PackedLatents):
     def extra_repr(self) -> str:
         return type(self.scheduler).__name__
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
-        embedding, mask = self.pipeline.encode_prompt(list(texts), device, max_sequence_length=most)
+        embedding, mask = self.pipeline.encode_prompt(texts, device, max_sequence_length=most)
         if mask is None:  # none of the texts is padded
             mask = torch.ones(embedding.shape[:2], dtype=torch.int64, device=device)
         padding = most - embedding.shape[1]

@@ -9,7 +9,7 @@ arXiv 2410.10629.
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -39,21 +39,19 @@ class Sana(FlowTransformer):
         """Number of pixels by which height and width of an image must be divisible."""
         return math.lcm(PIPELINE_MULTIPLE, super().size_multiple)
 
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        parameters = inspect.signature(type(self.pipeline).__call__).parameters
-        return self._encoded(texts, parameters["complex_human_instruction"].default)
-
-    def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty text n times, without the instruction."""
-        return self._encoded([""] * n, None)
-
-    @torch.no_grad()
-    def _encoded(self, texts: Sequence[str], instruction: list[str] | None) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
+    def embedded(self, texts: list[str], device: torch.device, instructed: bool = True) -> Prompts:
+        instruction = inspect.signature(type(self.pipeline).__call__).parameters["complex_human_instruction"].default
         embedding, mask, _, _ = self.pipeline.encode_prompt(
-            list(texts), do_classifier_free_guidance=False, device=device, complex_human_instruction=instruction
+            texts,
+            do_classifier_free_guidance=False,
+            device=device,
+            complex_human_instruction=instruction if instructed else None,
         )
         return Prompts(embedding, mask=mask)
+
+    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
+        """Embed the empty prompt n times, without the instruction."""
+        return self.embedded([""] * n, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
         """Compute E's latents for images in [0, 1], and a deviation of 0, `[B, 2, c, h, w]`."""

@@ -10,7 +10,7 @@ sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
-ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 FAMILIES = {
     "UNet2DConditionModel": "TextToImage",
     "SD3Transformer2DModel": "StableDiffusion3",
@@ -35,36 +35,7 @@ FAMILIES = {
 """Models of this package, by the diffusers class of their network."""
 
 
-class Prompts(NamedTuple):
-    """Embedded prompts, as input of the networks."""
-
-    embedding: Tensor
-    """`[B, L, D]`, of L tokens."""
-    pooled: Tensor | None = None
-    """`[B, P]`, for SDXL and flow-matching transformers."""
-    mask: Tensor | None = None
-    """`[B, L]`, 1 for a token and 0 for padding, for transformers that mask it."""
-    second: Tensor | None = None
-    """`[B, M, E]`, of a second text encoder; only for Hunyuan-DiT, as is its mask."""
-    second_mask: Tensor | None = None
-    """`[B, M]`."""
-
-    def rows(self, index: Any) -> "Prompts":
-        """Select some of the prompts."""
-        return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
-
-    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or a single prompt."""
-
-        def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-            if own is None or theirs is None:
-                return None
-            return torch.where(chosen.view(-1, *[1] * (own.ndim - 1)), theirs.to(own), own)
-
-        return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
-
-
-class TextToImage(AutoencoderLatents):
+class TextToImage(TextEncoders, AutoencoderLatents):
     """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
     Its state dict holds only trained tensors; the others are loaded from the pipeline.
@@ -84,6 +55,7 @@ class TextToImage(AutoencoderLatents):
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         prediction_types: quantities that the U-Net may predict.
         sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -115,6 +87,7 @@ class TextToImage(AutoencoderLatents):
         gradient_checkpointing: bool = False,
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__()
         self.pipeline = diffusers_pipeline(
@@ -149,6 +122,8 @@ class TextToImage(AutoencoderLatents):
         )
         encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
+        if offload_text_encoders:
+            self.offload_text_encoders()
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
 
@@ -175,18 +150,15 @@ class TextToImage(AutoencoderLatents):
         scale, size = self.pipeline.vae_scale_factor, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each truncated or padded to the encoder's length, on the encoder's device."""
-        device = next(self.text_encoders.parameters()).device
-        embedded = self.pipeline.encode_prompt(
-            prompt=list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        found = self.pipeline.encode_prompt(
+            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        return Prompts(embedded[0], embedded[2] if self.is_xl else None)
+        return Prompts(found[0], found[2] if self.is_xl else None)
 
-    def empty_prompts(self, n: int) -> Prompts:
+    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
         """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros by its config."""
-        empty = self.encode_prompts([""] * n)
+        empty = super().embedded_empty(n, device)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty

@@ -9,7 +9,7 @@ Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model wi
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -44,9 +44,7 @@ class ZImage(FlowTransformer):
         """Number of pixels by which height and width of an image must be divisible: those of a patch."""
         return PATCH_SIZE * self.pipeline.vae_scale_factor
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
         embedded, _ = self.pipeline.encode_prompt(list(texts), device, False, max_sequence_length=most)
         room = embedded[0].new_zeros(most, embedded[0].shape[1])  # all batches are padded to the same length

@@ -48,8 +48,8 @@ class DiffusionFineTuning(MethodModule):
         flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder for latents and caption embeddings, computed once before training; None computes them in
-            each step. Caching requires images without random flips.
+        cache_dir: folder for latents and caption embeddings, computed once before training, after which the text
+            encoders are freed; None computes them in each step. Caching requires images without random flips.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
@@ -133,6 +133,7 @@ class DiffusionFineTuning(MethodModule):
             if not isinstance(data, CaptionedImages):
                 raise TypeError(f"cache_dir needs the data of CaptionedImages, got {type(data).__name__}")
             cache_latents(self.network, data, self.cache_dir, self.device)
+            self.network.free_text_encoders(self.prompts)
 
     # a step
 
@@ -191,7 +192,7 @@ class DiffusionFineTuning(MethodModule):
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.
-        return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
+        return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -201,29 +202,29 @@ class DiffusionFineTuning(MethodModule):
         """
         dtype = self.average.weights[0].dtype
         noise = torch.randn(self.network.latent_shape(n), generator=generator, dtype=dtype).to(self.device)
-        return self._sampled([self.prompts[place % len(self.prompts)] for place in range(n)], noise, generator)
+        texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
+        return self._sampled(self.network.encode_prompts(texts), noise, generator)
 
-    def _sampled(self, texts: Sequence[str], noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _sampled(self, prompts: Prompts | None, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
         with self.average.used_by(self.network):
             if isinstance(self.network, PixelSpace):
                 return self.network.generate(noise, self.num_inference_steps)
-            prompts = self.network.encode_prompts(texts)
             steps = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
             return self.network.generate(prompts, noise, **steps, generator=generator)  # type: ignore[arg-type]
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images next to samples for their captions."""
-        latent, _ = self.given(batch, torch.zeros_like)
+        latent, prompts = self.given(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
-        sample = outputs["sample"] if outputs else self._sample_of(batch, latent)
+        sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
         return {"image": image, "sample": ImageColumn(sample, captions=captions)}
 
-    def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor) -> Tensor:
+    def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
         """Sample one image for each caption, from fixed noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
-        return self._sampled(batch.get("caption", [""] * len(latent)), noise)
+        return self._sampled(prompts, noise)
 
     def on_train_end(self) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it
