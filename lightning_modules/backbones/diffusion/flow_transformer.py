@@ -67,9 +67,14 @@ class FlowTransformer(TextToImage):
         )  # fmt: skip
 
     @property
+    def patch_size(self) -> int:
+        """Height and width of a position of the transformer, in latent pixels."""
+        return self.network.config.patch_size
+
+    @property
     def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
-        return self.pipeline.vae_scale_factor * self.network.config.patch_size
+        """Number of pixels by which height and width of an image must be divisible: those of a position."""
+        return self.pipeline.vae_scale_factor * self.patch_size
 
 
 class StableDiffusion3(FlowTransformer):

@@ -16,9 +16,9 @@ class PackedLatents(FlowTransformer):
         return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
 
     @property
-    def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a packed position."""
-        return 2 * self.pipeline.vae_scale_factor
+    def patch_size(self) -> int:
+        """Height and width of a packed position, in latent pixels."""
+        return 2
 
     def packed(self, latent: Tensor) -> Tensor:
         """Arrange z `[B, c, h, w]` as positions, `[B, h w / 4, 4 c]`."""

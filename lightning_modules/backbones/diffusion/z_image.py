@@ -19,8 +19,6 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
-PATCH_SIZE = 2
-
 
 class ZImage(FlowTransformer):
     """Z-Image or Z-Image-Turbo: its transformer, autoencoder and language model."""
@@ -40,9 +38,9 @@ class ZImage(FlowTransformer):
         return 1024
 
     @property
-    def size_multiple(self) -> int:
-        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
-        return PATCH_SIZE * self.pipeline.vae_scale_factor
+    def patch_size(self) -> int:
+        """Height and width of a position of the transformer, in latent pixels: the default of its forward pass."""
+        return 2
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default

@@ -15,7 +15,8 @@ A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the veloci
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1],
 
-with t from a uniform, logit-normal or mode density, shifted as by the pipeline's scheduler, and w_t = 1, 1 / t^2 or
+with t from a uniform, logit-normal or mode density, shifted as in sampling by the pipeline (for FLUX.1 and Qwen-Image
+by the resolution), and w_t = 1, 1 / t^2 or
 2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
 positive mean of logit(t) favours noise.
 

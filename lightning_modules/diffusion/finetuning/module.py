@@ -20,6 +20,7 @@ from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.data_checks import check_data
@@ -97,12 +98,12 @@ class DiffusionFineTuning(MethodModule):
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        flows = network.prediction == "flow"
+        flows = isinstance(network, FlowTransformer)
         only_with("a model of flow matching", flows, DiffusionFineTuning, flow=flow)
         only_with("a model of diffusion", not flows, DiffusionFineTuning, min_snr_gamma=min_snr_gamma)
         self.objective: DiffusionObjective | FlowObjective = (
-            FlowObjective(network.scheduler, flow or FlowMatching())
-            if flows
+            FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size)
+            if isinstance(network, FlowTransformer)
             else DiffusionObjective(network.scheduler, min_snr_gamma)
         )
         self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))

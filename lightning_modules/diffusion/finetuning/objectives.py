@@ -1,5 +1,6 @@
 """Training objectives: timesteps, targets and weights of diffusion and of flow matching."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -78,8 +79,8 @@ class FlowMatching:
         logit_mean: mean of logit(t) for logit_normal; positive values favour noise.
         logit_std: standard deviation of logit(t) for logit_normal.
         mode_scale: scale of mode; positive values favour t = 1/2, negative ones both ends.
-        shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, or 1 for a
-            scheduler whose shift depends on the resolution.
+        shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, which depends on
+            the resolution for FLUX.1 and Qwen-Image; 1 leaves t as it is.
         weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
 
     Raises:
@@ -107,26 +108,48 @@ class FlowMatching:
         )
 
 
+def scheduler_shift(config: Any, positions: int) -> float:
+    """Compute the shift of times for images of so many positions, as `calculate_shift` of diffusers' pipelines.
+
+    Args:
+        config: config of a diffusers scheduler of flow matching. With `use_dynamic_shifting` the shift, or its
+            logarithm, is linear in the number of positions; otherwise it is constant.
+        positions: number of positions of an image in the transformer.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return config.get("shift", config.get("flow_shift"))
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = base + (most - base) * (positions - low) / (high - low)
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+
+
 class FlowObjective(nn.Module):
     """Flow matching: the velocity e - z at z_t = (1 - t) z + t e.
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
         settings: density of t and weights.
+        patch_size: height and width of a position of the transformer in latent pixels.
     """
 
-    def __init__(self, scheduler: Any, settings: FlowMatching) -> None:
+    def __init__(self, scheduler: Any, settings: FlowMatching, patch_size: int = 2) -> None:
         super().__init__()
         self.settings = settings
         self.steps: int = scheduler.config.num_train_timesteps
-        config = scheduler.config
-        own = 1.0 if config.get("use_dynamic_shifting") else config.get("shift", config.get("flow_shift"))
-        self.shift: float = own if settings.shift is None else settings.shift
+        self.scheduler_config = scheduler.config
+        self.patch_size = patch_size
+
+    def shift(self, latent: Tensor) -> float:
+        """Compute the shift of times for latents of this size."""
+        if self.settings.shift is not None:
+            return self.settings.shift
+        return scheduler_shift(self.scheduler_config, latent[0, 0].numel() // self.patch_size**2)
 
     def times(self, latent: Tensor) -> Tensor:
         """Sample t for each image, `[B]`."""
-        t = sample_rows(self.settings.sample, (len(latent),), latent.device)
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        t, shift = sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent)
+        return shift * t / (1 + (shift - 1) * t)
 
     def held_out_times(self, index: Tensor) -> Tensor:
         """Compute fixed t of images with these indices: a uniform low-discrepancy sequence."""

@@ -1,11 +1,13 @@
 """FLUX.1 gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for diffusers to load."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.export import save_model
@@ -65,7 +67,9 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
     alone.transformer.train()
     torch.manual_seed(5)
     draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    t = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))  # the scheduler's shift depends on the resolution: none
+    u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
+    shift = math.exp(calculate_shift(16))  # of 16 positions
+    t = shift * u / (1 + (shift - 1) * u)
     with torch.no_grad():
         posterior = alone.vae.encode(2 * image - 1).latent_dist
         clean = (posterior.mean + posterior.std * draw - 0.1159) * 0.3611

@@ -1,10 +1,12 @@
 """Qwen-Image gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for it to load."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
@@ -74,7 +76,8 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
     def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
         draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
         u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
-        t = 2 * u / (1 + u)
+        shift = math.exp(calculate_shift(16, max_shift=0.9))
+        t = shift * u / (1 + (shift - 1) * u)
         with torch.no_grad():
             posterior = alone.vae.encode((2 * image - 1)[:, :, None]).latent_dist
             clean = (posterior.mean[:, :, 0] + posterior.std[:, :, 0] * draw - MEAN) / DEVIATION
@@ -89,7 +92,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
     alone = QwenImagePipeline.from_pretrained(qwen_image)
     model = QwenImage(str(qwen_image), tuning="full")
-    assert_a_step_equals(model, alone, 32, expected, flow=FlowMatching(shift=2.0))
+    assert_a_step_equals(model, alone, 32, expected, flow=FlowMatching())
 
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(qwen_image: Path, tmp_path: Path) -> None:
