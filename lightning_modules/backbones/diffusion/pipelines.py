@@ -284,6 +284,22 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
             )
 
 
+def is_flow_matching(scheduler: Any) -> bool:
+    """Tell whether a diffusers scheduler is one of flow matching, whose network predicts e - z."""
+    flow_solver = scheduler.config.get("prediction_type") == "flow_prediction"
+    return flow_solver or type(scheduler).__name__.startswith("FlowMatch")
+
+
+def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
+    """Reject a model of flow matching for a method of diffusion.
+
+    Raises:
+        ValueError: if the scheduler is one of flow matching; the message gives the reason.
+    """
+    if is_flow_matching(scheduler):
+        raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler of flow matching")
+
+
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:
     """Return what the network predicts, and reject schedulers of another prediction type or process.
 
@@ -295,8 +311,7 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
         ValueError: if the scheduler's kind or prediction type is not supported; the message names it.
     """
     kind = type(scheduler).__name__
-    flows = kind.startswith("FlowMatch") or scheduler.config.get("prediction_type") == "flow_prediction"
-    if "flow" in prediction_types and flows:
+    if "flow" in prediction_types and is_flow_matching(scheduler):
         return "flow"
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {kind} has no alphas_cumprod: its process is not z_t = sqrt(abar) z + ...")

@@ -1,6 +1,5 @@
 """Training objectives: timesteps, targets and weights of diffusion and of flow matching."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -20,6 +19,7 @@ from lightning_modules.sde.discrete import (
     scheduler_levels,
     scheduler_prediction,
 )
+from lightning_modules.sde.flow_shift import scheduler_shift, shifted
 
 Density = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap"]
@@ -108,22 +108,6 @@ class FlowMatching:
         )
 
 
-def scheduler_shift(config: Any, positions: int) -> float:
-    """Compute the shift of times for images of so many positions, as `calculate_shift` of diffusers' pipelines.
-
-    Args:
-        config: config of a diffusers scheduler of flow matching. With `use_dynamic_shifting` the shift, or its
-            logarithm, is linear in the number of positions; otherwise it is constant.
-        positions: number of positions of an image in the transformer.
-    """
-    if not config.get("use_dynamic_shifting"):
-        return config.get("shift", config.get("flow_shift"))
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = base + (most - base) * (positions - low) / (high - low)
-    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-
-
 class FlowObjective(nn.Module):
     """Flow matching: the velocity e - z at z_t = (1 - t) z + t e.
 
@@ -148,8 +132,7 @@ class FlowObjective(nn.Module):
 
     def times(self, latent: Tensor) -> Tensor:
         """Sample t for each image, `[B]`."""
-        t, shift = sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent)
-        return shift * t / (1 + (shift - 1) * t)
+        return shifted(sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent))
 
     def held_out_times(self, index: Tensor) -> Tensor:
         """Compute fixed t of images with these indices: a uniform low-discrepancy sequence."""

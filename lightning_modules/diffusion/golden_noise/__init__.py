@@ -16,6 +16,9 @@ text c,
 R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
 initialised to 0. An unmodified pipeline then takes phi(x_T, c) as its `latents`.
 
+A flow-matching model, of which the paper has none, takes Euler steps in the same way: with its velocity v and t the
+second sampling time, z_t = x_T + (t - 1) v1(x_T, 1) and x'_T = x_T + (1 - t) (v2(z_t, 1) - v1(x_T, 1)).
+
 Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse
 scheduler of diffusers counts this way since version 0.22 (`official_offset`). The script embeds one text for a whole
 batch. Its training omits the attention that its inference uses (`attention`). The signs of its singular vectors depend
