@@ -90,12 +90,17 @@ class Flux(PackedLatents):
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             pooled_projections=prompts.pooled.to(latent.dtype),
             txt_ids=latent.new_zeros(prompts.embedding.shape[1], 3),
-            img_ids=self.pipeline._prepare_latent_image_ids(
-                count, height // 2, width // 2, latent.device, latent.dtype
-            ),
+            img_ids=places(height // 2, width // 2, latent),
         ).sample
         return self.unpacked(output, height, width)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline, which needs no empty ones for its guidance."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
+
+
+def places(height: int, width: int, like: Tensor) -> Tensor:
+    """List 0, row and column of each position, `[height width, 3]`, as the pipeline does, made on the device."""
+    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
+    grid = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).flatten(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.flux import Flux, places
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, FlowObjective
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 from tests.tiny_pipelines import save_flux
@@ -119,6 +119,31 @@ def test_adapters_trained_on_one_image_lower_its_loss_and_diffusers_alone_loads_
     expected = alone(**given, **sizes, **options, latents=packed(noise())).images
     found = model.generate(prompts.rows([0, 1]), noise(), **options)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_whole_tuned_pipeline_is_loaded_by_diffusers_alone(flux: Path, tmp_path: Path) -> None:
+    model = Flux(str(flux), tuning="full")
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_model(model.eval(), tmp_path / "tuned", writes=True)
+    alone: Any = FluxPipeline.from_pretrained(tmp_path / "tuned")
+    for name, value in alone.transformer.state_dict().items():
+        assert torch.equal(value, model.network.state_dict()[name]), name
+        assert not torch.equal(value, before[name]), name
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
+    sizes: dict[str, Any] = {"height": 16, "width": 16, "output_type": "pt"}
+    expected = alone(["a cat", "dog"], latents=packed(noise()), **sizes, **options).images
+    found = model.generate(model.encode_prompts(["a cat", "dog"]), noise(), **options)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_positions_are_the_pipelines(flux: Path) -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    expected = FluxPipeline._prepare_latent_image_ids(2, 3, 5, like.device, like.dtype)
+    assert torch.equal(places(3, 5, like), expected)
 
 
 def test_training_on_cached_latents_equals_training_on_images(flux: Path, tmp_path: Path) -> None:
