@@ -226,6 +226,12 @@ class CaptionedImageBatch(TypedDict):
     """`[B, L, D]`, with `moments`: the text encoder's embedding of the caption."""
     pooled: NotRequired[Tensor]
     """`[B, P]`, with `moments`: the pooled caption embedding of SDXL."""
+    mask: NotRequired[Tensor]
+    """`[B, L]`, with `moments`: 1 for a token of `embedding` and 0 for padding."""
+    second: NotRequired[Tensor]
+    """`[B, M, E]`, with `moments`: the caption's embedding by Hunyuan-DiT's second text encoder."""
+    second_mask: NotRequired[Tensor]
+    """`[B, M]`, with `moments`: 1 for a token of `second` and 0 for padding."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int

@@ -27,10 +27,14 @@ from tests import BEGAN
 from tests.tiny_pipelines import (
     save_flux,
     save_hunyuan_dit,
+    save_pixart_sigma,
+    save_qwen_image,
+    save_sana,
     save_stable_diffusion_3,
     save_text_to_image,
     save_unconditional,
     save_xl,
+    save_z_image,
 )
 from tests.two_processes import Process, TwoProcesses, start_two
 
@@ -150,6 +154,30 @@ def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny FLUX.1 pipeline that has a guidance embedding."""
     return save_flux(tmp_path_factory.mktemp("flux"))
+
+
+@pytest.fixture(scope="session")
+def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny PixArt-Sigma pipeline."""
+    return save_pixart_sigma(tmp_path_factory.mktemp("pixart_sigma"))
+
+
+@pytest.fixture(scope="session")
+def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Sana pipeline."""
+    return save_sana(tmp_path_factory.mktemp("sana"))
+
+
+@pytest.fixture(scope="session")
+def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Qwen-Image pipeline."""
+    return save_qwen_image(tmp_path_factory.mktemp("qwen_image"))
+
+
+@pytest.fixture(scope="session")
+def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Z-Image pipeline."""
+    return save_z_image(tmp_path_factory.mktemp("z_image"))
 
 
 @pytest.fixture(scope="session")

@@ -182,6 +182,129 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
     return folder / "saved"
 
 
+def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2DModel") -> Path:
+    """Save a PixArt-Sigma pipeline with a learned variance: images of 16 x 16, texts of letters for T5."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=16,
+        in_channels=4, out_channels=8, cross_attention_dim=16, use_additional_conditions=False,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    PixArtSigmaPipeline(
+        vae=autoencoder(scaling_factor=0.13025), transformer=transformer, text_encoder=t5_encoder(16),
+        tokenizer=save_tokenizer(folder, VOCABULARY, 300),
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    index = folder / "saved" / "model_index.json"
+    index.write_text(index.read_text().replace("PixArtTransformer2DModel", transformer_class))
+    return folder / "saved"
+
+
+def save_sana(folder: Path) -> Path:
+    """Save a Sana pipeline with the solver of its authors: images of 32 x 32, texts of letters for a language model."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        sample_size=8, timestep_scale=0.5,
+    )  # fmt: skip
+    config = Gemma2Config(
+        head_dim=4, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1,
+        num_hidden_layers=1, vocab_size=2 + len(VOCABULARY), max_position_embeddings=4096, sliding_window=4096,
+    )  # fmt: skip
+    encoder = Gemma2Model(config)
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8), encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)), encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1), downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, solver_order=2
+    )
+    SanaPipeline(
+        vae=vae, transformer=transformer, text_encoder=encoder, tokenizer=save_tokenizer(folder, VOCABULARY, 4096),
+        scheduler=scheduler,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_qwen_image(folder: Path) -> Path:
+    """Save a Qwen-Image pipeline: images of 32 x 32, texts of letters for a vision-language model."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    text: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "vocab_size": 2 + len(VOCABULARY), "max_position_embeddings": 2048,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.2)
+    vae = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[-0.7, 0.1, 0.9, 0.0], latents_std=[2.8, 1.4, 0.7, 1.0],
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9)
+    QwenImagePipeline(
+        scheduler=scheduler, vae=vae, text_encoder=encoder, tokenizer=save_tokenizer(folder, VOCABULARY, 2048),
+        transformer=transformer,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_z_image(folder: Path) -> Path:
+    """Save a Z-Image pipeline: images of 16 x 16, texts of letters for a language model."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+    )  # fmt: skip
+    config = Qwen3Config(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, vocab_size=2 + len(VOCABULARY), max_position_embeddings=512,
+    )  # fmt: skip
+    encoder = Qwen3Model(config)
+    for parameter in (*transformer.parameters(), *encoder.parameters()):
+        nn.init.normal_(parameter, std=0.1)
+    tokenizer = save_tokenizer(folder, VOCABULARY, 512)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }}{% endfor %}"
+    ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=encoder, tokenizer=tokenizer,
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
 def save_inpainting(folder: Path) -> Path:
     """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
     from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline

@@ -14,6 +14,7 @@ from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
+from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
@@ -39,6 +40,19 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
         for name, column in columns.items()
         if large or f"x{ZOOM}" not in name
     }
+
+
+def reject_latent_models(network: nn.Module, method: str) -> None:
+    """Reject a latent text-to-image model for a method that compares images with measurements.
+
+    Raises:
+        ValueError: if the network is one.
+    """
+    if isinstance(network, AutoencoderLatents):
+        raise ValueError(
+            f"network: {method} takes a network of images in [-1, 1], called without a prompt, and "
+            f"{type(network).__name__} predicts latents of its autoencoder"
+        )
 
 
 class MeasuredRestoration(RestorerSteps):
@@ -67,6 +81,7 @@ class MeasuredRestoration(RestorerSteps):
             ValueError: if the scheduler has fewer than `steps` timesteps, or a prediction type other than epsilon,
                 sample and v_prediction.
         """
+        reject_latent_models(network, type(self).__name__)
         schedule: Any = scheduler  # diffusers adds attributes dynamically, invisible to type checkers
         within(1, schedule.config.num_train_timesteps, steps=steps)
         self.network = network

@@ -167,10 +167,11 @@ UNTRAINED = {
     "negvsr/videolq": "it predicts by a checkpoint, and has no training set",
     **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m"), "its users and items are of a file; few are tested"),
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
-    **{
-        f"finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
-        for config in ("lora", "xl_lora", "sd3_lora", "flux_lora", "full", "unconditional_pipeline")
-    },
+    **dict.fromkeys(
+        ["finetuning/full", "finetuning/unconditional_pipeline"]
+        + [name(path) for path in sorted((CONFIGS / "finetuning").glob("*lora.yaml"))],
+        "its pipeline comes with its weights; small ones are in its tests",
+    ),
 }
 SHORTER = {  # all steps of an attack are alike, and all iterations of descent
     "adaptive_smoothing": ("--model.attack_steps", "1"),

@@ -8,12 +8,17 @@ from tests.conformance.host_syncs import KINDS, found
 PAGE = ROOT / "docs" / "runs.md"
 SEARCH = "a line search: the host compares losses, and decides by them whether to go on"
 SINGULAR = "singular values: the host waits to see whether they have converged"
+TOKENS = "without a cache, captions become tokens on the host in each step, as diffusers' pipeline does it"
 REASONS = {
     "datamodules/rollouts/rollouts.py Rollouts._acted": (
         "environments are simulated on the host, and ask the policy what to do in each state"
     ),
     "lightning_modules/optimization/sso/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
     "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
+    **{
+        f"lightning_modules/backbones/diffusion/{file} {family}.embedded": TOKENS
+        for file, family in (("flux.py", "Flux"), ("flow_transformer.py", "StableDiffusion3"))
+    },
     "lightning_modules/distributed/per_sample.py PerSample.update": (
         "the gradient norms of all samples are in the host's memory, as the paper's are, and a batch's rows come and go"
     ),

@@ -190,6 +190,34 @@ UNDER_MASKS = {
 }
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
+
+def flow_finetuning(family: str) -> Method:
+    """Tune adapters of a tiny flow-matching pipeline: 17 images in batches of 6, 6 and 5, and 3 that are held out."""
+    return Method(
+        "finetuning/demo",
+        {
+            "data.init_args.images.init_args.images": {
+                "class_path": "tests.distributed.flow_models.ColouredDigits",
+                "init_args": {"train_size": 20},
+            },
+            "data.init_args.batch_size": 6,
+            "data.init_args.validation_fraction": 0.15,
+            "data.init_args.evaluation_batch_size": 2,
+            "model.init_args.network": {
+                "class_path": "tests.distributed.flow_models.tiny_flow_model",
+                "init_args": {"family": family},
+            },
+            "model.init_args.caption_dropout": 0.3,
+            "model.init_args.flow": {"weighting": "cosmap"},
+            "model.init_args.num_inference_steps": 1,
+            "trainer.check_val_every_n_epoch": 1,
+            "trainer.callbacks": LEFT_OUT,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-6,  # the mean of held-out errors
+    )
+
+
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
@@ -424,6 +452,7 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-6,  # the mean of held-out errors
     ),
+    **{f"flow_finetuning_{family}": flow_finetuning(family) for family in ("flux", "stable_diffusion_3")},
     "rrcm_pretraining": Method(
         "rrcm/demo",
         FEW_DIGITS,

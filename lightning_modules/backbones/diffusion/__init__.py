@@ -1,9 +1,25 @@
 """Pretrained diffusion pipelines: text to image in latent or pixel space, cached latents, and export."""
 
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
+from lightning_modules.backbones.diffusion.pixart import PixArtSigma
+from lightning_modules.backbones.diffusion.qwen_image import QwenImage
+from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.z_image import ZImage
 
-__all__ = ["Flux", "HunyuanDiT", "StableDiffusion3", "TextToImage", "diffusers_pipeline"]
+__all__ = [
+    "Flux",
+    "HunyuanDiT",
+    "PixArtSigma",
+    "QwenImage",
+    "Sana",
+    "StableDiffusion3",
+    "TextToImage",
+    "ZImage",
+    "diffusers_pipeline",
+    "text_to_image_pipeline",
+]

@@ -12,12 +12,17 @@ class AutoencoderLatents(nn.Module):
     vae: Any
 
     @property
-    def scaling_factor(self) -> float:
+    def latent_channels(self) -> int:
+        """Number of channels of z."""
+        return self.vae.config.latent_channels
+
+    @property
+    def scaling_factor(self) -> float | Tensor:
         return self.vae.config.scaling_factor
 
     @property
-    def shift_factor(self) -> float:
-        """Shift factor m; 0 for Stable Diffusion and SDXL."""
+    def shift_factor(self) -> float | Tensor:
+        """m, which is 0 for Stable Diffusion and SDXL."""
         return self.vae.config.get("shift_factor") or 0.0
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:

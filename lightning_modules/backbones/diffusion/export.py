@@ -16,9 +16,10 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) 
     """Save the trained model. Must be called on every rank; only one rank writes.
 
     `DiffusionPipeline.from_pretrained(folder)` loads a fully trained text-to-image pipeline;
-    `pipeline.load_lora_weights(folder)` loads adapters. A pixel-space U-Net is saved as a whole pipeline, with adapters
-    merged. If diffusers does not know the network, only its weights are saved;
-    `lightning_modules.backbones.with_weights` loads them.
+    `pipeline.load_lora_weights(folder)` loads adapters. Where a pipeline has no such method, as PixArt-Sigma's, the
+    network is saved to `folder/transformer` with adapters merged, for `from_pretrained(base, transformer=...)`. A
+    pixel-space U-Net is saved as a whole pipeline, with adapters merged. For a network unknown to diffusers only the
+    weights are saved; `lightning_modules.backbones.with_weights` loads them.
 
     Args:
         model: the model.
@@ -32,7 +33,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) 
     adapters = any("lora_" in name for name in state)
     if not writes:
         return
-    if not isinstance(model, PixelSpace) and adapters:
+    if not isinstance(model, PixelSpace) and adapters and hasattr(model.pipeline, "save_lora_weights"):
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
@@ -49,6 +50,9 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool) 
     plain.load_state_dict(merged(network, state))
     if not isinstance(model, PixelSpace):
         plain.to(network.dtype)
+        if adapters:
+            plain.save_pretrained(folder / model.parts[0])
+            return
         model.pipeline.register_modules(**{model.parts[0]: plain})
         model.pipeline.save_pretrained(folder)
         model.pipeline.register_modules(**{model.parts[0]: network})

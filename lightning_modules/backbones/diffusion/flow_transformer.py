@@ -40,6 +40,7 @@ class FlowTransformer(TextToImage):
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -60,16 +61,22 @@ class FlowTransformer(TextToImage):
         lora_targets: Sequence[str] | None = None,
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
             pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
-            gradient_checkpointing, ("flow",),
+            gradient_checkpointing, ("flow",), None, offload_text_encoders,
         )  # fmt: skip
 
     @property
+    def patch_size(self) -> int:
+        """Height and width of a position of the transformer, in latent pixels."""
+        return self.network.config.patch_size
+
+    @property
     def size_multiple(self) -> int:
-        """Side of a patch in pixels; height and width of an image must be divisible by it."""
-        return self.pipeline.vae_scale_factor * self.network.config.patch_size
+        """Number of pixels by which height and width of an image must be divisible: those of a position."""
+        return self.pipeline.vae_scale_factor * self.patch_size
 
 
 class StableDiffusion3(FlowTransformer):
@@ -79,17 +86,16 @@ class StableDiffusion3(FlowTransformer):
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    part_classes: ClassVar[Mapping[str, str]] = {
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "SD3Transformer2DModel",
+        "_class_name": "StableDiffusion3Pipeline",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = JOINT_ATTENTION
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device, prompt = next(self.text_encoders.parameters()).device, list(texts)
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt, prompt, prompt, device=device, do_classifier_free_guidance=False
+            texts, texts, texts, device=device, do_classifier_free_guidance=False
         )
         return Prompts(embedding, pooled)
 

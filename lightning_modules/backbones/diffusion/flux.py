@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION
+from lightning_modules.backbones.diffusion.packed_latents import PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
-class Flux(FlowTransformer):
-    """FLUX.1 with transformer, autoencoder and two text encoders.
+class Flux(PackedLatents):
+    """FLUX.1: its transformer, autoencoder and two text encoders.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, a pipeline's name on the Hugging Face Hub
@@ -30,8 +31,9 @@ class Flux(FlowTransformer):
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of keeping them.
-        training_guidance: guidance scale that the transformer receives in training, if it takes one. Sampling has a
-            separate guidance scale.
+        training_guidance: guidance scale given to the transformer in training; unused by transformers without one.
+            Sampling uses its own.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -40,12 +42,12 @@ class Flux(FlowTransformer):
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
-    part_classes: ClassVar[Mapping[str, str]] = {
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "transformer": "FluxTransformer2DModel",
+        "_class_name": "FluxPipeline",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
     default_lora_targets = JOINT_ATTENTION
-    packing = 4
     takes_negative_prompts = False
 
     def __init__(
@@ -60,31 +62,17 @@ class Flux(FlowTransformer):
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         training_guidance: float = 3.5,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, gradient_checkpointing
-        )
+            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
+            gradient_checkpointing, offload_text_encoders,
+        )  # fmt: skip
         self.training_guidance = training_guidance
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images that the pipeline generates by default."""
-        return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-
-    @property
-    def size_multiple(self) -> int:
-        """Side of a packed token in pixels; height and width of an image must be divisible by it."""
-        return 2 * self.pipeline.vae_scale_factor
-
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device, prompt = next(self.text_encoders.parameters()).device, list(texts)
-        embedding, pooled, _ = self.pipeline.encode_prompt(prompt, prompt, device=device)
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        embedding, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=device)
         return Prompts(embedding, pooled)
-
-    def packed(self, latent: Tensor) -> Tensor:
-        """Arrange z `[B, c, h, w]` as positions, `[B, h w / 4, 4 c]`."""
-        return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         """Predict the velocity e - z.
@@ -96,7 +84,7 @@ class Flux(FlowTransformer):
         """
         assert prompts.pooled is not None
         count, _, height, width = latent.shape
-        guided, scale = self.network.config.guidance_embeds, self.pipeline.vae_scale_factor
+        guided = self.network.config.guidance_embeds
         output = self.network(
             self.packed(latent),
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
@@ -104,12 +92,17 @@ class Flux(FlowTransformer):
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             pooled_projections=prompts.pooled.to(latent.dtype),
             txt_ids=latent.new_zeros(prompts.embedding.shape[1], 3),
-            img_ids=self.pipeline._prepare_latent_image_ids(
-                count, height // 2, width // 2, latent.device, latent.dtype
-            ),
+            img_ids=places(height // 2, width // 2, latent),
         ).sample
-        return self.pipeline._unpack_latents(output, height * scale, width * scale, scale)
+        return self.unpacked(output, height, width)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline. Models with distilled guidance need no empty prompts."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
+
+
+def places(height: int, width: int, like: Tensor) -> Tensor:
+    """List 0, row and column of each position, `[height width, 3]`, as the pipeline does, made on the device."""
+    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
+    grid = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).flatten(0, 1)

@@ -10,13 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.diffusion.text_to_image import Prompts
-
-
-def joined(first: Prompts, second: Prompts) -> Prompts:
-    """Concatenate two batches of prompts."""
-    pairs = zip(first, second, strict=True)
-    return Prompts(*(None if one is None or other is None else torch.cat([one, other]) for one, other in pairs))  # type: ignore[arg-type]
+from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
 
 
 def guided(
@@ -32,7 +26,7 @@ def guided(
     """
     if prompts is None or negative is None or scale == 1:
         return lambda x, t: model(x, t, prompts)
-    both = joined(negative, prompts)
+    both = concatenated([negative, prompts])
 
     def prediction(x: Tensor, t: Tensor) -> Tensor:
         without, given = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)

@@ -1,12 +1,16 @@
-"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders."""
+"""Hunyuan-DiT of diffusers, a latent text-to-image transformer with two text encoders.
 
-from collections.abc import Sequence
-from typing import Any
+Source: Li et al., Hunyuan-DiT: A Powerful Multi-Resolution Diffusion Transformer with Fine-Grained Chinese
+Understanding, 2024, arXiv 2405.08748.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision
+from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
 
 ORIGINAL_SIZE = (1024, 1024)
@@ -16,7 +20,7 @@ LENGTHS = (77, 256)
 
 
 class HunyuanDiT(TextToImage):
-    """Hunyuan-DiT with transformer, autoencoder and text encoders, all frozen.
+    """Hunyuan-DiT: its transformer, and its frozen autoencoder and text encoders.
 
     Args:
         pipeline: a local folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub
@@ -24,16 +28,24 @@ class HunyuanDiT(TextToImage):
         variant: variant of the weight files, such as fp16; default: files without a variant.
         local_files_only: never download; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of transformer and text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: class of the diffusers scheduler for sampling, which gets the config of the pipeline's scheduler;
-            default: the class of the pipeline's scheduler.
+        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        tuning: full trains every parameter of the transformer, lora only adapters in its attention, frozen none.
+        lora_rank: rank of the adapters.
+        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part is missing, or the scheduler is of an unsupported kind.
-        ImportError: if transformers is not installed.
+        ValueError: if a part is missing or of another family, or the scheduler is of an unsupported kind.
+        ImportError: if transformers is not installed, or peft with lora.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "HunyuanDiT2DModel",
+        "_class_name": "HunyuanDiTPipeline",
+    }
+    prompt_fields = ("embedding", "mask", "second", "second_mask")
 
     def __init__(
         self,
@@ -42,17 +54,27 @@ class HunyuanDiT(TextToImage):
         local_files_only: bool = False,
         dtype: Precision | None = None,
         sampler: Sampler | None = None,
+        tuning: Tuning = "frozen",
+        lora_rank: int = 4,
+        lora_targets: Sequence[str] | None = None,
+        offload_text_encoders: bool = False,
     ) -> None:
-        super().__init__(pipeline, None, variant, local_files_only, dtype=dtype, sampler=sampler)
+        super().__init__(
+            pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler,
+            offload_text_encoders=offload_text_encoders,
+        )  # fmt: skip
         self.network.register_forward_pre_hook(_time_in_its_precision)
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        device = next(self.text_encoders.parameters()).device
+    @property
+    def size_multiple(self) -> int:
+        """Number of pixels by which height and width of an image must be divisible: those of a patch."""
+        return self.pipeline.vae_scale_factor * self.network.config.patch_size
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
         dtype, found = next(self.network.parameters()).dtype, []
         for number, length in enumerate(LENGTHS):
             embedding, _, mask, _ = self.pipeline.encode_prompt(
-                prompt=list(texts),
+                prompt=texts,
                 device=device,
                 dtype=dtype,
                 do_classifier_free_guidance=False,
@@ -61,10 +83,6 @@ class HunyuanDiT(TextToImage):
             )
             found += [embedding, mask]
         return Prompts(found[0], None, *found[1:])
-
-    def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty text n times."""
-        return self.encode_prompts([""] * n)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         """Predict the quantity that `prediction_type` names, `[B, c, h, w]`, without the learned variance."""

@@ -15,8 +15,8 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
-    `TextToImage` implements this interface for Stable Diffusion and SDXL. A model family is a subclass that defines the
-    pipeline's parts, `encode_prompts`, `forward` and default LoRA targets.
+    `TextToImage` implements it for Stable Diffusion and SDXL. A family is a subclass with the parts of its pipeline,
+    `embedded`, `forward`, its default LoRA targets and an entry in `FAMILIES` of `text_to_image.py`.
     """
 
     pipeline: Any
@@ -40,7 +40,10 @@ class LatentDiffusion(Protocol):
         """Height and width of an image must be divisible by this number of pixels."""
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts with all text encoders."""
+        """Embed B texts by all text encoders, on the network's device."""
+
+    def free_text_encoders(self, texts: Sequence[str]) -> None:
+        """Remove the text encoders from memory, after the last texts have been embedded."""
 
     def empty_prompts(self, n: int) -> Prompts:
         """Embed the empty prompt n times, as the pipeline does for guidance."""

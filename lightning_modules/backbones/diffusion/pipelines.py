@@ -57,7 +57,8 @@ def diffusers_pipeline(
     dtype: Precision | None = None,
     local_files_only: bool = False,
     pipeline_class: str | None = None,
-    part_classes: Mapping[str, str] | None = None,
+    part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a diffusers pipeline's networks, tokenizers and scheduler on the CPU, without running code from its files.
 
@@ -68,10 +69,11 @@ def diffusers_pipeline(
         config: folder or name of a pipeline of the same architecture; only if `name_or_path` is a single file.
         variant: variant of the weight files, such as fp16 or non_ema; default: files without a variant.
         dtype: precision of the weights, float32 by default; the autoencoder is always float32.
-        local_files_only: never download; a pipeline given by name must be in the Hugging Face cache. Loading a folder
-            needs no network connection.
-        pipeline_class: diffusers class to load the parts into; default: the pipeline's own class.
-        part_classes: required class of a part, by the part's name.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache. A folder never needs a network.
+        pipeline_class: diffusers class to load the parts into; default: that of the pipeline.
+        part_classes: required classes of parts, by the part's name, and of the pipeline, as `_class_name`; of several,
+            the first is the current name.
+        families: models by the class of their network, for messages about missing parts and other classes.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -108,10 +110,13 @@ def diffusers_pipeline(
         raise ValueError(f"_class_name of {described} must be one pipeline, and {named} downloads further ones")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
-    _check_parts(described, libraries, parts)
+    _check_parts(described, libraries, parts, _advice(classes, families))
     for name, expected in (part_classes or {}).items():
-        if classes[name][1] != expected:
-            raise ValueError(f"{name} of {described} must be of class {expected}, got {classes[name][1]}")
+        allowed = (expected,) if isinstance(expected, str) else expected
+        given = named if name == "_class_name" else classes[name][1]
+        if given not in allowed:
+            advice = "" if name == "_class_name" else _advice(classes, families)
+            raise ValueError(f"{name} of {described} must be of class {allowed[0]}, got {given}{advice}")
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
     options: dict[str, Any] = {name: None for name, part in index.items() if name in UNUSED or part == [None, None]}
@@ -237,10 +242,39 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
             raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
 
 
-def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]) -> None:
+def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
+    """Return the model in `families` that takes a pipeline, by the class of its network.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if there is none; the message names the pipeline's network and all families.
+    """
+    path = Path(name_or_path).expanduser()
+    described = str(path) if path.is_dir() else name_or_path
+    classes = _classes(described, _index(described, local_files_only))
+    fitting = [families[named] for _, named in classes.values() if named in families]
+    if not fitting:
+        networks = [f"{name} is a {classes[name][1]}" for name in ("unet", "transformer") if name in classes]
+        has = f"its {' and its '.join(networks)}" if networks else "it has neither unet nor transformer"
+        raise ValueError(f"no model takes the pipeline {described}: {has}{_advice(classes, families)}")
+    return fitting[0]
+
+
+def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
+    """Name the model that takes a pipeline, or all families."""
+    if not families:
+        return ""
+    fitting = [families[named] for _, named in classes.values() if named in families]
+    if fitting:
+        return f"; {fitting[0]} takes this pipeline"
+    return f"; supported are {', '.join(f'{model} ({network})' for network, model in families.items())}"
+
+
+def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str], advice: str = "") -> None:
     missing = [part for part in parts if part not in libraries]
     if missing:
-        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {listed(libraries, 20)}")
+        has = listed(libraries, 20)
+        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {has}{advice}")
     if (folder := Path(described)).is_dir():
         absent = [part for part in libraries if part not in UNUSED and not (folder / part).is_dir()]
         if absent:
@@ -248,6 +282,22 @@ def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]
                 f"{described} lacks {listed(absent)}: its model_index.json lists them, so the folder "
                 f"{folder / absent[0]} must exist"
             )
+
+
+def is_flow_matching(scheduler: Any) -> bool:
+    """Tell whether a diffusers scheduler is one of flow matching, whose network predicts e - z."""
+    flow_solver = scheduler.config.get("prediction_type") == "flow_prediction"
+    return flow_solver or type(scheduler).__name__.startswith("FlowMatch")
+
+
+def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
+    """Reject a model of flow matching for a method of diffusion.
+
+    Raises:
+        ValueError: if the scheduler is one of flow matching; the message gives the reason.
+    """
+    if is_flow_matching(scheduler):
+        raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler of flow matching")
 
 
 def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> NetworkPrediction:
@@ -262,7 +312,7 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
             value.
     """
     kind = type(scheduler).__name__
-    if "flow" in prediction_types and kind.startswith("FlowMatch"):
+    if "flow" in prediction_types and is_flow_matching(scheduler):
         return "flow"
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"scheduler: {kind} has no alphas_cumprod: its process is not z_t = sqrt(abar) z + ...")

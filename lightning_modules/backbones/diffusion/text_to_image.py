@@ -1,6 +1,7 @@
 """Stable Diffusion and SDXL, latent text-to-image models from diffusers, as networks to train or evaluate.
 
-Transformers are in `hunyuan_dit.py` and, for flow matching, in `flow_transformer.py` and `flux.py`.
+Transformers of diffusion are in `hunyuan_dit.py` and `pixart.py`, those of flow matching in `flow_transformer.py` and a
+file for each further family; `FAMILIES` lists them.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
@@ -9,7 +10,7 @@ sqrt(abar_t) e - sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,42 +19,24 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
-ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FAMILIES = {
+    "UNet2DConditionModel": "TextToImage",
+    "SD3Transformer2DModel": "StableDiffusion3",
+    "FluxTransformer2DModel": "Flux",
+    "PixArtTransformer2DModel": "PixArtSigma",
+    "SanaTransformer2DModel": "Sana",
+    "QwenImageTransformer2DModel": "QwenImage",
+    "ZImageTransformer2DModel": "ZImage",
+    "HunyuanDiT2DModel": "HunyuanDiT",
+}
+"""Models of this package, by the diffusers class of their network."""
 
 
-class Prompts(NamedTuple):
-    """Embedded prompts, the text input of the networks."""
-
-    embedding: Tensor
-    """`[B, L, D]`, of L tokens."""
-    pooled: Tensor | None = None
-    """`[B, P]`, for SDXL and flow-matching transformers."""
-    mask: Tensor | None = None
-    """`[B, L]`, 1 for a token and 0 for padding; only for Hunyuan-DiT, as are the next two."""
-    second: Tensor | None = None
-    """`[B, M, E]`, of its second text encoder."""
-    second_mask: Tensor | None = None
-    """`[B, M]`."""
-
-    def rows(self, index: Any) -> "Prompts":
-        """Index the prompts along the batch dimension."""
-        return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
-
-    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
-        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or a single prompt."""
-
-        def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-            if own is None or theirs is None:
-                return None
-            return torch.where(chosen.view(-1, *[1] * (own.ndim - 1)), theirs.to(own), own)
-
-        return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
-
-
-class TextToImage(AutoencoderLatents):
-    """A latent text-to-image model: a U-Net, a frozen autoencoder and frozen text encoders.
+class TextToImage(TextEncoders, AutoencoderLatents):
+    """A latent text-to-image model: its U-Net, and its frozen autoencoder and text encoders.
 
     The state dict holds only trained tensors; frozen tensors are loaded from the pipeline.
 
@@ -70,9 +53,9 @@ class TextToImage(AutoencoderLatents):
         lora_targets: layers that get adapters, by last part of the name; default: the attention's projections.
         dtype: precision of U-Net and text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
-        prediction_types: supported values of the scheduler's `prediction_type`.
-        sampler: class of the diffusers scheduler for sampling, configured like the pipeline's; default: the pipeline's
-            own.
+        prediction_types: quantities that the U-Net may predict.
+        sampler: a diffusers scheduler to sample with instead of the pipeline's own, at its noise levels.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -82,7 +65,7 @@ class TextToImage(AutoencoderLatents):
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """Required parts of the pipeline; the first one is the predicting network."""
-    part_classes: ClassVar[Mapping[str, str]] = {}
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
     """Required diffusers classes of parts that several families have under one name."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get adapters by default: the attention's projections."""
@@ -108,10 +91,11 @@ class TextToImage(AutoencoderLatents):
         gradient_checkpointing: bool = False,
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
+        offload_text_encoders: bool = False,
     ) -> None:
         super().__init__()
         self.pipeline = diffusers_pipeline(
-            pipeline, self.parts, config, variant, dtype, local_files_only, part_classes=self.part_classes
+            pipeline, self.parts, config, variant, dtype, local_files_only, None, self.part_classes, FAMILIES
         )
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:
@@ -125,7 +109,7 @@ class TextToImage(AutoencoderLatents):
         lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
         only_with("tuning lora", tuning == "lora", TextToImage, **lora)
         network = getattr(self.pipeline, self.parts[0])
-        channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
+        channels, latent = network.config.in_channels, self.latent_channels
         if channels != latent * self.packing:
             raise ValueError(
                 f"the {self.parts[0]} of {pipeline} takes {channels} channels, but its autoencoder's latents have "
@@ -142,6 +126,8 @@ class TextToImage(AutoencoderLatents):
         )
         encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
+        if offload_text_encoders:
+            self.offload_text_encoders()
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
 
@@ -166,21 +152,17 @@ class TextToImage(AutoencoderLatents):
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
         """Return the shape of z for n images; the default image size is the one that the model was trained on."""
         scale, size = self.pipeline.vae_scale_factor, self.image_size
-        channels: int = self.vae.config.latent_channels
-        return n, channels, (height or size) // scale, (width or size) // scale
+        return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each truncated or padded to the encoder's length, on the encoder's device."""
-        device = next(self.text_encoders.parameters()).device
-        embedded = self.pipeline.encode_prompt(
-            prompt=list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        found = self.pipeline.encode_prompt(
+            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        return Prompts(embedded[0], embedded[2] if self.is_xl else None)
+        return Prompts(found[0], found[2] if self.is_xl else None)
 
-    def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty prompt n times for guidance: an empty text or, if the pipeline's config says so, zeros."""
-        empty = self.encode_prompts([""] * n)
+    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
+        """Embed the empty prompt n times, as the pipeline does for guidance: an empty text, or zeros by its config."""
+        empty = super().embedded_empty(n, device)
         if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
@@ -230,8 +212,8 @@ class TextToImage(AutoencoderLatents):
             latents=self.packed(noise),
             height=noise.shape[2] * scale,
             width=noise.shape[3] * scale,
+            **self.for_guidance(guidance_scale),
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
             generator=generator,
             output_type="pt",
         ).images
@@ -246,7 +228,13 @@ class TextToImage(AutoencoderLatents):
         given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
         if prompts.pooled is not None:
             given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        if prompts.mask is not None:
+            given |= {"prompt_attention_mask": prompts.mask, "negative_prompt_attention_mask": empty.mask}
         return given
+
+    def for_guidance(self, scale: float) -> dict[str, Any]:
+        """Return the guidance scale as a keyword argument of the pipeline."""
+        return {"guidance_scale": scale}
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

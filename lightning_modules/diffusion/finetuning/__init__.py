@@ -11,19 +11,25 @@ of f, or only low-rank adapters W + B A in the attention layers of f. The captio
 images, as classifier-free guidance requires. Validation, sampling and the saved model use the moving average e <- d e +
 (1 - d) theta of the weights, with d = min(decay, (1 + n) / (10 + n)) in update n.
 
-A flow-matching model, Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
+A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 
     z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1].
 
-Here t has a uniform, logit-normal or mode density, shifted as in the pipeline's scheduler, and w_t is 1, 1 / t^2 or 2 /
-(pi (1 - 2 t + 2 t^2)). In contrast to the training scripts of diffusers, t is continuous and has the direction of the
-paper: a positive mean of logit(t) favours noise.
+with t from a uniform, logit-normal or mode density, shifted as in sampling by the pipeline (for FLUX.1 and Qwen-Image
+by the resolution), and w_t = 1, 1 / t^2 or
+2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
+positive mean of logit(t) favours noise.
 
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `StableDiffusion3` | the same, 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `PixArtSigma` | PixArt-Sigma | e | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
+| `HunyuanDiT` | Hunyuan-DiT | v | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
+| `Sana` | Sana, Sana 1.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `QwenImage` | Qwen-Image | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
+| `ZImage` | Z-Image, Z-Image-Turbo | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
 | `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,

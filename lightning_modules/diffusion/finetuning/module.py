@@ -21,6 +21,7 @@ from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.data_checks import check_data
@@ -43,16 +44,14 @@ class DiffusionFineTuning(MethodModule):
     noise, so values are comparable over epochs. `ImageGrid` shows held-out images next to samples for their captions.
 
     Args:
-        network: `TextToImage`, `StableDiffusion3`, `Flux`, `PixelSpace` or `pixel_pipeline` of
-            `lightning_modules.backbones.diffusion`.
-        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Only for diffusion
-            models.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Only for flow-matching
-            models.
+        network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,
+            `StableDiffusion3`, `Flux` or `PixArtSigma`, or `PixelSpace` or `pixel_pipeline`.
+        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
         caption_dropout: probability of training an image without its caption, in [0, 1).
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder for latents and caption embeddings, computed once before training; None computes both in each
-            step. Caching requires images without random flips.
+        cache_dir: folder for latents and caption embeddings, computed once before training, after which the text
+            encoders are freed; None computes them in each step. Caching requires images without random flips.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
@@ -81,8 +80,8 @@ class DiffusionFineTuning(MethodModule):
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
             raise TypeError(
-                "network must be a TextToImage, StableDiffusion3, Flux, PixelSpace or pixel_pipeline, got "
-                f"{type(network).__name__}"
+                "network must be a TextToImage, a family of it such as StableDiffusion3 or Flux, PixelSpace or "
+                f"pixel_pipeline, got {type(network).__name__}"
             )
         positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", caption_dropout=caption_dropout, average_decay=average_decay)
@@ -102,12 +101,12 @@ class DiffusionFineTuning(MethodModule):
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        flows = network.prediction == "flow"
+        flows = isinstance(network, FlowTransformer)
         only_with("a model of flow matching", flows, DiffusionFineTuning, flow=flow)
         only_with("a model of diffusion", not flows, DiffusionFineTuning, min_snr_gamma=min_snr_gamma)
         self.objective: DiffusionObjective | FlowObjective = (
-            FlowObjective(network.scheduler, flow or FlowMatching())
-            if flows
+            FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size)
+            if isinstance(network, FlowTransformer)
             else DiffusionObjective(network.scheduler, min_snr_gamma)
         )
         self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))
@@ -138,6 +137,7 @@ class DiffusionFineTuning(MethodModule):
             if not isinstance(data, CaptionedImages):
                 raise TypeError(f"cache_dir needs the data of CaptionedImages, got {type(data).__name__}")
             cache_latents(self.network, data, self.cache_dir, self.device)
+            self.network.free_text_encoders(self.prompts)
 
     # a step
 
@@ -154,8 +154,8 @@ class DiffusionFineTuning(MethodModule):
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
         if "moments" in batch:
-            moments, prompts = batch["moments"], Prompts(batch["embedding"], batch.get("pooled"))
-            prompts = Prompts(*(None if value is None else value.to(moments.dtype) for value in prompts))  # type: ignore[arg-type]
+            moments: Tensor = batch["moments"]
+            prompts = Prompts(**{key: batch[key].to(moments.dtype) for key in self.network.prompt_fields})  # type: ignore[literal-required]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])
@@ -196,36 +196,36 @@ class DiffusionFineTuning(MethodModule):
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.
-        return {"sample": self._sample_of(batch, latent)} if first and self._shared_out else {}
+        return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample images `[n, C, H, W]` in [0, 1]; must be called on every rank if weights are sharded."""
         dtype = self.average.weights[0].dtype
         noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
-        return self._sampled([self.prompts[place % len(self.prompts)] for place in range(n)], noise, generator)
+        texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
+        return self._sampled(self.network.encode_prompts(texts), noise, generator)
 
-    def _sampled(self, texts: Sequence[str], noise: Tensor, generator: Any = None) -> Tensor:
+    def _sampled(self, prompts: Prompts | None, noise: Tensor, generator: Any = None) -> Tensor:
         with self.average.used_by(self.network):
             if isinstance(self.network, PixelSpace):
                 return self.network.generate(noise, self.num_inference_steps)
-            prompts = self.network.encode_prompts(texts)
             steps = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
             return self.network.generate(prompts, noise, **steps, generator=generator)  # type: ignore[arg-type]
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images next to samples for their captions."""
-        latent, _ = self.given(batch, torch.zeros_like)
+        latent, prompts = self.given(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
-        sample = outputs["sample"] if outputs else self._sample_of(batch, latent)
+        sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
         return {"image": image, "sample": ImageColumn(sample, captions=captions)}
 
-    def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor) -> Tensor:
+    def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
         """Sample one image for each caption, from fixed noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
-        return self._sampled(batch.get("caption", [""] * len(latent)), noise)
+        return self._sampled(prompts, noise)
 
     def on_train_end(self) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # a broadcast: every rank must read it

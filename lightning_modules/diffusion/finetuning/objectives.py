@@ -19,6 +19,7 @@ from lightning_modules.sde.discrete import (
     scheduler_levels,
     scheduler_prediction,
 )
+from lightning_modules.sde.flow_shift import scheduler_shift, shifted
 
 Density = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap"]
@@ -78,12 +79,10 @@ class FlowMatching:
             mode.
         logit_mean: mean of logit(t) for logit_normal; positive values favour noise.
         logit_std: standard deviation of logit(t) for logit_normal.
-        mode_scale: scale of the mode density; positive values favour t = 1/2, and negative values favour t = 0 and t =
-            1.
-        shift: a; t is replaced by a t / (1 + (a - 1) t). None uses the shift of the pipeline's scheduler, or 1 if the
-            shift of the scheduler depends on the resolution.
-        weighting: weight of the loss at time t: 1 for none, 1 / t^2 for sigma_sqrt, 2 / (pi (1 - 2 t + 2 t^2)) for
-            cosmap.
+        mode_scale: scale of mode; positive values favour t = 1/2, negative ones both ends.
+        shift: a, which moves t to a t / (1 + (a - 1) t); None takes that of the pipeline's scheduler, which depends on
+            the resolution for FLUX.1 and Qwen-Image; 1 leaves t as it is.
+        weighting: none weights all t equally, sigma_sqrt by 1 / t^2, cosmap by 2 / (pi (1 - 2 t + 2 t^2)).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -115,20 +114,26 @@ class FlowObjective(nn.Module):
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
-        settings: density of t and loss weights.
+        settings: density of t and weights.
+        patch_size: height and width of a position of the transformer in latent pixels.
     """
 
-    def __init__(self, scheduler: Any, settings: FlowMatching) -> None:
+    def __init__(self, scheduler: Any, settings: FlowMatching, patch_size: int = 2) -> None:
         super().__init__()
         self.settings = settings
         self.steps: int = scheduler.config.num_train_timesteps
-        own = 1.0 if scheduler.config.use_dynamic_shifting else scheduler.config.shift
-        self.shift: float = own if settings.shift is None else settings.shift
+        self.scheduler_config = scheduler.config
+        self.patch_size = patch_size
+
+    def shift(self, latent: Tensor) -> float:
+        """Compute the shift of times for latents of this size."""
+        if self.settings.shift is not None:
+            return self.settings.shift
+        return scheduler_shift(self.scheduler_config, latent[0, 0].numel() // self.patch_size**2)
 
     def times(self, latent: Tensor) -> Tensor:
         """Sample t for each image, `[B]`."""
-        t = sample_rows(self.settings.sample, (len(latent),), latent.device)
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        return shifted(sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent))
 
     def held_out_times(self, index: Tensor) -> Tensor:
         """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""

@@ -16,13 +16,14 @@ text c,
 R is an image network, and f(U, s, V) = mlp4(mean attention(mlp1(U^T) + mlp2(V^T) + mlp3(s))). alpha and beta are
 initialised to 0. An unmodified pipeline then takes phi(x_T, c) as `latents`.
 
-Departures: the authors' script inverts between the noise levels of the third and the second timestep, because the
-    inverse scheduler of diffusers counts in this way since version 0.22 (`official_offset`). The authors' script embeds
-    one text for a whole
-batch. The authors' training omits the attention that their inference uses (`attention`). In the authors' code, the
-signs of singular vectors depend on the machine (`fixed_signs`). The script's option to repeat both steps, off by
-default, is not implemented here. Four channels are tiled as 2 x 2 images. Other square numbers of channels are tiled in
-the same way.
+A flow-matching model, of which the paper has none, takes Euler steps in the same way: with its velocity v and t the
+second sampling time, z_t = x_T + (t - 1) v1(x_T, 1) and x'_T = x_T + (1 - t) (v2(z_t, 1) - v1(x_T, 1)).
+
+Departures: the authors' script inverts between the levels of the third and second timestep, because the inverse
+scheduler of diffusers counts this way since version 0.22 (`official_offset`). The script embeds one text for a whole
+batch. Its training omits the attention that its inference uses (`attention`). The signs of its singular vectors depend
+on the machine (`fixed_signs`). Their script has an option to repeat both steps, off by default; it is not implemented
+here. Four channels fold to 2 x 2 images; other square numbers of channels fold in the same way.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.

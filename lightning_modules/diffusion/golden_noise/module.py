@@ -15,15 +15,16 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
-from lightning_modules.diffusion.golden_noise.redenoising import redenoised
+from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoised, redenoised_flow
 from lightning_modules.diffusion.golden_noise.rewards import Called, scored
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import level, scheduler_path
-from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
+from lightning_modules.sde.discrete import Prediction, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
 
 Start = Literal["golden", "standard", "redenoised"]
@@ -44,7 +45,8 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen diffusion model: a `TextToImage`, `HunyuanDiT` or `PixelModel`.
+        model: frozen diffusion or flow-matching model, `TextToImage`, `StableDiffusion3` or another family of a
+            pipeline, or `PixelModel`.
         rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
         start: initial noise of images in `test`. `golden` is the noise of NPNet, `standard` is unchanged noise, and
             `redenoised` is computed like the training targets.
@@ -106,11 +108,16 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         scheduler: Any = self.model.scheduler
-        self.prediction, self.levels = scheduler_prediction(scheduler), scheduler_levels(scheduler)
-        spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
-        self.times = scheduler_path(spaced, pair_steps)
-        if level(self.levels, self.times[0]) <= 0:
-            raise ValueError("scheduler: abar of the first timestep must be above 0 for the inversion step, got 0")
+        self.prediction: Prediction | Literal["flow"] = "flow"
+        if isinstance(model, FlowTransformer):
+            self.levels = flow_levels(model, network.latent_shape, pair_steps)  # type: ignore[arg-type]
+            self.times = list(range(pair_steps + 1))
+        else:
+            self.prediction, self.levels = scheduler_prediction(scheduler), scheduler_levels(scheduler)
+            spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
+            self.times = scheduler_path(spaced, pair_steps)
+            if level(self.levels, self.times[0]) <= 0:
+                raise ValueError("scheduler: abar of its first timestep must be above 0 for the inversion step, got 0")
         channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
         if wanted is not None and channels != wanted(1)[1]:
             raise ValueError(f"network has noise of {channels} channels, but the model's latents have {wanted(1)[1]}")
@@ -130,6 +137,9 @@ class GoldenNoise(CollectsPairs, MethodModule):
     def better(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
         prompts, empty = self.model.encode_prompts(texts), self.model.empty_prompts(len(noise))
         more, less = (guided(self.model, prompts, empty, w) for w in (self.pair_guidance, self.inversion_guidance))
+        if self.prediction == "flow":
+            steps = self.model.scheduler.config.num_train_timesteps
+            return redenoised_flow(more, less, noise, self.levels.tolist(), steps, self.official_offset)
         return redenoised(more, less, noise, self.times, self.levels, self.prediction, self.official_offset)
 
     @torch.no_grad()

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.sde.ddim import ddim
 from lightning_modules.sde.discrete import Prediction
+from lightning_modules.sde.flow_shift import scheduler_shift, shifted
 
 
 @torch.no_grad()
@@ -36,3 +39,34 @@ def redenoised(
     moved = ddim(model, noise, times[:2], abar, prediction)
     back = (times[2], times[1]) if official_offset else (times[1], times[0])
     return ddim(less_guided, moved, back, abar, prediction, told=times[:1])
+
+
+@torch.no_grad()
+def redenoised_flow(
+    model: Callable[..., Tensor],
+    less_guided: Callable[..., Tensor],
+    noise: Tensor,
+    levels: Sequence[float],
+    num_timesteps: int,
+    official_offset: bool = False,
+) -> Tensor:
+    """Compute the better noise of a flow-matching model, whose DDIM step is Euler's: z_s = z_t + (s - t) v.
+
+    Args:
+        model: predicts the velocity with guidance w_l, called with z_t and T t `[B]`.
+        less_guided: predicts with guidance w_w, called in the same way.
+        noise: z_1, `[B, c, h, w]`.
+        levels: times t from noise at 1 to data at 0; the first two are used, with `official_offset` the first three.
+        num_timesteps: T.
+        official_offset: invert between the third and second time.
+    """
+    told = torch.full((len(noise),), num_timesteps * levels[0], device=noise.device, dtype=noise.dtype)
+    moved = noise + (levels[1] - levels[0]) * model(noise, told)
+    start, end = (levels[2], levels[1]) if official_offset else (levels[1], levels[0])
+    return moved + (end - start) * less_guided(moved, told)
+
+
+def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
+    """List the times of a sampling schedule of a flow-matching model for latents c, h, w, from 1 to 0."""
+    shift = scheduler_shift(model.scheduler.config, latent_shape[1] * latent_shape[2] // model.patch_size**2)
+    return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])

@@ -14,6 +14,7 @@ from datamodules.batches import InterpolationBatch, LabelledImageBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, rows_of
 from lightning_modules.diffusion.noise_diffusion.measures import (
@@ -103,6 +104,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         positive(boundary=boundary, num_positions=len(positions))
         within(0, 1, gamma=gamma, **{f"positions[{k}]": position for k, position in enumerate(positions)})
         scheduler: Any = model.scheduler
+        reject_flow_matching(scheduler, "NoiseDiffusion", "mixes noise at levels abar of a diffusion process")
         one_of(("epsilon", "v_prediction"), prediction_type=scheduler.config.prediction_type)
         if isinstance(model, PixelModel) and guidance_scale != 1:
             raise ValueError(f"guidance_scale must be 1 for an unconditional model, got {guidance_scale}")

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from datamodules.arguments import within
+from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
 
 
 def spaced(scheduler: Any, num_steps: int) -> Any:
@@ -20,7 +21,13 @@ def spaced(scheduler: Any, num_steps: int) -> Any:
 
 
 def first_level(scheduler: Any, num_steps: int) -> float:
-    """Return abar of the first timestep of a diffusers scheduler with `num_steps` steps."""
+    """Return abar of the first timestep of a diffusers scheduler with `num_steps` steps.
+
+    Raises:
+        ValueError: if the scheduler is one of flow matching.
+    """
+    reason = "corrects schedules that do not reach pure noise, which those of flow matching do"
+    reject_flow_matching(scheduler, "OneMoreStep", reason)
     return float(scheduler.alphas_cumprod[round(float(spaced(scheduler, num_steps).timesteps[0]))])
 
 

@@ -1,16 +1,18 @@
 """FLUX.1 gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for diffusers to load."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.flux import Flux, places
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, FlowObjective
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 from tests.tiny_pipelines import save_flux
@@ -65,7 +67,9 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
     alone.transformer.train()
     torch.manual_seed(5)
     draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    t = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))  # the scheduler's shift depends on the resolution: none
+    u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
+    shift = math.exp(calculate_shift(16))  # of 16 positions
+    t = shift * u / (1 + (shift - 1) * u)
     with torch.no_grad():
         posterior = alone.vae.encode(2 * image - 1).latent_dist
         clean = (posterior.mean + posterior.std * draw - 0.1159) * 0.3611
@@ -115,6 +119,31 @@ def test_adapters_trained_on_one_image_lower_its_loss_and_diffusers_alone_loads_
     expected = alone(**given, **sizes, **options, latents=packed(noise())).images
     found = model.generate(prompts.rows([0, 1]), noise(), **options)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_whole_tuned_pipeline_is_loaded_by_diffusers_alone(flux: Path, tmp_path: Path) -> None:
+    model = Flux(str(flux), tuning="full")
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_model(model.eval(), tmp_path / "tuned", writes=True)
+    alone: Any = FluxPipeline.from_pretrained(tmp_path / "tuned")
+    for name, value in alone.transformer.state_dict().items():
+        assert torch.equal(value, model.network.state_dict()[name]), name
+        assert not torch.equal(value, before[name]), name
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
+    sizes: dict[str, Any] = {"height": 16, "width": 16, "output_type": "pt"}
+    expected = alone(["a cat", "dog"], latents=packed(noise()), **sizes, **options).images
+    found = model.generate(model.encode_prompts(["a cat", "dog"]), noise(), **options)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_positions_are_the_pipelines(flux: Path) -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    expected = FluxPipeline._prepare_latent_image_ids(2, 3, 5, like.device, like.dtype)
+    assert torch.equal(places(3, 5, like), expected)
 
 
 def test_training_on_cached_latents_equals_training_on_images(flux: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.diffusion.guidance import guided, joined
-from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
 
 
 def linear(x: Tensor, t: Tensor, prompts: Prompts | None) -> Tensor:
@@ -26,8 +26,8 @@ def test_predictions_are_moved_away_from_the_other_text() -> None:
 
 
 def test_pooled_texts_are_joined_too() -> None:
-    both = joined(prompts(1.0, pooled=True), prompts(2.0, pooled=True))
+    both = concatenated([prompts(1.0, pooled=True), prompts(2.0, pooled=True)])
     assert both.embedding.shape == (4, 3, 4)
     assert both.pooled is not None
     assert both.pooled[:, 0].tolist() == [1, 2, 2, 4]
-    assert joined(prompts(1.0), prompts(2.0)).pooled is None
+    assert concatenated([prompts(1.0), prompts(2.0)]).pooled is None

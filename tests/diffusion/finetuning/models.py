@@ -31,11 +31,11 @@ def digits(count: int = 6) -> CaptionedImages:
     return CaptionedImages(CaptionedClasses(Digits(train_size=count)), batch_size=2, validation_fraction=0.34)
 
 
-def captioned(folder: Path, **options: Any) -> CaptionedImages:
+def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedImages:
     for number in range(4):
-        save(folder / f"{number}.png", photograph(20, 20, number))
+        save(folder / f"{number}.png", photograph(image_size + 4, image_size + 4, number))
         (folder / f"{number}.txt").write_text(["a cat", "dog", "dog", "bird"][number])
-    images = CaptionedFolder(str(folder), image_size=16)
+    images = CaptionedFolder(str(folder), image_size=image_size)
     return CaptionedImages(images, batch_size=2, validation_fraction=0.25, num_workers=0, **options)
 
 

@@ -160,7 +160,8 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
     data = captioned(tmp_path / "images")
     for text in (tmp_path / "images").glob("*.txt"):
         text.unlink()
-    module = tuning(lora, cache_dir=str(tmp_path / "cache") if cached else None)
+    prompt = "a photo of sks"
+    module = tuning(lora, prompts=[prompt], cache_dir=str(tmp_path / "cache") if cached else None)
     with monkeypatch.context() as patch:
         patch.setattr("datamodules.classification.image_sets.ImageFiles.fetch", None)
         with pytest.raises(
@@ -168,9 +169,9 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
         ):
             trainer(tmp_path).fit(module, data)
     assert isinstance(data.images, CaptionedFolder)
-    images = CaptionedFolder(str(data.images.data_dir), image_size=16, prompt="a photo of sks")
+    images = CaptionedFolder(str(data.images.data_dir), image_size=16, prompt=prompt)
     seen: list[str] = []
     encode = TextToImage.encode_prompts
     monkeypatch.setattr(TextToImage, "encode_prompts", lambda self, texts: (seen.extend(texts), encode(self, texts))[1])
     trainer(tmp_path).fit(module, CaptionedImages(images, batch_size=2, num_workers=0))
-    assert set(seen) == {"a photo of sks"}
+    assert set(seen) == {prompt}

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusion3Pipeline,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 
@@ -31,11 +37,31 @@ def test_times_have_the_density_of_diffusers_after_the_shift(density: Any) -> No
     torch.testing.assert_close(t, 3 * u / (1 + 2 * u))
 
 
-def test_the_shift_is_the_schedulers_unless_it_is_given_or_depends_on_the_resolution() -> None:
-    assert FlowObjective(FlowMatchEulerDiscreteScheduler(shift=3.0), FlowMatching()).shift == 3
-    assert FlowObjective(FlowMatchEulerDiscreteScheduler(shift=3.0), FlowMatching(shift=2.0)).shift == 2
-    dynamic = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    assert FlowObjective(dynamic, FlowMatching()).shift == 1
+def test_the_shift_is_the_schedulers_unless_it_is_given() -> None:
+    latent, flow = torch.empty(1, 1, 8, 8), {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    solver = DPMSolverMultistepScheduler(flow_shift=4.0, **flow)
+    assert FlowObjective(FlowMatchEulerDiscreteScheduler(shift=3.0), FlowMatching()).shift(latent) == 3
+    assert FlowObjective(solver, FlowMatching()).shift(latent) == 4
+    for dynamic in (False, True):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
+        assert FlowObjective(scheduler, FlowMatching(shift=2.0)).shift(latent) == 2
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize(("side", "patch_size"), [(64, 2), (128, 2), (32, 1), (192, 2)])
+def test_a_shift_by_the_resolution_is_that_of_sampling(kind: Any, side: int, patch_size: int) -> None:
+    """Times that training shifts are the scheduler's, with diffusers' own `calculate_shift`."""
+    given = {"base_shift": 0.4, "max_shift": 1.2, "base_image_seq_len": 300, "max_image_seq_len": 5000}
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, **given)
+    objective = FlowObjective(scheduler, FlowMatching(density="uniform"), patch_size)
+    latent = torch.empty(6, 4, side, side)
+    torch.manual_seed(0)
+    u = torch.rand(6)
+    torch.manual_seed(0)
+    t = objective.times(latent)
+    scheduler.set_timesteps(sigmas=u.tolist(), mu=calculate_shift((side // patch_size) ** 2, 300, 5000, 0.4, 1.2))
+    torch.testing.assert_close(t, scheduler.sigmas[:-1].float())
+    assert (objective.shift(latent) > objective.shift(latent[..., :8, :8])) == (side > 8)
 
 
 def test_a_positive_mean_of_logits_favours_noise() -> None:

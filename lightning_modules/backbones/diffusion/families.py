@@ -1,0 +1,59 @@
+"""A text-to-image model of whatever family a pipeline is of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
+from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.pipelines import family_of
+from lightning_modules.backbones.diffusion.pixart import PixArtSigma
+from lightning_modules.backbones.diffusion.qwen_image import QwenImage
+from lightning_modules.backbones.diffusion.sana import Sana
+from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
+from lightning_modules.backbones.diffusion.z_image import ZImage
+
+MODELS: dict[str, Any] = {
+    model.__name__: model
+    for model in (TextToImage, StableDiffusion3, Flux, PixArtSigma, Sana, QwenImage, ZImage, HunyuanDiT)
+}
+
+
+def text_to_image_pipeline(
+    pipeline: str,
+    variant: str | None = None,
+    local_files_only: bool = False,
+    tuning: Tuning = "frozen",
+    lora_rank: int = 4,
+    lora_targets: Sequence[str] | None = None,
+    dtype: Precision | None = None,
+    offload_text_encoders: bool = False,
+) -> TextToImage:
+    """Load a text-to-image pipeline as the model of its family, such as `TextToImage`, `StableDiffusion3` or `Flux`.
+
+    Args:
+        pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub.
+        variant: variant of the weight files, such as fp16; default: files without a variant.
+        local_files_only: look for a pipeline's name only in the Hugging Face cache.
+        tuning: full trains every parameter of the network, lora only adapters in its attention, frozen none.
+        lora_rank: rank of the adapters.
+        lora_targets: last parts of the names of the layers that get adapters; default: the attention's projections.
+        dtype: precision of network and text encoders; the autoencoder, inputs and outputs are float32.
+        offload_text_encoders: keep the text encoders on the CPU, where they embed prompts.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if no family takes the pipeline; the message names its network and all families.
+    """
+    families = FAMILIES | {"Transformer2DModel": "PixArtSigma"}  # the name in the authors' index
+    return MODELS[family_of(pipeline, families, local_files_only)](
+        pipeline,
+        variant=variant,
+        local_files_only=local_files_only,
+        tuning=tuning,
+        lora_rank=lora_rank,
+        lora_targets=lora_targets,
+        dtype=dtype,
+        offload_text_encoders=offload_text_encoders,
+    )

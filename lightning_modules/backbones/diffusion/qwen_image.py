@@ -1,0 +1,127 @@
+"""Qwen-Image of diffusers, a latent flow-matching transformer of packed latents, with a vision-language model as text
+encoder.
+
+    z = (E(2 x - 1) - m) / d,   with mean m and deviation d of each channel
+
+The autoencoder is one of videos, here of a single frame. The embeddings of a prompt are padded to the maximum length of
+its pipeline and masked. For z_t and its prediction see `flow_transformer.py`.
+
+Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION
+from lightning_modules.backbones.diffusion.packed_latents import PackedLatents
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+
+
+class QwenImage(PackedLatents):
+    """Qwen-Image: its transformer, autoencoder and vision-language model."""
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "QwenImageTransformer2DModel",
+        "_class_name": "QwenImagePipeline",
+        "vae": "AutoencoderKLQwenImage",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+    }
+    default_lora_targets = JOINT_ATTENTION
+    prompt_fields = ("embedding", "mask")
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        pipeline: str,
+        config: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        tuning: Tuning = "frozen",
+        lora_rank: int = 4,
+        lora_targets: Sequence[str] | None = None,
+        dtype: Precision | None = None,
+        gradient_checkpointing: bool = False,
+        offload_text_encoders: bool = False,
+    ) -> None:
+        super().__init__(
+            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
+            gradient_checkpointing, offload_text_encoders,
+        )  # fmt: skip
+        for name, values in (("mean", self.vae.config.latents_mean), ("deviation", self.vae.config.latents_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of channels of z."""
+        return self.pipeline.vae.config.z_dim
+
+    @property
+    def scaling_factor(self) -> Tensor:
+        """1 / d, `[c, 1, 1]`."""
+        return 1 / self.deviation
+
+    @property
+    def shift_factor(self) -> Tensor:
+        """m, `[c, 1, 1]`."""
+        return self.mean
+
+    def extra_repr(self) -> str:
+        return type(self.scheduler).__name__
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
+        embedding, mask = self.pipeline.encode_prompt(texts, device, max_sequence_length=most)
+        if mask is None:  # none of the texts is padded
+            mask = torch.ones(embedding.shape[:2], dtype=torch.int64, device=device)
+        padding = most - embedding.shape[1]
+        return Prompts(F.pad(embedding, (0, 0, 0, padding)), mask=F.pad(mask, (0, padding)))
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Compute mean and deviation of E's distribution for images in [0, 1], `[B, 2, c, h, w]`."""
+        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode z to images, `[B, 3, H, W]`, clipped to [0, 1] by the autoencoder."""
+        scaled = latent / self.scaling_factor + self.shift_factor
+        frame = self.vae.decode(scaled.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
+        return ((frame + 1) / 2).to(latent.dtype)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: T t, `[B]` or one for all.
+            prompts: B prompts.
+        """
+        assert prompts.mask is not None
+        count, _, height, width = latent.shape
+        output = self.network(
+            hidden_states=self.packed(latent),
+            timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
+            encoder_hidden_states=prompts.embedding.to(latent.dtype),
+            encoder_hidden_states_mask=prompts.mask.bool(),
+            img_shapes=[[(1, height // 2, width // 2)]] * count,
+        ).sample
+        return self.unpacked(output, height, width).squeeze(2)
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        return {
+            "prompt_embeds": prompts.embedding,
+            "prompt_embeds_mask": prompts.mask,
+            "negative_prompt_embeds": empty.embedding,
+            "negative_prompt_embeds_mask": empty.mask,
+        }
+
+    def for_guidance(self, scale: float) -> dict[str, Any]:
+        """Return the guidance scale as a keyword argument of the pipeline, which keeps the norm of its prediction."""
+        return {"true_cfg_scale": scale}

@@ -1,0 +1,77 @@
+"""Sana of diffusers, a latent flow-matching transformer of linear attention, with a language model as text encoder.
+
+Its autoencoder is deterministic and has an eighth of the positions of Stable Diffusion's. Texts follow an instruction,
+the default of its pipeline; padding is masked. For z_t and its prediction see `flow_transformer.py`.
+
+Source: Xie et al., SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers, ICLR 2025,
+arXiv 2410.10629.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+
+PIPELINE_MULTIPLE = 32
+"""Number of pixels by which the pipeline requires height and width to be divisible, whatever its autoencoder."""
+
+
+class Sana(FlowTransformer):
+    """Sana or Sana 1.5: its transformer, deep-compression autoencoder and language model."""
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "SanaTransformer2DModel",
+        "_class_name": "SanaPipeline",
+        "vae": "AutoencoderDC",
+    }
+    default_lora_targets = TextToImage.default_lora_targets
+    prompt_fields = ("embedding", "mask")
+
+    @property
+    def size_multiple(self) -> int:
+        """Number of pixels by which height and width of an image must be divisible."""
+        return math.lcm(PIPELINE_MULTIPLE, super().size_multiple)
+
+    def embedded(self, texts: list[str], device: torch.device, instructed: bool = True) -> Prompts:
+        instruction = inspect.signature(type(self.pipeline).__call__).parameters["complex_human_instruction"].default
+        embedding, mask, _, _ = self.pipeline.encode_prompt(
+            texts,
+            do_classifier_free_guidance=False,
+            device=device,
+            complex_human_instruction=instruction if instructed else None,
+        )
+        return Prompts(embedding, mask=mask)
+
+    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
+        """Embed the empty prompt n times, without the instruction."""
+        return self.embedded([""] * n, device, instructed=False)
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Compute E's latents for images in [0, 1], and a deviation of 0, `[B, 2, c, h, w]`."""
+        latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
+        return torch.stack([latent, torch.zeros_like(latent)], dim=1)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: T t, `[B]` or one for all.
+            prompts: B prompts.
+        """
+        return self.network(
+            latent,
+            encoder_hidden_states=prompts.embedding.to(latent.dtype),
+            encoder_attention_mask=prompts.mask,
+            timestep=self.network.config.timestep_scale * timestep.expand(len(latent)),
+        ).sample[:, : latent.shape[1]]
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        return super().for_pipeline(prompts, empty) | {"negative_prompt": None, "use_resolution_binning": False}

@@ -1,0 +1,124 @@
+"""Embedded prompts, and the text encoders that embed them: on the device of the network, on the CPU, or freed."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class Prompts(NamedTuple):
+    """Embedded prompts, as input of the networks."""
+
+    embedding: Tensor
+    """`[B, L, D]`, of L tokens."""
+    pooled: Tensor | None = None
+    """`[B, P]`, for SDXL and flow-matching transformers."""
+    mask: Tensor | None = None
+    """`[B, L]`, 1 for a token and 0 for padding, for transformers that mask it."""
+    second: Tensor | None = None
+    """`[B, M, E]`, of a second text encoder; only for Hunyuan-DiT, as is its mask."""
+    second_mask: Tensor | None = None
+    """`[B, M]`."""
+
+    def rows(self, index: Any) -> "Prompts":
+        """Select some of the prompts."""
+        return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
+
+    def to(self, place: Any) -> "Prompts":
+        """Move to a device."""
+        return Prompts(*(None if value is None else value.to(place) for value in self))  # type: ignore[arg-type]
+
+    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
+        """Replace prompts where the mask `chosen`, `[B]`, is true; `other` holds B prompts or a single prompt."""
+
+        def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if own is None or theirs is None:
+                return None
+            return torch.where(chosen.view(-1, *[1] * (own.ndim - 1)), theirs.to(own), own)
+
+        return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
+
+
+def concatenated(prompts: Sequence[Prompts]) -> Prompts:
+    """Concatenate batches of prompts of one model."""
+    return Prompts(*(None if values[0] is None else torch.cat(values) for values in zip(*prompts, strict=True)))  # type: ignore[arg-type]
+
+
+class TextEncoders(nn.Module):
+    """Embeds prompts by the text encoders of a diffusers pipeline.
+
+    A family implements `embedded`. The encoders, with most of a pipeline's weights in some families, need not be on the
+    device of the network (`offload_text_encoders`), nor in memory once all texts are known (`free_text_encoders`).
+    """
+
+    pipeline: Any
+    network: Any
+    text_encoders: nn.ModuleList
+    _known: tuple[dict[str, Prompts], Prompts] | None = None
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        """Embed B texts, each truncated or padded to the same length, by encoders on this device."""
+        raise NotImplementedError
+
+    def embedded_empty(self, n: int, device: torch.device) -> Prompts:
+        """Embed the empty prompt n times as the pipeline does for guidance, by encoders on this device."""
+        return self.embedded([""] * n, device)
+
+    @torch.no_grad()
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
+        """Embed B texts, each truncated or padded to the encoder's length, on the network's device.
+
+        Raises:
+            ValueError: if the text encoders are freed and a text was not embedded before.
+        """
+        if self._known is None:
+            return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
+        unknown = [text for text in texts if text not in self._known[0]]
+        if unknown:
+            raise ValueError(f"the text encoders were freed after caching, and cannot embed the prompt {unknown[0]!r}")
+        return concatenated([self._known[0][text] for text in texts]).to(self._network_device())
+
+    @torch.no_grad()
+    def empty_prompts(self, n: int) -> Prompts:
+        """Embed the empty prompt n times, as the pipeline does for guidance, on the network's device."""
+        if self._known is None:
+            return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
+        return self._known[1].rows([0] * n).to(self._network_device())
+
+    def offload_text_encoders(self) -> None:
+        """Keep the text encoders on the CPU from now on, wherever the model goes."""
+        encoders = self.text_encoders.to("cpu")
+        del self.text_encoders
+        self.__dict__["text_encoders"] = encoders  # not a submodule: `to` moves only these
+
+    def free_text_encoders(self, texts: Sequence[str]) -> None:
+        """Embed the texts and the empty prompt, and remove the text encoders from memory.
+
+        The encoders of a fully trained model, which is saved with them, are kept on the CPU instead.
+
+        Args:
+            texts: the only texts that will be embedded afterwards.
+        """
+        if self._known is not None:
+            return
+        if all(parameter.requires_grad for parameter in self.network.parameters()):
+            self.offload_text_encoders()
+            return
+        embedded = {text: self.encode_prompts([text]).to("cpu") for text in dict.fromkeys(texts)}
+        self._known = embedded, self.empty_prompts(1).to("cpu")
+        for parameter in self.text_encoders.parameters():
+            parameter.data = parameter.data.new_empty(0)  # DistributedDataParallel refers to it
+        for name in ENCODERS:
+            if getattr(self.pipeline, name, None) is not None:
+                setattr(self.pipeline, name, None)
+        self.__dict__.pop("text_encoders", None)
+        self.text_encoders = nn.ModuleList()
+
+    def _encoding_device(self) -> torch.device:
+        return next(self.text_encoders.parameters()).device
+
+    def _network_device(self) -> torch.device:
+        return next(self.network.parameters()).device

@@ -1,0 +1,80 @@
+"""Z-Image of diffusers, a single-stream flow-matching transformer with a language model as text encoder.
+
+Its network is told 1 - t, from noise at 0 to data at 1, and predicts z - e; here the sign is turned, so that the
+prediction is e - z, as for the other families (see `flow_transformer.py`). It takes a list of images and of embeddings
+without padding, whose lengths the host must know: a step waits for them.
+
+Source: Z-Image Team, Z-Image: An Efficient Image Generation Foundation Model with Single-Stream Diffusion Transformer,
+2025, arXiv 2511.22699.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+
+
+class ZImage(FlowTransformer):
+    """Z-Image or Z-Image-Turbo: its transformer, autoencoder and language model."""
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        "transformer": "ZImageTransformer2DModel",
+        "_class_name": "ZImagePipeline",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+    }
+    default_lora_targets = TextToImage.default_lora_targets
+    prompt_fields = ("embedding", "mask")
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the pipeline generates by default."""
+        return 1024
+
+    @property
+    def patch_size(self) -> int:
+        """Height and width of a position of the transformer, in latent pixels: the default of its forward pass."""
+        return 2
+
+    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+        most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
+        embedded, _ = self.pipeline.encode_prompt(list(texts), device, False, max_sequence_length=most)
+        room = embedded[0].new_zeros(most, embedded[0].shape[1])  # all batches are padded to the same length
+        padded = pad_sequence([*embedded, room], batch_first=True)[:-1]
+        lengths = torch.tensor([len(each) for each in embedded], device=device)
+        return Prompts(padded, mask=(torch.arange(most, device=device) < lengths[:, None]).to(torch.int64))
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: T t, `[B]` or one for all.
+            prompts: B prompts.
+        """
+        output = self.network(
+            list(latent.unsqueeze(2).unbind()),
+            1 - timestep.expand(len(latent)) / self.scheduler.config.num_train_timesteps,
+            [each.to(latent.dtype) for each in without_padding(prompts)],
+        ).sample
+        return -torch.stack(output).squeeze(2).to(latent.dtype)
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        return {"prompt_embeds": without_padding(prompts), "negative_prompt_embeds": without_padding(empty)}
+
+    def for_guidance(self, scale: float) -> dict[str, Any]:
+        """Return the guidance scale as a keyword argument of the pipeline, where 0 turns guidance off, not 1."""
+        return {"guidance_scale": scale - 1}
+
+
+def without_padding(prompts: Prompts) -> list[Tensor]:
+    """Return the embeddings of each prompt's tokens, `[l, D]`."""
+    assert prompts.mask is not None
+    lengths = prompts.mask.sum(dim=1).int().tolist()
+    return [each[:length] for each, length in zip(prompts.embedding, lengths, strict=True)]

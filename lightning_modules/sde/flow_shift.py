@@ -1,0 +1,33 @@
+"""Times of flow matching t in [0, 1], from data to noise, shifted towards noise: a t / (1 + (a - 1) t).
+
+Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024, arXiv
+2403.03206, section 5.3.2.
+"""
+
+import math
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+Time = TypeVar("Time", float, Tensor)
+
+
+def shifted(t: Time, shift: float) -> Time:
+    """Shift t by a."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def scheduler_shift(config: Any, positions: int) -> float:
+    """Compute the shift of times for images of so many positions, as `calculate_shift` of diffusers' pipelines.
+
+    Args:
+        config: config of a diffusers scheduler of flow matching. With `use_dynamic_shifting` the shift, or its
+            logarithm, is linear in the number of positions; otherwise it is constant.
+        positions: number of positions of an image in the transformer.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return config.get("shift", config.get("flow_shift"))
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = base + (most - base) * (positions - low) / (high - low)
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)

@@ -1,0 +1,69 @@
+"""A pipeline gets the model of its family, or is rejected by one sentence that names what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.backbones.diffusion.families import MODELS, text_to_image_pipeline
+from lightning_modules.backbones.diffusion.pixart import PixArtSigma
+from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
+from tests.tiny_pipelines import save_pixart_sigma
+
+
+def test_each_family_is_listed_by_the_class_of_its_network() -> None:
+    assert set(FAMILIES.values()) == set(MODELS)
+    for network, model in FAMILIES.items():
+        allowed = MODELS[model].part_classes.get("transformer", network)
+        assert network in ((allowed,) if isinstance(allowed, str) else allowed)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "model"),
+    [("xl", "TextToImage"), ("sana", "Sana"), ("z_image", "ZImage"), ("hunyuan_dit", "HunyuanDiT")],
+)
+def test_a_pipeline_gets_the_model_of_its_family(fixture: str, model: str, request: pytest.FixtureRequest) -> None:
+    loaded = text_to_image_pipeline(str(request.getfixturevalue(fixture)), tuning="lora", lora_rank=2)
+    assert type(loaded).__name__ == model
+    assert any("lora_" in name for name in loaded.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_old_name_of_a_network_is_known(tmp_path: Path) -> None:
+    folder = save_pixart_sigma(tmp_path, "Transformer2DModel")
+    assert isinstance(text_to_image_pipeline(str(folder)), PixArtSigma)
+
+
+def test_an_unknown_pipeline_is_rejected_by_a_sentence_that_names_what_is_missing(sana: Path, tmp_path: Path) -> None:
+    """Its parts are not loaded."""
+    index = json.loads((sana / "model_index.json").read_text())
+    for name in index:
+        (tmp_path / name).mkdir()
+    index["transformer"] = ["diffusers", "Lumina2Transformer2DModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    supported = r"supported are TextToImage \(UNet2DConditionModel\), StableDiffusion3 \(SD3Transfor.*, HunyuanDiT \("
+    with pytest.raises(ValueError, match=f"its transformer is a Lumina2Transformer2DModel; {supported}"):
+        text_to_image_pipeline(str(tmp_path))
+    with pytest.raises(ValueError, match=f"lacks unet; its model_index.json has: .*; {supported}"):
+        TextToImage(str(tmp_path))
+    with pytest.raises(ValueError, match=f"must be of class PixArt.*, got Lumina2Transformer2DModel; {supported}"):
+        PixArtSigma(str(tmp_path))
+
+
+def test_a_pipeline_of_another_family_names_its_model(sana: Path, pixart_sigma: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got SanaTransformer2DModel; Sana takes this pipeline"):
+        PixArtSigma(str(sana))
+    index = json.loads((pixart_sigma / "model_index.json").read_text())
+    for name in index:
+        (tmp_path / name).mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "PixArtAlphaPipeline"}))
+    with pytest.raises(ValueError, match=r"_class_name of .* must be of class PixArtSigmaPipeline, got PixArtAlphaPip"):
+        PixArtSigma(str(tmp_path))
+
+
+def test_a_pipeline_without_a_network_is_rejected(sana: Path, tmp_path: Path) -> None:
+    index = json.loads((sana / "model_index.json").read_text())
+    del index["transformer"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="it has neither unet nor transformer; supported are"):
+        text_to_image_pipeline(str(tmp_path))

@@ -1,0 +1,100 @@
+"""Z-Image gives what diffusers alone gives, is trained as its pipeline calls it, and is saved for it to load."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from torch import Tensor
+
+from lightning_modules.backbones.diffusion.z_image import ZImage
+from lightning_modules.diffusion.finetuning.objectives import FlowMatching
+from tests.backbones.diffusion.family_checks import (
+    CAPTIONS,
+    assert_a_step_equals,
+    assert_cached_equals_computed,
+    assert_half_precision_is_inside,
+    exported,
+    noise,
+    train_on_one_image,
+)
+
+GIVEN: dict[str, Any] = {"height": 16, "width": 16, "output_type": "pt"}
+STEPS: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
+    """Its guidance scale is less by 1."""
+    return alone(CAPTIONS[:2], latents=latent, num_inference_steps=2, guidance_scale=1.0, **GIVEN).images
+
+
+def test_it_generates_what_diffusers_alone_generates(z_image: Path) -> None:
+    model = ZImage(str(z_image))
+    expected = drawn_by_diffusers(ZImagePipeline.from_pretrained(z_image), noise(model, 2, 16))
+    prompts = model.encode_prompts(CAPTIONS[:2])
+    torch.testing.assert_close(model.generate(prompts, noise(model, 2, 16), **STEPS), expected)
+    assert prompts.embedding.shape == (2, 512, 16)
+    assert prompts.mask is not None
+    assert prompts.mask.sum(dim=1).tolist() == [10, 9]
+    assert (model.image_size, model.size_multiple, model.prediction) == (1024, 4, "flow")
+    assert model.state_dict() == {}
+
+
+def test_a_step_of_the_sampler_is_eulers(z_image: Path) -> None:
+    """From noise, at t = 1, to t = 0 it goes by -(e - z), whatever the network's own sign and time are."""
+    model = ZImage(str(z_image))
+    prompts = model.encode_prompts(CAPTIONS[:2])
+    given = {**model.for_pipeline(prompts, prompts), **GIVEN, "guidance_scale": 0.0, "output_type": "latent"}
+    found = model.pipeline(**given, latents=noise(model, 2, 16), num_inference_steps=1).images
+    with torch.no_grad():
+        velocity = model(noise(model, 2, 16), torch.tensor(1000.0), prompts)
+    torch.testing.assert_close(found, noise(model, 2, 16) - velocity)
+
+
+def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(z_image: Path) -> None:
+    def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
+        draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+        u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
+        t = 3 * u / (1 + 2 * u)
+        with torch.no_grad():
+            posterior = alone.vae.encode(2 * image - 1).latent_dist
+            clean = (posterior.mean + posterior.std * draw - 0.1159) * 0.3611
+            embedding, _ = alone.encode_prompt(list(captions), do_classifier_free_guidance=False)
+        level = t.view(-1, 1, 1, 1)
+        noisy = ((1 - level) * clean + level * e).unsqueeze(2)
+        output = alone.transformer(list(noisy.unbind(dim=0)), (1000 - 1000 * t) / 1000, embedding, return_dict=False)[0]
+        velocity = -torch.stack(output).squeeze(2)
+        return (velocity - (e - clean)).square().mean()
+
+    alone = ZImagePipeline.from_pretrained(z_image)
+    assert_a_step_equals(ZImage(str(z_image), tuning="full"), alone, 16, expected, flow=FlowMatching())
+
+
+def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(z_image: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ZImage(str(z_image), tuning="lora", lora_rank=2)
+    before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model, 2, 16), **STEPS)
+    train_on_one_image(model, 16)
+    alone: Any = ZImagePipeline.from_pretrained(z_image)
+    alone.load_lora_weights(exported(model, tmp_path))
+    found = model.generate(prompts, noise(model, 2, 16), **STEPS)
+    torch.testing.assert_close(found, drawn_by_diffusers(alone, noise(model, 2, 16)), atol=1e-5, rtol=0)
+    assert (found - before).abs().max() > 1e-3
+
+
+def test_half_precision_is_inside_and_float64_where_it_is_asked_for(z_image: Path) -> None:
+    assert_half_precision_is_inside(ZImage, z_image, 16)
+
+
+def test_what_is_cached_equals_what_is_computed(z_image: Path, tmp_path: Path) -> None:
+    assert_cached_equals_computed(ZImage(str(z_image), tuning="lora"), tmp_path, 16)
+
+
+def test_z_image_has_six_billion_parameters_and_takes_a_step_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        network: Any = ZImageTransformer2DModel()
+        latents, embeddings = list(torch.empty(2, 16, 1, 128, 128)), [torch.empty(20, 2560), torch.empty(90, 2560)]
+        output = network(latents, torch.empty(2), embeddings).sample
+    assert sum(parameter.numel() for parameter in network.parameters()) == 6_154_908_736
+    torch.stack(output).mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())

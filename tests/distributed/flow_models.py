@@ -1,0 +1,35 @@
+"""Tiny flow-matching pipelines and small coloured images, which configs of generic tests name."""
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.image_sets import ImagesInMemory
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from tests.tiny_pipelines import save_flux, save_stable_diffusion_3
+
+
+class ColouredDigits(Digits):
+    """Digits of 16 x 16 pixels in three channels, of which one is inverted."""
+
+    def __init__(self, train_size: int = 1300) -> None:
+        super().__init__(train_size, image_size=16)
+        self.image_shape = (3, 16, 16)
+
+    def _read(self, rows: slice) -> ImagesInMemory:
+        grey = super()._read(rows)
+        return ImagesInMemory(torch.cat([grey.image, 255 - grey.image, grey.image], dim=1), grey.label)
+
+
+def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:
+    """Load a tiny pipeline, the same each time, with adapters of rank 2; the global random state is left as it is."""
+    save = save_flux if family == "flux" else save_stable_diffusion_3
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
+        model = text_to_image_pipeline(str(save(Path(folder))), tuning="lora", lora_rank=2)
+    if family == "flux":
+        model.pipeline.default_sample_size = 8
+    return model
