@@ -1,10 +1,9 @@
 """Metrics of a confidence that should be higher for in-distribution inputs than for other inputs.
 
 AUROC: probability that an in-distribution input has a higher confidence than an out-of-distribution input; ties count
-    half. AUPR in:
-average precision with the in-distribution inputs as positives. AUPR out: average precision with the other inputs as
-positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold that accepts 95 %
-of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
+half. AUPR in: average precision with the in-distribution inputs as positives. AUPR out: average precision with the
+other inputs as positives, by negative confidence. TNR at 95 % TPR: fraction of the other inputs below the threshold
+that accepts 95 % of the in-distribution inputs. Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
 The TNR threshold is the k-th lowest of N in-distribution confidences, with 1 - k/N closest to .95.
 As in the authors' code, out-of-distribution inputs with exactly the confidence of the threshold do not count as below

@@ -29,8 +29,7 @@ class UNet(nn.Module):
     """Map images `[B, C, H, W]` of any size to logits `[B, K, H, W]`.
 
     After the poolings, at least one pixel must remain: `H` and `W` are at least 2^(levels - 1). If a pooling drops an
-        odd
-    row or column, the decoder pads with zeros.
+    odd row or column, the decoder pads with zeros.
 
     Args:
         in_channels: channels of an image, C.

@@ -12,9 +12,9 @@ running average of the mixture mean over the steps: avg <- 0.9 avg + 0.1 sum_k r
 final mean sigma exceeds 0.05, the fit is repeated once from new weights.
 
 Departures: where pooling drops rows and columns, the U-Net pads with zeros instead of neighbouring values. This affects
-    images with sides that are not multiples of 16. The noise estimate ignores the last rows and columns if a side is
-    not a multiple of 4. The authors' code fails for such images. A sub-image with fewer than two weak-texture patches
-    counts as noise-free. The authors' code treats the resulting NaN in the same way.
+images with sides that are not multiples of 16. The noise estimate ignores the last rows and columns if a side is not a
+multiple of 4. The authors' code fails for such images. A sub-image with fewer than two weak-texture patches counts as
+noise-free. The authors' code treats the resulting NaN in the same way.
 
 Source: Cheng, Liu and Tan, Score Priors Guided Deep Variational Inference for Unsupervised Real-World Single Image
 Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18. As in the authors' code, each fit has one image, batch

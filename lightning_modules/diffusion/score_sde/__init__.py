@@ -17,10 +17,9 @@ inserted into the sample. Colourisation does the same in a rotated colour space,
 class labels, a noise-conditional classifier adds the gradient of log p(y | x_t) to the score.
 
 Departures: outside the known region, the inpainting of the authors computes the noise-free mean from the noisy sample.
-    Here
-the predictor gives the noise-free mean, and known pixels are inserted from the first step on. The authors' corrector
-fails for sub-VP. Here, the corrector uses a = 1 - beta_i, as for VP. In the corrector, each rank averages norms over
-its own part of the batch.
+Here the predictor gives the noise-free mean, and known pixels are inserted from the first step on. The authors'
+corrector fails for sub-VP. Here, the corrector uses a = 1 - beta_i, as for VP. In the corrector, each rank averages
+norms over its own part of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the hyperparameters of the authors' code.

@@ -4,7 +4,7 @@ The outputs of the encoder for the image latent are added to the decoder of the 
 features are added inside the encoder of the U-Net.
 
 Both encoders are diffusers ControlNets: copies of the U-Net's encoder with zero-initialised outputs. Their input is the
-    image latent or the features instead of noise, and the hint branch is removed.
+image latent or the features instead of noise, and the hint branch is removed.
 """
 
 from collections.abc import Iterator, Sequence

@@ -36,8 +36,8 @@ decay and dropout. In Hessian-vector products, BatchNorm uses the statistics of 
 The authors' code first recomputes the running statistics.
 
 Not implemented: products with H - G, the Lanczos optimiser, K-FAC (but the `damping` of any optimizer is scaled), and
-    the scaling law of the Gauss-Newton matrix (but its spectrum can be measured). This implementation is
-based on the abstract, the code and the theory of additive spikes; the paper's full text was not available.
+the scaling law of the Gauss-Newton matrix (but its spectrum can be measured). This implementation is based on the
+abstract, the code and the theory of additive spikes; the paper's full text was not available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to
 Neural Network Training, JMLR 23(173), 2022, arXiv 2006.09092.

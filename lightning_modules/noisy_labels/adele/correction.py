@@ -9,10 +9,9 @@ class TrainingPassCorrection:
     """Correct labels by the merge rule, as for SegTHOR, with predictions made during the training epoch.
 
     Corrections accumulate: corrected labels can be corrected again. A category is corrected once per period of
-        `every_n_epochs` epochs. This happens the first time in the period that the test finds early learning to have
-        ended for the category.
-    Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must have one size and no
-    augmentation.
+    `every_n_epochs` epochs. This happens the first time in the period that the test finds early learning to have ended
+    for the category. Periods start at multiples of `every_n_epochs`, counting epochs from 1. Training images must have
+    one size and no augmentation.
 
     Each rank keeps two bytes per training pixel in host memory until the end of the epoch: 7,000 slices of 256 x 256
     pixels take 0.9 GB in total. A mid-epoch checkpoint includes the epoch's predictions so far.

@@ -114,7 +114,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
     """Choose the categories that the merge rule corrects after an epoch, each once per period of n epochs.
 
     Counting epochs from 1, periods start at multiples of n: 1 to n - 1, n to 2 n - 1, and so on. In each period, a
-        category is corrected once, when the test finds for the first time that early learning has ended for it.
+    category is corrected once, when the test finds for the first time that early learning has ended for it.
 
     Args:
         ended: categories whose early learning has ended according to the test after this epoch, `[K]`, bool.
