@@ -45,16 +45,14 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     Args:
         network: NPNet; `with_released_weights` loads the authors' weights.
-        model: frozen diffusion or flow-matching model, `TextToImage`, `StableDiffusion3` or another family of a
-            pipeline, or `PixelModel`.
+        model: frozen model: `PixelModel`, `TextToImage`, `StableDiffusion3` or the class of another pipeline.
         rewards: reward models that score images for texts, by name, such as `CLIPReward`; the first one selects pairs.
         start: initial noise of images in `test`. `golden` is the noise of NPNet, `standard` is unchanged noise, and
             `redenoised` is computed like the training targets.
         pair_steps: N, number of steps of the sampling schedule; its first step creates the pairs.
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
-        official_offset: invert between the noise levels of the third and the second timestep, as the authors' code
-            does.
+        official_offset: invert between the noise levels of the third and second timestep, as the authors' code does.
         num_inference_steps: sampling steps per image.
         guidance_scale: guidance scale in sampling.
         prompts: texts that `sample` cycles through.
