@@ -37,10 +37,10 @@ def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **
         generator = generators[0] if len(generators) == 1 else generators
         images = sampler.sample(n, generator=generator, **options).float()
     if images.ndim != 4 or len(images) != n:
-        raise ValueError(f"{name}.sample({n}) must give images [{n}, C, H, W], and gives {list(images.shape)}")
+        raise ValueError(f"{name}.sample({n}) must return images [{n}, C, H, W], got {list(images.shape)}")
     lowest, highest = torch.stack(images.aminmax()).tolist()
     if not (lowest >= -0.01 and highest <= 1.01):
-        raise ValueError(f"{name}.sample must give images in [0, 1], and gives {lowest:g}...{highest:g}")
+        raise ValueError(f"{name}.sample must return images in [0, 1], got {lowest:g}...{highest:g}")
     return (images * 255).clamp(0, 255).to(torch.uint8)
 
 

@@ -24,7 +24,6 @@ from tests.command import ROOT, environment
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
 CPU = torch.device("cpu")
-IMAGES = 200
 
 
 def features(count: int, dimensions: int, seed: int) -> np.ndarray:
@@ -119,11 +118,11 @@ def cost(*arguments: str, folder: Path) -> Cost:
         return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss, file.read())
 
 
-def write_images(folder: Path, seed: int) -> Path:
+def write_images(folder: Path, seed: int, count: int) -> Path:
     """Write parts of two photographs, of 64 x 64 pixels."""
     folder.mkdir()
     random, photographs = np.random.default_rng(seed), load_sample_images().images
-    for number in range(IMAGES):
+    for number in range(count):
         top, left = random.integers(0, 360), random.integers(0, 570)
         Image.fromarray(photographs[(number + seed) % 2][top : top + 64, left : left + 64]).save(
             folder / f"{number}.png"
@@ -139,14 +138,15 @@ print(torch_fidelity.calculate_metrics(input1=sys.argv[1], input2=sys.argv[2], c
 """
 
 
-def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [200, 1000])
+def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path, count: int) -> None:
     """Folders of images to a number, each tool in a process of its own, one thread. clean-fid reads other weights."""
     _, name = peer("torch_fidelity", "torch-fidelity")
     try:
         default_weights()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    folders = [str(write_images(tmp_path / f"images{seed}", seed)) for seed in (0, 1)]
+    folders = [str(write_images(tmp_path / f"images{seed}", seed, count)) for seed in (0, 1)]
     network = FIDInception()
     network.read()
     classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}  # FID does not use it
@@ -159,7 +159,7 @@ def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path) -> N
     found = re.search(r"^fid\S* ([\d.]+)$", ours.printed, re.MULTILINE | re.IGNORECASE)
     assert found, ours.printed
     assert float(found[1]) == pytest.approx(float(theirs.printed.split()[-1]), rel=1e-3)
-    run = f"FID of 2 x {IMAGES} images of 64 x 64 with the real Inception, imports and all, over {name}"
+    run = f"FID of 2 x {count:,} images of 64 x 64 with the real Inception, imports and all, over {name}"
     report(f"CPU time of {run}", ours.seconds / theirs.seconds, "<= 1.05")
     report(f"peak memory of {run}", ours.kib / theirs.kib, "<= 1.05")
     assert max(ours.seconds / theirs.seconds, ours.kib / theirs.kib) <= 1.05

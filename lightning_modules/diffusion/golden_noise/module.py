@@ -115,7 +115,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
             spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
             self.times = scheduler_path(spaced, pair_steps)
             if level(self.levels, self.times[0]) <= 0:
-                raise ValueError("scheduler: abar of its first timestep must be above 0 for the inversion step, got 0")
+                raise ValueError("scheduler: abar of the first timestep must be above 0 for the inversion step, got 0")
         channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
         if wanted is not None and channels != wanted(1)[1]:
             raise ValueError(f"network has noise of {channels} channels, but the model's latents have {wanted(1)[1]}")

@@ -130,6 +130,6 @@ def test_a_folder_of_other_settings_is_rejected(tmp_path: Path, change: dict[str
 def test_a_folder_of_other_images_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images/holiday.png")
-    with pytest.raises(ValueError, match=r"holds results, and .*settings.json.* is missing"):
+    with pytest.raises(ValueError, match=r"has results, but .*settings.json.* is missing"):
         fill(tmp_path)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["holiday.png"]
