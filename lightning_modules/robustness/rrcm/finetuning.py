@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained encoder to classify images at one noise level in a single forward pass."""
+"""Fine-tune a pre-trained encoder to classify images at a single noise level, in one forward pass."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,14 +25,14 @@ from lightning_modules.training.logging import log_training
 def pretrained_encoder(
     network: nn.Module, path: str, copy: Literal["average", "network", "target_network"] = "average"
 ) -> nn.Module:
-    """Load an encoder's weights from a checkpoint of `RRCMPretraining`.
+    """Load the weights of an encoder from a checkpoint of `RRCMPretraining`.
 
     On the meta device, no file is read.
 
     Args:
-        network: the pre-trained encoder's architecture; its final norm may be `nn.Identity`, as for CIFAR-10.
+        network: architecture of the pre-trained encoder; the final norm may be `nn.Identity`, as for CIFAR-10.
         path: checkpoint file, or a folder that contains a checkpoint.
-        copy: which copy to load: the slow average, the trained network, or its target.
+        copy: which copy of the weights to load: the slow average, the trained network, or the target network.
 
     Returns:
         `network` itself.
