@@ -92,6 +92,7 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
     """Compute a lower bound of log p(x), `[B]`, from K encoder samples.
 
     The bound is log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x).
+
     Args:
         x: points, `[B, D]`.
         mean: f(z_k), `[B, K, D]`.

@@ -1,4 +1,4 @@
-"""Checks, before training starts, of settings that an algorithm requires."""
+"""Checks of settings that an algorithm requires. They run before training starts."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
     Args:
         trainer: trainer of the run.
         name: name of the module.
-        what: why some parameters get no gradient, worded as a verb phrase for the error message.
+        what: reason why some parameters get no gradient, as a verb phrase for the error message.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy to use.

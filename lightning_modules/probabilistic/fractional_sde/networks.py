@@ -130,6 +130,7 @@ class Inference(nn.Module):
     """Infer the start of a path and the input of the control.
 
     The network has two convolutions over time, and three layers on the first frames.
+
     Args:
         num_features: number of features of each frame.
         num_latents: D.

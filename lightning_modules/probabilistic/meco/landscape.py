@@ -1,6 +1,7 @@
 """Energies with one parameter, and the curvature of objectives at the truth.
 
 The data have a normal distribution with unknown mean.
+
 Let data be N(R, 1), noise N(0, 1), and f = theta x - x^2 / 2 the exponential family. Then the objective of maximum
 likelihood is (theta - R)^2 / 2. Its curvature is 1 for every R. The noise-contrastive objective is a function of
 (theta, c), and it is almost flat for large R. With h = f + c - log q and s' the derivative of the sigmoid, its Hessian

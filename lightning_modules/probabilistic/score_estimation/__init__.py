@@ -1,6 +1,7 @@
 """Learn the score of noisy data with a wide network, and stop before it fits noise.
 
 The network is compared with its kernel limit.
+
 Data X_0 lie in a ball of radius D and diffuse by dX = -g X dt / 2 + sqrt(g) dW. This gives X_t = a X_0 + sqrt(h) n with
 h = 1 - a^2. The score is (a f*(t, x) - x) / h with f* = E[X_0 | X_t = x], and weighted denoising score matching is
 

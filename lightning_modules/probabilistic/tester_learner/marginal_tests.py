@@ -128,6 +128,7 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
 @cache
 def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> Tensor:
     """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic.
+
     Args:
         samples: number of points in a sample.
         dim: d.

@@ -23,6 +23,7 @@ def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
     """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`.
 
     The mean of the noise over frames and pixels is first subtracted.
+
     The noisy clip is clipped to [0, 1], as in a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)

@@ -279,6 +279,7 @@ class CarliniWagner(MinimalAttack):
     """The l2 attack of Carlini and Wagner.
 
     It jointly minimises the norm of the perturbation and the margin of the label.
+
     The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:

@@ -146,6 +146,7 @@ def predict(votes: ArrayLike, alpha: float) -> int:
     """Return the class with the most votes, or abstain (PREDICT).
 
     The class must win an exact two-sided binomial test against the second class.
+
     Args:
         votes: votes for each class, `[K]`.
         alpha: probability that the returned class is not the class of g.
@@ -217,6 +218,7 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
     """Compute the certified accuracy at each radius r.
 
     This is the fraction of images that are classified correctly with a certified radius of at least r.
+
     Args:
         correct: whether the prediction equals the label, `[N]`; false if the classifier abstains.
         radius: certified radii, `[N]`, in pixel units.

@@ -1,6 +1,7 @@
 """Metrics of edits.
 
 PSNR and SSIM compare the edits of protected and original images. CLIP similarity compares an edit with its prompt.
+
 E_I and E_T are the CLIP embeddings of images and texts. They have unit length. An edit of a source image has two
 scores:
 

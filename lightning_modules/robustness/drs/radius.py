@@ -46,6 +46,7 @@ def published_radius_imagenet(probability: Sequence[float], sigma: float) -> flo
     """Compute the radius in the code of the authors for ImageNet.
 
     The radius is (r_l + r_r) / sqrt(2); see `published_radius_cifar10`.
+
     This radius is not guaranteed if one of the probabilities is below 1/2.
     """
     radius = sum(max(float(sigma * ndtri(p)), 0.0) for p in probability) / math.sqrt(2)

@@ -41,9 +41,8 @@ class Mahalanobis(ClassifierSteps, MethodModule):
     """Mahalanobis detector of a trained classifier.
 
     `fit` estimates the statistics of the classes, and `test` evaluates detection.
-
-    `fit` trains nothing. It is one pass over the training images, and further epochs have no effect. The network is in
-    evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. The logged
+    `fit` trains nothing: it takes one pass over the training images, and further epochs have no effect. The network is
+    in evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. The logged
     `train/cross_entropy` shows whether the network has its trained weights.
 
     `test` needs the DataModule `OutOfDistribution`. With `attacks`, any DataModule of labelled images works. For the
