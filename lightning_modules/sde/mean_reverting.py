@@ -124,9 +124,7 @@ class MeanReverting(nn.Module):
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the Euler estimate of the mean of x_{t-1}, `[B, C, H, W]`, from x_t and its noise, at times `[B]`
-        from 1.
-        """
+        """Compute the mean of x_{t-1}, `[B, C, H, W]`, by an Euler step from x_t and its noise, at times `[B]` >= 1."""
         rate = along(self.rate[t], x)
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 

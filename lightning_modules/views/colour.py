@@ -14,9 +14,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    """Blend images `[B, ...]` with other images by factors `[B]`: factor * image + (1 - factor) * other, clipped to [0,
-    1].
-    """
+    """Blend images `[B, ...]` by factors `[B]`: factor * image + (1 - factor) * other, clipped to [0, 1]."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return (f * image).add_((1 - f) * other).clamp_(0, 1)
 
