@@ -26,7 +26,9 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
 
 
 def ramped_decay(update: int, decay: float) -> float:
-    """Compute the decay of the n-th update, min(decay, (1 + n) / (10 + n)). It increases with n.
+    """Compute the decay of the n-th update, min(decay, (1 + n) / (10 + n)).
+
+    It increases with n.
 
     Args:
         update: number n of earlier updates.
@@ -62,7 +64,10 @@ class AveragedWeights(nn.Module):
         self._in_use = False
 
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
-        """Return the averaged parameters. It does not matter whether they currently require a gradient."""
+        """Return the averaged parameters.
+
+        It does not matter whether they currently require a gradient.
+        """
         named = dict(network.named_parameters())
         return [named[name] for name in self.names]
 
@@ -82,7 +87,10 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager that gives the network the averaged weights. Such contexts can be nested."""
+        """Context manager that gives the network the averaged weights.
+
+        Such contexts can be nested.
+        """
         if self._in_use:
             yield
             return

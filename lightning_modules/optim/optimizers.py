@@ -43,7 +43,10 @@ def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
-    """Context manager that freezes the parameters of modules. Gradients still flow to their inputs."""
+    """Context manager that freezes the parameters of modules.
+
+    Gradients still flow to their inputs.
+    """
     parameters = trainable_parameters(*modules)
     try:
         for parameter in parameters:

@@ -13,25 +13,37 @@ from datamodules.arguments import at_least, one_of, positive, within
 
 
 class CosineOverSteps(CosineAnnealingLR):
-    """Cosine annealing of PyTorch, stepped after every batch. `T_max` counts batches."""
+    """Cosine annealing of PyTorch, stepped after every batch.
+
+    `T_max` counts batches.
+    """
 
     interval = "step"
 
 
 class PolynomialOverSteps(PolynomialLR):
-    """Polynomial decay of PyTorch, stepped after every batch. `total_iters` counts batches."""
+    """Polynomial decay of PyTorch, stepped after every batch.
+
+    `total_iters` counts batches.
+    """
 
     interval = "step"
 
 
 class StepOverSteps(StepLR):
-    """StepLR of PyTorch, stepped after every batch. `step_size` counts batches."""
+    """StepLR of PyTorch, stepped after every batch.
+
+    `step_size` counts batches.
+    """
 
     interval = "step"
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0. The ratio is 0 from epoch T on."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0.
+
+    The ratio is 0 from epoch T on.
+    """
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -39,7 +51,9 @@ def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
 
 
 class CosineSchedule(LambdaLR):
-    """Constant learning rate for W epochs, then cosine annealing. It never reaches zero, as in PLS and LSA.
+    """Constant learning rate for W epochs, then cosine annealing.
+
+    It never reaches zero, as in PLS and LSA.
 
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 

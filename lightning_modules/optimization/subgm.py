@@ -1,8 +1,8 @@
-"""Recover a low-rank matrix from measurements with gross errors (SubGM). Sub-gradient steps begin at a small start.
+"""Recover a low-rank matrix from measurements with gross errors (SubGM).
 
-There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`. Some of them are arbitrarily
-wrong, or all are noisy. The method optimises a factor U `[d, r']` with any number of columns. If the rank is unknown,
-r' = d:
+Sub-gradient steps begin at a small start. There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X*
+`[d, d]`. Some of them are arbitrarily wrong, or all are noisy. The method optimises a factor U `[d, r']` with any
+number of columns. If the rank is unknown, r' = d:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
@@ -65,7 +65,9 @@ MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "
 def residuals_and_direction(
     features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i. Measurements are processed in chunks.
+    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i.
+
+    Measurements are processed in chunks.
 
     Args:
         features: measurement matrices A, `[m, d, d]`, on the device of the factor; with `at_once`, on any device.
@@ -134,7 +136,9 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SubGM(MethodModule):
-    """Recover a positive semidefinite matrix from measurements by sub-gradient steps. Runs on one or several ranks.
+    """Recover a positive semidefinite matrix from measurements by sub-gradient steps.
+
+    Runs on one or several ranks.
 
     Args:
         dim: dimension d of the matrix `[d, d]`.

@@ -56,7 +56,10 @@ AT_ONCE = 2**24
 
 
 def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
-    """Count the input rows b of a layer. For a convolution, all patches are rows."""
+    """Count the input rows b of a layer.
+
+    For a convolution, all patches are rows.
+    """
     if isinstance(layer, nn.Linear):
         return inputs[..., 0].numel()
     kernel: Any = zip(inputs.shape[2:], layer.kernel_size, layer.dilation, layer.padding, layer.stride, strict=True)
@@ -117,7 +120,9 @@ class _PreActivationGradient(torch.autograd.Function):
 
 
 def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
-    """Return the weight of a layer. Its gradient is that of TrAct for a mean loss.
+    """Return the weight of a layer.
+
+    Its gradient is that of TrAct for a mean loss.
 
     Args:
         layer: layer that has the weight, `[m, n]` or `[m, C, kh, kw]`.
@@ -145,7 +150,10 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
 
 
 class TrActLinear(nn.Linear):
-    """A linear layer that shares the parameters of another layer. Its weight gets the gradient of TrAct."""
+    """A linear layer that shares the parameters of another layer.
+
+    Its weight gets the gradient of TrAct.
+    """
 
     def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -157,7 +165,10 @@ class TrActLinear(nn.Linear):
 
 
 class TrActConv2d(nn.Conv2d):
-    """A convolution that shares the parameters of another layer. Its weight gets the gradient of TrAct."""
+    """A convolution that shares the parameters of another layer.
+
+    Its weight gets the gradient of TrAct.
+    """
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
         kernel: Any = layer.kernel_size
@@ -181,7 +192,9 @@ class TrActConv2d(nn.Conv2d):
 
 
 def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
-    """Replace the first layer of a network, in place. The weight of the new layer gets the gradient of TrAct.
+    """Replace the first layer of a network, in place.
+
+    The weight of the new layer gets the gradient of TrAct.
 
     Args:
         network: network that contains the layer; its parameters remain the same objects under the same names.
@@ -211,7 +224,9 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy. The steps of the first layer follow the gradient of its pre-activations.
+    """Train any network with cross-entropy.
+
+    The steps of the first layer follow the gradient of its pre-activations.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise

@@ -1,7 +1,7 @@
-"""Fit a generative model to data on a curve or surface by maximum likelihood. Noise is first added to the data.
+"""Fit a generative model to data on a curve or surface by maximum likelihood.
 
-The model is X = f(Z) + s eps with a network f, latent Z with a known distribution P_Z, and Gaussian eps. If the data
-have no density, the likelihood of the model
+Noise is first added to the data. The model is X = f(Z) + s eps with a network f, latent Z with a known distribution
+P_Z, and Gaussian eps. If the data have no density, the likelihood of the model
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
@@ -121,7 +121,10 @@ def cells_per_axis(points: int, dim: int) -> int:
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube. Each of k^d equal cells contains one point."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube.
+
+    Each of k^d equal cells contains one point.
+    """
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells
@@ -211,7 +214,10 @@ class SingularDensity(MethodModule):
         self.noise: Tensor | None = None
 
     def perturbed_rows(self, batch: TableBatch) -> Tensor:
-        """Return the points of the batch with noise, x + t e, `[B, D]`. The noise depends only on seed and index."""
+        """Return the points of the batch with noise, x + t e, `[B, D]`.
+
+        The noise depends only on seed and index.
+        """
         x = batch["features"]
         if self.level == 0:
             return x
@@ -222,10 +228,10 @@ class SingularDensity(MethodModule):
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), `[B]`, or its lower bound, for points `[B, D]`. The latents are sampled anew.
+        """Compute log p_{f,s}(x), `[B]`, or its lower bound, for points `[B, D]`.
 
-        Networks also compute in full precision. In bfloat16, the rounding error of points would be half of the default
-        `smallest_std`.
+        The latents are sampled anew. Networks also compute in full precision. In bfloat16, the rounding error of points
+        would be half of the default `smallest_std`.
         """
         with in_full_precision(x.device):
             return self._log_likelihood(x)
@@ -257,7 +263,10 @@ class SingularDensity(MethodModule):
         log_same(self, "train/std", self.log_std.exp())
 
     def generated(self, count: int) -> Tensor:
-        """Generate points f(z) `[count, D]`. The latents z cover their distribution evenly (Sobol sequence)."""
+        """Generate points f(z) `[count, D]`.
+
+        The latents z cover their distribution evenly (Sobol sequence).
+        """
         uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
         latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
         with in_full_precision(self.device):

@@ -122,7 +122,10 @@ class EDiffSR(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, x: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Estimate the noise in states `[B, C, H, W]` at timesteps `[B]`. The result has the dtype of the states."""
+        """Estimate the noise in states `[B, C, H, W]` at timesteps `[B]`.
+
+        The result has the dtype of the states.
+        """
         return self.network(x.to(self.dtype), degraded.to(self.dtype), t).to(x.dtype)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:

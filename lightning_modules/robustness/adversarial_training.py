@@ -24,7 +24,9 @@ from lightning_modules.training.logging import log_training
 
 
 class AdversarialTraining(ClassifierSteps, MethodModule):
-    """Train a classifier on attacked images. In `test`, the callback `RobustAccuracy` attacks the classifier.
+    """Train a classifier on attacked images.
+
+    In `test`, the callback `RobustAccuracy` attacks the classifier.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.

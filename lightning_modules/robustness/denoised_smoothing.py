@@ -122,7 +122,9 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Denoise images by one network evaluation. Their noise has the standard deviation `sigma`, in pixel units.
+        """Denoise images by one network evaluation.
+
+        Their noise has the standard deviation `sigma`, in pixel units.
 
         Raises:
             ValueError: if `sigma` is not a single number.
@@ -132,7 +134,10 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` of the denoised images. The noise is first scaled to s_t* >= sigma."""
+        """Compute logits `[1, B, K]` of the denoised images.
+
+        The noise is first scaled to s_t* >= sigma.
+        """
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]

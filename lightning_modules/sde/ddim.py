@@ -27,9 +27,10 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
-    """List the times from noise to an image, `[num_steps + 1]`. Their spacing is that of a diffusers scheduler.
+    """List the times from noise to an image, `[num_steps + 1]`.
 
-    The final time is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
+    Their spacing is that of a diffusers scheduler. The final time is -1, or 0 for a scheduler with `set_alpha_to_one:
+    false`. The reversed list leads back to noise.
 
     Raises:
         ValueError: if the scheduler has fewer times than `num_steps`.
@@ -41,7 +42,10 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Look up abar_t in `[T]`. At time -1, abar is 1."""
+    """Look up abar_t in `[T]`.
+
+    At time -1, abar is 1.
+    """
     return 1.0 if t < 0 else float(np.asarray(abar)[t])
 
 
@@ -55,7 +59,9 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Take one step from noise level abar to abar_to. The new level may be lower or higher.
+    """Take one step from noise level abar to abar_to.
+
+    The new level may be lower or higher.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
@@ -79,7 +85,9 @@ def ddim(
     clip: bool = False,
     told: Sequence[int] | None = None,
 ) -> Tensor:
-    """Move images along a path of times. Decreasing times turn noise into images, and increasing times encode images.
+    """Move images along a path of times.
+
+    Decreasing times turn noise into images, and increasing times encode images.
 
     Args:
         model: model that is called with x_t and t `[B]`; see `predicted`.

@@ -29,7 +29,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read abar, `[T]`, from a diffusers scheduler. The scheduler may be on the meta device.
+    """Read abar, `[T]`, from a diffusers scheduler.
+
+    The scheduler may be on the meta device.
 
     Raises:
         ValueError: if the scheduler has no abar, as for flow matching.
@@ -89,7 +91,9 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model. All images have the same time, or each image has its own time.
+    """Evaluate a model.
+
+    All images have the same time, or each image has its own time.
 
     Args:
         model: model that is called with x_t and t `[B]`; returns a tensor, or an object whose `sample` is a tensor,
@@ -153,7 +157,9 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 
 
 def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the mean squared error of the prediction of a model. Each image has a random time.
+    """Compute the mean squared error of the prediction of a model.
+
+    Each image has a random time.
 
     Args:
         model: called with x_t and t `[B]`, see `predicted`.

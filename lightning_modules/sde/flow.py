@@ -1,4 +1,6 @@
-"""The probability-flow ODE of a diffusion, solved to a tolerance. It gives samples, latents and exact likelihoods.
+"""The probability-flow ODE of a diffusion, solved to a tolerance.
+
+It gives samples, latents and exact likelihoods.
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
@@ -61,10 +63,10 @@ def _integrate(
 
 
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
-    """Move samples along the flow from one time to another. Runge-Kutta steps have the orders 4 and 5.
+    """Move samples along the flow from one time to another.
 
-    All samples of a batch have the same step sizes. Within the tolerance, the result for a sample therefore depends on
-    its batch.
+    Runge-Kutta steps have the orders 4 and 5. All samples of a batch have the same step sizes. Within the tolerance,
+    the result for a sample therefore depends on its batch.
 
     Args:
         score: see `samplers.Score`.

@@ -133,7 +133,10 @@ class MeanReverting(nn.Module):
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List evenly spaced times from T to 0, for `count` steps. `count` is at most T."""
+        """List evenly spaced times from T to 0, for `count` steps.
+
+        `count` is at most T.
+        """
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
     def sample(
@@ -144,7 +147,9 @@ class MeanReverting(nn.Module):
         sampler: Sampler = "euler",
         steps: int | None = None,
     ) -> Tensor:
-        """Sample an image. The first state is the degraded image with noise.
+        """Sample an image.
+
+        The first state is the degraded image with noise.
 
         Args:
             noise_in: function that estimates the noise in x_t `[B, C, H, W]` from x_t and t.

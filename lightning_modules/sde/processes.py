@@ -85,7 +85,10 @@ class Process(ABC):
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)). Values that rounding moved just below an integer are corrected."""
+    """Compute floor(t (n - 1)).
+
+    Values that rounding moved just below an integer are corrected.
+    """
     return (t * (n - 1) + 1e-4).floor()
 
 
@@ -130,7 +133,10 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels. Below the first level, sigma is 0."""
+        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels.
+
+        Below the first level, sigma is 0.
+        """
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
         return here, torch.where(i > 0, below, 0)
@@ -224,7 +230,9 @@ class VP(_Decaying):
 
 
 class SubVP(_Decaying):
-    """The sub-VP process. Its variance is smaller than that of VP at all times, and its likelihoods are higher.
+    """The sub-VP process.
+
+    Its variance is smaller than that of VP at all times, and its likelihoods are higher.
 
     Args:
         beta_min: rate of the decay at t = 0.

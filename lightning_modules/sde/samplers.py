@@ -48,7 +48,10 @@ def times_of(x: Tensor, t: float) -> Tensor:
 
 
 def _host(t: float) -> Tensor:
-    """Convert t to double precision. In single precision, rounding might skip a level of the grid."""
+    """Convert t to double precision.
+
+    In single precision, rounding might skip a level of the grid.
+    """
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
 
@@ -81,7 +84,10 @@ def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, dra
 def langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a fixed time. The norms of noise and score determine the step size."""
+    """Take Langevin steps at a fixed time.
+
+    The norms of noise and score determine the step size.
+    """
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
         gradient, noise = score(x, times_of(x, t)), draw(x)
@@ -95,7 +101,10 @@ def langevin(
 def annealed_langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps of size 2 a (r std)^2 at a fixed time. std is the standard deviation of the noise."""
+    """Take Langevin steps of size 2 a (r std)^2 at a fixed time.
+
+    std is the standard deviation of the noise.
+    """
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
     for _ in range(num_steps):
@@ -118,7 +127,9 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples through all times, and one step further to data. At each time, correct first and then predict.
+    """Move samples through all times, and one step further to data.
+
+    At each time, correct first and then predict.
 
     Args:
         score: see `Score`.

@@ -50,7 +50,10 @@ class RestorerSteps(ImageWriter):
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of a test batch by name. Their metrics are logged as `test/<name>_psnr` etc."""
+        """Return additional estimates of a test batch by name.
+
+        Their metrics are logged as `test/<name>_psnr` etc.
+        """
         return {}
 
     def validation_step(

@@ -86,7 +86,10 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, true masks if known, and predictions. Each image is scaled to its range of values."""
+        """Show images, true masks if known, and predictions.
+
+        Each image is scaled to its range of values.
+        """
         low, high = (
             extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
         )

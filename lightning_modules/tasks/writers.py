@@ -1,4 +1,7 @@
-"""Write an image file for each input image in prediction. All methods that estimate images use this file."""
+"""Write an image file for each input image in prediction.
+
+All methods that estimate images use this file.
+"""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -21,10 +24,10 @@ from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
-    """Base class for modules whose predictions are files in a folder of the run directory. Prediction can be resumed.
+    """Base class for modules whose predictions are files in a folder of the run directory.
 
-    The `predict_step` of the module passes three arguments to `write`: the names of the results, digests of the inputs,
-    and a function that computes the results that do not exist yet:
+    Prediction can be resumed. The `predict_step` of the module passes three arguments to `write`: the names of the
+    results, digests of the inputs, and a function that computes the results that do not exist yet:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
@@ -45,7 +48,10 @@ class FolderWriter:
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
-        """Return the store of the results. By default, images are stored as PNG files."""
+        """Return the store of the results.
+
+        By default, images are stored as PNG files.
+        """
         return png_files(folder)
 
     def result_settings(self: Any) -> dict[str, Any]:
@@ -111,7 +117,10 @@ class FolderWriter:
             raise ValueError(f"all {self.items} are written except {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the datasets in the order of the dataloaders. The list is empty for a single dataset."""
+        """List the names of the datasets in the order of the dataloaders.
+
+        The list is empty for a single dataset.
+        """
         data = self.trainer.datamodule
         names = getattr(data, "test_names", ()) if stage != "val" else ()
         if stage == "predict" and getattr(data, "predict_set", None) is not None:

@@ -1,4 +1,7 @@
-"""Training samples at chosen positions, without augmentation. The samples are sharded over ranks."""
+"""Training samples at chosen positions, without augmentation.
+
+The samples are sharded over ranks.
+"""
 
 from typing import Any
 
@@ -14,7 +17,9 @@ from lightning_modules.interfaces import TrainingImageSource, require
 
 
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
-    """Sample positions in the training set without replacement, `[samples]`, int64. All ranks get the same positions.
+    """Sample positions in the training set without replacement, `[samples]`, int64.
+
+    All ranks get the same positions.
 
     Raises:
         ValueError: if the dataset has fewer than `samples` samples.

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode. Afterwards, restore the mode of each submodule."""
+    """Put a module in evaluation mode.
+
+    Afterwards, restore the mode of each submodule.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -33,7 +36,10 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Move a module back to the device of the trainer. Lightning moves it to the CPU before `on_fit_end`."""
+    """Move a module back to the device of the trainer.
+
+    Lightning moves it to the CPU before `on_fit_end`.
+    """
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
     try:

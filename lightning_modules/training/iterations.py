@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 
 
 class OwnUpdates(Optimizer):
-    """Optimizer for parameters that a module updates by its own equations. Its `step` only calls the closure.
+    """Optimizer for parameters that a module updates by its own equations.
 
-    Lightning counts the steps of this optimizer, which checkpoints and loggers need in manual optimization.
+    Its `step` only calls the closure. Lightning counts the steps of this optimizer, which checkpoints and loggers need
+    in manual optimization.
 
     Args:
         parameters: parameters that the module updates.
@@ -32,7 +33,9 @@ class OwnUpdates(Optimizer):
 
 
 def iterate(module: LightningModule, iterations: int, iteration: Callable[[], object]) -> None:
-    """Run iterations of an algorithm without gradients. They count as one step of the `OwnUpdates` of the module.
+    """Run iterations of an algorithm without gradients.
+
+    They count as one step of the `OwnUpdates` of the module.
 
     Args:
         module: module with manual optimization, whose optimizer is an `OwnUpdates`.

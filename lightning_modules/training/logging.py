@@ -1,4 +1,7 @@
-"""Log training results. Weights make the mean over ranks equal to the mean over the global batch."""
+"""Log training results.
+
+Weights make the mean over ranks equal to the mean over the global batch.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +39,10 @@ class EpochMean(Metric):
         object.__setattr__(self, name, value)  # skips torch's search for parameters and modules, as no state is one
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add the mean over a batch, a scalar, with weight `size`. The first call of an epoch must be `update`."""
+        """Add the mean over a batch, a scalar, with weight `size`.
+
+        The first call of an epoch must be `update`.
+        """
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
 
@@ -78,9 +84,10 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Weight the loss of a step by the fraction of the global batch on this rank. Log the loss as `train/loss`.
+    """Weight the loss of a step by the fraction of the global batch on this rank.
 
-    The mean over the epoch is exact for any number of ranks, even if the last batch is uneven.
+    Log the loss as `train/loss`. The mean over the epoch is exact for any number of ranks, even if the last batch is
+    uneven.
 
     Args:
         module: the module in training.
@@ -100,7 +107,9 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a value that is the same on all ranks, once an epoch. A tensor keeps its precision.
+    """Log a value that is the same on all ranks, once an epoch.
+
+    A tensor keeps its precision.
 
     Args:
         module: the module that logs.
@@ -114,7 +123,9 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
 
 
 def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
-    """Log the mean metrics of each dataset as `<stage>/<set>/<measure>`. The metrics are the same on all ranks.
+    """Log the mean metrics of each dataset as `<stage>/<set>/<measure>`.
+
+    The metrics are the same on all ranks.
 
     Args:
         module: the module that logs.

@@ -16,7 +16,10 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Dataloader source of a trainer loop. It adds the positions of the samples to batches (see `with_positions`)."""
+    """Dataloader source of a trainer loop.
+
+    It adds the positions of the samples to batches (see `with_positions`).
+    """
 
     passes: int = 1
 

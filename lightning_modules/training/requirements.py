@@ -1,4 +1,7 @@
-"""Checks of settings that an algorithm requires. They run before training starts."""
+"""Checks of settings that an algorithm requires.
+
+They run before training starts.
+"""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Read single images of the test set. This is for callbacks that test each image for a long time before the usual test.
+"""Read single images of the test set.
 
-These callbacks read images by position, shard the positions over ranks, and store results in files (see
-`datamodules.jobs`).
+This is for callbacks that test each image for a long time before the usual test. These callbacks read images by
+position, shard the positions over ranks, and store results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,9 @@ class LabelledImage:
 
 
 class TestedImages:
-    """Test images by position. They are on the device of the module, and transformed as in testing.
+    """Test images by position.
+
+    They are on the device of the module, and transformed as in testing.
 
     Args:
         trainer: trainer that is testing. With several test DataLoaders, the first one is used. Order and sharding of
@@ -99,7 +101,10 @@ class TestedImages:
         return LabelledImage(position, image.float(), int(label))
 
     def chosen(self, skip: int, end: int | None) -> range:
-        """Select every `skip`-th position before `end`. A `fast_dev_run` selects one position per process."""
+        """Select every `skip`-th position before `end`.
+
+        A `fast_dev_run` selects one position per process.
+        """
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: self.trainer.world_size]

@@ -93,7 +93,9 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation. This is for drawings, which colour jitter and crops would spoil.
+    """Small random rotation, scaling and translation.
+
+    This is for drawings, which colour jitter and crops would spoil.
 
     Args:
         degrees: maximal rotation in either direction, in degrees.

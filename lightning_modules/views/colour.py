@@ -43,7 +43,10 @@ def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by `[B]`, in [-1/2, 1/2]. Both ends of this range give the opposite colours."""
+    """Shift the hue by `[B]`, in [-1/2, 1/2].
+
+    Both ends of this range give the opposite colours.
+    """
     if image.shape[1] == 1:
         return image
     hue, chroma, value = hue_chroma_value(image)

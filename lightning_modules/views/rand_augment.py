@@ -1,6 +1,7 @@
-"""RandAugment on a batch, by the policy of torchvision or timm. Each image has separate operations.
+"""RandAugment on a batch, by the policy of torchvision or timm.
 
-Operations on pixel values use [0, 1] without rounding to 1/255. Only equalisation uses 256 levels.
+Each image has separate operations. Operations on pixel values use [0, 1] without rounding to 1/255. Only equalisation
+uses 256 levels.
 
 The policy of torchvision (`RandAugment`) takes one of fourteen operations at a fixed strength.
 
@@ -105,13 +106,19 @@ def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
 
 
 def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
-    """Invert values of at least the threshold. Thresholds may differ between images, `[B, 1, 1, 1]`."""
+    """Invert values of at least the threshold.
+
+    Thresholds may differ between images, `[B, 1, 1, 1]`.
+    """
     # `lerp` at 0 and 1 is bitwise `where`, and six times faster for a mask without pattern.
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
 
 def stretched(image: Tensor) -> Tensor:
-    """Rescale each channel to [0, 1]. Constant channels are unchanged."""
+    """Rescale each channel to [0, 1].
+
+    Constant channels are unchanged.
+    """
     least, greatest = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
     span = greatest - least
     return (image - torch.where(span > 0, least, 0)).div_(torch.where(span > 0, span, 1))
@@ -152,7 +159,10 @@ def each_on_its_rows(
 
 @dataclass(frozen=True)
 class Strengths:
-    """Strengths of the operations on a batch. Tensors have one value per image."""
+    """Strengths of the operations on a batch.
+
+    Tensors have one value per image.
+    """
 
     amount: Mapping[str, Tensor]
     """Of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
@@ -286,7 +296,9 @@ def parts_of(recipe: str) -> dict[str, float]:
 
 
 def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
-    """Move images by bilinear interpolation. Pixels from outside of the image get a grey value.
+    """Move images by bilinear interpolation.
+
+    Pixels from outside of the image get a grey value.
 
     Args:
         image: `[B, C, H, W]`.

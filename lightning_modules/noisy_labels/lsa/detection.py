@@ -104,12 +104,17 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Choose the detector of an epoch. With n detectors, epoch e (from 0) uses detector e modulo n."""
+    """Choose the detector of an epoch.
+
+    With n detectors, epoch e (from 0) uses detector e modulo n.
+    """
     return detectors[epoch % len(detectors)]
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Flag images with P > threshold. Also return P.
+    """Flag images with P > threshold.
+
+    Also return P.
 
     Args:
         loss: `[N]`: l.
@@ -196,7 +201,10 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties. Averages of ranks can combine scores of different ranges."""
+    """Compute ranks in [0, 1], equal for ties.
+
+    Averages of ranks can combine scores of different ranges.
+    """
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1

@@ -107,7 +107,10 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, for pre-training. It shares the parameters of the network."""
+        """The network without its classifier, for pre-training.
+
+        It shares the parameters of the network.
+        """
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 

@@ -32,7 +32,10 @@ from lightning_modules.losses.mixing import Mixing
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
-    """Sharpen predictions `[B, C]` into guesses g. The sum of each row is one."""
+    """Sharpen predictions `[B, C]` into guesses g.
+
+    The sum of each row is one.
+    """
     power = probability**gamma
     return power / power.sum(dim=1, keepdim=True)
 
@@ -123,7 +126,10 @@ class MixedBatch:
     """B, size of the global batch."""
 
     def classification(self) -> Tensor:
-        """Compute the classification term cls for this rank. The mean over ranks is cls of the global batch."""
+        """Compute the classification term cls for this rank.
+
+        The mean over ranks is cls of the global batch.
+        """
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
@@ -136,7 +142,9 @@ class MixedBatch:
         return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
-        """Compute the contrastive term con. It compares each image with the other views of the global batch.
+        """Compute the contrastive term con.
+
+        It compares each image with the other views of the global batch.
 
         Args:
             projection: projections h of the mixed images, `[b, D]`.

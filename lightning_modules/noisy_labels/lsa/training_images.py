@@ -1,8 +1,8 @@
-"""Flags, weights and guesses of all training images. A sweep over the training set computes them.
+"""Flags, weights and guesses of all training images.
 
-All ranks have a copy of the flags (one bit per image) and the weights (one number per image). Guesses (one number per
-image and class) are sharded over ranks (`PerSample`). The results of a sweep are also sharded. No image counts twice,
-and only rank 0 has the complete table.
+A sweep over the training set computes them. All ranks have a copy of the flags (one bit per image) and the weights (one
+number per image). Guesses (one number per image and class) are sharded over ranks (`PerSample`). The results of a sweep
+are also sharded. No image counts twice, and only rank 0 has the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -53,7 +53,9 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Allocate the state for training. It is restored from a checkpoint or initialised.
+        """Allocate the state for training.
+
+        It is restored from a checkpoint or initialised.
 
         Args:
             num_samples: number N of training images.
@@ -114,7 +116,10 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state to a checkpoint, on the CPU of rank 0. Every rank must call this method."""
+        """Add the state to a checkpoint, on the CPU of rank 0.
+
+        Every rank must call this method.
+        """
         if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
@@ -123,7 +128,10 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state that `save` added to a checkpoint. The next call of `allocate` restores it."""
+        """Keep the state that `save` added to a checkpoint.
+
+        The next call of `allocate` restores it.
+        """
         self._saved = checkpoint.get("images")
         if self._saved is not None:
             for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
@@ -152,7 +160,9 @@ def keep_old(old: Tensor, new: Tensor) -> Tensor:
 def sweep(
     trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Score all training images without augmentation. The network is in evaluation mode.
+    """Score all training images without augmentation.
+
+    The network is in evaluation mode.
 
     Args:
         trainer: trainer of the run; the images come from `training_images_dataloader` of its DataModule, or, if there

@@ -52,7 +52,9 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
 
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
-    """Compute L_SVD of Z `[B, D]`, uncentred. It is minus the mean share of the k largest singular values.
+    """Compute L_SVD of Z `[B, D]`, uncentred.
+
+    It is minus the mean share of the k largest singular values.
 
     Args:
         tuned: tuned features Z, which are decomposed in float32 or a higher precision.

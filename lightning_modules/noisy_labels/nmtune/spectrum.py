@@ -28,21 +28,27 @@ Center = Literal["none", "feature", "row"]
 
 
 def singular_value_entropy(sigma: Tensor) -> Tensor:
-    """Compute the SVE of singular values `[R]`, in nats. The values are non-negative and not all zero."""
+    """Compute the SVE of singular values `[R]`, in nats.
+
+    The values are non-negative and not all zero.
+    """
     p = sigma / sigma.sum()
     return -torch.special.xlogy(p, p).sum()
 
 
 def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
-    """Compute the LSVR of singular values `[R]`, in nats. The values are non-negative and not all zero."""
+    """Compute the LSVR of singular values `[R]`, in nats.
+
+    The values are non-negative and not all zero.
+    """
     return -(sigma.max() / sigma.sum()).log()
 
 
 class SingularSpectrum(Metric):
-    """Singular values of all features of a dataset. They come from the Gram matrix F^T F, `[D, D]`, summed over ranks.
+    """Singular values of all features of a dataset.
 
-    The singular values are square roots of eigenvalues. Rounding therefore hides values below 1e-8 of the largest
-    value.
+    They come from the Gram matrix F^T F, `[D, D]`, summed over ranks. The singular values are square roots of
+    eigenvalues. Rounding therefore hides values below 1e-8 of the largest value.
 
     Args:
         num_features: D, number of features.
@@ -86,7 +92,9 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Tabulate singular values and their shares of the sum. The legend of the plot has SVE and LSVR.
+    """Tabulate singular values and their shares of the sum.
+
+    The legend of the plot has SVE and LSVR.
 
     Args:
         spectra: singular values in descending order, by the name of each kind of features.

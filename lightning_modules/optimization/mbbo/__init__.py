@@ -1,7 +1,7 @@
-"""Solve bilevel problems with many lower levels (BSVRB). An iteration updates only the trackers of the sampled blocks.
+"""Solve bilevel problems with many lower levels (BSVRB).
 
-Minimise F(x) = (1/m) sum_i f_i(y_i(x)) over the upper variable x. All lower levels y_i(x) = argmin_y g_i(x, y), i = 1
-... m, share x. With strongly convex g_i
+An iteration updates only the trackers of the sampled blocks. Minimise F(x) = (1/m) sum_i f_i(y_i(x)) over the upper
+variable x. All lower levels y_i(x) = argmin_y g_i(x, y), i = 1 ... m, share x. With strongly convex g_i
 
     grad F_i = -grad^2_xy g_i [grad^2_yy g_i]^-1 grad_y f_i.
 

@@ -1,4 +1,7 @@
-"""Lower-level variables and their trackers, with one row per block. A step updates the sampled rows."""
+"""Lower-level variables and their trackers, with one row per block.
+
+A step updates the sampled rows.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -55,7 +58,9 @@ def in_ball(vector: Tensor, radius: float) -> Tensor:
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
-    """Sample the blocks of iterations, `[count, I]`. Each pass over all blocks has a new random order.
+    """Sample the blocks of iterations, `[count, I]`.
+
+    Each pass over all blocks has a new random order.
 
     Args:
         seed: random seed for the order of blocks.
@@ -129,7 +134,10 @@ def solved(hessian: Tensor, right: Tensor) -> Tensor:
 
 
 class HostedBlocks(Hosted):
-    """Base class of the variables of the blocks. The blocks are sharded over ranks."""
+    """Base class of the variables of the blocks.
+
+    The blocks are sharded over ranks.
+    """
 
     y: Tensor
 
@@ -312,7 +320,9 @@ class AllBlocks(HostedBlocks):
         tau: float,
         mu: float,
     ) -> tuple[Tensor, Tensor]:
-        """Update all blocks. Sum the tracked -grad F_i over a second sample of blocks.
+        """Update all blocks.
+
+        Sum the tracked -grad F_i over a second sample of blocks.
 
         Args:
             problem: derivatives.

@@ -15,10 +15,11 @@ from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 
 
 class BSVRB(WeighingSteps, MethodModule):
-    """Learn weights of training samples. The criterion is the loss of many logistic models on trusted samples.
+    """Learn weights of training samples.
 
-    Only training rows that are not `trusted` have weights. Training on several ranks needs `--config
-    configs/trainer/independent.yaml`. It shards the blocks, and copies all rows to each rank.
+    The criterion is the loss of many logistic models on trusted samples. Only training rows that are not `trusted` have
+    weights. Training on several ranks needs `--config configs/trainer/independent.yaml`. It shards the blocks, and
+    copies all rows to each rank.
 
     Args:
         samples: number n of weights, at least the number of training samples that have a weight.

@@ -34,7 +34,10 @@ FLOOR = 1e-5
 
 
 def hinges(score: Tensor, chosen: int) -> Tensor:
-    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`. It is a mean over all J scores."""
+    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`.
+
+    It is a mean over all J scores.
+    """
     return torch.relu(score[:, None] - score[:, :chosen, None] + MARGIN).square().mean(2)
 
 
@@ -88,7 +91,9 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Surrogate whose gradient is that of the mean of -NDCG over users. u and thresholds count as constants.
+    """Surrogate whose gradient is that of the mean of -NDCG over users.
+
+    u and thresholds count as constants.
 
     Args:
         score: scores h, `[b, J]`, with the rated items in the first P columns.
@@ -135,7 +140,9 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
 
 
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
-    """Compute NDCG@K of each user, `[b]`. It is 0 for a user without ratings.
+    """Compute NDCG@K of each user, `[b]`.
+
+    It is 0 for a user without ratings.
 
     Args:
         score: `[b, M]`.
@@ -149,9 +156,10 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 
 
 class LowerLevels:
-    """Lower levels of users and rated items. Users are sharded over ranks.
+    """Lower levels of users and rated items.
 
-    Let s and s' estimate the derivative of a lower level at the scores of the current and of the previous iterate:
+    Users are sharded over ranks. Let s and s' estimate the derivative of a lower level at the scores of the current and
+    of the previous iterate:
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
@@ -172,7 +180,10 @@ class LowerLevels:
         """l, its tracked slope and its tracked curvature."""
 
     def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Allocate the state for training. It is restored from a checkpoint, or zero."""
+        """Allocate the state for training.
+
+        It is restored from a checkpoint, or zero.
+        """
         restored = self.ranks.gathered()
         self.ranks = PerSample(2 * items)
         self.ranks.restore(restored)
@@ -183,7 +194,10 @@ class LowerLevels:
         return self.ranks, self.thresholds
 
     def kept(self) -> list[Tensor]:
-        """Gather the state for a checkpoint. Every rank must call this method."""
+        """Gather the state for a checkpoint.
+
+        Every rank must call this method.
+        """
         return [state.gathered() for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:
@@ -194,7 +208,9 @@ class LowerLevels:
     def move(
         self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Update u of rated items from their hinges. Return u at the current and the previous iterate, `[b, P]`.
+        """Update u of rated items from their hinges.
+
+        Return u at the current and the previous iterate, `[b, P]`.
 
         Args:
             user: `[b]`.
@@ -222,7 +238,10 @@ class LowerLevels:
     def move_thresholds(
         self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
-        """Update the thresholds of users from scores `[b, J]`. Return them at the current and the previous iterate."""
+        """Update the thresholds of users from scores `[b, J]`.
+
+        Return them at the current and the previous iterate.
+        """
         value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)

@@ -118,7 +118,9 @@ class Reweighting(BlockProblem):
 
 
 def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tensor:
-    """Average the logistic loss of each of k models over N samples. The result is `[k]`.
+    """Average the logistic loss of each of k models over N samples.
+
+    The result is `[k]`.
 
     Args:
         z: `[N, D]`, with 1 first.
@@ -130,7 +132,9 @@ def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tens
 
 
 class WeightedRows:
-    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`. Each rank has all rows.
+    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`.
+
+    Each rank has all rows.
 
     Args:
         rows: tensors `features`, `target`, `trusted` and, if known, `corrupted`, by name.
@@ -163,14 +167,20 @@ class WeightedRows:
         self.corrupted = self.corrupted.to(device)
 
     def drawn(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
-        """Sample positions of weighted and of trusted rows, with replacement. All ranks get the same positions."""
+        """Sample positions of weighted and of trusted rows, with replacement.
+
+        All ranks get the same positions.
+        """
         random = generator_of(run_seed(), purpose, number)
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.randint(size, shape, generator=random) for size in sizes)
         return training, trusted
 
     def batch(self, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:
-        """Make a batch of weighted and trusted rows, `[k, B]` each. Each of the k blocks has a temperature, `[k]`."""
+        """Make a batch of weighted and trusted rows, `[k, B]` each.
+
+        Each of the k blocks has a temperature, `[k]`.
+        """
 
         def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> WeightedSamples:
             place = place.to(temperature.device, non_blocking=True)
@@ -179,7 +189,10 @@ class WeightedRows:
         return Batch(samples(self.training, training), samples(self.trusted, trusted))
 
     def whole(self, temperature: Tensor) -> Batch:
-        """Make a batch of all rows for each of k blocks. Each block has a temperature, `[k]`."""
+        """Make a batch of all rows for each of k blocks.
+
+        Each block has a temperature, `[k]`.
+        """
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.arange(size).expand(len(temperature), -1) for size in sizes)
         return self.batch(training, trusted, temperature)
@@ -217,7 +230,9 @@ class WeighingSteps:
         length: int,
         tracking: bool,
     ) -> None:
-        """Check and store the shared arguments (see `BSVRB`). `length` is the number of iterations in a step.
+        """Check and store the shared arguments (see `BSVRB`).
+
+        `length` is the number of iterations in a step.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -328,7 +343,10 @@ class WeighingSteps:
                 log_same(self, f"train/{name.replace(' ', '_')}", value)
 
     def forward(self: Any, features: Tensor) -> Tensor:
-        """Compute the margins of all models, `[N, m]`, at features `[N, D - 1]`. All ranks must call this method."""
+        """Compute the margins of all models, `[N, m]`, at features `[N, D - 1]`.
+
+        All ranks must call this method.
+        """
         return with_one(features) @ self.blocks.whole(self.blocks.y).T
 
     def on_test_epoch_start(self: Any) -> None:

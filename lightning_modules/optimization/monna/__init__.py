@@ -1,9 +1,9 @@
-"""MoNNA: decentralised learning without a server. It is robust to Byzantine nodes, which send arbitrary vectors.
+"""MoNNA: decentralised learning without a server.
 
-Up to f of the n nodes are Byzantine. Each of the n - f honest nodes has a shard of the data, a model theta_i and a
-momentum m_i. Initially all models are equal, and all momenta are 0. In round t = 0, 1, ..., each honest node takes a
-local step. Its loss is the mean cross-entropy on the batch of the node plus c |theta_i| (the norm, not its square). The
-gradient is g_i:
+It is robust to Byzantine nodes, which send arbitrary vectors. Up to f of the n nodes are Byzantine. Each of the n - f
+honest nodes has a shard of the data, a model theta_i and a momentum m_i. Initially all models are equal, and all
+momenta are 0. In round t = 0, 1, ..., each honest node takes a local step. Its loss is the mean cross-entropy on the
+batch of the node plus c |theta_i| (the norm, not its square). The gradient is g_i:
 
     m_i <- beta m_i + (1 - beta) g_i,    theta_i <- theta_i - lr_t m_i.
 

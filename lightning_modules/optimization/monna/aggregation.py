@@ -28,12 +28,18 @@ def distances(own: Tensor, vectors: Tensor) -> Tensor:
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Replace rows with non-finite values by 0. Such rows have weight 0."""
+    """Replace rows with non-finite values by 0.
+
+    Such rows have weight 0.
+    """
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
 def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`. The weights are `[k, h]`."""
+    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`.
+
+    The weights are `[k, h]`.
+    """
     return F.embedding_bag(heard, vectors, per_sample_weights=weight.to(vectors.dtype), mode="sum")
 
 

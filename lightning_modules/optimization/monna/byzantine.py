@@ -33,11 +33,11 @@ class Round(NamedTuple):
 
 
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
-    """Return the x >= 0 at which a function is approximately maximal. The search uses a given number of evaluations.
+    """Return the x >= 0 at which a function is approximately maximal.
 
-    The search starts at x = 0 with step 1. It doubles the step as long as the value increases. Then each evaluation
-    multiplies the step by 0.8. The evaluations try the two sides of the best x in turn. The search needs no
-    synchronisation with the device.
+    The search uses a given number of evaluations. The search starts at x = 0 with step 1. It doubles the step as long
+    as the value increases. Then each evaluation multiplies the step by 0.8. The evaluations try the two sides of the
+    best x in turn. The search needs no synchronisation with the device.
 
     Args:
         function: function to maximise, which maps a float64 scalar tensor to a scalar.
@@ -71,7 +71,10 @@ def most_harmful(situation: Round, direction: Tensor) -> Tensor:
 
 
 class ByzantineAttack(nn.Module, ABC):
-    """An attack. It computes the vector that all Byzantine nodes send."""
+    """An attack.
+
+    It computes the vector that all Byzantine nodes send.
+    """
 
     flips_labels = False
     """Whether the attack needs gradients for flipped labels."""
@@ -109,7 +112,10 @@ class ALittleIsEnough(ByzantineAttack):
 
 
 class FallOfEmpires(ByzantineAttack):
-    """Send the mean minus a multiple of the mean. The factor is the most harmful one (FOE)."""
+    """Send the mean minus a multiple of the mean.
+
+    The factor is the most harmful one (FOE).
+    """
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, -situation.honest.mean(dim=0))
@@ -126,11 +132,11 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send a copy of the vector of one honest node. This vector then counts several times.
+    """Send a copy of the vector of one honest node.
 
-    At first, the copied node is node 0. After a number of observed rounds, it is the node with the largest |<x_i, z>|.
-    Here z tracks the direction in which the models have the largest variance. With w = (t + 1) / (t + 2) at the end of
-    round t,
+    This vector then counts several times. At first, the copied node is node 0. After a number of observed rounds, it is
+    the node with the largest |<x_i, z>|. Here z tracks the direction in which the models have the largest variance.
+    With w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 

@@ -1,4 +1,7 @@
-"""The LightningModule that trains all honest nodes. A training step is a round."""
+"""The LightningModule that trains all honest nodes.
+
+A training step is a round.
+"""
 
 from typing import Any
 
@@ -51,12 +54,12 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
 
 
 class MoNNA(ClassifierSteps, MethodModule):
-    """Train a classifier on each of several nodes. The nodes exchange models with each other and with Byzantine nodes.
+    """Train a classifier on each of several nodes.
 
-    Training batches have the same number of images for each honest node (`data.shards`). An optimizer step is a round.
-    Accuracy is averaged over honest nodes; `worst_accuracy` is the accuracy of the worst honest node. The module uses
-    node 0 in prediction. It also uses node 0 where a callback needs a `Classifier`. Training on several ranks needs
-    `--config configs/trainer/independent.yaml`.
+    The nodes exchange models with each other and with Byzantine nodes. Training batches have the same number of images
+    for each honest node (`data.shards`). An optimizer step is a round. Accuracy is averaged over honest nodes;
+    `worst_accuracy` is the accuracy of the worst honest node. The module uses node 0 in prediction. It also uses node 0
+    where a callback needs a `Classifier`. Training on several ranks needs `--config configs/trainer/independent.yaml`.
 
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with

@@ -1,4 +1,7 @@
-"""The networks of several nodes. One tensor has a row for each node, and all networks are evaluated together."""
+"""The networks of several nodes.
+
+One tensor has a row for each node, and all networks are evaluated together.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -11,10 +14,11 @@ from lightning_modules.distributed.independent import Hosted
 
 
 class NodeNetworks(Hosted):
-    """Copies of a network for several nodes. Each node has separate weights, momentum and buffers.
+    """Copies of a network for several nodes.
 
-    The row of a node in `weights` contains its trainable parameters, flattened in the order of the parameters of the
-    network. Each node has separate buffers, such as BatchNorm statistics, and separate frozen parameters.
+    Each node has separate weights, momentum and buffers. The row of a node in `weights` contains its trainable
+    parameters, flattened in the order of the parameters of the network. Each node has separate buffers, such as
+    BatchNorm statistics, and separate frozen parameters.
 
     Args:
         network: network with the initial weights of all nodes.

@@ -1,8 +1,8 @@
-"""Learn online from a stochastic, drifting stream by optimistic mirror descent. The hint is the last gradient.
+"""Learn online from a stochastic, drifting stream by optimistic mirror descent.
 
-In round t, the learner plays a point x_t of a ball of diameter D. Then a loss f_t is sampled from the distribution of
-the round, whose mean is F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_t is the gradient of
-f_t at x_t (M_1 = 0):
+The hint is the last gradient. In round t, the learner plays a point x_t of a ball of diameter D. Then a loss f_t is
+sampled from the distribution of the round, whose mean is F_t. Optimistic online mirror descent uses the hint M_t =
+g_{t-1}, where g_t is the gradient of f_t at x_t (M_1 = 0):
 
     x_t = argmin <M_t, x> + D_{R_t}(x, x^_t),    x^_{t+1} = argmin <g_t, x> + D_{R_t}(x, x^_t),    x in the ball.
 

@@ -15,7 +15,10 @@ CANDIDATES = 64
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of x `[d]`. The result is a tensor for a tensor, and a plain number for an array."""
+    """Compute ||x||^2 of x `[d]`.
+
+    The result is a tensor for a tensor, and a plain number for an array.
+    """
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
@@ -30,11 +33,11 @@ def project(x: Any, radius: float) -> Any:
 
 
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
-    """Find the point y of the ball that minimises (y - x)^T H (y - x). It solves (H + nu I) y = H x with nu >= 0.
+    """Find the point y of the ball that minimises (y - x)^T H (y - x).
 
-    The norm ||y|| decreases with nu. A search finds nu with ||y|| = radius. It divides the interval from 0 to ||H x|| /
-    radius into many parts. On the CPU, points inside the ball are returned at once. On a GPU, this check would
-    synchronise, so it is omitted.
+    It solves (H + nu I) y = H x with nu >= 0. The norm ||y|| decreases with nu. A search finds nu with ||y|| = radius.
+    It divides the interval from 0 to ||H x|| / radius into many parts. On the CPU, points inside the ball are returned
+    at once. On a GPU, this check would synchronise, so it is omitted.
 
     Args:
         x: `[d]`.

@@ -1,4 +1,4 @@
-"""Online learning on a stream, round by round. The regret is computed in hindsight."""
+"""Online learning on a stream, round by round, with the regret computed in hindsight."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -38,17 +38,16 @@ ACCURACY = 1e-6
 
 
 class OnlineConvexOptimization(MethodModule):
-    """Play every round of a stream once, on one or several ranks. Parameters start at 0 and stay in a ball.
+    """Play every round of a stream once, on one or several ranks.
 
-    The network is in evaluation mode, and linear in the trained parameters. The losses are therefore convex in these
-    parameters.
+    Parameters start at 0 and stay in a ball. The network is in evaluation mode, and linear in the trained parameters.
+    The losses are therefore convex in these parameters.
 
     Args:
         network: network that maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
         loss: `linear`, which is the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
         optimizer: optimizer of the trained parameters: `OptimisticOMD`, `OptimisticEnsemble` or a baseline.
-        rows_per_round: number of rows in a round, over all ranks; the losses of these rows are averaged. A batch has
-            one or several rounds.
+        rows_per_round: number of rows per round over all ranks, with averaged losses; a batch has one or more rounds.
         ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, added to the loss of each round.
         trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
 
@@ -155,7 +154,7 @@ class OnlineConvexOptimization(MethodModule):
         optimizer.check()
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
-        """Do nothing. The test metrics describe the whole stream, as it was played in training."""
+        """Do nothing, because the test metrics describe the whole stream as it was played in training."""
 
     def on_test_epoch_end(self) -> None:
         for name, value in self._hindsight()[0].items():
@@ -177,7 +176,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and the regret against each comparator up to each round. All ranks have equal results."""
+        """Compute metrics, and the regret against each comparator up to each round, equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])

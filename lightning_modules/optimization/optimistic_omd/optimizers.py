@@ -26,9 +26,10 @@ Memory = dict[str, Any]
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round. All parameters together form the point.
+    """Play a point of the ball of diameter D around the origin in every round.
 
-    The initial point is projected onto the ball. The memory of a learner is in `state`, and checkpoints include it.
+    All parameters together form the point. The initial point is projected onto the ball. The memory of a learner is in
+    `state`, and checkpoints include it.
 
     Args:
         params: parameters of the same dtype on the same device, in a single group.
@@ -62,7 +63,10 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
-        """Create the memory before the first round. x `[d]` is the point that the first round plays."""
+        """Create the memory before the first round.
+
+        x `[d]` is the point that the first round plays.
+        """
 
     @abstractmethod
     def decide(self, gradient: Any, memory: Memory) -> Any:
@@ -163,7 +167,9 @@ class OnlineOptimizer(Optimizer, ABC):
 
 
 class OptimisticOMD(OnlineOptimizer):
-    """Optimistic mirror descent for three kinds of losses. The hint is the last gradient.
+    """Optimistic mirror descent for three kinds of losses.
+
+    The hint is the last gradient.
 
     Args:
         params: parameters of the same dtype on the same device, in a single group.
@@ -218,7 +224,10 @@ class OptimisticOMD(OnlineOptimizer):
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t of the next round. For exp-concave losses, H_t contains eta_t."""
+        """Compute eta_t of the next round.
+
+        For exp-concave losses, H_t contains eta_t.
+        """
         if self.mode == "convex":
             bound = self.bound(memory)
             return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
@@ -250,10 +259,10 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators. A round takes one gradient.
+    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators.
 
-    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L). If 1 / (8 L) is smaller, there is only one step
-    size.
+    A round takes one gradient. Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L). If 1 / (8 L) is
+    smaller, there is only one step size.
 
     Args:
         params: parameters of the same dtype on the same device, in a single group.

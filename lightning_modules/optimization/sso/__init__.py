@@ -1,9 +1,9 @@
-"""Train with target-based surrogates (SSO). For each expensive gradient of its loss, a network takes many cheap steps.
+"""Train with target-based surrogates (SSO).
 
-In learning from a simulator, the gradient of a loss l with respect to the outputs z = f(theta) of a network is
-expensive. The network itself is cheap. One such gradient defines a quadratic surrogate in the space of the outputs
-(targets). The weights take m cheap steps on this surrogate. For a batch, at z_t = f(theta_t) and G = grad sum_i
-l_i(z_t):
+For each expensive gradient of its loss, a network takes many cheap steps. In learning from a simulator, the gradient of
+a loss l with respect to the outputs z = f(theta) of a network is expensive. The network itself is cheap. One such
+gradient defines a quadratic surrogate in the space of the outputs (targets). The weights take m cheap steps on this
+surrogate. For a batch, at z_t = f(theta_t) and G = grad sum_i l_i(z_t):
 
     paper   g(theta) = l(z_t) + <G, z - z_t> + H/2 ||z - z_t||^2,           eta = 1/H
     code    S(theta) = mean over the entries of G (z - z_t) / H + (z - z_t)^2

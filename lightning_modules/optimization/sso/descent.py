@@ -1,4 +1,6 @@
-"""Plain descent on a loss of the outputs of a network. These are the baselines of target-based surrogates.
+"""Plain descent on a loss of the outputs of a network.
+
+These are the baselines of target-based surrogates.
 
     theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
 

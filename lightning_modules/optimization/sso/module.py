@@ -22,7 +22,9 @@ from lightning_modules.training.logging import log_training
 
 
 def refuse_random_outputs(network: nn.Module) -> None:
-    """Reject layers whose outputs for a batch differ between passes. Also reject layers that change in each pass.
+    """Reject layers whose outputs for a batch differ between passes.
+
+    Also reject layers that change in each pass.
 
     Raises:
         ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first such
@@ -38,7 +40,9 @@ def refuse_random_outputs(network: nn.Module) -> None:
 
 
 class SSO(OutputLossSteps, MethodModule):
-    """Train a network on a loss of its outputs. Each gradient of the loss defines a surrogate for m steps.
+    """Train a network on a loss of its outputs.
+
+    Each gradient of the loss defines a surrogate for m steps.
 
     Args:
         network: network that maps features or images `[B, ...]` to outputs `[B, K]`, without dropout, and without

@@ -49,7 +49,10 @@ def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: 
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch. State that persists between batches is a buffer, or sharded over ranks."""
+    """Compute H for a batch.
+
+    State that persists between batches is a buffer, or sharded over ranks.
+    """
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
@@ -86,7 +89,9 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """Search for H on the outputs (SSO-SLS). Start at H/2, and divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+    """Search for H on the outputs (SSO-SLS).
+
+    Start at H/2, and divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
         rate: value of 1/H, where H is the inverse step size before the first batch.
@@ -114,7 +119,9 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """Compute H sqrt(A) + 1e-6. A is the sum of ||G||^2 over all batches so far.
+    """Compute H sqrt(A) + 1e-6.
+
+    A is the sum of ||G||^2 over all batches so far.
 
     Args:
         rate: 1/H.
@@ -134,9 +141,10 @@ class AdaGradStep(TargetStep):
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """Compute H sqrt(D), `[b, K]`. D is the sum of G^2 for each sample and output, clamped to [1e-5, 1e5].
+    """Compute H sqrt(D), `[b, K]`.
 
-    D consists of N x K numbers, which are sharded over ranks.
+    D is the sum of G^2 for each sample and output, clamped to [1e-5, 1e5]. D consists of N x K numbers, which are
+    sharded over ranks.
 
     Args:
         rate: 1/H.

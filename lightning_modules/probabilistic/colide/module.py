@@ -129,7 +129,10 @@ class CoLiDE(MethodModule):
         return {"estimated": estimated}
 
     def predict_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
-        """Return the estimated graph, and write it to `graph.csv` of the run. Edges lead from row to column."""
+        """Return the estimated graph, and write it to `graph.csv` of the run.
+
+        Edges lead from row to column.
+        """
         estimated = self()
         if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             text = pd.DataFrame(estimated.cpu().numpy()).to_csv(index=False)
@@ -138,7 +141,10 @@ class CoLiDE(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the path. The columns are objective, acyclicity and noise scale after each training step."""
+        """Tabulate the path.
+
+        The columns are objective, acyclicity and noise scale after each training step.
+        """
         if not self.history:
             return {}
         iteration = [(number + 1) * self.iterations_per_step for number in range(len(self.history))]

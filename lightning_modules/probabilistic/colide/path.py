@@ -1,4 +1,7 @@
-"""The stages of CoLiDE and DAGMA, iteration by iteration. Their state can be resumed."""
+"""The stages of CoLiDE and DAGMA, iteration by iteration.
+
+Their state can be resumed.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +145,10 @@ class RegularizationPath:
                 self._end_stage()
 
     def _inverse(self) -> Array:
-        """Compute (s I - W o W)^-1. It is nonnegative in the domain of h."""
+        """Compute (s I - W o W)^-1.
+
+        It is nonnegative in the domain of h.
+        """
         return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
 
     def _turn(self, slope: Array) -> None:

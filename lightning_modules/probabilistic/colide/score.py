@@ -44,7 +44,10 @@ def score(variance: Array, sigma: Array, variant: Variant) -> float:
 
 
 def acyclicity(weight: Array, s: float) -> float:
-    """Compute h_s(W). It is zero for acyclic graphs, and positive for all other graphs in its domain."""
+    """Compute h_s(W).
+
+    It is zero for acyclic graphs, and positive for all other graphs in its domain.
+    """
     matrix = s * np.eye(len(weight)) - weight * weight
     return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)
 

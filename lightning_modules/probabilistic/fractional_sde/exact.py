@@ -1,7 +1,7 @@
-"""Covariances of linear equations, and the minimum loss of a control for a linear equation. No paths are sampled.
+"""Covariances of linear equations, and the minimum loss of a control for a linear equation.
 
-With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ..., Y_K) then follows dZ =
-M Z dt + c dW, and over a time h
+No paths are sampled. With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ...,
+Y_K) then follows dZ = M Z dt + c dW, and over a time h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
     Cov(Z(t + h), Z(s)) = e^(M h) Cov(Z(t), Z(s)) for s <= t.

@@ -30,9 +30,10 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """Map each of D numbers to a positive number. Every number has a separate network Linear-tanh-...-Linear-softplus.
+    """Map each of D numbers to a positive number.
 
-    All D networks are evaluated in one batched product. Their layers are initialised like `nn.Linear`.
+    Every number has a separate network Linear-tanh-...-Linear-softplus. All D networks are evaluated in one batched
+    product. Their layers are initialised like `nn.Linear`.
 
     Args:
         num_latents: D.

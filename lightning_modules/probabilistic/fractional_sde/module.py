@@ -49,13 +49,14 @@ class Terms(NamedTuple):
 
 
 class FractionalLatentSDE(MethodModule):
-    """Learn a latent equation. A decoder maps its paths to sequences: points of paths, or frames of videos.
+    """Learn a latent equation.
 
-    The features of all observations determine the distribution of X(0) and the control. The median of the features
-    determines the time-invariant content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and
-    the terms of the loss. For videos, `test` also logs `test/reconstruction_psnr`, and it logs `test/psnr` for the
-    frames after the first `num_given`. The frames after the first `num_given` are predicted from the given frames
-    alone. The path follows the posterior up to the last given frame, and the prior afterwards.
+    A decoder maps its paths to sequences: points of paths, or frames of videos. The features of all observations
+    determine the distribution of X(0) and the control. The median of the features determines the time-invariant
+    content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of the loss. For
+    videos, `test` also logs `test/reconstruction_psnr`, and it logs `test/psnr` for the frames after the first
+    `num_given`. The frames after the first `num_given` are predicted from the given frames alone. The path follows the
+    posterior up to the last given frame, and the prior afterwards.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.

@@ -12,7 +12,9 @@ GROUPS = 8
 
 
 class FrameEncoder(nn.Module):
-    """A stack of Conv-MaxPool-GroupNorm-SiLU blocks and a linear layer. Each block halves the resolution.
+    """A stack of Conv-MaxPool-GroupNorm-SiLU blocks and a linear layer.
+
+    Each block halves the resolution.
 
     Args:
         in_channels: channels of a frame.
@@ -96,7 +98,9 @@ def _least_side(image_size: int, channels: Sequence[int]) -> int:
 
 
 class Content(nn.Module):
-    """Compute time-invariant content. A network Linear-SiLU-Linear maps the median of each feature over the frames.
+    """Compute time-invariant content.
+
+    A network Linear-SiLU-Linear maps the median of each feature over the frames.
 
     Args:
         num_features: number of inputs, and number of hidden units.

@@ -107,7 +107,10 @@ class FractionalNoise(Noise):
 
 
 class BrownianNoise(Noise):
-    """White noise, written as one process with gamma 0 and omega 1. This is the baseline of fractional noise."""
+    """White noise, written as one process with gamma 0 and omega 1.
+
+    This is the baseline of fractional noise.
+    """
 
     def __init__(self) -> None:
         super().__init__(torch.zeros(1, dtype=torch.float64, device="cpu"), stationary=False)

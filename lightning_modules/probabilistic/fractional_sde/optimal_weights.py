@@ -41,10 +41,10 @@ def speeds(num_processes: int, gamma_max: float) -> Tensor:
 
 
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute P(alpha, z) and Q(alpha, z) e^z. Unlike the functions of PyTorch, they are differentiable in alpha.
+    """Compute P(alpha, z) and Q(alpha, z) e^z.
 
-    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z
-    without overflow or cancellation.
+    Unlike the functions of PyTorch, they are differentiable in alpha. Below `SWITCH`, P e^z = sum_n z^(alpha + n) /
+    Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or cancellation.
 
     Args:
         alpha: shape parameter of the incomplete gamma functions, positive, float64.

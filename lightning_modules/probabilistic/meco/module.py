@@ -31,7 +31,9 @@ AT_ONCE = 2**14
 
 
 class MECO(MethodModule):
-    """Fit the energy of a density to points or images. The normalising constant is unknown.
+    """Fit the energy of a density to points or images.
+
+    The normalising constant is unknown.
 
     Args:
         network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`.
@@ -121,7 +123,10 @@ class MECO(MethodModule):
         log_same(self, "train/log_partition", self.objective.log_partition())
 
     def log_partition(self) -> Tensor:
-        """Compute log Z on the grid, or with new samples from q. All ranks use the same samples."""
+        """Compute log Z on the grid, or with new samples from q.
+
+        All ranks use the same samples.
+        """
         if self.grid_half_width is not None:
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
         z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))

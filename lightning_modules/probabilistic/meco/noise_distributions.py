@@ -20,7 +20,10 @@ class NoiseDistribution(nn.Module, ABC):
     """Whether `fit` must be called before training."""
 
     def fit(self, points: Tensor) -> None:
-        """Fit the distribution to training points `[N, D]` before training. Fixed distributions do not change."""
+        """Fit the distribution to training points `[N, D]` before training.
+
+        Fixed distributions do not change.
+        """
 
     @abstractmethod
     def sample(self, n: int, draw: Draw) -> Tensor:

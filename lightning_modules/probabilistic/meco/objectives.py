@@ -34,7 +34,10 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of the energies at data and at noise. Its gradient with respect to these energies trains the network."""
+    """A loss of the energies at data and at noise.
+
+    Its gradient with respect to these energies trains the network.
+    """
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
@@ -59,7 +62,9 @@ def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tens
 
 
 class MovingAverage(Objective):
-    """Divide by a moving average of the estimates of Z from all batches. The average is the same on all ranks (MECO).
+    """Divide by a moving average of the estimates of Z from all batches.
+
+    The average is the same on all ranks (MECO).
 
     Args:
         beta: weight of the current batch in the average, in (0, 1].

@@ -57,7 +57,10 @@ def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
 
 
 def activated(pairs: Pairs, name: ActivationName) -> Pairs:
-    """Apply an activation. Variances are computed exactly, without a rounded angle."""
+    """Apply an activation.
+
+    Variances are computed exactly, without a rounded angle.
+    """
     moments = MOMENTS[name]
     covariance, derivative = moments(*pairs[:3])
     first, second = (moments(k, k, k)[0] for k in pairs[:2])
@@ -65,7 +68,10 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over 3 x 3 windows with padding. Only the stride reduces the size."""
+    """Average over 3 x 3 windows with padding.
+
+    Only the stride reduces the size.
+    """
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
         missing = (math.ceil(size / stride) - 1) * stride + 3 - size
@@ -131,9 +137,10 @@ class ConvolutionalNetwork(Architecture):
 
 
 class ConvolutionalResidualNetwork(Architecture):
-    """A convolution and four groups of pre-activation blocks. Each of the last three groups halves the resolution.
+    """A convolution and four groups of pre-activation blocks.
 
-    The first block of a group has a convolution on its shortcut. The last layer has no activation before it.
+    Each of the last three groups halves the resolution. The first block of a group has a convolution on its shortcut.
+    The last layer has no activation before it.
     """
 
     convolutional = True
@@ -171,7 +178,9 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and without a bias in the last layer. All standard deviations are trainable.
+    """Kernel of a network with one output and without a bias in the last layer.
+
+    All standard deviations are trainable.
 
     Args:
         architecture: the network without its last layer.

@@ -131,7 +131,10 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return mean, variance, factor
 
     def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
-        """Sample log-probabilities, `[B, draws, C]`. Within a sample, all classes and points share one scale."""
+        """Sample log-probabilities, `[B, draws, C]`.
+
+        Within a sample, all classes and points share one scale.
+        """
         normal = sample_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
         scale: Tensor | float = 1.0
         if isinstance(self.scale, InverseGamma):

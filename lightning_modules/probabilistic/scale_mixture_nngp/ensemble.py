@@ -101,7 +101,9 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble by cross-entropy. The mean of the logits of all members classifies an image.
+    """Train an ensemble by cross-entropy.
+
+    The mean of the logits of all members classifies an image.
 
     Args:
         network: `FiniteNetworks`, optionally wrapped in `Normalized`; maps images to logits `[B, C, E]`.

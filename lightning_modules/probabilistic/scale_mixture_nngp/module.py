@@ -96,7 +96,10 @@ class ScaleMixtureRegression(MethodModule):
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`. Call `condition` first."""
+        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`.
+
+        Call `condition` first.
+        """
         assert self._known is not None
         seen_x, known, _ = self._known
         mean, variance = predicted(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
@@ -164,7 +167,10 @@ class ScaleMixtureRegression(MethodModule):
         self.tables = {"calibration": Table(columns)}
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Predict mean and standard deviation of targets in their original units. The run writes `predictions.csv`."""
+        """Predict mean and standard deviation of targets in their original units.
+
+        The run writes `predictions.csv`.
+        """
         assert self._known is not None
         mean, variance = self(batch["features"])
         law = self.scale.law().given(self._known[2], len(self._known[0]))

@@ -52,7 +52,10 @@ class Seen(NamedTuple):
 
 
 def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
-    """Compute the lower Cholesky factor of K + jitter I without a host sync. The result is NaN if no factor exists."""
+    """Compute the lower Cholesky factor of K + jitter I without a host sync.
+
+    The result is NaN if no factor exists.
+    """
     identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
     return factor.masked_fill(failed > 0, math.nan)
@@ -101,7 +104,10 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
-        """Return the posterior of s given the targets y. `quadratic` is a scalar."""
+        """Return the posterior of s given the targets y.
+
+        `quadratic` is a scalar.
+        """
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
@@ -187,14 +193,19 @@ class Scale(nn.Module, ABC):
 
 
 class FixedScale(Scale):
-    """Scale 1. The process is then a Gaussian process."""
+    """Scale 1.
+
+    The process is then a Gaussian process.
+    """
 
     def law(self) -> One:
         return One()
 
 
 class InverseGamma(Scale):
-    """Inverse gamma scale. The process is then a t process.
+    """Inverse gamma scale.
+
+    The process is then a t process.
 
     Args:
         a: initial shape parameter; the process has 2 a degrees of freedom.

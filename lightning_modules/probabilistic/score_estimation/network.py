@@ -9,7 +9,9 @@ from datamodules.arguments import at_least
 
 
 class FrozenSignNetwork(nn.Module):
-    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`. The output is zero initially.
+    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`.
+
+    The output is zero initially.
 
     The second half of the neurons has the same initial weights as the first half, but opposite output signs.
 

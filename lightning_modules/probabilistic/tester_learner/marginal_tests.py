@@ -98,12 +98,17 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
 
 
 def _norms(symmetric: Tensor) -> Tensor:
-    """Compute the operator norm of each symmetric matrix in `[K, p, p]`. The result is `[K]`."""
+    """Compute the operator norm of each symmetric matrix in `[K, p, p]`.
+
+    The result is `[K]`.
+    """
     return torch.linalg.eigvalsh(symmetric).abs().amax(1)
 
 
 def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
-    """Compute the statistics T1 to T3 in the order of `names`. T3 is infinite in a band with fewer than d^2 points.
+    """Compute the statistics T1 to T3 in the order of `names`.
+
+    T3 is infinite in a band with fewer than d^2 points.
 
     Args:
         found: sums over all points.

@@ -50,10 +50,11 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
 
 
 class TesterLearner(MethodModule):
-    """Learn a halfspace on training rows, and accept or reject it on validation rows. Runs on one or several ranks.
+    """Learn a halfspace on training rows, and accept or reject it on validation rows.
 
-    Each training step splits its rows into mini-batches. It takes one descent step on each mini-batch, and stores the
-    last iterate as a candidate. Validation selects one candidate and tests this candidate.
+    Runs on one or several ranks. Each training step splits its rows into mini-batches. It takes one descent step on
+    each mini-batch, and stores the last iterate as a candidate. Validation selects one candidate and tests this
+    candidate.
 
     Args:
         dim: d.

@@ -69,7 +69,9 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
 
 
 def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w, `[K, d]`. Each sum is orthogonal to its w.
+    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w, `[K, d]`.
+
+    Each sum is orthogonal to its w.
 
     Args:
         features: x, `[N, d]`.

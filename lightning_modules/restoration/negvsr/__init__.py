@@ -1,8 +1,9 @@
-"""NegVSR: real-world video super-resolution. Training makes the network invariant to noise cut out of other videos.
+"""NegVSR: real-world video super-resolution.
 
-RealBasicVSR cleans a clip x and upsamples the cleaned clip v, y_pos = F(v). A negative n = R_p((1 - M) v + M noise)
-mixes the clip v with a noise sequence cut out of real videos, and then rotates small patches; y_neg = F(n). For a clean
-clip y and its sharpened version y' (unsharp masking),
+Training makes the network invariant to noise cut out of other videos. RealBasicVSR cleans a clip x and upsamples the
+cleaned clip v, y_pos = F(v). A negative n = R_p((1 - M) v + M noise) mixes the clip v with a noise sequence cut out of
+real videos, and then rotates small patches; y_neg = F(n). For a clean clip y and its sharpened version y' (unsharp
+masking),
 
     L = |y_pos - y'| + |v - reduced(y')| + w |y_neg - y_pos|
         [+ perceptual(y_pos, y') + .05 BCE(D(y_pos), real)]      in the second stage, with a discriminator D,

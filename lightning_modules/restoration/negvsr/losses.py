@@ -1,4 +1,7 @@
-"""Loss terms of NegVSR, as functions of clips `[B, T, C, H, W]`. Each term is a mean over elements."""
+"""Loss terms of NegVSR, as functions of clips `[B, T, C, H, W]`.
+
+Each term is a mean over elements.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,5 +40,8 @@ def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
-    """Compute the loss of the discriminator. Frames of clean clips count as real, and generated frames as fake."""
+    """Compute the loss of the discriminator.
+
+    Frames of clean clips count as real, and generated frames as fake.
+    """
     return judged(discriminator(clean.flatten(0, 1)), True) + judged(discriminator(made.detach().flatten(0, 1)), False)

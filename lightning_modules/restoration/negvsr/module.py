@@ -114,7 +114,10 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return self.network(clip)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, without clipping. The result is deterministic."""
+        """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, without clipping.
+
+        The result is deterministic.
+        """
         with self.average.used_by(self.network):
             return self(degraded)
 

@@ -1,4 +1,6 @@
-"""Negatives: clips mixed with noise sequences. Small patches of the mixture are rotated by multiples of 90 degrees.
+"""Negatives: clips mixed with noise sequences.
+
+Small patches of the mixture are rotated by multiples of 90 degrees.
 
     n = R_p((1 - M) v + M noise). With probability p, R_p rotates a patch of a frame by k times 90 degrees,
 
@@ -72,7 +74,9 @@ class Negatives:
         at_least(0, weight=self.weight)
 
     def of(self, clip: Tensor, noise: Tensor) -> Tensor:
-        """Compute negatives from clips and noise, both `[B, T, C, h, w]`. The noise is mixed in unchanged.
+        """Compute negatives from clips and noise, both `[B, T, C, h, w]`.
+
+        The noise is mixed in unchanged.
 
         Raises:
             ValueError: if clips and noise differ in shape, or height or width of a frame is not divisible by the patch

@@ -1,4 +1,7 @@
-"""Write the restored frames of each clip in prediction. Clips that are video files also get a restored video."""
+"""Write the restored frames of each clip in prediction.
+
+Clips that are video files also get a restored video.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -67,7 +70,10 @@ class ClipWriter(FolderWriter):
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write the missing videos of clips whose frames are complete. Clips are sharded over ranks."""
+        """Write the missing videos of clips whose frames are complete.
+
+        Clips are sharded over ranks.
+        """
         if find_spec("av") is None:
             return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
         restored, written = self._job.store.folder, {}

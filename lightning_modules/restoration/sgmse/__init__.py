@@ -1,8 +1,8 @@
-"""SGMSE+: speech enhancement by a diffusion of complex spectrograms. Sampling starts from the noisy spectrogram.
+"""SGMSE+: speech enhancement by a diffusion of complex spectrograms.
 
-The OUVE process moves the clean spectrogram x_0 towards the noisy spectrogram y while the diffusion noise grows. Let t
-be uniform on [end, 1], and z complex noise with E|z|^2 = 1. A network estimates the score of x_t = mean(t) + std(t) z
-by minimising
+Sampling starts from the noisy spectrogram. The OUVE process moves the clean spectrogram x_0 towards the noisy
+spectrogram y while the diffusion noise grows. Let t be uniform on [end, 1], and z complex noise with E|z|^2 = 1. A
+network estimates the score of x_t = mean(t) + std(t) z by minimising
 
     L = mean over the batch of 1/2 sum |std(t) s(x_t, y, t) + z|^2,    s = -network([x_t, y], t),
 

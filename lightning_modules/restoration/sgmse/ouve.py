@@ -56,7 +56,10 @@ class OUVE(Process):
         return process
 
     def deviation(self, t: Tensor) -> Tensor:
-        """Compute the standard deviation of x_t given x_0. The result has the shape of t."""
+        """Compute the standard deviation of x_t given x_0.
+
+        The result has the shape of t.
+        """
         both = self.stiffness + self.growth
         grown = torch.expm1(2 * both * t) * torch.exp(-2 * self.stiffness * t)
         return self.sigma_min * (grown * (self.growth / both)).sqrt()

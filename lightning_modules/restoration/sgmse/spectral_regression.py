@@ -1,4 +1,6 @@
-"""Baseline of SGMSE+. The same network predicts clean spectrograms from noisy spectrograms by regression.
+"""Baseline of SGMSE+.
+
+The same network predicts clean spectrograms from noisy spectrograms by regression.
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 

@@ -81,7 +81,10 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
 
 @cache
 def dnsmos_network() -> Any:
-    """Load the DNSMOS network once. Return None if one of its two packages is missing."""
+    """Load the DNSMOS network once.
+
+    Return None if one of its two packages is missing.
+    """
     try:
         import onnxruntime
 
@@ -140,9 +143,10 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 
 
 class SpeechQuality(MeasuredItems):
-    """Metrics of the recordings in a dataset. In the table, `noisy_<metric>` is the metric of the noisy recording.
+    """Metrics of the recordings in a dataset.
 
-    The column `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
+    In the table, `noisy_<metric>` is the metric of the noisy recording. The column `input_snr` is the signal-to-noise
+    ratio of the noisy recording, in decibels.
     """
 
     warned = False

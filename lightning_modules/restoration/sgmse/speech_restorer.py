@@ -33,7 +33,10 @@ TRAINED_WITH = ("spectrogram", "process")
 
 
 def complex_normal(numbers: CounterRNG) -> Draw:
-    """Return a sampler of complex noise with E|z|^2 = 1. The noise is independent for each recording."""
+    """Return a sampler of complex noise with E|z|^2 = 1.
+
+    The noise is independent for each recording.
+    """
 
     def draw(like: Tensor) -> Tensor:
         real, imaginary = (numbers.normal(like.real) for _ in range(2))
@@ -91,7 +94,10 @@ class SpeechRestorerSteps(FolderWriter, ABC):
                 raise ValueError(f"model.{key} is {own[key]}, but the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
-        """Run the network on `[B, C, F, T]` and times `[B]`. The two output channels form a complex spectrogram."""
+        """Run the network on `[B, C, F, T]` and times `[B]`.
+
+        The two output channels form a complex spectrogram.
+        """
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
@@ -100,10 +106,11 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
-        """Enhance a batch. The noise of a recording is seeded by the seed of the run and the index of the recording.
+        """Enhance a batch.
 
-        Recordings with the same padded number of frames are processed together. Each recording is thus padded as if it
-        were alone in its batch.
+        The noise of a recording is seeded by the seed of the run and the index of the recording. Recordings with the
+        same padded number of frames are processed together. Each recording is thus padded as if it were alone in its
+        batch.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
         wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]

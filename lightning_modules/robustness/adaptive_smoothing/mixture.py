@@ -1,7 +1,7 @@
-"""Mixture of two frozen classifiers. The weight is fixed, or a mixing network predicts it for each image.
+"""Mixture of two frozen classifiers.
 
-The mixing network P maps intermediate features of both classifiers to one number per image. Let BN denote the
-normalisation of this number to mean 0 and variance 1. Then
+The weight is fixed, or a mixing network predicts it for each image. The mixing network P maps intermediate features of
+both classifiers to one number per image. Let BN denote the normalisation of this number to mean 0 and variance 1. Then
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
@@ -37,7 +37,9 @@ CLAMP_DEVIATIONS = 0.6
 
 
 class ClampedBatchNorm(nn.Module):
-    """Clamping and batch normalisation of one number per image. Training uses statistics of the global batch.
+    """Clamping and batch normalisation of one number per image.
+
+    Training uses statistics of the global batch.
 
     Args:
         momentum: weight of a batch in the running statistics.
@@ -55,7 +57,10 @@ class ClampedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(()))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Map raw outputs `[B]` to normalised outputs `[B]`. Training needs at least two images over all ranks."""
+        """Map raw outputs `[B]` to normalised outputs `[B]`.
+
+        Training needs at least two images over all ranks.
+        """
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
         count = global_sum(torch.ones_like(raw).sum())
@@ -269,7 +274,10 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, gamma, alpha)
 
     def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
-        """Mix with a fixed alpha in [0, 1]. For alpha 0 or 1, only one classifier is evaluated."""
+        """Mix with a fixed alpha in [0, 1].
+
+        For alpha 0 or 1, only one classifier is evaluated.
+        """
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
             mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)

@@ -222,7 +222,9 @@ class Attacked(NamedTuple):
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Combine images with their loss and success. NaN does not count as success.
+    """Combine images with their loss and success.
+
+    NaN does not count as success.
 
     Args:
         image: `[B, C, H, W]`.
@@ -235,7 +237,10 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """For each image, select the more harmful of two perturbations. Success decides first, and then the loss."""
+    """For each image, select the more harmful of two perturbations.
+
+    Success decides first, and then the loss.
+    """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -271,7 +276,9 @@ def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
 
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
-    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses. Parameters get no gradient.
+    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses.
+
+    Parameters get no gradient.
 
     Args:
         network: maps images to logits.
@@ -359,7 +366,9 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image. The worst point can be the image itself.
+    """Run several ascents, and return the worst point for each image.
+
+    The worst point can be the image itself.
 
     Args:
         network: maps images to logits.

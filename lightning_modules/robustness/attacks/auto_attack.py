@@ -85,7 +85,9 @@ class AutoAttack(Attack):
         generators: Generators = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Attack images; see `Attack`. The first generator seeds the random numbers of the whole batch.
+        """Attack images; see `Attack`.
+
+        The first generator seeds the random numbers of the whole batch.
 
         Raises:
             ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.

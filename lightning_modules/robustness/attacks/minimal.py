@@ -40,12 +40,17 @@ INSIDE = 1 - 1e-6
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
-    """Check whether the predicted class differs from the label, `[B]`, bool. NaN counts as the label."""
+    """Check whether the predicted class differs from the label, `[B]`, bool.
+
+    NaN counts as the label.
+    """
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Compute the gradient `[B, C, H, W]` of one value per image, `[B]`. Parameters get no gradient.
+    """Compute the gradient `[B, C, H, W]` of one value per image, `[B]`.
+
+    Parameters get no gradient.
 
     Raises:
         ValueError: if the value is not differentiable with respect to the image.
@@ -98,7 +103,9 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step. Each step needs a host sync to find the fooled images.
+    """Attack by DeepFool, clipped to [0, 1] after each step.
+
+    Each step needs a host sync to find the fooled images.
 
     Args:
         network: maps images to logits.
@@ -242,7 +249,10 @@ class MinimalAttack(ABC):
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`. The attack is deterministic."""
+        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`.
+
+        The attack is deterministic.
+        """
 
 
 @dataclass(frozen=True)

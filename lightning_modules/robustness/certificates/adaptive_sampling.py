@@ -54,12 +54,17 @@ SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
 
 
 def next_look(n: int) -> int:
-    """Return the number of samples at the next evaluation of the votes. It is 5 % larger, rounded to whole blocks."""
+    """Return the number of samples at the next evaluation of the votes.
+
+    It is 5 % larger, rounded to whole blocks.
+    """
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """Bound the class probability in each stream. All bounds hold jointly with probability 1 - level.
+    """Bound the class probability in each stream.
+
+    All bounds hold jointly with probability 1 - level.
 
     Args:
         bound: function that computes the bound of a stream from its hits, number of samples and level.
@@ -124,11 +129,11 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """Run CERTIFY with as few samples as possible. The radius is nearly as large as with `n_max` samples.
+    """Run CERTIFY with as few samples as possible.
 
-    The selection samples give a rough estimate of the class probability. From this estimate follows how many new
-    samples lose at most `max_loss` of the radius. This number does not depend on the new samples. The published formula
-    of the radius therefore stays valid.
+    The radius is nearly as large as with `n_max` samples. The selection samples give a rough estimate of the class
+    probability. From this estimate follows how many new samples lose at most `max_loss` of the radius. This number does
+    not depend on the new samples. The published formula of the radius therefore stays valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -172,11 +177,12 @@ class InputSpecific(Mode):
 
 @dataclass(frozen=True)
 class Anytime(Mode):
-    """Stop as soon as a confidence sequence decides the question. The sequence is valid for all numbers of samples.
+    """Stop as soon as a confidence sequence decides the question.
 
-    With `radius`, the question is whether this radius is certified. Without `radius`, sampling stops when the radius
-    reaches `largest_radius`, when the class is shown to have no majority, or when another block of samples is expected
-    to add less than `least_gain`. The radius in a row of the log is a valid lower bound.
+    The sequence is valid for all numbers of samples. With `radius`, the question is whether this radius is certified.
+    Without `radius`, sampling stops when the radius reaches `largest_radius`, when the class is shown to have no
+    majority, or when another block of samples is expected to add less than `least_gain`. The radius in a row of the log
+    is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 

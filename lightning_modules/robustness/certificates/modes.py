@@ -88,7 +88,10 @@ class Mode(ABC):
 
 
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
-    """Request `n0` votes, and return the class with the most votes. In a tie, return the lowest class."""
+    """Request `n0` votes, and return the class with the most votes.
+
+    In a tie, return the lowest class.
+    """
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())
 
@@ -115,7 +118,10 @@ def claim(
     draws: int,
     stage: int = 1,
 ) -> Certificate:
-    """Build a certificate from lower bounds. Abstain if the radius is negative."""
+    """Build a certificate from lower bounds.
+
+    Abstain if the radius is negative.
+    """
     certified = radius(p_lower)
     prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
     counts = tuple(hits.tolist())

@@ -109,14 +109,18 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
 
 
 def anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the upper end of the anytime confidence interval. Arguments are the same as for `anytime_lower`."""
+    """Compute the upper end of the anytime confidence interval.
+
+    Arguments are the same as for `anytime_lower`.
+    """
     return 1 - anytime_lower(n - hits, n, alpha)
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided lower bound: the smallest p with W+(p) < log(1/alpha). It is tighter than `anytime_lower`.
+    """Compute the one-sided lower bound: the smallest p with W+(p) < log(1/alpha).
 
-    With probability 1 - alpha, this bound is below the true value for all n simultaneously.
+    It is tighter than `anytime_lower`. With probability 1 - alpha, this bound is below the true value for all n
+    simultaneously.
     """
     if hits == 0:
         return 0.0
@@ -124,7 +128,10 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided upper bound for all n. Arguments are the same as for `one_sided_anytime_lower`."""
+    """Compute the one-sided upper bound for all n.
+
+    Arguments are the same as for `one_sided_anytime_lower`.
+    """
     return 1 - one_sided_anytime_lower(n - hits, n, alpha)
 
 
@@ -245,11 +252,12 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower bound of the certified accuracy on the given images. It accounts for certificates that are wrong.
+    """Compute a lower bound of the certified accuracy on the given images.
 
-    The m certificates are independent, and each is wrong with probability at most alpha. With probability 1 -
-    rho, the number of wrong certificates is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
-    returned bound is the accuracy minus k / m. It holds for all radii simultaneously.
+    It accounts for certificates that are wrong. The m certificates are independent, and each is wrong with probability
+    at most alpha. With probability 1 - rho, the number of wrong certificates is at most the smallest k with P(B > k) <=
+    rho for B ~ Binomial(m, alpha). The returned bound is the accuracy minus k / m. It holds for all radii
+    simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
     inequality of Bernstein has a factor 2 under the root and in the last term. The published formula lacks both

@@ -1,9 +1,10 @@
-"""Count the votes of a classifier on noisy copies of images, in full batches. A batch may contain several images.
+"""Count the votes of a classifier on noisy copies of images, in full batches.
 
-Sample d of image x in a stage of its certification is x + sigma e. The noise e depends only on (seed, image, stage, d).
-Each block of 100 samples has its own seed. The inputs of the classifier therefore do not depend on batch size or world
-size. The votes do not depend on them either, with one exception. If two logits are very close, rounding decides, and
-rounding can change with the batch size. Noise differs between types of device.
+A batch may contain several images. Sample d of image x in a stage of its certification is x + sigma e. The noise e
+depends only on (seed, image, stage, d). Each block of 100 samples has its own seed. The inputs of the classifier
+therefore do not depend on batch size or world size. The votes do not depend on them either, with one exception. If two
+logits are very close, rounding decides, and rounding can change with the batch size. Noise differs between types of
+device.
 
 We measured how many votes change by rounding (`tests/benchmarks/test_flipped_votes.py`). The measurement used a CPU, a
 ResNet-20 trained without noise, and 6,000 noisy copies of six CIFAR-10 images. Batch size 77 instead of 1000 changed no
@@ -51,10 +52,11 @@ class GaussianSmoothing:
 
 
 class BlockNoise:
-    """Standard normal noise in float32. For each type of device, it is a pure function of (seed, image, stage, block).
+    """Standard normal noise in float32.
 
-    Generators of some devices use only 32 bits of a seed. The seeds of the blocks of an image are consecutive integers,
-    so the blocks differ even on these devices.
+    For each type of device, it is a pure function of (seed, image, stage, block). Generators of some devices use only
+    32 bits of a seed. The seeds of the blocks of an image are consecutive integers, so the blocks differ even on these
+    devices.
 
     Args:
         seed: seed of all noise.
@@ -142,10 +144,11 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certify images in full batches. A batch may combine samples of several images.
+    """Certify images in full batches.
 
-    Images are processed in order of arrival, so only a few images are in progress at any time. The device counts the
-    votes. The host reads them one batch later, while the device computes the next batch:
+    A batch may combine samples of several images. Images are processed in order of arrival, so only a few images are in
+    progress at any time. The device counts the votes. The host reads them one batch later, while the device computes
+    the next batch:
 
                   plan and launch batch 1
                   plan and launch batch 2    while the device computes 1
@@ -308,7 +311,10 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Add the votes of a batch to its images. Finish the images that need no more samples."""
+        """Add the votes of a batch to its images.
+
+        Finish the images that need no more samples.
+        """
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -38,7 +38,9 @@ Augmentation = Literal["contour", "single", "global"]
 
 
 def outer_contour(region: Mask) -> NDArray[np.int64]:
-    """Find the outer contour of the largest part of a region. Pixels that touch at a corner are connected.
+    """Find the outer contour of the largest part of a region.
+
+    Pixels that touch at a corner are connected.
 
     Args:
         region: `[H, W]`.
@@ -86,7 +88,9 @@ def radius(region: Mask) -> float:
 
 
 def deformed(region: Mask, largest_offset: int, width: float, random: np.random.Generator) -> Mask:
-    """Deform a region by one round of Algorithm 1. A region without contour is returned unchanged.
+    """Deform a region by one round of Algorithm 1.
+
+    A region without contour is returned unchanged.
 
     Args:
         region: K, `[H, W]`.
@@ -155,7 +159,9 @@ def noise_norm(predicted: Tensor) -> Tensor:
 
 
 def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-    """Predict the noise at a timestep for a latent of pure noise. This is the first step of the editor.
+    """Predict the noise at a timestep for a latent of pure noise.
+
+    This is the first step of the editor.
 
     Args:
         inpainter: the editor's model.
@@ -186,7 +192,9 @@ def protected(
     iterations: int,
     gradient_repeats: int = 1,
 ) -> Tensor:
-    """Projected gradient ascent inside regions. Each iteration samples new regions.
+    """Projected gradient ascent inside regions.
+
+    Each iteration samples new regions.
 
     Args:
         image: x, `[B, C, H, W]` in [0, 1].

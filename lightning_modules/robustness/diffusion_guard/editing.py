@@ -165,9 +165,10 @@ class EditMeans(nn.ModuleDict):
 
 
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """Compute the PSNR in dB, `[B]`, of images in [0, 1]. Only pixels in the mask `where`, `[B, 1, H, W]`, count.
+    """Compute the PSNR in dB, `[B]`, of images in [0, 1].
 
-    The PSNR is infinite for equal images, and NaN if the mask is empty.
+    Only pixels in the mask `where`, `[B, 1, H, W]`, count. The PSNR is infinite for equal images, and NaN if the mask
+    is empty.
     """
     error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))

@@ -80,7 +80,9 @@ class Inpainter(nn.Module, ABC):
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise for z_t = `noise`, which is pure noise. This is the first step of the editor.
+        """Predict the noise for z_t = `noise`, which is pure noise.
+
+        This is the first step of the editor.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
@@ -93,7 +95,10 @@ class Inpainter(nn.Module, ABC):
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
-        """Fill the repainted part with grey. Grey is the value 0 in [-1, 1]."""
+        """Fill the repainted part with grey.
+
+        Grey is the value 0 in [-1, 1].
+        """
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
@@ -180,9 +185,10 @@ class PixelInpainter(Inpainter):
 
 
 class StableDiffusionInpainter(Inpainter):
-    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`. Attacks use an empty prompt.
+    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Edits run the pipeline without its safety checker. The checker would return black images and bias comparisons.
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker. The checker would return black
+    images and bias comparisons.
 
     Args:
         pipeline: local folder written by `save_pretrained`, or the name of a model on the Hugging Face Hub
@@ -248,7 +254,10 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """Encode the empty prompt as `[1, tokens, D]`. The result is cached."""
+        """Encode the empty prompt as `[1, tokens, D]`.
+
+        The result is cached.
+        """
         if self._empty_prompt is None:
             tokens = self.tokenizer(
                 "", padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"

@@ -41,7 +41,7 @@ def union(batch: ProtectedImageBatch) -> Tensor:
 
 
 def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample standard normal noise of the shape of z. Each image has its own generator."""
+    """Sample standard normal noise of the shape of z, with one generator for each image."""
     shape = inpainter.noise_shape(image)[1:]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
 

@@ -1,4 +1,7 @@
-"""Files of protected images. Each file stores the hash of the original image and its masks."""
+"""Files of protected images.
+
+Each file stores the hash of the original image and its masks.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,8 @@
-"""Dual randomised smoothing (DRS) smooths two halves of an image separately. Each half has half the dimensions.
+"""Dual randomised smoothing (DRS) smooths two halves of an image separately.
 
-The pixels of an image are split into two parts x_l and x_r by a checkerboard pattern. Each part has a separate
-classifier. The classifier receives only this part, with noise. The vote probabilities of both are added:
+Each half has half the dimensions. The pixels of an image are split into two parts x_l and x_r by a checkerboard
+pattern. Each part has a separate classifier. The classifier receives only this part, with noise. The vote probabilities
+of both are added:
 
     p_c^l = P(f_l(x_l + sigma e) = c),   p_c^r = P(f_r(x_r + sigma e) = c),   g(x) = argmax_c (p_c^l + p_c^r).
 

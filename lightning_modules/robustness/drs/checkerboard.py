@@ -15,7 +15,9 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """Compute the mask of the pixels in the first half. The second half has the remaining pixels.
+    """Compute the mask of the pixels in the first half.
+
+    The second half has the remaining pixels.
 
     Args:
         height: height of the image, even.

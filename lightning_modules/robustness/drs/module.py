@@ -29,7 +29,9 @@ PROBABILITY_FLOOR = 1e-6
 
 
 class DRS(AccuracyUnderNoise, MethodModule):
-    """Train the two classifiers of dual smoothing. The callback `Certification` certifies the sum of their votes.
+    """Train the two classifiers of dual smoothing.
+
+    The callback `Certification` certifies the sum of their votes.
 
     Args:
         network: classifier f_l of the first half; maps images `[B, C, H, W]` in [0, 1], filled from this half, to

@@ -1,7 +1,7 @@
-"""Mahalanobis detector of out-of-distribution and adversarial inputs. It uses the features of a trained classifier.
+"""Mahalanobis detector of out-of-distribution and adversarial inputs.
 
-For each layer l, one Gaussian per class models the features f_l. All classes of a layer share the covariance
-(`gaussians.py`). The score M_l is
+It uses the features of a trained classifier. For each layer l, one Gaussian per class models the features f_l. All
+classes of a layer share the covariance (`gaussians.py`). The score M_l is
 
     M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
     x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)).

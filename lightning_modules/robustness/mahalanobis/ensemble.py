@@ -1,4 +1,6 @@
-"""Weighted sum of the scores of all layers. A logistic regression on validation data gives the weights.
+"""Weighted sum of the scores of all layers.
+
+A logistic regression on validation data gives the weights.
 
     log p(out | M) - log p(in | M) = w^T M + b,   confidence = -(w^T M + b)
 

@@ -166,7 +166,9 @@ def against_attacks(
     features: Mapping[str, Collected],
     widths: Sequence[int],
 ) -> list[DetectionResult]:
-    """Evaluate all methods on clean, noisy and adversarial images. An attack without usable images is skipped.
+    """Evaluate all methods on clean, noisy and adversarial images.
+
+    An attack without usable images is skipped.
 
     Args:
         measured: what the score columns contain.
@@ -266,7 +268,10 @@ def _detection(
 def _add_local_dimension(
     measured: MeasuredScores, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
-    """Add the baseline `lid` for an adversarial set. `lid` uses the features `[n, 3 D]` of the images in the set."""
+    """Add the baseline `lid` for an adversarial set.
+
+    `lid` uses the features `[n, 3 D]` of the images in the set.
+    """
     is_target = detection.is_target
     fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
     if min(fewest) < FEWEST:

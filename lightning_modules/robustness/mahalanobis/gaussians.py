@@ -1,4 +1,6 @@
-"""Class-conditional Gaussians of the features f of a layer. All classes share one covariance.
+"""Class-conditional Gaussians of the features f of a layer.
+
+All classes share one covariance.
 
     mu_c  = (1/N_c) sum_{i: y_i = c} f_i
     Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
@@ -45,7 +47,9 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
 
 
 class ClassGaussians(nn.Module):
-    """Streaming estimates of class means and shared covariances. After each update, the buffers are equal on all ranks.
+    """Streaming estimates of class means and shared covariances.
+
+    After each update, the buffers are equal on all ranks.
 
     Args:
         num_classes: K, number of classes.
@@ -119,7 +123,10 @@ class ClassGaussians(nn.Module):
 
 
 class Whitened(NamedTuple):
-    """Whitening z = (f - centre) W with W W^T = Sigma^+. After whitening, d_c is a squared Euclidean distance."""
+    """Whitening z = (f - centre) W with W W^T = Sigma^+.
+
+    After whitening, d_c is a squared Euclidean distance.
+    """
 
     classes: Tensor
     """Classes that have a mean, `[C]`, int64."""

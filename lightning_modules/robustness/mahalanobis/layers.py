@@ -1,7 +1,7 @@
-"""Features of selected layers of any network. A feature is the average of an output channel over spatial positions.
+"""Features of selected layers of any network.
 
-Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
-NeurIPS 2018, arXiv 1807.03888, section 2.2.
+A feature is the average of an output channel over spatial positions. Source: Lee et al., A Simple Unified Framework for
+Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 2.2.
 """
 
 from collections.abc import Iterator, Sequence

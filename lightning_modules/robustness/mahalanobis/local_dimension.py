@@ -55,7 +55,9 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute LID of clean images and their copies. The neighbours are the clean images of the mini-batch.
+    """Compute LID of clean images and their copies.
+
+    The neighbours are the clean images of the mini-batch.
 
     Args:
         copies: features `[n, d]` of copies of the same images, in the same order; the first tensor is for the clean

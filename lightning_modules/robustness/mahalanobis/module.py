@@ -162,7 +162,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": logits}
 
     def configure_optimizers(self) -> Any:
-        """Return an optimizer without effect. Lightning saves no checkpoint without optimizer steps."""
+        """Return an optimizer without effect, because Lightning saves no checkpoint without optimizer steps."""
         return torch.optim.SGD(self.network.parameters(), lr=0.0)
 
     def on_test_start(self) -> None:

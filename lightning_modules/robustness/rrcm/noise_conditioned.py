@@ -102,10 +102,10 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Classify images in [0, 1] under noise of a known level. This takes one forward pass.
+    """Classify images in [0, 1] under noise of a known level.
 
-    Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is conditioned on the nearest of the
-    81 pre-training levels.
+    This takes one forward pass. Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is
+    conditioned on the nearest of the 81 pre-training levels.
 
     Args:
         encoder: network that maps images and times `[B]` to features `[B, num_features]`.

@@ -34,7 +34,9 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 class Projector(nn.Module):
-    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer. Linear layers have no bias.
+    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer.
+
+    Linear layers have no bias.
 
     Args:
         in_features: number D of features of the encoder.
@@ -71,7 +73,9 @@ _ROWS_AT_ONCE = 1024
 
 
 def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Compute the fraction of noisy images whose nearest clean image is the original. Similarity is the cosine.
+    """Compute the fraction of noisy images whose nearest clean image is the original.
+
+    Similarity is the cosine.
 
     Args:
         noisy: features of noisy images, `[N, D]`.
@@ -201,7 +205,10 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         return feature
 
     def levels(self) -> tuple[float, float]:
-        """Sample t_q and t_{q+1} of the current step. They are the same on all ranks and after resuming."""
+        """Sample t_q and t_{q+1} of the current step.
+
+        They are the same on all ranks and after resuming.
+        """
         count = num_levels(self.steps_taken, self._total_steps)
         index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
         return noise_level(index, count), noise_level(index + 1, count)
@@ -263,7 +270,10 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        """Update the averages. This is not called for steps that the gradient scaler skips."""
+        """Update the averages.
+
+        This is not called for steps that the gradient scaler skips.
+        """
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (
             (self.target_network, self.network, kept),
