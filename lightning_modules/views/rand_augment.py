@@ -15,7 +15,7 @@ sampled around m and clipped to [0, mmax]. Full strength is 10:
 
 Therefore `m15` without `mmax` equals `m10`. Without `inc1`, posterize and solarize become weaker for larger m.
 Differences from timm: moved images are interpolated bilinearly, while timm chooses bilinear or bicubic at random.
-    Values are not rounded to 1/255.
+Values are not rounded to 1/255.
 
 Sources: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
 2020, arXiv 1909.13719; Wightman, Touvron and Jegou, ResNet strikes back: An improved training procedure in timm, 2021,

@@ -83,7 +83,7 @@ class BlockProblem(ABC):
     The f_i do not depend on x.
 
     Shapes: blocks `[k]`, variables y and v of the blocks `[k, D]`, upper variable x `[n]`. Trackers only pass batches
-        on. Batches may have any content.
+    on. Batches may have any content.
     """
 
     @abstractmethod

@@ -21,13 +21,13 @@ G^2 for each sample and output (`DiagonalAdaGradStep`), where S = mean of G (z -
 
 Theory and curves are from the paper. Only its abstract was available. The algorithm follows the authors' code.
 Differences from the code: if the inner search accepts no step, the weights do not change. The code takes the last step
-    untested. The inner loop stops before a step whose gradient is below 1e-6. The code stops after this step. The MNIST
-    loader of the authors reads only the 10,000 test images, with values in 0...255.
+untested. The inner loop stops before a step whose gradient is below 1e-6. The code stops after this step. The MNIST
+loader of the authors reads only the 10,000 test images, with values in 0...255.
 
 In online imitation learning, a batch is a round: the states that the policy visits (`datamodules.rollouts`). The policy
-    of the authors samples actions and bounds them by a tanh. The distance to the actions of the expert ignores this
-    tanh. Here the action is the clipped output of the policy. The environments of the authors continue from one round
-    to the next. Here each round resets the environments. SVRG, a baseline of the authors, is not included.
+of the authors samples actions and bounds them by a tanh. The distance to the actions of the expert ignores this tanh.
+Here the action is the clipped output of the policy. The environments of the authors continue from one round to the
+next. Here each round resets the environments. SVRG, a baseline of the authors, is not included.
 
 Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrogates for Stochastic Optimization, ICML
 2023, arXiv 2302.02607.

@@ -26,10 +26,10 @@ fraction. The authors use 5 levels, which changes weights by 1e-6. With 5 levels
 compared with the motion that the weights approximate. The variance of this motion has the factor V_H: 3.5 at H = 0.1, 1
 at 0.5, and 1.9 at 0.9. The code of the authors lacks this factor. With a pull theta, the motion starts at 0. In the
 code of the authors, it has a past: it is the stationary process conditioned on being 0 at the start. The mean squared
-    error of type I is exact. The code of the authors lacks a factor 2, and V_H. The divergence of a path is summed over
-    its dimensions. The training of the authors uses the mean, which is a sixth of the sum for six dimensions. Layers
-    use the initialisation and normalisation of PyTorch. The authors add 1e-6 to variances instead of 1e-5. The scale of
-    p(x_0) is parametrised by an exponential. Weights from a Riemann sum are omitted.
+error of type I is exact. The code of the authors lacks a factor 2, and V_H. The divergence of a path is summed over its
+dimensions. The training of the authors uses the mean, which is a sixth of the sum for six dimensions. Layers use the
+initialisation and normalisation of PyTorch. The authors add 1e-6 to variances instead of 1e-5. The scale of p(x_0) is
+parametrised by an exponential. Weights from a Riemann sum are omitted.
 
 Source: Daems, Opper, Crevecoeur and Birdal, Variational Inference for SDEs Driven by Fractional Noise, ICLR 2024,
 arXiv 2310.12975.

@@ -18,8 +18,7 @@ exponentially, and averaging does not help. For example, training diverges with 
 and data at 3 or beyond (`narrow_noise.yaml`).
 
 Reported likelihoods never use u. Instead, log Z is computed on a grid or with new samples from q. The score that
-    detects unusual
-inputs is -f.
+detects unusual inputs is -f.
 
 Only the abstract of the paper was available, so networks, learning rates and beta are our choice. A variance-reduced
 average is not included; the paper may have one.

@@ -9,9 +9,9 @@ in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packag
 torchmetrics.
 
 DNSMOS needs no clean speech. A network rates speech, background and overall quality from 1 to 5. It rates windows of
-    9.01 seconds at 16 kHz with a hop of one second. Shorter recordings are repeated. Polynomials map the outputs of the
-    network to the scale of human listeners. The results of all windows are averaged. The package `speechmos` provides
-    the file of the network, and `onnxruntime` runs the network.
+9.01 seconds at 16 kHz with a hop of one second. Shorter recordings are repeated. Polynomials map the outputs of the
+network to the scale of human listeners. The results of all windows are averaged. The package `speechmos` provides the
+file of the network, and `onnxruntime` runs the network.
 
 Metrics whose package is missing are left out of tables, with one warning.
 

@@ -9,9 +9,9 @@ mixture, and s = 1 for attacked and 0 for clean images. The mixing network minim
 The attacks (`attacks.py`) are white-box attacks: they differentiate through the classifiers and the mixing network.
 
 Certification smooths only the robust classifier. Then h is the vote distribution of this classifier under noise, while
-    g and alpha are computed from the clean input. For a fixed alpha, the paper gives the radius sigma Phi^-1(alpha p)
-    if h_y >= p. The proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha if it is
-    computed from the smallest possible alpha.
+g and alpha are computed from the clean input. For a fixed alpha, the paper gives the radius sigma Phi^-1(alpha p) if
+h_y >= p. The proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha if it is computed
+from the smallest possible alpha.
 
 Sources of alpha:
 

@@ -262,7 +262,7 @@ def accuracy_with_high_probability(
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
     inequality of Bernstein has a factor 2 under the root and in the last term. The published formula lacks both
     factors. The published bound is therefore not valid: with alpha = rho = 0.001 and m = 10,000 it fails with
-        probability 0.0016.
+    probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

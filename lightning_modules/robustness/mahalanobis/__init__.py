@@ -14,9 +14,8 @@ standard deviation of the normalisation, unlike in the published code.
 The name of a score tells on which data the regression and epsilon are tuned:
 
 * `tuned_on_target`: the first `num_validation` images of the test set and of the out-of-distribution set. One half of
-    these images fits the weights. The other half chooses epsilon by TNR at 95 % TPR. For an attack, a tenth of the
-    images is used, and
-  epsilon is chosen by AUROC.
+  these images fits the weights. The other half chooses epsilon by TNR at 95 % TPR. For an attack, a tenth of the images
+  is used, and epsilon is chosen by AUROC.
 * `tuned_on_attack`: the same test images and their adversarial copies from the first of `attacks`; uses no
   out-of-distribution images.
 * `mean`: no tuning. The score is the mean over layers, each standardised by the rank of its covariance, with epsilon 0.
