@@ -116,7 +116,7 @@ def cells_per_axis(points: int, dim: int) -> int:
     """
     k = round(points ** (1 / dim))
     if k**dim != points:
-        raise ValueError(f"points must be a power {dim} of a whole number for {dim} latent dimensions, got {points}")
+        raise ValueError(f"points must be k^{dim} with a whole number k for {dim} latent dimensions, got {points}")
     return k
 
 

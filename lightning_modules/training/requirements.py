@@ -39,8 +39,8 @@ def require_one_process(trainer: Any, name: str) -> None:
     """
     if trainer.world_size > 1:
         raise ValueError(
-            f"{name} works in one process, and trainer.devices and num_nodes make {trainer.world_size}: run seeds in "
-            f"parallel instead, with train.py compare --seeds 0 1 2 --jobs 3"
+            f"{name} works in one process, but trainer.devices and num_nodes make {trainer.world_size} processes: run "
+            f"seeds in parallel instead, with train.py compare --seeds 0 1 2 --jobs 3"
         )
 
 

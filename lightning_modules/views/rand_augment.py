@@ -291,7 +291,7 @@ def parts_of(recipe: str) -> dict[str, float]:
     first, *parts = recipe.split("-")
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]
     if first != "rand" or not all(found):
-        raise ValueError(f"recipe must be rand-<part>-<part>..., of m, n, p, mstd, mmax and inc, got {recipe!r}")
+        raise ValueError(f"recipe must be rand-<part>-<part>... with parts m, n, p, mstd, mmax and inc, got {recipe!r}")
     return DEFAULTS | {match[1]: float(match[2]) for match in found if match}
 
 

@@ -136,7 +136,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         require_independent(trainer)
         if str(trainer.precision) == "16-mixed":
             raise ValueError(
-                "trainer.precision 16-mixed scales losses, and momenta take gradients as they are: use bf16-mixed"
+                "trainer.precision 16-mixed scales the loss, but momenta need unscaled gradients: use bf16-mixed"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and data is not None:

@@ -130,8 +130,8 @@ class TesterLearner(MethodModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 raise ValueError(
-                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner, which takes one of "
-                    f"its candidates and averages none"
+                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner: it selects "
+                    f"one candidate and averages no weights"
                 )
 
     def on_train_start(self) -> None:

@@ -220,7 +220,7 @@ class StableDiffusionInpainter(Inpainter):
         channels = self.pipeline.unet.config.in_channels
         if channels != 9:
             raise ValueError(
-                f"pipeline: the U-Net of {pipeline} takes {channels} channels; an inpainting model's takes 9"
+                f"pipeline: the U-Net of {pipeline} has {channels} input channels, but an inpainting model has 9"
             )
         fixed = partial(adapted, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
         self.network = fixed(self.pipeline.unet)

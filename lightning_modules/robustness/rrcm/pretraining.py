@@ -189,8 +189,8 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             return
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):
             raise ValueError(
-                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, too few for an "
-                f"update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
+                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, which is too coarse "
+                f"for an update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
             )
         if self.num_steps is not None:
             return
