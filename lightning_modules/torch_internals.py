@@ -1,6 +1,6 @@
-"""Private PyTorch names that this project needs because no public name exists, each with its reason.
+"""Private PyTorch names that this project needs because no public name exists, each with the reason.
 
-Private Lightning names are in a separate file, because networks are imported without Lightning.
+Private names of Lightning are in a separate file, because networks are imported without Lightning.
 """
 
 from typing import Any
@@ -27,5 +27,8 @@ standard_gamma: Any = torch._standard_gamma
 
 
 def times_written(tensor: torch.Tensor) -> int:
-    """Return a tensor's version counter: the number of in-place changes, by which autograd detects changed values."""
+    """Return the version counter of a tensor.
+
+    It counts in-place changes, and autograd uses it to detect changed values.
+    """
     return tensor._version

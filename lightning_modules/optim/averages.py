@@ -11,22 +11,24 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 @torch.no_grad()
 def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
-    """Update the parameters of a moving average towards a trained network, in place.
+    """Move the parameters of an average towards those of a trained network, in place.
 
         e <- decay e + (1 - decay) theta
 
     Buffers, such as the statistics of batch normalisation, stay unchanged.
 
     Args:
-        average: moving average e, of the same architecture as the network.
+        average: moving average e, with the architecture of the network.
         trained: theta.
-        decay: weight of the old average, in [0, 1].
+        decay: weight of the previous average, in [0, 1].
     """
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(trained.parameters()), None)
 
 
 def ramped_decay(update: int, decay: float) -> float:
-    """Compute the decay of the n-th update, which increases with n: min(decay, (1 + n) / (10 + n)).
+    """Compute the decay of the n-th update, min(decay, (1 + n) / (10 + n)).
+
+    It increases with n.
 
     Args:
         update: number n of earlier updates.
@@ -36,14 +38,16 @@ def ramped_decay(update: int, decay: float) -> float:
 
 
 class AveragedWeights(nn.Module):
-    """Moving average of a network's trainable parameters, in float32 or better; saved in its owner's state dict.
+    """Moving average of the trainable parameters of a network, in float32 or above.
 
-    The average is updated after each optimizer step, except for steps that a gradient scaler skips. The network's
+    It is saved in the state dict of its owner.
+
+    The average is updated after each optimizer step. Steps that a gradient scaler skips do not update it. The network's
     buffers are not averaged. Within `with average.used_by(network):` the network has the averaged weights.
 
     Args:
-        network: the network; frozen parameters are left out.
-        decay: maps the number of earlier updates to the weight of the old average, in [0, 1].
+        network: the network; the average leaves out frozen parameters.
+        decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1].
     """
 
     updates: int
@@ -60,7 +64,10 @@ class AveragedWeights(nn.Module):
         self._in_use = False
 
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
-        """Return the averaged parameters, whether or not they currently require a gradient."""
+        """Return the averaged parameters.
+
+        It does not matter whether they currently require a gradient.
+        """
         named = dict(network.named_parameters())
         return [named[name] for name in self.names]
 
@@ -80,7 +87,10 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager that gives the network the averaged weights; such contexts can be nested."""
+        """Context manager that gives the network the averaged weights.
+
+        Such contexts can be nested.
+        """
         if self._in_use:
             yield
             return

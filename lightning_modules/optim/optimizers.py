@@ -1,8 +1,8 @@
 """Default optimizers and schedules, and helpers for `configure_optimizers`.
 
-The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to any
-class named in a configuration: Adam would get AdamW's weight decay. PyTorch's `ConstantLR` starts at a third of the
-learning rate by default.
+The defaults are functions, not classes. If a default were a class, the command line would pass the arguments of the
+default to every class in a configuration. Adam would get the weight decay of AdamW. By default, `ConstantLR` of PyTorch
+starts at a third of the learning rate.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,17 @@ from torch.optim.lr_scheduler import ConstantLR
 
 
 def sgd(parameters: Iterable[Any]) -> Optimizer:
-    """SGD with PyTorch's defaults: learning rate 0.001, no momentum, no weight decay."""
+    """SGD with the defaults of PyTorch: learning rate 0.001, no momentum, no weight decay."""
     return torch.optim.SGD(parameters)
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
-    """Adam with PyTorch's defaults: learning rate 0.001, no weight decay."""
+    """Adam with the defaults of PyTorch: learning rate 0.001, no weight decay."""
     return torch.optim.Adam(parameters)
 
 
 def adamw(parameters: Iterable[Any]) -> Optimizer:
-    """AdamW with PyTorch's defaults: learning rate 0.001, weight decay 0.01."""
+    """AdamW with the defaults of PyTorch: learning rate 0.001, weight decay 0.01."""
     return torch.optim.AdamW(parameters)
 
 
@@ -43,7 +43,10 @@ def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
-    """Context manager that freezes the parameters of modules; gradients still reach their inputs."""
+    """Context manager that freezes the parameters of modules.
+
+    Gradients still flow to their inputs.
+    """
     parameters = trainable_parameters(*modules)
     try:
         for parameter in parameters:
@@ -55,12 +58,12 @@ def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, parameters: Iterable[Any]) -> Any:
-    """Build an optimizer and its learning-rate schedule, as returned by `configure_optimizers`.
+    """Build an optimizer and its learning-rate schedule in the format that `configure_optimizers` returns.
 
     Args:
-        optimizer: builds the optimizer from the parameters.
-        lr_scheduler: builds the schedule from the optimizer. The scheduler steps every epoch, or every step if it has
-            `interval = "step"`; a plateau scheduler monitors the metric named in its `monitor`.
+        optimizer: function that builds the optimizer from the parameters.
+        lr_scheduler: function that builds the schedule from the optimizer. The scheduler steps every epoch, or every
+            step if it has `interval = "step"`. A plateau scheduler monitors the metric that its `monitor` names.
         parameters: trainable parameters, or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)

@@ -1,8 +1,8 @@
 """Parameter groups with separate learning rates: new layers of a pretrained network, heads, and layer-wise decay.
 
-In layer-wise decay, a parameter of block i has depth i + 1. Patch embedding, positions and class token have depth 0,
-and everything after the L blocks has depth L + 1. A parameter's learning rate is multiplied by d^{L + 1 - depth}.
-Vectors and scalars (biases, norms) have no weight decay.
+In layer-wise decay, a parameter of block i has depth i + 1. Patch embedding, positions and class token have depth 0.
+Everything after the L blocks has depth L + 1. The learning rate of a parameter is multiplied by d^{L + 1 - depth}.
+Vectors and scalars (biases, norms) get no weight decay.
 
 Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
 """
@@ -23,14 +23,15 @@ NORMALISATION = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[dict[str, Any]]:
     """Build optimizer groups with the key `lr_factor`, which `scale_learning_rates` applies.
 
-    The groups follow the authors' code of ADELE, which follows SEAM. Biases (parameters whose names end with `bias`)
-    have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights and
-    biases are ten times as large. Scales and shifts of normalisation layers are frozen and belong to no group. All
-    other parameters are in a group; the authors' networks have only convolutions and linear layers.
+    The groups follow the code of the authors of ADELE, which follows SEAM. Biases (parameters whose names end with
+    `bias`) have twice the learning rate of weights, and no weight decay. In new layers, the learning rates of weights
+    and biases are ten times as large. Scales and shifts of normalisation layers are frozen, and belong to no group. All
+    other parameters are in a group. The networks of the authors have only convolutions and linear layers.
 
     Args:
         network: the network; if `new_layers` are given, its normalisation layers are frozen.
-        new_layers: names of submodules trained from scratch; if empty, all trainable parameters form one group.
+        new_layers: names of submodules that are trained from scratch; if empty, all trainable parameters form one
+            group.
 
     Raises:
         ValueError: if a name in `new_layers` is not a submodule of the network.
@@ -57,7 +58,7 @@ def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[
 
 
 def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Multiply each group's learning rate by the group's `lr_factor`, if present."""
+    """Multiply the learning rate of each group by its `lr_factor`, if it has one."""
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
 
@@ -65,13 +66,14 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
 def optimizer_with_heads(
     optimizer: OptimizerCallable, module: nn.Module, heads: Iterable[nn.Module], lr_factor: float
 ) -> Optimizer:
-    """Build an optimizer on a module's trainable parameters, with another learning rate for its heads.
+    """Build an optimizer of the trainable parameters of a module, with another learning rate for the heads.
 
     Args:
-        optimizer: builds the optimizer; its learning rate applies to all parameters except the heads'.
+        optimizer: function that builds the optimizer; its learning rate applies to all parameters outside of the heads.
         module: module that has the parameters.
-        heads: submodules of `module` that get their own learning rate.
-        lr_factor: learning rate of the heads relative to that of the other parameters; 1 makes a single group.
+        heads: submodules of `module` that get a separate learning rate.
+        lr_factor: learning rate of the heads, divided by the learning rate of the other parameters; 1 makes a single
+            group.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if lr_factor == 1:
@@ -100,11 +102,11 @@ def layer_of(name: str, num_blocks: int) -> int:
 def optimizer_with_layer_decay(
     optimizer: OptimizerCallable, encoder: nn.Module, head: nn.Module, decay: float
 ) -> Optimizer:
-    """Build an optimizer on the trainable parameters of encoder and head, with layer-wise decay.
+    """Build an optimizer of the trainable parameters of encoder and head, with layer-wise decay.
 
     Args:
-        optimizer: builds the optimizer; its learning rate applies to the head.
-        encoder: encoder with its blocks in `blocks`; an encoder without blocks is treated as part of the head.
+        optimizer: function that builds the optimizer; its learning rate applies to the head.
+        encoder: encoder that has its blocks in `blocks`; without blocks, it is treated as part of the head.
         head: layers that follow the encoder.
         decay: d, in (0, 1].
     """

@@ -1,4 +1,7 @@
-"""Learning-rate schedules that PyTorch lacks. Schedules per batch instead of per epoch have `interval = "step"`."""
+"""Learning-rate schedules that PyTorch lacks.
+
+Schedules that step after each batch instead of each epoch have `interval = "step"`.
+"""
 
 import math
 from typing import Literal
@@ -10,25 +13,37 @@ from datamodules.arguments import at_least, one_of, positive, within
 
 
 class CosineOverSteps(CosineAnnealingLR):
-    """PyTorch's cosine annealing, stepped after every batch: `T_max` counts batches."""
+    """Cosine annealing of PyTorch, stepped after every batch.
+
+    `T_max` counts batches.
+    """
 
     interval = "step"
 
 
 class PolynomialOverSteps(PolynomialLR):
-    """PyTorch's polynomial decay, stepped after every batch: `total_iters` counts batches."""
+    """Polynomial decay of PyTorch, stepped after every batch.
+
+    `total_iters` counts batches.
+    """
 
     interval = "step"
 
 
 class StepOverSteps(StepLR):
-    """PyTorch's StepLR, stepped after every batch: `step_size` counts batches."""
+    """StepLR of PyTorch, stepped after every batch.
+
+    `step_size` counts batches.
+    """
 
     interval = "step"
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """Compute lr(t) / lr_0 at epoch t, counted from 0; the ratio is 0 from T on."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0.
+
+    The ratio is 0 from epoch T on.
+    """
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -36,14 +51,16 @@ def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
 
 
 class CosineSchedule(LambdaLR):
-    """Constant learning rate for W epochs, then cosine annealing that never reaches zero, as in PLS and LSA.
+    """Constant learning rate for W epochs, then cosine annealing.
+
+    It never reaches zero, as in PLS and LSA.
 
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 
     Args:
         optimizer: optimizer with learning rate lr_0.
         epochs: length T of the schedule in epochs.
-        constant_epochs: W, number of epochs at lr_0, in 0...T - 1.
+        constant_epochs: number W of epochs at lr_0, in 0...T - 1.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -56,13 +73,13 @@ class CosineSchedule(LambdaLR):
 
 
 class WarmupConstant(LambdaLR):
-    """Linear warmup of the learning rate over steps, then constant: lr min(k / w, 1) at step k = 0, 1, ...
+    """Linear warmup of the learning rate over steps, then a constant rate: lr min(k / w, 1) at step k = 0, 1, ...
 
     The learning rate is 0 in the first step, as in the published code of score models.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        warmup: w, length of the warmup in steps (batches).
+        warmup: length w of the warmup in steps (batches).
     """
 
     interval = "step"
@@ -73,14 +90,14 @@ class WarmupConstant(LambdaLR):
 
 
 class WarmupLinear(LambdaLR):
-    """Linear warmup of the learning rate over steps, then linear decay to zero, as in transformers' trainer.
+    """Linear warmup of the learning rate over steps, then linear decay to zero, as in the trainer of transformers.
 
         lr k / w for k < w, then lr (n - k) / (n - w), at step k = 0, 1, ...
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        warmup: w, length of the warmup in steps (batches); 0 skips it.
-        length: n, length of the whole schedule in steps; the learning rate is 0 afterwards.
+        warmup: length w of the warmup in steps (batches); 0 skips the warmup.
+        length: length n of the whole schedule in steps; the learning rate is 0 afterwards.
 
     Raises:
         ValueError: if `warmup` is not below `length`.
@@ -98,8 +115,8 @@ class HyperbolicOverSteps(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        half_life: d, number of batches after which the hyperbola reaches half the learning rate.
-        every: delta, number of batches between two changes of the learning rate.
+        half_life: number d of batches after which the hyperbola reaches half the learning rate.
+        every: number delta of batches between two changes of the learning rate.
     """
 
     interval = "step"
@@ -115,12 +132,12 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with a step or an epoch at learning rate 0, which is omitted here.
+    The published schedule starts with a step or an epoch at learning rate 0. This start is omitted here.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        warmup: w, length of the warmup; 0 skips it.
-        length: n, length of the whole schedule; the learning rate is 0 afterwards.
+        warmup: length w of the warmup; 0 skips the warmup.
+        length: length n of the whole schedule; the learning rate is 0 afterwards.
         interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
     Raises:
@@ -147,14 +164,14 @@ class TimmCosine(LambdaLR):
 
         lr_1 + k (lr - lr_1) / w for k < w,    lr_n + (lr - lr_n) (1 + cos(pi k / n)) / 2 for w <= k < n,    then lr_n
 
-    The cosine starts at step 0, so the learning rate drops slightly at the end of the warmup. Epochs beyond n are
-    timm's cooldown.
+    The cosine starts at step 0. The learning rate therefore drops slightly at the end of the warmup. Epochs beyond n
+    are timm's cooldown.
 
     Args:
-        optimizer: optimizer with learning rate lr, the same in all groups.
-        warmup: w, length of the warmup; 0 skips it.
+        optimizer: optimizer with the same learning rate lr in all groups.
+        warmup: length w of the warmup; 0 skips the warmup.
         length: n, length of the cosine.
-        first_lr: lr_1, initial learning rate of the warmup.
+        first_lr: initial learning rate lr_1 of the warmup.
         least_lr: lr_n, minimum learning rate.
         interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
 
@@ -190,7 +207,7 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        factors: maps epochs, counted from 0, to the factor from that epoch on; the factor is 1 before the first of
+        factors: factors by the epochs, counted from 0, from which on they apply; the factor is 1 before the first of
             these epochs.
 
     Raises:
@@ -215,12 +232,12 @@ def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
 
 
 class HeldThenLinear(LambdaLR):
-    """Constant learning rate for half of the epochs, linear decay up to 90 % of the epochs, then constant again.
+    """Constant learning rate for half of the epochs, linear decay until 90 % of the epochs, then constant.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
         epochs: length of the schedule in epochs.
-        last: final learning rate, relative to the initial learning rate.
+        last: final learning rate, divided by the initial learning rate.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,14 +1,15 @@
-"""Recover a low-rank matrix from measurements with gross errors by sub-gradient steps from a small start (SubGM).
+"""Recover a low-rank matrix from measurements with gross errors (SubGM).
 
-Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]`, some are arbitrarily wrong, or all are
-noisy. A factor U `[d, r']` with any number of columns is optimised, with r' = d if the rank is unknown:
+Sub-gradient steps begin at a small start. There are m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X*
+`[d, d]`. Some of them are arbitrarily wrong, or all are noisy. The method optimises a factor U `[d, r']` with any
+number of columns. If the rank is unknown, r' = d:
 
     f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
-from U_0 = alpha B with a small alpha. With X = U U^T - X*, D has the direction of X U / ||X||_F for any errors
-(Sign-RIP). The directions of X* therefore grow while the other directions stay small: the error is a power of alpha,
-for any r'. B is
+from U_0 = alpha B with a small alpha. Let X = U U^T - X*. For any errors, D has the direction of X U / ||X||_F
+(Sign-RIP). The directions of X* therefore grow while the other directions stay small. For any r', the error is a power
+of alpha. B is
 
     spectral   Q_+ Lambda_+^(1/2), from the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; the
                columns of negative eigenvalues are zero and remain zero
@@ -24,9 +25,9 @@ and the step sizes are
 
     constant   eta, to which the final distance is then proportional
 
-Only the abstract and the introduction of the paper were available: the spectral start and the step sizes are
-reconstructed from the literature, and the random start is this project's. Gradient descent on the squared loss, (1/2m)
-sum_i (.)^2, is the baseline, which fails under gross errors.
+Only the abstract and the introduction of the paper were available. The spectral start and the step sizes are
+reconstructed from the literature. The random start is our addition. The baseline is gradient descent on the squared
+loss, (1/2m) sum_i (.)^2. It fails under gross errors.
 
 Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
 Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
@@ -64,14 +65,17 @@ MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "
 def residuals_and_direction(
     features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i, in chunks of measurements.
+    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i.
+
+    Measurements are processed in chunks.
 
     Args:
-        features: A, `[m, d, d]`, on the factor's device; with `at_once` on any device.
+        features: measurement matrices A, `[m, d, d]`, on the device of the factor; with `at_once`, on any device.
         target: y, `[m]`.
         factor: U, `[d, r']`.
-        slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
-        at_once: number of measurements moved to the factor's device at once; None uses all measurements where they are.
+        slope: derivative of the loss with respect to the residual, `torch.sign` for the absolute value.
+        at_once: number of measurements to move to the device of the factor at once; None uses all measurements where
+            they are.
 
     Returns:
         `[m]` and `[d, d]`.
@@ -92,7 +96,7 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
     """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all ranks.
 
     Args:
-        features: this rank's measurement matrices A, `[b, d, d]`.
+        features: measurement matrices A on this rank, `[b, d, d]`.
         target: this rank's measurements y, `[b]`.
         columns: r'.
         measurements: number of measurements m over all ranks.
@@ -104,7 +108,7 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
 
 
 def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the smallest singular value of the signal V^T U, and the largest one of the residual V_perp^T U.
+    """Compute the smallest singular value of the signal V^T U, and the largest of the residual V_perp^T U.
 
     Args:
         factor: U, `[d, r']`.
@@ -118,10 +122,12 @@ def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]
 
 
 def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*: their cosine, and the scale phi = <Q, X> / ||X||_F.
+    """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*.
+
+    Return their cosine, and the scale phi = <Q, X> / ||X||_F.
 
     Args:
-        direction: direction Q, `[d, d]`; symmetrised by this function.
+        direction: direction Q, `[d, d]`; this function symmetrises it.
         difference: difference X, `[d, d]`.
     """
     symmetric = (direction + direction.T) / 2
@@ -130,25 +136,27 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SubGM(MethodModule):
-    """Recover a positive semidefinite matrix from measurements by sub-gradient steps, on one or several ranks.
+    """Recover a positive semidefinite matrix from measurements by sub-gradient steps.
+
+    Runs on one or several ranks.
 
     Args:
         dim: dimension d of the matrix `[d, d]`.
-        columns: r', number of columns of the factor; None uses d, which suits any rank.
+        columns: number r' of columns of the factor; None uses d, which suits any rank.
         alpha: scale of the initialisation; a smaller alpha gives a smaller error, but needs more iterations.
-        start: choice of the initial factor B, `spectral` or `random`.
-        loss: `absolute`, or `squared` for the non-robust baseline.
+        start: name of the initial factor B: `spectral` or `random`.
+        loss: name of the loss: `absolute`, or `squared` for the baseline that is not robust.
         step_rule: `quantile`, `geometric` or `constant`.
         eta: factor of all step sizes.
         q: quantile of the absolute residuals, below 1 - p.
         p: fraction of the measurements that may be grossly wrong.
-        rho: ratio of successive step sizes, for `geometric`.
+        rho: ratio of successive step sizes for `geometric`.
         iterations_per_step: number of iterations in a training step; each step logs once.
-        at_once: number of measurements on the device at once, if the data stay on the CPU; None uses all.
+        at_once: number of measurements that are on the device at once, if the data stay on the CPU; None uses all.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or a batch does not hold
-            all rows.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, or a batch does not
+            contain all rows.
     """
 
     step_size: Tensor
@@ -219,7 +227,7 @@ class SubGM(MethodModule):
         return {"loss": log_training(self, batch, self.loss(residual).mean())}
 
     def _direction(self, batch: TableBatch) -> tuple[Tensor, Tensor]:
-        """Compute this rank's residuals, and (1/m) sum_i slope(r_i) A_i over all ranks."""
+        """Compute the residuals on this rank, and (1/m) sum_i slope(r_i) A_i over all ranks."""
         arrays = batch["features"], batch["target"]
         residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
         return residual, (all_reduce_sum(direction) if world_size() > 1 else direction) / global_batch_size(batch)
@@ -236,7 +244,7 @@ class SubGM(MethodModule):
             self.step_size.mul_(self.rho)
 
     def _record(self, direction: Tensor, batch: TableBatch) -> None:
-        """Record values for the tables: singular values and, if X* is known, the error and its parts."""
+        """Record values for the tables: singular values and, if X* is known, the error with its parts."""
         values = torch.linalg.svdvals(self.factor)[:DRAWN_VALUES]
         if "x_star" not in batch:
             self.history.append(values)

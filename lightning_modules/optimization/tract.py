@@ -1,8 +1,9 @@
 """Train the first layer as if its pre-activations were trainable (TrAct).
 
-The gradient of the first layer's weights is proportional to pixel values, so bright images with high contrast dominate
-the layer's training. TrAct takes the weight step that best approximates a gradient step on the pre-activations z = X
-W^T. L is a mean loss, G = dL/dz, and X `[b, n]` has the b input rows of the batch (for a convolution, all its patches):
+The gradient of the weights of the first layer is proportional to pixel values. Bright images with high contrast
+therefore dominate the training of this layer. TrAct changes the weights by the step that best approximates a gradient
+step on the pre-activations z = X W^T. L is a mean loss, and G = dL/dz. X `[b, n]` contains the b input rows of the
+batch (for a convolution, all its patches):
 
     dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
 
@@ -11,18 +12,20 @@ so the optimizer receives
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
 instead of G^T X. The forward pass and all other gradients are those of the plain layer. With fewer rows than columns,
-as in a convolution with few or large patches, Woodbury's identity needs only the inverse of a b x b matrix:
+as in a convolution with few or large patches, the identity of Woodbury needs only the inverse of a b x b matrix:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
-The layer's weights keep their names, so this network and the plain network can load each other's checkpoints. Images
-must be standardised before the first layer, because lambda is in units of their variance.
+The weights of the layer keep their names. This network and the plain network can therefore load the checkpoints of each
+other. Images must be standardised before the first layer, because lambda has the unit of their variance.
 
-Each rank uses its own X^T X, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is all-reduced, and
-results equal those of a single process. With gradient accumulation each accumulated batch uses its own X^T X.
+Each rank uses X^T X of its own rows, as in the published multi-GPU runs. With `sync_gram`, X^T X (n x n) is
+all-reduced. Results then equal those of a single process. With gradient accumulation, each accumulated batch uses a
+separate X^T X.
 
-Differences from the authors' code: the system is solved by Cholesky factorisation, in single precision or better for
-any training precision. Options of a convolution that the authors' code ignores (groups, padding modes) are rejected.
+Differences from the code of the authors: the system is solved by Cholesky factorisation. The solution uses single
+precision or above for any training precision. Options of a convolution that the code of the authors ignores (groups,
+padding modes) are rejected.
 
 Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
 arXiv 2410.23970.
@@ -53,7 +56,10 @@ AT_ONCE = 2**24
 
 
 def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
-    """Count a layer's input rows b: for a convolution all its patches."""
+    """Count the input rows b of a layer.
+
+    For a convolution, all patches are rows.
+    """
     if isinstance(layer, nn.Linear):
         return inputs[..., 0].numel()
     kernel: Any = zip(inputs.shape[2:], layer.kernel_size, layer.dilation, layer.padding, layer.stride, strict=True)
@@ -61,7 +67,7 @@ def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
 
 
 def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
-    """Yield the layer's input rows X, each `[b, n]`, in parts, in single precision or better."""
+    """Yield the input rows X of the layer in parts, each `[b, n]`, in single precision or above."""
     inputs = at_least_float32(inputs.to(layer.weight.dtype))
     if isinstance(layer, nn.Linear):
         yield inputs.flatten(end_dim=-2)
@@ -79,12 +85,12 @@ def factored(matrix: Tensor, shift: float) -> Tensor:
 
 
 def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
-    """Multiply a weight's gradient by (X^T X / b + lambda I)^-1.
+    """Multiply the gradient of a weight by (X^T X / b + lambda I)^-1.
 
     Args:
         gradient: G^T X, `[m, n]`.
-        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, of X X^T + lambda b I, `[b,
-            b]`.
+        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`; if `rows` is given, lower Cholesky factor of X
+            X^T + lambda b I, `[b, b]`.
         rows: input rows X, `[b, n]`, for the second form of `factor`.
         ridge: lambda.
 
@@ -114,10 +120,12 @@ class _PreActivationGradient(torch.autograd.Function):
 
 
 def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
-    """Return a layer's weight with TrAct's gradient for a mean loss.
+    """Return the weight of a layer.
+
+    Its gradient is that of TrAct for a mean loss.
 
     Args:
-        layer: layer with the weight, `[m, n]` or `[m, C, kh, kw]`.
+        layer: layer that has the weight, `[m, n]` or `[m, C, kh, kw]`.
         inputs: inputs of the layer, `[..., n]` or `[B, C, H, W]`.
         ridge: lambda.
         sync_gram: all-reduce X^T X over ranks.
@@ -142,7 +150,10 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
 
 
 class TrActLinear(nn.Linear):
-    """A linear layer that shares another layer's parameters; its weight gets TrAct's gradient."""
+    """A linear layer that shares the parameters of another layer.
+
+    Its weight gets the gradient of TrAct.
+    """
 
     def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -154,7 +165,10 @@ class TrActLinear(nn.Linear):
 
 
 class TrActConv2d(nn.Conv2d):
-    """A convolution that shares another layer's parameters; its weight gets TrAct's gradient."""
+    """A convolution that shares the parameters of another layer.
+
+    Its weight gets the gradient of TrAct.
+    """
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
         kernel: Any = layer.kernel_size
@@ -178,12 +192,14 @@ class TrActConv2d(nn.Conv2d):
 
 
 def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
-    """Replace a network's first layer, in place, by a layer whose weight gets TrAct's gradient.
+    """Replace the first layer of a network, in place.
+
+    The weight of the new layer gets the gradient of TrAct.
 
     Args:
-        network: network with the layer; its parameters remain the same objects under the same names.
-        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`) whose first match in the order of
-            definition is used; None uses the network's first such layer.
+        network: network that contains the layer; its parameters remain the same objects under the same names.
+        first_layer: name of a `Linear` or `Conv2d`, or a pattern (see `layers_named`). The first match in the order of
+            definition is used; None uses the first such layer of the network.
         ridge: lambda.
         sync_gram: all-reduce X^T X over ranks.
 
@@ -208,17 +224,19 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
 
 class TrAct(ClassifierSteps, MethodModule):
-    """Train any network with cross-entropy; the first layer's steps follow the gradient of its pre-activations.
+    """Train any network with cross-entropy.
+
+    The steps of the first layer follow the gradient of its pre-activations.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise images before
-            its first layer, like `lightning_modules.backbones.normalized.Normalized`.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; it must standardise
+            images before its first layer, like `lightning_modules.backbones.normalized.Normalized`.
         num_classes: number of classes, K.
-        ridge: lambda, the penalty on the size of a step; the paper uses 0.05 for short training, 0.2 for long.
-        first_layer: name of the network's first layer, a Linear or Conv2d; None uses the first such layer in the order
-            of definition.
-        sync_gram: all-reduce the statistics of the first layer's inputs, which makes results independent of the world
-            size.
+        ridge: penalty lambda on the size of a step; the paper uses 0.05 for short training, and 0.2 for long training.
+        first_layer: name of the first layer of the network, a Linear or Conv2d; None uses the first such layer in the
+            order of definition.
+        sync_gram: whether to all-reduce the statistics of the inputs of the first layer, so that results do not depend
+            on the world size.
         soft_labels: settings for mixing images and labels, and for smoothing labels; None disables both. With mixed
             images, callbacks receive no logits of training images.
         binary: use binary cross-entropy for each class; all classes of a mixed image have the target 1.
@@ -226,7 +244,7 @@ class TrAct(ClassifierSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, the network has no layer named `first_layer`, or smoothed labels are
+        ValueError: if an argument is out of range, the network has no layer named `first_layer`, or label smoothing is
             combined with binary cross-entropy.
     """
 

@@ -25,7 +25,10 @@ AT_ONCE = 2**15
 
 
 def in_parts(moments: Moments) -> Moments:
-    """Compute large moments in blocks of rows, on the CPU and without gradients; results are equal."""
+    """Compute the moments of many pairs in blocks of rows, on the CPU and without gradients.
+
+    The results do not change.
+    """
 
     @wraps(moments)
     def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,18 @@
-"""Fit a generative model to data on a curve or surface by maximum likelihood, after adding noise to the data.
+"""Fit a generative model to data on a curve or surface by maximum likelihood.
 
-The model is X = f(Z) + s eps with a network f, latent Z with a known distribution P_Z, and Gaussian eps. If the data
-have no density, the model's likelihood
+Noise is first added to the data. The model is X = f(Z) + s eps with a network f, latent Z with a known distribution
+P_Z, and Gaussian eps. If the data have no density, the likelihood of the model
 
     p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
 
-is unbounded as s decreases, and says little about where mass lies. The method therefore adds noise once to each data
-point and fits f and s to the noisy points; generated points have no noise:
+is unbounded as s decreases, and says little about the location of the mass. The method therefore adds noise once to
+each data point, and fits f and s to the noisy points. Generated points have no noise:
 
     x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
 
-and the estimate is the distribution of f(Z). According to the theory, t should be of the order of the rate n^{-b / (2
-(b + d))}, where b is the smoothness and d the intrinsic dimension of the truth. No noise needs to be added if the data
-already have that much noise.
+and the estimate is the distribution of f(Z). According to the theory, t should be of the order n^{-b / (2 (b + d))}.
+Here b is the smoothness of the truth and d its intrinsic dimension. If the data already contain that much noise, none
+needs to be added.
 
 The likelihood can be computed in three ways, with M latent points:
 
@@ -22,9 +22,9 @@ The likelihood can be computed in three ways, with M latent points:
 
     importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m from an encoder q: a lower bound
 
-The rate, its constants and the theorem's sieve of networks are from memory, as only the paper's introduction was
-available. Here only the size of the networks is bounded. With `importance` and M = 1, the model is a variational
-autoencoder, for which adding noise showed no benefit.
+Only the introduction of the paper was available. The rate, its constants and the sieve of networks in the theorem are
+from memory. Here only the size of the networks is limited. With `importance` and M = 1, the model is a variational
+autoencoder. For this model, adding noise showed no benefit.
 
 Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
 Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
@@ -73,13 +73,13 @@ def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
 def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: int = AT_ONCE) -> Tensor:
     """Compute log mean_m phi_s(x - c_m), `[B]`, for an equal mixture of Gaussians.
 
-    Many pairs of a point and a centre are processed in chunks of points, which are recomputed in the backward pass.
+    Many pairs of a point and a centre are processed in chunks of points. The backward pass recomputes each chunk.
 
     Args:
         x: points, `[B, D]`.
         centre: `[M, D]`.
         log_std: logarithm of the standard deviation s, a scalar.
-        at_once: number of pairs of a point and a centre in memory at once.
+        at_once: number of pairs of a point and a centre that are in memory at once.
     """
     rows = max(1, at_once // len(centre))
     if len(x) <= rows:
@@ -89,7 +89,9 @@ def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: 
 
 
 def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior: Tensor, log_std: Tensor) -> Tensor:
-    """Bound log p(x) from below by K encoder samples: log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x), `[B]`.
+    """Compute a lower bound of log p(x), `[B]`, from K encoder samples.
+
+    The bound is log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x).
 
     Args:
         x: points, `[B, D]`.
@@ -114,12 +116,15 @@ def cells_per_axis(points: int, dim: int) -> int:
     """
     k = round(points ** (1 / dim))
     if k**dim != points:
-        raise ValueError(f"points must be a power {dim} of a whole number for {dim} latent dimensions, got {points}")
+        raise ValueError(f"points must be k^{dim} with a whole number k for {dim} latent dimensions, got {points}")
     return k
 
 
 def stratified(uniform: Tensor, cells: int) -> Tensor:
-    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube, with one point in each of k^d equal cells."""
+    """Map uniform numbers `[k^d, d]` in [0, 1) to the unit cube.
+
+    Each of k^d equal cells contains one point.
+    """
     axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
     corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
     return (corner + uniform) / cells
@@ -134,22 +139,24 @@ class SingularDensity(MethodModule):
     """Fit a generator to noisy copies of data by maximum likelihood.
 
     Args:
-        network: generator f, which maps latents `[M, d]` to points `[M, D]`.
+        network: generator f that maps latents `[M, d]` to points `[M, D]`.
         latent_dim: d.
-        points: M, number of latent points; for `quadrature` it must be the d-th power of an integer.
+        points: number M of latent points; for `quadrature` it must be the d-th power of an integer.
         likelihood: `quadrature`, `monte_carlo` or `importance`.
-        encoder: maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`; needed for
-            `importance` only.
-        perturbation: t, standard deviation of the noise added to data, in their units; None uses the theory's rate.
-        smoothness: b, smoothness of the truth in the theory's rate; the rate is from memory.
-        smallest_std: s_min, minimum standard deviation of the model, used if `perturbation` is smaller.
-        start_std: initial value of s, used if `perturbation` is smaller.
-        std_lr_factor: learning rate of log s relative to the network's.
-        optimizer: optimizer of log s and of the parameters of generator and encoder.
+        encoder: network that maps points `[B, D]` to mean and log standard deviation of their latents, `[B, 2 d]`;
+            needed only for `importance`.
+        perturbation: standard deviation t of the noise added to the data, in units of the data; None uses the rate of
+            the theory.
+        smoothness: smoothness b of the truth in the rate of the theory; the rate is from memory.
+        smallest_std: minimum standard deviation s_min of the model; it replaces a smaller `perturbation`.
+        start_std: initial value of s; it replaces a smaller `perturbation`.
+        std_lr_factor: learning rate of log s, divided by the learning rate of the networks.
+        optimizer: optimizer of log s, the generator and the encoder.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or only one of encoder and `importance` is given.
+        ValueError: if an argument is out of range, an encoder is given without `importance`, or `importance` without an
+            encoder.
     """
 
     def __init__(
@@ -207,7 +214,10 @@ class SingularDensity(MethodModule):
         self.noise: Tensor | None = None
 
     def perturbed_rows(self, batch: TableBatch) -> Tensor:
-        """Return the batch's points with noise, x + t e, `[B, D]`; the noise depends only on seed and index."""
+        """Return the points of the batch with noise, x + t e, `[B, D]`.
+
+        The noise depends only on seed and index.
+        """
         x = batch["features"]
         if self.level == 0:
             return x
@@ -218,10 +228,10 @@ class SingularDensity(MethodModule):
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), `[B]`, or its bound, for points `[B, D]`, with newly sampled latents.
+        """Compute log p_{f,s}(x), `[B]`, or its lower bound, for points `[B, D]`.
 
-        Networks also compute in full precision, because the rounding of points to bfloat16 is half of the default
-        `smallest_std`.
+        The latents are sampled anew. Networks also compute in full precision. In bfloat16, the rounding error of points
+        would be half of the default `smallest_std`.
         """
         with in_full_precision(x.device):
             return self._log_likelihood(x)
@@ -253,7 +263,10 @@ class SingularDensity(MethodModule):
         log_same(self, "train/std", self.log_std.exp())
 
     def generated(self, count: int) -> Tensor:
-        """Generate points f(z) `[count, D]`, from latents that cover their distribution evenly (Sobol sequence)."""
+        """Generate points f(z) `[count, D]`.
+
+        The latents z cover their distribution evenly (Sobol sequence).
+        """
         uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
         latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
         with in_full_precision(self.device):

@@ -1,21 +1,24 @@
-"""EDiffSR: super-resolution by a mean-reverting diffusion that starts from the bicubically upsampled image.
+"""EDiffSR: super-resolution by a mean-reverting diffusion.
 
-The process of `sde.mean_reverting` diffuses the sharp image x_0 towards the upsampled image mu plus noise. A network n
-takes the state x_t, mu and t; its reverse step m is trained to match the posterior mean of the previous state:
+The reverse process starts from the bicubically upsampled image.
+
+The process of `sde.mean_reverting` diffuses the sharp image x_0 towards the upsampled image mu plus noise. The inputs
+of a network n are the state x_t, mu and t. It is trained so that its reverse step m matches the posterior mean of the
+previous state:
 
     L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
 
-with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e and adds noise in the last step too.
+with t uniform on 1 ... T. Sampling takes T steps from mu + lambda e. The last step adds noise too.
 
-As in the authors' code, mu is not clipped. The published weights are the trained weights, not their average; the
-argument `weights` selects which of the two are evaluated. The average follows our recollection of ema_pytorch, and is
-updated every ten steps. Up to step 100, the average is a copy of the weights; afterwards its decay is min(decay, 1 - (1
-+ k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch, not per rank; an image's noise
-depends only on the seed, its index and the step.
+As in the code of the authors, mu is not clipped. The published weights are the trained weights, not their average. The
+argument `weights` selects the weights for evaluation. The average follows our recollection of ema_pytorch. It is
+updated every ten steps. Up to step 100, the average is a copy of the weights. After that, its decay is min(decay, 1 -
+(1 + k)^{-2/3}) with k = step - 100. Departures: timesteps are sampled for the global batch instead of per rank. The
+noise of an image depends only on the seed, the index of the image and the step.
 
-Because the network's gates use global pooling, tiling changes the result; by default, images are restored whole. Tiling
-changed PSNR by at most 0.02 dB, and the spectrum's error by at most 0.4 %. This was measured on three aerial images of
-256 pixels, in tiles of 128 with an overlap of 32, after 1,500 training steps of a small network.
+The gates of the network use global pooling, so tiling changes the result. By default, images are restored whole. Tiling
+changed PSNR by at most 0.02 dB, and the error of the spectrum by at most 0.4 %. This was measured on three aerial
+images of 256 pixels with a small network after 1,500 training steps. Tiles had 128 pixels and an overlap of 32.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
@@ -52,7 +55,10 @@ STREAM = 20_000
 
 
 def decay_after(step: int, decay: float) -> float:
-    """Compute the decay of the averaged weights after a step, counted from 0; 1 (no update) in nine of ten steps."""
+    """Compute the decay of the averaged weights after a step, counted from 0.
+
+    In nine of ten steps the decay is 1 (no update).
+    """
     if step % 10:
         return 1.0
     return 0.0 if step <= 100 else min(decay, 1 - (step - 99) ** (-2 / 3))
@@ -62,18 +68,19 @@ class EDiffSR(RestorerSteps, MethodModule):
     """Train a diffusion network for image super-resolution.
 
     Args:
-        network: predicts the noise in the state; called with the state and the upsampled image, both `[B, C, H, W]`,
-            and timesteps `[B]`.
+        network: network that predicts the noise in the state; its inputs are the state and the upsampled image, both
+            `[B, C, H, W]`, and timesteps `[B]`.
         process: mean-reverting diffusion process.
         factor: upsampling factor along each axis.
-        sampler: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
+        sampler: sampling method: `euler`, as in the paper, `ode`, or `posterior`, which suits few steps.
         sampling_steps: number of sampling steps; None uses all steps of the process.
-        weights: weights used for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights, and also
-            tests the averaged weights at twice the cost, logged as `test/averaged_psnr` etc.
+        weights: which weights to use for inference: `trained`, `averaged`, or `both`. `both` uses the trained weights,
+            and in addition tests the averaged weights. This doubles the cost and logs `test/averaged_psnr` etc.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        inference: settings of tiling and self-ensemble, which apply to the network in each step. Tiling changes the
-            result, because the network's gates pool over a tile; docs/restoration.md quantifies this.
-        protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
+        inference: settings of tiling and self-ensemble; they apply to every evaluation of the network. Tiling changes
+            the result, because the gates of the network pool over a tile; docs/restoration.md gives numbers.
+        protocol: processing of estimates before metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or
+            `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -115,7 +122,10 @@ class EDiffSR(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def forward(self, x: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Estimate the noise in states `[B, C, H, W]` at timesteps `[B]`, in the states' dtype."""
+        """Estimate the noise in states `[B, C, H, W]` at timesteps `[B]`.
+
+        The result has the dtype of the states.
+        """
         return self.network(x.to(self.dtype), degraded.to(self.dtype), t).to(x.dtype)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -130,7 +140,10 @@ class EDiffSR(RestorerSteps, MethodModule):
         return self._restored(degraded, drawing(generator))
 
     def estimated(self, batch: ImagePairBatch) -> Tensor:
-        """Upsample a batch, with noise seeded by the run's seed, each image's index and the step."""
+        """Upsample a batch.
+
+        The noise of an image is seeded by the seed of the run, the index of the image and the step.
+        """
         numbers = CounterRNG(run_seed(), 0, batch["index"], STREAM)
         return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
 

@@ -24,14 +24,16 @@ from lightning_modules.training.logging import log_training
 
 
 class AdversarialTraining(ClassifierSteps, MethodModule):
-    """Train a classifier on attacked images; the callback `RobustAccuracy` attacks it in `test`.
+    """Train a classifier on attacked images.
+
+    In `test`, the callback `RobustAccuracy` attacks the classifier.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         norm: norm of the attacks, `linf` or `l2`.
         epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
-        steps: number of gradient steps of an attack, which returns the worst point of its trajectory.
+        steps: number of gradient steps of an attack; the attack returns the worst point of its trajectory.
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

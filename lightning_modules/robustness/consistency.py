@@ -1,7 +1,7 @@
 """Consistency regularisation for randomised smoothing.
 
-The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), has larger certified radii if f predicts
-consistently on noisy copies of an image. For predictions p_1 ... p_m on m copies and their mean p, the loss is
+Let g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), be the smoothed classifier. Its certified radii are larger if f
+predicts consistently on noisy copies of an image. For predictions p_1 ... p_m on m copies and their mean p, the loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
@@ -33,9 +33,9 @@ class Consistency(AccuracyUnderNoise, MethodModule):
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
-        num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
-        consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
-        entropy_weight: eta, weight of the entropy of the mean prediction.
+        num_copies: number m of noisy copies of each image per step; 1 trains with Gaussian noise only.
+        consistency_weight: weight lambda of the KL divergence from the mean prediction over the copies.
+        entropy_weight: weight eta of the entropy of the mean prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -1,13 +1,13 @@
 """Denoised smoothing: randomised smoothing of a classifier behind an arbitrary denoiser.
 
-Smoothing applies to the composition of classifier f and denoiser D; neither f nor D needs training for it:
+Smoothing applies to the composition of a classifier f and a denoiser D. Neither of them needs training for it:
 
     g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
 
-The radius sigma Phi^-1(p) of randomised smoothing holds for any classifier, hence also for this composition.
+The radius sigma Phi^-1(p) of randomised smoothing holds for any classifier, and therefore also for this composition.
 
 Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
-2020, arXiv 2003.01908. For a diffusion model as the denoiser see `denoised_smoothing`.
+2020, arXiv 2003.01908. For diffusion models as denoisers, see `denoised_smoothing`.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ from lightning_modules.training.logging import log_training
 class DenoisedClassifier(ClassifierSteps, MethodModule):
     """Classifier behind a trained denoiser, certified by the callback `Certification`.
 
-    `fit` trains only the classifier, by cross-entropy on clean images; the denoiser is frozen. Test accuracy is the
-    classifier's accuracy on clean images.
+    `fit` trains only the classifier, by cross-entropy on clean images. The denoiser is frozen. Test accuracy is the
+    accuracy of the classifier on clean images.
 
     Args:
-        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         denoiser: trained module with a method `denoise(noisy, sigma)`, such as `Noise2Score`.
         num_classes: number of classes, K.
-        optimizer: built on the classifier's trainable parameters.
+        optimizer: optimizer of the trainable parameters of the classifier.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:

@@ -6,14 +6,14 @@ deviation s_t:
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 
-Certification at sigma uses t*, the first t with s_t >= sigma. One evaluation of the model, for example of a noise
-prediction e_theta, estimates the image:
+Certification at sigma uses t*, the first t with s_t >= sigma. A single evaluation of the model estimates the image. For
+a noise prediction e_theta, the estimate is
 
     x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1].
 
-For the other prediction types, x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The estimate is
-passed to the classifier. Since the standard deviation s_t of the noise is at least sigma, the radius sigma Phi^-1(p) of
-randomised smoothing holds. Neither model needs to be trained for this certificate.
+For the other prediction types, the estimate is sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself. The
+estimate is passed to the classifier. Since the standard deviation s_t of the noise is at least sigma, the radius sigma
+Phi^-1(p) of randomised smoothing holds. Neither model needs to be trained for this certificate.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -51,25 +51,27 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Classifier behind a diffusion model, certified by the callback `Certification`.
 
     The paper uses pretrained models without training; `test` certifies them. `fit` trains the classifier by
-    cross-entropy on clean images, and the diffusion model by the mean squared error of its prediction at random
+    cross-entropy on clean images. It trains the diffusion model by the mean squared error of its prediction at random
     timesteps. Frozen parameters stay unchanged. Test accuracy is the classifier's accuracy on clean images.
 
     Args:
-        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If its input size
-            differs from the images' size, wrap it in `lightning_modules.backbones.resized.Resized`.
-        denoiser: unconditional diffusion model for images of the data's size in [-1, 1], called with x_t and t `[B]`.
-            The model returns `[B, C or 2 C, H, W]`, or a diffusers output with that tensor as `sample`.
+        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If the input size of a
+            network differs from the size of the images, wrap the network in
+            `lightning_modules.backbones.resized.Resized`.
+        denoiser: unconditional diffusion model for images in [-1, 1] of the size of the data; its inputs are x_t and t
+            `[B]`. The model returns a tensor `[B, C or 2 C, H, W]`, or a diffusers output whose `sample` is this
+            tensor.
         scheduler: scheduler that the diffusion model was trained with; only its noise levels and prediction type are
             used.
         num_classes: number of classes, K.
-        timestep_scale: factor by which timesteps are multiplied before they enter the model; 1/4 for a model with 4,000
-            noise levels whose timestep input ends at 1,000.
-        optimizer: built on the trainable parameters of classifier and diffusion model.
+        timestep_scale: factor of timesteps before they enter the model; 1/4 if the model has 4,000 noise levels and its
+            timestep input ends at 1,000.
+        optimizer: optimizer of the trainable parameters of classifier and diffusion model.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample, or `timestep_scale` is
-            not positive.
+        ValueError: if the prediction type of the scheduler is not epsilon, v_prediction or sample, or `timestep_scale`
+            is not positive.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"
@@ -105,7 +107,10 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.network(image)
 
     def estimate(self, noisy: Tensor, t: int) -> Tensor:
-        """Estimate clean images `[B, C, H, W]` in [0, 1] from images with noise of level s_t, in pixel units."""
+        """Estimate clean images `[B, C, H, W]` in [0, 1] from images with noise of level s_t.
+
+        Both are in pixel units.
+        """
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
         timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -117,7 +122,9 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Denoise images with noise of standard deviation `sigma`, in pixel units, by one network evaluation.
+        """Denoise images by one network evaluation.
+
+        Their noise has the standard deviation `sigma`, in pixel units.
 
         Raises:
             ValueError: if `sigma` is not a single number.
@@ -127,7 +134,10 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` of the denoised images; the noise is scaled to s_t* >= sigma."""
+        """Compute logits `[1, B, K]` of the denoised images.
+
+        The noise is first scaled to s_t* >= sigma.
+        """
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]

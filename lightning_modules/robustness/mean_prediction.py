@@ -1,4 +1,7 @@
-"""Mean predictions in log space, which avoids underflow."""
+"""Mean predictions in log space.
+
+Log space avoids underflow.
+"""
 
 import math
 
@@ -8,10 +11,16 @@ from lightning_modules.full_precision import at_least_float32
 
 
 def log_mean(log_probability: Tensor) -> Tensor:
-    """Compute the logarithm of the mean probability over m predictions: `[m, B, K]` to `[B, K]`."""
+    """Compute the logarithm of the mean probability over m predictions.
+
+    It maps `[m, B, K]` to `[B, K]`.
+    """
     return log_probability.logsumexp(dim=0) - math.log(len(log_probability))
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:
-    """Compute the logarithm of the mean softmax over m logits: `[m, B, K]` to `[B, K]`, in float32 or better."""
+    """Compute the logarithm of the mean softmax over m logits, in float32 or above.
+
+    It maps `[m, B, K]` to `[B, K]`.
+    """
     return log_mean(at_least_float32(logits).log_softmax(dim=-1))

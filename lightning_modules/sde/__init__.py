@@ -1,1 +1,1 @@
-"""Diffusion processes in continuous and discrete time: processes, samplers, exact scores."""
+"""Diffusion processes in continuous and discrete time, their samplers, and exact scores."""

@@ -1,12 +1,13 @@
-"""Denoising diffusion implicit models (DDIM): sample an image from noise in few steps, or encode an image as noise.
+"""Denoising diffusion implicit models (DDIM): sample an image from noise in few steps, or encode an image to noise.
 
     x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
     sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
-Here x and e are the model's estimates at x_t. With eta = 0 no noise is added: the path solves an ordinary differential
-equation, and steps towards later times encode an image. eta = 1 over all T times is DDPM's ancestral sampler.
+Here x and e are the estimates of the model at x_t. With eta = 0 no noise is added. The path then solves an ordinary
+differential equation, and steps towards later times encode an image. With eta = 1 over all T times, the sampler is the
+ancestral sampler of DDPM.
 
-A path is a list of times; -1 denotes the image itself, abar = 1.
+A path is a list of times. The time -1 denotes the image itself, with abar = 1.
 
 Source: Song, Meng and Ermon, Denoising Diffusion Implicit Models, ICLR 2021, arXiv 2010.02502, equations 12, 14 and 16.
 """
@@ -26,9 +27,10 @@ from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_est
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
-    """List the times from noise to an image, `[num_steps + 1]`, spaced as in a diffusers scheduler.
+    """List the times from noise to an image, `[num_steps + 1]`.
 
-    The final time is -1, or 0 for a scheduler with `set_alpha_to_one: false`. The reversed list leads back to noise.
+    Their spacing is that of a diffusers scheduler. The final time is -1, or 0 for a scheduler with `set_alpha_to_one:
+    false`. The reversed list leads back to noise.
 
     Raises:
         ValueError: if the scheduler has fewer times than `num_steps`.
@@ -40,7 +42,10 @@ def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
 
 
 def level(abar: ArrayLike, t: int) -> float:
-    """Look up abar_t in `[T]`; at time -1, abar is 1."""
+    """Look up abar_t in `[T]`.
+
+    At time -1, abar is 1.
+    """
     return 1.0 if t < 0 else float(np.asarray(abar)[t])
 
 
@@ -54,14 +59,16 @@ def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
 def ddim_step(
     clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
 ) -> Tensor:
-    """Take one step from noise level abar to abar_to, which may have less or more noise.
+    """Take one step from noise level abar to abar_to.
+
+    The new level may be lower or higher.
 
     Args:
         clean: estimate of x, `[B, C, H, W]` in [-1, 1].
         noise: estimate of the noise e.
         abar_to: abar_s.
-        deviation: sigma, standard deviation of the added noise, see `ddim_deviation`.
-        drawn: z, standard normal noise; required unless `deviation` is 0.
+        deviation: standard deviation sigma of the added noise; see `ddim_deviation`.
+        drawn: standard normal noise z; required unless `deviation` is 0.
     """
     moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
     return moved if drawn is None else moved + deviation * drawn
@@ -78,20 +85,23 @@ def ddim(
     clip: bool = False,
     told: Sequence[int] | None = None,
 ) -> Tensor:
-    """Move images along a path of times: decreasing times turn noise into images, increasing times encode images.
+    """Move images along a path of times.
+
+    Decreasing times turn noise into images, and increasing times encode images.
 
     Args:
-        model: called with x_t and t `[B]`, see `predicted`.
+        model: model that is called with x_t and t `[B]`; see `predicted`.
         x: samples at the first time, `[B, C, H, W]`.
         times: the path, see `scheduler_path`.
         abar: noise levels, `[T]`, on the CPU.
         prediction: quantity that the model predicts.
-        eta: amount of fresh noise added by steps towards images, in [0, 1]; steps that encode add no noise.
-        draw: function that samples standard normal noise of the shape of its argument; required if `eta` is above 0.
-        clip: clip each estimate of the image to [-1, 1]; the estimate of the noise is not changed.
-        told: time that is passed to the model in each step; has one entry fewer than `times`. None passes the time at
-            the start of the step, or 0 if the step starts at an image; diffusers' inverse scheduler passes the time at
-            the end of the step.
+        eta: amount of noise that steps towards images add, in [0, 1]; steps that encode add no noise.
+        draw: function that samples standard normal noise of the same shape as its argument; required if `eta` is above
+            0.
+        clip: whether to clip each estimate of the image to [-1, 1]; the estimate of the noise does not change.
+        told: time that the model receives in each step; has one entry fewer than `times`. None passes the time at the
+            start of the step, or 0 if the step starts at an image. The inverse scheduler of diffusers passes the time
+            at the end of the step.
 
     Returns:
         Samples at the final time, `[B, C, H, W]`.

@@ -5,7 +5,8 @@
 The image x is in [-1, 1]. A model is called with x_t and t. It predicts e (epsilon), x (sample), or v = sqrt(abar_t) e
 - sqrt(1 - abar_t) x (v_prediction). Each of the three determines the other two.
 
-The levels abar, one for each t, come from a diffusers scheduler; functions take them as scalars or `[B, 1, 1, 1]`.
+There is one level abar for each t. The levels come from a diffusers scheduler. Functions take them as scalars or `[B,
+1, 1, 1]`.
 
 Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
 Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
@@ -28,7 +29,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read abar, `[T]`, from a diffusers scheduler, including one created on the meta device.
+    """Read abar, `[T]`, from a diffusers scheduler.
+
+    The scheduler may be on the meta device.
 
     Raises:
         ValueError: if the scheduler has no abar, as for flow matching.
@@ -44,7 +47,7 @@ def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
 
 
 def scheduler_prediction(scheduler: Any) -> Prediction:
-    """Read from a diffusers scheduler which quantity its model predicts.
+    """Return the quantity that the model of a diffusers scheduler predicts.
 
     Raises:
         ValueError: if the quantity is not epsilon, v_prediction or sample.
@@ -88,16 +91,18 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a model at one time for all images, or at one time for each image.
+    """Evaluate a model.
+
+    All images have the same time, or each image has its own time.
 
     Args:
-        model: called with x_t and t `[B]`; returns a tensor, or an object with a tensor `sample`, like diffusers'
-            networks.
+        model: model that is called with x_t and t `[B]`; returns a tensor, or an object whose `sample` is a tensor,
+            like networks of diffusers.
         noisy: x_t, `[B, C, H, W]`.
         t: a number or `[B]`.
 
     Returns:
-        The output, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
+        The output, `[B, C, H, W]`, without the additional channels of a learned variance.
     """
     if not isinstance(t, Tensor):
         t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -107,10 +112,10 @@ def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tens
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the estimate of the image in [-1, 1] from a diffusion model's output, not clipped.
+    """Compute the estimate of the image in [-1, 1] from the output of a diffusion model, without clipping.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
+        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
         noisy: `[B, C, H, W]`, x_t.
         abar: abar_t, a number or `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
@@ -125,12 +130,12 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the estimate of the standard normal noise e from a diffusion model's output.
+    """Compute the estimate of the standard normal noise e from the output of a diffusion model.
 
     Args:
-        output: output of the model, `[B, C, H, W]`; the additional channels of a learned variance are dropped.
+        output: output of the model, `[B, C, H, W]`; additional channels of a learned variance are ignored.
         noisy: `[B, C, H, W]`, x_t.
-        abar: abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
+        abar: noise level abar_t, a number or `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -152,7 +157,9 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 
 
 def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
-    """Compute the mean squared error of a model's prediction at a random time for each image.
+    """Compute the mean squared error of the prediction of a model.
+
+    Each image has a random time.
 
     Args:
         model: called with x_t and t `[B]`, see `predicted`.

@@ -1,9 +1,11 @@
-"""The probability-flow ODE of a diffusion, solved to a tolerance: samples, latents and exact likelihoods.
+"""The probability-flow ODE of a diffusion, solved to a tolerance.
+
+It gives samples, latents and exact likelihoods.
 
     dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
 
 The solutions have the marginals of the process. Along a solution, log p changes by the divergence of the right-hand
-side, which is estimated as e^T (J e), with random signs e that are sampled once:
+side. The divergence is estimated as e^T (J e), with random signs e that are sampled once:
 
     log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
 
@@ -28,7 +30,7 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """A solution of the flow, and its number of network evaluations."""
+    """A solution of the flow, and the number of network evaluations that it took."""
 
     x: Tensor
     evaluations: int
@@ -36,7 +38,7 @@ class Solved(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Log density of data, their latents, and the number of network evaluations."""
+    """Log density of data, latents of the data, and the number of network evaluations."""
 
     log_density: Tensor
     """`[B]`, natural logarithm, in float64 on the CPU."""
@@ -61,16 +63,17 @@ def _integrate(
 
 
 def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
-    """Move samples along the flow from one time to another, by Runge-Kutta steps of orders 4 and 5.
+    """Move samples along the flow from one time to another.
 
-    All samples of a batch have the same step sizes, so a sample's result depends on its batch, within the tolerance.
+    Runge-Kutta steps have the orders 4 and 5. All samples of a batch have the same step sizes. Within the tolerance,
+    the result for a sample therefore depends on its batch.
 
     Args:
         score: see `samplers.Score`.
         x: `[B, ...]`, real or complex.
         process: the process.
         start: time at which the samples x are given.
-        end: time of the result; larger than `start` to encode data.
+        end: time of the result; to encode data, it is larger than `start`.
         tolerance: absolute and relative tolerance.
 
     Raises:
@@ -95,7 +98,7 @@ def likelihood(
         score: see `samplers.Score`; differentiable in x.
         x: `[B, ...]`.
         process: the process.
-        signs: e, -1 or 1, of the shape of x.
+        signs: random signs e, -1 or 1, of the shape of x.
         start: time that is assigned to the data.
         tolerance: absolute and relative tolerance.
 
@@ -123,12 +126,13 @@ def likelihood(
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Tensor:
-    """Convert log densities of images to bits per dimension, for images of 256 levels.
+    """Convert log densities of images with 256 levels to bits per dimension.
 
     Args:
         log_density: natural logarithms of the densities, `[B]`.
-        dimensions: number of values of an image, D.
-        width: white minus black in the units of the density: 2 for images in [-1, 1], 1 for images in [0, 1].
+        dimensions: number D of values of an image.
+        width: difference between white and black in the units of the density: 2 for images in [-1, 1], 1 for images in
+            [0, 1].
     """
     return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
 
@@ -138,8 +142,8 @@ class ProbabilityFlow:
 
     Args:
         tolerance: absolute and relative tolerance of Runge-Kutta steps of orders 4 and 5.
-        end: final time; None uses the process's default: 1e-5 for VE, 1e-3 for VP and sub-VP.
-        denoise: take an additional noise-free step to time 0, as large as one of 1,000 equal steps.
+        end: final time; None uses the default of the process, which is 1e-5 for VE and 1e-3 for VP and sub-VP.
+        denoise: whether to take an additional noise-free step to time 0, with the size of one of 1,000 equal steps.
 
     Raises:
         ValueError: if `tolerance` is not positive, `end` is not inside (0, 1), or sampling is conditioned on known

@@ -1,21 +1,21 @@
-"""The discrete-time process that moves a clean image to its degraded version, and samplers that reverse it.
+"""The discrete-time process that moves a clean image to its degraded version, and samplers of the reverse process.
 
     dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
 
-The process moves the clean image x_0 towards the degraded image mu plus noise of standard deviation lambda. With r_t =
-theta_t dt and R_t = r_1 + ... + r_t, the marginals are
+The process moves the clean image x_0 towards mu plus noise of standard deviation lambda, where mu is the degraded
+image. With r_t = theta_t dt and R_t = r_1 + ... + r_t, the marginals are
 
     x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
 
-A reverse step goes from t to s < t, with r = R_t - R_s. A network estimates the noise n in x_t (the score is -n / s_t):
+A reverse step goes from t to s < t, with r = R_t - R_s. A network estimates the noise n in x_t. The score is -n / s_t:
 
     euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
     ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t
     posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
-Here A = e^{-r}, B = w_t, C = w_s, and x^ = mu + (x_t - mu - s_t n) / w_t is the estimated clean image.
-`posterior` is the distribution of x_s given x_t and x^; it is useful with few steps.
+Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. `posterior` is the
+distribution of x_s given x_t and x^. It is useful for few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -57,8 +57,8 @@ class MeanReverting(nn.Module):
 
     Args:
         steps: T.
-        schedule: how the rate theta increases: `cosine`, `linear` or `constant`.
-        deviation: lambda, standard deviation of the noise at the end, in the images' units.
+        schedule: schedule of the rate theta: `cosine`, `linear` or `constant`.
+        deviation: standard deviation lambda of the noise at the end, in units of the images.
         remaining: fraction of x_0 - mu left at the end, in (0, 1).
 
     Raises:
@@ -112,7 +112,7 @@ class MeanReverting(nn.Module):
             s: earlier times.
 
         Returns:
-            The weight of x_t - mu in the mean, the weight of x_0 - mu in the mean, and the standard deviation.
+            The weights of x_t - mu and of x_0 - mu in the mean, and the standard deviation.
         """
         before, after = self.total[t], self.total[s]
         whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))
@@ -120,11 +120,11 @@ class MeanReverting(nn.Module):
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
     def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Compute x_t `[B, C, H, W]` from images and noise of this shape, at times `[B]`, int64."""
+        """Compute x_t `[B, C, H, W]` at times `[B]`, int64, from images and noise of the same shape."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute Euler's mean of x_{t-1} from x_t and the noise in it, `[B, C, H, W]`, at times `[B]` from 1."""
+        """Compute the mean of x_{t-1}, `[B, C, H, W]`, by an Euler step from x_t and its noise, at times `[B]` >= 1."""
         rate = along(self.rate[t], x)
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 
@@ -133,7 +133,10 @@ class MeanReverting(nn.Module):
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List evenly spaced times from T to 0, for `count` steps, at most T."""
+        """List evenly spaced times from T to 0, for `count` steps.
+
+        `count` is at most T.
+        """
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
     def sample(
@@ -144,14 +147,16 @@ class MeanReverting(nn.Module):
         sampler: Sampler = "euler",
         steps: int | None = None,
     ) -> Tensor:
-        """Sample an image, starting from the degraded image with noise.
+        """Sample an image.
+
+        The first state is the degraded image with noise.
 
         Args:
-            noise_in: function of x_t `[B, C, H, W]` and t that estimates the noise in x_t.
+            noise_in: function that estimates the noise in x_t `[B, C, H, W]` from x_t and t.
             degraded: mu, `[B, C, H, W]`.
-            draw: function that samples standard normal noise of the shape of its argument.
-            sampler: `euler` (adds noise even in the last step), `ode` or `posterior`.
-            steps: number of steps, at most T; None takes all T.
+            draw: function that samples standard normal noise of the same shape as its argument.
+            sampler: sampling method: `euler`, which adds noise even in the last step, `ode` or `posterior`.
+            steps: number of steps, at most T; None takes T steps.
         """
         x = degraded + self.deviation * draw(degraded)
         for t, s in pairwise(self.times(steps or self.steps)):

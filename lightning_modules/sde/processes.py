@@ -9,8 +9,8 @@
 Here sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B is the integral of beta, and m(t) = e^{-B(t) /
 2}. The exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code use sigma(t)^2.
 
-A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. If the drift depends on an
-observation, such as a degraded image or noisy speech, the process stores the batch's observations.
+A process takes x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. The drift may depend on an
+observation, such as a degraded image or noisy speech. The process then stores the observations of the batch.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
@@ -26,14 +26,14 @@ from datamodules.arguments import at_least, positive
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
-    """Convert a number for each sample, `[B]` or `[1]`, to the device, precision and dimensions of x `[B, ...]`."""
+    """Convert a number per sample, `[B]` or `[1]`, to the device, precision and dimensions of x, `[B, ...]`."""
     return value.to(x.device, x.real.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 class Process(ABC):
     """A diffusion from data at t = 0 to a Gaussian at t = 1.
 
-    Steps in discrete time use a grid of n noise levels; the level at t is i = floor(t (n - 1)).
+    Steps in discrete time use a grid of n noise levels. The level at t has the index i = floor(t (n - 1)).
     """
 
     prior_deviation: float
@@ -47,18 +47,18 @@ class Process(ABC):
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """Compute the noise coefficient g(t), shaped like t."""
+        """Compute the noise coefficient g(t), with the shape of t."""
 
     @abstractmethod
     def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute mean `[B, ...]` and standard deviation, shaped like t, of x_t given x_0."""
+        """Compute the mean `[B, ...]` and the standard deviation, with the shape of t, of x_t given x_0."""
 
     @abstractmethod
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Compute E[x_0 | x_t] from the score at x_t, by Tweedie's formula."""
+        """Compute E[x_0 | x_t] from the score at x_t, by the formula of Tweedie."""
 
     def prior_mean(self, x: Tensor) -> Tensor:
-        """Return the mean of x_1, shaped like x."""
+        """Return the mean of x_1, with the shape of x."""
         return torch.zeros_like(x)
 
     def prior_log_density(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Process(ABC):
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
     def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute f_i and G_i, shaped like t, of x_{i+1} = x_i + f_i + G_i z, by the Euler-Maruyama method."""
+        """Compute f_i and G_i of x_{i+1} = x_i + f_i + G_i z, with the shape of t, by the Euler-Maruyama method."""
         return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
 
     def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,20 +80,23 @@ class Process(ABC):
         raise ValueError(f"predictor ancestral is not defined for {type(self).__name__}; use another predictor")
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
-        """Compute the factor a of Langevin steps, shaped like t."""
+        """Compute the factor a of Langevin steps, with the shape of t."""
         return torch.ones_like(t)
 
 
 def grid_level(t: Tensor, n: float) -> Tensor:
-    """Compute floor(t (n - 1)), correcting values that rounding moved just below an integer."""
+    """Compute floor(t (n - 1)).
+
+    Values that rounding moved just below an integer are corrected.
+    """
     return (t * (n - 1) + 1e-4).floor()
 
 
 class VE(Process):
-    """The variance exploding process, the limit of denoising score matching with Langevin dynamics (SMLD, NCSN).
+    """The variance exploding (VE) process: the limit of denoising score matching with Langevin dynamics (SMLD, NCSN).
 
     Args:
-        sigma_min: smallest standard deviation of the noise, in the data's units.
+        sigma_min: smallest standard deviation of the noise, in units of the data.
         sigma_max: largest standard deviation of the noise.
 
     Raises:
@@ -130,7 +133,10 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels; below the first level, sigma is 0."""
+        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels.
+
+        Below the first level, sigma is 0.
+        """
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
         return here, torch.where(i > 0, below, 0)
@@ -194,7 +200,7 @@ class _Decaying(Process):
 
 
 class VP(_Decaying):
-    """The variance preserving process, the limit of denoising diffusion (DDPM).
+    """The variance preserving (VP) process: the limit of denoising diffusion (DDPM).
 
     Args:
         beta_min: rate of the noise at t = 0.
@@ -224,7 +230,9 @@ class VP(_Decaying):
 
 
 class SubVP(_Decaying):
-    """The sub-VP process, with smaller variance than VP at all times, and higher likelihoods.
+    """The sub-VP process.
+
+    Its variance is smaller than that of VP at all times, and its likelihoods are higher.
 
     Args:
         beta_min: rate of the decay at t = 0.

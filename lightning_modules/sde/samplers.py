@@ -1,15 +1,15 @@
-"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with the score s of x_t: predictors and correctors.
+"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw with the score s of x_t: predictors and correctors.
 
-A predictor moves x_t to the next time; a corrector moves x_t at a fixed time by Langevin steps:
+A predictor moves x_t to the next time. A corrector takes Langevin steps at a fixed time:
 
     x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2.
 
-Here r is the signal-to-noise ratio, and norms are averaged over the batch. Predictors and correctors return x and the
-mean of x before noise was added; the final mean is the sample. With `flow`, a predictor follows the ordinary
-differential equation with the same marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
+Here r is the signal-to-noise ratio. Norms are averaged over the batch. Predictors and correctors return x, and the mean
+of x before noise was added. The mean of the final step is the sample. With `flow`, a predictor adds no noise. It
+follows dx = (f - g^2 s / 2) dt, the ordinary differential equation with the same marginals.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
-Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the authors' code, the
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G. As in the code of the authors, the
 corrector comes before the predictor.
 """
 
@@ -31,7 +31,7 @@ Draw = Callable[[Tensor], Tensor]
 
 
 class Moved(NamedTuple):
-    """The result of a predictor's or corrector's step."""
+    """The result of a step of a predictor or corrector."""
 
     x: Tensor
     mean: Tensor
@@ -48,7 +48,10 @@ def times_of(x: Tensor, t: float) -> Tensor:
 
 
 def _host(t: float) -> Tensor:
-    """Convert t to double precision; otherwise rounding might skip a level of the grid."""
+    """Convert t to double precision.
+
+    In single precision, rounding might skip a level of the grid.
+    """
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
 
@@ -65,7 +68,7 @@ def euler_maruyama(
 def reverse_diffusion(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
-    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process in n steps: x - f_i + G_i^2 s + G_i z."""
+    """Reverse a step x_{i+1} = x_i + f_i + G_i z of the process with n steps, by x - f_i + G_i^2 s + G_i z."""
     f, g = process.step(x, _host(t), n)
     g = along(g, x)
     mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)
@@ -81,7 +84,10 @@ def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, dra
 def langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a fixed time, with a step size from the norms of noise and score."""
+    """Take Langevin steps at a fixed time.
+
+    The norms of noise and score determine the step size.
+    """
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
         gradient, noise = score(x, times_of(x, t)), draw(x)
@@ -95,7 +101,10 @@ def langevin(
 def annealed_langevin(
     score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
-    """Take Langevin steps at a fixed time, of size 2 a (r std)^2, where std is the noise's standard deviation."""
+    """Take Langevin steps of size 2 a (r std)^2 at a fixed time.
+
+    std is the standard deviation of the noise.
+    """
     time, mean = _host(t), x
     size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
     for _ in range(num_steps):
@@ -118,19 +127,22 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Move samples through all times and one step beyond, to data; correct, then predict, at each time.
+    """Move samples through all times, and one step further to data.
+
+    At each time, correct first and then predict.
 
     Args:
         score: see `Score`.
         x: samples at the first time, `[B, ...]`.
         times: decreasing times, usually n equally spaced times from 1 to nearly 0.
         process: the process to reverse.
-        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None means correctors only.
-        corrector: `langevin` or `annealed_langevin` with their `snr`; None means a predictor only.
-        n: a step has the size of one of n equal steps from 1 to 0; one number, or one for each step; None uses the
-            number of times.
+        predictor: name of the predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None uses correctors
+            only.
+        corrector: name of the corrector, `langevin` or `annealed_langevin`, with its `snr`; None uses a predictor only.
+        n: number of equal steps from 1 to 0; a step has the size of one of them. Pass one number, or one number per
+            step; None uses the number of times.
         draw: see `Draw`.
-        project: function applied to x after each correction and prediction.
+        project: function that is applied to x after each correction and each prediction.
 
     Returns:
         The mean of the final step, `[B, ...]`.
@@ -150,16 +162,16 @@ CORRECTORS = {"langevin": langevin, "annealed_langevin": annealed_langevin}
 
 
 class PredictorCorrector:
-    """Sample by alternating corrector and predictor over equally spaced times.
+    """Sample by alternating steps of corrector and predictor over equally spaced times.
 
     Args:
-        predictor: rule that moves samples to the next time; `none` uses the corrector only.
-        corrector: rule that moves samples at a fixed time; `none` uses the predictor only.
+        predictor: method that moves samples to the next time; `none` uses the corrector only.
+        corrector: method that moves samples at a fixed time; `none` uses the predictor only.
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.
-        end: final time; None uses the authors' values, 1e-5 for VE, 1e-3 for VP and sub-VP.
-        flow: predict along the probability-flow ordinary differential equation, without noise.
+        end: final time; None uses the values of the authors, which are 1e-5 for VE and 1e-3 for VP and sub-VP.
+        flow: whether predictors follow the probability-flow ordinary differential equation, which adds no noise.
 
     Raises:
         ValueError: if an argument is out of range, or `flow` is used with the ancestral predictor.

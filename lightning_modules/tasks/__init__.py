@@ -1,1 +1,1 @@
-"""Base classes of classifiers, segmenters and restorers: their steps, metrics and prediction writers."""
+"""Base classes of classifiers, segmenters and restorers, with their steps, metrics and prediction writers."""

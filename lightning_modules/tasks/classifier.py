@@ -1,4 +1,7 @@
-"""Validation, test and prediction of a classifier, and plain cross-entropy training, shared by all methods."""
+"""Validation, test and prediction of a classifier, and plain training by cross-entropy.
+
+All methods share them.
+"""
 
 from typing import Any
 
@@ -23,9 +26,10 @@ class PositiveF1(MulticlassF1Score):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 accuracy and, if there are at least 50 classes, top-5 accuracy.
+    """Top-1 accuracy.
 
-    For two classes also F1 of class 1 and Matthews' correlation, which suit imbalanced classes.
+    With at least 50 classes, also top-5 accuracy. For two classes, also F1 of class 1 and the correlation of Matthews.
+    Both suit imbalanced classes.
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -38,7 +42,9 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
-    """Reject label smoothing combined with binary cross-entropy, where every class would count as correct.
+    """Reject label smoothing combined with binary cross-entropy.
+
+    Every class would count as correct.
 
     Raises:
         ValueError: if label smoothing and binary cross-entropy are both used.
@@ -52,12 +58,12 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
     Args:
         module: a classifier with `num_classes`.
-        batch: labelled images or texts; mixup never applies to texts.
+        batch: labelled images or texts; texts are never mixed.
         soft_labels: settings of mixup and label smoothing; None disables both.
         binary: see `soft_cross_entropy`.
 
     Returns:
-        The return value of a training step, with logits of unmixed images.
+        The value that a training step returns, with logits of unmixed images.
     """
     inputs, target = network_input(batch), batch["label"]
     if soft_labels is not None:
@@ -69,10 +75,11 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
 
 class ClassifierSteps(OwnLoaders):
-    """Validation, test and prediction steps of a classifier, for any dataloader (see `OwnLoaders`).
+    """Validation, test and prediction steps of a classifier.
 
-    The module defines `forward` and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation uses the
-    given, possibly noisy labels, because users have no others; testing uses the labels of the test set.
+    Any dataloader works (see `OwnLoaders`). The module defines `forward` and owns `num_classes` and `metrics =
+    accuracies(num_classes)`. Validation uses the given labels, which may be noisy, because users have no others.
+    Testing uses the labels of the test set.
     """
 
     num_classes: int

@@ -24,13 +24,14 @@ class RestorerSteps(ImageWriter):
     """Validation, test and prediction steps for a LightningModule that restores images.
 
     The module owns `quality = ImageQuality()`. The module also owns `inference`, which applies `forward` to whole
-    images, or overrides `restore`. Validation and test log metrics averaged over images and ranks: `test/psnr` and
-    `test/ssim` of the estimate, `test/noisy_psnr` and `test/noisy_ssim` of the degraded image. With several test sets
-    the names are `test/<set>/psnr` etc. Images without a clean version are excluded from metrics. Degraded images
-    smaller than the clean images are first enlarged by bicubic interpolation, for metrics and figures.
+    images. Alternatively, it overrides `restore`. Validation and test log metrics averaged over images and ranks.
+    `test/psnr` and `test/ssim` evaluate the estimate, and `test/noisy_psnr` and `test/noisy_ssim` the degraded image.
+    With several test sets the names are `test/<set>/psnr` etc. Images without a clean version are excluded from
+    metrics. If degraded images are smaller than clean images, metrics and figures use bicubically enlarged ones.
 
-    `predict` writes `restored/<name>.png` to the run directory, in the bit depth of the input image. Packed raw images
-    are written as Bayer images whose first pixel is red, and floating-point images in 16 bits (see `ImageWriter`).
+    `predict` writes `restored/<name>.png` to the run directory. The file has the bit depth of the input image. Packed
+    raw images are written as Bayer images that start with a red pixel. Floating-point images are written with 16 bits
+    (see `ImageWriter`).
     """
 
     quality: ImageQuality
@@ -38,18 +39,21 @@ class RestorerSteps(ImageWriter):
     written, given, settings_name = "restored", "noisy", "restoration_settings.json"
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Restore images `[B, C, H, W]` with `forward`; the result is not clipped."""
+        """Restore images `[B, C, H, W]` with `forward`, without clipping."""
         return self.inference(self, degraded)
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
-        """Restore a batch; return `[B, C, H, W]`, in float32 or better, not clipped.
+        """Restore a batch, `[B, C, H, W]`, in float32 or a higher precision, without clipping.
 
-        Random numbers depend on the run's seed and the position of the batch's first image.
+        Random numbers depend on the seed of the run, and on the position of the first image of the batch.
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return additional estimates of a test batch by name; their metrics are logged as `test/<name>_psnr` etc."""
+        """Return additional estimates of a test batch by name.
+
+        Their metrics are logged as `test/<name>_psnr` etc.
+        """
         return {}
 
     def validation_step(
@@ -107,11 +111,11 @@ class RestorerSteps(ImageWriter):
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
-    """Crop from each image the window with the largest variance.
+    """Crop the window with the largest variance from each image.
 
     Args:
         image: `[B, C, H, W]`.
-        detail: images `[B, C', H, W]` in which the window with the largest variance is found.
+        detail: images `[B, C', H, W]` in which to find the window with the largest variance.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.
@@ -128,7 +132,10 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
 
 
 def window_sums(image: Tensor, height: int, width: int) -> Tensor:
-    """Sum images `[B, H, W]` over all windows of one size by running sums: `[B, H - height + 1, W - width + 1]`."""
+    """Sum images `[B, H, W]` over all windows of one size, by running sums.
+
+    The result is `[B, H - height + 1, W - width + 1]`.
+    """
     total = torch.nn.functional.pad(image.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
     rows = total[:, height:] - total[:, :-height]
     return rows[:, :, width:] - rows[:, :, :-width]

@@ -1,11 +1,12 @@
 """Validation, test and prediction of a segmenter, shared by all methods.
 
-The metrics of a category k count the pixels of all images and ranks, except ignored pixels. For TP pixels correctly
-predicted as k, P pixels predicted as k and T pixels whose true category is k, the metrics are
+The metrics of a category k count the pixels of all images and ranks. Ignored pixels do not count. Let TP be the number
+of pixels correctly predicted as k, P of pixels predicted as k, and T of pixels whose true category is k. The metrics
+are
 
     IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
 
-Means are over the categories that occur, in truth or prediction (P + T > 0), including the background.
+Means are over the categories that occur in the truth or in the prediction (P + T > 0). They include the background.
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
         counts: numbers of pixels, `[..., K, K]`; rows are true categories, columns are predicted categories.
 
     Returns:
-        IoU and Dice, both `[..., K]`, float64 in [0, 1]; NaN for a category that occurs in neither truth nor
+        IoU and Dice, both `[..., K]`, float64 in [0, 1]. They are NaN for a category that does not occur in truth or
         prediction.
     """
     counts = counts.double()
@@ -44,9 +45,9 @@ class SegmenterSteps(OwnLoaders):
     """Validation, test and prediction steps for a LightningModule that segments images.
 
     The module defines `forward` and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs `miou` and
-    `dice`, averaged over categories, and `cross_entropy`, averaged over all pixels that are not ignored. For each
-    category that occurs, it also logs `iou_<category>` and `dice_<category>`, with the category's name if the
-    DataModule has `class_names`.
+    `dice`, averaged over categories. It also logs `cross_entropy`, averaged over all pixels that are not ignored. For
+    each category that occurs, it also logs `iou_<category>` and `dice_<category>`. They use the name of the category if
+    the DataModule has `class_names`.
     """
 
     num_classes: int
@@ -85,7 +86,10 @@ class SegmenterSteps(OwnLoaders):
                 log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, each scaled to its range of values, with true masks if known, and predictions."""
+        """Show images, true masks if known, and predictions.
+
+        Each image is scaled to its range of values.
+        """
         low, high = (
             extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
         )

@@ -1,4 +1,7 @@
-"""Write an image file for each input image in prediction; used by all methods that estimate images."""
+"""Write an image file for each input image in prediction.
+
+All methods that estimate images use this file.
+"""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -21,18 +24,18 @@ from lightning_modules.sde.processes import Process
 
 
 class FolderWriter:
-    """Base class for modules whose predictions are files in a folder of the run directory; prediction can be resumed.
+    """Base class for modules whose predictions are files in a folder of the run directory.
 
-    The module's `predict_step` passes three arguments to `write`: the names of a batch's results, digests of its
-    inputs, and a function that computes the results that do not exist yet:
+    Prediction can be resumed. The `predict_step` of the module passes three arguments to `write`: the names of the
+    results, digests of the inputs, and a function that computes the results that do not exist yet:
 
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
             digests = [digest_of(image) for image in batch["noisy"]]
             compute = lambda rows: levels_of(self(batch["noisy"][rows]), 255).cpu().numpy()
             return self.write(batch["name"], digests, compute, dataloader_idx)
 
-    A folder written by another module or with other settings is rejected. An interrupted prediction can be resumed with
-    any number of processes, see `ResumableMap`. Unreadable input files are listed in an error, which is raised after
+    A folder is rejected if another module wrote it, or other settings were used. An interrupted prediction can be
+    resumed with any number of processes; see `ResumableMap`. An error lists unreadable input files. It is raised after
     all other results are written.
     """
 
@@ -45,11 +48,14 @@ class FolderWriter:
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
-        """Return the store of the results; by default, images are stored as PNG files."""
+        """Return the store of the results.
+
+        By default, images are stored as PNG files.
+        """
         return png_files(folder)
 
     def result_settings(self: Any) -> dict[str, Any]:
-        """List, as JSON values, the settings that results depend on."""
+        """List the settings on which results depend, as JSON values."""
         return {
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             **arguments_of(self),
@@ -89,8 +95,8 @@ class FolderWriter:
         Args:
             names: names of the results.
             digests: digest of each result's input.
-            compute: maps positions in the batch to the results for these positions.
-            dataloader_idx: index of the dataset; if there are several datasets, each has its own folder.
+            compute: function that maps positions in the batch to the results for these positions.
+            dataloader_idx: index of the dataset; each of several datasets has its own folder.
         """
         if self._job is None:
             for _ in compute(list(range(len(names)))):
@@ -111,7 +117,10 @@ class FolderWriter:
             raise ValueError(f"all {self.items} are written except {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the datasets in the order of the dataloaders; empty for a single dataset."""
+        """List the names of the datasets in the order of the dataloaders.
+
+        The list is empty for a single dataset.
+        """
         data = self.trainer.datamodule
         names = getattr(data, "test_names", ()) if stage != "val" else ()
         if stage == "predict" and getattr(data, "predict_set", None) is not None:
@@ -120,10 +129,12 @@ class FolderWriter:
 
 
 class ImageWriter(FolderWriter, ABC):
-    """Prediction step that writes `<written>/<name>.png` into the run directory; a base class for LightningModules.
+    """Prediction step that writes `<written>/<name>.png` into the run directory.
 
-    Existing images are kept, so an interrupted prediction can be resumed; a different input image of the same name is
-    rejected.
+    This is a base class for LightningModules.
+
+    Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if its
+    input image was different.
     """
 
     given: str
@@ -131,7 +142,10 @@ class ImageWriter(FolderWriter, ABC):
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
-        """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image."""
+        """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16.
+
+        Images of four channels are Bayer images.
+        """
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that do not exist yet, and return their names."""
@@ -147,9 +161,11 @@ class ImageWriter(FolderWriter, ABC):
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List, as JSON values, a module's arguments that are numbers, strings, or tuples or dataclasses of both.
+    """List the arguments of a module as JSON values.
 
-    For a diffusion process, its arguments are listed.
+    Only numbers, strings, and tuples or dataclasses of both are listed.
+
+    For a diffusion process, the arguments of the process are listed.
     """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:
@@ -168,6 +184,9 @@ def _plain(values: tuple[Any, ...]) -> bool:
 
 
 def levels_of(image: Tensor, data_range: int) -> Tensor:
-    """Round images to integers, where 1 becomes `data_range`: uint8 up to `data_range` 255, otherwise uint16."""
+    """Round images to integers, where 1 becomes `data_range`.
+
+    The dtype is uint8 up to `data_range` 255, and otherwise uint16.
+    """
     levels = image.double().clamp(0, 1).mul(data_range).round()
     return levels.to(torch.uint8 if data_range <= 255 else torch.uint16)

@@ -1,4 +1,4 @@
-"""Predictions outside the trainer's loops, for callbacks and for passes over a training set."""
+"""Predictions outside of the loops of the trainer, for callbacks and for passes over a training set."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode, and restore the mode of each submodule afterwards."""
+    """Put a module in evaluation mode.
+
+    Afterwards, restore the mode of each submodule.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -23,14 +26,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield a module as a function of images: in evaluation mode, in the trainer's precision, without gradients."""
+    """Yield a module as a function of images.
+
+    The module is in evaluation mode and in the precision of the trainer, without gradients.
+    """
     with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
         yield lambda image: module(trainer.precision_plugin.convert_input(image))
 
 
 @contextmanager
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
-    """Move a module back to the trainer's device; Lightning moves it to the CPU before `on_fit_end`."""
+    """Move a module back to the device of the trainer.
+
+    Lightning moves it to the CPU before `on_fit_end`.
+    """
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
     try:
@@ -42,7 +51,10 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yield each batch of a dataloader, moved to the device, with the module's logits; `fast_dev_run` ends early."""
+    """Yield each batch of a dataloader, moved to the device, with the logits of the module.
+
+    `fast_dev_run` ends early.
+    """
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -1,7 +1,9 @@
-"""Run several iterations of an algorithm in one training step, for algorithms whose iterations take microseconds.
+"""Run several iterations of an algorithm in one training step.
 
-Lightning's loop costs about a millisecond for each step. So a step runs several iterations in sequence and logs once;
-results are the same as with one iteration per step. Checkpoints are written between steps.
+This is for algorithms whose iterations take microseconds.
+
+The loop of Lightning costs about a millisecond for each step. A step therefore runs several iterations in sequence and
+logs once. The results are the same as with one iteration per step. Checkpoints are written between steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,10 +16,10 @@ from torch.optim import Optimizer
 
 
 class OwnUpdates(Optimizer):
-    """Optimizer for parameters that a module updates by its own equations; `step` only calls its closure.
+    """Optimizer for parameters that a module updates by its own equations.
 
-    Through this optimizer, Lightning counts the steps of a module with manual optimization, for checkpoints and
-    loggers.
+    Its `step` only calls the closure. Lightning counts the steps of this optimizer, which checkpoints and loggers need
+    in manual optimization.
 
     Args:
         parameters: parameters that the module updates.
@@ -31,12 +33,14 @@ class OwnUpdates(Optimizer):
 
 
 def iterate(module: LightningModule, iterations: int, iteration: Callable[[], object]) -> None:
-    """Run iterations of an algorithm, without gradients, as one step of the module's `OwnUpdates`.
+    """Run iterations of an algorithm without gradients.
+
+    They count as one step of the `OwnUpdates` of the module.
 
     Args:
         module: module with manual optimization, whose optimizer is an `OwnUpdates`.
         iterations: number of iterations.
-        iteration: function that runs one iteration, which may depend only on the module's parameters and buffers.
+        iteration: function that runs one iteration; it may depend only on the parameters and buffers of the module.
     """
 
     @torch.no_grad()

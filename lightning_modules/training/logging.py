@@ -1,4 +1,7 @@
-"""Log training results, weighted such that the mean over ranks is the mean over the global batch."""
+"""Log training results.
+
+Weights make the mean over ranks equal to the mean over the global batch.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +18,11 @@ from lightning_modules.full_precision import at_least_float32
 
 
 class EpochMean(Metric):
-    """Mean over an epoch of per-batch values, weighted by the number of samples, over all ranks.
+    """Mean of per-batch values over an epoch and over all ranks, weighted by the number of samples.
 
-    A call of `self.log` takes as long as a small network's forward pass. So Lightning gets this metric only once an
-    epoch, and computes and resets it at the epoch's end. A step only adds values to the metric, on the device. The
-    metric's states have the names and dtypes of the states in Lightning's own means.
+    A call of `self.log` takes as long as a forward pass of a small network. Lightning therefore gets this metric only
+    once an epoch. It computes and resets the metric at the end of the epoch. A step only adds values to the metric, on
+    the device. The states of the metric have the same names and dtypes as the states of means in Lightning.
     """
 
     value: Tensor
@@ -36,7 +39,10 @@ class EpochMean(Metric):
         object.__setattr__(self, name, value)  # skips torch's search for parameters and modules, as no state is one
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add a batch's mean, a scalar, with weight `size`; the first call of an epoch must be `update`."""
+        """Add the mean over a batch, a scalar, with weight `size`.
+
+        The first call of an epoch must be `update`.
+        """
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
 
@@ -55,7 +61,7 @@ _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
-    """Add a batch's mean, with weight `size`, to the epoch's mean."""
+    """Add the mean over a batch, with weight `size`, to the mean over the epoch."""
     try:
         trainer = module.trainer
     except RuntimeError:  # the module has no trainer
@@ -78,15 +84,16 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Weight a step's loss by this rank's fraction of the global batch, and log it as `train/loss`.
+    """Weight the loss of a step by the fraction of the global batch on this rank.
 
-    The epoch's mean is exact even if the last batch is uneven, for any number of ranks.
+    Log the loss as `train/loss`. The mean over the epoch is exact for any number of ranks, even if the last batch is
+    uneven.
 
     Args:
         module: the module in training.
-        batch: this rank's part of the batch.
-        loss: mean loss over this rank's samples, a scalar.
-        terms: terms of the loss by name, as means over the same samples; each is logged as `train/<name>`.
+        batch: part of the batch on this rank.
+        loss: mean loss over the samples on this rank, a scalar.
+        terms: terms of the loss by name, as means over the same samples; each term is logged as `train/<name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -100,7 +107,9 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a value that is the same on all ranks, once an epoch; a tensor keeps its precision.
+    """Log a value that is the same on all ranks, once an epoch.
+
+    A tensor keeps its precision.
 
     Args:
         module: the module that logs.
@@ -114,12 +123,14 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
 
 
 def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
-    """Log the mean metrics of each dataset, which are the same on all ranks, as `<stage>/<set>/<measure>`.
+    """Log the mean metrics of each dataset as `<stage>/<set>/<measure>`.
+
+    The metrics are the same on all ranks.
 
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: for each dataset name, its metrics by name; for an empty dataset name, they are logged as
+        means: metrics by name for each dataset name; if the dataset name is empty, they are logged as
             `<stage>/<measure>`.
     """
     for name, measures in means.items():

@@ -1,4 +1,4 @@
-"""Training, testing and prediction with a user's own DataLoader, without a DataModule of this project."""
+"""Training, testing and prediction with a DataLoader of the user, without a DataModule of this project."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,10 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Dataloader source of a trainer loop; it adds the samples' positions to batches (see `with_positions`)."""
+    """Dataloader source of a trainer loop.
+
+    It adds the positions of the samples to batches (see `with_positions`).
+    """
 
     passes: int = 1
 
@@ -26,12 +29,14 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Let a module accept batches of any DataLoader: dicts with `image` and `label`, or `(image, label)` pairs.
+    """Let a module accept batches of any DataLoader.
 
-    Two keys are added to batches. `index` contains the samples' positions in the dataset, whatever the order of the
-    dataloader. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some samples to
-    make the shards of all ranks equal; the DataModules of this project repeat none. A module that overrides `setup`
-    must call `super().setup(stage)`.
+    Batches are dicts with `image` and `label`, or `(image, label)` pairs.
+
+    Two keys are added to batches. `index` contains the positions of the samples in the dataset. This also holds if the
+    dataloader shuffles. `global_batch_size` is added if the trainer shards the samples evenly. Lightning repeats some
+    samples so that the shards of all ranks are equal. The DataModules of this project repeat none. A module that
+    overrides `setup` must call `super().setup(stage)`.
     """
 
     passes_per_epoch = 1

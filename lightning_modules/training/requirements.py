@@ -1,4 +1,7 @@
-"""Checks, before training starts, of settings that an algorithm requires."""
+"""Checks of settings that an algorithm requires.
+
+They run before training starts.
+"""
 
 from typing import Any
 
@@ -36,8 +39,8 @@ def require_one_process(trainer: Any, name: str) -> None:
     """
     if trainer.world_size > 1:
         raise ValueError(
-            f"{name} works in one process, and trainer.devices and num_nodes make {trainer.world_size}: run seeds in "
-            f"parallel instead, with train.py compare --seeds 0 1 2 --jobs 3"
+            f"{name} works in one process, but trainer.devices and num_nodes make {trainer.world_size} processes: run "
+            f"seeds in parallel instead, with train.py compare --seeds 0 1 2 --jobs 3"
         )
 
 
@@ -47,7 +50,7 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
     Args:
         trainer: trainer of the run.
         name: name of the module.
-        what: why some parameters get no gradient, worded as a verb phrase for the error message.
+        what: reason why some parameters get no gradient, as a verb phrase for the error message.
 
     Raises:
         ValueError: if the strategy is unsuitable; the message names the strategy to use.

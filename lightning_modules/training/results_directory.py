@@ -11,7 +11,10 @@ from lightning.pytorch import Trainer
 
 @contextmanager
 def results_directory(trainer: Trainer) -> Iterator[Path]:
-    """Yield the run directory; a `fast_dev_run` gets a temporary directory, which is removed afterwards."""
+    """Yield the run directory.
+
+    A `fast_dev_run` gets a temporary directory that is removed afterwards.
+    """
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         return

@@ -1,7 +1,7 @@
-"""Read single images of the test set, for callbacks with a long test of each image before the usual test.
+"""Read single images of the test set.
 
-These callbacks read images by position, shard positions over ranks, and store results in files (see
-`datamodules.jobs`).
+This is for callbacks that test each image for a long time before the usual test. These callbacks read images by
+position, shard the positions over ranks, and store results in files (see `datamodules.jobs`).
 """
 
 from dataclasses import dataclass
@@ -34,10 +34,12 @@ class LabelledImage:
 
 
 class TestedImages:
-    """Test images by position, on the module's device and transformed as in testing.
+    """Test images by position.
+
+    They are on the device of the module, and transformed as in testing.
 
     Args:
-        trainer: trainer that is testing. With several test DataLoaders, the first one is used; order and sharding of
+        trainer: trainer that is testing. With several test DataLoaders, the first one is used. Order and sharding of
             its sampler are ignored.
         needed_by: name of the caller, for messages.
 
@@ -99,20 +101,23 @@ class TestedImages:
         return LabelledImage(position, image.float(), int(label))
 
     def chosen(self, skip: int, end: int | None) -> range:
-        """Choose every `skip`-th position before `end`; a `fast_dev_run` chooses only one position per process."""
+        """Select every `skip`-th position before `end`.
+
+        A `fast_dev_run` selects one position per process.
+        """
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: self.trainer.world_size]
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """List, as JSON values, what results depend on besides a callback's arguments: data, weights and precision.
+        """List what results depend on besides the arguments of a callback, as JSON values: data, weights and precision.
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. If the dataset has its labels in memory, as `label` or `targets`,
-                the labels of all positions are compared. Pixels, and labels that are not in memory, are compared for
-                only `NUM_COMPARED` images.
+            positions: positions of the tested images. The labels of all positions are compared if the dataset has them
+                in memory, as `label` or `targets`. Pixels are compared for only `NUM_COMPARED` images, and so are
+                labels that are not in memory.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)

@@ -1,9 +1,9 @@
-"""Augmentation of image batches on their own device, independently for each image.
+"""Augmentation of image batches on their device.
 
-A view is an `nn.Module` that augments images: it maps `[B, C, H, W]` in [0, 1] to images in [0, 1]. A sample's random
-numbers do not depend on the world size (`sample_rows`). torchvision's transforms would use the same random numbers for
-a whole batch. Views use separate random numbers per image, from the same distributions; each file states the
-differences.
+Each image is augmented independently. A view is an `nn.Module` that augments images. It maps images `[B, C, H, W]` in
+[0, 1] to images in [0, 1]. The random numbers of a sample do not depend on the world size (`sample_rows`). The
+transforms of torchvision would use the same random numbers for the whole batch. Views use separate random numbers for
+each image, from the same distributions. Each file states the differences.
 """
 
 from lightning_modules.views.colour import ColourJitter

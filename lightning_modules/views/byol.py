@@ -1,4 +1,4 @@
-"""BYOL's augmentation, on the batch's own device and independently for each image.
+"""The augmentation of BYOL, on the device of the batch and independently for each image.
 
 Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the pair of views of photographs.
 """
@@ -16,7 +16,7 @@ from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolve each image with its own truncated, normalised Gaussian, with reflection padding.
+    """Convolve each image with a separate truncated and normalised Gaussian, with reflection padding.
 
     Args:
         image: `[B, C, H, W]`.
@@ -53,7 +53,7 @@ class GaussianBlur(nn.Module):
 
 
 class Solarize(nn.Module):
-    """Solarise some images: values of at least 1/2 are inverted.
+    """Solarise some images: values of 1/2 or more are inverted.
 
     Args:
         probability: probability with which an image is solarised, in [0, 1].
@@ -72,9 +72,9 @@ class BYOLView(nn.Sequential):
     """Random resized crop, mirroring, colour jitter, blur and solarisation.
 
     Args:
-        blur_probability: probability of the blur: 1 in the first view of the pair, .1 in the second.
-        solarize_probability: probability of solarisation: 0 in the first view of the pair, .2 in the second.
-        min_area: smallest area of the crop, as a fraction of the image's area.
+        blur_probability: probability of the blur; the first view of a pair uses 1, the second view .1.
+        solarize_probability: probability of solarisation; the first view of a pair uses 0, the second view .2.
+        min_area: smallest area of the crop, as a fraction of the area of the image.
 
     Raises:
         ValueError: if a probability is not in [0, 1].
@@ -93,7 +93,9 @@ class BYOLView(nn.Sequential):
 
 
 class AffineJitter(nn.Module):
-    """Small random rotation, scaling and translation, for drawings that colour jitter and crops would spoil.
+    """Small random rotation, scaling and translation.
+
+    This is for drawings, which colour jitter and crops would spoil.
 
     Args:
         degrees: maximal rotation in either direction, in degrees.

@@ -1,6 +1,6 @@
-"""Random changes of colour, independently for each image in [0, 1].
+"""Random changes of colour for images in [0, 1], independently for each image.
 
-Single-channel images are grey, so changes of saturation and hue have no effect on them.
+Single-channel images are grey. Changes of saturation and hue have no effect on them.
 """
 
 import torch
@@ -28,22 +28,25 @@ def grey(image: Tensor) -> Tensor:
 
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale images `[B, C, H, W]` by factors `[B]`: 0 gives black, 1 the image."""
+    """Scale images `[B, C, H, W]` by factors `[B]`: 0 gives black, and 1 gives the image."""
     return blended(image, 0.0, factor)
 
 
 def with_contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Change contrast by factors `[B]`: 0 gives the mean luma, 1 the image."""
+    """Change contrast by factors `[B]`: 0 gives the mean luma, and 1 gives the image."""
     return blended(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Change saturation by factors `[B]`: 0 gives the grey image, 1 the image."""
+    """Change saturation by factors `[B]`: 0 gives the grey image, and 1 gives the image."""
     return blended(image, grey(image), factor)
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by `[B]`, in [-1/2, 1/2]; -1/2 and 1/2 give the opposite colours."""
+    """Shift the hue by `[B]`, in [-1/2, 1/2].
+
+    Both ends of this range give the opposite colours.
+    """
     if image.shape[1] == 1:
         return image
     hue, chroma, value = hue_chroma_value(image)
@@ -53,15 +56,15 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 class ColourJitter(nn.Module):
     """Change brightness, contrast, saturation and hue of some images, and turn some images grey.
 
-    Equivalent to torchvision's ColorJitter within RandomApply, followed by RandomGrayscale. The order of the four
-    changes is sampled per batch; everything else is sampled per image.
+    This is equivalent to ColorJitter of torchvision within RandomApply, followed by RandomGrayscale. The order of the
+    four changes is sampled once per batch. Everything else is sampled for each image.
 
     Args:
         brightness: maximal deviation of the brightness factor from 1, in [0, 1].
         contrast: maximal deviation of the contrast factor from 1, in [0, 1].
         saturation: maximal deviation of the saturation factor from 1, in [0, 1].
         hue: maximal hue shift, in [0, 1/2].
-        probability: probability with which an image gets the four changes, in [0, 1].
+        probability: probability that an image gets the four changes, in [0, 1].
         grey_probability: probability that an image turns grey, in [0, 1].
 
     Raises:

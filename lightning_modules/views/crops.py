@@ -1,7 +1,7 @@
 """Random crops and mirroring of images, independently for each image.
 
-Boxes of random area are distributed as in torchvision's RandomResizedCrop, except that edges are not rounded to pixels.
-Boxes are resized bicubically without antialiasing, because boxes are rarely larger than the result.
+Boxes of random area have the distribution of RandomResizedCrop in torchvision, except that edges are not rounded to
+pixels. Boxes are resized bicubically without antialiasing, because they are rarely larger than the result.
 """
 
 import torch
@@ -39,15 +39,15 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
     """Sample boxes with uniform area and log-uniform aspect ratio in 3/4...4/3.
 
     Args:
-        uniform: uniform random numbers in [0, 1), `[B, 22]`: for row and column, then for area and ratio of each of ten
-            attempts.
+        uniform: uniform random numbers in [0, 1), `[B, 22]`: two for row and column, then two for area and ratio of
+            each of ten attempts.
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        min_area: smallest area of a box, as a fraction of the image's area.
+        min_area: smallest area of a box, as a fraction of the area of the image.
 
     Returns:
-        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, the box is the largest centred one
-        with an allowed ratio.
+        Boxes `[B, 4]`: top, left, height and width, in pixels. If no attempt fits, the box is the largest centred box
+            with an allowed ratio.
     """
     tall, wide = random_sides(uniform, height, width, (min_area, 1.0), RATIO)
     box_height, box_width, found = first_fitting(tall, wide, (tall <= height) & (wide <= width))
@@ -81,10 +81,10 @@ def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
 
 
 class RandomCrop(nn.Module):
-    """Pad with zeros, crop a square at a random place, and mirror half of the images.
+    """Pad images with zeros, crop a square at a random place, and mirror half of the images.
 
     Args:
-        size: side of the square, in pixels; None uses the images' size.
+        size: side of the square, in pixels; None uses the size of the images.
         padding: width of the zero padding on each side, in pixels.
         flip: whether to mirror half of the images.
 
@@ -111,11 +111,11 @@ class RandomCrop(nn.Module):
 
 
 class RandomResizedCrop(nn.Module):
-    """Crop a box of random area, aspect ratio and place, and resize it.
+    """Crop a box with random area, aspect ratio and place, and resize it.
 
     Args:
-        size: height and width of the result, in pixels; None uses the images' height.
-        min_area: smallest area of a box, as a fraction of the image's area, in (0, 1].
+        size: height and width of the result, in pixels; None uses the height of the images.
+        min_area: smallest area of a box, as a fraction of the area of the image, in (0, 1].
         flip: whether to mirror half of the images.
 
     Raises:

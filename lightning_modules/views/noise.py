@@ -1,4 +1,4 @@
-"""Noise as augmentation: added to images, or replacing a random box (random erasing).
+"""Noise as augmentation: noise is added to images, or replaces a random box (random erasing).
 
 Source of random erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv
 1708.04896, as in timm.
@@ -36,7 +36,7 @@ class AddedNoise(nn.Module):
 
 
 def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
-    """Sample boxes with uniform area in 1/50...1/3 of the image and log-uniform aspect ratio in 0.3...1/0.3.
+    """Sample boxes with uniform area in 1/50...1/3 of the image, and with log-uniform aspect ratio in 0.3...1/0.3.
 
     Args:
         uniform: uniform random numbers in [0, 1), `[B, 22]`: for row and column, then for area and ratio of each of ten
@@ -63,12 +63,14 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
 
 
 class RandomErasing(nn.Module):
-    """Replace a random box of some images by noise, clipped to [0, 1]; timm's random erasing with mode `pixel`.
+    """Replace a random box of some images by noise, clipped to [0, 1].
+
+    This is random erasing of timm with mode `pixel`.
 
     Args:
         probability: fraction of images with a box, in [0, 1].
-        mean: mean of the noise, in pixel units: one number per channel, or one for all channels; the default is
-            ImageNet's mean.
+        mean: mean of the noise, in pixel units: one number per channel, or one for all channels; the default is the
+            mean of ImageNet.
         std: standard deviation of the noise, in pixel units: one number per channel, or one for all channels.
     """
 

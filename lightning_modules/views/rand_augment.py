@@ -1,20 +1,21 @@
-"""RandAugment on a batch, with separate operations per image, by torchvision's or timm's policy.
+"""RandAugment on a batch, by the policy of torchvision or timm.
 
-Operations on pixel values use [0, 1] without rounding to 1/255; only equalisation uses 256 levels.
+Each image has separate operations. Operations on pixel values use [0, 1] without rounding to 1/255. Only equalisation
+uses 256 levels.
 
-torchvision's policy (`RandAugment`) takes one of fourteen operations at a fixed strength.
+The policy of torchvision (`RandAugment`) takes one of fourteen operations at a fixed strength.
 
 timm's policy (`TimmRandAugment`) is a string such as `rand-m9-mstd0.5-inc1`, as in recipes for ImageNet. timm's policy
 samples one of fifteen operations per image with replacement, and applies it with probability p. The magnitude is
-sampled around m and clipped to [0, mmax]; 10 is full strength:
+sampled around m and clipped to [0, mmax]. Full strength is 10:
 
     shears +- 0.03 m, shifts +- 0.045 m of a side, rotations +- 3 m degrees, int(11 m) / 255 added to the darker half,
     colour operations at a factor of 0.1 + 0.18 m, or with inc1 of max(0.1, 1 +- 0.09 m),
     posterize to int(0.4 m) bits and solarize from int(25.6 m) / 255 on; with inc1 4 - int(0.4 m) and 256 - int(25.6 m)
 
-So `m15` without `mmax` equals `m10`; without `inc1`, posterize and solarize become weaker for larger m. Differences
-from timm: moved images are interpolated bilinearly (timm: bilinearly or bicubically at random), and values are not
-rounded to 1/255.
+Therefore `m15` without `mmax` equals `m10`. Without `inc1`, posterize and solarize become weaker for larger m.
+Differences from timm: moved images are interpolated bilinearly, while timm chooses bilinear or bicubic at random.
+Values are not rounded to 1/255.
 
 Sources: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
 2020, arXiv 1909.13719; Wightman, Touvron and Jegou, ResNet strikes back: An improved training procedure in timm, 2021,
@@ -55,9 +56,9 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 
 
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Compute the sampling grid for `grid_sample` that moves images, `[B, H, W, 2]`.
+    """Compute the grid `[B, H, W, 2]` for `grid_sample` that moves images.
 
-    The image is sheared about the top left corner, translated, or rotated about the centre; at most one argument should
+    The image is sheared about the top left corner, translated, or rotated about the centre. At most one argument should
     differ from 0.
 
     Args:
@@ -79,7 +80,7 @@ def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Te
 
 
 def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
-    """Change sharpness by factors `[B]`: 0 gives a smoothed image with the original border, 1 the image."""
+    """Change sharpness by factors `[B]`: 0 gives a smoothed image with the original border, and 1 gives the image."""
     height, width = image.shape[2:]
     if height <= 2 or width <= 2:
         return image
@@ -96,26 +97,35 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
-    """Round values down to 2^bits levels; 1 becomes the highest level. `bits` is one number, or `[B, 1, 1, 1]`."""
+    """Round values down to 2^bits levels.
+
+    The value 1 becomes the highest level. `bits` is one number, or `[B, 1, 1, 1]`.
+    """
     levels = 2**bits
     return torch.minimum((image * levels).floor_(), image.new_ones(()) * (levels - 1)).div_(levels)
 
 
 def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
-    """Invert values of at least the threshold, which may differ by image, `[B, 1, 1, 1]`."""
+    """Invert values of at least the threshold.
+
+    Thresholds may differ between images, `[B, 1, 1, 1]`.
+    """
     # `lerp` at 0 and 1 is bitwise `where`, and six times faster for a mask without pattern.
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
 
 def stretched(image: Tensor) -> Tensor:
-    """Rescale each channel to [0, 1]; constant channels are unchanged."""
+    """Rescale each channel to [0, 1].
+
+    Constant channels are unchanged.
+    """
     least, greatest = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
     span = greatest - least
     return (image - torch.where(span > 0, least, 0)).div_(torch.where(span > 0, span, 1))
 
 
 def equalized(image: Tensor) -> Tensor:
-    """Equalise each channel's histogram of 256 levels, as Pillow does."""
+    """Equalise the histogram of 256 levels of each channel, as Pillow does."""
     level = (image * 255).round_().long().flatten(start_dim=2)
     counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=image.device)
     counts.scatter_add_(2, level, torch.ones_like(level))
@@ -134,10 +144,10 @@ def each_on_its_rows(
 
     Args:
         image: `[B, C, H, W]`.
-        operation: index of each image's function, `[B]`, int64, on the host to avoid a sync; an invalid index leaves
-            the image unchanged.
-        functions: list of functions; each maps images `[b, C, H, W]` and the images' positions in the batch, `[b]`, to
-            images.
+        operation: index of the function for each image, `[B]`, int64, on the host to avoid a sync; an invalid index
+            leaves the image unchanged.
+        functions: list of functions; each maps images `[b, C, H, W]` and positions of the images in the batch, `[b]`,
+            to images.
     """
     result = torch.empty_like(image)
     for number in sorted(set(operation.tolist())):
@@ -149,7 +159,10 @@ def each_on_its_rows(
 
 @dataclass(frozen=True)
 class Strengths:
-    """Strengths of a batch's operations; tensors have one value per image."""
+    """Strengths of the operations on a batch.
+
+    Tensors have one value per image.
+    """
 
     amount: Mapping[str, Tensor]
     """Of the geometric operations, by name, `[B]`: shears, translations in pixels, rotation in radians."""
@@ -170,11 +183,11 @@ def apply_operations(
     strengths: Strengths,
     resample: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Apply to each image the operation chosen for it.
+    """Apply the selected operation to each image.
 
     Args:
         image: `[B, C, H, W]` in [0, 1].
-        operation: position of each image's operation in `names`, or `NONE`; `[B]`, int64, on the host.
+        operation: position of the operation for each image in `names`, or `NONE`; `[B]`, int64, on the host.
         names: the policy's operations.
         strengths: strengths of the operations.
         resample: function that moves images to a grid of source positions, `[B, H, W, 2]`.
@@ -213,7 +226,7 @@ def apply_operations(
 
 
 class RandAugment(nn.Module):
-    """RandAugment with torchvision's operations, ranges and signs, but sampled per image instead of per batch.
+    """RandAugment with the operations, ranges and signs of torchvision, but sampled per image instead of per batch.
 
     Args:
         num_ops: number of operations applied in sequence, at least 1.
@@ -240,12 +253,12 @@ class RandAugment(nn.Module):
         return image
 
     def apply_operations(self, image: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
-        """Apply to each image the operation chosen for it.
+        """Apply the selected operation to each image.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: position of each image's operation in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the host.
-            sign: 1 or -1, `[B]`: the direction, used by operations that have a direction.
+            operation: position of the operation for each image in `TORCHVISION_OPERATIONS`, `[B]`, int64, on the host.
+            sign: direction of each operation that has a direction, 1 or -1, `[B]`.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
@@ -270,7 +283,7 @@ class RandAugment(nn.Module):
 
 
 def parts_of(recipe: str) -> dict[str, float]:
-    """Parse timm's RandAugment string: magnitude m, operations n, probability p, deviation mstd, bound mmax, inc.
+    """Parse the RandAugment string of timm: magnitude m, operations n, probability p, deviation mstd, bound mmax, inc.
 
     Raises:
         ValueError: if a part of the string is unknown.
@@ -278,12 +291,14 @@ def parts_of(recipe: str) -> dict[str, float]:
     first, *parts = recipe.split("-")
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]
     if first != "rand" or not all(found):
-        raise ValueError(f"recipe must be rand-<part>-<part>..., of m, n, p, mstd, mmax and inc, got {recipe!r}")
+        raise ValueError(f"recipe must be rand-<part>-<part>... with parts m, n, p, mstd, mmax and inc, got {recipe!r}")
     return DEFAULTS | {match[1]: float(match[2]) for match in found if match}
 
 
 def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
-    """Move images by bilinear interpolation; pixels from outside the image get a grey value.
+    """Move images by bilinear interpolation.
+
+    Pixels from outside of the image get a grey value.
 
     Args:
         image: `[B, C, H, W]`.
@@ -296,11 +311,11 @@ def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
 
 
 class TimmRandAugment(nn.Module):
-    """RandAugment with timm's operations and random magnitudes, sampled per image.
+    """RandAugment with the operations and random magnitudes of timm, sampled per image.
 
     Args:
-        recipe: timm's string: `rand`, then, in any order, m (0...10 or mmax), n, p, mstd (a value above 100 means
-            uniform in [0, m]), mmax and inc.
+        recipe: string in the format of timm: `rand`, then, in any order, m (0...10 or mmax), n, p, mstd (a value above
+            100 means uniform in [0, m]), mmax and inc.
         fill: grey value outside a moved image, in [0, 1].
 
     Raises:
@@ -336,13 +351,14 @@ class TimmRandAugment(nn.Module):
         return drawn.clamp(0, self.bound)
 
     def apply_operations(self, image: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
-        """Apply to each image the operation chosen for it.
+        """Apply the selected operation to each image.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: position of each image's operation in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the host.
-            magnitude: magnitude of each image's operation, from 0 to `mmax`, `[B]`.
-            sign: 1 or -1, `[B]`: the direction, used by operations that have a direction.
+            operation: position of the operation for each image in `TIMM_OPERATIONS`, or `NONE`; `[B]`, int64, on the
+                host.
+            magnitude: magnitude of the operation for each image, from 0 to `mmax`, `[B]`.
+            sign: direction of each operation that has a direction, 1 or -1, `[B]`.
         """
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]

@@ -124,7 +124,7 @@ def test_one_latent_number_lies_in_each_cell() -> None:
         ({"smallest_std": 0}, "smallest_std must be positive"),
         ({"start_std": 0.001}, "start_std must be at least 0.01"),
         ({"perturbation": -1}, "perturbation must be at least 0"),
-        ({"latent_dim": 2}, "points must be a power 2"),
+        ({"latent_dim": 2}, "points must be k\\^2"),
         ({"likelihood": "importance"}, "encoder"),
         ({"encoder": nn.Identity()}, "encoder"),
         ({"likelihood": "exact"}, "likelihood must be one of"),

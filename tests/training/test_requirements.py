@@ -20,7 +20,9 @@ def test_mini_batches_are_refused_where_all_rows_are_needed() -> None:
 
 def test_several_processes_are_refused_where_one_holds_all() -> None:
     require_one_process(standing(world_size=1), "CoLiDE")
-    with pytest.raises(ValueError, match=r"CoLiDE works in one process, .* make 2: run seeds in parallel instead"):
+    with pytest.raises(
+        ValueError, match=r"CoLiDE works in one process, .* make 2 processes: run seeds in parallel instead"
+    ):
         require_one_process(standing(world_size=2), "CoLiDE")
 
 

@@ -15,10 +15,10 @@ The modes are the components of a one-dimensional mixture of two normal distribu
 learned later, and their losses therefore form the higher mode. Losses are first rescaled to [0, 1], so that the result
 does not depend on their scale.
 
-The linear detector refines the small-loss flags of the same epoch, because out-of-distribution images are linearly
-separable in self-supervised features. The linear detector is accurate, but alone does not improve the classifier,
-because it also flags clean images that are valuable for training. Such images are often visually simple, and small loss
-easily recognises them as clean. LSA therefore alternates between the two detectors from epoch to epoch.
+The linear detector refines the small-loss flags of the same epoch. It works because out-of-distribution images are
+linearly separable in self-supervised features. The linear detector is accurate, but it also flags clean images that are
+valuable for training. Alone, it therefore does not improve the classifier. Such images are often visually simple, so
+small loss easily recognises them as clean. LSA therefore alternates between the two detectors by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
@@ -59,17 +59,17 @@ def min_max(values: ArrayLike) -> NDArray[np.float64]:
 def high_mode_probability(
     losses: ArrayLike, max_iter: int = 10, tol: float = 1e-2, reg_covar: float = 5e-4, random_state: int = 0
 ) -> NDArray[np.float64]:
-    """Compute each loss's posterior probability of the mixture component with the greater mean.
+    """Compute the posterior probability that each loss belongs to the mixture component with the greater mean.
 
     Args:
         losses: `[N]`.
-        max_iter: maximum number of iterations of expectation maximisation.
-        tol: increase of the mean log-likelihood below which the iterations stop.
+        max_iter: maximum number of iterations of expectation maximisation (EM).
+        tol: minimum increase of the mean log-likelihood; below this increase, the iterations stop.
         reg_covar: constant added to the variances, in units of the rescaled losses.
-        random_state: random seed of the mixture's initialisation.
+        random_state: random seed for the initialisation of the mixture.
 
     Returns:
-        Probabilities `[N]`; all 0 if the losses are equal, or if there are fewer than two.
+        Probabilities `[N]`; all are 0 if the losses are equal, or if there are fewer than two losses.
 
     Raises:
         ValueError: if a loss is NaN.
@@ -104,12 +104,17 @@ class FlaggedImages(NamedTuple):
 
 
 def detector_of_epoch(detectors: Sequence[Detector], epoch: int) -> Detector:
-    """Choose the detector of an epoch: with n detectors, epoch e (from 0) uses detector e modulo n."""
+    """Choose the detector of an epoch.
+
+    With n detectors, epoch e (from 0) uses detector e modulo n.
+    """
     return detectors[epoch % len(detectors)]
 
 
 def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Flag images with P > threshold; also return P.
+    """Flag images with P > threshold.
+
+    Also return P.
 
     Args:
         loss: `[N]`: l.
@@ -120,15 +125,15 @@ def small_loss(loss: NDArray, threshold: float) -> tuple[NDArray[np.bool_], NDAr
 
 
 def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Refine flags by an unpenalised, class-balanced logistic regression on features.
+    """Refine flags by a logistic regression on features, without penalty and balanced by class.
 
     Args:
         feature: features v, `[N, D]`; standardised by this function.
         verdict: flags to refine, `[N]`.
 
     Returns:
-        Refined flags and signed distances to the hyperplane, up to scale, both `[N]`. If all flags are equal, they are
-        returned unchanged.
+        Refined flags and signed distances to the hyperplane, both `[N]`. Distances are correct up to a factor. If all
+        flags are equal, they are returned unchanged.
     """
     import sklearn
     from sklearn.exceptions import ConvergenceWarning
@@ -150,15 +155,15 @@ def linear_separation(feature: NDArray, verdict: NDArray[np.bool_]) -> tuple[NDA
 
 
 def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute the reliability w of each guess.
+    """Compute the reliability weight w of each guess.
 
     Args:
         pseudo_loss: `[N]`: q.
         is_noisy: `[N]`.
 
     Returns:
-        Weights `[N]` in [0, 1]; 1 for clean images. All are 1 if at most two images are noisy, or if q of a noisy image
-        is NaN.
+        Weights `[N]` in [0, 1]; 1 for clean images. All weights are 1 if at most two images are noisy, or if q of a
+        noisy image is NaN.
     """
     weight = np.ones(len(is_noisy))
     own = np.asarray(pseudo_loss, dtype=np.float64)[is_noisy]
@@ -177,7 +182,7 @@ def detect(
         loss: `[N]`: l.
         pseudo_loss: `[N]`: q.
         feature: `[N, D]`: v.
-        threshold: probability above which small loss flags an image, in (0, 1).
+        threshold: probability above which the small-loss detector flags an image, in (0, 1).
     """
     is_noisy, score = small_loss(loss, threshold)
     if detector == "linear":
@@ -186,14 +191,20 @@ def detect(
 
 
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
-    """Combine two networks' flags (PLS-LSA+): flag images that both flag, with the mean weight; other weights are 1."""
+    """Combine the flags of two networks (PLS-LSA+).
+
+    An image is flagged if both flag it. It then has the mean weight, and other images have weight 1.
+    """
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
-    """Compute ranks in [0, 1], equal for ties, by which scores of different ranges can be averaged."""
+    """Compute ranks in [0, 1], equal for ties.
+
+    Averages of ranks can combine scores of different ranges.
+    """
     from scipy.stats import rankdata
 
     rank = rankdata(score, method="dense") - 1
@@ -208,8 +219,8 @@ def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> 
         wrong: whether each image is truly mislabelled or out of distribution, `[N]`; None if unknown.
 
     Returns:
-        Metrics by name: `noisy`, the flagged fraction; with known true labels also `detection_precision`,
-        `detection_recall`, `detection_auroc`, and `clean_flagged`, the flagged fraction of clean images. Undefined
+        Metrics by name: `noisy`, the flagged fraction. If true labels are known, also `detection_precision`,
+            `detection_recall`, `detection_auroc`, and `clean_flagged`, the flagged fraction of clean images. Undefined
         metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}

@@ -1,4 +1,7 @@
-"""The LightningModules PLSLSA (one network) and PLSLSAPlus (two); the package and `objective` have the equations."""
+"""The LightningModules PLSLSA (one network) and PLSLSAPlus (two networks).
+
+Equations are in the package and `objective`.
+"""
 
 import copy
 from typing import Any
@@ -23,30 +26,31 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     Each sweep logs the flagged fraction, `train/noisy`. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs logits, which cost one more forward pass per step in epochs without guesses.
+    callback `EarlyLearning` needs logits. In epochs without guesses, they cost one more forward pass per step.
 
     Args:
-        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
-            network is its classifier. Linear separation needs features that were pre-trained without labels.
+        network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear
+            layer of the network is its classifier. Linear separation needs features that were pre-trained without
+            labels.
         num_classes: number of classes, C.
-        weak_view: weak augmentation of a batch; sampled again for the guess.
+        weak_view: weak augmentation of a batch; the guess uses a new sample of it.
         contrastive_view: augmentation of images for the contrastive term.
-        strong_view: augmentation of noisy images; None uses the weak view, as for clean images.
+        strong_view: augmentation of noisy images; None uses the weak view, like for clean images.
         evaluation_view: transform of images outside training; None applies no transform.
-        feature_layer: name of the layer whose pooled outputs linear separation uses.
-        detectors: `linear`, `loss` or both, which then alternate by epoch.
+        feature_layer: name of the layer whose pooled outputs are the features for linear separation.
+        detectors: names of the detectors, `linear`, `loss` or both; two detectors alternate by epoch.
         threshold: probability above which small loss flags an image, in (0, 1).
-        warmup_epochs: epochs of plain mixup, at least 1.
+        warmup_epochs: number of epochs of plain mixup, at least 1.
         gamma: exponent that sharpens the guess.
         guess_views: number of weak views whose predictions are averaged for a guess.
         mixup_alpha: alpha of mixup's distribution Beta(alpha, alpha); 0 disables mixup.
         penalty: whether to add the penalty that keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term.
         temperature: temperature mu of the contrastive term.
-        confidence_contrast: let images with unreliable guesses have only themselves as positives, as in PLS.
+        confidence_contrast: whether images with unreliable guesses have only themselves as positives, as in PLS.
         projection_features: number of output features of the projection.
-        head_lr_factor: learning rate of classifier and projection, relative to that of the other layers.
-        optimizer: built on the trainable parameters of network and projection.
+        head_lr_factor: learning rate of classifier and projection, divided by the learning rate of the other layers.
+        optimizer: optimizer of the trainable parameters of network and projection.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -103,7 +107,10 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its classifier, for pre-training; it shares the network's parameters."""
+        """The network without its classifier, for pre-training.
+
+        It shares the parameters of the network.
+        """
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
 
@@ -128,9 +135,10 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     networks flag.
 
     Args:
-        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear layer of the
-            network is its classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2; has the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
+        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. The final linear
+            layer of the network is its classifier. Linear separation needs features that were pre-trained without
+            labels.
+        second_network: network f_2 with the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 
     Raises:

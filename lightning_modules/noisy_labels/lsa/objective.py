@@ -1,8 +1,9 @@
 """Losses of PLS and PLS-LSA, over the global batch.
 
-For an image, s is the network's prediction, g the sharpened guess, t the target (g for noisy images, otherwise the
-given label y) and u the target's weight. For a mixed image, z are the logits, h is the projection, h' the projection of
-another view, l the share of image i in the mixture, and o(i) the mixup partner of image i:
+For an image, s is the prediction of the network, and g is the sharpened guess. The target t is g for noisy images, and
+otherwise the given label y. u is the weight of the target. For a mixed image, z are the logits and h is the projection.
+h' is the projection of another view. l is the fraction of image i in the mixture, and o(i) is the mixup partner of
+image i:
 
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
@@ -31,13 +32,16 @@ from lightning_modules.losses.mixing import Mixing
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
-    """Sharpen predictions `[B, C]` into guesses g; each row sums to one."""
+    """Sharpen predictions `[B, C]` into guesses g.
+
+    The sum of each row is one.
+    """
     power = probability**gamma
     return power / power.sum(dim=1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Compute L_i(t_i), `[B]`, of logits and targets `[B, C]`, in single precision or better."""
+    """Compute L_i(t_i), `[B]`, from logits and targets `[B, C]`, in single precision or above."""
     return -(target * at_least_float32(logits).log_softmax(dim=1)).sum(dim=1)
 
 
@@ -48,20 +52,26 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         logits: `[B, C]`: z.
         target: `[B, C]`: t.
         weight: weights u of the images, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: sum_i u_i over the global batch; None sums over the given rows.
+        total: value of sum_i u_i over the global batch; None sums over the given rows.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
-    """Compute the penalty pen of the mean prediction `[C]`: 0 for a uniform prediction, otherwise positive."""
+    """Compute the penalty pen of the mean prediction `[C]`.
+
+    It is 0 for a uniform prediction, and otherwise positive.
+    """
     p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
     return -(p * len(p)).log().mean()
 
 
 def same_class(category: Tensor, other: Tensor) -> Tensor:
-    """Compute the positives A of LSA, `[b, B]`: 1 where the classes `[b]` and `[B]` are equal, otherwise 0."""
+    """Compute the positives A of LSA, `[b, B]`.
+
+    An entry is 1 where the classes `[b]` and `[B]` are equal, otherwise 0.
+    """
     return (category[:, None] == other).float()
 
 
@@ -90,9 +100,9 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
     """Compute H(A_i, S_i), `[b]`.
 
     Args:
-        projection: projections h, `[b, D]`; need not be normalised.
-        other: projections h' of the other views, `[B, D]`; need not be normalised.
-        positives: positives A, `[b, B]`; entries are at least 0, and no row is all zeros.
+        projection: projections h, `[b, D]`, with any norm.
+        other: projections h' of the other views, `[B, D]`, with any norm.
+        positives: positives A, `[b, B]`; entries are at least 0, and no row contains only zeros.
         temperature: mu.
     """
     similarity = cosine_similarities(projection, other) / temperature
@@ -116,7 +126,10 @@ class MixedBatch:
     """B, size of the global batch."""
 
     def classification(self) -> Tensor:
-        """Compute the classification term cls for this rank; the mean over ranks is cls of the global batch."""
+        """Compute the classification term cls for this rank.
+
+        The mean over ranks is cls of the global batch.
+        """
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
@@ -129,13 +142,15 @@ class MixedBatch:
         return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
-        """Compute the contrastive term con: contrast each image with the other views of the global batch.
+        """Compute the contrastive term con.
+
+        It compares each image with the other views of the global batch.
 
         Args:
             projection: projections h of the mixed images, `[b, D]`.
             other: projections h' of another view of each image, `[b, D]`.
             temperature: mu.
-            confidence: use the contrastive term con of PLS instead of LSA's.
+            confidence: whether to use the contrastive term con of PLS instead of that of LSA.
         """
         others = global_rows(other, self.global_batch_size)
         if confidence:
@@ -157,10 +172,10 @@ class StepLoss:
     """Loss of a training step: the terms cls, con and, optionally, pen.
 
     Args:
-        penalty: whether to add pen, the penalty that keeps the mean prediction uniform.
+        penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
         contrast_weight: weight of the contrastive term con.
         temperature: mu.
-        confidence: use the contrastive term con of PLS instead of LSA's.
+        confidence: whether to use the contrastive term con of PLS instead of that of LSA.
     """
 
     penalty: bool
@@ -180,19 +195,19 @@ class StepLoss:
         mixing: Mixing,
         global_batch_size: int,
     ) -> dict[str, Tensor]:
-        """Compute the loss terms of a step and their sum, `loss`.
+        """Compute the loss terms of a step, and their sum `loss`.
 
         Args:
             network: classifier f.
-            projection: maps the classifier's features to h.
-            image: unmixed images, `[b, C, H, W]`.
-            other_view: views for the contrastive term, `[b, C, H, W]`; None computes cls alone, as before the first
+            projection: network that maps the features of the classifier to h.
+            image: images before mixing, `[b, C, H, W]`.
+            other_view: views for the contrastive term, `[b, C, H, W]`; None computes only cls, as before the first
                 detection.
             target: t, `[b, C]`.
             weight: u, `[b]`.
             index: position of each image in the training set, `[b]`.
             mixing: mixup partners, and weight of each image in its mixture.
-            global_batch_size: B, size of the global batch.
+            global_batch_size: size B of the global batch.
         """
         logits, features = logits_and_features(network, mixing(image))
         mixed = MixedBatch(logits, target, weight, index, mixing, global_batch_size)

@@ -1,8 +1,8 @@
-"""Flags, weights and guesses of all training images, and the sweep over the training set that computes them.
+"""Flags, weights and guesses of all training images.
 
-Flags (one bit per image) and weights (one number per image) are replicated on all ranks. Guesses (one number per image
-and class) are sharded (`PerSample`). The results of a sweep are also sharded; no image counts twice, and only rank 0
-holds the complete table.
+A sweep over the training set computes them. All ranks have a copy of the flags (one bit per image) and the weights (one
+number per image). Guesses (one number per image and class) are sharded over ranks (`PerSample`). The results of a sweep
+are also sharded. No image counts twice, and only rank 0 has the complete table.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class TrainingImages:
 
     Args:
         num_classes: number of classes, C.
-        num_networks: number of networks; each network has its own guesses.
+        num_networks: number of networks; each network has separate guesses.
     """
 
     is_noisy: Tensor
@@ -53,7 +53,9 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Allocate the state for training, restored from a checkpoint or initialised.
+        """Allocate the state for training.
+
+        It is restored from a checkpoint or initialised.
 
         Args:
             num_samples: number N of training images.
@@ -61,7 +63,7 @@ class TrainingImages:
             dtype: dtype of guesses and weights, at least float32.
 
         Raises:
-            ValueError: if the checkpoint's training set has another size.
+            ValueError: if the training set of the checkpoint has another size.
         """
         dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
@@ -74,15 +76,17 @@ class TrainingImages:
             self._saved = None
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
-        """Store a network's guesses `[b, C]` for a batch."""
+        """Store the guesses `[b, C]` of a network for a batch."""
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_batch_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
-        """Choose a batch's targets: for noisy images the guess, weighted by w; for other images the given label.
+        """Choose the targets of a batch.
+
+        The target of a noisy image is the guess with weight w, and that of other images is the given label.
 
         Args:
             batch: b images with labels.
-            guess: guesses g, `[b, C]`; None uses the given labels only.
+            guess: guesses g, `[b, C]`; None uses only the given labels.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -96,7 +100,7 @@ class TrainingImages:
 
         Args:
             trainer: trainer whose strategy broadcasts.
-            found: rank 0's detection; None on other ranks.
+            found: detection of rank 0, and None on other ranks.
             wrong: whether each given label is wrong, `[N]`; None if unknown.
 
         Returns:
@@ -112,7 +116,10 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state to a checkpoint, on rank 0's CPU; every rank must call this method."""
+        """Add the state to a checkpoint, on the CPU of rank 0.
+
+        Every rank must call this method.
+        """
         if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
@@ -121,7 +128,10 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state that `save` added to a checkpoint; the next `allocate` restores it."""
+        """Keep the state that `save` added to a checkpoint.
+
+        The next call of `allocate` restores it.
+        """
         self._saved = checkpoint.get("images")
         if self._saved is not None:
             for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
@@ -129,7 +139,7 @@ class TrainingImages:
 
 
 class Sweep(NamedTuple):
-    """One network's scores of all training images, in dataset order."""
+    """Scores of all training images by one network, in dataset order."""
 
     loss: NDArray
     """`[N]`: cross-entropy of the given labels."""
@@ -150,18 +160,20 @@ def keep_old(old: Tensor, new: Tensor) -> Tensor:
 def sweep(
     trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Score all unaugmented training images with a network in evaluation mode.
+    """Score all training images without augmentation.
+
+    The network is in evaluation mode.
 
     Args:
-        trainer: trainer of the run; the images come from its DataModule's `training_images_dataloader` or, if there is
-            none, from the user's own dataloader.
-        network: maps views to logits; all ranks use rank 0's BatchNorm statistics.
+        trainer: trainer of the run; the images come from `training_images_dataloader` of its DataModule, or, if there
+            is none, from the dataloader of the user.
+        network: network that maps views to logits; all ranks use the BatchNorm statistics of rank 0.
         evaluation_view: transform of the images.
         feature_layer: name of the layer whose outputs are collected.
         guess: guesses of all images; an image without a guess uses its given label.
 
     Returns:
-        The complete table of scores on rank 0; None on other ranks.
+        The complete table of scores on rank 0, and None on other ranks.
     """
     data = require_data(trainer, TrainingSamples, "LSA")
     images = require_data(trainer, TrainingImageSource, "LSA")

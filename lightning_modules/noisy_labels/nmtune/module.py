@@ -32,10 +32,12 @@ def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
 
 
 def covariance_term(tuned: Tensor) -> Tensor:
-    """Compute L_COV of Z `[B, D]`, B >= 2: the sum of squared covariances between different features, over D.
+    """Compute L_COV of Z `[B, D]`, B >= 2.
 
-    The computation is in float32 or better, as fourth powers exceed the range of half precision. With fewer rows than
-    features, the computation uses the `[B, B]` Gram matrix, because Z Z^T and Z^T Z have the same sum of squares.
+    It is the sum of squared covariances between different features, divided by D.
+
+    The computation uses float32 or a higher precision, as fourth powers exceed the range of half precision. With fewer
+    rows than features, the computation uses the `[B, B]` Gram matrix. Z Z^T and Z^T Z have the same sum of squares.
     """
     with in_full_precision(tuned.device):
         tuned = at_least_float32(tuned)
@@ -50,11 +52,13 @@ def covariance_term(tuned: Tensor) -> Tensor:
 
 
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
-    """Compute L_SVD of Z `[B, D]`, uncentred: minus the mean share of its k largest singular values.
+    """Compute L_SVD of Z `[B, D]`, uncentred.
+
+    It is minus the mean share of the k largest singular values.
 
     Args:
-        tuned: tuned features Z; they are decomposed in float32 or better.
-        num_values: number k of singular values; if there are fewer, all are used.
+        tuned: tuned features Z, which are decomposed in float32 or a higher precision.
+        num_values: number k of singular values; if there are fewer values, all are used.
     """
     sigma = torch.linalg.svdvals(at_least_float32(tuned))
     return -(sigma[:num_values] / sigma.sum()).mean()
@@ -65,7 +69,7 @@ class Adapter(nn.Module):
 
     Args:
         num_features: D, number of features.
-        ratio: number of hidden features relative to D.
+        ratio: number of hidden features divided by D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:
@@ -83,27 +87,28 @@ class Adapter(nn.Module):
 class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
-    With all three loss weights 0, the method is the paper's MLP tuning; without the adapter, it is linear probing (LP).
-    `test` also logs SVE and LSVR of the test set, for encoder features (`test/sve`, `test/lsvr`) and tuned features
-    (`test/sve_tuned`, `test/lsvr_tuned`). After a test, `tables` also contains the singular values. A term with weight
-    0 is neither computed nor logged.
+    If all three loss weights are 0, the method is the MLP tuning of the paper. Without the adapter, it is linear
+    probing (LP). `test` also logs SVE and LSVR of the test set: `test/sve` and `test/lsvr` for encoder features,
+    `test/sve_tuned` and `test/lsvr_tuned` for tuned features. After a test, `tables` also contains the singular values.
+    A term with weight 0 is neither computed nor logged.
 
     For precomputed features (`CachedFeatures`), `network` is `torch.nn.Identity`.
 
     Args:
-        network: encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. The encoder is frozen
-            and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
+        network: encoder that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. The encoder is
+            frozen, and in evaluation mode. Use `torch.nn.Identity` if batches contain features.
         num_features: D, number of features.
         num_classes: number of classes, K.
-        adapter: tune an adapter before the classifier; False is linear probing without regularisers.
-        adapter_ratio: ratio of the adapter's hidden features to D.
+        adapter: whether to tune an adapter before the classifier; False is linear probing without regularisers.
+        adapter_ratio: number of hidden features of the adapter divided by D.
         direction_weight: weight a of L_MSE.
         covariance_weight: weight b of L_COV.
         singular_value_weight: weight c of L_SVD.
         num_singular_values: number k of singular values in L_SVD.
-        center: centring of the features for SVE and LSVR; the authors' code uses `row`.
+        center: method of centring the features for SVE and LSVR; the code of the authors uses `row`.
         optimizer: optimizer of the parameters of adapter and classifier.
-        lr_scheduler: stepped every epoch, or every batch for schedulers such as `CosineOverSteps`.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every batch for schedulers such as
+            `CosineOverSteps`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -1,14 +1,15 @@
 """Singular value entropy (SVE) and largest singular value ratio (LSVR) of features.
 
-For features F `[M, D]` with rows of unit length, let sigma be the singular values, and p_i = sigma_i / sum_j sigma_j:
+Let F `[M, D]` be features with rows of unit length. Let sigma be their singular values, and p_i = sigma_i / sum_j
+sigma_j:
 
     SVE = -sum_i p_i log p_i,        LSVR = -log p_1.
 
-SVE and LSVR lie in [0, log min(M, D)]: they are 0 for features along one direction, and maximal for equal singular
+SVE and LSVR are in [0, log min(M, D)]. They are 0 for features along one direction, and maximal for equal singular
 values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
-2309.17002, section 2. The authors' code also subtracts from each normalised row its mean over the features; here
+2309.17002, section 2. The code of the authors also subtracts its mean over the features from each normalised row. Here
 `center` selects whether to do so.
 """
 
@@ -27,25 +28,32 @@ Center = Literal["none", "feature", "row"]
 
 
 def singular_value_entropy(sigma: Tensor) -> Tensor:
-    """Compute the SVE, in nats, of singular values `[R]`, non-negative and not all zero."""
+    """Compute the SVE of singular values `[R]`, in nats.
+
+    The values are non-negative and not all zero.
+    """
     p = sigma / sigma.sum()
     return -torch.special.xlogy(p, p).sum()
 
 
 def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
-    """Compute the LSVR, in nats, of singular values `[R]`, non-negative and not all zero."""
+    """Compute the LSVR of singular values `[R]`, in nats.
+
+    The values are non-negative and not all zero.
+    """
     return -(sigma.max() / sigma.sum()).log()
 
 
 class SingularSpectrum(Metric):
-    """Singular values of all features of a dataset, from the Gram matrix F^T F, `[D, D]`, summed over ranks.
+    """Singular values of all features of a dataset.
 
-    The singular values are square roots of eigenvalues; rounding therefore hides values below 1e-8 of the largest one.
+    They come from the Gram matrix F^T F, `[D, D]`, summed over ranks. The singular values are square roots of
+    eigenvalues. Rounding therefore hides values below 1e-8 of the largest value.
 
     Args:
         num_features: D, number of features.
-        center: centring of the normalised rows: `none`, `feature` (subtract each feature's mean over rows) or `row`
-            (subtract each row's mean over its features).
+        center: method of centring the normalised rows: `none`, `feature` (subtract the mean of each feature over rows)
+            or `row` (subtract the mean of each row over features).
 
     Raises:
         ValueError: if `center` is unknown.
@@ -67,7 +75,7 @@ class SingularSpectrum(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Add features `[B, D]`; rows are normalised to unit length."""
+        """Add features `[B, D]`, after normalising their rows to unit length."""
         rows = normalize(features.double(), dim=1)
         if self.center == "row":
             rows = rows - rows.mean(dim=1, keepdim=True)
@@ -84,10 +92,12 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Tabulate singular values and their shares of the sum, with SVE and LSVR in the plot's legend.
+    """Tabulate singular values and their shares of the sum.
+
+    The legend of the plot has SVE and LSVR.
 
     Args:
-        spectra: maps the name of each kind of features to its singular values in descending order.
+        spectra: singular values in descending order, by the name of each kind of features.
     """
     sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
     shares = {name: values / values.sum() for name, values in sigma.items()}

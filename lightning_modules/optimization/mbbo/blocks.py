@@ -1,4 +1,7 @@
-"""Lower-level variables and their trackers, one row per block; a step updates the sampled rows."""
+"""Lower-level variables and their trackers, with one row per block.
+
+A step updates the sampled rows.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,28 +20,28 @@ SLACK = 1e-6
 
 
 def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: float) -> Tensor:
-    """MSVR's update of the sampled blocks' trackers: (1 - alpha) e + alpha h + gamma (h - h').
+    """MSVR update of the trackers of the sampled blocks: (1 - alpha) e + alpha h + gamma (h - h').
 
     Args:
         tracked: e, `[I, ...]`.
-        now: h of a batch at this iterate.
-        now: h, computed from a batch at the current iterate.
-        before: h', computed from the same batch at the previous iterate.
+        now: value h of a batch at this iterate.
+        now: value h, computed from a batch at the current iterate.
+        before: value h', computed from the same batch at the previous iterate.
         gamma: weight of the variance-reduction term; the value 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
 
 
 def storm(tracked: Tensor, now: Tensor, before: Tensor, beta: float) -> Tensor:
-    """STORM's update: (1 - beta) (z - G') + G; one batch gives G at the current and G' at the previous iterate."""
+    """STORM update (1 - beta) (z - G') + G. One batch gives G at the current iterate and G' at the previous iterate."""
     return (1 - beta) * (tracked - before) + now
 
 
 def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
-    """Project square matrices `[k, D, D]` onto symmetric matrices with eigenvalues of at least `least`.
+    """Project square matrices `[k, D, D]` onto symmetric matrices whose eigenvalues are at least `least`.
 
-    A Cholesky factorisation tests the bound, with a relative tolerance of 1e-6. Eigenvalues, which take ten times as
-    long, are computed only for matrices that fail the test.
+    A Cholesky factorisation tests the bound, with a relative tolerance of 1e-6. Eigenvalues take ten times as long.
+    They are computed only for matrices that fail the test.
     """
     symmetric = (matrix + matrix.mT) / 2
     lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -55,15 +58,17 @@ def in_ball(vector: Tensor, radius: float) -> Tensor:
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
-    """Sample the blocks of iterations, `[count, I]`: each pass over all blocks has a new random order.
+    """Sample the blocks of iterations, `[count, I]`.
+
+    Each pass over all blocks has a new random order.
 
     Args:
-        seed: random seed of the order of blocks.
+        seed: random seed for the order of blocks.
         first: index of the first iteration, from 0.
         count: number of iterations.
         blocks: m.
-        sampled: number of sampled blocks I, a divisor of m.
-        purpose: integer that identifies the use of the samples; different purposes give independent samples.
+        sampled: number I of sampled blocks, a divisor of m.
+        purpose: integer that stands for the use of the samples; different integers give independent samples.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
@@ -73,27 +78,29 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int,
 
 
 class BlockProblem(ABC):
-    """Batch derivatives of the lower-level functions g_i and of the upper-level f_i; the f_i do not depend on x.
+    """Derivatives of the lower-level functions g_i and of the upper-level functions f_i on batches.
 
-    Shapes: blocks `[k]`, their variables y and v `[k, D]`, the upper variable x `[n]`. Trackers only pass batches on,
-    whatever these contain.
+    The f_i do not depend on x.
+
+    Shapes: blocks `[k]`, variables y and v of the blocks `[k, D]`, upper variable x `[n]`. Trackers only pass batches
+    on. Batches may have any content.
     """
 
     @abstractmethod
     def lower_gradient(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the gradient of g_i in y, `[k, D]`."""
+        """Compute the gradient of g_i with respect to y, `[k, D]`."""
 
     @abstractmethod
     def lower_hessian(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the Hessian of g_i in y, `[k, D, D]`."""
+        """Compute the Hessian of g_i with respect to y, `[k, D, D]`."""
 
     @abstractmethod
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """Compute the product of g_i's Hessian in y with v, `[k, D]`."""
+        """Compute the product of v with the Hessian of g_i with respect to y, `[k, D]`."""
 
     @abstractmethod
     def upper_gradient(self, y: Tensor, batch: Any) -> Tensor:
-        """Compute the gradient of f_i in y, `[k, D]`."""
+        """Compute the gradient of f_i with respect to y, `[k, D]`."""
 
     @abstractmethod
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
@@ -101,7 +108,7 @@ class BlockProblem(ABC):
 
     @abstractmethod
     def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        """Compute the mixed derivatives of g_i in x and y, `[k, n, D]`."""
+        """Compute the mixed derivatives of g_i with respect to x and y, `[k, n, D]`."""
 
 
 class Rates(NamedTuple):
@@ -127,23 +134,32 @@ def solved(hessian: Tensor, right: Tensor) -> Tensor:
 
 
 class HostedBlocks(Hosted):
-    """Base class of the blocks' variables, sharded over ranks."""
+    """Base class of the variables of the blocks.
+
+    The blocks are sharded over ranks.
+    """
 
     y: Tensor
 
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Select this rank's blocks: return their positions in `blocks`, on the host, and their rows, on the device."""
+        """Select the blocks of this rank.
+
+        Return their positions in `blocks`, on the host, and their rows, on the device.
+        """
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
         return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):
-    """Variables and trackers of m blocks at the current and the previous iterate: y, s, and H (v1) or v and u (v2).
+    """Variables and trackers of m blocks at the current and the previous iterate.
+
+    These are y, s, and H (v1) or v and u (v2).
 
     Args:
         count: m.
-        dim: D, dimension of a lower variable.
-        variant: `v1` tracks Hessians and solves with them, `v2` tracks the solutions v by Hessian-vector products.
+        dim: dimension D of a lower variable.
+        variant: variant of the algorithm: `v1` tracks Hessians and solves with them; `v2` tracks the solutions v by
+            Hessian-vector products.
     """
 
     y: Tensor
@@ -167,7 +183,10 @@ class Blocks(HostedBlocks):
         self.register_buffer("visited", torch.full((count,), -1))
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
+        """Initialise the trackers of this rank from a batch.
+
+        Return the sum of -grad F_i over the blocks of this rank, `[n]`.
+        """
         self.s.copy_(problem.lower_gradient(x, self.y, batch))
         upper = problem.upper_gradient(self.y, batch)
         if self.variant == "v2":
@@ -177,7 +196,9 @@ class Blocks(HostedBlocks):
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the changing variables at the current and previous iterate; store the current ones for the next call.
+        """Return the changing variables at the current and the previous iterate.
+
+        Store the current variables for the next call.
 
         Blocks that the previous iteration did not sample have equal values at both iterates.
         """
@@ -195,19 +216,19 @@ class Blocks(HostedBlocks):
     ) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks, and sum their contributions to the gradient of F.
 
-        If the last d - 1 iterations skipped a block, it takes d steps along its updated tracker.
+        A block that was not sampled in the last d - 1 iterations takes d steps along its updated tracker.
 
         Args:
             problem: derivatives.
             x: upper-level variable, `[n]`.
-            x_before: upper-level variable at the previous iterate.
-            rows: sampled blocks of this rank, `[k]`.
+            x_before: upper-level variable of the previous iterate.
+            rows: sampled blocks on this rank, `[k]`.
             batch: samples of these blocks.
             iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
 
         Returns:
-            Sums of these blocks' estimates of -grad F_i, `[n]`, at the current and at the previous iterate.
+            Sums of the estimates of -grad F_i over these blocks, `[n]`, at the current and at the previous iterate.
         """
         alpha, gamma = rates.alpha, rates.gamma
         times = (iteration - self.visited[rows])[:, None].to(x)  # integers times a rate would be float32
@@ -236,8 +257,8 @@ class Blocks(HostedBlocks):
 class AllBlocks(HostedBlocks):
     """Models of m blocks, and trackers of grad_y g, grad_y f, grad^2_yy g and grad^2_xy g (RSVRB).
 
-    A tracker spans all blocks. The unbiased estimate of the derivatives is m/I times the derivative for sampled blocks,
-    and 0 for other blocks:
+    A tracker spans all blocks. The estimate of the derivatives is m/I times the derivative for sampled blocks, and 0
+    for other blocks. This estimate is unbiased:
 
         e_i <- (1 - beta) e_i + (m/I) (h_i - (1 - beta) h_i')    if i is sampled,    (1 - beta) e_i    otherwise,
 
@@ -245,8 +266,8 @@ class AllBlocks(HostedBlocks):
 
     Args:
         count: m.
-        dim: D, dimension of a lower variable.
-        samples: n, dimension of the upper variable.
+        dim: dimension D of a lower variable.
+        samples: dimension n of the upper variable.
     """
 
     y: Tensor
@@ -273,7 +294,10 @@ class AllBlocks(HostedBlocks):
         }
 
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
-        """Initialise this rank's trackers from a batch; return the sum of -grad F_i over the rank's blocks, `[n]`."""
+        """Initialise the trackers of this rank from a batch.
+
+        Return the sum of -grad F_i over the blocks of this rank, `[n]`.
+        """
         for name, value in self._derivatives(problem, x, self.y, batch).items():
             getattr(self, name).copy_(value)
         self.hessian.copy_(with_eigenvalues_above(self.hessian, mu))
@@ -296,19 +320,21 @@ class AllBlocks(HostedBlocks):
         tau: float,
         mu: float,
     ) -> tuple[Tensor, Tensor]:
-        """Update all blocks, and sum the tracked -grad F_i over a second sample of blocks.
+        """Update all blocks.
+
+        Sum the tracked -grad F_i over a second sample of blocks.
 
         Args:
             problem: derivatives.
             x: upper-level variable, `[n]`.
-            x_before: upper-level variable at the previous iterate.
+            x_before: upper-level variable of the previous iterate.
             rows: sampled blocks of this rank.
-            judged: second sample of blocks; their tracked -grad F_i are summed.
+            judged: second sample of blocks, over which the tracked -grad F_i are summed.
             batch: samples of the blocks in `rows`.
             scale: m/I.
             beta: weight of the current batch in the trackers.
             tau: step size of the lower-level variables y.
-            mu: lower bound of a tracked Hessian's eigenvalues.
+            mu: lower bound of the eigenvalues of a tracked Hessian.
 
         Returns:
             The sums `[n]` after and before this iteration.
@@ -330,11 +356,11 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
     """Measure the distances of s from grad g, and of z from grad F, at the given iterates.
 
     Args:
-        blocks: this rank's blocks; every rank must call this method.
+        blocks: blocks of this rank; every rank must call this method.
         problem: derivatives.
         x: upper-level variable, `[n]`.
         z: tracked gradient of the upper-level function F, `[n]`.
-        everything: a batch of all samples of these blocks.
+        everything: batch that contains all samples of these blocks.
     """
     y = blocks.y
     errors = (blocks.s - problem.lower_gradient(x, y, everything)).square().sum(1)
@@ -345,11 +371,13 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:
-    """Tabulate objective, tracking errors and, if some labels are false, mean weights of clean and flipped samples.
+    """Tabulate objective and tracking errors.
+
+    If some labels are false, also tabulate mean weights of clean and flipped samples.
 
     Args:
-        history: maps the name of each measurement to its values, one row per step.
-        corrupted: whether any label of the training rows is false.
+        history: values of each measurement by name, with one row per step.
+        corrupted: whether the label of at least one training row is false.
     """
     columns = {name: [row[name].item() for row in history] for name in history[0]}
     weights = {name: columns.pop(f"{name} weight") for name in ("clean", "flipped")}

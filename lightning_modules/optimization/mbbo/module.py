@@ -1,4 +1,7 @@
-"""The LightningModules that learn sample weights: BSVRB, and its baseline RSVRB, whose steps update all blocks."""
+"""The LightningModules that learn sample weights: BSVRB, and the baseline RSVRB.
+
+Each step of RSVRB updates all blocks.
+"""
 
 from typing import Literal
 
@@ -12,33 +15,35 @@ from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 
 
 class BSVRB(WeighingSteps, MethodModule):
-    """Learn weights of training samples from the trusted losses of many logistic models.
+    """Learn weights of training samples.
 
-    Weights are learned for the training rows that are not `trusted`. Training on several ranks needs `--config
-    configs/trainer/independent.yaml`, which shards the blocks and copies all rows to each rank.
+    The criterion is the loss of many logistic models on trusted samples. Only training rows that are not `trusted` have
+    weights. Training on several ranks needs `--config configs/trainer/independent.yaml`. It shards the blocks, and
+    copies all rows to each rank.
 
     Args:
-        samples: n, number of weights; at least the number of training samples that need one.
+        samples: number n of weights, at least the number of training samples that have a weight.
         features: number of features of a sample.
-        blocks: m, number of models, each with its own temperature.
-        sampled_blocks: I, blocks sampled per iteration; a divisor of m.
-        batch_size: B, number of training samples, and of trusted samples, per block and iteration; sampled with
+        blocks: number m of models; each model has a separate temperature.
+        sampled_blocks: number I of blocks that an iteration samples; a divisor of m.
+        batch_size: number B of training samples, and of trusted samples, per block and iteration; sampled with
             replacement.
-        variant: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
+        variant: variant of the algorithm: `v1` tracks Hessians, `v2` needs only Hessian-vector products.
         eta: step size of the logits of the sample weights; 0 keeps all weights at one half.
         tau: step size of the models.
-        tau_v: step size of v, the solution tracked by `v2`.
-        alpha: weight of the current batch in the blocks' trackers, in (0, 1].
-        gamma: weight of the variance-reduction term in the blocks' trackers.
+        tau_v: step size of v, the solution that `v2` tracks.
+        alpha: weight of the current batch in the trackers of the blocks, in (0, 1].
+        gamma: weight of the variance-reduction term in the trackers of the blocks.
         beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
-        ridge: lambda, which makes the models' losses strongly convex; positive.
+        ridge: positive weight lambda of the term that makes the losses of the models strongly convex.
         radius: radius of the ball onto which v is projected.
-        spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: number of iterations in a training step; each step logs once.
-        tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
+        spread: range of the temperatures of the models, 1 + spread U(0, 1).
+        iterations_per_step: number of iterations in a training step; a step logs once.
+        tracking: whether to measure, after each step, the distance of the trackers from the derivatives on all rows of
+            all blocks.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.
+        ValueError: if an argument is out of range; at setup, if precision, strategy or rows of the data are unsuitable.
     """
 
     def __init__(
@@ -84,27 +89,28 @@ JUDGED = 3
 
 
 class RSVRB(WeighingSteps, MethodModule):
-    """Baseline of `BSVRB`: learn sample weights with trackers of all blocks.
+    """Baseline of `BSVRB` that learns sample weights with trackers of all blocks.
 
-    Each iteration updates all blocks; the trackers hold m n (D + 1) numbers.
+    Each iteration updates all blocks. The trackers consist of m n (D + 1) numbers.
 
     Args:
-        samples: n, number of weights; at least the number of training samples that need one.
+        samples: number n of weights, at least the number of training samples that have a weight.
         features: number of features of a sample.
-        blocks: m, number of models, each with its own temperature.
-        sampled_blocks: I, blocks whose derivatives an iteration samples; a divisor of m.
-        batch_size: B, number of training samples, and of trusted samples, per block and iteration; sampled with
+        blocks: number m of models; each model has a separate temperature.
+        sampled_blocks: number I of blocks whose derivatives an iteration computes; a divisor of m.
+        batch_size: number B of training samples, and of trusted samples, per block and iteration; sampled with
             replacement.
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].
-        ridge: lambda, which makes the models' losses strongly convex; positive.
-        spread: range of the models' temperatures, 1 + spread U(0, 1).
-        iterations_per_step: number of iterations in a training step; each step logs once.
-        tracking: after each step, measure how far the trackers are from the derivatives on all rows of all blocks.
+        ridge: positive weight lambda of the term that makes the losses of the models strongly convex.
+        spread: range of the temperatures of the models, 1 + spread U(0, 1).
+        iterations_per_step: number of iterations in a training step; a step logs once.
+        tracking: whether to measure, after each step, the distance of the trackers from the derivatives on all rows of
+            all blocks.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if precision, strategy or rows are unsuitable.
+        ValueError: if an argument is out of range; at setup, if precision, strategy or rows of the data are unsuitable.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The LightningModule that learns to rank items by NDCG, and its scoring network NeuMF.
+"""The LightningModule that learns to rank items by NDCG, and the scoring network NeuMF.
 
 Source of NeuMF: He, Liao, Zhang, Nie, Hu and Chua, Neural Collaborative Filtering, WWW 2017, arXiv 1708.05031.
 """
@@ -26,7 +26,9 @@ from lightning_modules.training.logging import log_training
 
 
 class NeuMF(nn.Module):
-    """Score items for users by neural collaborative filtering: user IDs `[b]` and item IDs `[b, J]` to scores `[b, J]`.
+    """Score items for users by neural collaborative filtering.
+
+    It maps user IDs `[b]` and item IDs `[b, J]` to scores `[b, J]`.
 
     Args:
         users: number of users.
@@ -62,26 +64,26 @@ DRAWN = 4
 
 
 class NDCGRanking(MethodModule):
-    """Learn to rank items by NDCG or NDCG@K with BSVRB's trackers.
+    """Learn to rank items by NDCG or NDCG@K with the trackers of BSVRB.
 
-    A batch consists of users, each of which is a block. The state has two numbers per user and item.
+    A batch consists of users. Each user is a block. The state has two numbers per user and item.
 
     Args:
-        network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
+        network: network that maps users `[b]` and items `[b, J]` to scores `[b, J]`.
         optimizer: optimizer that receives the tracked gradient of the network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        positives: P, rated items sampled per user and batch.
-        negatives: unrated items sampled per user and batch.
-        top: K of NDCG@K; None ranks all items, like the authors' code.
-        alpha: weight of the current batch in the lower levels' trackers, in (0, 1].
-        gamma: weight of the variance-reduction term in the lower levels' trackers.
-        tau: step size of the lower levels' variables.
+        positives: number P of rated items that are sampled per user and batch.
+        negatives: number of unrated items that are sampled per user and batch.
+        top: number K in NDCG@K; None ranks all items, like the code of the authors.
+        alpha: weight of the current batch in the trackers of the lower levels, in (0, 1].
+        gamma: weight of the variance-reduction term in the trackers of the lower levels.
+        tau: step size of the variables of the lower levels.
         tau_threshold: step size of the thresholds.
-        gamma_gradient: weight of the previous iterate's gradient, which is subtracted; Adam's moving average is the
-            tracker.
-        plain_epochs: epochs without variance reduction, after the warm-up.
-        warmup_epochs: number of initial epochs that train with listwise cross-entropy.
-        evaluated: values of K for which validation and test report NDCG@K.
+        gamma_gradient: weight of the gradient at the previous iterate, which is subtracted; the moving average of Adam
+            is the tracker.
+        plain_epochs: number of epochs without variance reduction, after the warm-up.
+        warmup_epochs: number of initial epochs of training by listwise cross-entropy.
+        evaluated: values of K for which validation and test log NDCG@K.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is too low.
@@ -134,7 +136,10 @@ class NDCGRanking(MethodModule):
         return self.network(user, item)
 
     def drawn(self, rating: Tensor, size: int) -> Tensor:
-        """Sample P rated items and some unrated items per user, `[b, J]`, independently of the world size."""
+        """Sample P rated items and some unrated items per user, `[b, J]`.
+
+        The sample does not depend on the world size.
+        """
         random = generator_of(run_seed(), DRAWN, self.global_step)
         key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
             rating.device, non_blocking=True
@@ -175,7 +180,10 @@ class NDCGRanking(MethodModule):
     def _objectives(
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update a batch's lower levels; return this rank's surrogates at this and at the previous iterate."""
+        """Update the lower levels of a batch.
+
+        Return the surrogates of this rank at the current and at the previous iterate.
+        """
         user, rating, size = batch["index"], batch["ratings"].to(score), global_batch_size(batch)
         items, rated = rating.shape[1], item[:, : self.positives]
         gain = 2 ** rating.gather(1, rated) - 1

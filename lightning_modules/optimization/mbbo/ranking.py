@@ -1,7 +1,9 @@
-"""NDCG as a bilevel problem, with a lower level per pair of user and rated item, and a threshold per user.
+"""NDCG as a bilevel problem.
 
-A user q has scores h of M items; n of these are rated, with gains 2^rating - 1. A squared hinge approximates an item's
-rank:
+There is a lower level for each pair of user and rated item, and a threshold for each user.
+
+A user q has scores h of M items. The user rated n of them, and the gains are 2^rating - 1. A squared hinge approximates
+the rank of an item:
 
     g_i = mean_j max(0, h_j - h_i + 1)^2 over items j,        u_i = argmin_u 1/2 (u - g_i)^2
     -NDCG_q ~ n / Z_q mean_i f_i(u_i),                        f_i(u) = -(2^r_i - 1) / log2(1 + M u)
@@ -32,7 +34,10 @@ FLOOR = 1e-5
 
 
 def hinges(score: Tensor, chosen: int) -> Tensor:
-    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`, as a mean over all J."""
+    """Compute g, `[b, P]`, for the first P of J scores `[b, J]`.
+
+    It is a mean over all J scores.
+    """
     return torch.relu(score[:, None] - score[:, :chosen, None] + MARGIN).square().mean(2)
 
 
@@ -64,7 +69,8 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
         items: M.
 
     Returns:
-        The first and second derivatives in l, `[b]`, and the mixed derivatives in l and h times -J, `[b, J]`.
+        The first and second derivatives with respect to l, `[b]`, and the mixed derivatives with respect to l and h
+        times -J, `[b, J]`.
     """
     above = torch.sigmoid((score - threshold[:, None]) / TAU_1)
     mixed = above * (1 - above) / TAU_1
@@ -72,7 +78,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """Users' thresholds, and the thresholds' dependence on the scores."""
+    """Thresholds of users, and the dependence of the thresholds on the scores."""
 
     value: Tensor
     """l, `[b]`."""
@@ -85,14 +91,16 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Surrogate whose gradient is that of the users' mean -NDCG; u and thresholds count as constants.
+    """Surrogate whose gradient is that of the mean of -NDCG over users.
+
+    u and thresholds count as constants.
 
     Args:
         score: scores h, `[b, J]`, with the rated items in the first P columns.
-        g: hinges of the rated items, `[b, P]`.
+        g: hinges g of the rated items, `[b, P]`.
         u: tracked hinges, `[b, P]`.
         gain: 2^r - 1, `[b, P]`.
-        weight: n / Z_q divided by the number of users, `[b]`.
+        weight: ratio n / Z_q, divided by the number of users, `[b]`.
         items: M.
         threshold: threshold of the top K items; None ranks all items.
     """
@@ -107,7 +115,10 @@ def surrogate(
 
 
 def listwise(score: Tensor, chosen: int) -> Tensor:
-    """Sum over users the mean cross-entropy of each of the first P scores `[b, J]` against the remaining scores."""
+    """Compute the listwise cross-entropy of scores `[b, J]`, summed over users.
+
+    It is the mean cross-entropy of each of the first P scores against the remaining scores.
+    """
     rated, others = score[:, :chosen], score[:, chosen:]
     return (torch.logaddexp(rated, others.logsumexp(1, keepdim=True)) - rated).mean(1).sum()
 
@@ -118,10 +129,10 @@ def discounts(count: int, like: Tensor) -> Tensor:
 
 
 def best_dcg(rating: Tensor, top: int) -> Tensor:
-    """Compute the DCG of the best ranking of each user's items up to rank K, `[b]`.
+    """Compute the DCG of the best ranking of the items of each user up to rank K, `[b]`.
 
     Args:
-        rating: ratings of all items, `[b, M]`, 0 for unrated items.
+        rating: ratings of all items, `[b, M]`; unrated items have 0.
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
@@ -129,12 +140,14 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
 
 
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
-    """Compute NDCG@K of each user, `[b]`; 0 for a user without ratings.
+    """Compute NDCG@K of each user, `[b]`.
+
+    It is 0 for a user without ratings.
 
     Args:
         score: `[b, M]`.
-        rating: held-out ratings, `[b, M]`, 0 for other items.
-        excluded: mask of items that are not ranked, `[b, M]`.
+        rating: held-out ratings, `[b, M]`; other items have 0.
+        excluded: mask of items to leave out of the ranking, `[b, M]`.
         top: K.
     """
     best = score.masked_fill(excluded, -torch.inf).topk(min(top, score.shape[1]), dim=1).indices
@@ -143,9 +156,10 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
 
 
 class LowerLevels:
-    """Lower levels of users and rated items, sharded over ranks by user.
+    """Lower levels of users and rated items.
 
-    Let s and s' estimate a lower level's derivative at the scores of the current and of the previous iterate:
+    Users are sharded over ranks. Let s and s' estimate the derivative of a lower level at the scores of the current and
+    of the previous iterate:
 
         v <- (1 - alpha) v + alpha s + gamma (s - s'),    u <- max(u - tau v, 1e-5 - 1/M),    s = u - g.
 
@@ -166,7 +180,10 @@ class LowerLevels:
         """l, its tracked slope and its tracked curvature."""
 
     def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Allocate the state for a training: restored from a checkpoint, or zeros."""
+        """Allocate the state for training.
+
+        It is restored from a checkpoint, or zero.
+        """
         restored = self.ranks.gathered()
         self.ranks = PerSample(2 * items)
         self.ranks.restore(restored)
@@ -177,7 +194,10 @@ class LowerLevels:
         return self.ranks, self.thresholds
 
     def kept(self) -> list[Tensor]:
-        """Gather the state for a checkpoint; every rank must call this method."""
+        """Gather the state for a checkpoint.
+
+        Every rank must call this method.
+        """
         return [state.gathered() for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:
@@ -188,7 +208,9 @@ class LowerLevels:
     def move(
         self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
-        """Update u of rated items from their hinges; return u at the current and the previous iterate, `[b, P]`.
+        """Update u of rated items from their hinges.
+
+        Return u at the current and the previous iterate, `[b, P]`.
 
         Args:
             user: `[b]`.
@@ -216,7 +238,10 @@ class LowerLevels:
     def move_thresholds(
         self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
-        """Update users' thresholds from scores `[b, J]`; return them at the current and the previous iterate."""
+        """Update the thresholds of users from scores `[b, J]`.
+
+        Return them at the current and the previous iterate.
+        """
         value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)
@@ -235,5 +260,5 @@ class LowerLevels:
 
 
 def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
-    """Return the state's rows for a batch's users, `[b, K]`."""
+    """Return the rows of the state for the users of a batch, `[b, K]`."""
     return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

@@ -1,9 +1,11 @@
-"""Re-weighting of training samples: the upper variable is the samples' weights, the lower levels are logistic models.
+"""Re-weighting of training samples.
+
+The upper variable is the weights of the samples. The lower levels are logistic models.
 
     g_i(x, w) = (1/n) sum_j sigmoid(x_j) l(y_j <w, z_j> / sigma_i) + lambda / 2 |w|^2,    l(u) = log(1 + exp(-u)),
     f_i(w) = mean of l(y <w, z> / sigma_i) over trusted samples,
 
-with z = (1, features). The mean over a batch of B samples estimates the mean over all n.
+with z = (1, features). The mean over a batch of B samples is an estimate of the mean over all n samples.
 """
 
 from abc import abstractmethod
@@ -59,7 +61,10 @@ def with_one(features: Tensor) -> Tensor:
 
 
 def wrong(samples: WeightedSamples, w: Tensor) -> Tensor:
-    """Compute r = sigmoid(-a <w, z>), `[k, B]`: the probabilities that models `[k, D]` assign to the wrong label."""
+    """Compute r = sigmoid(-a <w, z>), `[k, B]`.
+
+    This is the probability that models `[k, D]` assign to the wrong label.
+    """
     return torch.sigmoid(-samples.a * (samples.z @ w[..., None])[..., 0])
 
 
@@ -113,7 +118,9 @@ class Reweighting(BlockProblem):
 
 
 def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tensor:
-    """Average the logistic loss of each of k models over N samples, `[k]`.
+    """Average the logistic loss of each of k models over N samples.
+
+    The result is `[k]`.
 
     Args:
         z: `[N, D]`, with 1 first.
@@ -125,12 +132,14 @@ def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tens
 
 
 class WeightedRows:
-    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`; each rank holds all rows.
+    """Weighted and trusted training rows, as in `datamodules.tables.TrustedRows`.
+
+    Each rank has all rows.
 
     Args:
-        rows: tensors by the names `features`, `target`, `trusted` and, where known, `corrupted`.
-        samples: n, maximum number of weighted rows.
-        features: number of features of a sample, D - 1.
+        rows: tensors `features`, `target`, `trusted` and, if known, `corrupted`, by name.
+        samples: maximum number n of weighted rows.
+        features: number D - 1 of features of a sample.
 
     Raises:
         ValueError: if the rows do not fit `samples` or `features`.
@@ -158,14 +167,20 @@ class WeightedRows:
         self.corrupted = self.corrupted.to(device)
 
     def drawn(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
-        """Sample positions of weighted and of trusted rows, with replacement, the same on all ranks."""
+        """Sample positions of weighted and of trusted rows, with replacement.
+
+        All ranks get the same positions.
+        """
         random = generator_of(run_seed(), purpose, number)
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.randint(size, shape, generator=random) for size in sizes)
         return training, trusted
 
     def batch(self, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:
-        """Make a batch of weighted and trusted rows `[k, B]` for k blocks with temperatures `[k]`."""
+        """Make a batch of weighted and trusted rows, `[k, B]` each.
+
+        Each of the k blocks has a temperature, `[k]`.
+        """
 
         def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> WeightedSamples:
             place = place.to(temperature.device, non_blocking=True)
@@ -174,7 +189,10 @@ class WeightedRows:
         return Batch(samples(self.training, training), samples(self.trusted, trusted))
 
     def whole(self, temperature: Tensor) -> Batch:
-        """Make a batch of all rows for each of k blocks with temperatures `[k]`."""
+        """Make a batch of all rows for each of k blocks.
+
+        Each block has a temperature, `[k]`.
+        """
         sizes = len(self.training[1]), len(self.trusted[1])
         training, trusted = (torch.arange(size).expand(len(temperature), -1) for size in sizes)
         return self.batch(training, trusted, temperature)
@@ -185,9 +203,9 @@ TEMPERATURES = 123
 
 
 class WeighingSteps:
-    """Mixin of `BSVRB` and `RSVRB` with everything but the updates: batches, logs, tests, tables and checkpoints.
+    """Mixin of `BSVRB` and `RSVRB` for everything but the updates: batches, logs, tests, tables and checkpoints.
 
-    A subclass calls `start` in its constructor, and defines the updates in `_begin` and `_move`. A training step runs
+    A subclass calls `start` in its constructor. It defines the updates in `_begin` and `_move`. A training step runs
     several iterations.
     """
 
@@ -212,7 +230,9 @@ class WeighingSteps:
         length: int,
         tracking: bool,
     ) -> None:
-        """Check and store the shared arguments (see `BSVRB`); `length` is the number of iterations in a step.
+        """Check and store the shared arguments (see `BSVRB`).
+
+        `length` is the number of iterations in a step.
 
         Raises:
             ValueError: if an argument is out of range.
@@ -243,11 +263,13 @@ class WeighingSteps:
 
     @abstractmethod
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Update this rank's sampled blocks; return the sums of -grad F_i, `[n]`, at this and the previous iterate.
+        """Update the sampled blocks of this rank.
+
+        Return the sums of -grad F_i, `[n]`, at the current and the previous iterate.
 
         Args:
             number: index of the current iteration, from 0.
-            rows: sampled blocks, as positions among this rank's blocks.
+            rows: sampled blocks, as positions among the blocks of this rank.
             batch: samples of these blocks.
         """
 
@@ -295,7 +317,7 @@ class WeighingSteps:
         self.x.sub_(self.eta * self.z)
 
     def trusted_objective(self: Any) -> Tensor:
-        """Compute F: the mean over blocks of the loss on all trusted samples."""
+        """Compute F, the mean over blocks of the loss on all trusted samples."""
         z, target = self.rows.trusted
         losses = objective(z, target, self.blocks.y, self.own_temperature)
         return all_reduce_sum(losses.sum()) / self.blocks.count
@@ -315,13 +337,16 @@ class WeighingSteps:
         return loss
 
     def on_train_epoch_end(self: Any) -> None:
-        """Log the last measured errors of the trackers, if any."""
+        """Log the most recent errors of the trackers, if they were measured."""
         for name, value in self.history[-1].items():
             if name.startswith("error"):
                 log_same(self, f"train/{name.replace(' ', '_')}", value)
 
     def forward(self: Any, features: Tensor) -> Tensor:
-        """Compute the margins of all models, `[N, m]`, at features `[N, D - 1]`; collective."""
+        """Compute the margins of all models, `[N, m]`, at features `[N, D - 1]`.
+
+        All ranks must call this method.
+        """
         return with_one(features) @ self.blocks.whole(self.blocks.y).T
 
     def on_test_epoch_start(self: Any) -> None:

@@ -1,7 +1,7 @@
 """Byzantine-robust aggregation rules.
 
-Vectors are rows of a table `[m, D]`, and row indices tell which vectors a node receives. The vector sent by all
-Byzantine nodes is therefore stored only once. A row with non-finite values counts as infinitely far from all others.
+Vectors are rows of a table `[m, D]`. Row indices tell which vectors a node receives. The vector sent by all Byzantine
+nodes is therefore stored only once. A row with non-finite values counts as infinitely far from all other rows.
 """
 
 from abc import ABC, abstractmethod
@@ -19,26 +19,37 @@ AT_ONCE = 2**24
 
 
 def distances(own: Tensor, vectors: Tensor) -> Tensor:
-    """Compute `|own_i - vectors_j|`, `[k, m]`, by differences, as models are far from 0 and close to each other."""
+    """Compute `|own_i - vectors_j|`, `[k, m]`.
+
+    It uses differences, as models are far from 0 and close to each other.
+    """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
 def finite(vectors: Tensor) -> Tensor:
-    """Replace rows with non-finite values by 0; such rows have weight 0."""
+    """Replace rows with non-finite values by 0.
+
+    Such rows have weight 0.
+    """
     return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
 
 
 def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`, with weights `[k, h]`."""
+    """Compute weighted sums `[k, D]` of the vectors in rows `heard` `[k, h]`.
+
+    The weights are `[k, h]`.
+    """
     return F.embedding_bag(heard, vectors, per_sample_weights=weight.to(vectors.dtype), mode="sum")
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
-    """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`; ties go to the earlier index.
+    """Select from `heard` `[k, h]` the indices of the `keep` nearest rows, `[k, keep]`.
+
+    In a tie, select the earlier index.
 
     Args:
-        distance: distance of each node's vector to all rows of the table, `[k, m]`.
+        distance: distance of the vector of each node to all rows of the table, `[k, m]`.
         heard: indices of the received rows in the table.
         keep: number of indices to select.
     """
@@ -47,7 +58,10 @@ def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
 
 
 def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
-    """Average each coordinate of the received vectors without its `trim` lowest and `trim` highest values, `[k, D]`."""
+    """Average each coordinate of the received vectors, `[k, D]`.
+
+    The `trim` lowest and `trim` highest values are left out.
+    """
     last = heard.shape[1] - trim
     parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
     return torch.cat([part[heard].sort(dim=1).values[:, trim:last].mean(dim=1) for part in parts], dim=1)
@@ -66,7 +80,7 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
 
 def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: float, iterations: int = 3) -> Tensor:
-    """Move from a node's own vector by the mean of the clipped differences to the received vectors, `[k, D]`.
+    """Move from the vector of a node by the mean of the clipped differences to the received vectors, `[k, D]`.
 
     v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
@@ -78,28 +92,33 @@ def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: f
 
 
 class Rule(ABC):
-    """A rule that aggregates the vectors received by each node into one."""
+    """A rule that aggregates the vectors that a node receives into one vector."""
 
     centred = False
     """Whether the rule depends on which of the vectors is the node's own."""
 
     @abstractmethod
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
-        """Compute each node's new vector, `[k, D]`.
+        """Compute the new vector of each node, `[k, D]`.
 
         Args:
             own: vectors of k nodes, `[k, D]`.
             vectors: all sent vectors, `[m, D]`.
-            heard: h row indices in `vectors` for each node, `[k, h]`.
-            byzantine: f, number of received vectors that may be wrong.
+            heard: indices of h rows of `vectors` for each node, `[k, h]`.
+            byzantine: number f of received vectors that may be wrong.
         """
 
     def most_byzantine(self, nodes: int) -> int:
-        """Return the maximum f for n nodes: f < n / 3, since a node receives n - f vectors and needs 2f < n - f."""
+        """Return the maximum f for n nodes.
+
+        It satisfies f < n / 3, since a node receives n - f vectors and needs 2f < n - f.
+        """
         return (nodes - 1) // 3
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        """Return the rule's mean output over honest nodes that hear all nodes, as a function of the Byzantine vector.
+        """Return the mean output of the rule as a function of the Byzantine vector.
+
+        The mean is over honest nodes that receive the vectors of all nodes.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -110,7 +129,9 @@ class Rule(ABC):
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
     def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the function eta -> |answer(mean + eta direction) - mean|^2, where mean is the honest nodes' mean.
+        """Return the function eta -> |answer(mean + eta direction) - mean|^2.
+
+        Here mean is the mean over the honest nodes.
 
         Args:
             honest: vectors sent by the honest nodes, `[H, D]`.
@@ -125,12 +146,12 @@ class Rule(ABC):
 
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
-    """Return the indices of all H honest rows, followed by f times the index of the next row, `[1, H + f]`."""
+    """Return the indices of all H honest rows, followed by f copies of the index of the next row, `[1, H + f]`."""
     return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
 
 
 class NearestNeighborAveraging(Rule):
-    """MoNNA's rule: average the h - f vectors nearest to the node's own vector, including that vector."""
+    """Rule of MoNNA: average the h - f vectors that are nearest to the vector of the node, including that vector."""
 
     centred = True
 
@@ -179,7 +200,7 @@ class NearestNeighborAveraging(Rule):
 
 
 class Average(Rule):
-    """Average all received vectors, as in D-SGD: a baseline that tolerates no Byzantine node."""
+    """Average all received vectors, as in D-SGD. This baseline tolerates no Byzantine node."""
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return F.embedding_bag(heard, vectors, mode="mean")
@@ -196,17 +217,20 @@ class TrimmedMean(Rule):
 
 
 class GeometricMedian(Rule):
-    """Take three smoothed Weiszfeld iterations to the geometric median (RFA), with the authors' nu = 0.1."""
+    """Take three smoothed Weiszfeld iterations to the geometric median (RFA).
+
+    nu is 0.1, as in the code of the authors.
+    """
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
         return geometric_median(vectors, heard)
 
 
 class SelfCenteredClipping(Rule):
-    """Move from the node's own vector by clipped differences, in three iterations (SCC).
+    """Move from the vector of the node by clipped differences, in three iterations (SCC).
 
     Args:
-        radius: tau, length to which differences are clipped; the authors use 2 on MNIST and 5 on CIFAR-10.
+        radius: length tau to which differences are clipped; the authors use 2 on MNIST and 5 on CIFAR-10.
     """
 
     centred = True

@@ -1,4 +1,7 @@
-"""Attacks in which all Byzantine nodes send the same vector to everyone, computed from the honest nodes' vectors."""
+"""Attacks in which all Byzantine nodes send the same vector to everyone.
+
+The vector depends on those of the honest nodes.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +18,7 @@ EVALUATIONS = 16
 
 
 class Round(NamedTuple):
-    """Everything that Byzantine nodes know about a round before they send their vector."""
+    """All that Byzantine nodes know about a round before they send their vector."""
 
     honest: Tensor
     """`[H, D]`: vectors sent by the honest nodes."""
@@ -30,15 +33,15 @@ class Round(NamedTuple):
 
 
 def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
-    """Return the x >= 0 at which a function is approximately maximal, found with a given number of evaluations.
+    """Return the x >= 0 at which a function is approximately maximal.
 
-    The search starts at x = 0 with step 1, and doubles the step as long as the value increases. Then each evaluation
-    multiplies the step by 0.8, and tries the two sides of the best x in turn. The search needs no synchronisation with
-    the device.
+    The search uses a given number of evaluations. The search starts at x = 0 with step 1. It doubles the step as long
+    as the value increases. Then each evaluation multiplies the step by 0.8. The evaluations try the two sides of the
+    best x in turn. The search needs no synchronisation with the device.
 
     Args:
-        function: function to maximise; maps a float64 scalar tensor to a scalar.
-        like: tensor whose device the search uses.
+        function: function to maximise, which maps a float64 scalar tensor to a scalar.
+        like: tensor on the device that the search uses.
         evaluations: number of evaluations of the function.
     """
     best = torch.zeros((), dtype=torch.float64, device=like.device)
@@ -58,20 +61,26 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 
 
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
-    """Move the honest mean along a direction, `[D]`, by the step that moves `Rule.answer` farthest from that mean."""
+    """Move the honest mean along a direction, `[D]`.
+
+    The step is the one that moves `Rule.answer` farthest from that mean.
+    """
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
     return mean + eta * direction
 
 
 class ByzantineAttack(nn.Module, ABC):
-    """An attack: computes the vector that all Byzantine nodes send."""
+    """An attack.
+
+    It computes the vector that all Byzantine nodes send.
+    """
 
     flips_labels = False
     """Whether the attack needs gradients for flipped labels."""
 
     def allocate(self, size: int) -> None:
-        """Allocate the attack's state for vectors of a given size."""
+        """Allocate the state of the attack for vectors of a given size."""
 
     @abstractmethod
     def forward(self, situation: Round) -> Tensor:
@@ -93,14 +102,20 @@ class SignFlip(ByzantineAttack):
 
 
 class ALittleIsEnough(ByzantineAttack):
-    """Send the mean plus a multiple of the coordinate-wise standard deviation, with the most harmful factor (ALIE)."""
+    """Send the mean plus a multiple of the standard deviation of each coordinate.
+
+    The factor is the most harmful one (ALIE).
+    """
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, situation.honest.std(dim=0))
 
 
 class FallOfEmpires(ByzantineAttack):
-    """Send the mean minus a multiple of itself, with the most harmful factor (FOE)."""
+    """Send the mean minus a multiple of the mean.
+
+    The factor is the most harmful one (FOE).
+    """
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, -situation.honest.mean(dim=0))
@@ -117,18 +132,19 @@ class LabelFlip(ByzantineAttack):
 
 
 class Mimic(ByzantineAttack):
-    """Send a copy of one honest node's vector, which then counts several times.
+    """Send a copy of the vector of one honest node.
 
-    The copied node is node 0 at first; after a number of observed rounds, it is the node with the largest |<x_i, z>|.
-    Here z tracks the direction of largest variance of the models: with w = (t + 1) / (t + 2) at the end of round t,
+    This vector then counts several times. At first, the copied node is node 0. After a number of observed rounds, it is
+    the node with the largest |<x_i, z>|. Here z tracks the direction in which the models have the largest variance.
+    With w = (t + 1) / (t + 2) at the end of round t,
 
         mu <- w mu + (1 - w) mean_i x_i,  s = sum_i <x_i - mu, z> (x_i - mu),  z <- w z + (1 - w) s / |s|, of length 1.
 
-    The authors' code multiplies by |<x_i - mu, z>|, which does not track a direction of variance, and scales z by w
-    twice.
+    The code of the authors multiplies by |<x_i - mu, z>|, which does not track a direction of variance. It also scales
+    z by w twice.
 
     Args:
-        learning_rounds: number of observed rounds; 0 always sends node 0's vector; the authors use 100.
+        learning_rounds: number of observed rounds; with 0, the vector of node 0 is always sent; the authors use 100.
     """
 
     mean: Tensor

@@ -1,4 +1,7 @@
-"""A round's exchange: honest nodes send models, Byzantine nodes an attack, and each node aggregates its messages."""
+"""Exchange of a round.
+
+Honest nodes send models, Byzantine nodes send an attack, and each node aggregates its messages.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,10 @@ from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Roun
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
-    """Sample uniformly the senders that each of H honest nodes receives; its own index is last: `[H, others + 1]`."""
+    """Sample the senders that each of H honest nodes receives, uniformly, `[H, others + 1]`.
+
+    The last index is the node itself.
+    """
     lots = torch.rand(honest, honest, generator=generator, dtype=torch.float64)  # for any trainer precision
     lots.fill_diagonal_(torch.inf)
     return torch.cat([lots.argsort(dim=1)[:, :others], torch.arange(honest)[:, None]], dim=1)
@@ -27,20 +33,22 @@ def exchanged(
     poison: Tensor | None = None,
     relative: bool = False,
 ) -> Tensor:
-    """Run a round: each node aggregates its own vector, those of H - f - 1 other honest nodes, and f Byzantine vectors.
+    """Run a round.
 
-    Every rank must call this function; each rank computes the Byzantine vector itself.
+    Each node aggregates its own vector, the vectors of H - f - 1 other honest nodes, and f Byzantine vectors.
+
+    Every rank must call this function. Each rank computes the Byzantine vector by itself.
 
     Args:
-        own: vectors sent by this rank's nodes, `[k, D]`.
+        own: vectors that the nodes of this rank send, `[k, D]`.
         hosted: indices of this rank's nodes.
         rule: rule that aggregates the vectors a node receives.
         byzantine: f.
         attack: attack that computes the Byzantine vector.
         number: index of the round.
-        generator: random generator on the CPU, the same on all ranks; samples which vectors each node receives.
-        poison: mean honest vector for flipped labels, as in `Round.poisoned`, `[D]`; None unless the attack flips
-            labels.
+        generator: random generator on the CPU that samples which vectors each node receives; the same on all ranks.
+        poison: mean vector of honest nodes for flipped labels, as in `Round.poisoned`, `[D]`; None if the attack does
+            not flip labels.
         relative: whether `poison` is relative to the mean of the honest vectors.
 
     Returns:

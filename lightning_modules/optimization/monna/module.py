@@ -1,4 +1,7 @@
-"""The LightningModule that trains all honest nodes; a training step is a round."""
+"""The LightningModule that trains all honest nodes.
+
+A training step is a round.
+"""
 
 from typing import Any
 
@@ -25,18 +28,21 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:
-    """Compute each node's mean cross-entropy plus c |theta_i|, `[k]`, from logits `[k, B, K]` and labels `[k, B]`."""
+    """Compute the loss of each node, `[k]`, from logits `[k, B, K]` and labels `[k, B]`.
+
+    The loss is the mean cross-entropy plus c |theta_i|.
+    """
     cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
     return cross_entropy.view_as(label).mean(dim=1) + norm_weight * weights.norm(dim=1)
 
 
 def spread(models: Tensor) -> Tensor:
-    """Compute the mean distance of models `[H, D]` to their mean."""
+    """Compute the mean distance between models `[H, D]` and their mean."""
     return (models - models.mean(dim=0)).norm(dim=1).mean()
 
 
 def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
-    """Tabulate the accuracies of the mean and the worst honest node by round."""
+    """Tabulate the mean accuracy and the accuracy of the worst honest node by round."""
     return Table(
         {
             "round": [number for number, *_ in curve for _ in range(2)],
@@ -48,29 +54,30 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
 
 
 class MoNNA(ClassifierSteps, MethodModule):
-    """Train a classifier on each of several nodes, which exchange models with each other and with Byzantine nodes.
+    """Train a classifier on each of several nodes.
 
-    Training batches hold the same number of images for each honest node (`data.shards`); an optimizer step is a round.
-    Accuracy is averaged over honest nodes; `worst_accuracy` is the accuracy of the worst honest node. The module uses
-    node 0 in prediction, and where a callback needs a `Classifier`. Training on several ranks needs `--config
-    configs/trainer/independent.yaml`.
+    The nodes exchange models with each other and with Byzantine nodes. Training batches have the same number of images
+    for each honest node (`data.shards`). An optimizer step is a round. Accuracy is averaged over honest nodes;
+    `worst_accuracy` is the accuracy of the worst honest node. The module uses node 0 in prediction. It also uses node 0
+    where a callback needs a `Classifier`. Training on several ranks needs `--config configs/trainer/independent.yaml`.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with its weights.
+        network: network that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes start with
+            its weights.
         num_classes: number of classes, K.
-        nodes: n, number of honest and Byzantine nodes.
-        byzantine: f, number of nodes that send the attack; less than a third of all nodes, as the rule requires.
+        nodes: number n of honest and Byzantine nodes.
+        byzantine: number f of nodes that send the attack; less than a third of all nodes, as the rule requires.
         attack: attack that computes the vector sent by Byzantine nodes.
         momentum: beta, in [0, 1).
-        norm_weight: c, loss weight of the norm of a node's weights.
-        rule: rule that aggregates the models received by a node.
-        exchange_gradients: exchange momenta by the same rule before the step, as in LEARN.
-        optimizer: optimizer of the local step; it receives the momentum as gradient.
-        lr_scheduler: stepped every epoch, or every round if its `interval` is "step".
+        norm_weight: loss weight c of the norm of the weights of a node.
+        rule: rule that aggregates the models that a node receives.
+        exchange_gradients: whether to exchange momenta by the same rule before the step, as in LEARN.
+        optimizer: optimizer of the local step, which receives the momentum as gradient.
+        lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
 
     Raises:
-        ValueError: if an argument is out of range, the rule does not tolerate that many Byzantine nodes, or data or
-            trainer settings are incompatible.
+        ValueError: if an argument is out of range, the rule does not tolerate as many Byzantine nodes, or settings of
+            data or trainer are incompatible.
     """
 
     def __init__(
@@ -129,7 +136,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         require_independent(trainer)
         if str(trainer.precision) == "16-mixed":
             raise ValueError(
-                "trainer.precision 16-mixed scales losses, and momenta take gradients as they are: use bf16-mixed"
+                "trainer.precision 16-mixed scales the loss, but momenta need unscaled gradients: use bf16-mixed"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and data is not None:

@@ -1,4 +1,7 @@
-"""The networks of several nodes, stacked in one tensor with a row for each node, and evaluated together."""
+"""The networks of several nodes.
+
+One tensor has a row for each node, and all networks are evaluated together.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -11,10 +14,11 @@ from lightning_modules.distributed.independent import Hosted
 
 
 class NodeNetworks(Hosted):
-    """Copies of a network, with separate weights, momentum and buffers for each of several nodes.
+    """Copies of a network for several nodes.
 
-    A node's row of `weights` holds its trainable parameters, flattened in the order of the network's parameters. Each
-    node has its own buffers, such as BatchNorm statistics, and its own frozen parameters.
+    Each node has separate weights, momentum and buffers. The row of a node in `weights` contains its trainable
+    parameters, flattened in the order of the parameters of the network. Each node has separate buffers, such as
+    BatchNorm statistics, and separate frozen parameters.
 
     Args:
         network: network with the initial weights of all nodes.
@@ -42,20 +46,23 @@ class NodeNetworks(Hosted):
 
     @property
     def skeleton(self) -> nn.Module:
-        """The network without values, in this module's mode, which Lightning may set without calling `train`."""
+        """The network without values, in the mode of this module.
+
+        Lightning may set this mode without calling `train`.
+        """
         return self._skeleton[0].train(self.training)
 
     @property
     def size(self) -> int:
-        """The length D of a node's vector."""
+        """The length D of the vector of a node."""
         return self.weights.shape[1]
 
     def tensors(self, whole: bool = False) -> dict[str, Tensor]:
         """Return the parameters and buffers of k nodes, `[k, ...]` each, by their names in the network.
 
         Args:
-            whole: return the tensors of all nodes, without gradient; every rank must then call this method. False
-                returns the tensors of this rank's nodes.
+            whole: whether to return the tensors of all nodes, without gradient; every rank must then call this method.
+                False returns the tensors of the nodes on this rank.
         """
         weights = self.whole(self.weights) if whole else self.weights
         parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)
@@ -65,10 +72,10 @@ class NodeNetworks(Hosted):
         return trained | {name: self.whole(each) if whole else each for name, each in others.items()}
 
     def each(self, tensors: Mapping[str, Tensor], image: Tensor, shared: bool = False) -> Tensor:
-        """Evaluate each node's network on its images.
+        """Evaluate the network of each node on the images of the node.
 
         Args:
-            tensors: tensors of k nodes, as returned by the method `tensors`.
+            tensors: tensors of k nodes, as the method `tensors` returns them.
             image: one batch for each node, `[k, B, C, H, W]`, or one batch for all nodes, `[B, C, H, W]`.
             shared: whether all nodes get the same batch.
 
@@ -84,6 +91,6 @@ class NodeNetworks(Hosted):
         return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
 
     def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Evaluate only the network of this rank's first node, or of the first node in `tensors`."""
+        """Evaluate only the network of the first node on this rank, or of the first node in `tensors`."""
         first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
         return functional_call(self.skeleton, first, (image,))

@@ -1,8 +1,8 @@
-"""Learn online from a stochastic, drifting stream by optimistic mirror descent, with the last gradient as hint.
+"""Learn online from a stochastic, drifting stream by optimistic mirror descent.
 
-In round t, the learner plays a point x_t of a ball of diameter D; then a loss f_t is sampled from the round's
-distribution, with mean F_t. Optimistic online mirror descent uses the hint M_t = g_{t-1}, where g_t is the gradient of
-f_t at x_t (M_1 = 0):
+The hint is the last gradient. In round t, the learner plays a point x_t of a ball of diameter D. Then a loss f_t is
+sampled from the distribution of the round, whose mean is F_t. Optimistic online mirror descent uses the hint M_t =
+g_{t-1}, where g_t is the gradient of f_t at x_t (M_1 = 0):
 
     x_t = argmin <M_t, x> + D_{R_t}(x, x^_t),    x^_{t+1} = argmin <g_t, x> + D_{R_t}(x, x^_t),    x in the ball.
 
@@ -12,8 +12,9 @@ f_t at x_t (M_1 = 0):
     exp-concave      R_t = ||x||^2_{H_t} / 2,    H_t = (1 + beta G^2 / 2) I + (beta / 2) sum_{s<t} g_s g_s^T,
                      beta = min{1 / (4 G D), alpha} / 2; H^-1 by Sherman and Morrison, projection in the norm of H_t
 
-For moving comparators, N learners have fixed step sizes eta_i = 2^i D / (G sqrt(T)). All learners take the steps of the
-convex case, with the gradient at x_t = sum_i p_{t,i} x_{t,i}. Optimistic Hedge computes the learners' weights:
+For moving comparators, there are N learners with fixed step sizes eta_i = 2^i D / (G sqrt(T)). All learners take the
+steps of the convex case, with the gradient at x_t = sum_i p_{t,i} x_{t,i}. Optimistic Hedge computes the learners'
+weights:
 
     p^_{t+1,i} ~ p^_{t,i} exp(-eps_t l_{t,i}),    p_{t,i} ~ p^_{t,i} exp(-eps_t m_{t,i}),
     l_{t,i} = <g_t, x_{t,i}> + 2 L ||x_{t,i} - x_{t-1,i}||^2,    m_{t,i} the same with g_{t-1},
@@ -25,16 +26,16 @@ Evaluation uses two variations and the regret over the whole stream,
     sum_t F_t(x_t) - min_u sum_t F_t(u)  (static),    sum_t F_t(x_t) - min F_t  (dynamic),
 
 with f_t in place of F_t if the mean is unknown. In the convex case static regret is of the order of
-sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines: online gradient descent with eta_t = D / (G sqrt(t)); mirror
-descent without a hint, M_t = 0; and optimistic FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t
-= D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
+sqrt(sigma^2) + sqrt(Sigma^2). There are three baselines. Online gradient descent has eta_t = D / (G sqrt(t)). Mirror
+descent without a hint has M_t = 0. Optimistic FTRL plays x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with
+eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
-The ensemble's largest step size is the first eta_i of at least 1 / (8 L); PyNOL adds another step size if this eta_i
-equals 1 / (8 L).
+The largest step size of the ensemble is the first eta_i of at least 1 / (8 L). If this eta_i equals 1 / (8 L), PyNOL
+adds another step size.
 
-The theorems were not available in full: delta, the strongly convex step and H_t are reconstructed from memory. The
-ensemble is Sword++ in the same group's PyNOL, and plays the same points up to rounding. The choice of nu and all
-streams are ours, because the paper has no experiments. The variant for non-smooth losses is not included.
+The theorems were not fully available. delta, the strongly convex step and H_t are reconstructed from memory. The
+ensemble is Sword++ in PyNOL, by the same group. It plays the same points up to rounding. The paper has no experiments,
+so the choice of nu and all streams are ours. The variant for non-smooth losses is not included.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

@@ -1,6 +1,6 @@
-"""Projection onto a ball around the origin: in the Euclidean norm and in the norm of a positive definite matrix.
+"""Projection onto a ball around the origin, in the Euclidean norm and in the norm of a positive definite matrix.
 
-Both projections accept tensors or NumPy arrays. On the CPU, NumPy is several times faster for a few numbers.
+Both projections accept tensors or NumPy arrays. For a few numbers on the CPU, NumPy is several times faster.
 """
 
 import math
@@ -15,7 +15,10 @@ CANDIDATES = 64
 
 
 def squared_norm(x: Any) -> Any:
-    """Compute ||x||^2 of x `[d]`: a tensor for a tensor, a plain number for an array."""
+    """Compute ||x||^2 of x `[d]`.
+
+    The result is a tensor for a tensor, and a plain number for an array.
+    """
     return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
 
 
@@ -30,11 +33,11 @@ def project(x: Any, radius: float) -> Any:
 
 
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:
-    """Find the point y of the ball that minimises (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
+    """Find the point y of the ball that minimises (y - x)^T H (y - x).
 
-    The norm ||y|| decreases with nu. A search that divides the interval from 0 to ||H x|| / radius into many parts
-    finds nu with ||y|| = radius. On the CPU, points inside the ball are returned at once; on a GPU, this check is
-    omitted, because it would synchronise.
+    It solves (H + nu I) y = H x with nu >= 0. The norm ||y|| decreases with nu. A search finds nu with ||y|| = radius.
+    It divides the interval from 0 to ||H x|| / radius into many parts. On the CPU, points inside the ball are returned
+    at once. On a GPU, this check would synchronise, so it is omitted.
 
     Args:
         x: `[d]`.

@@ -1,4 +1,4 @@
-"""Online learning on a stream, round by round, with regret computed in hindsight."""
+"""Online learning on a stream, round by round, with the regret computed in hindsight."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -38,22 +38,22 @@ ACCURACY = 1e-6
 
 
 class OnlineConvexOptimization(MethodModule):
-    """Play every round of a stream once, with parameters that start at 0 and stay in a ball; on one or several ranks.
+    """Play every round of a stream once, on one or several ranks.
 
-    The network is in evaluation mode, and linear in the trained parameters, which makes the losses convex in them.
+    Parameters start at 0 and stay in a ball. The network is in evaluation mode, and linear in the trained parameters.
+    The losses are therefore convex in these parameters.
 
     Args:
-        network: maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
-        loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
-        optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
-        rows_per_round: number of rows in a round, over all ranks; their losses are averaged. A batch has one or several
-            rounds.
-        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to each round's loss.
+        network: network that maps features `[n, ...]` to outputs `[n, K]`; K is 1 except for `cross_entropy`.
+        loss: `linear`, which is the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
+        optimizer: optimizer of the trained parameters: `OptimisticOMD`, `OptimisticEnsemble` or a baseline.
+        rows_per_round: number of rows per round over all ranks, with averaged losses; a batch has one or more rounds.
+        ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, added to the loss of each round.
         trained: name of the submodule to train, such as the network's last layer; None trains the whole network.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if a gradient exceeds the optimizer's G, or the
-            dimensions of expected losses and trained parameters differ.
+        ValueError: if an argument is out of range; in training, if a gradient exceeds the bound G of the optimizer, or
+            the dimensions of expected losses and trained parameters differ.
         TypeError: if the optimizer is not from this package.
     """
 
@@ -125,7 +125,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
 
     def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
-        """Play and end a round; return its measurements `MEASURED` and, if known, the expected loss's gradient at 0."""
+        """Play a round; return its measurements and, if known, the gradient of the expected loss at 0."""
         own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # this rank's rows
         target = batch["target"][own] if "target" in batch else None
         losses = self.loss(self.network(batch["features"][own]), target)
@@ -154,7 +154,7 @@ class OnlineConvexOptimization(MethodModule):
         optimizer.check()
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
-        """Do nothing: the test metrics describe the whole stream, as played in training."""
+        """Do nothing, because the test metrics describe the whole stream as it was played in training."""
 
     def on_test_epoch_end(self) -> None:
         for name, value in self._hindsight()[0].items():
@@ -162,7 +162,7 @@ class OnlineConvexOptimization(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the regret by round, against the best fixed point and, if known, each round's best point."""
+        """Tabulate the regret by round, against the best fixed point and, if known, the best point of each round."""
         if not self.history:
             return {}
         curves = self._hindsight()[1]
@@ -176,7 +176,7 @@ class OnlineConvexOptimization(MethodModule):
         return {"regret": Table(columns)}
 
     def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute metrics, and each comparator's regret up to each round; equal on all ranks."""
+        """Compute metrics, and the regret against each comparator up to each round, equal on all ranks."""
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])
@@ -240,7 +240,7 @@ class OnlineConvexOptimization(MethodModule):
 
 
 def whole_order(index: Tensor, size: int) -> Tensor:
-    """Return the positions of a batch's rows over all ranks, `[size]`, in the order of the stream."""
+    """Return the positions of the rows of a batch over all ranks, `[size]`, in the order of the stream."""
     if world_size() == 1:
         return index
     places = torch.cat([torch.arange(process, size, world_size()) for process in range(world_size())])

@@ -1,11 +1,11 @@
-"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and its baselines.
+"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and baselines.
 
-The equations are in the package's docstring. A step takes the gradient of round t at the played point, and immediately
-computes the next point, using the next round's hint. The parameters therefore hold x_{t+1} before round t + 1 starts.
-In any training loop, `loss.backward(); optimizer.step()` plays a round.
+The docstring of the package has the equations. A step takes the gradient of round t at the played point. It immediately
+computes the next point with the hint of the next round. The parameters therefore hold x_{t+1} before round t + 1
+starts. In any training loop, `loss.backward(); optimizer.step()` plays a round.
 
 On the CPU, a round is computed with plain numbers and NumPy arrays that share the tensors' memory. Operations on ten
-numbers cost mostly call overhead, which is several times lower in NumPy than in PyTorch.
+numbers consist mostly of call overhead. It is several times lower in NumPy than in PyTorch.
 """
 
 import math
@@ -26,15 +26,16 @@ Memory = dict[str, Any]
 
 
 class OnlineOptimizer(Optimizer, ABC):
-    """Play a point of the ball of diameter D around the origin in every round; all parameters together form the point.
+    """Play a point of the ball of diameter D around the origin in every round.
 
-    The initial point is projected onto the ball. A learner's memory is in `state`, which checkpoints include.
+    All parameters together form the point. The initial point is projected onto the ball. The memory of a learner is in
+    `state`, and checkpoints include it.
 
     Args:
-        params: parameters of the same dtype on the same device, without groups.
+        params: parameters of the same dtype on the same device, in a single group.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
-            regret bound.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far. There is no proven
+            regret bound for None.
 
     Raises:
         ValueError: if an argument is out of range, or there are groups.
@@ -62,16 +63,19 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
-        """Create the memory before the first round; x `[d]` is the point that the first round plays."""
+        """Create the memory before the first round.
+
+        x `[d]` is the point that the first round plays.
+        """
 
     @abstractmethod
     def decide(self, gradient: Any, memory: Memory) -> Any:
         """Compute the next round's point `[d]`.
 
         Args:
-            gradient: gradient of the round that has ended, at the played point, `[d]`; a tensor or an array.
-            memory: memory of the rounds, updated here; `round` counts the rounds that have ended. If the gradient is an
-                array, the memory holds arrays and plain numbers.
+            gradient: gradient of the round that has just ended, at the played point, `[d]`; a tensor or an array.
+            memory: memory of the rounds, which is updated; `round` counts the rounds that have ended. If the gradient
+                is an array, the memory consists of arrays and plain numbers.
         """
 
     @property
@@ -90,7 +94,7 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """End a round with the parameters' gradients, and play the next point."""
+        """End a round with the gradients of the parameters, and play the next point."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -163,18 +167,20 @@ class OnlineOptimizer(Optimizer, ABC):
 
 
 class OptimisticOMD(OnlineOptimizer):
-    """Optimistic mirror descent, with the last gradient as hint, for three kinds of losses.
+    """Optimistic mirror descent for three kinds of losses.
+
+    The hint is the last gradient.
 
     Args:
-        params: parameters of the same dtype on the same device, without groups.
+        params: parameters of the same dtype on the same device, in a single group.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; None uses the largest norm so far, without a proven
-            regret bound. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
+        G: bound on the norm of all gradients, noise included; None uses the largest norm so far. There is no proven
+            regret bound for None. Exp-concave losses need a number for G. Steps for strongly convex losses ignore G.
         L: smoothness constant of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
-        modulus: lambda for strongly convex losses, alpha for exp-concave losses.
-        delta: term added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
-        hint: use the last gradient as hint; false uses the hint 0.
+        modulus: modulus of the losses: lambda for strongly convex losses, alpha for exp-concave losses.
+        delta: term that is added to 4 G^2 in the step size for convex losses; None uses 10 D^2 L^2.
+        hint: whether to use the last gradient as hint; False uses the hint 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -218,7 +224,10 @@ class OptimisticOMD(OnlineOptimizer):
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Any:
-        """Compute eta_t of the next round; for exp-concave losses, H_t contains eta_t."""
+        """Compute eta_t of the next round.
+
+        For exp-concave losses, H_t contains eta_t.
+        """
         if self.mode == "convex":
             bound = self.bound(memory)
             return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
@@ -250,12 +259,13 @@ def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
 
 
 class OptimisticEnsemble(OnlineOptimizer):
-    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators; a round takes one gradient.
+    """Combine learners with fixed step sizes by optimistic Hedge, for moving comparators.
 
-    Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L); if 1 / (8 L) is smaller, there is one step size.
+    A round takes one gradient. Step sizes double from D / (G sqrt(T)) until they reach 1 / (8 L). If 1 / (8 L) is
+    smaller, there is only one step size.
 
     Args:
-        params: parameters of the same dtype on the same device, without groups.
+        params: parameters of the same dtype on the same device, in a single group.
         D: diameter of the ball around the origin.
         G: bound on the norm of all gradients, noise included.
         T: number of rounds of the stream.
@@ -307,7 +317,7 @@ class OptimisticEnsemble(OnlineOptimizer):
 
 
 def log_softmax(x: Any) -> Any:
-    """Normalise log weights `[N]`, so that the weights sum to 1."""
+    """Normalise log weights `[N]` such that the weights sum to 1."""
     if isinstance(x, Tensor):
         return x.log_softmax(0)
     moved = x - x.max()
@@ -329,10 +339,9 @@ class OptimisticFTRL(OnlineOptimizer):
     """Follow the regularised leader with the last gradient as hint, as Sachs et al. do for the same streams.
 
     Args:
-        params: parameters of the same dtype on the same device, without groups.
+        params: parameters of the same dtype on the same device, in a single group.
         D: diameter of the ball around the origin.
-        G: bound on the norm of all gradients, noise included; the steps do not depend on G, and None disables the
-            check.
+        G: bound on the norm of all gradients, noise included. The steps do not depend on G; None disables the check.
         nu: initial denominator of the step size of optimistic FTRL.
 
     Raises:

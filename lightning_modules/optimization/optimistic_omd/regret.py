@@ -1,4 +1,4 @@
-"""The best points of a ball in hindsight, and the regret against them."""
+"""The best points of a ball in hindsight, and the regret against these points."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ def least_of_quadratic(slope: Tensor, curvature: float, radius: float) -> Tensor
 
 
 class Regret(NamedTuple):
-    """Regret of each round of a stream with known expected losses, and the stream's variation."""
+    """Regret of each round of a stream with known expected losses, and the variation of the stream."""
 
     static: Tensor
     """F_t(x_t) - F_t(u), `[T]`, with u the best point for the whole stream."""
@@ -39,7 +39,7 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
 
     Args:
         expected: F_t(x_t), `[T]`.
-        slope: slope of each round's expected loss, `[T, d]`.
+        slope: slope of the expected loss in each round, `[T, d]`.
         curvature: curvature of the expected losses, the same in all rounds.
         radius: radius of the ball.
     """
@@ -55,7 +55,7 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
 
 
 class Best(NamedTuple):
-    """A point of the ball, its value, and a bound on the difference to the minimum."""
+    """A point of the ball, its value, and a bound on the difference between this value and the minimum."""
 
     point: Tensor
     value: Tensor
@@ -69,15 +69,17 @@ def least_on_ball(
     accuracy: float,
     steps: int = 3000,
 ) -> Best:
-    """Minimise a convex function over the ball by accelerated projected gradients, restarted after overshoots.
+    """Minimise a convex function over the ball by accelerated projected gradients.
 
-    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||; this bound is the stopping criterion.
+    The search restarts after overshoots.
+
+    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||. This bound is the stopping criterion.
 
     Args:
-        objective: returns value and gradient `[d]` at a point `[d]`.
+        objective: function that returns value and gradient `[d]` at a point `[d]`.
         start: initial point of the search, in the ball.
         radius: radius of the ball.
-        accuracy: accuracy of the minimum, relative to 1 + its absolute value.
+        accuracy: accuracy of the minimum, divided by 1 + its absolute value.
         steps: maximum number of steps.
     """
     x = y = start

@@ -1,10 +1,12 @@
-"""Plain descent on a loss of a network's outputs: the baselines of target-based surrogates.
+"""Plain descent on a loss of the outputs of a network.
+
+These are the baselines of target-based surrogates.
 
     theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
 
-with any torch optimizer (`Descent`), or with gradient steps whose size is found by a line search on the batch's loss
-(`LineSearchDescent`, SLS); the step size may grow by a factor of 2 in an epoch. Each batch needs one expensive
-gradient.
+with any torch optimizer (`Descent`), or with gradient steps (`LineSearchDescent`, SLS). SLS finds the step size by a
+line search on the loss of the batch; the step size may grow by a factor of 2 in an epoch. Each batch needs one
+expensive gradient.
 
 Source: Vaswani, Mishkin, Laradji, Schmidt, Gidel and Lacoste-Julien, Painless Stochastic Gradient: Interpolation,
 Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.
@@ -31,8 +33,9 @@ class Descent(OutputLossSteps, MethodModule):
     """Train a network on the mean loss of its outputs with a torch optimizer.
 
     Args:
-        network: maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
+        network: network that maps features or images `[B, ...]` to outputs `[B, K]`.
+        loss: function that maps outputs and targets to the sum of the losses of the samples, like the losses of torch
+            with `reduction: sum`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -70,10 +73,11 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
     """Train a network on the mean loss of its outputs by gradient steps with a line search (SLS).
 
     Args:
-        network: maps features or images `[B, ...]` to outputs `[B, K]`.
-        loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
+        network: network that maps features or images `[B, ...]` to outputs `[B, K]`.
+        loss: function that maps outputs and targets to the sum of the losses of the samples, like the losses of torch
+            with `reduction: sum`.
         initial_step: initial step size of the line search for each batch.
-        c: fraction of the loss's first-order decrease that a step must achieve, in (0, 1).
+        c: fraction of the first-order decrease of the loss that a step must achieve, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range, or the loss is a mean.

@@ -1,8 +1,8 @@
-"""Gradient descent with a line search for the step size: Armijo's condition with backtracking.
+"""Gradient descent with a line search for the step size: the Armijo condition with backtracking.
 
     accept the first step of s, .9 s, .9^2 s, ... with  f(theta - step g) <= f(theta) - c step ||g||^2,   g = grad f.
 
-The host waits for the value of every trial step, and all ranks decide by the same numbers.
+The host waits for the value of every trial step. All ranks decide by the same numbers.
 
 Source: Armijo, Minimization of Functions Having Lipschitz Continuous First Partial Derivatives, Pacific Journal of
 Mathematics 1966; Vaswani et al., Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates,
@@ -46,13 +46,15 @@ def search(
     step: float,
     c: float,
 ) -> Found:
-    """Move parameters, in place, by the first step that meets Armijo's condition; without one, they stay unchanged.
+    """Move parameters, in place, by the first step that meets the Armijo condition.
+
+    If there is none, they do not change.
 
     Args:
         parameters: theta.
         gradient: gradient g, all-reduced over ranks.
         value: loss f(theta), all-reduced over ranks.
-        function: computes f at the current parameters, all-reduced over ranks.
+        function: function that computes f at the current parameters, all-reduced over ranks.
         step: first trial step size s.
         c: required fraction of the first-order decrease, in (0, 1).
     """

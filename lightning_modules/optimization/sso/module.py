@@ -1,4 +1,4 @@
-"""The LightningModule of SSO: one expensive gradient per batch, and m steps on its surrogate."""
+"""The LightningModule of SSO. Each batch takes one expensive gradient, and m steps on its surrogate."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -22,7 +22,9 @@ from lightning_modules.training.logging import log_training
 
 
 def refuse_random_outputs(network: nn.Module) -> None:
-    """Reject layers whose outputs for a batch differ between passes, or change with each pass.
+    """Reject layers whose outputs for a batch differ between passes.
+
+    Also reject layers that change in each pass.
 
     Raises:
         ValueError: if there is a dropout layer, or a BatchNorm in training mode; the message names the first such
@@ -38,18 +40,20 @@ def refuse_random_outputs(network: nn.Module) -> None:
 
 
 class SSO(OutputLossSteps, MethodModule):
-    """Train a network on a loss of its outputs: each gradient of the loss defines a surrogate for m steps.
+    """Train a network on a loss of its outputs.
+
+    Each gradient of the loss defines a surrogate for m steps.
 
     Args:
-        network: maps features or images `[B, ...]` to outputs `[B, K]`; without dropout and without BatchNorm in
-            training mode.
+        network: network that maps features or images `[B, ...]` to outputs `[B, K]`, without dropout, and without
+            BatchNorm in training mode.
         loss: maps outputs and targets to the sum of the samples' losses, like torch's losses with `reduction: sum`.
-        target_step: computes the inverse step size H in the space of outputs.
+        target_step: method that computes the inverse step size H in the space of outputs.
         m: number of steps on the surrogate for each batch.
-        scaling: scaling of the surrogate: `code` is a mean over entries, minimal at z - G/(2H); `paper` is a sum,
-            minimal at z - G/H.
-        initial_step: initial step size of the weights' line search for each batch.
-        c: fraction of the surrogate's first-order decrease that a step must achieve, in (0, 1).
+        scaling: scaling of the surrogate: `code` is a mean over entries with its minimum at z - G/(2H); `paper` is a
+            sum with its minimum at z - G/H.
+        initial_step: initial step size of the line search for the weights, for each batch.
+        c: fraction of the first-order decrease of the surrogate that a step must achieve, in (0, 1).
 
     Raises:
         ValueError: if an argument is out of range, or the loss is a mean; at setup, if the outputs are random.
@@ -100,7 +104,7 @@ class SSO(OutputLossSteps, MethodModule):
         return {"loss": log_training(self, batch, value.detach() / len(at))}
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return this rank's part of the surrogate, as a function of the outputs."""
+        """Return the part of the surrogate on this rank, as a function of the outputs."""
         target, size = inputs_and_target(batch)[1], global_batch_size(batch)
         inverse_step = self.target_step(
             Target(

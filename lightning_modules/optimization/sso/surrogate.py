@@ -1,4 +1,4 @@
-"""The quadratic surrogate of a loss in the space of outputs, in the paper's and in the code's scaling."""
+"""The quadratic surrogate of a loss in the space of outputs, in the scaling of the paper or of the code."""
 
 from typing import Literal
 
@@ -29,7 +29,7 @@ def code_surrogate(outputs: Tensor, at: Tensor, gradient: Tensor, inverse_step: 
         at: z_t, `[b, K]`.
         gradient: G, `[b, K]`.
         inverse_step: inverse step size H, a number or `[b, K]`.
-        entries: divisor of the sum: the number of entries, b K, over all ranks.
+        entries: divisor of the sum; this is the number of entries, b K, over all ranks.
     """
     difference = outputs - at
     linear, square = gradient * difference, difference**2

@@ -1,4 +1,7 @@
-"""Inverse step sizes H in the space of outputs: scheduled, found by a line search, or adaptive as in AdaGrad."""
+"""Inverse step sizes H in the space of outputs.
+
+They are scheduled, found by a line search, or adaptive as in AdaGrad.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +24,7 @@ LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
 
 
 class Target(NamedTuple):
-    """This rank's part of a batch in the space of outputs."""
+    """The part of a batch on this rank, in the space of outputs."""
 
     at: Tensor
     """z_t, `[b, K]`."""
@@ -40,13 +43,16 @@ class Target(NamedTuple):
 
 
 def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
-    """Apply the schedule to H: return H, H sqrt(t) or H T^(t/T)."""
+    """Apply the schedule to H. Return H, H sqrt(t) or H T^(t/T)."""
     factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
     return inverse_step * factors[schedule]
 
 
 class TargetStep(nn.Module, ABC):
-    """Compute H for a batch; state kept between batches is a buffer, or sharded over ranks."""
+    """Compute H for a batch.
+
+    State that persists between batches is a buffer, or sharded over ranks.
+    """
 
     @abstractmethod
     def forward(self, target: Target) -> Tensor:
@@ -57,15 +63,15 @@ class TargetStep(nn.Module, ABC):
         return None
 
     def restore(self, kept: Tensor) -> None:
-        """Load the per-sample state of a checkpoint."""
+        """Load the per-sample state from a checkpoint."""
 
 
 class ScheduledStep(TargetStep):
     """Follow a schedule.
 
     Args:
-        rate: 1/H before the schedule is applied; this is eta in the paper's scaling. The authors use 1/4 for the
-            squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
+        rate: value of 1/H before the schedule is applied; this is eta in the scaling of the paper. The authors use 1/4
+            for the squared loss, 2 for the logistic loss and 1 / (1 - 1/K) for cross-entropy with K classes.
         schedule: schedule of H at batch t of T: `constant` uses H, `stochastic` H sqrt(t), and `exponential` H T^(t/T).
     """
 
@@ -83,11 +89,13 @@ class ScheduledStep(TargetStep):
 
 
 class LineSearchStep(ScheduledStep):
-    """Search for H on the outputs (SSO-SLS): start at H/2, divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+    """Search for H on the outputs (SSO-SLS).
+
+    Start at H/2, and divide by .9 until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
 
     Args:
-        rate: 1/H, where H is the inverse step size before the first batch.
-        schedule: schedule applied to the resulting H: `constant`, `stochastic` or `exponential`.
+        rate: value of 1/H, where H is the inverse step size before the first batch.
+        schedule: schedule of the resulting H: `constant`, `stochastic` or `exponential`.
         c: required fraction of the first-order decrease, in (0, 1).
     """
 
@@ -111,7 +119,9 @@ class LineSearchStep(ScheduledStep):
 
 
 class AdaGradStep(TargetStep):
-    """Compute H sqrt(A) + 1e-6, where A is the sum of ||G||^2 over all batches so far.
+    """Compute H sqrt(A) + 1e-6.
+
+    A is the sum of ||G||^2 over all batches so far.
 
     Args:
         rate: 1/H.
@@ -131,9 +141,10 @@ class AdaGradStep(TargetStep):
 
 
 class DiagonalAdaGradStep(TargetStep):
-    """Compute H sqrt(D), `[b, K]`; D holds the sum of G^2 for each sample and output, clamped to [1e-5, 1e5].
+    """Compute H sqrt(D), `[b, K]`.
 
-    D has N x K numbers, which are sharded over ranks.
+    D is the sum of G^2 for each sample and output, clamped to [1e-5, 1e5]. D consists of N x K numbers, which are
+    sharded over ranks.
 
     Args:
         rate: 1/H.

@@ -1,4 +1,4 @@
-"""The LightningModule of CoLiDE-EV, CoLiDE-NV and the baseline, least squares."""
+"""The LightningModule of CoLiDE-EV, CoLiDE-NV and the least-squares baseline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
@@ -32,22 +32,23 @@ class CoLiDE(MethodModule):
 
     Args:
         nodes: d.
-        variant: `ev` has one noise scale, `nv` one scale for each node, and `ls` is least squares (DAGMA).
-        penalty: lambda, the weight of the sum of absolute weights.
+        variant: variant of the method: `ev` has one noise scale, `nv` has one scale for each node, and `ls` is least
+            squares (DAGMA).
+        penalty: weight lambda of the sum of absolute weights.
         s: domain parameter s of each stage; smaller values shrink the domain of W.
         mu: weight of score and penalty in the objective of the first stage.
         mu_factor: ratio of mu between successive stages.
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
-        learning_rate: Adam's learning rate at the start of a stage.
-        look_every: number of iterations between two checks of the objective; a stage ends once the objective no longer
+        learning_rate: learning rate of Adam at the start of a stage.
+        look_every: number of iterations between two checks of the objective; a stage ends when the objective no longer
             changes.
-        threshold: absolute weight up to which an edge is removed.
+        threshold: edges with an absolute weight up to this number are removed.
         iterations_per_step: number of iterations in a training step; each step logs once.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
-            processes, or a batch does not hold all rows.
+            processes, or a batch does not contain all rows.
     """
 
     sigma: Tensor
@@ -112,7 +113,7 @@ class CoLiDE(MethodModule):
             )
 
     def forward(self) -> Tensor:
-        """Return the estimated weights of an acyclic graph, `[d, d]`."""
+        """Return the weights of the estimated acyclic graph, `[d, d]`."""
         return to_dag(self.weight.detach(), self.threshold)
 
     def test_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -128,7 +129,10 @@ class CoLiDE(MethodModule):
         return {"estimated": estimated}
 
     def predict_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
-        """Return the estimated graph, and write it to the run's `graph.csv`: edges from row to column."""
+        """Return the estimated graph, and write it to `graph.csv` of the run.
+
+        Edges lead from row to column.
+        """
         estimated = self()
         if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             text = pd.DataFrame(estimated.cpu().numpy()).to_csv(index=False)
@@ -137,7 +141,10 @@ class CoLiDE(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the path: objective, acyclicity and noise scale after each training step."""
+        """Tabulate the path.
+
+        The columns are objective, acyclicity and noise scale after each training step.
+        """
         if not self.history:
             return {}
         iteration = [(number + 1) * self.iterations_per_step for number in range(len(self.history))]
@@ -145,7 +152,7 @@ class CoLiDE(MethodModule):
         return {"path": Table(columns, logarithmic=["acyclicity"])}
 
     def image_columns(self, batch: GraphBatch, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
-        """Show true and estimated weights, and the estimated graph drawn over the true one."""
+        """Show true and estimated weights, and draw the estimated graph over the true graph."""
         estimated = outputs["estimated"]
         true = batch.get("w_true", estimated)
         largest = true.abs().max()

@@ -1,4 +1,7 @@
-"""The stages of CoLiDE and DAGMA, iteration by iteration, with their resumable state."""
+"""The stages of CoLiDE and DAGMA, iteration by iteration.
+
+Their state can be resumed.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +41,7 @@ class Schedule:
     """Settings of the stages of a path.
 
     Args:
-        variant: `ev`, `nv` or `ls`; determines score and noise scales.
+        variant: variant of the method, `ev`, `nv` or `ls`; it determines score and noise scales.
         penalty: lambda.
         s: domain parameter s of each stage.
         mu: weight of score and penalty in the first stage.
@@ -60,7 +63,7 @@ class Schedule:
     look_every: int
 
     def length(self, stage: int) -> int:
-        """Return a stage's maximum number of iterations."""
+        """Return the maximum number of iterations of a stage."""
         return self.iterations if stage == len(self.s) - 1 else self.warm_iterations
 
 
@@ -91,9 +94,11 @@ class RegularizationPath:
         return self.stage == len(self.schedule.s)
 
     def observe(self, cov: Array) -> None:
-        """Set X^T X / n, `[d, d]`, before any iteration; a new path's sigma starts at the columns' standard deviations.
+        """Set X^T X / n, `[d, d]`, before any iteration.
 
-        For EV, sigma starts at the smallest of these standard deviations.
+        For a new path, sigma starts at the standard deviations of the columns.
+
+        For EV, sigma starts at the smallest standard deviation.
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
@@ -105,7 +110,7 @@ class RegularizationPath:
             self._begin_stage()
 
     def value(self) -> float:
-        """Compute the stage's objective mu (S + lambda ||W||_1) + h_s(W), at W and sigma."""
+        """Compute the objective mu (S + lambda ||W||_1) + h_s(W) of the stage, at W and sigma."""
         fit = score(self.variance, self.sigma, self.schedule.variant)
         return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
@@ -140,11 +145,14 @@ class RegularizationPath:
                 self._end_stage()
 
     def _inverse(self) -> Array:
-        """Compute (s I - W o W)^-1, which is nonnegative in the domain of h."""
+        """Compute (s I - W o W)^-1.
+
+        It is nonnegative in the domain of h.
+        """
         return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
 
     def _turn(self, slope: Array) -> None:
-        """Update Adam's moments with a gradient, and compute the direction of its step."""
+        """Update the moments of Adam with a gradient, and compute the direction of the step."""
         self.mean *= BETAS[0]
         self.mean += (1 - BETAS[0]) * slope
         self.square *= BETAS[1]
@@ -185,7 +193,7 @@ class RegularizationPath:
             self._begin_stage()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the next iteration depends on, as numbers and tensors."""
+        """Return the state on which the next iteration depends, as numbers and tensors."""
         assert self.start is not None
         arrays = dict(zip(ARRAYS, (*(getattr(self, name) for name in ARRAYS[:-2]), *self.start), strict=True))
         numbers = {name: getattr(self, name) for name in NUMBERS}

@@ -1,4 +1,4 @@
-"""Images of a weighted graph: its matrix as a heat map, and its nodes and edges."""
+"""Images of a weighted graph: the matrix as a heat map, and the nodes and edges."""
 
 import networkx as nx
 import numpy as np
@@ -9,7 +9,10 @@ PIXELS = 480
 
 
 def heat(weight: Tensor, largest: Tensor) -> Tensor:
-    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1]: white for 0, red up to `largest`, blue down to -`largest`."""
+    """Draw a matrix `[d, d]` as `[1, 3, d, d]` in [0, 1].
+
+    The colours are white for 0, red up to `largest`, and blue down to -`largest`.
+    """
     part = (weight / largest).clamp(-1, 1)
     red, blue = part.clamp(min=0), -part.clamp(max=0)
     return (1 - torch.stack([blue, red + blue, red]))[None]

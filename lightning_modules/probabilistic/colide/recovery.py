@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def to_dag(weight: Tensor, threshold: float) -> Tensor:
-    """Zero all weights up to a threshold, then the smallest remaining weights until the graph is acyclic.
+    """Set all weights up to a threshold to zero.
+
+    Then remove the smallest remaining weights until the graph is acyclic.
 
     Args:
         weight: weights of the edges from row to column, `[d, d]`.
@@ -46,7 +48,9 @@ class Recovery(NamedTuple):
 
 
 def recovery(estimated: Tensor, true: Tensor) -> Recovery:
-    """Compare graphs, both `[d, d]` and bool, from row to column.
+    """Compare graphs, both `[d, d]` and bool.
+
+    Edges lead from row to column.
 
     Args:
         estimated: the graph to evaluate.

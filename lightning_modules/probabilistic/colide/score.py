@@ -1,7 +1,6 @@
-"""Score, noise scales and acyclicity of a weighted graph, and gradients with respect to the weights, on NumPy arrays.
+"""Score, noise scales and acyclicity of a weighted graph, and gradients with respect to the weights, in NumPy.
 
-NumPy is used because it takes half of torch's time for graphs of twenty nodes, and a path has a hundred thousand
-iterations.
+For graphs of twenty nodes, NumPy takes half the time of torch. A path has a hundred thousand iterations.
 """
 
 from typing import Any, Literal
@@ -27,7 +26,10 @@ def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]
 
 
 def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
-    """Compute the scales sigma `[d]` that minimise the score, from residual variances `[d]`; 1 for least squares."""
+    """Compute the scales sigma `[d]` that minimise the score, from residual variances `[d]`.
+
+    For least squares, sigma is 1.
+    """
     least = floor * floor  # also for a variance that rounding makes negative
     if variant == "nv":
         return np.sqrt(np.maximum(variance, least))
@@ -42,13 +44,16 @@ def score(variance: Array, sigma: Array, variant: Variant) -> float:
 
 
 def acyclicity(weight: Array, s: float) -> float:
-    """Compute h_s(W), which is zero for acyclic graphs and positive for all other graphs in its domain."""
+    """Compute h_s(W).
+
+    It is zero for acyclic graphs, and positive for all other graphs in its domain.
+    """
     matrix = s * np.eye(len(weight)) - weight * weight
     return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)
 
 
 def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: float, penalty: float) -> Array:
-    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) in W, with sign(0) = 0 and sigma constant.
+    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) with respect to W, with sign(0) = 0 and constant sigma.
 
     Args:
         weight: W, `[d, d]`.

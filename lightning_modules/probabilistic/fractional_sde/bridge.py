@@ -1,4 +1,7 @@
-"""Bridges of fractional motion, learned and compared with the exact solution; see `__init__.py` for the method."""
+"""Bridges of fractional motion.
+
+A learned bridge is compared with the exact solution; see `__init__.py` for the method.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,23 +34,23 @@ from lightning_modules.training.logging import log_same, log_training
 class FractionalBridge(MethodModule):
     """Learn the control that steers paths of fractional noise to their observations.
 
-    Paths start at 0, with drift -theta x and diffusion 1; for such paths, all solvers equal Euler's method. The control
-    is a network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the loss and
-    its terms. `test` also logs `test/excess`, the loss minus the negative log evidence, and `test/std_error`, the root
-    mean square error of the standard deviation over times. After a test, `tables` contains the standard deviations of
-    the learned and the exact bridge, and of two other exact bridges: those of the approximated noise and of white
-    noise.
+    Paths start at 0, with drift -theta x and diffusion 1. For such paths, all solvers equal the Euler method. The
+    control is a network of sin t, cos t, x and Y_1, ..., Y_K. `test` samples a path for each batch entry, and logs the
+    loss and its terms. `test` also logs `test/excess`, the loss minus the negative log evidence. `test/std_error` is
+    the root mean square error of the standard deviation over times. After a test, `tables` contains the standard
+    deviations of the learned bridge and of the exact bridge. It also contains those of two other exact bridges, for the
+    approximate noise and for white noise.
 
     Args:
-        noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
-        theta: strength of the prior drift's pull towards 0, at least 0.
-        hidden_features: widths of the control's hidden layers.
+        noise: noise that drives the equation: `FractionalNoise` or `BrownianNoise`.
+        theta: strength of the pull towards 0 in the prior drift, at least 0.
+        hidden_features: widths of the hidden layers of the control.
         substeps: number of integration steps between two times of the data.
-        optimizer: built on the control's parameters, and on H if it is learned.
+        optimizer: optimizer of the parameters of the control, and of H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the step size, or the
+        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the step size, or if the
             precision is too low.
     """
 
@@ -77,7 +80,7 @@ class FractionalBridge(MethodModule):
         check_run(self.trainer, self.noise, self.substeps)
 
     def posterior(self, batch: SequenceBatch) -> SolutionPath:
-        """Sample a path for each batch entry."""
+        """Sample a path for each entry of the batch."""
         observed, interval = batch["observed"], batch["interval"]
         check_step(self.noise.gamma_max, interval, self.substeps)
         dt, num_steps = interval / self.substeps, (observed.shape[1] - 1) * self.substeps

@@ -1,13 +1,13 @@
-"""Covariances of linear equations, and the minimum loss of a control for such equations, without sampling paths.
+"""Covariances of linear equations, and the minimum loss of a control for a linear equation.
 
-With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ..., Y_K) then follows dZ =
-M Z dt + c dW, and over a time h
+No paths are sampled. With drift -theta x and diffusion 1, all distributions are Gaussian. The state Z = (X, Y_1, ...,
+Y_K) then follows dZ = M Z dt + c dW, and over a time h
 
     Cov Z(t + h) = e^(M h) Cov Z(t) e^(M h)^T + Q,   Q = int_0^h e^(M v) c c^T e^(M v)^T dv,
     Cov(Z(t + h), Z(s)) = e^(M h) Cov(Z(t), Z(s)) for s <= t.
 
-One exponential of a matrix of twice the size gives both e^(M h) and Q (Van Loan, Computing Integrals Involving the
-Matrix Exponential, IEEE Transactions on Automatic Control 1978).
+A single matrix exponential, of a matrix with twice as many rows, gives both e^(M h) and Q (Van Loan, Computing
+Integrals Involving the Matrix Exponential, IEEE Transactions on Automatic Control 1978).
 """
 
 import torch
@@ -53,7 +53,7 @@ def least_loss(covariance: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
     Args:
         covariance: covariance of X, `[F, F]`, float64.
         observed: x, `[F]`.
-        sigma: standard deviation of the observation at each time, `[F]`; infinite at times without observation.
+        sigma: standard deviation of the observation at each time, `[F]`; infinity marks times without an observation.
     """
     seen = sigma.isfinite()
     x, noise = observed[seen], sigma[seen].square()

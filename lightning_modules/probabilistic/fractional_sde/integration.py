@@ -2,8 +2,9 @@
 
     dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
 
-Without u, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior, whose relative entropy
-to the prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+With u = 0, this equation is the prior. The control u(t, X, Y) turns the prior into the posterior. The relative entropy
+of the posterior to the prior is E int |u|^2 / 2 dt (Girsanov). Each dimension of X has separate W, Y_1..Y_K and u, so s
+is diagonal.
 """
 
 from collections.abc import Callable
@@ -37,10 +38,10 @@ class SolutionPath(NamedTuple):
 
 
 def check_step(gamma_max: float, interval: float, substeps: int) -> None:
-    """Reject step sizes at which the integration of the fastest process is unstable.
+    """Reject step sizes that make the integration of the fastest process unstable.
 
     Raises:
-        ValueError: if the step size is too large; the message names a sufficient number of substeps.
+        ValueError: if the step size is too large; the message gives a sufficient number of substeps.
     """
     if gamma_max * interval / substeps >= STABLE:
         enough = int(gamma_max * interval / STABLE) + 1
@@ -52,9 +53,11 @@ def check_step(gamma_max: float, interval: float, substeps: int) -> None:
 
 
 def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
-    """Reject a run whose precision is too low, or whose steps are too long for its data's time interval, where known.
+    """Reject a run if its precision is too low.
 
-    Mixed precision applies only to networks: paths and weights are computed outside of autocast.
+    If the time interval of the data is known, also reject steps that are too long.
+
+    Mixed precision applies only to networks. Paths and weights are computed outside of autocast.
 
     Raises:
         ValueError: if precision or steps are unsuitable; the message names the setting.
@@ -89,12 +92,12 @@ def integrate(
 ) -> SolutionPath:
     """Integrate paths of the posterior or, without a control, of the prior.
 
-    Euler's method integrates the equation in Ito's sense,
+    The Euler method integrates the equation in the sense of Ito,
 
         X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
 
-    Milstein's method integrates the equation in Stratonovich's sense, and adds g g' dW^2 / 2, with g = s sum_k omega_k.
-    If s is constant, the two methods are equal.
+    The Milstein method integrates the equation in the sense of Stratonovich. It adds g g' dW^2 / 2 with g = s sum_k
+    omega_k. If s is constant, the two methods are equal.
 
     Args:
         x: initial X, `[B, D]`.
@@ -104,8 +107,8 @@ def integrate(
         substeps: number of steps between two successive times of the result.
         gamma: speeds, `[K]`.
         omega: weights, `[K]`.
-        drift: drift b, which maps X to `[B, D]`.
-        diffusion: s, maps X to `[B, D]`; each entry depends only on the same entry of X.
+        drift: function b that maps X to the drift, `[B, D]`.
+        diffusion: function s of X; each entry of the result depends only on the same entry of X.
         control: control u; None means u = 0.
         solver: integration method, `euler` or `milstein`.
     """
@@ -140,7 +143,8 @@ def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
     Args:
         given: observations predicted from X, `[B, F, ...]`.
         observed: `[B, F, ...]`.
-        sigma: standard deviation at each time, `[F]`; None uses sigma^2 = 1 / 2, which gives the sum of squared errors.
+        sigma: standard deviation at each time, `[F]`; None sets sigma^2 = 1 / 2, so that the result is the sum of
+            squared errors.
     """
     squares = (given - observed).square().flatten(2).sum(dim=2)
     return squares.sum(dim=1) if sigma is None else 0.5 * (squares * sigma.pow(-2)).sum(dim=1)

@@ -1,4 +1,7 @@
-"""Networks in the equation: drift and control see all dimensions jointly, diffusion each dimension separately."""
+"""Networks in the equation.
+
+Drift and control depend on all dimensions jointly; the diffusion of a dimension depends only on that dimension.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +17,7 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
         in_features: number of inputs.
         hidden_features: widths of the hidden layers.
         out_features: number of outputs.
-        zero: initialise the last layer to 0; the control then has no effect initially.
+        zero: whether to initialise the last layer to 0, so that the control has no effect at first.
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise([in_features, *hidden_features]):
@@ -27,9 +30,10 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
 
 
 class DiagonalDiffusion(nn.Module):
-    """Map each of D numbers to a positive number by a separate network Linear-tanh-...-Linear-softplus.
+    """Map each of D numbers to a positive number.
 
-    All D networks are evaluated in one batched product, and initialised like `nn.Linear`.
+    Every number has a separate network Linear-tanh-...-Linear-softplus. All D networks are evaluated in one batched
+    product. Their layers are initialised like `nn.Linear`.
 
     Args:
         num_latents: D.

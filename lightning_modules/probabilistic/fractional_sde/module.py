@@ -1,4 +1,4 @@
-"""Latent equations of paths and videos; see `__init__.py` for the method."""
+"""Latent stochastic differential equations for paths and videos; see `__init__.py` for the method."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ BETWEEN = 2
 
 
 class Terms(NamedTuple):
-    """Terms of the loss of each sequence, `[B]`."""
+    """Terms of the loss, one value per sequence, `[B]`."""
 
     nll: Tensor
     kl_start: Tensor
@@ -49,31 +49,32 @@ class Terms(NamedTuple):
 
 
 class FractionalLatentSDE(MethodModule):
-    """Learn an equation whose latent path decodes to sequences: points of paths, or frames of videos.
+    """Learn a latent equation.
 
-    The features of all observations determine the distribution of X(0) and the control; the features' median determines
-    the time-invariant content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of
-    the loss. For videos, `test` also logs `test/reconstruction_psnr`, and `test/psnr` of the frames after the first
-    `num_given`. Those frames are predicted from the given frames alone: along the posterior up to the last given frame,
-    then along the prior.
+    A decoder maps its paths to sequences: points of paths, or frames of videos. The features of all observations
+    determine the distribution of X(0) and the control. The median of the features determines the time-invariant
+    content. `test` logs means over sequences: `test/elbo`, which is minus the loss, and the terms of the loss. For
+    videos, `test` also logs `test/reconstruction_psnr`, and it logs `test/psnr` for the frames after the first
+    `num_given`. The frames after the first `num_given` are predicted from the given frames alone. The path follows the
+    posterior up to the last given frame, and the prior afterwards.
 
     Args:
         noise: noise that drives the equation, `FractionalNoise` or `BrownianNoise`.
         encoder: maps observations `[N, ...]` to features `[N, num_features]`.
-        decoder: maps contents and X, concatenated, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
+        decoder: maps contents and X, concatenated to `[N, num_contents + num_latents]`, to observations `[N, ...]`.
         num_latents: number of dimensions D of the latent X.
         num_features: number of features of each observation.
         num_contents: number of time-invariant features; 0 disables them.
         hidden_features: widths of the hidden layers of drift, diffusion and control.
         solver: `milstein`, for a Stratonovich equation, or `euler`, for an Ito equation.
         substeps: number of integration steps between two observations.
-        num_given: number of observations from which `test` predicts the others, at least 3.
-        optimizer: built on all parameters, including H if it is learned.
+        num_given: number of observations from which `test` predicts the other observations, at least 3.
+        optimizer: optimizer of all parameters, including H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or widths of networks do not match; at setup, if gamma_max is too
-            large for the step size, the precision is too low, or sequences are too short to predict.
+        ValueError: if an argument is out of range, or the widths of two networks do not match; at setup, if gamma_max
+            is too large for the step size, the precision is too low, or sequences are too short for a prediction.
     """
 
     def __init__(
@@ -130,13 +131,19 @@ class FractionalLatentSDE(MethodModule):
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
-        """Infer the path's start and the control's input from observations; also return `[B, num_contents]` content."""
+        """Infer the start of the path and the input of the control from observations.
+
+        Also return the content, `[B, num_contents]`.
+        """
         features = self.encoder(observed.flatten(0, 1)).unflatten(0, observed.shape[:2])
         content = features[:, 0, :0] if self.content is None else self.content(features)
         return self.inference(features), content
 
     def led_by(self, context: Tensor) -> Control:
-        """Return the control for features `[B, F, num_features]`, which are interpolated between two observations."""
+        """Return the control for features `[B, F, num_features]`.
+
+        Features are interpolated between two observations.
+        """
 
         def control(step: int, x: Tensor, y: Tensor) -> Tensor:
             place, after = divmod(step, self.substeps)
@@ -158,7 +165,10 @@ class FractionalLatentSDE(MethodModule):
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def reconstructed(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
-        """Sample a path of the posterior for each sequence: return the loss terms, and observations `[B, F, ...]`."""
+        """Sample a path of the posterior for each sequence.
+
+        Return the loss terms and the decoded observations `[B, F, ...]`.
+        """
         observed = batch["observed"]
         start, content = self.inferred(observed)
         mean, std = start.mean.to(observed.dtype), start.std.to(observed.dtype)
@@ -170,7 +180,10 @@ class FractionalLatentSDE(MethodModule):
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
     def predicted(self, batch: SequenceBatch) -> Tensor:
-        """Predict the observations after the first `num_given`, which are reconstructed; return all, `[B, F, ...]`."""
+        """Predict the observations after the first `num_given`, and reconstruct the first `num_given`.
+
+        Return all, `[B, F, ...]`.
+        """
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
         x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)
@@ -213,7 +226,7 @@ class FractionalLatentSDE(MethodModule):
             log_same(self, f"test/{name}", value)
 
     def image_columns(self, batch: SequenceBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show frames of each video; from top to bottom: true, reconstructed from all frames, and predicted."""
+        """Show true, reconstructed and predicted frames of each video, from top to bottom."""
         rows = [batch["observed"], outputs["reconstructed"], outputs["predicted"]]
         white = torch.ones_like(rows[0][..., :BETWEEN, :])
         strip = torch.cat([rows[0], white, rows[1].to(white), white, rows[2].to(white)], dim=-2)

@@ -1,4 +1,4 @@
-"""The authors' networks for videos: for frames, for time-invariant content, and for the start of the path."""
+"""The networks of the authors for videos: for frames, for time-invariant content, and for the start of the path."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,11 +12,13 @@ GROUPS = 8
 
 
 class FrameEncoder(nn.Module):
-    """Conv-MaxPool-GroupNorm-SiLU blocks, each of which halves the resolution, and a linear layer.
+    """A stack of Conv-MaxPool-GroupNorm-SiLU blocks and a linear layer.
+
+    Each block halves the resolution.
 
     Args:
         in_channels: channels of a frame.
-        channels: channels of each block, multiples of 8.
+        channels: number of channels of each block, multiples of 8.
         image_size: height and width of a frame, a multiple of 2^(number of blocks).
         num_features: number of output features.
 
@@ -46,12 +48,15 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """A linear layer, Conv-GroupNorm-upsample-SiLU blocks, each of which doubles the resolution, and two convolutions.
+    """A linear layer, a stack of Conv-GroupNorm-upsample-SiLU blocks, and two convolutions.
+
+    Each block doubles the resolution.
 
     Args:
-        in_features: number of inputs, `num_contents` plus `num_latents`.
+        in_features: number of inputs, equal to `num_contents` plus `num_latents`.
         out_channels: channels of a frame.
-        channels: channels of each block, multiples of 8; the first block has as many input as output channels.
+        channels: number of output channels of each block, multiples of 8; the first block has the same number of input
+            channels.
         image_size: height and width of a frame, a multiple of 2^(number of blocks).
 
     Raises:
@@ -93,10 +98,12 @@ def _least_side(image_size: int, channels: Sequence[int]) -> int:
 
 
 class Content(nn.Module):
-    """Compute time-invariant content: Linear-SiLU-Linear of the median over the frames of each feature.
+    """Compute time-invariant content.
+
+    A network Linear-SiLU-Linear maps the median of each feature over the frames.
 
     Args:
-        num_features: number of inputs, and of hidden units.
+        num_features: number of inputs, and number of hidden units.
         num_contents: number of output features.
     """
 
@@ -113,7 +120,7 @@ class Content(nn.Module):
 
 
 class Inferred(NamedTuple):
-    """The distribution of X(0), and the control's input."""
+    """The distribution of X(0), and the input of the control."""
 
     mean: Tensor
     """`[B, D]`."""
@@ -124,7 +131,9 @@ class Inferred(NamedTuple):
 
 
 class Inference(nn.Module):
-    """Infer a path's start and the control's input, by two convolutions over time and three layers on the first frames.
+    """Infer the start of a path and the input of the control.
+
+    The network has two convolutions over time, and three layers on the first frames.
 
     Args:
         num_features: number of features of each frame.
@@ -147,7 +156,7 @@ class Inference(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Inferred:
-        """Infer the start and the control's input from features `[B, F, num_features]` of at least three frames."""
+        """Infer start and input of the control from features `[B, F, num_features]` of at least three frames."""
         context = self.context(features.mT).mT
         told = torch.cat([context[:, 0], features[:, 0], features[:, 1], features[:, 2]], dim=1)
         mean, log_variance = self.start(told).chunk(2, dim=1)

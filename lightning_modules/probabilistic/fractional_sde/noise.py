@@ -17,7 +17,7 @@ class Noise(nn.Module, ABC):
 
     Args:
         gamma: speeds of the processes, `[K]`, float64.
-        stationary: whether Y(0) has the stationary distribution; otherwise Y(0) is 0.
+        stationary: whether Y(0) has the stationary distribution; if False, Y(0) is 0.
     """
 
     gamma: Tensor
@@ -55,17 +55,17 @@ class Noise(nn.Module, ABC):
 class FractionalNoise(Noise):
     """Fractional Brownian motion, approximated by K Ornstein-Uhlenbeck processes (MA-fBM).
 
-    The weights are computed in double precision, regardless of the trainer's precision, because their equations are
-    ill-conditioned: in single precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
+    The weights are always computed in double precision, because their equations are ill-conditioned. In single
+    precision the error is 1e-4 for K = 5 and 0.03 for K = 10.
 
     Args:
-        hurst: H, in (0, 1); None learns H, starting at 0.5.
-        kind: `I` has stationary increments (Mandelbrot and Van Ness); `II` has no past before time 0 (Riemann and
-            Liouville).
+        hurst: Hurst index H, in (0, 1); None learns H from the initial value 0.5.
+        kind: type of the motion: `I` has stationary increments (Mandelbrot and Van Ness); `II` has no past before time
+            0 (Riemann and Liouville).
         num_processes: number of processes K, at least 2.
         gamma_max: speed of the fastest process, above 1; the slowest process has the inverse speed. An integration step
             must be shorter than 0.5 / gamma_max.
-        horizon: T, length of the time interval over which the weights minimise the mean squared error.
+        horizon: length T of the time interval over which the weights minimise the mean squared error.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -107,7 +107,10 @@ class FractionalNoise(Noise):
 
 
 class BrownianNoise(Noise):
-    """White noise, as a process with gamma 0 and omega 1: the baseline of fractional noise."""
+    """White noise, written as one process with gamma 0 and omega 1.
+
+    This is the baseline of fractional noise.
+    """
 
     def __init__(self) -> None:
         super().__init__(torch.zeros(1, dtype=torch.float64, device="cpu"), stationary=False)

@@ -11,8 +11,8 @@ regularised incomplete gamma functions P and Q,
     II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
         b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
 
-B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. Y(0) has the stationary distribution
-for type I, whose increments are stationary, with covariance 1 / (gamma_i + gamma_j); for type II, Y(0) is 0.
+B is the fractional Brownian motion of `datamodules.sequences.fractional_motion`. For type I, increments are stationary,
+so Y(0) has the stationary distribution with covariance 1 / (gamma_i + gamma_j). For type II, Y(0) is 0.
 """
 
 import math
@@ -32,16 +32,19 @@ LEVELS = 31
 
 
 def speeds(num_processes: int, gamma_max: float) -> Tensor:
-    """Compute K geometric speeds around 1, gamma_k = r^(k - (K + 1) / 2), `[K]`, with r = gamma_max^(2 / (K - 1))."""
+    """Compute K geometric speeds around 1, `[K]`.
+
+    gamma_k = r^(k - (K + 1) / 2) with r = gamma_max^(2 / (K - 1)).
+    """
     place = torch.arange(num_processes, dtype=torch.float64, device="cpu") - (num_processes - 1) / 2
     return (place * (2 * math.log(gamma_max) / (num_processes - 1))).exp()
 
 
 def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, unlike PyTorch's functions.
+    """Compute P(alpha, z) and Q(alpha, z) e^z.
 
-    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z
-    without overflow or cancellation.
+    Unlike the functions of PyTorch, they are differentiable in alpha. Below `SWITCH`, P e^z = sum_n z^(alpha + n) /
+    Gamma(alpha + n + 1). Above `SWITCH`, a continued fraction gives Q e^z without overflow or cancellation.
 
     Args:
         alpha: shape parameter of the incomplete gamma functions, positive, float64.
@@ -92,7 +95,7 @@ def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) ->
 def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
     """Compute (1 / T) int_0^T E (B - Bhat)^2 dt for any weights; for the arguments see `normal_equations`.
 
-    For type I, the authors' code returns another value, which lacks V_H and the factor 2 of the middle term.
+    For type I, the code of the authors returns another value. It lacks V_H and the factor 2 of the middle term.
     """
     matrix, right = normal_equations(gamma, hurst, horizon, kind)
     if kind == "I":

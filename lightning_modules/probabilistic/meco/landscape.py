@@ -1,9 +1,11 @@
-"""Energies with one parameter, and the curvature of objectives at the truth: a normal distribution with unknown mean.
+"""Energies with one parameter, and the curvature of objectives at the truth.
 
-Let data be N(R, 1), noise N(0, 1), and f = theta x - x^2 / 2 the exponential family. Then the likelihood's objective is
-(theta - R)^2 / 2, with curvature 1 for any R. The noise-contrastive objective is a function of (theta, c), and almost
-flat for large R: with h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1)
-(x, 1)^T], over data and noise.
+The data have a normal distribution with unknown mean.
+
+Let data be N(R, 1), noise N(0, 1), and f = theta x - x^2 / 2 the exponential family. Then the objective of maximum
+likelihood is (theta - R)^2 / 2. Its curvature is 1 for every R. The noise-contrastive objective is a function of
+(theta, c), and it is almost flat for large R. With h = f + c - log q and s' the derivative of the sigmoid, its Hessian
+at the truth is E [s'(h) (x, 1) (x, 1)^T], over data and noise.
 """
 
 import math
@@ -16,7 +18,10 @@ from torch import Tensor, nn
 
 
 class LocationEnergy(nn.Module):
-    """The energy f(x) = -(x - theta)^2 / 2, theta initially 0; the normalising constant does not depend on theta."""
+    """The energy f(x) = -(x - theta)^2 / 2 with theta initially 0.
+
+    Its normalising constant does not depend on theta.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +32,10 @@ class LocationEnergy(nn.Module):
 
 
 class ExponentialEnergy(LocationEnergy):
-    """The energy f(x) = theta x - x^2 / 2 of an exponential family, whose constant increases as exp(theta^2 / 2)."""
+    """The energy f(x) = theta x - x^2 / 2 of an exponential family.
+
+    Its normalising constant increases as exp(theta^2 / 2).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return self.theta * x - x.square() / 2
@@ -46,7 +54,7 @@ def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
 
 
 def contrast_curvature(truth: float) -> tuple[float, float]:
-    """Compute the smallest and largest eigenvalue of the noise-contrastive Hessian at the truth, by quadrature."""
+    """Compute the smallest and the largest eigenvalue of the noise-contrastive Hessian at the truth, by quadrature."""
 
     def integral(power: int) -> float:
         def integrand(x: float) -> float:

@@ -31,19 +31,21 @@ AT_ONCE = 2**14
 
 
 class MECO(MethodModule):
-    """Fit the energy of a density with unknown normalising constant to points or images.
+    """Fit the energy of a density to points or images.
+
+    The normalising constant is unknown.
 
     Args:
-        network: maps points `[B, D]`, or images, to energies f `[B, 1]`.
-        noise: the distribution q; parameters that are not given are fitted to the training data.
-        objective: loss of the energies; `MovingAverage` is MECO.
-        image_shape: C, H and W, if the data are images in [0, 1].
-        grid_half_width: half the side of a square around 0, on which a density in the plane is normalised and plotted.
-            None estimates the normalising constant from new samples of q.
+        network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`.
+        noise: noise distribution q; parameters that are None are fitted to the training data.
+        objective: loss function of the energies; `MovingAverage` is MECO.
+        image_shape: numbers C, H and W if the data are images in [0, 1].
+        grid_half_width: half the side of a square around 0; a density in the plane is normalised and plotted on this
+            square. None estimates the normalising constant from new samples of q.
         evaluation_draws: number of samples from q for the normalisation.
         langevin_steps: number of Langevin steps in `sample`, starting from samples of q.
-        langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
-        optimizer: built on the trainable parameters of network and objective.
+        langevin_step_size: step size a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
+        optimizer: optimizer of the trainable parameters of network and objective.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -121,7 +123,10 @@ class MECO(MethodModule):
         log_same(self, "train/log_partition", self.objective.log_partition())
 
     def log_partition(self) -> Tensor:
-        """Compute log Z on the grid, or with new samples from q that are the same on all ranks."""
+        """Compute log Z on the grid, or with new samples from q.
+
+        All ranks use the same samples.
+        """
         if self.grid_half_width is not None:
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
         z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))

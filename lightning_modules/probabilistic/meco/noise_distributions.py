@@ -1,4 +1,4 @@
-"""Noise distributions to sample from and score: Gaussian, mixtures of Gaussians fitted to data, and uniform."""
+"""Noise distributions with known density: Gaussian, mixtures of Gaussians fitted to data, and uniform."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +20,10 @@ class NoiseDistribution(nn.Module, ABC):
     """Whether `fit` must be called before training."""
 
     def fit(self, points: Tensor) -> None:
-        """Fit the distribution to training points `[N, D]`, before training; fixed distributions stay unchanged."""
+        """Fit the distribution to training points `[N, D]` before training.
+
+        Fixed distributions do not change.
+        """
 
     @abstractmethod
     def sample(self, n: int, draw: Draw) -> Tensor:
@@ -108,12 +111,12 @@ class GaussianMixtureNoise(NoiseDistribution):
 
 
 class GaussianNoise(GaussianMixtureNoise):
-    """Gaussian noise around 0, or with the training data's mean and a multiple of their covariance.
+    """Gaussian noise around 0, or around the mean of the training data with a multiple of their covariance.
 
     Args:
         dim: D.
-        std: standard deviation of each coordinate, for noise around 0.
-        widened: factor by which the data's covariance is multiplied; None gives noise around 0.
+        std: standard deviation of each coordinate, used for noise around 0.
+        widened: factor of the covariance of the data; None gives noise around 0.
 
     Raises:
         ValueError: if an argument is out of range.

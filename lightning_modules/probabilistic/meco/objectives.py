@@ -1,4 +1,7 @@
-"""Objectives that replace the exact normalising constant by a moving average, a batch's own mean, or noise contrast."""
+"""Objectives without the exact normalising constant.
+
+They use a moving average, the mean of a batch, or noise contrast instead.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +18,7 @@ LARGEST_LOG_WEIGHT = 20.0
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
-    """Compute the logarithm of the mean of exp v over all ranks' values, in float64 and without gradient.
+    """Compute log mean exp(v) over the values of all ranks, in float64 and without gradient.
 
     Args:
         values: values v, `[B]`; B may differ between ranks.
@@ -31,11 +34,14 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of the energies at data and at noise; its gradient with respect to them trains the network."""
+    """A loss of the energies at data and at noise.
+
+    Its gradient with respect to these energies trains the network.
+    """
 
     @abstractmethod
     def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
-        """Compute the loss of this rank's rows.
+        """Compute the loss of the rows on the current rank.
 
         Args:
             at_data: f(x), `[B]`.
@@ -56,7 +62,9 @@ def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tens
 
 
 class MovingAverage(Objective):
-    """Divide by a moving average of the batches' estimates of Z, the same on all ranks (MECO).
+    """Divide by a moving average of the estimates of Z from all batches.
+
+    The average is the same on all ranks (MECO).
 
     Args:
         beta: weight of the current batch in the average, in (0, 1].
@@ -86,17 +94,22 @@ class MovingAverage(Objective):
 
 
 class PlugIn(MovingAverage):
-    """Divide by the batch's own estimate of Z: self-normalised importance sampling, whose gradient is biased."""
+    """Divide by the estimate of Z from the current batch: self-normalised importance sampling.
+
+    Its gradient is biased.
+    """
 
     def __init__(self) -> None:
         super().__init__(beta=1.0)
 
 
 class NoiseContrastive(Objective):
-    """Classify data against noise with log odds f(x) + c - log q(x), where c is learned in place of -log Z (NCE).
+    """Classify data against noise with log odds f(x) + c - log q(x).
+
+    The constant c is learned in place of -log Z (NCE).
 
     Args:
-        start: initial value of c, the learned constant.
+        start: initial value of the learned constant c.
     """
 
     def __init__(self, start: float = 0.0) -> None:

@@ -1,15 +1,15 @@
 """Kernels of infinitely wide networks, layer by layer: output covariance (NNGP) and tangent kernel (NTK).
 
-Weights W and biases beta are N(0, 1) and scaled in the forward pass: a layer is w W h / sqrt(n) + b beta. Each layer
-maps the covariances K of pairs of inputs. Optionally, each layer also maps the tangent kernel T, the inner product of
-the gradients:
+Weights W and biases beta are N(0, 1), and the forward pass scales them: a layer is w W h / sqrt(n) + b beta. Each layer
+maps the covariances K of pairs of inputs. Optionally, each layer also maps the tangent kernel T. T is the inner product
+of the gradients:
 
     dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
     activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
     convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
     flattening:  K and T are averaged over pixels.
 
-Without pooling, convolutional networks need only covariances of pixels at equal positions.
+Without pooling, convolutional networks need only the covariances of pixels at the same position.
 """
 
 import math
@@ -28,7 +28,10 @@ MOMENTS = {"relu": relu_moments, "erf": erf_moments}
 
 
 class Pairs(NamedTuple):
-    """Covariances of a layer's outputs for pairs of inputs; per pixel in convolutional layers, `[..., H, W]`."""
+    """Covariances of the outputs of a layer for pairs of inputs.
+
+    Convolutional layers have one per pixel, `[..., H, W]`.
+    """
 
     first: Tensor
     """Variances at the first inputs, `[N, 1, ...]`."""
@@ -40,7 +43,7 @@ class Pairs(NamedTuple):
     """The tangent kernel, `[N, M, ...]`, or None."""
 
     def each(self, other: "Pairs") -> "Pairs":
-        """Add the covariances of another, independent branch."""
+        """Add the covariances of another branch that is independent of this branch."""
         tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
         first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
         return Pairs(first, second, covariance, tangent)
@@ -54,7 +57,10 @@ def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
 
 
 def activated(pairs: Pairs, name: ActivationName) -> Pairs:
-    """Apply an activation; variances are computed exactly, not from a rounded angle."""
+    """Apply an activation.
+
+    Variances are computed exactly, without a rounded angle.
+    """
     moments = MOMENTS[name]
     covariance, derivative = moments(*pairs[:3])
     first, second = (moments(k, k, k)[0] for k in pairs[:2])
@@ -62,7 +68,10 @@ def activated(pairs: Pairs, name: ActivationName) -> Pairs:
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
-    """Average over 3 x 3 windows with padding; only the stride reduces the size."""
+    """Average over 3 x 3 windows with padding.
+
+    Only the stride reduces the size.
+    """
     sides: list[int] = []
     for size in (k.shape[-1], k.shape[-2]):
         missing = (math.ceil(size / stride) - 1) * stride + 3 - size
@@ -128,9 +137,10 @@ class ConvolutionalNetwork(Architecture):
 
 
 class ConvolutionalResidualNetwork(Architecture):
-    """A convolution and four groups of pre-activation blocks; the last three groups halve the resolution.
+    """A convolution and four groups of pre-activation blocks.
 
-    The first block of a group has a convolution on its shortcut. There is no activation before the last layer.
+    Each of the last three groups halves the resolution. The first block of a group has a convolution on its shortcut.
+    The last layer has no activation before it.
     """
 
     convolutional = True
@@ -152,7 +162,7 @@ def raw_of(value: float) -> Tensor:
 
 
 class Positive(nn.Module):
-    """A positive scalar, the softplus of a parameter.
+    """A positive scalar: the softplus of a parameter.
 
     Args:
         value: initial value.
@@ -168,15 +178,17 @@ class Positive(nn.Module):
 
 
 class NetworkKernel(nn.Module):
-    """Kernel of a network with one output and no bias in the last layer; all standard deviations are trainable.
+    """Kernel of a network with one output and without a bias in the last layer.
+
+    All standard deviations are trainable.
 
     Args:
         architecture: the network without its last layer.
-        weight_std: w, standard deviation of the weights, for all layers but the last.
+        weight_std: standard deviation w of the weights of all layers but the last.
         bias_std: b, positive.
-        last_std: w, standard deviation of the weights, for the last layer.
-        train_last: whether `last_std` is trainable, which is redundant if the scale is random and trainable.
-        tangent: use the tangent kernel of all layers instead of the output covariance.
+        last_std: standard deviation w of the weights of the last layer.
+        train_last: whether `last_std` is trainable; this is redundant if the scale is random and trainable.
+        tangent: whether to use the tangent kernel of all layers instead of the output covariance.
 
     Raises:
         ValueError: if a standard deviation is not positive.

@@ -38,18 +38,21 @@ AT_ONCE = 500
 
 
 class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
-    """Classify images by infinite-width network processes, one per class, with a shared random scale.
+    """Classify images by the processes of infinitely wide networks.
+
+    Each class has one process, and all share a random scale.
 
     Args:
-        kernel: kernel of the network; for a Gaussian process, set the kernel's `train_last`.
+        kernel: kernel of the network; for a Gaussian process, set its argument `train_last`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: prior of the scale, and its initial posterior; `InverseGamma` gives SVTP, and `FixedScale` gives SVGP.
-        inducing: number of inducing inputs, initialised by the first training images, stratified by class.
-        mean: value subtracted from images in [0, 1], or one value per channel.
+        scale: prior of the scale and initial value of its posterior; `InverseGamma` gives SVTP, and `FixedScale` gives
+            SVGP.
+        inducing: number of inducing inputs; their initial values are the first training images, stratified by class.
+        mean: value to subtract from images in [0, 1], or one value per channel.
         std: divisor of images after the subtraction, or one divisor per channel.
-        jitter: initial value of eps, which is added to the variance of inducing values.
-        draws: number of samples of scale and values in a training step.
+        jitter: initial value of eps, the number added to the variance of inducing values.
+        draws: number of samples of the scale and the values in a training step.
         evaluation_draws: number of samples in validation, test and prediction.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -128,7 +131,10 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return mean, variance, factor
 
     def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
-        """Sample log-probabilities, `[B, draws, C]`; all classes and points of a sample share one scale."""
+        """Sample log-probabilities, `[B, draws, C]`.
+
+        Within a sample, all classes and points share one scale.
+        """
         normal = sample_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
         scale: Tensor | float = 1.0
         if isinstance(self.scale, InverseGamma):
@@ -139,7 +145,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 
     def divergence(self, factor: Tensor) -> Tensor:
-        """Compute the KL divergence of the posterior of values and scale from the prior."""
+        """Compute the KL divergence between the posterior of values and scale and their prior."""
         spread = F.softplus(self.inducing_spread)
         if not isinstance(self.scale, InverseGamma):
             return inducing_divergence(factor, self.inducing_mean, spread, 1.0)
@@ -158,7 +164,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute log mean class probabilities, `[B, C]`, for images in [0, 1]."""
+        """Compute the logarithm of the mean class probabilities, `[B, C]`, for images in [0, 1]."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
@@ -180,7 +186,8 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
         count: total number of images to choose, at most N.
 
     Returns:
-        The images' positions, `[count]`, class by class; class counts with the largest fractional parts are rounded up.
+        The positions of the images, `[count]`, sorted by class. Class counts with the largest fractional parts are
+        rounded up.
 
     Raises:
         ValueError: if there are fewer than `count` images.

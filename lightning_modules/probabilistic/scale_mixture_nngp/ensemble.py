@@ -2,8 +2,8 @@
 
     h <- s(w W h / sqrt(n) + b beta),    f = sigma W h / sqrt(n),    sigma^2 ~ inverse gamma(alpha, beta)
 
-with weights from N(0, 1) and one sigma per network, sampled once. As the widths grow, an untrained network's f at one
-input is t distributed with 2 alpha degrees of freedom and squared scale (beta / alpha) K.
+with weights from N(0, 1) and one sigma per network, sampled once. As the widths grow, the output f of an untrained
+network at one input becomes t distributed. It has 2 alpha degrees of freedom and squared scale (beta / alpha) K.
 """
 
 import math
@@ -27,19 +27,21 @@ from lightning_modules.training.logging import log_training
 
 
 class FiniteNetworks(nn.Module):
-    """Independent networks, evaluated in parallel: dense, or convolutional with 3 x 3 kernels and no pooling.
+    """Independent networks that are evaluated in parallel.
+
+    They are dense, or convolutional with 3 x 3 kernels and no pooling.
 
     Args:
-        members: number of networks, E, in the ensemble.
+        members: number E of networks in the ensemble.
         input_shape: shape of an input: `[D]` for dense networks; channels, height and width for convolutional networks.
-        outputs: number of outputs of each network, C.
-        width: units or channels of a hidden layer.
+        outputs: number C of outputs of each network.
+        width: number of units or channels of a hidden layer.
         depth: number of hidden layers.
         activation: activation function, `relu` or `erf`.
         weight_std: standard deviation w of the weights.
         bias_std: standard deviation b of the biases.
-        alpha: shape of the scales' inverse gamma distribution; None sets all scales to 1.
-        beta: scale parameter of the scales' inverse gamma distribution.
+        alpha: shape parameter of the inverse gamma distribution of the scales; None sets all scales to 1.
+        beta: scale parameter of the inverse gamma distribution of the scales.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -99,10 +101,12 @@ class FiniteNetworks(nn.Module):
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
-    """Train an ensemble by cross-entropy, and classify by the members' mean logits.
+    """Train an ensemble by cross-entropy.
+
+    The mean of the logits of all members classifies an image.
 
     Args:
-        network: `FiniteNetworks`, optionally in `Normalized`; maps images to logits `[B, C, E]`.
+        network: `FiniteNetworks`, optionally wrapped in `Normalized`; maps images to logits `[B, C, E]`.
         num_classes: number of classes, C.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -123,7 +127,7 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the ensemble's mean logits, `[B, C]`, for images in [0, 1]."""
+        """Compute the mean of the logits of all members, `[B, C]`, for images in [0, 1]."""
         return self.network(image).mean(dim=2)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -30,8 +30,9 @@ class ScaleMixtureRegression(MethodModule):
     Args:
         kernel: kernel of the infinitely wide network.
         scale: distribution of the scale; `InverseGamma` gives a t process, `FixedScale` a Gaussian process.
-        noise_variance: initial eps, noise variance of the targets at scale 1.
-        formulas: `clean`, or `released` for the predictions of the authors' code, which omit the noise.
+        noise_variance: initial value of eps, the noise variance of the targets at scale 1.
+        formulas: formulas of the prediction: `clean`, or `released` for those in the code of the authors, which omit
+            the noise.
         shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -95,7 +96,10 @@ class ScaleMixtureRegression(MethodModule):
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`; needs `condition` first."""
+        """Predict mean and variance at scale 1, `[m]`, of standardised targets at `[m, D]`.
+
+        Call `condition` first.
+        """
         assert self._known is not None
         seen_x, known, _ = self._known
         mean, variance = predicted(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
@@ -133,8 +137,10 @@ class ScaleMixtureRegression(MethodModule):
         self._log("test/mse", square.mean(), batch)
 
     def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """Score targets that were all multiplied by `factor`: mean negative log density in the original units, and
-        each target's cumulative probability."""
+        """Score targets after multiplying all of them by `factor`.
+
+        Return the mean negative log density in the original units, and the cumulative probability of each target.
+        """
         assert self._known is not None
         seen_x, _, quadratic = self._known
         law = self.scale.law().given(factor**2 * quadratic, len(seen_x))
@@ -161,7 +167,10 @@ class ScaleMixtureRegression(MethodModule):
         self.tables = {"calibration": Table(columns)}
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Predict mean and standard deviation of targets in their original units; the run writes `predictions.csv`."""
+        """Predict mean and standard deviation of targets in their original units.
+
+        The run writes `predictions.csv`.
+        """
         assert self._known is not None
         mean, variance = self(batch["features"])
         law = self.scale.law().given(self._known[2], len(self._known[0]))

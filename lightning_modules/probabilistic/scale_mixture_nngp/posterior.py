@@ -1,4 +1,6 @@
-"""Distributions of the scale s, and posteriors of f | s ~ N(0, s K): exact, and variational with inducing inputs.
+"""Distributions of the scale s, and posteriors of f | s ~ N(0, s K).
+
+Posteriors are exact, or variational with inducing inputs.
 
 Marginal distribution of f and posterior of s:
 
@@ -13,11 +15,11 @@ Variational posterior with inducing values u_c of each class, and one scale for 
     q(u_c | s) = N(mu_c, s diag(S_c)),    q(s) = inverse gamma(a, b),
     prior: u_c | s ~ N(0, s K_ZZ),        s ~ inverse gamma(alpha, beta).
 
-With A = K_bZ K_ZZ^-1 and B = K_bb - A K_Zb the process given s is
+With A = K_bZ K_ZZ^-1 and B = K_bb - A K_Zb, the process given s is
 
     f_c ~ N(A mu_c, s (A diag(S_c) A^T + B)).
 
-A likelihood that factorises over points needs only the variance at each point.
+If the likelihood factorises over points, only the variance at each point is needed.
 """
 
 import math
@@ -34,7 +36,10 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Pos
 
 
 class Seen(NamedTuple):
-    """Cholesky factor of the training rows' kernel, and the solution for their targets."""
+    """Cholesky factor for the training rows, and the solution for their targets.
+
+    The factor is that of the kernel matrix.
+    """
 
     factor: Tensor
     """Lower Cholesky factor of K + jitter I, `[n, n]`."""
@@ -47,14 +52,17 @@ class Seen(NamedTuple):
 
 
 def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
-    """Compute the lower Cholesky factor of K + jitter I without a host sync; NaN if it does not exist."""
+    """Compute the lower Cholesky factor of K + jitter I without a host sync.
+
+    The result is NaN if no factor exists.
+    """
     identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
     return factor.masked_fill(failed > 0, math.nan)
 
 
 def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
-    """Factorise K + jitter I and solve for the targets.
+    """Factorise K + jitter I, and solve the linear system with the targets.
 
     Args:
         kernel: `[n, n]`.
@@ -67,12 +75,12 @@ def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
 
 
 def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict mean and variance of the process at other points, at scale 1.
+    """Predict the mean and the variance of the process at new points, at scale 1.
 
     Args:
-        known: factor and solution for the training rows.
-        cross: kernel between the training rows and the points, `[n, m]`.
-        variance: kernel of each point with itself (prior variance), `[m]`.
+        known: Cholesky factor and solution for the training rows.
+        cross: kernel of each training row with each new point, `[n, m]`.
+        variance: prior variance of each new point, which is its kernel with itself, `[m]`.
 
     Returns:
         K_*^T K^-1 y and K_** - K_*^T K^-1 K_*, both `[m]`.
@@ -96,7 +104,10 @@ class ScaleDistribution(ABC):
 
     @abstractmethod
     def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
-        """Return the posterior of s given the targets y; `quadratic` is a scalar."""
+        """Return the posterior of s given the targets y.
+
+        `quadratic` is a scalar.
+        """
 
     @abstractmethod
     def cumulative(self, z: Tensor) -> Tensor:
@@ -182,14 +193,19 @@ class Scale(nn.Module, ABC):
 
 
 class FixedScale(Scale):
-    """Scale 1, which gives a Gaussian process."""
+    """Scale 1.
+
+    The process is then a Gaussian process.
+    """
 
     def law(self) -> One:
         return One()
 
 
 class InverseGamma(Scale):
-    """Inverse gamma scale, which gives a t process.
+    """Inverse gamma scale.
+
+    The process is then a t process.
 
     Args:
         a: initial shape parameter; the process has 2 a degrees of freedom.
@@ -213,7 +229,7 @@ class Burr(Scale):
     Args:
         c: first exponent of the distribution, frozen.
         d: second exponent of the distribution, frozen.
-        draws: number of quantiles; they are the midpoints of intervals of equal probability.
+        draws: number of quantiles; quantiles are the midpoints of intervals of equal probability.
     """
 
     quantiles: Tensor
@@ -242,9 +258,9 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
     """Condition the process on its inducing values.
 
     Args:
-        factor: lower Cholesky factor of the inducing inputs' kernel K_ZZ, `[M, M]`.
+        factor: lower Cholesky factor of K_ZZ, the kernel matrix of the inducing inputs, `[M, M]`.
         cross: K_Zb, `[M, B]`.
-        variance: diagonal of the points' kernel K_bb, `[B]`.
+        variance: diagonal of K_bb, the kernel matrix of the points, `[B]`.
     """
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     weight = torch.linalg.solve_triangular(factor.T, half, upper=True).T
@@ -252,18 +268,18 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
 
 def marginals(at: Projection, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute mean and variance at scale 1 of each class and point, `[B, C]`, from mu and S, `[C, M]`."""
+    """Compute the mean and variance of each class and point at scale 1, `[B, C]`, from mu and S, `[C, M]`."""
     return at.weight @ mean.T, at.weight.square() @ spread.T + at.residual[:, None]
 
 
 def inducing_divergence(factor: Tensor, mean: Tensor, spread: Tensor, precision: Tensor | float) -> Tensor:
-    """Compute the KL divergence of q(u | s) from the prior, averaged over q(s).
+    """Compute the KL divergence between q(u | s) and the prior, averaged over q(s).
 
     Args:
-        factor: lower Cholesky factor of the inducing inputs' kernel K_ZZ, `[M, M]`.
+        factor: lower Cholesky factor of K_ZZ, the kernel matrix of the inducing inputs, `[M, M]`.
         mean: mu, `[C, M]`.
         spread: variances S of the inducing values, positive, `[C, M]`.
-        precision: expectation E[1 / s] = a / b; 1 for scale 1.
+        precision: expectation E[1 / s] = a / b; it is 1 for scale 1.
     """
     classes, inducing = mean.shape
     inverse = torch.cholesky_inverse(factor)
@@ -273,6 +289,6 @@ def inducing_divergence(factor: Tensor, mean: Tensor, spread: Tensor, precision:
 
 
 def scale_divergence(q: InverseGammaLaw, alpha: float, beta: float) -> Tensor:
-    """Compute the KL divergence of q from the inverse gamma distribution with alpha and beta."""
+    """Compute the KL divergence between q and the inverse gamma distribution with alpha and beta."""
     constants = alpha * torch.log(q.b / beta) - torch.lgamma(q.a) + math.lgamma(alpha)
     return constants + (q.a - alpha) * torch.digamma(q.a) + (beta - q.b) * q.a / q.b

@@ -1,4 +1,4 @@
-"""Kernel gradient descent: all steps from one eigendecomposition, and the stopping rule."""
+"""Kernel gradient descent: one eigendecomposition gives all steps; and the stopping rule."""
 
 import math
 from bisect import bisect_left
@@ -20,7 +20,7 @@ class KernelPath:
 
     Args:
         kernel: kernel matrix H at the training points, `[N, N]`, float64.
-        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the largest step size, 1 / lambda_max(H).
+        eta: step size for the loss 1/2 sum |f - y|^2; None uses half of the maximum step size 1 / lambda_max(H).
 
     Raises:
         ValueError: if `eta` is larger than 1 / lambda_max(H).
@@ -35,7 +35,10 @@ class KernelPath:
         self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:
-        """Compute (1 - (1 - eta l)^n) / l for each n `[S]` and eigenvalue l: `[S, N]`; the limit eta n if l is 0."""
+        """Compute (1 - (1 - eta l)^n) / l for each n `[S]` and eigenvalue l, `[S, N]`.
+
+        For l = 0, the result is the limit eta n.
+        """
         power = -torch.expm1(torch.special.xlog1py(steps[:, None], (-self.eta * self.values).clamp(min=-1)))
         small = self.values < 1e-14 * self.values[-1]
         return torch.where(small, self.eta * steps[:, None], power / self.values.clamp(min=1e-300))
@@ -46,7 +49,7 @@ class KernelPath:
         Args:
             cross: k(z, Z), `[M, N]`.
             target: y, `[N, d]`.
-            steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant, for nonzero eigenvalues.
+            steps: numbers of steps n, `[S]`, float64; infinity gives the interpolant if all eigenvalues are nonzero.
 
         Returns:
             `[S, M, d]`.
@@ -59,13 +62,13 @@ class KernelPath:
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
     """Find the largest number of steps before the stopping rule applies; 0 if it applies at once.
 
-    The two sides of the rule cross only once, since c R(c^(-1/2)) increases with c; bisection finds the crossing.
+    The two sides of the rule cross only once, since c R(c^(-1/2)) increases with c. Bisection finds the crossing.
 
     Args:
         eigenvalues: eigenvalues of the kernel matrix H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
-        most: maximum number of steps, returned if the rule does not stop earlier.
+        most: maximum number of steps; it is returned if the rule does not stop earlier.
     """
     count = len(eigenvalues)
 

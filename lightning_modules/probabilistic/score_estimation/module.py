@@ -1,4 +1,4 @@
-"""The LightningModule: full-batch gradient steps of the network, its kernel limit, and samples."""
+"""The LightningModule: full-batch gradient steps of the network, the kernel limit, and sampling."""
 
 import math
 from collections.abc import Mapping
@@ -40,26 +40,26 @@ def rms(difference: Tensor) -> Tensor:
 
 
 class ScoreEstimation(MethodModule):
-    """Fit E[X_0 | X_t] by full-batch gradient steps, and measure the fit's distance from its kernel limit.
+    """Fit E[X_0 | X_t] by full-batch gradient steps, and measure the distance between the fit and its kernel limit.
 
     The test reports the network after all training steps, and the kernel limit at the step chosen by `stop`.
 
     Args:
         dim: d, dimension of the points.
         width: m, number of neurons; even.
-        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the largest step size, 1 / lambda_max(H).
-        stop: step at which the kernel limit is reported. `rule` is the theory's stopping rule, with the true variance
-            of the label noise if known, otherwise with the variance of the labels. `hold_out` takes the step with the
-            smallest loss on validation rows, and `end` takes 10^7 steps.
-        radius: D, radius of the ball onto which estimates of X_0 are projected when scores are computed.
-        g: rate of the diffusion; must equal the rate in the data's settings.
-        start: the data's time T_0, at which sampling ends.
-        end: the data's time T, at which sampling starts.
+        eta: step size for the loss 1/2 sum_j |f - X_0j|^2; None uses half of the maximum step size 1 / lambda_max(H).
+        stop: step at which the kernel limit is reported. `rule` is the stopping rule of the theory. It uses the true
+            variance of the label noise if this is known, and otherwise the variance of the labels. `hold_out` uses the
+            step with the smallest loss on validation rows, and `end` uses 10^7 steps.
+        radius: radius D of the ball; estimates of X_0 are projected onto it when scores are computed.
+        g: rate of the diffusion; must equal the rate in the settings of the data.
+        start: time T_0 of the data, at which sampling ends.
+        end: time T of the data, at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch does not hold all
-            rows (at most 5,000), or `end` or `eta` does not suit the data.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch does not contain
+            all rows (at most 5,000), or `end` or `eta` does not suit the data.
     """
 
     first_weight: Tensor
@@ -170,7 +170,7 @@ class ScoreEstimation(MethodModule):
         self.tables = tables
 
     def stopping_step(self) -> float:
-        """Return the number of steps at which the kernel limit is reported."""
+        """Return the number of steps after which the kernel limit is reported."""
         if self.stop == "end":
             return float(STEPS[-1])
         if self.stop == "hold_out":
@@ -180,7 +180,7 @@ class ScoreEstimation(MethodModule):
         return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
-        """Measure the parts of the kernel limit's distance from the truth, after each number of steps in `STEPS`."""
+        """Measure the parts of the distance between kernel limit and truth, after each number of steps in `STEPS`."""
         clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
         [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
         terms = {
@@ -198,7 +198,7 @@ class ScoreEstimation(MethodModule):
 
     @torch.no_grad()
     def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
-        """Sample n points `[n, d]` by the reverse-time process with the network's score, from t = `end` to `start`."""
+        """Sample n points `[n, d]` by the reverse-time process from t = `end` to `start`."""
         draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))
         size = (self.end - self.start) / self.sampling_steps

@@ -9,9 +9,11 @@ from datamodules.arguments import at_least
 
 
 class FrozenSignNetwork(nn.Module):
-    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`; the output is initially zero.
+    """Map z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`.
 
-    The second half of the neurons has the same initial weights as the first half, and opposite output signs.
+    The output is zero initially.
+
+    The second half of the neurons has the same initial weights as the first half, but opposite output signs.
 
     Args:
         in_features: p.
@@ -19,7 +21,7 @@ class FrozenSignNetwork(nn.Module):
         width: m, even.
 
     Raises:
-        ValueError: if a size is too small or the width is odd.
+        ValueError: if a size is too small, or the width is odd.
     """
 
     signs: Tensor

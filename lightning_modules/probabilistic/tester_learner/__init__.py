@@ -1,12 +1,12 @@
-"""Learn a halfspace from noisy labels, and test the guarantee's assumption about the points.
+"""Learn a halfspace from noisy labels, and test the assumption about the points on which the guarantee rests.
 
-Labels y in {-1, 1} are those of a halfspace, sign<w*, x>. Each label is flipped with an unknown probability eta(x) <=
-eta < 1/2 (Massart noise), and x is assumed standard normal. One half of the sample is for learning: on the sphere, from
-w = e_1,
+Labels y in {-1, 1} are given by a halfspace, sign<w*, x>. Each label is flipped with an unknown probability eta(x) <=
+eta < 1/2 (Massart noise). The points x are assumed to be standard normal. The first half of the sample is for learning.
+On the sphere, from w = e_1, it takes steps
 
     L(w) = E l(-y <w, x> / |w|),    grad L = -E[y l'(<w, x>) (x - <w, x> w)],    w <- (w - beta grad L) / |.|
 
-with a smooth step l of width sigma, mini-batch by mini-batch. The other half of the sample is for testing:
+on one mini-batch after another, with a smooth step l of width sigma. The second half of the sample is for testing:
 
     1. of the stored iterates, w has the smallest gradient norm;
     2. w and -w are rejected if this norm is above alpha, or one of these is above its threshold, see `marginal_tests`:
@@ -15,21 +15,21 @@ with a smooth step l of width sigma, mini-batch by mini-batch. The other half of
            T3  moments of x orthogonal to w given a band, of degree 2 and 4;
     3. of the remaining ones, that with the smaller 0-1 error is returned; if none remains, the answer is: reject.
 
-T1 to T3 and the norm are the same for w and -w, so either both directions are rejected or neither is. If the tests pass
-and the gradient is small, the angle to w* is O(sigma / (1 - 2 eta)), for any distribution of x. With a wrong direction,
-the mass and the moments in the bands would cause a larger gradient. Without the tests, a halfspace may err on half of
-the points.
+T1 to T3 and the norm are the same for w and -w. Therefore the tests reject both directions or neither. If the tests
+pass and the gradient is small, the angle to w* is O(sigma / (1 - 2 eta)). This holds for any distribution of x. A wrong
+direction would cause a larger gradient, because of the mass and the moments in the bands. Without the tests, a
+halfspace may err on half of the points.
 
-Each threshold is a quantile of its statistic, simulated with as many standard normal points of the same dimension. With
-these thresholds, all tests pass jointly with probability 1 - delta for a fixed w (here w depends on the sample, and is
-one of few candidates). Thresholds are capped, because a pass above the cap would mean nothing. With few points, even
-standard normal points are therefore rejected. A rejection is a valid result. The proof's constants are too large to
-certify a useful angle, so no angle is reported.
+Each threshold is a quantile of the statistic for standard normal points. The simulation uses as many points, of the
+same dimension, as the sample. With these thresholds, all tests pass jointly with probability 1 - delta if w is fixed.
+Here w depends on the sample, but is one of few candidates. Thresholds are capped, because a pass with a threshold above
+the cap would mean nothing. As a result, even standard normal points are rejected if there are few of them. A rejection
+is a valid result. The constants of the proof are too large to certify a useful angle. Therefore no angle is reported.
 
-The paper contains only theory; its surrogate, constants and degrees were not available. The step `ramp` with the
+The paper contains only theory. Its surrogate, constants and degrees were not available. The step `ramp` with the
 paper's bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the
-step of Diakonikolas et al. Massart noise is an assumption that is not tested. Descent starts only at e_1, without
-random restarts.
+step of Diakonikolas et al. The assumption of Massart noise is not tested. Descent starts only at e_1, without random
+restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv
 2302.14853. The learner: Diakonikolas, Kontonis, Tzamos and Zarifis, Learning Halfspaces with Massart Noise Under

@@ -1,14 +1,15 @@
 """Tests of points against the standard normal distribution, globally and in bands around a hyperplane.
 
-Let w be a unit vector, and z the coordinates of x in an orthonormal basis of its orthogonal complement. The bands are
-|<w, x>| <= sigma / c for c = 6 and 2. The following statistics are 0 for N(0, I) and infinitely many points:
+Let w be a unit vector. Let z be the coordinates of x in an orthonormal basis of the orthogonal complement of w. The
+bands are |<w, x>| <= sigma / c for c = 6 and 2. The following statistics are 0 in the limit of infinitely many points
+of N(0, I):
 
     T1    ||(1/n) X^T X - I||
     T2    |fraction of points in the band / (2 Phi(sigma / c) - 1) - 1|
     T3    ||E[z z^T | band] - I||, and of degree 4 ||E[(z z^T) (z z^T)^T | band] - that of N(0, I)||, z z^T as a vector
 
-with operator norms, which bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit v at once. The statistics do not depend
-on labels, and are the same for w and -w.
+The norms are operator norms. They bound E <v, z>^2 - 1 and E <v, z>^4 - 3 for all unit vectors v at once. The
+statistics do not depend on labels, and are the same for w and -w.
 """
 
 import math
@@ -61,13 +62,16 @@ def complement(weight: Tensor) -> Tensor:
 
 
 def pairs(z: Tensor) -> Tensor:
-    """Map z `[N, p]` to z z^T as vectors of equal norm in the space of symmetric matrices, `[N, p (p + 1) / 2]`."""
+    """Map z `[N, p]` to z z^T as vectors `[N, p (p + 1) / 2]`.
+
+    The norm of a vector is the norm of its symmetric matrix.
+    """
     row, column = torch.triu_indices(z.shape[1], z.shape[1], device=z.device)
     return z[:, row] * z[:, column] * (1 + (row != column).to(z)).sqrt()
 
 
 def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Moments:
-    """Compute the sums over points from which the tests' statistics follow.
+    """Compute the sums over points that determine the statistics of the tests.
 
     Args:
         features: x, `[N, d]`.
@@ -94,12 +98,17 @@ def moments(features: Tensor, weight: Tensor, sigma: float, degree: int) -> Mome
 
 
 def _norms(symmetric: Tensor) -> Tensor:
-    """Compute the operator norm of each symmetric matrix in `[K, p, p]`: `[K]`."""
+    """Compute the operator norm of each symmetric matrix in `[K, p, p]`.
+
+    The result is `[K]`.
+    """
     return torch.linalg.eigvalsh(symmetric).abs().amax(1)
 
 
 def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
-    """Compute the statistics T1 to T3, ordered as in `names`; T3 is infinite in a band with fewer than d^2 points.
+    """Compute the statistics T1 to T3 in the order of `names`.
+
+    T3 is infinite in a band with fewer than d^2 points.
 
     Args:
         found: sums over all points.
@@ -123,7 +132,7 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
 
 @cache
 def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> Tensor:
-    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic for given arguments.
+    """Sample the statistics of standard normal points, `[draws, K]`, on the CPU; deterministic.
 
     Args:
         samples: number of points in a sample.
@@ -142,13 +151,13 @@ def simulated(samples: int, dim: int, sigma: float, degree: int, draws: int) -> 
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, such that in a fraction 1 - delta of the samples no statistic exceeds its threshold.
+    """Compute thresholds, `[K]`, such that no statistic exceeds its threshold in a fraction 1 - delta of the samples.
 
-    The thresholds are quantiles of their statistics, all at the same level, which is the smallest possible.
+    All thresholds are quantiles at the same level, which is the lowest possible level.
 
     Args:
         drawn: statistics of the samples, `[draws, K]`.
-        delta: fraction of the samples that exceed any threshold, in (0, 1).
+        delta: fraction of the samples in which at least one statistic exceeds its threshold, in (0, 1).
     """
     worst = drawn.argsort(0).argsort(0).amax(1).sort().values
     level = worst[math.ceil((1 - delta) * len(drawn)) - 1]

@@ -36,10 +36,10 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def in_visiting_order(local: Tensor, count: int) -> Tensor:
-    """Gather the rows of a batch from all ranks, in the order of a single process.
+    """Gather the rows of a batch from all ranks, in the order that a single process would use.
 
     Args:
-        local: rows of this rank, `[b, ...]`.
+        local: rows on this rank, `[b, ...]`.
         count: number of rows over all ranks.
     """
     processes = world_size()
@@ -50,25 +50,26 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
 
 
 class TesterLearner(MethodModule):
-    """Learn a halfspace on training rows, and accept or reject it on validation rows, on one or several ranks.
+    """Learn a halfspace on training rows, and accept or reject it on validation rows.
 
-    Each training step splits its rows into mini-batches, takes one descent step on each, and stores the final iterate
-    as a candidate. Validation chooses one candidate and tests it.
+    Runs on one or several ranks. Each training step splits its rows into mini-batches. It takes one descent step on
+    each mini-batch, and stores the last iterate as a candidate. Validation selects one candidate and tests this
+    candidate.
 
     Args:
         dim: d.
         eta: upper bound on the probability of a flip, in [0, 1/2).
-        sigma: width of the surrogate, and of the tests' bands.
-        surrogate: `ramp`, or `logistic`, the surrogate of the learner without tests.
-        tests: whether to test the points; without tests, the chosen candidate is always accepted.
+        sigma: width of the surrogate, and of the bands in the tests.
+        surrogate: surrogate loss: `ramp`, or `logistic`, which belongs to the learner without tests.
+        tests: whether to test the points; if False, the selected candidate is always accepted.
         degree: maximum degree of the moments in the bands, 2 or 4.
-        delta: probability that standard normal points are rejected.
-        draws: number of simulated samples for the thresholds.
+        delta: probability of rejecting standard normal points.
+        draws: number of simulated samples from which thresholds are computed.
         beta: step size.
         rows_per_iteration: number of rows in a mini-batch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, weights are averaged or
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, weights are averaged, or
             there are no validation rows.
     """
 
@@ -129,8 +130,8 @@ class TesterLearner(MethodModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 raise ValueError(
-                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner, which takes one of "
-                    f"its candidates and averages none"
+                    f"trainer.callbacks must not have {type(callback).__name__} for TesterLearner: it selects "
+                    f"one candidate and averages no weights"
                 )
 
     def on_train_start(self) -> None:
@@ -138,7 +139,10 @@ class TesterLearner(MethodModule):
             raise ValueError("TesterLearner tests on rows unused in training: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the signed distance `[B]` of rows `[B, d]` from the boundary, even if the halfspace was rejected."""
+        """Return the signed distance `[B]` of rows `[B, d]` from the boundary.
+
+        A rejected halfspace also gives distances.
+        """
         return features @ self.halfspace
 
     @torch.no_grad()
@@ -160,7 +164,7 @@ class TesterLearner(MethodModule):
         self.held_out.append((batch["features"], batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Choose a candidate on the validation rows of all ranks, and test the chosen candidate."""
+        """Select a candidate on the validation rows of all ranks, and test this candidate."""
         features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
         self.held_out = []
         candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)
@@ -182,7 +186,7 @@ class TesterLearner(MethodModule):
             log_same(self, f"val/{name}", value)
 
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
-        """Compare the gradient's norm and T1 to T3, over all ranks' points, with their thresholds."""
+        """Compare the norm of the gradient and T1 to T3 with their thresholds, over the points of all ranks."""
         sums = moments(features, self.halfspace, self.sigma, self.degree)
         found = statistics(Moments(*map(all_reduce_sum, sums)), self.sigma, self.degree)
         self.statistics.copy_(torch.cat([norm[None], found]))
@@ -212,7 +216,10 @@ class TesterLearner(MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Tabulate the tests' report, and the candidates with their gradient norms and the errors of both signs."""
+        """Tabulate the report of the tests.
+
+        Also tabulate the candidates with their gradient norms and the errors of both signs.
+        """
         if not len(self.norms_and_errors):
             return {}
         ratio = {"value / threshold": (self.statistics / self.thresholds).tolist()}

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def ramp(t: Tensor, sigma: float) -> Tensor:
-    """Step smoothly from 0 to 1: 1/2 + t / sigma for |t| <= sigma / 6, constant beyond sigma / 2, twice differentiable.
+    """Step smoothly from 0 to 1.
+
+    The step is 1/2 + t / sigma for |t| <= sigma / 6, constant for |t| >= sigma / 2, and twice differentiable.
 
     With u = (|t| - sigma / 6) / (sigma / 3) in [0, 1] the flank is 2/3 + (u + 4 u^3 - 7 u^4 + 3 u^5) / 3.
     """
@@ -26,7 +28,7 @@ def ramp_slope(t: Tensor, sigma: float) -> Tensor:
 
 
 def logistic(t: Tensor, sigma: float) -> Tensor:
-    """Step smoothly from 0 to 1: 1 / (1 + exp(-t / sigma))."""
+    """Step smoothly from 0 to 1 by 1 / (1 + exp(-t / sigma))."""
     return torch.sigmoid(t / sigma)
 
 
@@ -37,7 +39,7 @@ def logistic_slope(t: Tensor, sigma: float) -> Tensor:
 
 
 class Surrogate(NamedTuple):
-    """A smooth step l, its slope and its constants."""
+    """A smooth step l, with its slope and its constants."""
 
     value: Callable[[Tensor, float], Tensor]
     """l(t), of t and sigma."""
@@ -67,7 +69,9 @@ def surrogate_loss(features: Tensor, target: Tensor, weight: Tensor, surrogate: 
 
 
 def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogate: Surrogate, sigma: float) -> Tensor:
-    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w: `[K, d]`, each sum orthogonal to its w.
+    """Sum -y l'(<w, x>) (x - <w, x> w) over rows for K unit vectors w, `[K, d]`.
+
+    Each sum is orthogonal to its w.
 
     Args:
         features: x, `[N, d]`.
@@ -82,7 +86,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Return the norm of the mean gradient that is expected by chance for Gaussian points.
+    """Return the norm that the mean gradient is expected to have by chance for Gaussian points.
 
     The norm is sqrt((d - 1) E[l'^2] / n), where E[l'^2] is about phi(0) times the integral of l'^2.
     """

@@ -20,23 +20,25 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 
 
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
-    """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`; the mean over frames and pixels is removed.
+    """Add zero-mean noise sequences to clips, both `[B, T, C, h, w]`.
 
-    The noisy clip is clipped to [0, 1], as by a camera.
+    The mean of the noise over frames and pixels is first subtracted.
+
+    The noisy clip is clipped to [0, 1], as in a camera.
     """
     return (clip + noise - noise.mean(dim=(1, 3, 4), keepdim=True)).clamp(0, 1)
 
 
 def strips(clip: Tensor) -> Tensor:
-    """Concatenate the frames of clips `[B, T, C, H, W]` horizontally: `[B, C, H, T W]`."""
+    """Concatenate the frames of clips `[B, T, C, H, W]` horizontally into images `[B, C, H, T W]`."""
     return clip.permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def slices(clip: Tensor, height: int) -> Tensor:
-    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel row of each frame, stacked over time.
+    """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel rows of all frames, stacked over time.
 
     Returns:
-        Images `[B, C, height, W]`; every frame fills the same number of rows.
+        Images `[B, C, height, W]`; every frame takes the same number of rows.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
@@ -46,16 +48,16 @@ class ClipRestorerSteps(ClipWriter):
     """Validation, test and prediction steps for `ClipBatch`es.
 
     A subclass sets `quality = ImageQuality()` and implements `restore`. Metrics are averaged over the frames of a clip,
-    then over all clips. `test/psnr` and `test/ssim` evaluate the estimate, `test/noisy_psnr` and `test/noisy_ssim` the
-    bicubically upsampled input. If the test data have noise sequences, `test/disturbed_psnr` and `test/disturbed_ssim`
-    evaluate the estimate for the clip with added noise, and `test/drift` is the mean of |F(x + n) - F(x)|. Validation
-    skips clips without a clean version.
+    then over all clips. `test/psnr` and `test/ssim` evaluate the estimate; `test/noisy_psnr` and `test/noisy_ssim`
+    evaluate the bicubically upsampled input. If the test data have noise sequences n, `test/disturbed_psnr` and
+    `test/disturbed_ssim` evaluate the estimate for the clip with added noise. `test/drift` is the mean of |F(x + n) -
+    F(x)|. Validation skips clips without a clean version.
     """
 
     quality: ImageQuality
 
     def estimated(self: Any, batch: ClipBatch) -> Tensor:
-        """Restore a batch in float32 or better: `[B, T, C, H, W]`, not clipped."""
+        """Restore a batch in float32 or a higher precision, `[B, T, C, H, W]`, without clipping."""
         return at_least_float32(self.restore(batch["noisy"]))
 
     def validation_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -63,7 +65,9 @@ class ClipRestorerSteps(ClipWriter):
             self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `estimate`, `[B, T, C, H, W]`; with noise sequences also `disturbed`, the estimate from noisy clips.
+        """Return `estimate`, `[B, T, C, H, W]`.
+
+        With noise sequences, also return `disturbed`, the estimate from noisy clips.
 
         Raises:
             ValueError: if the batch has no clean clips.

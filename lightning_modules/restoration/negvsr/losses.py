@@ -1,4 +1,7 @@
-"""Loss terms of NegVSR, as functions of clips `[B, T, C, H, W]`; all are means over elements."""
+"""Loss terms of NegVSR, as functions of clips `[B, T, C, H, W]`.
+
+Each term is a mean over elements.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,12 +15,12 @@ def reduced(clip: Tensor, scale: int) -> Tensor:
 
 
 def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool = False) -> Tensor:
-    """Compute the mean distance |y_neg - y_pos| between the output for a negative and the output for its clip.
+    """Compute the mean distance |y_neg - y_pos| between the output for a negative and the output for the original clip.
 
     Args:
         negative: output y_neg for the negative.
-        positive: y_pos, output for the clip; its gradient is minus the gradient of y_neg.
-        detach_positive: stop the gradient of the distance to y_pos.
+        positive: output y_pos for the clip; its gradient is minus the gradient of y_neg.
+        detach_positive: whether to stop the gradient of the distance with respect to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 
@@ -28,11 +31,17 @@ def judged(score: Tensor, real: bool) -> Tensor:
 
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
-    """Compute the generator's adversarial loss of a clip's frames; the discriminator receives no gradient."""
+    """Compute the adversarial loss of the generator for the frames of a clip.
+
+    The discriminator receives no gradient.
+    """
     with temporarily_frozen(discriminator):
         return judged(discriminator(clip.flatten(0, 1)), real=True)
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
-    """Compute the discriminator's loss: frames of clean clips are real, generated frames are fake."""
+    """Compute the loss of the discriminator.
+
+    Frames of clean clips count as real, and generated frames as fake.
+    """
     return judged(discriminator(clean.flatten(0, 1)), True) + judged(discriminator(made.detach().flatten(0, 1)), False)

@@ -40,26 +40,25 @@ class Made(NamedTuple):
 class NegVSR(ClipRestorerSteps, MethodModule):
     """Train a video super-resolution network that generalises to unseen noise.
 
-    With a discriminator, the module uses manual optimization, so the trainer's gradient clipping and accumulation do
-    not apply.
+    With a discriminator, the module uses manual optimization. Gradient clipping and accumulation of the trainer do not
+    apply then.
 
     Args:
         network: network that cleans and upsamples clips.
-        negatives: settings of the negatives, clips with noise from other videos; None disables them and needs no noise
-            data.
-        discriminator: per-pixel discriminator of frames `[B, C, H, W]`, for the second stage; None trains the first
-            stage.
+        negatives: settings of the negatives; None disables negatives, and then no noise data are needed.
+        discriminator: discriminator of the second stage, which rates each pixel of frames `[B, C, H, W]`; None trains
+            the first stage.
         perception: perceptual distance of frames `[B, C, H, W]`; None omits this loss term.
-        sharpened: sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
+        sharpened: whether to sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
         cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
         perception_weight: weight of the perceptual distance.
         adversarial_weight: weight of the adversarial loss.
         average_decay: decay of the averaged weights per step, in [0, 1).
-        started_from: checkpoint of the first stage, whose averaged weights initialise the network.
+        started_from: checkpoint of the first stage; its averaged weights initialise the network.
         protocol: how estimates enter the metrics: `rounded` to 256 levels, only `clipped` to [0, 1], or `unclipped`.
         optimizer: optimizer of the network's trainable parameters.
         discriminator_optimizer: optimizer of the discriminator's parameters.
-        lr_scheduler: scheduler of each optimizer, stepped every epoch, or every step if its `interval` is "step".
+        lr_scheduler: scheduler of each optimizer; it steps every epoch, or every step if its `interval` is "step".
 
     Raises:
         ValueError: if an argument is out of range.
@@ -115,7 +114,10 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return self.network(clip)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, not clipped; deterministic."""
+        """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, without clipping.
+
+        The result is deterministic.
+        """
         with self.average.used_by(self.network):
             return self(degraded)
 
@@ -163,7 +165,10 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return {"loss": loss if self.discriminator is None else loss.detach()}
 
     def _step(self, loss: Tensor) -> None:
-        """Update generator and discriminator, each by the gradient of its own loss terms; counts one global step."""
+        """Update generator and discriminator, each by the gradient of its own loss terms.
+
+        Both updates count as one global step.
+        """
         plain: Any = self.optimizers(use_pl_optimizer=False)
         counted: Any = self.optimizers()
         for optimizer in plain:

@@ -1,8 +1,10 @@
-"""Negatives: clips mixed with noise sequences, in which small patches are rotated by multiples of 90 degrees.
+"""Negatives: clips mixed with noise sequences.
 
-    n = R_p((1 - M) v + M noise),     R_p rotates each patch of each frame, with probability p, by k times 90 degrees,
+Small patches of the mixture are rotated by multiples of 90 degrees.
 
-where k is uniform on 0 ... 4 (0 and 4 are identities), and p is uniform on 0, 0.1, ..., 0.9 and sampled once per step.
+    n = R_p((1 - M) v + M noise). With probability p, R_p rotates a patch of a frame by k times 90 degrees,
+
+where k is uniform on 0 ... 4 (0 and 4 are identities). p is sampled once per step, uniformly from 0, 0.1, ..., 0.9.
 """
 
 from dataclasses import dataclass
@@ -54,8 +56,8 @@ class Negatives:
     Args:
         mixture: weight M of the noise in the mixture, in [0, 1].
         patch_size: side of a rotated patch, in pixels.
-        weight: loss weight of the distance between the output for a clip and the output for its negative.
-        detach_positive: stop the gradient of this distance to the clip's output.
+        weight: weight of the loss term that compares the outputs for a clip and for its negative.
+        detach_positive: whether to stop the gradient of this term with respect to the output for the clip.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -72,10 +74,13 @@ class Negatives:
         at_least(0, weight=self.weight)
 
     def of(self, clip: Tensor, noise: Tensor) -> Tensor:
-        """Compute negatives from clips and noise, both `[B, T, C, h, w]`; the noise is used unchanged.
+        """Compute negatives from clips and noise, both `[B, T, C, h, w]`.
+
+        The noise is mixed in unchanged.
 
         Raises:
-            ValueError: if clips and noise differ in shape, or the sides of frames are not divisible by the patch size.
+            ValueError: if clips and noise differ in shape, or height or width of a frame is not divisible by the patch
+                size.
         """
         if noise.shape != clip.shape:
             raise ValueError(f"noise must have the shape of the clips, {list(clip.shape)}, got {list(noise.shape)}")

@@ -1,4 +1,7 @@
-"""Write the restored frames of each clip in prediction, and videos for clips that are video files."""
+"""Write the restored frames of each clip in prediction.
+
+Clips that are video files also get a restored video.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -29,12 +32,12 @@ SHARP = {"crf": "14"}
 class ClipWriter(FolderWriter):
     """Give a LightningModule a prediction step that writes `restored/<clip>/00000000.png` into the run directory.
 
-    Existing frames are kept, so an interrupted run can continue; existing frames of another clip are rejected.
-    At the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
-    `data.predict_dir` is written as `beside/<clip>.mp4`: the input, enlarged by bicubic interpolation, next to the
-    restored clip. Without the package extra `video`, only frames are written.
+    Existing frames are kept, so an interrupted run can continue. Existing frames of a different clip are rejected. At
+    the end, each clip that is a video file is also written as `restored/<clip>.mp4`, at its frame rate. Each clip of
+    `data.predict_dir` is also written as `beside/<clip>.mp4`. This video shows the input, enlarged by bicubic
+    interpolation, next to the restored clip. Without the package extra `video`, only frames are written.
 
-    The module implements `estimated`, which restores the clips of a batch, `[B, T, C, H, W]`.
+    The module implements `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
     """
 
     written, settings_name = "restored", "restoration_settings.json"
@@ -67,7 +70,10 @@ class ClipWriter(FolderWriter):
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write the missing videos of clips whose frames are complete, sharded over ranks."""
+        """Write the missing videos of clips whose frames are complete.
+
+        Clips are sharded over ranks.
+        """
         if find_spec("av") is None:
             return rank_zero_info("No videos are written: they need the package av: pip install 'noiseworks[video]'")
         restored, written = self._job.store.folder, {}
@@ -97,7 +103,7 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Place each input frame, enlarged to the restored frame's size, beside the restored frame: `[H, 2 W, 3]`."""
+    """Enlarge each input frame to the size of the restored frame, and place both side by side, `[H, 2 W, 3]`."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

@@ -28,16 +28,17 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
     Args:
-        network: predicts the real and imaginary part of minus the score. The network's inputs are `[B, 4, F, T]`, the
-            real and imaginary parts of the state and of the noisy spectrogram, and times `[B]`.
+        network: network that predicts the real and the imaginary part of the negative score. The inputs of the network
+            are times `[B]` and `[B, 4, F, T]`, the real and imaginary parts of the state and of the noisy spectrogram.
         process: diffusion process from the clean to the noisy spectrogram.
         spectrogram: spectrogram transform of the recordings.
-        frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.
+        frame_multiple: divisor of the number of frames to which spectrograms are padded.
         num_steps: number N of sampling steps.
         corrector_steps: number of Langevin corrector steps per sampling step.
-        snr: signal-to-noise ratio r, which sets the corrector's step size.
-        end: final time of sampling, and smallest time in training, in (0, 1).
-        sampler: `predictor_corrector`, or `flow`, the probability flow ODE, solved to a tolerance of 1e-5.
+        snr: signal-to-noise ratio r that determines the step size of the corrector.
+        end: final time of sampling and smallest time in training, in (0, 1).
+        sampler: sampling method: `predictor_corrector`, or `flow`, which solves the probability flow ODE to a tolerance
+            of 1e-5.
         average_decay: maximum decay of the averaged weights, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.

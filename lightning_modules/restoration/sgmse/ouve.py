@@ -6,8 +6,8 @@ Given x_0 and the observation y, x_t has mean e^{-gamma t} x_0 + (1 - e^{-gamma 
 
     smin^2 e^{-2 gamma t} (e^{2 (gamma + L) t} - 1) L / (gamma + L).
 
-Signals may be complex; then the noise has E|z|^2 = 1, half of it in the real and half in the imaginary part, and the
-score is -(x_t - mean) / variance. The mean of the prior is set to y.
+Signals may be complex. The noise then has E|z|^2 = 1, half in the real and half in the imaginary part. The score is
+-(x_t - mean) / variance. The mean of the prior is set to y.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
@@ -28,9 +28,9 @@ class OUVE(Process):
     """Ornstein-Uhlenbeck process with exploding variance that drifts towards an observation.
 
     Args:
-        stiffness: gamma, rate of the drift towards the observation.
-        sigma_min: smin, smallest noise scale, in the signal's units.
-        sigma_max: smax, largest noise scale, in the signal's units.
+        stiffness: rate gamma of the drift towards the observation.
+        sigma_min: smallest noise scale smin, in units of the signal.
+        sigma_max: largest noise scale smax, in units of the signal.
 
     Raises:
         ValueError: if an argument is not positive, or `sigma_max` is not larger than `sigma_min`.
@@ -56,7 +56,10 @@ class OUVE(Process):
         return process
 
     def deviation(self, t: Tensor) -> Tensor:
-        """Compute the standard deviation of x_t given x_0, with the shape of t."""
+        """Compute the standard deviation of x_t given x_0.
+
+        The result has the shape of t.
+        """
         both = self.stiffness + self.growth
         grown = torch.expm1(2 * both * t) * torch.exp(-2 * self.stiffness * t)
         return self.sigma_min * (grown * (self.growth / both)).sqrt()

@@ -1,9 +1,11 @@
-"""Baseline of SGMSE+: the same network predicts clean spectrograms from noisy spectrograms by regression.
+"""Baseline of SGMSE+.
+
+The same network predicts clean spectrograms from noisy spectrograms by regression.
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 
-for compressed complex spectrograms y (noisy) and x (clean); recordings are normalised by the peak amplitude of the
-noisy recording. The network of SGMSE+ is used, with y given twice and time 1 as inputs.
+for compressed complex spectrograms y (noisy) and x (clean). Recordings are divided by the peak amplitude of the noisy
+recording. The network is that of SGMSE+. Its inputs are y, given twice, and time 1.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, which has the same baseline.
@@ -31,8 +33,9 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
     """Train a network to predict clean spectrograms in one step.
 
     Args:
-        network: predicts the real and imaginary part of the clean spectrogram. The network's inputs are `[B, 4, F, T]`,
-            the real and imaginary parts of the noisy spectrogram, given twice, and times `[B]`, all 1.
+        network: network that predicts the real and the imaginary part of the clean spectrogram. The inputs of the
+            network are times `[B]`, all 1, and `[B, 4, F, T]`, the real and imaginary parts of the noisy spectrogram,
+            given twice.
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded to a number of frames divisible by `frame_multiple`.
         optimizer: optimizer of the network's trainable parameters.

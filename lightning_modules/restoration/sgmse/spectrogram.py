@@ -44,7 +44,7 @@ class Spectrogram:
     def of(self, signal: Tensor) -> Tensor:
         """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Signals too short for reflection padding by half a window are first zero-padded at the end.
+        Reflection padding needs half a window. Signals too short for this are first zero-padded at the end.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)
@@ -65,6 +65,6 @@ def as_channels(*spectrograms: Tensor) -> Tensor:
 
 
 def as_complex(channels: Tensor) -> Tensor:
-    """Combine two channels into a complex spectrogram `[B, 1, F, T]`, in float32 or better."""
+    """Combine two channels into a complex spectrogram `[B, 1, F, T]`, in float32 or a higher precision."""
     real, imaginary = channels.to(torch.promote_types(channels.dtype, torch.float32)).chunk(2, dim=1)
     return torch.complex(real.contiguous(), imaginary.contiguous())

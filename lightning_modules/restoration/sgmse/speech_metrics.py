@@ -8,10 +8,10 @@ With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
 in decibels; no mean is subtracted. ESTOI and wideband PESQ come from the packages `pystoi` and `pesq`, through
 torchmetrics.
 
-DNSMOS needs no clean speech: a network rates speech, background and overall quality from 1 to 5, on windows of 9.01
-seconds at 16 kHz with a hop of one second; shorter recordings are repeated. Polynomials map the network's outputs to
-the listeners' scale, and the results of all windows are averaged. The package `speechmos` provides the network's file,
-which `onnxruntime` runs.
+DNSMOS needs no clean speech. A network rates speech, background and overall quality from 1 to 5. It rates windows of
+9.01 seconds at 16 kHz with a hop of one second. Shorter recordings are repeated. Polynomials map the outputs of the
+network to the scale of human listeners. The results of all windows are averaged. The package `speechmos` provides the
+file of the network, and `onnxruntime` runs the network.
 
 Metrics whose package is missing are left out of tables, with one warning.
 
@@ -81,7 +81,10 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
 
 @cache
 def dnsmos_network() -> Any:
-    """Load the DNSMOS network once; None if one of its two packages is missing."""
+    """Load the DNSMOS network once.
+
+    Return None if one of its two packages is missing.
+    """
     try:
         import onnxruntime
 
@@ -140,9 +143,10 @@ def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Te
 
 
 class SpeechQuality(MeasuredItems):
-    """Metrics of a dataset's recordings; in the table, `noisy_<metric>` is the metric of the noisy recording.
+    """Metrics of the recordings in a dataset.
 
-    The column `input_snr` is the signal-to-noise ratio of the noisy recording, in decibels.
+    In the table, `noisy_<metric>` is the metric of the noisy recording. The column `input_snr` is the signal-to-noise
+    ratio of the noisy recording, in decibels.
     """
 
     warned = False
@@ -169,8 +173,8 @@ class SpeechQuality(MeasuredItems):
             index: indices of the recordings in the dataset, `[B]`.
             name: names of the B recordings.
             loader: index of the test dataloader.
-            perception: also compute intelligibility and perceived quality, which takes seconds per recording.
-            lengths: length of each recording in samples, without padding; None means no padding.
+            perception: whether to compute intelligibility and perceived quality, which takes seconds per recording.
+            lengths: length of each recording in samples, without padding; None if there is no padding.
         """
         noisy, estimate, clean = (each.detach().double() for each in (noisy, estimate, clean))
         values = {"input_snr": decibels(clean, noisy - clean)}

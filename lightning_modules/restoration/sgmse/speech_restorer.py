@@ -33,7 +33,10 @@ TRAINED_WITH = ("spectrogram", "process")
 
 
 def complex_normal(numbers: CounterRNG) -> Draw:
-    """Return a sampler of complex noise with E|z|^2 = 1, independent for each recording."""
+    """Return a sampler of complex noise with E|z|^2 = 1.
+
+    The noise is independent for each recording.
+    """
 
     def draw(like: Tensor) -> Tensor:
         real, imaginary = (numbers.normal(like.real) for _ in range(2))
@@ -43,7 +46,7 @@ def complex_normal(numbers: CounterRNG) -> Draw:
 
 
 def loudest_sample(signal: Tensor) -> Tensor:
-    """Compute the peak amplitude by which signals `[B, samples]` are normalised, `[B, 1]`."""
+    """Compute the peak amplitude `[B, 1]` by which signals `[B, samples]` are divided."""
     return signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
 
 
@@ -56,15 +59,17 @@ def lengths_of(batch: Any) -> list[int]:
 class SpeechRestorerSteps(FolderWriter, ABC):
     """Validation, test and prediction steps for `SpeechPairBatch`es.
 
-    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, a divisor of the number of frames
-    that its network accepts. The subclass implements its method in `enhanced`. Recordings are normalised by their peak
-    amplitude and rescaled afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and
-    `test/pesq`; `test/noisy_si_sdr` and similar metrics evaluate the noisy recordings. With several test sets, the
-    metrics are named `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample rate of at least 8 kHz.
+    A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`. The number of frames that the
+    network accepts is a multiple of `frame_multiple`. The subclass implements its method in `enhanced`. Recordings are
+    divided by their peak amplitude, and rescaled after enhancement. Validation and test log means over all recordings,
+    such as `val/si_sdr` and `test/pesq`. Metrics such as `test/noisy_si_sdr` evaluate the noisy recordings. With
+    several test sets, the metrics are named `test/<set>/si_sdr`. Intelligibility and perceived quality need a sample
+    rate of at least 8 kHz.
 
-    A checkpoint with another spectrogram or process is rejected. `predict` writes `enhanced/<file>` to the run
-    directory, with the name and length of the input file and the dataset's sample rate. With several test sets, the
-    path is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can continue.
+    A checkpoint is rejected if its spectrogram or process differs. `predict` writes `enhanced/<file>` to the run
+    directory. The output has the name and the length of the input file, and the sample rate of the dataset. With
+    several test sets, the path is `enhanced/<set>/<name>.wav`. Existing files are kept, so an interrupted run can
+    continue.
     """
 
     quality: SpeechQuality
@@ -74,7 +79,10 @@ class SpeechRestorerSteps(FolderWriter, ABC):
 
     @abstractmethod
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
-        """Enhance complex spectrograms `[B, 1, F, T]`; `draw` samples noise of the shape of its argument."""
+        """Enhance complex spectrograms `[B, 1, F, T]`.
+
+        The function `draw` samples noise of the same shape as its argument.
+        """
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["trained_with"] = {key: value for key, value in arguments_of(self).items() if key in TRAINED_WITH}
@@ -86,7 +94,10 @@ class SpeechRestorerSteps(FolderWriter, ABC):
                 raise ValueError(f"model.{key} is {own[key]}, but the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
-        """Run the network on `[B, C, F, T]` and times `[B]`; its two output channels form a complex spectrogram."""
+        """Run the network on `[B, C, F, T]` and times `[B]`.
+
+        The two output channels form a complex spectrogram.
+        """
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
@@ -95,9 +106,10 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
-        """Enhance a batch, with noise seeded by the run's seed and each recording's index.
+        """Enhance a batch.
 
-        Recordings are grouped by their padded number of frames, so each recording is padded as if it were alone in its
+        The noise of a recording is seeded by the seed of the run and the index of the recording. Recordings with the
+        same padded number of frames are processed together. Each recording is thus padded as if it were alone in its
         batch.
         """
         noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
@@ -110,15 +122,20 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return estimate
 
     def pair_of_spectrograms(self: Any, batch: SpeechPairBatch) -> tuple[Tensor, Tensor]:
-        """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings, normalised by the noisy peak amplitude."""
+        """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings.
+
+        Both recordings are divided by the peak amplitude of the noisy recording.
+        """
         with in_full_precision(batch["noisy"].device):
             loudest = loudest_sample(batch["noisy"])
             return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
 
     def through_spectrogram(self: Any, signal: Tensor, lengths: list[int], draw: Draw) -> Tensor:
-        """Enhance signals `[B, samples]` via spectrograms, padded with zeros to a number of frames the network accepts.
+        """Enhance signals `[B, samples]` via spectrograms.
 
-        Samples beyond each signal's length are ignored, and are zero in the result.
+        Signals are zero-padded to a number of frames that the network accepts.
+
+        Samples after the end of a signal are ignored, and are zero in the result.
         """
         signal = at_least_float32(signal)
         with in_full_precision(signal.device):

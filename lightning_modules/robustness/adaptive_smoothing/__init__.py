@@ -1,17 +1,17 @@
-"""Adaptive smoothing: a mixture of an accurate and a robust classifier with a learned weight per image.
+"""Adaptive smoothing: mix an accurate and a robust classifier, with a learned weight for each image.
 
-Both classifiers are pretrained and frozen. A mixing network predicts from the features of both classifiers the weight
-alpha of the robust classifier for each image (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, f the
+Both classifiers are pretrained and frozen. For each image, a mixing network predicts the weight alpha of the robust
+classifier from features of both classifiers (`mixing.py`, `mixture.py`). Let gamma be the logit of alpha, f the
 mixture, and s = 1 for attacked and 0 for clean images. The mixing network minimises, over clean and attacked images,
 
     L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
 
-The attacks (`attacks.py`) are white-box: they differentiate through the classifiers and the mixing network.
+The attacks (`attacks.py`) are white-box attacks: they differentiate through the classifiers and the mixing network.
 
-Certification smooths only the robust classifier: h is this classifier's vote distribution under noise, while g and
-alpha are computed from the clean input. The paper's radius for a fixed alpha is sigma Phi^-1(alpha p) if h_y >= p; the
-proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha, computed with the smallest value
-that alpha can take.
+Certification smooths only the robust classifier. Then h is the vote distribution of this classifier under noise, while
+g and alpha are computed from the clean input. For a fixed alpha, the paper gives the radius sigma Phi^-1(alpha p) if
+h_y >= p. The proof uses only alpha h_y > 1/2. The radius therefore also holds for a learned alpha if it is computed
+from the smallest possible alpha.
 
 Sources of alpha:
 
@@ -27,8 +27,8 @@ Sources of alpha:
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack each batch in ten
-ways, and take five optimiser steps on the clean and attacked images. Here each step uses new images and one attack per
-image.
+ways, and then take five optimiser steps on the clean and the attacked images. Here each step uses new images and one
+attack per image.
 """
 
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, MixingResNet, Mixture

@@ -1,19 +1,19 @@
 """Attacks for training the mixing network: projected gradient ascent with random hyperparameters.
 
-Each image is attacked once; the kind of attack is sampled: untargeted, or targeted at the second, third, ... most
-likely class of the clean prediction. The attack maximises, within a budget epsilon_i,
+Each image is attacked once by an attack of random kind: untargeted, or targeted at the second, third, ... most likely
+class of the clean prediction. Within a budget epsilon_i, the attack maximises
 
     (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
 
-where z are log-probabilities of the mixture. The second term makes the attack decrease gamma and thereby alpha. The
-attack thereby targets the classifiers and the mixing network jointly. Steps use a gradient with momentum:
+where z are log-probabilities of the mixture. The second term makes the attack decrease gamma and alpha. The attack is
+thus directed against the classifiers and the mixing network jointly. Steps use a gradient with momentum:
 
     w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
 
 Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
 Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code. The authors attack each
-image by all kinds, take several optimiser steps on the same images, and mostly use APGD, which adapts its step size.
-Here all attacks use this ascent with a fixed step size.
+image by all kinds, and take several optimiser steps on the same images. They mostly use APGD, which adapts its step
+size. Here all attacks use projected gradient ascent with a fixed step size.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
         target: target classes, `[B]`.
 
     Returns:
-        The loss `[B]`; positive if the target is more likely than the label.
+        The loss `[B]`; it is positive if the target is more likely than the label.
     """
     z = log_probability
     top = z.topk(4, dim=1).values
@@ -64,7 +64,7 @@ def attack_objective(
     """Compute the objective that an attack maximises, `[B]`.
 
     Args:
-        mixed: mixture output at the perturbed images.
+        mixed: output of the mixture at the perturbed images.
         label: `[B]`.
         target: target classes, `[B]`; ignored if not targeted.
         targeted: whether the attack on an image is targeted, `[B]`, bool.
@@ -79,11 +79,11 @@ def attack_objective(
 
 
 def drawn_steps(mean: int, place: Sequence[int]) -> int:
-    """Sample a number of steps n ~ chi^2(mean), rounded, at least 1.
+    """Sample a number of steps n ~ chi^2(mean), rounded to an integer of at least 1.
 
     Args:
         mean: mean of the chi^2 distribution.
-        place: seed, epoch and batch, which seed the sample identically on all ranks.
+        place: seed, epoch and batch; they seed the sampling, so that all ranks get the same number.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
@@ -100,9 +100,9 @@ def ascent(
     """Run projected gradient ascent with momentum, from a random start within the budget.
 
     Args:
-        mixture: evaluates the mixture at images, independently for each image.
+        mixture: function that evaluates the mixture at images, independently for each image.
         image: images `[B, C, H, W]`, in [0, 1].
-        objective: maps the mixture's output to `[B]`.
+        objective: function that maps the output of the mixture to the objective, `[B]`.
         norm: norm of the budget.
         epsilon: budgets `[B]`, in pixel units.
         steps: number n of steps; the step size is 5 epsilon / n.
@@ -140,11 +140,11 @@ def randomised_attack(
     """Attack each image of a batch once, with random hyperparameters.
 
     Args:
-        mixture: evaluates the mixture at images, independently for each image.
+        mixture: function that evaluates the mixture at images, independently for each image.
         image: images `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
         norm: norm of the budget.
-        epsilon: nominal budget, in pixel units; each image's budget is sampled around it.
+        epsilon: nominal budget, in pixel units; the budget of each image is sampled around this value.
         steps: n, number of gradient steps.
         num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
             means untargeted attacks.

@@ -1,10 +1,11 @@
-"""Mixture of the probabilities of an accurate and a robust classifier, and the mixture's certified radius.
+"""Mixture of the probabilities of an accurate and a robust classifier, and the certified radius of the mixture.
 
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
-If h are the robust classifier's probabilities, f predicts y for any g wherever h_y - h_i >= (1 - alpha) / alpha for all
-other i. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier with y = argmax
-h(x), the condition implies a certified radius around x; a negative radius means no certificate:
+Let h be the probabilities of the robust classifier. If h_y - h_i >= (1 - alpha) / alpha for all other i, then f
+predicts y for any g. The condition requires alpha > 1/2; otherwise g can outvote h. For a smoothed robust classifier
+with y = argmax h(x), the condition implies a certified radius around x. A negative radius means that there is no
+certificate:
 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
@@ -15,11 +16,11 @@ h_y > 1/2 suffices for f to predict y, hence
 
     tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
 
-which is attained by a half-space h and the worst-case g.
+A half-space h and the worst-case g attain this radius.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code uses empirical
-frequencies in this radius; a certificate needs confidence bounds.
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The code of the authors uses empirical
+frequencies in this radius. A certificate needs confidence bounds instead.
 """
 
 import numpy as np
@@ -32,13 +33,13 @@ from torch import Tensor
 def log_mixture(
     accurate: Tensor, robust: Tensor, alpha: float | Tensor, complement: float | Tensor | None = None
 ) -> Tensor:
-    """Compute f from the logits of both classifiers in log space, in float32 or better.
+    """Compute f from the logits of both classifiers in log space, in float32 or a higher precision.
 
     Args:
         accurate: scaled logits s_g g(x), `[B, K]`.
         robust: scaled logits s_h h(x), `[B, K]`.
-        alpha: weight of `robust`, in [0, 1]: one number, or one per image, `[B]`.
-        complement: 1 - alpha, of the same type as `alpha`; pass it where the subtraction would lose precision.
+        alpha: weight of `robust`, in [0, 1]; a single number, or one number per image, `[B]`.
+        complement: value of 1 - alpha, of the same type as `alpha`; pass it if the subtraction would lose precision.
 
     Returns:
         Log-probabilities `[B, K]`.
@@ -53,16 +54,17 @@ def log_mixture(
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the l2 radius within which a mixture with a smoothed robust classifier predicts the same class as h.
+    """Compute the l2 radius within which the mixture with a smoothed robust classifier keeps the class that h predicts.
 
     Args:
-        first: h_y, or a lower bound of h_y, in [0, 1].
-        second: h_2, the second largest h_i, or an upper bound of h_2, in [0, 1]; if only h_y is bounded, 1 - `first`.
+        first: probability h_y, or a lower bound of h_y, in [0, 1].
+        second: second largest h_i, or an upper bound of it, in [0, 1]; if only h_y is bounded, pass 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        The radius in pixel units; negative means no certificate. The radius is never positive for alpha <= 1/2.
+        The radius in pixel units; a negative radius means that there is no certificate. The radius is never positive
+        for alpha <= 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which avoids cancellation near 1.
@@ -73,12 +75,12 @@ def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDAr
     """Compute the largest l2 radius provable from h_y alone, for a mixture with a smoothed robust classifier.
 
     Args:
-        first: h_y, or a lower bound of h_y, in [0, 1].
+        first: probability h_y, or a lower bound of h_y, in [0, 1].
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        The radius in pixel units; negative means no certificate.
+        The radius in pixel units; a negative radius means that there is no certificate.
     """
     needed = min(1 / (2 * alpha), 1.0) if alpha > 0 else 1.0
     return sigma * (np.minimum(ndtri(first), 1e9) - ndtri(needed))

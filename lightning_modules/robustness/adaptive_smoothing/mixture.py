@@ -1,17 +1,17 @@
-"""Mixture of two frozen classifiers; the weight is fixed, or predicted for each image by a mixing network.
+"""Mixture of two frozen classifiers.
 
-The mixing network P maps intermediate features of both classifiers to one number per image. Let BN normalise this
-number to mean 0 and variance 1; then
+The weight is fixed, or a mixing network predicts it for each image. The mixing network P maps intermediate features of
+both classifiers to one number per image. Let BN denote the normalisation of this number to mean 0 and variance 1. Then
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 
-In training, P's output is first clamped to 0.6 standard deviations around the batch mean (clamped values have no
-gradient); then alpha is sigmoid(gamma), and gamma has a separate scale and bias.
+In training, the output of P is first clamped to 0.6 standard deviations around the batch mean. Clamped values have no
+gradient. Then alpha is sigmoid(gamma), and gamma has a separate scale and bias.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
-Batch normalisation and the clamp use statistics of the global batch; the authors' code uses the first rank's
-statistics.
+Batch normalisation and the clamp use statistics of the global batch. The code of the authors uses statistics of the
+first rank.
 """
 
 import math
@@ -37,7 +37,9 @@ CLAMP_DEVIATIONS = 0.6
 
 
 class ClampedBatchNorm(nn.Module):
-    """Clamping and batch normalisation of one number per image; in training, with statistics of the global batch.
+    """Clamping and batch normalisation of one number per image.
+
+    Training uses statistics of the global batch.
 
     Args:
         momentum: weight of a batch in the running statistics.
@@ -55,7 +57,10 @@ class ClampedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(()))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Map raw outputs `[B]` to normalised outputs `[B]`; training needs at least two images over all ranks."""
+        """Map raw outputs `[B]` to normalised outputs `[B]`.
+
+        Training needs at least two images over all ranks.
+        """
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
         count = global_sum(torch.ones_like(raw).sum())
@@ -75,12 +80,13 @@ class ClampedBatchNorm(nn.Module):
 class MixingResNet(nn.Module):
     """Mixing network for convolutional classifiers: three stages of two blocks from `preact_resnet.py`.
 
-    The first stage halves the resolution of the first features; a 1x1 convolution of the second features is added to
-    that stage's output. With the paper's classifiers, the network has 67.8 million parameters.
+    The first stage halves the resolution of the first features. A 1x1 convolution of the second features is added to
+    the output of this stage. With the paper's classifiers, the network has 67.8 million parameters.
 
     Args:
-        in_channels: channels of the first features, summed over both classifiers.
-        second_channels: channels of the second features, at half the resolution, summed over both classifiers.
+        in_channels: number of channels of the first features, summed over both classifiers.
+        second_channels: number of channels of the second features, summed over both classifiers; these features have
+            half the resolution.
         widths: channels of the three stages.
     """
 
@@ -121,7 +127,7 @@ class MixingPerceptron(nn.Module):
 
 
 class AlphaRange(NamedTuple):
-    """Scales and biases that map the mixing network's normalised output to gamma and alpha."""
+    """Scales and biases that map the normalised output of the mixing network to gamma and alpha."""
 
     gamma_scale: float
     gamma_bias: float
@@ -143,26 +149,26 @@ class Mixture(nn.Module):
     The mixture maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
 
     Args:
-        accurate: g, accurate classifier; maps images in [0, 1] to logits `[B, K]`.
-        robust: h, robust classifier of the same classes.
-        mixing_network: maps features to `[B, 1]`; each of its inputs concatenates one entry of `accurate_features` and
-            one of `robust_features`. Without a mixing network, `alpha` must be given.
-        alpha: weight of h in evaluation, in [0, 1]; None uses the mixing network's prediction for each image.
-        accurate_features: names of g's submodules whose outputs are inputs of the mixing network (`layer1`, or
+        accurate: accurate classifier g, which maps images in [0, 1] to logits `[B, K]`.
+        robust: robust classifier h of the same classes.
+        mixing_network: network that maps features to `[B, 1]`; each input concatenates one entry of `accurate_features`
+            and one entry of `robust_features`. Without a mixing network, `alpha` must be given.
+        alpha: weight of h in evaluation, in [0, 1]; None uses the prediction of the mixing network for each image.
+        accurate_features: names of submodules of g; their outputs are inputs of the mixing network (`layer1`, or
             `stages.0` of a timm network).
-        robust_features: names of h's submodules whose outputs are inputs of the mixing network; as many as in
-            `accurate_features`, with the same heights and widths.
-        accurate_scale: s_g, factor of the logits of g.
-        robust_scale: s_h, factor of the logits of h.
-        gamma_scale: factor that scales gamma in evaluation.
+        robust_features: names of submodules of h; their outputs are inputs of the mixing network. Their number, heights
+            and widths must be the same as for `accurate_features`.
+        accurate_scale: factor s_g of the logits of g.
+        robust_scale: factor s_h of the logits of h.
+        gamma_scale: factor of gamma in evaluation.
         gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
         alpha_bias: smallest alpha in evaluation.
         training_gamma_scale: scale of gamma in training, and for attacks in training.
         training_gamma_bias: bias of gamma in training, and for attacks in training.
-        momentum: weight of a batch in BN's running statistics, used in evaluation and by attacks in training. Runs of a
-            few hundred steps need a larger momentum than the authors' 0.01.
-        policy_graph: backpropagate through the features, which lets attacks exploit their effect on alpha.
+        momentum: weight of a batch in the running statistics of BN; evaluation, and attacks in training, use the
+            running statistics. Runs of a few hundred steps need a larger momentum than the 0.01 of the authors.
+        policy_graph: whether to backpropagate through the features, which lets attacks exploit their effect on alpha.
 
     Raises:
         ValueError: if an argument is out of range, or a named submodule does not exist.
@@ -222,7 +228,7 @@ class Mixture(nn.Module):
         self.register_load_state_dict_pre_hook(without_extra_state)
 
     def choose(self, alpha: float | None) -> None:
-        """Set the weight of h in evaluation; see the class's argument `alpha`.
+        """Set the weight of h in evaluation; see the argument `alpha` of the class.
 
         Raises:
             ValueError: if `alpha` is outside [0, 1].
@@ -234,7 +240,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix as in evaluation, with a given alpha or the mixing network's alpha."""
+        """Mix as in evaluation, with a given alpha or the alpha predicted by the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:
@@ -268,7 +274,10 @@ class Mixture(nn.Module):
         return MixtureOutput(mixed, gamma, alpha)
 
     def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
-        """Mix with a fixed alpha in [0, 1]; alpha 0 or 1 evaluates only one classifier."""
+        """Mix with a fixed alpha in [0, 1].
+
+        For alpha 0 or 1, only one classifier is evaluated.
+        """
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
             mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)

@@ -35,10 +35,10 @@ def mixing_loss(
     Args:
         mixed: mixture output at the images.
         label: `[B]`.
-        attacked: s, 1 for attacked images and 0 for clean images, `[B]`.
-        bce_weight: c_bce, weight of the binary cross-entropy of gamma.
-        ce_weight: c_ce, weight of the mixture's cross-entropy.
-        product_weight: c_prod, weight of the product of the two cross-entropies.
+        attacked: indicator s, which is 1 for attacked images and 0 for clean images, `[B]`.
+        bce_weight: weight c_bce of the binary cross-entropy of gamma.
+        ce_weight: weight c_ce of the cross-entropy of the mixture.
+        product_weight: weight c_prod of the product of the two cross-entropies.
     """
     ce = F.cross_entropy(mixed.log_probability, label, reduction="none")
     bce = F.binary_cross_entropy_with_logits(mixed.gamma, attacked, reduction="none")
@@ -48,26 +48,26 @@ def mixing_loss(
 class AdaptiveSmoothing(ClassifierSteps, MethodModule):
     """Train the mixing network of two frozen classifiers, and test the mixture.
 
-    A mixture with fixed `alpha` needs no training: run `test`. `Certification` certifies the mixture with a smoothed
-    robust classifier; tests and attacks evaluate the mixture without smoothing.
+    A mixture with fixed `alpha` needs no training, only `test`. `Certification` certifies the mixture with a smoothed
+    robust classifier. Tests and attacks evaluate the mixture without smoothing.
 
     Args:
         network: the two classifiers and the mixing network.
         num_classes: number of classes, K.
-        alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the setting of `network`. Training
+        alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the value of `network`. Training
             does not depend on this argument.
         norm: norm of the attacks in training, `linf` or `l2`.
         epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of attack steps; the number is sampled for each batch. The authors use 75 for APGD and
-            20 for PGD.
+        attack_steps: mean number of attack steps; the actual number is sampled for each batch. The authors use 75 steps
+            for APGD and 20 steps for PGD.
         num_targets: number of target classes of attacks, starting with the second most likely class; less than the
             number of classes.
-        bce_weight: c_bce, weight of the binary cross-entropy of gamma.
-        ce_weight: c_ce, weight of the mixture's cross-entropy.
-        product_weight: c_prod, weight of the product of the two cross-entropies.
-        clean_weight: loss weight of clean images, relative to 1 for attacked images.
-        radius: formula of the certified radius: `published`, or the larger `tight`; see `mixing.py`.
-        optimizer: built on the mixing network's trainable parameters.
+        bce_weight: weight c_bce of the binary cross-entropy of gamma.
+        ce_weight: weight c_ce of the cross-entropy of the mixture.
+        product_weight: weight c_prod of the product of the two cross-entropies.
+        clean_weight: loss weight of clean images; attacked images have weight 1.
+        radius: formula of the certified radius: `published`, or `tight`, which gives a larger radius; see `mixing.py`.
+        optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
@@ -125,7 +125,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the mixing network's alpha."""
+        """Mix at images `[B, C, H, W]` as in evaluation, with a given or a predicted alpha."""
         return self.network.mixed(image, alpha)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": mixed.log_probability[: len(image)].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute the robust classifier's logits under noise, `[1, B, K]`."""
+        """Compute the logits of the robust classifier under noise, `[1, B, K]`."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 

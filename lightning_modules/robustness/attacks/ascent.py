@@ -1,17 +1,17 @@
-"""Projected gradient ascent (PGD): perturb an image within a budget to make a classifier err.
+"""Projected gradient ascent (PGD): perturb an image within a budget so that a classifier errs.
 
     max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
 
     L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
 
-the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L; the two have the
-same maxima, and their gradients are parallel:
+the log-odds against the label, where p = softmax(z). The cross-entropy is an increasing function of L. Both have the
+same maxima and parallel gradients:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below ignore the gradient's length; in exact arithmetic, they therefore equal steps on the cross-entropy. In
-float32, p_y rounds to 1 at a logit gap of 16 or more; then the cross-entropy loses its gradient, and can no longer rank
-two perturbations.
+The steps below ignore the length of the gradient. In exact arithmetic, they therefore equal steps on the cross-entropy.
+In float32, p_y rounds to 1 at a logit gap of 16 or more. The cross-entropy then has no gradient, and cannot rank two
+perturbations.
 
 Projected gradient ascent repeats, with step size a,
 
@@ -27,10 +27,11 @@ which avoids cancellation, and
 
     grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
 
-which is parallel to -sum_j grad p_y^j. Samples are therefore processed one by one, in the memory of a single sample.
+which is parallel to -sum_j grad p_y^j. Samples are therefore processed one by one, and need no more memory than a
+single sample.
 
-In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, independently for each image (evaluation
-mode).
+In this file, a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. It is in evaluation mode, so images do
+not affect each other.
 
 Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
 Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
@@ -64,9 +65,9 @@ Generators = Sequence[torch.Generator] | None
 def without_float16() -> Iterator[None]:
     """Disable float16 autocast for the forward and backward pass.
 
-    The gradient of a confidently classified image underflows to 0 in float16, so an attack could not change the image.
-    Loss scaling with a single factor, as in training, does not work for all images. bfloat16 autocast, which has the
-    range of float32, is kept.
+    In float16, the gradient underflows to 0 for a confidently classified image. An attack could not change this image.
+    A single loss scale, as in training, does not work for all images. bfloat16 autocast stays enabled, because it has
+    the range of float32.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -80,7 +81,7 @@ def require_gradients(precision: str, needed_by: str) -> None:
 
     Args:
         precision: precision of the trainer.
-        needed_by: name of the attacking class, for the message.
+        needed_by: name of the attack class, for the error message.
 
     Raises:
         ValueError: if `precision` is `16-true`.
@@ -128,7 +129,7 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
 def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
     """Project perturbed images onto the budget around the image, then clip to [0, 1].
 
-    Clipping respects the budget, because it never increases an entry of the perturbation.
+    Clipping never increases an entry of the perturbation, so the result stays within the budget.
 
     Args:
         perturbed: `[B, C, H, W]`.
@@ -168,7 +169,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: norm of the budget.
         epsilon: budget, in pixel units.
-        generators: B CPU generators, one per image; None samples as in `sample_rows`.
+        generators: list of B CPU generators, one per image; None samples as in `sample_rows`.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
         label: `[B]`.
 
     Returns:
-        The loss L, `[B]`; positive where the label's probability is below 1/2.
+        The loss L, `[B]`; it is positive if the probability of the label is below 1/2.
     """
     logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
@@ -221,7 +222,9 @@ class Attacked(NamedTuple):
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Combine images with their loss and success; NaN does not count as success.
+    """Combine images with their loss and success.
+
+    NaN does not count as success.
 
     Args:
         image: `[B, C, H, W]`.
@@ -234,7 +237,10 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """Select for each image the more harmful of two perturbations: by success, then by loss."""
+    """For each image, select the more harmful of two perturbations.
+
+    Success decides first, and then the loss.
+    """
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -248,7 +254,7 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
     """Evaluate images by several samples of a randomised classifier, one after another, without gradients.
 
     Args:
-        network: maps images to logits, which vary between calls for a randomised network.
+        network: network that maps images to logits; the logits of a randomised network vary between calls.
         image: `[B, C, H, W]`.
         label: `[B]`.
         num_draws: number m of samples.
@@ -270,13 +276,15 @@ def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
 
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
-    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses; parameters get no gradient.
+    """Evaluate images, and compute the gradient `[B, C, H, W]` of their losses.
+
+    Parameters get no gradient.
 
     Args:
         network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
-        num_draws: m, number of samples; each sample's graph is freed before the next sample.
+        num_draws: number m of samples; the graph of a sample is freed before the next sample.
 
     Raises:
         ValueError: if the logits are not differentiable with respect to the image.
@@ -327,11 +335,12 @@ def projected_gradient_ascent(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: gradient steps.
-        step_size: step size a, in pixel units.
-        num_draws: m, samples per gradient of a randomised classifier.
+        step_size: step size a in pixel units.
+        num_draws: number m of samples per gradient of a randomised classifier.
 
     Returns:
-        The worst point of each image's trajectory, including start and end, so more steps never weaken the attack.
+        The worst point of the trajectory of each image, including start and end. More steps therefore never weaken the
+        attack.
     """
     image, perturbed = image.detach(), start.detach()
     kept: Attacked | None = None
@@ -357,7 +366,9 @@ def pgd(
     generators: Generators = None,
     logits: Tensor | None = None,
 ) -> Attacked:
-    """Run several ascents, and return the worst point for each image; the worst point may be the image itself.
+    """Run several ascents, and return the worst point for each image.
+
+    The worst point can be the image itself.
 
     Args:
         network: maps images to logits.
@@ -366,12 +377,12 @@ def pgd(
         norm: norm of the budget.
         epsilon: budget, in pixel units.
         steps: number of gradient steps of each ascent.
-        step_size: step size a, in pixel units.
-        restarts: number of ascents. If `num_draws` is 1, the network is assumed deterministic, and images that are
-            already misclassified are not attacked again, at the cost of one host synchronisation per restart.
-        starts_at_random: start at a random point within the budget instead of at the image.
-        num_draws: m, samples per gradient of a randomised classifier.
-        generators: generators of the random starts, one per image; None uses torch's global generator.
+        step_size: step size a in pixel units.
+        restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic. Images that are
+            already misclassified are then not attacked again, which costs one host synchronisation per restart.
+        starts_at_random: whether to start at a random point within the budget instead of at the image.
+        num_draws: number m of samples per gradient of a randomised classifier.
+        generators: generators of the random starts, one per image; None uses the global generator of torch.
         logits: logits of the images, `[B, K]`; they save a forward pass if `num_draws` is 1. None computes them.
     """
     image = image.detach()
@@ -403,7 +414,7 @@ class Attack(ABC):
 
     @property
     def title(self) -> str:
-        """Name in tables and metrics: `name`, or class, norm and epsilon."""
+        """Name in tables and metrics: `name` if given, and otherwise built from class, norm and epsilon."""
         return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
 
     def settings(self) -> dict[str, Any]:
@@ -426,9 +437,9 @@ class Attack(ABC):
             network: maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
-            generators: CPU generators, one per image, which make perturbations independent of the rest of the batch;
-                None uses torch's global generator.
-            logits: the network's logits for the images, `[B, K]`, if known; None computes them if needed.
+            generators: CPU generators, one per image; they make perturbations independent of the other images in the
+                batch. None uses the global generator of torch.
+            logits: logits of the network for the images, `[B, K]`; None computes the logits if needed.
         """
 
     def check(self) -> None:
@@ -451,11 +462,11 @@ class PGD(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps, which lets an ascent cross the ball
-            from any start.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps. With this length, an ascent can
+            cross the ball from any start.
         restarts: number of ascents; the worst result is kept for each image.
-        random_start: start at a random point within the budget instead of at the image.
-        num_draws: samples per gradient of a randomised classifier.
+        random_start: whether to start at a random point within the budget instead of at the image.
+        num_draws: number of samples per gradient of a randomised classifier.
         name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.
 
     Raises:

@@ -1,6 +1,6 @@
 """AutoAttack: an ensemble of two step-size-free PGD variants, FAB and the Square attack.
 
-Each attack runs on the images that withstood the previous attacks. The package `pyautoattack` is derived from the
+Each attack runs only on images for which all previous attacks failed. The package `pyautoattack` is derived from the
 authors' code.
 
 Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
@@ -22,14 +22,15 @@ from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 
 def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
-    """Make a smoothed classifier deterministic, with the same noise for all images and calls.
+    """Make a smoothed classifier deterministic: all images and all calls use the same noise.
 
-    The logits of the result are the logarithm of the mean probability over noise samples and votes. Activations are
-    recomputed in the backward pass, so memory does not grow with the number of noise samples.
+    The resulting logits are the logarithm of the mean probability over noise samples and votes. The backward pass
+    recomputes activations, so memory does not grow with the number of noise samples.
 
     Args:
-        evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
-        noise: m noise samples, `[m, C, H, W]`.
+        evaluate: function that maps images `[B, C, H, W]` and noise of the same shape to the logits `[S, B, K]` of S
+            votes.
+        noise: noise samples, `[m, C, H, W]`.
     """
 
     def network(image: Tensor) -> Tensor:
@@ -49,10 +50,10 @@ class AutoAttack(Attack):
     Args:
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
-        version: `standard`, or `plus` with more attacks and restarts. The version for randomised classifiers is not
-            supported, because a single evaluation decides about attack and success.
-        num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier; the cost is
-            proportional to this number.
+        version: version of AutoAttack: `standard`, or `plus` with more attacks and restarts. The version for randomised
+            classifiers is not supported. In that version, a single evaluation decides about attack and success.
+        num_draws: number of fixed noise samples with which `RobustAccuracy` evaluates a smoothed classifier; the cost
+            is proportional to this number.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
 
     Raises:
@@ -84,7 +85,9 @@ class AutoAttack(Attack):
         generators: Generators = None,
         logits: Tensor | None = None,
     ) -> Tensor:
-        """Attack images, see `Attack`; the first generator seeds the randomness of the whole batch.
+        """Attack images; see `Attack`.
+
+        The first generator seeds the random numbers of the whole batch.
 
         Raises:
             ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.

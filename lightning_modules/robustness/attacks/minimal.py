@@ -1,4 +1,4 @@
-"""Minimal-norm attacks: find the smallest perturbation, in the Euclidean norm, that makes a classifier err.
+"""Minimal-norm attacks: find the perturbation of smallest Euclidean norm that makes a classifier err.
 
     min_r ||r||_2   subject to  argmax_k z_k(x + r) != y  and  x + r in [0, 1]
 
@@ -6,15 +6,14 @@ DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = g
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until x + (1 + eta) r is classified differently; the overshoot eta moves the point across the boundary. Here f and w are
-evaluated at x + (1 + eta) r, which keeps a step from returning over a crossed boundary; the paper evaluates them at x +
-r.
+until the class of x + (1 + eta) r differs. The overshoot eta moves the point across the boundary. Here f and w are
+evaluated at x + (1 + eta) r, so that a step does not return across the boundary. The paper evaluates them at x + r.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 
     ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa),
 
-and search for the smallest successful c: multiply by ten until success, then bisect.
+and search for the smallest successful c. They multiply c by ten until the attack succeeds, and then bisect.
 
 Misclassified images are left unchanged. In this file a network maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`,
 independently for each image (evaluation mode).
@@ -41,12 +40,17 @@ INSIDE = 1 - 1e-6
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
-    """Check whether the predicted class differs from the label, `[B]`, bool; NaN does not count as different."""
+    """Check whether the predicted class differs from the label, `[B]`, bool.
+
+    NaN counts as the label.
+    """
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Compute the gradient `[B, C, H, W]` of each image's value `[B]`; parameters get no gradient.
+    """Compute the gradient `[B, C, H, W]` of one value per image, `[B]`.
+
+    Parameters get no gradient.
 
     Raises:
         ValueError: if the value is not differentiable with respect to the image.
@@ -62,7 +66,7 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
     """Compute the step to the nearest decision boundary of the linearised classifier.
 
-    Pixels at 0 or 1 that would leave the range are kept constant; otherwise clipping would weaken the step.
+    Pixels at 0 or 1 that would leave the range do not change; otherwise clipping would weaken the step.
 
     Args:
         network: maps images to logits.
@@ -72,7 +76,7 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
 
     Returns:
         (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero if all gradients vanish. The step takes n backward passes, one
-        per candidate, and stores only one gradient.
+        per candidate, but stores only one gradient.
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
@@ -99,7 +103,9 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """Attack by DeepFool, clipped to [0, 1] after each step; each step needs a host sync to find fooled images.
+    """Attack by DeepFool, clipped to [0, 1] after each step.
+
+    Each step needs a host sync to find the fooled images.
 
     Args:
         network: maps images to logits.
@@ -186,21 +192,22 @@ def carlini_wagner(
 ) -> Tensor:
     """Attack images by Carlini and Wagner's method in the Euclidean norm, with a separate c for each image.
 
-    Unlike the authors' program, this function never aborts a search early, and therefore needs no host synchronisation
-    during the search.
+    Unlike the program of the authors, this function never stops a search early. It therefore needs no host
+    synchronisation during the search.
 
     Args:
         network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
-        confidence: kappa, at least 0, required margin of another class's logit over the label's logit.
+        confidence: margin kappa, at least 0, by which the logit of another class must exceed the logit of the label.
         steps: number of Adam steps per value of c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of the margin's weight c.
+        initial_constant: first value of c, the weight of the margin.
         search_steps: number of values of c in the search.
 
     Returns:
-        The closest successful x' of all steps, `[B, C, H, W]`; the image itself if no step was successful.
+        The successful x' of all steps that is closest to the image, `[B, C, H, W]`; the image itself if no step
+        succeeded.
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -242,7 +249,10 @@ class MinimalAttack(ABC):
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`; deterministic."""
+        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`.
+
+        The attack is deterministic.
+        """
 
 
 @dataclass(frozen=True)
@@ -250,7 +260,7 @@ class DeepFool(MinimalAttack):
     """DeepFool attack: iterative steps to the nearest boundary of the linearised classifier.
 
     Args:
-        overshoot: eta, fraction by which the perturbation is extended; the authors use 0.02.
+        overshoot: fraction eta by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
         num_candidates: number of candidate classes, chosen as the most likely classes of an image; None uses all. Each
             candidate costs one backward pass per step.
@@ -276,15 +286,17 @@ class DeepFool(MinimalAttack):
 
 @dataclass(frozen=True)
 class CarliniWagner(MinimalAttack):
-    """Carlini and Wagner's l2 attack: jointly minimises perturbation norm and margin of the label.
+    """The l2 attack of Carlini and Wagner.
+
+    It jointly minimises the norm of the perturbation and the margin of the label.
 
     The attack takes `steps` x `search_steps` forward and backward passes.
 
     Args:
-        confidence: kappa, required margin of another class's logit over the label's logit.
-        steps: number of Adam steps per value of the margin's weight c.
+        confidence: margin kappa by which the logit of another class must exceed the logit of the label.
+        steps: number of Adam steps per value of c, the weight of the margin.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of the margin's weight c.
+        initial_constant: first value of c, the weight of the margin.
         search_steps: number of values of c in the search.
         name: name in tables and metrics.
 

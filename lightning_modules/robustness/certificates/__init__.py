@@ -1,4 +1,4 @@
-"""Certification by randomised smoothing: vote statistics, adaptive sample sizes, and vote counting."""
+"""Certification by randomised smoothing: statistics of votes, adaptive numbers of samples, and counting of votes."""
 
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.certificates.modes import FixedSampling

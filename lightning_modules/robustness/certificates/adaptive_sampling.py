@@ -1,9 +1,9 @@
-"""Certify with fewer noise samples than CERTIFY, at the same failure probability alpha.
+"""Certify with fewer noise samples than CERTIFY. The failure probability alpha is the same.
 
-In every mode, the prediction and radius of a row are a valid certificate. In a log, certified accuracy and mean radius
-are lower bounds of the values that more samples would give. `abstained` is an upper bound, because more samples would
-decide more images, and `mean_draws` is the mode's cost. The lower bounds are close to the published procedure's numbers
-for:
+In every mode, prediction and radius in a row of the log are a valid certificate. Certified accuracy and mean radius of
+a log are lower bounds. More samples could only increase these values. `abstained` is an upper bound, because more
+samples would decide more images. `mean_draws` is the cost of the mode. The following lower bounds are close to the
+numbers of the published procedure:
 
     InputSpecific: the curve and the mean radius, up to `max_loss`.
 
@@ -11,11 +11,11 @@ for:
 
     Stages, and Anytime with a target: certified accuracy at the target radius only; the mean radius is also loose.
 
-    Curve: certified accuracy at the grid radii only; the mean radius is also loose.
+    Curve: certified accuracy at the radii of the grid only; the mean radius is also loose.
 
-A row's `outcome` is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY with a
-precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little gain`,
-`out of draws`, or `wrong class`, which certifies nothing.
+The `outcome` of a row is the reason why sampling stopped: `complete` (CERTIFY with all samples), `planned` (CERTIFY
+with a precomputed number of samples), `certified` or `refuted` (at the target radius), `placed` (on the grid), `little
+gain`, `out of draws`, or `wrong class`. The outcome `wrong class` certifies nothing.
 """
 
 from collections.abc import Callable
@@ -54,31 +54,36 @@ SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
 
 
 def next_look(n: int) -> int:
-    """Return the number of samples at the next evaluation of the votes: 5 % more, in whole blocks."""
+    """Return the number of samples at the next evaluation of the votes.
+
+    It is 5 % larger, rounded to whole blocks.
+    """
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """Bound the class probability in each stream; all bounds hold jointly with probability 1 - level.
+    """Bound the class probability in each stream.
+
+    All bounds hold jointly with probability 1 - level.
 
     Args:
-        bound: maps hits, number of samples and level of one stream to the stream's bound.
+        bound: function that computes the bound of a stream from its hits, number of samples and level.
         hits: number of votes for the class in each stream, `[S]`.
         n: number of samples.
-        level: probability that any bound is wrong.
+        level: probability that at least one bound is wrong.
     """
     return [bound(int(k), n, level / len(hits)) for k in hits]
 
 
 @dataclass(frozen=True)
 class Stages(Mode):
-    """Decide whether a target radius is certified, in stages with increasing numbers of samples.
+    """Decide whether a target radius is certified, in stages with more and more samples.
 
-    Stage i has its own selection samples and n_i estimation samples. With s stages, each stage certifies at level alpha
-    / s, which makes all claims hold jointly. A stage gives up if an upper bound at level beta / (s - 1) shows that its
-    selected class does not reach the radius. Giving up never invalidates a certificate, but the loss of power may
-    exceed beta. If two classes are about equally probable, a stage often selects the wrong one and correctly gives up
-    on it. A row's radius is the final stage's radius, a valid lower bound.
+    Stage i has its own selection samples and n_i estimation samples. Each of s stages certifies at level alpha / s, so
+    that all claims hold jointly. A stage gives up if its selected class does not reach the radius, according to an
+    upper bound at level beta / (s - 1). Giving up never makes a certificate invalid, but the loss of power can exceed
+    beta. If two classes are about equally probable, a stage often selects the wrong class, and then gives up correctly.
+    The radius in a row is the radius of the final stage, which is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -88,7 +93,7 @@ class Stages(Mode):
         n0: number of selection samples per stage.
         n: number of estimation samples of each stage.
         alpha: probability that a certificate is wrong.
-        beta: probability that any stage gives up on a class that reaches the radius.
+        beta: probability that at least one stage gives up on a class that reaches the radius.
     """
 
     radius: float
@@ -124,22 +129,22 @@ class Stages(Mode):
 
 @dataclass(frozen=True)
 class InputSpecific(Mode):
-    """Run CERTIFY with as few samples as an image needs for nearly the radius that `n_max` samples would give.
+    """Run CERTIFY with as few samples as possible.
 
-    The selection samples give a rough estimate of the class probability, which determines how many new samples lose at
-    most `max_loss` of the radius. This number does not depend on the new samples, so the published formula of the
-    radius stays valid.
+    The radius is nearly as large as with `n_max` samples. The selection samples give a rough estimate of the class
+    probability. From this estimate follows how many new samples lose at most `max_loss` of the radius. This number does
+    not depend on the new samples. The published formula of the radius therefore stays valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
 
     Args:
-        max_loss: maximum loss of radius compared with `n_max` samples, in pixel units, or as a fraction if `relative`.
+        max_loss: maximum loss of radius compared with `n_max` samples, in pixel units; if `relative`, as a fraction.
         relative: interpret `max_loss` as a fraction.
-        n0: selection samples, which also determine the number of estimation samples.
+        n0: number of selection samples, which also determine the number of estimation samples.
         n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        pilot_alpha: probability that more than `max_loss` is lost; certificates are valid regardless.
+        pilot_alpha: probability of a loss above `max_loss`; certificates are valid regardless.
     """
 
     max_loss: float = 0.05
@@ -172,11 +177,12 @@ class InputSpecific(Mode):
 
 @dataclass(frozen=True)
 class Anytime(Mode):
-    """Stop as soon as a confidence sequence, valid at all numbers of samples, decides the question.
+    """Stop as soon as a confidence sequence decides the question.
 
-    With `radius`, the question is whether that radius is certified. Without `radius`, sampling continues until the
-    radius reaches `largest_radius`, the class is shown to have no majority, or another block of samples is expected to
-    add less than `least_gain`. The radius in a row of the log is a valid lower bound.
+    The sequence is valid for all numbers of samples. With `radius`, the question is whether this radius is certified.
+    Without `radius`, sampling stops when the radius reaches `largest_radius`, when the class is shown to have no
+    majority, or when another block of samples is expected to add less than `least_gain`. The radius in a row of the log
+    is a valid lower bound.
 
     Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with threshold log(1/alpha), the strictly one-sided level.
 
@@ -186,8 +192,8 @@ class Anytime(Mode):
         n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
         largest_radius: radius at which sampling stops without a target, in pixel units.
-        least_gain: expected gain of radius, in pixel units, below which sampling stops; the gain of the next 100
-            samples counts.
+        least_gain: sampling stops when the expected gain of radius from the next 100 samples is smaller, in pixel
+            units.
     """
 
     radius: float | None = None
@@ -233,23 +239,23 @@ class Anytime(Mode):
 class Curve(Mode):
     """Estimate certified accuracy at the radii 0, `grid`, 2 `grid`, ... with as few samples as possible.
 
-    An image contributes its place: the largest grid radius up to which the image is certified.
+    The place of an image is the largest grid radius up to which the image is certified.
 
-    Sampling stops after selection if the selected class is not the label, because the image then counts at no radius.
-    Otherwise sampling stops when one-sided confidence sequences put the radius between two adjacent grid radii, or when
-    no outcome of the remaining samples could increase the place.
+    If the selected class is not the label, sampling stops after selection. The image then counts at no radius.
+    Otherwise sampling stops when one-sided confidence sequences put the radius between two adjacent grid radii. It also
+    stops when no outcome of the remaining samples could increase the place.
 
     The confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is for the Clopper-Pearson
-    bound at `n_max` samples, where this bound is tighter. The radius in a row of the log is the place, a valid lower
-    bound. At grid radii, the log's accuracy is a valid lower bound of the smoothed classifier's certified accuracy. A
-    row of the log with the wrong class certifies nothing.
+    bound at `n_max` samples. At that number, this bound is tighter. The radius in a row of the log is the place, a
+    valid lower bound. At the grid radii, the accuracy of the log is a valid lower bound of the certified accuracy of
+    the smoothed classifier. A row of the log with the wrong class certifies nothing.
 
     Args:
         grid: spacing of the radii, in pixel units.
         n0: selection samples.
         n_max: maximum number of estimation samples.
         alpha: probability that a certificate is wrong.
-        beta: probability that an image is placed too low; this never invalidates a certificate.
+        beta: probability of placing an image too low; this never makes a certificate invalid.
     """
 
     grid: float = 0.25
@@ -282,7 +288,7 @@ class Curve(Mode):
         return claim(outcome, selected, hits, n, p_lower.tolist(), lambda _: round(place * self.grid, 10), self.n0 + n)
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound of each stream's class probability after n samples."""
+        """Compute a lower bound of the class probability in each stream after n samples."""
         lower = ends(one_sided_anytime_lower, hits, n, SEQUENCE_SHARE * self.alpha)
         if n < self.n_max:
             return lower
@@ -290,11 +296,11 @@ class Curve(Mode):
         return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
 
     def _best_end(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound that each stream would have at `n_max` samples if all remaining samples were hits."""
+        """Compute the lower bound of each stream at `n_max` samples if all remaining samples are hits."""
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:
-        """Return the index of the largest grid radius that is at most `radius`; -1 without a certificate."""
+        """Return the index of the largest grid radius that is at most `radius`, or -1 without a certificate."""
         return float(np.floor(radius / self.grid)) if radius >= 0 else -1.0
 
 

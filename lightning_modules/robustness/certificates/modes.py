@@ -1,11 +1,11 @@
 """Sampling modes of certification: the published algorithms CERTIFY and PREDICT.
 
-A mode is a coroutine: it requests votes by yielding `Draws`, receives their counts, and returns a `Certificate`. A mode
-sees neither network nor device: its decisions depend only on the vote counts.
+A mode is a coroutine. It requests votes by yielding `Draws`, receives the vote counts, and returns a `Certificate`. A
+mode has no access to network or device. Its decisions depend only on the vote counts.
 
-A certificate states that the smoothed classifier g is constant, and equal to `prediction`, within `radius`. The
-certificate of an image is wrong with probability at most alpha. The samples that select the class are separate from the
-samples that bound its probability.
+A certificate states that the smoothed classifier g equals `prediction` everywhere within `radius`. The certificate of
+an image is wrong with probability at most alpha. The samples that select the class are separate from the samples that
+bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate of an image, with the vote counts that it is based on."""
+    """The certificate of an image, and the vote counts from which it follows."""
 
     prediction: int
     """Predicted class, or `ABSTAIN`."""
@@ -74,7 +74,7 @@ class Mode(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The mode's name and arguments, which must be the same for all rows of a log."""
+        """Name and arguments of the mode, which must be the same for all rows of a log."""
         return {"mode": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
@@ -82,13 +82,16 @@ class Mode(ABC):
         """Certify one image.
 
         Args:
-            radius: maps lower bounds to the certified radius; defined by the module that votes.
-            label: label of the image, used only by `Curve`.
+            radius: function that maps lower bounds to the certified radius; the module that votes defines it.
+            label: label of the image; only `Curve` uses it.
         """
 
 
 def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
-    """Request `n0` votes and return the class with the most votes; in a tie, the lowest class."""
+    """Request `n0` votes, and return the class with the most votes.
+
+    In a tie, return the lowest class.
+    """
     votes = yield Draws(stage, 0, n0)
     return int(votes.sum(axis=0).argmax())
 
@@ -96,7 +99,10 @@ def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
 def estimate(
     selected: int, n: int, alpha: float, stage: int = ESTIMATION
 ) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
-    """Request `n` votes; return the number of votes for the selected class and its lower bound, per noise stream."""
+    """Request `n` votes.
+
+    For each noise stream, return the number of votes for the selected class and its lower bound.
+    """
     votes = yield Draws(stage, 0, n)
     hits = votes[:, selected]
     return hits, clopper_pearson_lower(hits, n, alpha / len(hits)).tolist()
@@ -112,7 +118,10 @@ def claim(
     draws: int,
     stage: int = 1,
 ) -> Certificate:
-    """Build a certificate from lower bounds; abstain if the radius is negative."""
+    """Build a certificate from lower bounds.
+
+    Abstain if the radius is negative.
+    """
     certified = radius(p_lower)
     prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
     counts = tuple(hits.tolist())
@@ -146,11 +155,11 @@ class FixedSampling(Mode):
 
 @dataclass(frozen=True)
 class Predict(Mode):
-    """PREDICT as published: predict the smoothed classifier's class, without a radius.
+    """PREDICT as published: predict the class of the smoothed classifier, without a radius.
 
     Args:
         n: number of samples.
-        alpha: probability that the prediction differs from the smoothed classifier's.
+        alpha: probability that the prediction is not the class of the smoothed classifier.
     """
 
     n: int = 1000

@@ -4,10 +4,10 @@ A base classifier f of images in [0, 1] and Gaussian noise define the smoothed c
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
-If g's class A at x has P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma Phi^-1(p). The
-probability is estimated from votes, so p is a lower confidence bound. The bound is either Clopper and Pearson's, for a
-fixed number of samples, or an anytime bound. An anytime bound holds for all numbers of samples simultaneously, so
-sampling may stop at any time.
+Let A be the class of g at x. If P(f(x + sigma e) = A) >= p > 1/2, then g is constant within the l2 radius sigma
+Phi^-1(p). The probability is estimated from votes, so p is a lower confidence bound. The bound is the Clopper-Pearson
+bound for a fixed number of samples, or an anytime bound. An anytime bound holds for all numbers of samples
+simultaneously. Sampling may therefore stop at any time.
 
 Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019, arXiv
 1902.02918; Voracek, Treatment of Statistical Estimation Problems in Randomized Smoothing for Adversarial Robustness,
@@ -33,7 +33,7 @@ def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
     The published code computes the same bound as the lower end of the two-sided interval at level 2 alpha.
 
     Args:
-        hits: numbers of successes, of any shape, in [0, n]; fractions are allowed.
+        hits: number of successes, of any shape, in [0, n]; fractions are allowed.
         n: number of samples.
         alpha: probability that the bound exceeds the true value, in (0, 1).
 
@@ -45,16 +45,19 @@ def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """Compute the exact upper confidence bound of a probability; arguments as in `clopper_pearson_lower`."""
+    """Compute the exact upper confidence bound of a probability.
+
+    Arguments are the same as for `clopper_pearson_lower`.
+    """
     return 1 - clopper_pearson_lower(n - np.asarray(hits, dtype=float), n, alpha)
 
 
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the log-wealth of a bettor who starts with 1 and bets against the probability p.
+    """Compute the logarithm of the wealth of a bettor, who starts with 1 and bets against the probability p.
 
     W(p) = log B(k + 1/2, n - k + 1/2) - log B(1/2, 1/2) - k log p - (n - k) log(1 - p)
 
-    If p is true then, by Ville's inequality, P(W(p) ever reaches log(1/a)) <= a.
+    If p is the true probability, then P(W(p) ever reaches log(1/a)) <= a (inequality of Ville).
 
     Args:
         hits: k, successes so far.
@@ -66,13 +69,13 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Compute the one-sided log-wealth of a bettor who bets only on probabilities above p.
+    """Compute the logarithm of the wealth of a one-sided bettor, who bets only on probabilities above p.
 
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with prior b ~ Beta(1/2, 1/2) and posterior
     Beta(k + 1/2, n - k + 1/2).
 
-    exp W+ is a mixture of likelihood ratios of all q > p against p. Each ratio has expectation at most 1 for every true
-    probability up to p. Hence P(W+(p) ever reaches log(1/a)) <= a for all of these probabilities.
+    exp W+ is a mixture of likelihood ratios of all q > p against p. The expectation of each ratio is at most 1 for
+    every true probability up to p. Hence P(W+(p) ever reaches log(1/a)) <= a for all of these probabilities.
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
     with np.errstate(divide="ignore"):
@@ -97,7 +100,7 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
     Args:
         hits: number of successes so far; fractions are allowed.
         n: number of samples so far.
-        alpha: probability that any interval of the sequence misses the true value, in (0, 1).
+        alpha: probability that at least one interval of the sequence misses the true value, in (0, 1).
     """
     if hits == 0:
         return 0.0
@@ -106,14 +109,18 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
 
 
 def anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the upper end of the anytime confidence interval; arguments as in `anytime_lower`."""
+    """Compute the upper end of the anytime confidence interval.
+
+    Arguments are the same as for `anytime_lower`.
+    """
     return 1 - anytime_lower(n - hits, n, alpha)
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided lower bound, the smallest p with W+(p) < log(1/alpha); tighter than `anytime_lower`.
+    """Compute the one-sided lower bound: the smallest p with W+(p) < log(1/alpha).
 
-    With probability 1 - alpha, this bound is below the true value for all n simultaneously.
+    It is tighter than `anytime_lower`. With probability 1 - alpha, this bound is below the true value for all n
+    simultaneously.
     """
     if hits == 0:
         return 0.0
@@ -121,25 +128,31 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Compute the one-sided upper bound that holds for all n; arguments as in `one_sided_anytime_lower`."""
+    """Compute the one-sided upper bound for all n.
+
+    Arguments are the same as for `one_sided_anytime_lower`.
+    """
     return 1 - one_sided_anytime_lower(n - hits, n, alpha)
 
 
 def gaussian_radius(p: float, sigma: float) -> float:
-    """Compute the radius within which a class of probability at least p keeps its majority.
+    """Compute the radius within which a class keeps its majority if its probability is at least p.
 
     Args:
         p: lower bound of the probability, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        sigma Phi^-1(p), in pixel units; negative for p < 1/2, which means no certificate.
+        The radius sigma Phi^-1(p), in pixel units; it is negative for p < 1/2, which means that there is no
+        certificate.
     """
     return float(sigma * ndtri(p))
 
 
 def predict(votes: ArrayLike, alpha: float) -> int:
-    """Return the class with the most votes if it beats the second in an exact two-sided binomial test (PREDICT).
+    """Return the class with the most votes, or abstain (PREDICT).
+
+    The class must win an exact two-sided binomial test against the second class.
 
     Args:
         votes: votes for each class, `[K]`.
@@ -167,23 +180,23 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """Find the smallest number of samples whose radius is at most `max_loss` below the radius for `n_max` samples.
+    """Find the smallest number of samples that loses at most `max_loss` of radius compared with `n_max` samples.
 
-    The limit must hold for every probability in the pilot's two-sided confidence interval. A wrong interval affects
-    only the savings: the certificate stays valid, because the certifying samples are independent of the pilot. With
-    several votes, all probabilities move simultaneously from the lower to the upper ends of their intervals; other
-    combinations are not checked.
+    The limit must hold for every probability in the two-sided confidence interval of the pilot. A wrong interval
+    affects only the number of saved samples. The certificate stays valid, because it uses samples that are independent
+    of the pilot. With several votes, all probabilities move simultaneously from the lower ends of their intervals to
+    the upper ends. Other combinations are not checked.
 
     Args:
-        pilot_hits: votes for the selected class in the pilot, one per stream.
+        pilot_hits: number of votes for the selected class in the pilot, one number per stream.
         pilot_draws: number of samples of the pilot.
         n_max: maximum number of samples.
-        step: the result is a multiple of this number, or `n_max`.
+        step: divisor of the result; the result can also be `n_max`.
         alpha: failure probability of the certificate.
         pilot_alpha: failure probability of the interval.
-        max_loss: maximum loss of radius, in pixel units, or as a fraction of the radius if `relative` is true.
+        max_loss: maximum loss of radius in pixel units; if `relative` is true, as a fraction of the radius.
         relative: interpret `max_loss` as a fraction.
-        radius: maps probabilities, one per stream, to the certified radius.
+        radius: function that maps probabilities, one per stream, to the certified radius.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -209,10 +222,12 @@ def input_specific_draws(
 
 
 def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) -> NDArray[np.float64]:
-    """Compute the certified accuracy: the fraction of correctly classified images with certified radius at least r.
+    """Compute the certified accuracy at each radius r.
+
+    This is the fraction of images that are classified correctly with a certified radius of at least r.
 
     Args:
-        correct: whether the prediction equals the label, `[N]`; false when abstaining.
+        correct: whether the prediction equals the label, `[N]`; false if the classifier abstains.
         radius: certified radii, `[N]`, in pixel units.
         radii: values of r, `[R]`, in pixel units.
 
@@ -226,8 +241,8 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
     """Compute the average certified radius (ACR), with radius 0 for wrong predictions.
 
-    The ACR is the integral of the certified accuracy over r. Easy images dominate the ACR, so report it together with
-    the curve of certified accuracy.
+    The ACR is the integral of the certified accuracy over r. Easy images dominate the ACR. Report it together with the
+    curve of certified accuracy.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """
@@ -237,15 +252,17 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower bound of the certified accuracy on the given images; the bound accounts for wrong certificates.
+    """Compute a lower bound of the certified accuracy on the given images.
 
-    The m certificates are independent, and each is wrong with probability at most alpha. With probability 1 -
-    rho, the number of wrong certificates is at most the smallest k with P(B > k) <= rho for B ~ Binomial(m, alpha). The
-    returned bound is the accuracy minus k / m; it holds for all radii simultaneously.
+    It accounts for certificates that are wrong. The m certificates are independent, and each is wrong with probability
+    at most alpha. With probability 1 - rho, the number of wrong certificates is at most the smallest k with P(B > k) <=
+    rho for B ~ Binomial(m, alpha). The returned bound is the accuracy minus k / m. It holds for all radii
+    simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. The
-    published formula lacks the factors 2 that Bernstein's inequality has under the root and in the last term. So the
-    published bound is not valid: with alpha = rho = 0.001 and m = 10,000 it fails with probability 0.0016.
+    inequality of Bernstein has a factor 2 under the root and in the last term. The published formula lacks both
+    factors. The published bound is therefore not valid: with alpha = rho = 0.001 and m = 10,000 it fails with
+    probability 0.0016.
 
     Args:
         accuracy: certified accuracies, of any shape.

@@ -1,17 +1,18 @@
-"""Count a classifier's votes on noisy copies of images, in full batches that may span several images.
+"""Count the votes of a classifier on noisy copies of images, in full batches.
 
-Sample d of image x in a stage of its certification is x + sigma e. The noise e depends only on (seed, image, stage, d),
-because each block of 100 samples has its own seed. So the classifier's inputs do not depend on batch size or world
-size. The votes do not depend on them either, except where two logits are so close that rounding, which may change with
-the batch size, decides. Different types of device generate different noise.
+A batch may contain several images. Sample d of image x in a stage of its certification is x + sigma e. The noise e
+depends only on (seed, image, stage, d). Each block of 100 samples has its own seed. The inputs of the classifier
+therefore do not depend on batch size or world size. The votes do not depend on them either, with one exception. If two
+logits are very close, rounding decides, and rounding can change with the batch size. Noise differs between types of
+device.
 
-The rate of votes changed by rounding was measured on a CPU, with a ResNet-20 trained without noise, on 6,000 noisy
-copies of six CIFAR-10 images (`tests/benchmarks/test_flipped_votes.py`). Batch size 77 instead of 1000 changed no vote,
-in float32 and with bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence. The memory format `channels_last`
-changed no vote either, although it changes logits by up to 0.06 under bfloat16.
+We measured how many votes change by rounding (`tests/benchmarks/test_flipped_votes.py`). The measurement used a CPU, a
+ResNet-20 trained without noise, and 6,000 noisy copies of six CIFAR-10 images. Batch size 77 instead of 1000 changed no
+vote, in float32 and with bfloat16 autocast. The rate is therefore below 0.05 % at 95 % confidence. The memory format
+`channels_last` changed no vote either, although it changes logits by up to 0.06 under bfloat16.
 
-As in the literature, noise is sampled and added in float32, while the certificate assumes exact arithmetic. Voracek and
-Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
+As in the literature, noise is sampled and added in float32. The certificate assumes exact arithmetic. Voracek and Hein
+(Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that this gap can be
 exploited, and how to close it for quantised images.
 """
 
@@ -51,10 +52,11 @@ class GaussianSmoothing:
 
 
 class BlockNoise:
-    """Standard normal noise in float32, a pure function of (seed, image, stage, block) on each type of device.
+    """Standard normal noise in float32.
 
-    Generators of some devices use only 32 bits of a seed. The seeds of an image's blocks are consecutive integers, so
-    the blocks differ even on these devices.
+    For each type of device, it is a pure function of (seed, image, stage, block). Generators of some devices use only
+    32 bits of a seed. The seeds of the blocks of an image are consecutive integers, so the blocks differ even on these
+    devices.
 
     Args:
         seed: seed of all noise.
@@ -122,7 +124,7 @@ class _InProgress:
 
 
 class _Part(NamedTuple):
-    """Samples of one image in one batch."""
+    """Samples of a single image in a batch."""
 
     item: _InProgress
     start: int
@@ -142,32 +144,33 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class VoteCounter:
-    """Certify images in full batches; a batch may combine samples of several images.
+    """Certify images in full batches.
 
-    Images are processed in order of arrival, so only a few images are in progress at any time. Votes are counted on the
-    device, and read by the host one batch later, while the next batch is computed:
+    A batch may combine samples of several images. Images are processed in order of arrival, so only a few images are in
+    progress at any time. The device counts the votes. The host reads them one batch later, while the device computes
+    the next batch:
 
                   plan and launch batch 1
                   plan and launch batch 2    while the device computes 1
         read 1,   plan and launch batch 3    while it computes 2
         read 2,   plan and launch batch 4    while it computes 3
 
-    Batch 3 is the first that can depend on the votes of batch 1. An image that waits for these votes has no samples in
-    batch 2; batch 2 is filled with the next images.
+    Batch 3 is the first batch that can depend on the votes of batch 1. An image that waits for these votes has no
+    samples in batch 2. The next images fill batch 2.
 
     Args:
-        smoothed: smoothed classifier; it provides logits of noisy images and the certified radius.
-        mode: sampling mode; it decides the number of samples per image.
+        smoothed: smoothed classifier, which computes logits of noisy images and the certified radius.
+        mode: sampling mode, which decides the number of samples per image.
         sigma: standard deviation of the noise, in pixel units.
         batch_size: number of samples per batch and rank.
         seed: seed of the noise.
         device: device of the images.
-        rank: this rank if the samples of each image are sharded over ranks, otherwise 0.
+        rank: rank of this process if the samples of each image are sharded over ranks, otherwise 0.
         world_size: number of ranks over which the samples of each image are sharded.
-        add_over_processes: function that sums an int64 tensor over these ranks, in place; all ranks call it equally
-            often.
-        after_batch: function called with `num_draws` after each batch, once the caller has consumed the results of that
-            batch; should be fast. An exception that it raises aborts the certification.
+        add_over_processes: function that sums an int64 tensor over these ranks in place; all ranks call it the same
+            number of times.
+        after_batch: function called with `num_draws` after each batch, when the caller has consumed the results of that
+            batch; it should be fast. An exception raised by this function stops the certification.
     """
 
     def __init__(
@@ -204,12 +207,12 @@ class VoteCounter:
         """Certify images from an iterator.
 
         Args:
-            images: iterator of images, all of the same shape; an image is read when a batch has room for its samples.
+            images: iterator of images of the same shape; an image is read when a batch has room for its samples.
 
         Yields: The result of each image, in order of completion.
 
         Raises:
-            ValueError: if logits are NaN or do not have the documented shape.
+            ValueError: if logits are NaN, or their shape is not the documented shape.
         """
         before: _Launched | None = None
         since = time.perf_counter()
@@ -224,7 +227,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Choose the samples of the next batch over all ranks, oldest images first."""
+        """Choose the samples of the next batch over all ranks, starting with the oldest images."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0
@@ -291,7 +294,10 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return this rank's samples with their part numbers; every rank has one range, of the same length."""
+        """Return the samples of this rank with their part numbers.
+
+        Every rank gets one range, and all ranges have the same length.
+        """
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share
@@ -305,7 +311,10 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Add the votes of a batch to its images, and finish the images that need no more samples."""
+        """Add the votes of a batch to its images.
+
+        Finish the images that need no more samples.
+        """
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -1,18 +1,18 @@
-"""Projected gradient ascent on an image, the objectives to maximise, and the random masks of the attack.
+"""Projected gradient ascent on an image, its objectives, and the random masks of the attack.
 
-A kept region K with A pixels has rho = sqrt(pi A / 2). In each of J rounds, J ~ U{1 ... 14}, every vertex of K's outer
-contour moves by offsets of at most e pixels, smoothed along the contour. A vertex that leaves the region returns to the
-contour's nearest vertex. Then the polygon is filled again:
+For a kept region K with A pixels, let rho = sqrt(pi A / 2). There are J rounds, J ~ U{1 ... 14}. In each round, every
+vertex of the outer contour of K moves by offsets of at most e pixels. The offsets are smoothed along the contour. A
+vertex that leaves the region returns to the nearest vertex of the contour. Then the polygon is filled again:
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
-rho is defined as in the authors' code; a circle of area A has a radius smaller than rho by a factor of pi / sqrt(2).
-The regions of an image are deformed separately; the editor keeps their union.
+rho is defined as in the code of the authors. The radius of a circle of area A is smaller by a factor of pi / sqrt(2).
+The regions of an image are deformed separately. The editor keeps their union.
 
-The contour comes from scikit-image's marching squares: it runs along the region's own pixels, with vertices where its
-direction changes. The authors' code uses OpenCV, which finds the same contour with another starting point. Pillow fills
-polygons including their outlines. Pillow and OpenCV fill equally many pixels on average; one pixel in 200 differs, at
-slanted edges.
+The contour comes from marching squares in scikit-image. It runs along the pixels of the region, and has vertices where
+its direction changes. The code of the authors uses OpenCV. It finds the same contour with another starting point.
+Pillow fills polygons including their outlines. On average, Pillow and OpenCV fill the same number of pixels. At slanted
+edges, one pixel in 200 differs.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Algorithm 1.
@@ -38,13 +38,15 @@ Augmentation = Literal["contour", "single", "global"]
 
 
 def outer_contour(region: Mask) -> NDArray[np.int64]:
-    """Find the outer contour of a region's largest part; pixels that touch at a corner are connected.
+    """Find the outer contour of the largest part of a region.
+
+    Pixels that touch at a corner are connected.
 
     Args:
         region: `[H, W]`.
 
     Returns:
-        Vertices of the contour, `[N, 2]`, as row and column of a pixel in the region; N is 0 for an empty region.
+        Vertices of the contour, `[N, 2]`, as row and column of a pixel in the region. N is 0 for an empty region.
     """
     padded = np.pad(region, 1)
     lines = find_contours(padded.astype(float), 0.5, fully_connected="high")
@@ -86,11 +88,13 @@ def radius(region: Mask) -> float:
 
 
 def deformed(region: Mask, largest_offset: int, width: float, random: np.random.Generator) -> Mask:
-    """Deform a region by one round of Algorithm 1; a region without contour is returned unchanged.
+    """Deform a region by one round of Algorithm 1.
+
+    A region without contour is returned unchanged.
 
     Args:
         region: K, `[H, W]`.
-        largest_offset: e, maximal offset of a vertex, in pixels.
+        largest_offset: maximal offset e of a vertex, in pixels.
         width: width of the Gaussian along the contour, in vertices.
         random: random generator for the offsets.
     """
@@ -115,9 +119,9 @@ def shrunk(
     Args:
         region: K, `[H, W]`.
         random: random generator for e, J and the offsets.
-        strength: zeta, factor by which e is multiplied.
+        strength: factor zeta of e.
         max_rounds: exclusive upper bound of J.
-        smoothness: s, width of the Gaussian, relative to rho.
+        smoothness: width s of the Gaussian, relative to rho.
     """
     rho = radius(region)
     largest_offset = int(strength * random.uniform(0, rho))
@@ -130,9 +134,9 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     """Sample a region K that an editor might keep.
 
     Args:
-        regions: regions to protect, `[R, H, W]`; empty regions pad the batch and consume no random numbers.
-        augmentation: `contour` deforms each region at random, `single` takes the union of the regions, and `global`
-            takes the whole image.
+        regions: regions to protect, `[R, H, W]`; empty regions are padding, and consume no random numbers.
+        augmentation: kind of augmentation: `contour` deforms each region at random, `single` takes the union of the
+            regions, and `global` takes the whole image.
         random: random generator for `contour`.
 
     Returns:
@@ -155,14 +159,16 @@ def noise_norm(predicted: Tensor) -> Tensor:
 
 
 def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-    """Predict the noise at a timestep for a latent of pure noise, as in the editor's first step.
+    """Predict the noise at a timestep for a latent of pure noise.
+
+    This is the first step of the editor.
 
     Args:
         inpainter: the editor's model.
-        image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
+        image: images `[B, C, H, W]` in [0, 1]; gradients flow to them.
         keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: z, standard normal, before the scheduler's scale.
-        draw: standard normal noise of the shape of z, with which a stochastic encoder samples its latent.
+        noise: standard normal z, before scaling by the scheduler.
+        draw: standard normal noise of the shape of z; a stochastic encoder samples its latent with it.
         timestep: t.
     """
     time = torch.full((len(image),), timestep, device=image.device)
@@ -171,7 +177,7 @@ def first_step(inpainter: Inpainter, image: Tensor, keep: Tensor, noise: Tensor,
 
 
 def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of blanked images and the encodings of grey images."""
+    """Sum the squared distances between the encodings of blanked images and of grey images."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     target = inpainter.encode(torch.full_like(image, 0.5), zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - target).square().sum()
@@ -186,19 +192,22 @@ def protected(
     iterations: int,
     gradient_repeats: int = 1,
 ) -> Tensor:
-    """Projected gradient ascent inside regions that are sampled in each iteration.
+    """Projected gradient ascent inside regions.
+
+    Each iteration samples new regions.
 
     Args:
         image: x, `[B, C, H, W]` in [0, 1].
-        objective: maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; each call uses new random numbers.
+        objective: function that maps x + d and K, `[B, 1, H, W]`, to the scalar to maximise; each call uses new random
+            numbers.
         draw_keep: samples K.
         epsilon: maximal change of a pixel, in pixel units.
-        step_size: a, change of a pixel per step, in pixel units.
+        step_size: change a of a pixel per step, in pixel units.
         iterations: number of steps.
-        gradient_repeats: number of gradients averaged before the sign.
+        gradient_repeats: number of gradients that are averaged before taking the sign.
 
     Returns:
-        x + d, `[B, C, H, W]` in [0, 1]; pixels outside every K are unchanged.
+        The images x + d, `[B, C, H, W]` in [0, 1]; pixels outside every K are unchanged.
     """
     adversarial = image.clone()
     for _ in range(iterations):

@@ -1,6 +1,9 @@
-"""Metrics of edits: PSNR and SSIM between edits of protected and original images, and CLIP similarity to the prompt.
+"""Metrics of edits.
 
-E_I and E_T are the CLIP embeddings of images and texts, of unit length. An edit of a source image has two scores:
+PSNR and SSIM compare the edits of protected and original images. CLIP similarity compares an edit with its prompt.
+
+E_I and E_T are the CLIP embeddings of images and texts. They have unit length. An edit of a source image has two
+scores:
 
     similarity              cos(E_I(edit), E_T(prompt)),
     directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
@@ -34,8 +37,8 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
     Args:
         edit: embeddings of the edited images, `[B, D]`, of unit length.
         source: embeddings of the source images, `[B, D]`, of unit length.
-        prompt: embeddings of the edits' prompts, `[B, D]`, of unit length.
-        source_text: embeddings of the source images' descriptions, `[B, D]`, of unit length.
+        prompt: embeddings of the prompts of the edits, `[B, D]`, of unit length.
+        source_text: embeddings of the descriptions of the source images, `[B, D]`, of unit length.
 
     Returns:
         Similarities `[B]`, in [-1, 1]; 0 if an edit changes nothing.
@@ -44,15 +47,17 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
 
 
 class CLIP:
-    """Embeddings of a pretrained CLIP model, which is neither a submodule of its user nor in checkpoints.
+    """Embeddings of a pretrained CLIP model.
+
+    The model is not a submodule of the module that uses it, and not part of checkpoints.
 
     Args:
-        model: local folder with the model, tokenizer and image processor, written by transformers' `save_pretrained`;
-            or a model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+        model: local folder with the model, tokenizer and image processor, written by `save_pretrained` of transformers;
+            or the name of a model on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
 
     Raises:
-        FileNotFoundError: if the model is neither on disk nor on the Hub, or one of its parts is missing.
-        ValueError: if one of the model's files is damaged, or its weights do not match the architecture.
+        FileNotFoundError: if the model is neither on disk nor on the Hub, or a part of it is missing.
+        ValueError: if a file of the model is damaged, or the weights do not match the architecture.
         ImportError: if transformers is not installed.
     """
 
@@ -79,7 +84,10 @@ class CLIP:
 
     @torch.no_grad()
     def images(self, image: Tensor) -> Tensor:
-        """Compute E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
+        """Compute E_I of images `[B, 3, H, W]` in [0, 1], `[B, D]`.
+
+        E_I has unit length, and is on the device of the images.
+        """
         model = self.model.to(image.device)
         pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
         with in_full_precision(image.device):
@@ -88,7 +96,10 @@ class CLIP:
 
     @torch.no_grad()
     def texts(self, text: Sequence[str]) -> Tensor:
-        """Compute E_T of B texts, truncated to the model's context: `[B, D]`, of unit length, on its device."""
+        """Compute E_T of B texts, `[B, D]`.
+
+        Texts are truncated to the context of the model. E_T has unit length, and is on the device of the model.
+        """
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         tokens = tokens.to(self.model.device)
@@ -124,7 +135,10 @@ class EditMeans(nn.ModuleDict):
         return metric
 
     def measure(self, edit_of_protected: Tensor, edit: Tensor, repainted: Tensor, ending: str) -> None:
-        """Add two edits `[B, C, H, W]` of each image; `repainted`, `[B, 1, H, W]`, is 1 in the repainted part."""
+        """Add two edits `[B, C, H, W]` of each image.
+
+        The mask `repainted`, `[B, 1, H, W]`, is 1 in the repainted part.
+        """
         psnr = peak_signal_noise_ratio(edit_of_protected, edit, 1.0, reduction="none", dim=(1, 2, 3))
         self.mean(f"edit_psnr{ending}").update(psnr)
         self.mean(f"edit_psnr_repainted{ending}").update(psnr_where(edit_of_protected, edit, repainted))
@@ -140,7 +154,7 @@ class EditMeans(nn.ModuleDict):
             image: source images, `[B, C, H, W]` in [0, 1].
             edit: the edited images.
             prompts: B texts.
-            sources: descriptions of the source images; None skips directional similarity.
+            sources: descriptions of the source images; if None, directional similarity is not computed.
             ending: suffix of the metrics' names.
         """
         edited, asked = clip.images(edit), clip.texts(prompts)
@@ -151,23 +165,27 @@ class EditMeans(nn.ModuleDict):
 
 
 def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """Compute the PSNR in dB, `[B]`, of images in [0, 1], over the pixels in the mask `where`, `[B, 1, H, W]`.
+    """Compute the PSNR in dB, `[B]`, of images in [0, 1].
 
-    The PSNR is infinite for equal images, and NaN if the mask is empty.
+    Only pixels in the mask `where`, `[B, 1, H, W]`, count. The PSNR is infinite for equal images, and NaN if the mask
+    is empty.
     """
     error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
 
 
 def ssim(edit: Tensor, other: Tensor) -> Tensor:
-    """Compute the SSIM of images `[B, C, H, W]` in [0, 1], of more than 5 x 5 pixels, with reflected borders: `[B]`."""
+    """Compute the SSIM `[B]` of images `[B, C, H, W]` in [0, 1] with reflected borders.
+
+    Images must have more than 5 x 5 pixels.
+    """
     found = structural_similarity_index_measure(edit, other, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)
     return found
 
 
 def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
-    """For each k, list the images that have a k-th prompt, and these prompts."""
+    """For each k, list the images that have a k-th prompt, together with these prompts."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):
         rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]

@@ -4,8 +4,8 @@ The models predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e. T
 
     cat[z_t, m, y].
 
-The mask m, in the resolution of z, is 1 in the repainted part; y encodes the image with the repainted part blanked.
-The interface takes and returns images in [0, 1]; the networks use [-1, 1].
+The mask m is 1 in the repainted part, and has the resolution of z. y encodes the image after blanking the repainted
+part. The interface takes and returns images in [0, 1]. The networks use [-1, 1].
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,10 @@ from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
 
 class Inpainter(nn.Module, ABC):
-    """Interface of an inpainting model for attacks, training and editing; `scheduler` is a diffusers scheduler."""
+    """Interface of an inpainting model for attacks, training and editing.
+
+    The attribute `scheduler` is a diffusers scheduler.
+    """
 
     scheduler: Any
 
@@ -50,9 +53,9 @@ class Inpainter(nn.Module, ABC):
 
         Args:
             noisy: z_t.
-            repaint: m, `[B, 1, h, w]` in the resolution of z.
+            repaint: mask m, `[B, 1, h, w]`, in the resolution of z.
             blanked: y.
-            timestep: t, int64, `[B]` or one number for all images.
+            timestep: timestep t, int64, `[B]`, or one number for all images.
         """
 
     @abstractmethod
@@ -62,7 +65,7 @@ class Inpainter(nn.Module, ABC):
         Args:
             image: `[B, C, H, W]` in [0, 1].
             keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-            prompts: B texts; ignored by a model without text.
+            prompts: list of B texts; a model without text encoder ignores it.
             noise: standard normal noise of the shape of z.
 
         Returns:
@@ -70,11 +73,16 @@ class Inpainter(nn.Module, ABC):
         """
 
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
-        """Compute m, 1 where the image is repainted, from the kept region `[B, 1, H, W]`, by nearest-pixel resizing."""
+        """Compute the mask m of the repainted part from the kept region `[B, 1, H, W]`.
+
+        m is 1 in the repainted part. The region is resized to the nearest pixel.
+        """
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Predict the noise for z_t = `noise`, that is pure noise, as in the editor's first step.
+        """Predict the noise for z_t = `noise`, which is pure noise.
+
+        This is the first step of the editor.
 
         Args:
             image: images `[B, C, H, W]` in [0, 1]; gradients reach them.
@@ -87,7 +95,10 @@ class Inpainter(nn.Module, ABC):
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
-        """Blank the repainted part with grey, the value 0 in [-1, 1]."""
+        """Fill the repainted part with grey.
+
+        Grey is the value 0 in [-1, 1].
+        """
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
@@ -96,7 +107,10 @@ class Inpainter(nn.Module, ABC):
         return int(self.scheduler.timesteps[0])
 
     def denoising_error(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """Compute the training error of the model: the mean square of e minus its prediction, `[B]`."""
+        """Compute the training error of the model, `[B]`.
+
+        It is the mean squared difference between e and the predicted noise.
+        """
         clean = self.encode(image, draw)
         noisy = self.scheduler.add_noise(clean, noise, timestep)
         blanked = self.encode(self.blanked(image, keep), draw)
@@ -107,17 +121,17 @@ class Inpainter(nn.Module, ABC):
 class PixelInpainter(Inpainter):
     """Inpaint in pixel space by deterministic DDIM steps.
 
-    The schedule is Stable Diffusion's, with linear sqrt(beta): the first of four steps has abar = .056.
+    The schedule is that of Stable Diffusion, with linear sqrt(beta). The first of four timesteps has abar = .056.
 
     Args:
-        network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
-        num_train_timesteps: T, number of timesteps of the noise schedule.
+        network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.
+        num_train_timesteps: number T of timesteps of the noise schedule.
         beta_start: first beta of the noise schedule.
         beta_end: last beta of the noise schedule.
         num_inference_steps: number of denoising steps of an edit.
 
     Raises:
-        ValueError: if `num_inference_steps` exceeds T, or the network's channels do not fit the images.
+        ValueError: if `num_inference_steps` exceeds T, or the channels of the network do not fit the images.
     """
 
     def __init__(
@@ -171,21 +185,22 @@ class PixelInpainter(Inpainter):
 
 
 class StableDiffusionInpainter(Inpainter):
-    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`; attacks use an empty prompt.
+    """The frozen networks of a diffusers `StableDiffusionInpaintPipeline`.
 
-    Edits run the pipeline without its safety checker, which would bias comparisons by returning black images.
+    Attacks use an empty prompt. Edits run the pipeline without its safety checker. The checker would return black
+    images and bias comparisons.
 
     Args:
-        pipeline: a local folder written by `save_pretrained`, or a model's name on the Hugging Face Hub
+        pipeline: local folder written by `save_pretrained`, or the name of a model on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-inpainting`).
         num_inference_steps: number of denoising steps of an edit.
         guidance_scale: weight of the classifier-free guidance in an edit.
-        gradient_checkpointing: recompute activations of U-Net and encoder in the backward pass.
+        gradient_checkpointing: whether to recompute activations of U-Net and encoder in the backward pass.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if the pipeline's U-Net does not have the 9 input channels of an inpainting model.
-        ImportError: if transformers is not installed, which the text encoder needs.
+        ValueError: if the U-Net of the pipeline does not have the 9 input channels of an inpainting model.
+        ImportError: if transformers is not installed; the text encoder needs it.
     """
 
     def __init__(
@@ -205,7 +220,7 @@ class StableDiffusionInpainter(Inpainter):
         channels = self.pipeline.unet.config.in_channels
         if channels != 9:
             raise ValueError(
-                f"pipeline: the U-Net of {pipeline} takes {channels} channels; an inpainting model's takes 9"
+                f"pipeline: the U-Net of {pipeline} has {channels} input channels, but an inpainting model has 9"
             )
         fixed = partial(adapted, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
         self.network = fixed(self.pipeline.unet)
@@ -239,7 +254,10 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """Encode the empty prompt, cached: `[1, tokens, D]`."""
+        """Encode the empty prompt as `[1, tokens, D]`.
+
+        The result is cached.
+        """
         if self._empty_prompt is None:
             tokens = self.tokenizer(
                 "", padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"

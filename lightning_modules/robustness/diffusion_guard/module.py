@@ -1,4 +1,4 @@
-"""Training, protection and test of DiffusionGuard; the method is described in `__init__.py`."""
+"""Training, protection and test of DiffusionGuard; see `__init__.py` for the method."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,59 +36,60 @@ PROTECTING, EDITING, MEASURING = 0, 1, 2  # purposes of an image's random number
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:
-    """Compute the union of each image's regions, `[B, 1, H, W]`, in the images' dtype."""
+    """Compute the union of the regions of each image, `[B, 1, H, W]`, in the dtype of the images."""
     return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
 
 
 def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample standard normal noise of the shape of z, from one generator per image."""
+    """Sample standard normal noise of the shape of z, with one generator for each image."""
     shape = inpainter.noise_shape(image)[1:]
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
 
 
 class DiffusionGuard(ProtectionSteps, MethodModule):
-    """Protect images against an inpainting model: `predict` writes protected images, `test` evaluates edits of them.
+    """Protect images against an inpainting model.
 
-    `predict` writes `protected/<name>.png` into the run directory, at the size of the data's images. `predict` skips
-    existing images, so an interrupted run can be resumed with the same `--run_directory`. `predict` rejects a directory
-    with images from another inpainter, image size, precision or attack setting. An existing file is also rejected if
-    its hash of image and masks differs.
+    `predict` writes `protected/<name>.png` into the run directory. The files have the size of the images in the data.
+    `predict` skips existing images. An interrupted run can therefore be resumed with the same `--run_directory`.
+    `predict` rejects a directory if its images were written with another inpainter, image size, precision or attack
+    setting. An existing file is also rejected if its hash of image and masks differs.
 
-    `test` edits the protected and the original image with the same noise and prompt, and logs means over images, masks
+    `test` edits the protected and the original image with the same noise and prompt. It logs means over images, masks
     and prompts. Lower is better:
 
     * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between both edits, and `test/edit_psnr_repainted`, the
       PSNR of the repainted part only; in the kept part, the edits also differ by the protection itself;
     * with `clip`, `test/clip_similarity` between the protected image's edit and its prompt; and, if the data have
-      source prompts, `test/clip_directional_similarity`. The suffix `_unprotected` marks both metrics for the original
-      image's edit.
+      source prompts, `test/clip_directional_similarity`. The suffix `_unprotected` marks both metrics for the edit of
+      the original image.
 
-    These metrics are for masks known to the protection; the suffix `_unseen` marks metrics for unknown masks.
-    `test/noise_norm` and `test/noise_norm_unprotected` are norms of the predicted noise in the editor's first step.
+    These metrics are for masks that the protection knows. The suffix `_unseen` marks metrics for masks that it does not
+    know. `test/noise_norm` and `test/noise_norm_unprotected` are norms of the predicted noise in the first step of the
+    editor.
 
-    The paper has no training. `fit` trains the inpainting model's trainable parameters by its denoising error: to train
-    a small model for the demo, or to adapt a model to the images' domain.
+    The paper has no training. `fit` trains the trainable parameters of the inpainting model by its denoising error. Use
+    it to train a small model for the demo, or to adapt a model to the domain of the images.
 
     Args:
-        inpainter: model to protect against, `PixelInpainter` or `StableDiffusionInpainter`.
-        objective: what the attack maximises: the paper's `noise_norm`, or a baseline's objective.
+        inpainter: model to protect against: `PixelInpainter` or `StableDiffusionInpainter`.
+        objective: objective that the attack maximises: `noise_norm` as in the paper, or the objective of a baseline.
         epsilon: maximal change of a pixel, in pixel units.
-        step_size: a, in pixel units; None uses 0.5 / 255.
+        step_size: step size a, in pixel units; None uses 0.5 / 255.
         iterations: number of attack steps; None uses 800.
         gradient_repeats: number of gradients averaged before the sign.
         editor_steps: number of steps of the editor; the attack targets the first step.
-        timestep: timestep to attack, as in the paper's ablation; None attacks the editor's first timestep.
-        augmentation: how K is sampled: `contour` (Algorithm 1), `single` (the union of the regions), or `global` (the
-            whole image).
+        timestep: timestep to attack, as in the ablation of the paper; None attacks the first timestep of the editor.
+        augmentation: method of sampling K: `contour` (Algorithm 1), `single` (the union of the regions), or `global`
+            (the whole image).
         seed: random seed of protection and editing.
-        clip: CLIP model for similarity metrics in `test`, a local folder or a name on the Hugging Face Hub
+        clip: CLIP model for similarity metrics in `test`: a local folder, or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
-        optimizer: built on the inpainter's trainable parameters.
+        optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory has images of the same names from other inputs or settings.
+            `predict`, if the run directory has images of the same names that come from other inputs or settings.
     """
 
     def __init__(
@@ -153,10 +154,10 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         Args:
             image: `[B, C, H, W]` in [0, 1].
             regions: regions that editors are expected to keep, `[B, R, H, W]`, bool.
-            index: position of each image, `[B]`, which seeds the image's random numbers.
+            index: position of each image, `[B]`; it seeds the random numbers of the image.
 
         Returns:
-            Protected images `[B, C, H, W]`, in float32 or better.
+            Protected images `[B, C, H, W]`, in float32 or a higher precision.
         """
         noises = [generator_of(self.seed, int(i), PROTECTING) for i in index]
         image = at_least_float32(image.detach().clone())
@@ -222,7 +223,7 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         return shown
 
     def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
-        """Log a figure of images, protected images, their difference, and both edits for the first mask and prompt."""
+        """Log a figure for the first mask and prompt: images, protected images, their difference, and both edits."""
         image = batch["image"].float()
         protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
         return {

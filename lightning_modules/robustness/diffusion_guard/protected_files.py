@@ -1,4 +1,7 @@
-"""Files of protected images; each stores the hash of its original image and masks."""
+"""Files of protected images.
+
+Each file stores the hash of the original image and its masks.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +27,7 @@ def levels(image: Tensor) -> Tensor:
 
 
 def hash_of_given(image: Tensor, regions: Tensor) -> str:
-    """Hash the uint8 values of an image `[C, H, W]` together with its non-empty regions `[R, H, W]`."""
+    """Hash the uint8 values of an image `[C, H, W]` together with all its regions `[R, H, W]` that are not empty."""
     return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 

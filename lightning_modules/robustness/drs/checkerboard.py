@@ -1,7 +1,7 @@
-"""Checkerboard halves of an image, as inputs of full-size networks.
+"""Checkerboard halves of an image, as inputs of networks for full-size images.
 
-A half keeps one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are deterministic,
-and depend only on the pixels of the half.
+A half keeps one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are deterministic.
+They depend only on the pixels of the half.
 """
 
 from typing import Literal
@@ -15,13 +15,16 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """Compute the mask of the first half's pixels; the second half has the remaining pixels.
+    """Compute the mask of the pixels in the first half.
+
+    The second half has the remaining pixels.
 
     Args:
         height: height of the image, even.
         width: width of the image, even.
-        layout: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j odd from the third column
-            on. The authors' code uses `official` by accident, so their checkpoints need it.
+        layout: layout of the first half: `checkerboard` selects pixels (i, j) with i + j even. `official` selects i + j
+            odd from the third column on. The code of the authors uses `official` by accident, so their checkpoints need
+            this layout.
         device: device of the mask.
 
     Returns:
@@ -69,10 +72,10 @@ def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
 
     Args:
         image: images `[B, C, H, W]`, usually noisy.
-        mask: mask of the half's pixels, `[H, W]`, bool.
-        fill: `maxpool_add` calls `max_added`, as in the authors' code for CIFAR-10. `gather_bilinear` concatenates the
-            kept pixels and resizes them to full width, as in the code for ImageNet. `gather_nearest` repeats each kept
-            pixel.
+        mask: mask of the pixels in the half, `[H, W]`, bool.
+        fill: method of expansion: `maxpool_add` calls `max_added`, as in the code of the authors for CIFAR-10.
+            `gather_bilinear` concatenates the kept pixels and resizes them to full width, as in their code for
+            ImageNet. `gather_nearest` repeats each kept pixel.
 
     Returns:
         `[B, C, H, W]`.

@@ -29,22 +29,26 @@ PROBABILITY_FLOOR = 1e-6
 
 
 class DRS(AccuracyUnderNoise, MethodModule):
-    """Train the two classifiers of dual smoothing; the callback `Certification` certifies the sum of their votes.
+    """Train the two classifiers of dual smoothing.
+
+    The callback `Certification` certifies the sum of their votes.
 
     Args:
-        network: f_l; maps images `[B, C, H, W]` in [0, 1], filled from the first half, to logits `[B, num_classes]`.
-        second_network: f_r, network for the second half; the same architecture with its own weights.
+        network: classifier f_l of the first half; maps images `[B, C, H, W]` in [0, 1], filled from this half, to
+            logits `[B, num_classes]`.
+        second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training and certification, in pixel units.
         num_copies: m, noisy copies of each image per step; 1 trains with Gaussian noise only.
         consistency_weight: lambda, weight of the KL divergence from the copies' mean prediction.
         entropy_weight: eta, weight of the entropy of the mean prediction.
-        fill: how a half is expanded to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
+        fill: method of expanding a half to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`, see
             `checkerboard.half`.
-        layout: `checkerboard`, or `official` for the authors' checkpoints.
+        layout: layout of the halves: `checkerboard`, or `official` for the checkpoints of the authors.
         radius: formula of the radius. `joint` is the theorem's formula. `published_cifar10` and `published_imagenet`
-            reproduce the authors' logs; also set `alpha: 0.002` in Certification, since the authors use 0.001 for each
-            of two votes. The published radii are not guaranteed, which `certification_settings.json` records.
+            reproduce the logs of the authors. For these, also set `alpha: 0.002` in Certification, since the authors
+            use 0.001 for each of two votes. The published radii are not guaranteed; `certification_settings.json`
+            records this.
         optimizer: optimizer of both networks' trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
@@ -95,7 +99,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def votes(self, image: Tensor) -> Tensor:
-        """Compute the logits `[2, B, K]` of f_l and f_r on their halves of images."""
+        """Compute the logits `[2, B, K]` of f_l and f_r on the two halves of images."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 
@@ -113,7 +117,10 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[2, B, K]`; one full-size noise sample serves both halves, as their pixels are disjoint."""
+        """Compute logits `[2, B, K]`.
+
+        A single full-size noise sample serves both halves, as their pixels are disjoint.
+        """
         noisy = torch.add(image, noise, alpha=sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))
 

@@ -1,14 +1,16 @@
-"""Weighted sum of the layers' scores, with weights from a logistic regression on validation data.
+"""Weighted sum of the scores of all layers.
+
+A logistic regression on validation data gives the weights.
 
     log p(out | M) - log p(in | M) = w^T M + b,   confidence = -(w^T M + b)
 
-As in the authors' code, the regression is scikit-learn's LogisticRegressionCV with default settings: an L2 penalty
-chosen from ten values by accuracy in five stratified folds. Only the solver differs: M is not scaled, and Newton's
-method then reaches the same minimum in fewer steps.
+As in the code of the authors, the regression is LogisticRegressionCV of scikit-learn with default settings. It chooses
+an L2 penalty from ten values by accuracy in five stratified folds. Only the solver differs. M is not scaled, and the
+Newton method then reaches the same minimum in fewer steps.
 
 The step size epsilon of the input pre-processing is also tuned. For each epsilon, the regression is fitted on one half
 of the validation data. The chosen epsilon has the best result on the other half: the best TNR at 95 % TPR for
-out-of-distribution inputs, the best AUROC for adversarial inputs; in a tie, the first one.
+out-of-distribution inputs, and the best AUROC for adversarial inputs. In a tie, the first epsilon is chosen.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, section 2.2 and the published code.
@@ -27,7 +29,7 @@ FEWEST = 2
 
 
 class Ensemble(NamedTuple):
-    """Weights of the layers, and the chosen epsilon of the pre-processing."""
+    """Weights of the layers, and the selected epsilon of the pre-processing."""
 
     weight: Tensor
     """w, `[L]`."""
@@ -42,7 +44,7 @@ class Ensemble(NamedTuple):
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit w `[L]` and b to scores M: in-distribution `[n, L]` and other `[m, L]`, with n, m at least 2."""
+    """Fit w `[L]` and b to scores M of in-distribution inputs `[n, L]` and other inputs `[m, L]`; n, m >= 2."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()
@@ -75,7 +77,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
     """Tune weights and epsilon.
 
     Args:
-        fit: scores to fit the weights on.
+        fit: scores for fitting the weights.
         choose: scores to choose epsilon on.
         choose_by: metric for choosing epsilon.
 
@@ -99,7 +101,10 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR; in a tie, the first one."""
+    """Return the column of `[n, S]` and `[m, S]` with the highest TNR at 95 % TPR.
+
+    In a tie, return the first column.
+    """
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

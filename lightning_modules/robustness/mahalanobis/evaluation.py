@@ -1,10 +1,10 @@
-"""Compute scores of in-distribution and other inputs, and evaluate all detection methods on these scores.
+"""Compute scores of in-distribution and other inputs, and evaluate all detection methods with these scores.
 
 Each input has a row of scores, `[N, columns]`, in float64. The columns are: softmax confidence; energy confidence;
-whether the network's class is correct; whether the class of the nearest mean is correct; M of each layer with each
-epsilon; and, with `odin`, ODIN's confidence for each setting. For an attack, the row of a clean image, `[N, 1 + 2
-columns]`, begins with 1 if the attack fools the network, or else 0. The scores of the noisy copy follow, and then the
-scores of the adversarial copy.
+whether the class predicted by the network is correct; whether the class of the nearest mean is correct; M of each layer
+with each epsilon; and, with `odin`, the confidence of ODIN for each setting. For an attack, there is one row per clean
+image, `[N, 1 + 2 columns]`. The first entry is 1 if the attack fools the network, and otherwise 0. The next entries are
+the scores of the noisy copy, and the last are the scores of the adversarial copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,10 @@ class Scorer:
         self.odin = odin
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Compute all scores `[B, columns]` of images with labels `[B]`, in the order of the constants above."""
+        """Compute all scores `[B, columns]` of images with labels `[B]`.
+
+        The constants above give the order of the columns.
+        """
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
         columns = [softmax_confidence(logits), energy_confidence(logits)]
@@ -65,13 +68,16 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, copies: list[Tensor]) -> Tensor:
-        """Compute the features of three copies of the same images, `[B, 3 D]`, with D the total over layers."""
+        """Compute the features of three copies of the same images, `[B, 3 D]`.
+
+        D is the total number of features over layers.
+        """
         parts = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
         return torch.cat(parts, dim=1)
 
 
 class MeasuredScores(NamedTuple):
-    """What the score columns contain, and which method must be evaluated."""
+    """Contents of the score columns, and the method that must be evaluated."""
 
     layers: Sequence[str]
     rank: Tensor
@@ -87,11 +93,11 @@ class MeasuredScores(NamedTuple):
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
     def of_odin(self, scores: Tensor) -> Tensor:
-        """Extract ODIN's confidence for each setting, the last columns."""
+        """Extract the confidence of ODIN for each setting from the last columns."""
         return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
 
     def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
-        """Warn that a method is skipped because of too few validation data.
+        """Warn that a method is skipped because there are too few validation data.
 
         Raises:
             ValueError: if the skipped method is required.
@@ -115,7 +121,10 @@ class Tuning(NamedTuple):
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """Select inputs with positions `[N]` below V: one half to fit weights, the other half to choose epsilon."""
+        """Select inputs with positions `[N]` below V.
+
+        One half is for fitting weights, and the other half for choosing epsilon.
+        """
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
@@ -139,8 +148,8 @@ def against_set(
         name: name of the out-of-distribution set.
         in_distribution: test images: their indices and scores.
         other: out-of-distribution images: their indices and scores.
-        V: number of images at the start of each set that are reserved for tuning.
-        by_attack: ensemble tuned on an attack, if available.
+        V: number of images at the start of each set that are used only for tuning.
+        by_attack: ensemble that was tuned on an attack, if available.
     """
     count = len(in_distribution[1]), len(other[1])
     index, scores = (torch.cat(parts) for parts in zip(in_distribution, other, strict=True))
@@ -157,16 +166,18 @@ def against_attacks(
     features: Mapping[str, Collected],
     widths: Sequence[int],
 ) -> list[DetectionResult]:
-    """Evaluate all methods on clean, noisy and adversarial images; an attack without usable images is skipped.
+    """Evaluate all methods on clean, noisy and adversarial images.
+
+    An attack without usable images is skipped.
 
     Args:
         measured: what the score columns contain.
         index: indices in the test set, `[N]`.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        features: for each attack name, features `[n, 3 D]` of the clean, noisy and adversarial copies of the n images
-            that fool the network; None skips the local intrinsic dimension.
-        widths: number of features of each layer; D is their sum.
+        features: features `[n, 3 D]` by attack name, for the clean, noisy and adversarial copies of the n images that
+            fool the network; None skips the local intrinsic dimension.
+        widths: number of features of each layer; D is the sum of these numbers.
     """
     V = int(ADVERSARIAL_VALIDATION * len(clean))
     by_attack = tuned_on_attack(measured, clean, attacked, V) if attacked else None
@@ -188,13 +199,15 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tune on the first attack's adversarial copies of the first V test images; None if too few attacks succeed.
+    """Tune on adversarial copies of the first V test images, made by the first attack.
+
+    Return None if too few attacks succeed.
 
     Args:
         measured: what the score columns contain.
         clean: scores of the test set, `[N, columns]`.
         attacked: scores `[N, 1 + 2 columns]` by attack name.
-        V: number of images at the start of the test set that are reserved for tuning.
+        V: number of images at the start of the test set that are used only for tuning.
     """
     attack, rows = next(iter(attacked.items()))
     copies, position = _copies(clean, rows)
@@ -255,7 +268,10 @@ def _detection(
 def _add_local_dimension(
     measured: MeasuredScores, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
-    """Add the baseline `lid` to an adversarial set, from the features `[n, 3 D]` of its images."""
+    """Add the baseline `lid` for an adversarial set.
+
+    `lid` uses the features `[n, 3 D]` of the images in the set.
+    """
     is_target = detection.is_target
     fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
     if min(fewest) < FEWEST:

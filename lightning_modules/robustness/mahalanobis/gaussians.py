@@ -1,17 +1,19 @@
-"""Class-conditional Gaussians of a layer's features f, with one covariance shared by all classes.
+"""Class-conditional Gaussians of the features f of a layer.
+
+All classes share one covariance.
 
     mu_c  = (1/N_c) sum_{i: y_i = c} f_i
     Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
     d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
 
-The estimates are updated batch by batch. A global batch with counts n'_c, means m'_c and scatter S' around these means
-changes the estimates as follows:
+The estimates are updated batch by batch. A global batch has counts n'_c, means m'_c, and scatter S' around these means.
+It changes the estimates as follows:
 
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
     mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N.
 
-The updates of the estimates avoid cancellation. For K classes and layers with d_l features, D in total, they need 8 (K
-+ K D + sum_l d_l^2) bytes, independent of N. All computations are in float64.
+The updates of the estimates avoid cancellation. For K classes and layers with d_l features, D in total, the estimates
+need 8 (K + K D + sum_l d_l^2) bytes. This does not depend on N. All computations are in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
@@ -31,7 +33,7 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
     """Compute counts and means of each class over all ranks.
 
     Args:
-        features: this rank's features `[B, D]`, float64.
+        features: features on this rank, `[B, D]`, float64.
         label: `[B]`, int64.
         num_classes: K, number of classes.
 
@@ -45,11 +47,13 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
 
 
 class ClassGaussians(nn.Module):
-    """Streaming estimates of class means and shared covariances; the buffers are equal on all ranks after each update.
+    """Streaming estimates of class means and shared covariances.
+
+    After each update, the buffers are equal on all ranks.
 
     Args:
         num_classes: K, number of classes.
-        num_features: d_l, number of features of each layer.
+        num_features: number d_l of features of each layer.
     """
 
     count: Tensor
@@ -84,7 +88,7 @@ class ClassGaussians(nn.Module):
         """Add a global batch, without host synchronisation.
 
         Args:
-            features: this rank's features of each layer, `[B, d_l]`; B may differ between ranks.
+            features: features of each layer on this rank, `[B, d_l]`; B may differ between ranks.
             label: `[B]`, int64, in 0...K - 1.
         """
         parts = [part.double() for part in features]
@@ -114,12 +118,15 @@ class ClassGaussians(nn.Module):
         return scatter.view(d, d) / self.count.sum()
 
     def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
-        """Return the whitened coordinates of a layer, see `whiten`."""
+        """Return the whitened coordinates of a layer; see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
 
 
 class Whitened(NamedTuple):
-    """Whitening z = (f - centre) W with W W^T = Sigma^+, so that d_c is a squared Euclidean distance."""
+    """Whitening z = (f - centre) W with W W^T = Sigma^+.
+
+    After whitening, d_c is a squared Euclidean distance.
+    """
 
     classes: Tensor
     """Classes that have a mean, `[C]`, int64."""
@@ -141,7 +148,7 @@ class Whitened(NamedTuple):
 
 
 def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
-    """Compute (1 - s) Sigma + s (tr Sigma / d) I, which has full rank for s > 0."""
+    """Compute (1 - s) Sigma + s (tr Sigma / d) I. The result has full rank for s > 0."""
     d = len(covariance)
     scale = covariance.diagonal().sum() / d
     return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(d).to(covariance)
@@ -150,8 +157,8 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
-    If a direction's variance is below d times the rounding error of the largest variance, it counts as zero, and
-    distances ignore that direction.
+    If the variance of a direction is below d times the rounding error of the largest variance, it counts as zero.
+    Distances ignore this direction.
 
     Args:
         mean: mu, `[K, d]`.
@@ -175,19 +182,24 @@ def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
 
 
 def confidence(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute M = max_c -d_c / 2, `[B]`; at most 0, and higher for inputs similar to the training data."""
+    """Compute M = max_c -d_c / 2, `[B]`.
+
+    M is at most 0, and higher for inputs that are similar to the training data.
+    """
     return -0.5 * squared_distances(features, whitened).amin(dim=1)
 
 
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
-    """Compute (M + r/2) / sqrt(r/2), which has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees.
+    """Compute (M + r/2) / sqrt(r/2).
 
-    The standardised score makes layers comparable without validation data. For any distribution of features, the mean
-    of -d_y / 2 over the training set, with true labels y, is exactly -r/2.
+    Its mean is 0 and its variance 1 if -2 M is chi^2-distributed with r degrees of freedom.
+
+    The standardised score makes layers comparable without validation data. The mean of -d_y / 2 over the training set,
+    with true labels y, is exactly -r/2 for any distribution of features.
 
     Args:
         confidence: M.
-        rank: r, rank of the covariance; must be broadcastable with M.
+        rank: rank r of the covariance; must be broadcastable with M.
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
@@ -198,8 +210,8 @@ def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    Call this function from Python to add new classes to a trained classifier; the detector does not use it. Start with
-    `ClassGaussians.means` and `covariance` of the last layer; for each further class, pass the previous result.
+    Call this function from Python to add new classes to a trained classifier. The detector does not use it. Start with
+    `ClassGaussians.means` and `covariance` of the last layer. For each further class, pass the previous result.
     Classify with `whiten` and the minimum of `squared_distances`.
 
     Args:

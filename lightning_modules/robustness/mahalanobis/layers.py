@@ -1,7 +1,7 @@
-"""Features of chosen layers of any network: output channels averaged over spatial positions.
+"""Features of selected layers of any network.
 
-Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
-NeurIPS 2018, arXiv 1807.03888, section 2.2.
+A feature is the average of an output channel over spatial positions. Source: Lee et al., A Simple Unified Framework for
+Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section 2.2.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,8 @@ def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequen
     """Look up layers by name.
 
     Args:
-        network: network with these layers, see `named_layer`.
-        names: names of the network's modules to use as layers.
+        network: network that contains these layers, see `named_layer`.
+        names: names of modules in the network to use as layers.
         channels_last: names of the layers with outputs `[B, H, W, d]`.
 
     Raises:
@@ -45,13 +45,13 @@ def named_layers(network: nn.Module, names: Sequence[str], channels_last: Sequen
 
 
 def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tensor:
-    """Pool a layer's output to features `[B, d]`.
+    """Pool the output of a layer to features `[B, d]`.
 
     Args:
         name: name of the layer, for messages.
         output: `[B, d]`, `[B, d, H, W]` (or with more or fewer spatial dimensions), or tokens `[B, N, d]`.
         channels_last: whether the output is `[B, H, W, d]` instead.
-        square: whether the network's images are square, which implies H = W.
+        square: whether the images of the network are square, which implies H = W.
 
     Raises:
         ValueError: if the output has another type or shape.
@@ -73,7 +73,10 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
 
 @contextmanager
 def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) -> Iterator[list[Tensor]]:
-    """Collect each layer's features in a forward pass inside a `with` block; the list is filled when the block ends."""
+    """Collect the features of each layer in a forward pass inside a `with` block.
+
+    The list is filled at the end of the block.
+    """
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
     with tapped(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:
@@ -100,7 +103,7 @@ def layer_features(network: nn.Module, layers: dict[str, Layer], image: Tensor) 
         Logits `[B, K]`, and the features `[B, d_l]` of each layer.
 
     Raises:
-        ValueError: if a layer is unused or used more than once, or its output is not valid.
+        ValueError: if a layer is unused or used more than once, or its output is invalid.
     """
     with _features_of(network, layers, image) as features:
         logits = network(image)

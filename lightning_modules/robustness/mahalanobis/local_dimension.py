@@ -2,10 +2,10 @@
 
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k)
 
-This maximum-likelihood estimate uses the distances r_1 <= ... <= r_k from f to its nearest neighbours in a mini-batch
-of clean images. LID measures how the number of neighbours grows with the distance. The smallest distance is skipped:
-for a clean image it is the distance to itself. The smallest distance of noisy and adversarial copies is also skipped.
-Adversarial images have a higher LID. Each k gives a separate score.
+This maximum-likelihood estimate uses a mini-batch of clean images. Let r_1 <= ... <= r_k be the distances from f to its
+nearest neighbours in the mini-batch. LID measures how the number of neighbours grows with the distance. The smallest
+distance is skipped. For a clean image, this is the distance to itself. It is also skipped for noisy and adversarial
+copies. Adversarial images have a higher LID. Each k gives a separate score.
 
 Sources: Ma et al., Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018, arXiv
 1801.02613, equation 4 and algorithm 1; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -28,7 +28,7 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
     Args:
         features: features `[n, d]`.
         reference: features of clean images, `[m, d]`, m at least 3.
-        neighbours: values of k, capped at m - 1.
+        neighbours: numbers k of neighbours, capped at m - 1.
 
     Returns:
         LID `[n, neighbours]`, float64. LID is 0 if the k-th distance is 0. If all k distances are equal, the LID is the
@@ -55,13 +55,15 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """Compute LID of clean images and their copies, each relative to the clean images of its mini-batch.
+    """Compute LID of clean images and their copies.
+
+    The neighbours are the clean images of the mini-batch.
 
     Args:
         copies: features `[n, d]` of copies of the same images, in the same order; the first tensor is for the clean
-            images, the reference of all copies.
-        neighbours: values of k, the numbers of neighbours.
-        mini_batch: images per mini-batch; the last mini-batch also gets the remainder.
+            images, which are the reference of all copies.
+        neighbours: numbers k of neighbours.
+        mini_batch: number of images per mini-batch; the last mini-batch also gets the remainder.
 
     Returns:
         LID `[n, neighbours]` for each of `copies`.

@@ -38,40 +38,41 @@ NOISE, START = 0, 1  # random streams of an image
 
 
 class Mahalanobis(ClassifierSteps, MethodModule):
-    """Mahalanobis detector of a trained classifier: `fit` estimates class statistics, `test` evaluates detection.
+    """Mahalanobis detector of a trained classifier.
 
-    `fit` trains nothing: it is one pass over the training images, and further epochs have no effect. The network is in
-    evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. Check by the
-    logged `train/cross_entropy` that the network has its trained weights.
+    `fit` estimates the statistics of the classes, and `test` evaluates detection.
+    `fit` trains nothing: it takes one pass over the training images, and further epochs have no effect. The network is
+    in evaluation mode, and the checkpoint stores the statistics as buffers. Use images without augmentation. The logged
+    `train/cross_entropy` shows whether the network has its trained weights.
 
-    `test` needs the DataModule `OutOfDistribution`; with `attacks`, any DataModule of labelled images. For the chosen
-    `score` and each set, `test` logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
+    `test` needs the DataModule `OutOfDistribution`. With `attacks`, any DataModule of labelled images works. For the
+    chosen `score` and each set, `test` logs `test/<metric>_<set>`: `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
     `detection_accuracy`. `test/<metric>` is the mean over out-of-distribution sets. For every score, `test` logs
-    `test/auroc_<score>_<set>`. `test/accuracy` is the network's accuracy; `test/accuracy_by_distance` is the accuracy
-    of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables and
-    figures. Noise and random starts of attacks are seeded per image, independent of batch and rank.
+    `test/auroc_<score>_<set>`. `test/accuracy` is the accuracy of the network. `test/accuracy_by_distance` is the
+    accuracy of the nearest class mean in the last layer. The callback `DetectionReport` writes the corresponding tables
+    and figures. Noise and random starts of attacks are seeded for each image. They do not depend on batch and rank.
 
     Args:
-        network: trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: trained classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        layers: names of the modules whose outputs are the features (for `Normalized`, names within the inner network);
-            the last one should be the module before the classifier.
-        image_shape: shape of an image: channels, height, width.
-        score: main score, whose metrics are logged as `test/<metric>_<set>`. `softmax`, `energy`, `odin` and `lid` are
-            baselines; `lid` has no metrics for out-of-distribution sets.
+        layers: names of the modules whose outputs are the features; the last module should be the module before the
+            classifier. For `Normalized`, names are relative to the inner network.
+        image_shape: numbers of channels, rows and columns of an image.
+        score: name of the main score; its metrics are logged as `test/<metric>_<set>`. `softmax`, `energy`, `odin` and
+            `lid` are baselines. `lid` has no metrics for out-of-distribution sets.
         epsilons: candidate sizes of the input pre-processing, in pixel units; must include 0.
-        num_validation: number of images of the test set, and of each out-of-distribution set, for tuning.
+        num_validation: number of images for tuning, in the test set and in each out-of-distribution set.
         shrinkage: shrinkage of the covariance towards a multiple of the identity, in [0, 1]; the paper uses 0.
-        attacks: attacks to detect: instances of `PGD`, `DeepFool` or `CarliniWagner` of
+        attacks: attacks to detect, which are instances of `PGD`, `DeepFool` or `CarliniWagner` of
             `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and no random start.
-        noise_std: standard deviation, in pixel units, of the noise in noisy copies: one number, or a dict by attack
-            name. If the noise is larger than an attack's perturbation, the attack cannot be detected.
-        odin: also evaluate ODIN, with the published grid of 44 settings; this takes 41 forward passes.
-        lid: also evaluate the local intrinsic dimension. `lid` stores features of each image that an attack fools: 3 x
-            4 D bytes for layers with D features in total.
-        clip_noise: clip noisy copies to [0, 1], as in the published code.
-        channels_last: names of layers with outputs `[B, H, W, d]`, as in timm's Swin Transformers, instead of
-            `[B, d, H, W]`. A wrong layout is rejected if images are square, unless d equals H and W.
+        noise_std: standard deviation of the noise in noisy copies, in pixel units; one number, or a dict by attack
+            name. If the noise is larger than the perturbation of an attack, the attack cannot be detected.
+        odin: whether to evaluate ODIN with the published grid of 44 settings, which takes 41 forward passes.
+        lid: whether to evaluate the local intrinsic dimension. For each image that an attack fools, `lid` stores
+            features. Layers with D features in total need 3 x 4 D bytes.
+        clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
+        channels_last: names of layers with outputs `[B, H, W, d]` instead of `[B, d, H, W]`, as in the Swin
+            Transformers of timm. A wrong layout is rejected for square images, unless d equals H and W.
 
     Raises:
         ValueError: if an argument is out of range, or a layer does not exist in the network.

@@ -1,8 +1,10 @@
-"""Confidence of layers at images perturbed towards the closest class (input pre-processing).
+"""Confidence of layers for perturbed images (input pre-processing).
+
+The perturbation moves an image towards the closest class.
 
     x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
 
-Each layer has its own x', and M at x' is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
+Each layer has a separate x'. M at x' is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
 NeurIPS 2018, arXiv 1807.03888, equations 3 and 4 (without 1/2; the published code has it).
@@ -29,7 +31,7 @@ def layer_confidence(
     epsilon.
 
     Args:
-        network: maps images to logits, independently for each image.
+        network: network that maps images to logits, independently for each image.
         layers: L layers from `named_layers`.
         whitened: Gaussians of each layer.
         image: `[B, C, H, W]`, in [0, 1]; not an inference tensor.

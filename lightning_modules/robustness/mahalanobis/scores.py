@@ -1,4 +1,4 @@
-"""Baseline confidence scores from a classifier's logits.
+"""Baseline confidence scores from the logits of a classifier.
 
     softmax:  max_c softmax(z)_c
     energy:   log sum_c exp z_c
@@ -44,10 +44,10 @@ def odin_confidence(
     temperatures: Sequence[float] = TEMPERATURES,
     epsilons: Sequence[float] = EPSILONS,
 ) -> Tensor:
-    """Compute ODIN's confidence for each temperature and perturbation size.
+    """Compute the confidence of ODIN for each temperature and perturbation size.
 
     Args:
-        network: maps images in [0, 1] to logits `[B, K]`; gradients must be enabled.
+        network: network that maps images in [0, 1] to logits `[B, K]`; gradients must be enabled.
         image: `[B, C, H, W]`.
         temperatures: values of the temperature T.
         epsilons: perturbation sizes, in pixel units.

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained encoder to classify images at one noise level in a single forward pass."""
+"""Fine-tune a pre-trained encoder to classify images at a single noise level, in one forward pass."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,14 +25,14 @@ from lightning_modules.training.logging import log_training
 def pretrained_encoder(
     network: nn.Module, path: str, copy: Literal["average", "network", "target_network"] = "average"
 ) -> nn.Module:
-    """Load an encoder's weights from a checkpoint of `RRCMPretraining`.
+    """Load the weights of an encoder from a checkpoint of `RRCMPretraining`.
 
     On the meta device, no file is read.
 
     Args:
-        network: the pre-trained encoder's architecture; its final norm may be `nn.Identity`, as for CIFAR-10.
+        network: architecture of the pre-trained encoder; the final norm may be `nn.Identity`, as for CIFAR-10.
         path: checkpoint file, or a folder that contains a checkpoint.
-        copy: which copy to load: the slow average, the trained network, or its target.
+        copy: which copy of the weights to load: the slow average, the trained network, or the target network.
 
     Returns:
         `network` itself.
@@ -54,18 +54,18 @@ class RRCM(AccuracyUnderNoise, MethodModule):
     """Fine-tune a noise-conditioned encoder and a linear head for randomised smoothing.
 
     Args:
-        network: encoder; maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`.
+        network: encoder that maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`.
             `pretrained_encoder` loads the weights of a run of `RRCMPretraining`.
-        num_features: number of the encoder's features, D.
+        num_features: number D of features of the encoder.
         num_classes: number of classes, K.
         sigma: noise level to certify, in pixel units.
-        num_copies: m, number of noisy copies of each image in a step.
-        consistency_weight: lambda, weight of the KL divergence among copies.
-        entropy_weight: eta, weight of the entropy of their mean prediction.
-        soft_labels: settings of mixup and label smoothing; None disables both. With mixed images, callbacks get no
-            training logits.
-        layer_decay: d, in (0, 1]: ratio of the learning rates of successive blocks, see `optim.parameter_groups`.
-        optimizer: built on the trainable parameters of encoder and head.
+        num_copies: number m of noisy copies of each image in a step.
+        consistency_weight: weight lambda of the KL divergence among copies.
+        entropy_weight: weight eta of the entropy of the mean prediction.
+        soft_labels: settings of mixup and label smoothing; None disables both. Callbacks get no training logits if
+            images are mixed.
+        layer_decay: ratio d of the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
+        optimizer: optimizer of the trainable parameters of encoder and head.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
@@ -125,7 +125,10 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute logits `[1, B, K]` in one pass, conditioned on the certification's noise level."""
+        """Compute logits `[1, B, K]` in one pass.
+
+        The network is conditioned on the noise level of the certification.
+        """
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network(noisy.to(next(self.network.parameters()).dtype), sigma)[None]
 

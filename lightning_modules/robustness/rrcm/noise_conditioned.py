@@ -1,7 +1,8 @@
-"""Noise levels and schedules of pre-training, and a noise-conditioned classifier for one noise level.
+"""Noise levels and schedules of pre-training, and a noise-conditioned classifier for a single noise level.
 
-A noise trajectory is x_t = x + t e with images x in [-1, 1]. So noise with standard deviation sigma on images in [0, 1]
-has the level t = 2 sigma on this trajectory. The N levels, from large to small, are those of Karras et al. (2022), EDM:
+A noise trajectory is x_t = x + t e with images x in [-1, 1]. Noise with standard deviation sigma on images in [0, 1]
+therefore has the level t = 2 sigma on this trajectory. The N levels, from large to small, are those of Karras et al.
+(2022), EDM:
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
@@ -14,9 +15,10 @@ With e(k) = sqrt(k / K (.9999^2 - .99^2) + .99^2), the decay of the target netwo
     c(k) = 2 / (1 + exp(-A (e(k) - .99) / (.9999 - .99))) - 1,
     mu(k) = .9999 c(k) + .99 (1 - c(k)).
 
-A network's inputs are c_in(t) x_t, which c_in = 1 / sqrt(t^2 + 1/4) scales to unit variance, and the time 250 ln t.
+The inputs of a network are c_in(t) x_t and the time 250 ln t. The factor c_in = 1 / sqrt(t^2 + 1/4) scales x_t to unit
+variance.
 
-The ceil in N(k) follows the authors' code; with it, there are 21 levels only at k = 0.
+The ceil in N(k) follows the code of the authors. With it, there are 21 levels only at k = 0.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the numbers of the authors' code; Karras, Aittala, Aila and Laine, Elucidating the Design Space of Diffusion-Based
@@ -36,7 +38,7 @@ LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
 
 
 def noise_level(index: int, num_levels: int) -> float:
-    """Compute the N noise levels t_i, in the units of images in [-1, 1]."""
+    """Compute the N noise levels t_i, for images in [-1, 1]."""
     rho = 7
     largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
     return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
@@ -46,7 +48,7 @@ def num_levels(step: int, num_steps: int) -> int:
     """Compute N(k): 21, then 41, then 81 levels.
 
     Args:
-        step: k, index of the training step, from 0.
+        step: index k of the training step, from 0.
         num_steps: K, total number of steps.
     """
     segment = math.ceil(num_steps / math.log2(math.ceil(MOST_STEPS / FEWEST_STEPS) + 1))
@@ -57,9 +59,9 @@ def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
     """Compute mu(k), the target network's decay.
 
     Args:
-        step: k, index of the training step, from 0; capped at K.
+        step: index k of the training step, from 0; capped at K.
         num_steps: K, total number of steps.
-        steepness: A, how fast mu approaches its final value.
+        steepness: rate A at which mu approaches its final value.
     """
     progress = min(step / num_steps, 1.0)
     e = math.sqrt(progress * (MOST_KEPT**2 - LEAST_KEPT**2) + LEAST_KEPT**2)
@@ -68,17 +70,17 @@ def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
 
 
 def nearest_level(t: float, num_levels: int) -> int:
-    """Find the index i whose t_i is nearest to `t`."""
+    """Find the index i of the level t_i that is nearest to `t`."""
     return min(range(num_levels), key=lambda index: abs(noise_level(index, num_levels) - t))
 
 
 def input_scale(t: float) -> float:
-    """Compute c_in(t), the scale of the network's input."""
+    """Compute c_in(t), the factor of the image input of the network."""
     return 1 / math.sqrt(t**2 + DATA_DEVIATION**2)
 
 
 def network_time(t: float) -> float:
-    """Compute 250 ln t, the network's time input."""
+    """Compute 250 ln t, the time input of the network."""
     return 250 * math.log(t)
 
 
@@ -88,7 +90,7 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
     Args:
         network: maps images `[B, C, H, W]` and times `[B]` to `[B, D]`.
         noisy: batches `[B, C, H, W]` of x_t, images in [-1, 1] plus noise.
-        t: standard deviation of each batch's noise.
+        t: standard deviation of the noise in each batch.
 
     Returns:
         Features `[B, D]` of each batch.
@@ -100,13 +102,13 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Classify images in [0, 1] under noise of a known level, in one forward pass.
+    """Classify images in [0, 1] under noise of a known level.
 
-    Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is conditioned on the nearest of the
-    81 pre-training levels.
+    This takes one forward pass. Images are rescaled to [-1, 1], so noise sigma becomes t = 2 sigma. The network is
+    conditioned on the nearest of the 81 pre-training levels.
 
     Args:
-        encoder: maps images and times `[B]` to features `[B, num_features]`.
+        encoder: network that maps images and times `[B]` to features `[B, num_features]`.
         num_features: number of the encoder's features, D.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise, in pixel units.
@@ -127,7 +129,7 @@ class NoiseConditionedClassifier(nn.Module):
         """Compute logits `[B, K]`.
 
         Args:
-            noisy: images in [0, 1] plus noise, not clipped, `[B, C, H, W]`.
+            noisy: sum of images in [0, 1] and noise, not clipped, `[B, C, H, W]`.
             sigma: standard deviation of the noise, in pixel units; None uses the `sigma` of the constructor.
         """
         num_levels = MOST_STEPS + 1

@@ -34,13 +34,16 @@ from lightning_modules.training.own_loaders import OwnLoaders
 
 
 class Projector(nn.Module):
-    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer, without biases.
+    """MLP before the contrastive loss: two Linear-BatchNorm-ReLU blocks and a linear layer.
+
+    Linear layers have no bias.
 
     Args:
-        in_features: number of the encoder's features, D.
+        in_features: number D of features of the encoder.
         hidden_features: number of hidden features.
         out_features: dimension of the contrasted representations.
-        batch_norm: whether to use batch normalisation; per rank, unless `trainer.sync_batchnorm` is on.
+        batch_norm: whether to use batch normalisation; its statistics are per rank, unless `trainer.sync_batchnorm` is
+            on.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ _ROWS_AT_ONCE = 1024
 
 
 def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Compute the fraction of noisy images whose nearest clean image, by cosine similarity, is the original.
+    """Compute the fraction of noisy images whose nearest clean image is the original.
+
+    Similarity is the cosine.
 
     Args:
         noisy: features of noisy images, `[N, D]`.
@@ -105,24 +110,24 @@ class Retrieval(Metric):
 class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-train a noise-conditioned encoder on unlabelled images.
 
-    Testing reports how often the clean image nearest to a noisy image is its original (`test/retrieval_<sigma>`). If
-    the gradient scaler skips a step, neither averages nor schedules are updated. Fused optimizers are not supported.
+    `test` reports how often the clean image nearest to a noisy image is the original (`test/retrieval_<sigma>`). If the
+    gradient scaler skips a step, averages and schedules are not updated. Fused optimizers are not supported.
 
     Args:
-        network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
-        projector: maps features `[B, D]` to the contrasted representations.
+        network: network h that maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
+        projector: network that maps features `[B, D]` to the representations for the contrastive loss.
         first_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views a.
         second_view: random augmentation that maps images `[B, C, H, W]` in [0, 1] to views b.
-        num_steps: K, number of steps of the curriculum and of the target's schedule; None uses the total number of
+        num_steps: number K of steps of the curriculum and of the schedule of the target; None uses the total number of
             training steps.
-        temperature: tau, temperature of the contrastive losses.
+        temperature: temperature tau of the contrastive losses.
         consistency_weight: weight of L_k, 1 in the paper; 0 gives plain contrastive learning.
-        steepness: A, how fast the target network's decay grows.
-        average_decay: decay of the moving average from which fine-tuning starts, in [0, 1).
+        steepness: rate A at which the decay of the target network grows.
+        average_decay: decay of the moving average that initialises fine-tuning, in [0, 1).
         gradient_clip: maximal norm of the gradient.
         clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
         retrieval_sigmas: noise levels of the retrieval test, in pixel units.
-        optimizer: built on the trainable parameters of network and projector.
+        optimizer: optimizer of the trainable parameters of network and projector.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if it has `interval = "step"`.
 
     Raises:
@@ -184,8 +189,8 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             return
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):
             raise ValueError(
-                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, too few for an "
-                f"update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
+                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, which is too coarse "
+                f"for an update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
             )
         if self.num_steps is not None:
             return
@@ -200,7 +205,10 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         return feature
 
     def levels(self) -> tuple[float, float]:
-        """Sample t_q and t_{q+1} of this step, the same on all ranks and after resuming."""
+        """Sample t_q and t_{q+1} of the current step.
+
+        They are the same on all ranks and after resuming.
+        """
         count = num_levels(self.steps_taken, self._total_steps)
         index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
         return noise_level(index, count), noise_level(index + 1, count)
@@ -262,7 +270,10 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        """Update the averages; not called for steps that the gradient scaler skips."""
+        """Update the averages.
+
+        This is not called for steps that the gradient scaler skips.
+        """
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (
             (self.target_network, self.network, kept),

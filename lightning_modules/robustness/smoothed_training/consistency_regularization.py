@@ -20,11 +20,11 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Compute the divergence between the predictions on an image's copies, and the entropy of their mean.
+    """Compute the divergence between the predictions on the copies of an image, and the entropy of the mean prediction.
 
     Args:
         logits: `[m, B, K]`.
-        floor: lower clamp of all probabilities, in [0, 1); clamped values have no gradient.
+        floor: lower bound to which all probabilities are clamped, in [0, 1); clamped values have no gradient.
 
     Returns:
         KL(p || p_j), averaged over copies, and the entropy of the mean prediction p; both `[B]`, in nats.
@@ -44,11 +44,11 @@ def loss_on_copies(
     """Compute the loss with consistency regularisation, averaged over the batch.
 
     Args:
-        logits: logits of each copy, `[m, B, K]`; with m = 1 the loss has only its first term.
+        logits: logits of each copy, `[m, B, K]`; for m = 1, the loss consists of its first term.
         label: labels `[B]`, or probabilities `[B, K]`.
         consistency_weight: lambda, weight of the divergence.
         entropy_weight: eta, weight of the entropy.
-        floor: lower clamp of probabilities in the second and third terms.
+        floor: lower bound to which probabilities in the second and third term are clamped.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:

@@ -20,14 +20,14 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
         num_copies: m, copies per image.
 
     Returns:
-        Copies `[m, B, C, H, W]`, not clipped, because clipping would change the certified distribution.
+        Copies `[m, B, C, H, W]`. They are not clipped, because clipping would change the certified distribution.
     """
     shape = (num_copies, *image.shape)
     return image + sigma * sample_rows(torch.randn, shape, image.device, rows=1, dtype=image.dtype)
 
 
 class AccuracyUnderNoise(ClassifierSteps):
-    """Validation and test steps that log accuracy on one noisy copy of each image."""
+    """Validation and test steps that log the accuracy on one noisy copy of each image."""
 
     sigma: float
     accuracy: Metric

@@ -232,7 +232,7 @@ OTHERS = LabelledImages(Digits(300), 30, shards=NodeShards(6, 1.0, 2))
     [
         ({"datamodule": LabelledImages(Digits(300), 30)}, "data.shards.nodes must be 7, .* got none"),
         ({"datamodule": OTHERS}, "data.shards.nodes must be 7, .* got 6"),
-        ({"precision": "16-mixed"}, "trainer.precision 16-mixed scales losses"),
+        ({"precision": "16-mixed"}, "trainer.precision 16-mixed scales the loss"),
         ({"world_size": 2}, "trainer.strategy must be .*Independent .* got SingleDeviceStrategy"),
     ],
 )

@@ -151,5 +151,5 @@ def test_its_edit_of_an_image_is_the_same_in_whatever_batch(pipeline: Path) -> N
 def test_a_pipeline_that_does_not_fit_is_named(text_to_image: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no pipeline at"):
         StableDiffusionInpainter(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="takes 4 channels; an inpainting model's takes 9"):
+    with pytest.raises(ValueError, match="has 4 input channels, but an inpainting model has 9"):
         StableDiffusionInpainter(str(text_to_image))
