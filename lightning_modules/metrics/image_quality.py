@@ -103,7 +103,7 @@ class ImageQuality(MeasuredItems):
     A module owns one instance; checkpoints do not include it.
 
     Args:
-        protocol: preprocessing of estimates; degraded images are measured unchanged.
+        protocol: preprocessing of estimates. Degraded images are not preprocessed.
 
     Raises:
         ValueError: if the protocol is unknown.

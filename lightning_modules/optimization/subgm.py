@@ -18,8 +18,8 @@ of alpha. B is
 
 and the step sizes are
 
-    quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which decreases with the error if
-               q < 1 - p for a fraction p of gross errors
+    quantile   eta Q, where Q is the q-quantile of |<A_i, U U^T> - y_i| over all measurements. For a fraction p of gross
+               errors and q < 1 - p, Q decreases with the error of the estimate
 
     geometric  eta rho^t, if p or the noise distribution is unknown
 

@@ -40,7 +40,7 @@ class Course(NamedTuple):
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
-    """Mask the fitted points: y F >= 1 / alpha or, if the margin is zero, y F > 0.
+    """Return a mask of the fitted points: y F >= 1 / alpha or, with zero margin, y F > 0.
 
     Args:
         signed: y F, of any shape; NaN counts as not fitted.

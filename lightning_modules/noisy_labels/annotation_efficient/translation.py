@@ -61,8 +61,8 @@ class Translation(nn.Module):
         image_generator: G without the final tanh; maps `[B, 1, H, W]` to `[B, C, H, W]`.
         image_discriminator: discriminator D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: discriminator D_z; maps `[B, 1, H, W]` to scores.
-        shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. None omits D_vae, for a CycleGAN without a
-            VAE.
+        shape_discriminator: discriminator D_vae; maps `[B, L]` to scores. If None, there is no D_vae, for training
+            without a VAE.
         mask_noise: standard deviation of Gaussian noise that is added to the input masks of D_z (our choice). Without
             noise, D_z could recognise fakes by their soft values alone.
         calibrated: calibrate E's channels with features of D_z (DGCC). E and D_z then need `forward_features`, `last`
