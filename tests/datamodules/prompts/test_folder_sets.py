@@ -81,3 +81,15 @@ def test_a_damaged_line_is_named(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": \n')
     with pytest.raises(ValueError, match=r"metadata\.jsonl, line 1 is not JSON"):
         CaptionedFolder(str(folder), image_size=16).training()
+
+
+def test_a_caption_without_an_image_and_a_name_outside_the_folder_are_named(folder: Path) -> None:
+    beside(folder)
+    (folder / "more" / "z.txt").write_text("a caption")
+    with pytest.raises(ValueError, match=r"z\.txt is a caption without an image \(1 of 4 text files\)"):
+        CaptionedFolder(str(folder), image_size=16).training()
+    assert CaptionedFolder(str(folder), image_size=16, prompt="a").training().captions == ["a"] * 3
+    grey(folder.parent / "outside.png", 0)
+    lines(folder, {"file_name": "../outside.png", "text": "x"})
+    with pytest.raises(ValueError, match=r"line 1 names \.\./outside\.png, which is outside"):
+        CaptionedFolder(str(folder), image_size=16).training()
