@@ -19,6 +19,10 @@ Here t has a uniform, logit-normal or mode density, shifted as in the pipeline's
 (pi (1 - 2 t + 2 t^2)). Unlike in diffusers' training scripts, t is continuous and has the paper's direction: a positive
 mean of logit(t) favours noise.
 
+With class images (`data.prior`), generated once by the model itself, L + lambda L_prior is minimised, as in DreamBooth
+(arXiv 2208.12242). Offset noise replaces e by e + s n with one n ~ N(0, 1) for each channel; masks weight the squares.
+Images of any aspect ratio are trained in buckets; SDXL gets the original size and the crop's position of each image.
+
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |

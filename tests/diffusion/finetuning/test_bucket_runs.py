@@ -1,5 +1,6 @@
-"""Runs on aspect-ratio buckets with flips: two ranks equal one, and an interrupted run ends where a whole one does."""
+"""Runs on aspect-ratio buckets with flips: two ranks equal one, and a killed run ends where a whole one does."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 
 from tests.command import ROOT
 from tests.conformance.runs import run, state
+from tests.datamodules.classification.image_shards.test_runs import killed_at
 from tests.datamodules.image_folders import photograph, save
-from tests.two_processes import in_two_processes
+from tests.two_processes import FORK, in_two_processes
 
 pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("no_pictures")]
 
@@ -54,8 +56,13 @@ def test_two_ranks_equal_one(cached: bool, text_to_image: Path, tmp_path: Path) 
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_run_resumed_within_an_epoch_ends_where_a_whole_one_does(text_to_image: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_within_an_epoch_ends_where_a_whole_one_does(text_to_image: Path, tmp_path: Path) -> None:
     run(*command(text_to_image, tmp_path, True, "whole"))
-    run(*command(text_to_image, tmp_path, True, "part"), "--trainer.max_steps", "4")
-    run("fit", "--resume", tmp_path / "part", "--trainer.max_steps", "-1")
-    assert_same(tmp_path / "whole", tmp_path / "part")
+    process = FORK.Process(target=killed_at, args=(6, *command(text_to_image, tmp_path, True, "killed")))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    kept = torch.load(tmp_path / "killed" / "checkpoints" / "step.ckpt", weights_only=True)
+    assert kept["global_step"] == 4  # of six an epoch
+    run("fit", "--resume", tmp_path / "killed")
+    assert_same(tmp_path / "whole", tmp_path / "killed")
