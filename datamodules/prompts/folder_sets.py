@@ -14,20 +14,23 @@ from datamodules.prompts.captioned_set import Captioned, CaptionedSet
 from datamodules.prompts.cropped_images import CroppedImages, check_image_size
 from datamodules.prompts.text_tables import entries
 
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
 
 class CaptionedFolder(CaptionedSet):
     """The user's own images, in any subfolders, with captions if available.
 
     Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. Images without
-    any of these files have no captions, which suffices for an unconditional model. Images are turned as their
-    orientation tag says. Before training, the headers of all images are read, so a file that is no image is named then.
+    `metadata.csv` or `metadata.parquet` with these columns, or from a text file beside each image, `one.txt` for
+    `one.png`. Images without any of these files have no captions, which suffices for an unconditional model. Images are
+    turned as their orientation tag says. Before training, the headers of all images are read, so a file that is no
+    image is named then.
 
     Args:
         data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
         resize: length of the short side before the square crop, in pixels; None means `image_size`.
-        caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
+        caption_column: key or column of the captions in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
         prompt: one caption for all images, such as `a photo of sks`; captions in the folder are ignored.
         buckets: aspect-ratio buckets; None crops all images to squares.
         mask_dir: folder of masks with the images' names and aspect ratios, in any image format: white where the loss
@@ -88,7 +91,9 @@ class CaptionedFolder(CaptionedSet):
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
         """Read the captions by file name; None if the folder has no captions."""
-        files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
+        files = [
+            file for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet") for file in sorted(root.rglob(name))
+        ]
         found: dict[str, str] = {}
         for file in files:
             for place, entry in entries(file):

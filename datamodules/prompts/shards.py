@@ -31,8 +31,9 @@ class CaptionedShards(CaptionedSet):
         image_size: height and width of the network's input images, in pixels; with buckets, the root of their area.
         resize: length of the short side before the square crop, in pixels; None means `image_size`.
         image_key: parquet column of encoded images.
-        caption_column: parquet column of captions, and the key of the caption in `.json` members.
-        prompt: one caption for all images, such as `a photo of sks`, instead of those in the shards.
+        caption_column: parquet column of captions, and the key of the caption in `.json` members; None reads no
+            captions, which suffices for an unconditional model.
+        prompt: one caption for all images, such as `a photo of sks`; captions in the shards are not read.
         buckets: aspect-ratio buckets; None crops all images to squares.
 
     Raises:
@@ -47,7 +48,7 @@ class CaptionedShards(CaptionedSet):
         image_size: int = 512,
         resize: int | None = None,
         image_key: str = "image",
-        caption_column: str = "text",
+        caption_column: str | None = "text",
         prompt: str | None = None,
         buckets: Buckets | None = None,
     ) -> None:
@@ -71,15 +72,17 @@ class CaptionedShards(CaptionedSet):
         root = data_directory(self.data_dir, "CaptionedShards")
         paths = shard_paths(root, self.shards, "shards")
         names, crop = shard_names(root, paths), Crop(self.image_size, self.image_size)
+        column = None if self.prompt is not None else self.caption_column
         source: EncodedImages
         if paths[0].suffix.lower() == ".parquet":
-            opened = [ParquetShard(path, self.image_key, self.caption_column, captioned=True) for path in paths]
-            captions = [text for each in opened for text in each.captions()]
+            opened = [ParquetShard(path, self.image_key, column, captioned=True) for path in paths]
+            captions = [] if column is None else [text for each in opened for text in each.captions()]
             source = ImagesInParquet(names, opened, crop)
         else:
-            index, texts = zip(*(read_captioned_tar_index(path, self.caption_column) for path in paths), strict=True)
+            index, texts = zip(*(read_captioned_tar_index(path, column) for path in paths), strict=True)
             captions = [text for each in texts for text in each]
             source = ImagesByOffset(names, index, crop, paths, paths)
         if self.prompt is not None:
-            captions = [self.prompt] * len(captions)
-        return Captioned(CroppedImages(source, self.image_size, self.resize, self.buckets), captions)
+            captions = [self.prompt] * len(source.label)
+        cropped = CroppedImages(source, self.image_size, self.resize, self.buckets)
+        return Captioned(cropped, None if self.prompt is None and column is None else captions)

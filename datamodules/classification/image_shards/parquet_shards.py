@@ -19,7 +19,7 @@ class ParquetShard:
     Args:
         path: the file.
         image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
-        label_key: column of integer labels or of captions.
+        label_key: column of integer labels or of captions; None for images without captions.
         captioned: whether that column holds captions instead of labels.
 
     Raises:
@@ -27,7 +27,7 @@ class ParquetShard:
         ValueError: if the file is damaged or lacks a column; the message names the missing and the existing columns.
     """
 
-    def __init__(self, path: Path, image_key: str, label_key: str, captioned: bool = False) -> None:
+    def __init__(self, path: Path, image_key: str, label_key: str | None, captioned: bool = False) -> None:
         import pyarrow.parquet
 
         check_is_file(path)
@@ -60,7 +60,7 @@ class ParquetShard:
         image_key, label_key, is_text = self.image_key, self.label_key, self.captioned
         types = {field.name: field.type for field in schema}
         for key, column in (("image_key", image_key), ("caption_column" if is_text else "label_key", label_key)):
-            if column not in types:
+            if column is not None and column not in types:
                 raise ValueError(f"{key} {column} is not a column; the columns are {', '.join(types)}")
         image, binary = types[image_key], (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
         if pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0:
@@ -69,6 +69,8 @@ class ParquetShard:
             path = image_key
         if not any(kind(image) for kind in binary):
             raise ValueError(f"the column {image_key} must hold encoded images, as bytes, got {types[image_key]}")
+        if label_key is None:
+            return path, None
         if is_text and not any(k(types[label_key]) for k in (pyarrow.types.is_string, pyarrow.types.is_large_string)):
             raise ValueError(f"the column {label_key} must hold captions, as text, got {types[label_key]}")
         if not is_text and not pyarrow.types.is_integer(types[label_key]):

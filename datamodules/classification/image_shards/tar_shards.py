@@ -47,18 +47,19 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
     return ShardIndex(np.array(name, dtype=np.bytes_), np.array(label), np.array(offset), np.array(size))
 
 
-def read_captioned_tar_index(path: Path, caption_column: str) -> tuple[ShardIndex, list[str]]:
+def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[ShardIndex, list[str]]:
     """Index the samples of a tar shard like `read_tar_index`, with captions instead of labels.
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
-    `<key>.json`. All labels are 0.
+    `<key>.json`; if `caption_column` is None, captions are not read and empty. All labels are 0.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
     """
-    read = partial(_caption, caption_column=caption_column)
-    name, caption, offset, size = _rows(path, ("txt", "json"), read, "captioned")
+    read: Any = (lambda *_: "") if caption_column is None else partial(_caption, caption_column=caption_column)
+    columns = () if caption_column is None else ("txt", "json")
+    name, caption, offset, size = _rows(path, columns, read, "captioned")
     label = np.zeros(len(name), dtype=np.int64)
     return ShardIndex(np.array(name, dtype=np.bytes_), label, np.array(offset), np.array(size)), list(caption)
 

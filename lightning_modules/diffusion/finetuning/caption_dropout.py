@@ -25,25 +25,24 @@ Region = Mapping[str, tuple[slice, ...]]
 
 def encoder_regions(network: Any) -> list[Region]:
     """List the parts of embedded prompts that each text encoder of a model computes."""
-    widths = [encoder.config.hidden_size for encoder in network.text_encoders]
+    encoders = network.text_encoders
     if isinstance(network, StableDiffusion3):
         # The embeddings of both CLIP encoders stand side by side in the first tokens, padded to the width of T5's.
-        tokens, first = slice(0, network.pipeline.tokenizer_max_length), network.text_encoders[0].config.projection_dim
+        tokens = slice(0, network.pipeline.tokenizer_max_length)
+        width, pooled = encoders[0].config.hidden_size, encoders[0].config.projection_dim
         regions: list[Region] = [
-            {"embedding": (tokens, slice(0, widths[0])), "pooled": (slice(0, first),)},
-            {"embedding": (tokens, slice(widths[0], None)), "pooled": (slice(first, None),)},
+            {"embedding": (tokens, slice(0, width)), "pooled": (slice(0, pooled),)},
+            {"embedding": (tokens, slice(width, None)), "pooled": (slice(pooled, None),)},
             {"embedding": (slice(tokens.stop, None), ALL)},
         ]
-        return regions[: len(widths)]
+        return regions[: len(encoders)]
     if isinstance(network, Flux):
         return [{"pooled": (ALL,)}, {"embedding": (ALL, ALL)}]
     if isinstance(network, HunyuanDiT):
         return [{"embedding": (ALL, ALL), "mask": (ALL,)}, {"second": (ALL, ALL), "second_mask": (ALL,)}]
     if network.is_xl:
-        return [
-            {"embedding": (ALL, slice(0, widths[0]))},
-            {"embedding": (ALL, slice(widths[0], None)), "pooled": (ALL,)},
-        ]
+        width = encoders[0].config.hidden_size
+        return [{"embedding": (ALL, slice(0, width))}, {"embedding": (ALL, slice(width, None)), "pooled": (ALL,)}]
     return [dict.fromkeys(network.prompt_fields, ())]
 
 

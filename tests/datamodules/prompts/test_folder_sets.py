@@ -2,6 +2,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from datamodules.prompts.folder_sets import CaptionedFolder
@@ -30,12 +32,17 @@ def several_tables(folder: Path) -> None:
     (folder / "more" / "metadata.csv").write_text("file_name,text\nb.png,the more/b.png\n")
 
 
+def parquet(folder: Path) -> None:
+    table = {"file_name": NAMES, "text": [f"the {name}" for name in NAMES], "more": [[1], [], [2]]}
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "metadata.parquet")
+
+
 def beside(folder: Path) -> None:
     for name in NAMES:
         (folder / name).with_suffix(".txt").write_text(f"the {name}\n")
 
 
-@pytest.mark.parametrize("write", [jsonl, several_tables, beside])
+@pytest.mark.parametrize("write", [jsonl, several_tables, parquet, beside])
 def test_captions_are_found_in_every_layout(folder: Path, write: Callable[[Path], None]) -> None:
     write(folder)
     captioned = CaptionedFolder(str(folder), image_size=16).training()
@@ -92,4 +99,10 @@ def test_a_caption_without_an_image_and_a_name_outside_the_folder_are_named(fold
     grey(folder.parent / "outside.png", 0)
     lines(folder, {"file_name": "../outside.png", "text": "x"})
     with pytest.raises(ValueError, match=r"line 1 names \.\./outside\.png, which is outside"):
+        CaptionedFolder(str(folder), image_size=16).training()
+
+
+def test_a_damaged_parquet_table_is_named(folder: Path) -> None:
+    (folder / "metadata.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(ValueError, match=r"metadata\.parquet cannot be read as a table of texts"):
         CaptionedFolder(str(folder), image_size=16).training()

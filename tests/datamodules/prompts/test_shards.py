@@ -90,6 +90,15 @@ def test_what_is_missing_is_named(damage: Any, message: str, tmp_path: Path) -> 
         CaptionedShards(str(tmp_path), image_size=16).has_captions()
 
 
+@pytest.mark.parametrize("damage", [without_caption, without_column])
+def test_captions_are_not_needed_for_one_prompt_or_an_unconditional_model(damage: Any, tmp_path: Path) -> None:
+    damage(tmp_path)
+    assert CaptionedShards(str(tmp_path), image_size=16, prompt="a").training().captions == ["a", "a"]
+    plain = CaptionedShards(str(tmp_path), image_size=16, caption_column=None)
+    assert not plain.has_captions()
+    assert plain.training().source.fetch(torch.tensor([1, 0]), None).shape == (2, 3, 16, 16)
+
+
 def test_no_shards_and_sizes_out_of_range_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"shards: .* holds no \.tar or \.parquet file"):
         CaptionedShards(str(tmp_path)).training()

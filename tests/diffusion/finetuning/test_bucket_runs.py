@@ -1,5 +1,6 @@
 """Runs on aspect-ratio buckets with flips: two ranks equal one, and a killed run ends where a whole one does."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from tests.two_processes import FORK, in_two_processes
 pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("no_pictures")]
 
 
-def command(pipeline: Path, folder: Path, cached: bool, output: str) -> list[str | Path]:
+def command(pipeline: Path, folder: Path, cached: bool, output: str, prior: bool = False) -> list[str | Path]:
     """Train on sixteen images of three buckets in batches of two or three: six batches an epoch."""
     for number in range(16):
         size = ((32, 20), (20, 20), (20, 30))[number % 3]
         save(folder / "images" / f"{number}.png", photograph(*size, number))
         (folder / "images" / f"{number}.txt").write_text(f"the {number}")
+    images = {"folder": str(folder / "class"), "prompt": "the", "count": 5, "image_size": 16}
+    chosen = {"class_path": "datamodules.prompts.class_images.ClassImages", "init_args": images}
     cache = str(folder / "cache" / output) if cached else "null"
     return [
         *("fit", "--config", str(ROOT / "configs/finetuning/lora.yaml"), "--data.images.data_dir", folder / "images"),
@@ -29,6 +32,7 @@ def command(pipeline: Path, folder: Path, cached: bool, output: str) -> list[str
         *("--data.images.buckets.multiple", "4", "--data.augmentation.flip", "true", "--data.validation_fraction", "0"),
         *("--model.caption_dropout", "0.3", "--data.num_workers", "0", "--checkpoint.every_n_steps", "4"),
         *("--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.1}}", "--model.average_decay", "0"),
+        *(("--data.prior", json.dumps(chosen), "--model.num_inference_steps", "2") if prior else ()),
         *("--trainer.max_epochs", "2", "--trainer.max_steps", "-1", "--trainer.accelerator", "cpu"),
         *("--trainer.precision", "32-true", "--trainer.callbacks", "[]", "--trainer.enable_progress_bar", "false"),
         *("--trainer.enable_model_summary", "false", "--run_directory", folder / output),
@@ -48,11 +52,11 @@ def assert_same(one: Path, other: Path) -> None:
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_two_ranks_equal_one(cached: bool, text_to_image: Path, tmp_path: Path) -> None:
-    run(*command(text_to_image, tmp_path, cached, "one"))
+@pytest.mark.parametrize(("cached", "prior"), [(False, False), (True, False), (False, True), (True, True)])
+def test_two_ranks_equal_one(cached: bool, prior: bool, text_to_image: Path, tmp_path: Path) -> None:
+    run(*command(text_to_image, tmp_path, cached, "one", prior))
     more = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-    in_two_processes(run, *command(text_to_image, tmp_path, cached, "two"), *more)
+    in_two_processes(run, *command(text_to_image, tmp_path, cached, "two", prior), *more)
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
