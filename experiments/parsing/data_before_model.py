@@ -52,13 +52,16 @@ def check_captioned_images(config: Namespace) -> None:
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
         return
     for part in (model, (model.get("init_args") or {}).get("network")):
-        path = part.get("class_path") if isinstance(part, Namespace) else None
-        named = imported(path) if path else None
+        if not isinstance(part, Namespace) or not part.get("class_path"):
+            continue
+        path = part.class_path
+        named = imported(path)
         if getattr(named, "needs_captions", False):
             reads: Any = data_of(config)
-            reads.require_captions(str(path).rpartition(".")[2])
+            reads.require_captions(path.rpartition(".")[2])
             known = getattr(named, "size_multiple_before_loading", None)
-            multiple = known(**(part.get("init_args") or Namespace()).as_dict()) if known else None
+            settings = part.get("init_args") or Namespace()
+            multiple = known(**settings.as_dict()) if known else None
             if multiple is not None:
                 reads.check_sizes(multiple)
             reads.check_ranks(ranks_of(config))
@@ -73,7 +76,8 @@ def ranks_of(config: Namespace) -> int:
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     if isinstance(devices, str) and "," in devices:  # numbers of devices; without a comma, it is how many
         devices = [each for each in devices.split(",") if each]
-    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    number = str(devices)
+    count = len(devices) if isinstance(devices, list) else int(number) if number.isdecimal() else 1
     return count * (nodes if isinstance(nodes, int) else 1)
 
 

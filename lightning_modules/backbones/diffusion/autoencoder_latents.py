@@ -1,15 +1,25 @@
 """Latents of a diffusers autoencoder E: z = s (E(2 x - 1) - m), with E's scaling factor s and shift factor m."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from lightning_modules.backbones.diffusion.size_multiple import size_multiple_of
 
 
 class AutoencoderLatents(nn.Module):
     """Encodes images to latents z and decodes latents, with the autoencoder in the attribute `vae`."""
 
     vae: Any
+    parts: Sequence[str]
+    packing: ClassVar[int]
+
+    @classmethod
+    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
+        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
+        return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
 
     @property
     def scaling_factor(self) -> float:

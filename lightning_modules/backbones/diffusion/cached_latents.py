@@ -106,7 +106,7 @@ def _latents(
     which, place = np.unique(bucket, return_inverse=True)[1], np.empty_like(bucket)
     images = source_fingerprint(source if cropped is None else cropped.source)
     masks = "" if cropped is None or cropped.masks is None else source_fingerprint(cropped.masks)
-    found: dict[str, list[NDArray[Any]]] = {"moments": []} | ({"loss_mask": []} if masks else {})
+    found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masks else []))}
     counts = np.bincount(which)
     for number in range(len(counts)):
         rows = np.flatnonzero(which == number)

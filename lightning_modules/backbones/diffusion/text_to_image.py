@@ -18,7 +18,6 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.backbones.diffusion.size_multiple import size_multiple_of
 
 Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -142,11 +141,6 @@ class TextToImage(AutoencoderLatents):
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
 
-    @classmethod
-    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
-        return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
-
     def extra_repr(self) -> str:
         return f"{type(self.scheduler).__name__}, scaling_factor={self.scaling_factor}"
 
@@ -187,25 +181,24 @@ class TextToImage(AutoencoderLatents):
             empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
         return empty
 
-    def forward(
-        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         """Predict the quantity named by the scheduler's `prediction_type`.
 
         Args:
             latent: z_t, `[B, c, h, w]`.
             timestep: t, int64, `[B]`, or one value for all images.
             prompts: B prompts.
-            size_conditions: SDXL's original size, corner of the crop and size of the crop, `[B, 6]`, in pixels; None
-                means uncropped images of the latent's size.
         """
+        return self.forward_at_sizes(latent, timestep, prompts, None)
+
+    def forward_at_sizes(
+        self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None
+    ) -> Tensor:
+        """Predict as `forward` does, at SDXL's size conditions `[B, 6]`; None means images that are not cropped."""
         added = None
         if prompts.pooled is not None:
-            scale = self.pipeline.vae_scale_factor
-            height, width = latent.shape[2] * scale, latent.shape[3] * scale
-            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
-            size = size if size_conditions is None else size_conditions.to(latent)
-            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+            size = uncropped(latent, self.pipeline.vae_scale_factor) if size_conditions is None else size_conditions
+            added = {"text_embeds": prompts.pooled, "time_ids": size.to(latent).expand(len(latent), -1)}
         embedding = prompts.embedding.to(latent.dtype)
         return self.network(latent, timestep, encoder_hidden_states=embedding, added_cond_kwargs=added).sample
 
@@ -253,6 +246,12 @@ class TextToImage(AutoencoderLatents):
         if prompts.pooled is not None:
             given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         return given
+
+
+def uncropped(latent: Tensor, scale: int) -> Tensor:
+    """Return SDXL's size conditions `[6]` of whole images of the latent's size: original size, corner, size of crop."""
+    height, width = latent.shape[2] * scale, latent.shape[3] * scale
+    return torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

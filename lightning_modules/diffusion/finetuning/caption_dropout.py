@@ -57,8 +57,8 @@ class CaptionDropout:
     """
 
     def __init__(self, probability: float | Sequence[float]) -> None:
-        self.by_encoder = not isinstance(probability, int | float)
-        self.probabilities = list(probability) if self.by_encoder else [probability]  # type: ignore[arg-type, list-item]
+        self.by_encoder = isinstance(probability, Sequence)
+        self.probabilities = list(probability) if isinstance(probability, Sequence) else [probability]
         for each in self.probabilities:
             within(0, 1, "[)", caption_dropout=each)
         self._empty: Prompts | None = None

@@ -120,7 +120,7 @@ class Objective(nn.Module, ABC):
         """Compute each image's mean squared error, `[B]`, with SDXL's size conditions and with masks if there are."""
         model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
         if "size_conditions" in batch and getattr(network, "is_xl", False):
-            model = partial(network, size_conditions=batch["size_conditions"])
+            model = partial(network.forward_at_sizes, size_conditions=batch["size_conditions"])
         return self.errors(model, latent, prompts, noise, t, weight)
 
     @abstractmethod
