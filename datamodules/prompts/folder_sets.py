@@ -125,7 +125,8 @@ class CaptionedFolder(CaptionedSet):
 
 def _check_texts(root: Path, beside: set[Path]) -> None:
     """Reject text files without an image, if others are captions."""
-    every = {path for path in root.rglob("*.txt") if not path.name.startswith(".")}
+    found = root.rglob("*.txt")
+    every = {path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)}
     alone = sorted(every - beside)
     if alone and every & beside:
         raise ValueError(

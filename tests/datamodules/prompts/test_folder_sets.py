@@ -92,6 +92,9 @@ def test_a_damaged_line_is_named(folder: Path) -> None:
 
 def test_a_caption_without_an_image_and_a_name_outside_the_folder_are_named(folder: Path) -> None:
     beside(folder)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "z.txt").write_text("no caption")
+    CaptionedFolder(str(folder), image_size=16).training()
     (folder / "more" / "z.txt").write_text("a caption")
     with pytest.raises(ValueError, match=r"z\.txt is a caption without an image \(1 of 4 text files\)"):
         CaptionedFolder(str(folder), image_size=16).training()
