@@ -232,6 +232,13 @@ class CaptionedImageBatch(TypedDict):
     """`[B, M, E]`, with `moments`: the caption's embedding by Hunyuan-DiT's second text encoder."""
     second_mask: NotRequired[Tensor]
     """`[B, M]`, with `moments`: 1 for a token of `second` and 0 for padding."""
+    size_conditions: NotRequired[Tensor]
+    """`[B, 6]`, for images in files: original height and width, top and left of the crop in the resized image, and
+    height and width of the crop, in pixels."""
+    loss_mask: NotRequired[Tensor]
+    """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: 1 where the loss has its full weight, 0 for the least."""
+    prior: NotRequired["CaptionedImageBatch"]
+    """Class images, one for each image, for prior preservation."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int

@@ -49,7 +49,7 @@ from experiments.options.compile_network import CompileNetwork
 from experiments.options.trainer_options import of_an_option, refuse_options
 from experiments.parsing.class_names import with_full_names
 from experiments.parsing.class_paths import check_class_paths
-from experiments.parsing.data_before_model import check_captions, count_classes, with_placeholder
+from experiments.parsing.data_before_model import check_captioned_images, count_classes, with_placeholder
 from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.readable_errors import lost_process, readable
 from experiments.progress_bar import WholeRun
@@ -309,10 +309,10 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
         count_classes(config)
-        check_captions(config)
         data = config.data.get("init_args") if config.data else None
         if data and "seed" in data and data.seed is None and not isinstance(config.seed_everything, bool):
             data.seed = config.seed_everything
+        check_captioned_images(config)
         if self.requested == "fit" and self.resumed and config.run_directory not in (None, self.resumed):
             raise ValueError(
                 f"--resume {self.resumed} continues in that directory: omit --run_directory {config.run_directory}"

@@ -37,6 +37,11 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
     return torch.cat([cropped, cropped.flip(3)]).index_select(0, mirrored)
 
 
+def sample_flips(seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Tell which images `Augmentation.apply` mirrors if `flip` is set, `[B]`."""
+    return sample_uniform(seed, epoch, index, count=3)[:, 2] < 0.5
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop and horizontal flip of training images.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.corruptions.image_noise import CounterRNG, ImageNoise
-from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
+from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop, size_in_header
 from datamodules.files.text_files import read_text
 from datamodules.sets import Source, SplitSet
 
@@ -84,7 +84,29 @@ class ImagesInMemory(ImageSource):
         return self.image.index_select(0, row)
 
 
-class ImageFiles(ImageSource):
+class EncodedImages(ImageSource):
+    """Interface of encoded images in files, which can be read with any crop."""
+
+    crop: Crop
+    """The crop that `fetch` uses."""
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        return self.read(row, uniform, self.crop)
+
+    @abstractmethod
+    def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
+        """Read images with a given crop, as `fetch` does with its own."""
+
+    @abstractmethod
+    def sizes(self) -> list[tuple[int, int]]:
+        """Read the height and width of each upright image from its header.
+
+        Raises:
+            UnreadableImage: if a file is missing, or its header is that of no image; the message names the file.
+        """
+
+
+class ImageFiles(EncodedImages):
     """Images in files, decoded on access.
 
     Args:
@@ -111,13 +133,16 @@ class ImageFiles(ImageSource):
     def names(self) -> list[str]:
         return [os.fsdecode(name) for name in self._names]
 
-    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
+    def sizes(self) -> list[tuple[int, int]]:
+        return [size_in_header(self.root / name) for name in self.names]
+
+    def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
+        batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = [None] * len(row) if uniform is None else uniform.tolist()
         for position, (file, own) in enumerate(zip(row.tolist(), numbers, strict=True)):
             path = self.root / os.fsdecode(self._names[file])
             try:
-                batch[position] = torch.from_numpy(read_crop(path, self.crop, own)).permute(2, 0, 1)
+                batch[position] = torch.from_numpy(read_crop(path, crop, own)).permute(2, 0, 1)
             except UnreadableImage as error:
                 if self.unreadable is None:
                     raise

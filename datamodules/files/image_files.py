@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
@@ -75,14 +75,38 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
         place: row and column in [0, 1), mapped uniformly to all positions; None means the centre.
     """
     short = min(width, height)
-    resized_width, resized_height = width * resize // short, height * resize // short
+    resized = width * resize // short, height * resize // short
+    return box_in_resized((width, height), resized, corner_of_crop(resized, (size, size), place), (size, size))
+
+
+def corner_of_crop(resized: tuple[int, int], size: tuple[int, int], place: Sequence[float] | None) -> tuple[int, int]:
+    """Return left and top of a crop in a resized image, in pixels.
+
+    Args:
+        resized: width and height of the resized image.
+        size: width and height of the crop.
+        place: row and column in [0, 1), mapped uniformly to all positions; None means the centre.
+    """
+    across, down = resized[0] - size[0], resized[1] - size[1]
     if place is None:
-        top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
-    else:
-        top = math.floor(place[0] * (resized_height - size + 1))
-        left = math.floor(place[1] * (resized_width - size + 1))
-    across, down = width / resized_width, height / resized_height
-    return Box(left * across, top * down, min((left + size) * across, width), min((top + size) * down, height))
+        return round(across / 2), round(down / 2)
+    return math.floor(place[1] * (across + 1)), math.floor(place[0] * (down + 1))
+
+
+def box_in_resized(
+    source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+) -> Box:
+    """Compute the part of the source image that a crop of the resized image covers.
+
+    Args:
+        source: width and height of the source, in pixels.
+        resized: width and height of the resized image.
+        corner: left and top of the crop.
+        size: width and height of the crop.
+    """
+    (width, height), (left, top) = source, corner
+    across, down = width / resized[0], height / resized[1]
+    return Box(left * across, top * down, min((left + size[0]) * across, width), min((top + size[1]) * down, height))
 
 
 class Crop:
@@ -98,6 +122,8 @@ class Crop:
     """
 
     num_uniform = 2
+    upright = False
+    """Whether images are turned and mirrored as their orientation tag says."""
 
     def __init__(self, size: int, resize: int | None, interpolation: Interpolation = "bilinear") -> None:
         at_least(1, image_size=size)
@@ -108,6 +134,11 @@ class Crop:
         self.size = size
         self.resize = resize
         self.interpolation = interpolation
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the crop, in pixels."""
+        return self.size, self.size
 
     def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
         return box_after_resizing(width, height, self.resize, self.size, uniform)
@@ -163,33 +194,65 @@ def read_crop(
     """Decode an image, crop and resize it.
 
     Args:
-        path: path of the file. Its orientation tag is ignored, as in torchvision; 16-bit grey values are scaled to 8
-            bits.
+        path: path of the file. Its orientation tag is ignored, as in torchvision, unless the crop is `upright`; 16-bit
+            grey values are scaled to 8 bits.
         crop: the crop.
         uniform: numbers in [0, 1) that determine the random crop; None means the central crop.
         content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
 
     Returns:
-        `[size, size, 3]`, uint8, RGB.
+        `[height, width, 3]`, uint8, RGB, of the crop's `shape`.
 
     Raises:
         UnreadableImage: if the image cannot be read; the message names the file.
     """
     with opened_image(path, content=content) as image:
-        width, height = image.size
+        turned = crop.upright and orientation(image) != 1
+        width, height = upright_size(image) if turned else image.size
         box = crop.box(width, height, uniform)
+        tall, wide = crop.shape
         # JPEGs decode to 1/2, 1/4 or 1/8 of their size at less cost; at twice the crop's resolution the difference is
         # invisible.
         wanted = (
-            math.ceil(2 * crop.size * width / (box.right - box.left)),
-            math.ceil(2 * crop.size * height / (box.bottom - box.top)),
+            math.ceil(2 * wide * width / (box.right - box.left)),
+            math.ceil(2 * tall * height / (box.bottom - box.top)),
         )
-        if drafted := image.draft("RGB", wanted):
+        if not turned and (drafted := image.draft("RGB", wanted)):
             part = drafted[1][2] / width
             box = Box(*(edge * part for edge in box))
-        rgb = image if image.mode == "RGB" else eight_bits(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image) if turned else image
+        rgb = upright if upright.mode == "RGB" else eight_bits(upright).convert("RGB")
         resampling = Image.Resampling[crop.interpolation.upper()]
-        return np.array(rgb.resize((crop.size, crop.size), resampling, box))
+        return np.array(rgb.resize((wide, tall), resampling, box))
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the orientation tag of an image, 1 to 8; 1 if the image is upright."""
+    if image.format == "TIFF":  # which Pillow turns by itself
+        return 1
+    tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return tag if tag in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an image that is turned as its orientation tag says."""
+    width, height = image.size
+    return (height, width) if orientation(image) > 4 else (width, height)
+
+
+def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
+    """Read the height and width of an upright image, without decoding it.
+
+    Args:
+        path: path of the file.
+        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
+
+    Raises:
+        UnreadableImage: if it is no image; the message names the file.
+    """
+    with opened_image(path, content=content) as image:
+        width, height = upright_size(image)
+        return height, width
 
 
 class ImagesFound(NamedTuple):

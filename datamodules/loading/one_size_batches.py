@@ -1,11 +1,13 @@
-"""Whole images of any sizes, sharded over ranks in batches of one image size."""
+"""Images of several sizes, sharded over ranks in batches of one image size."""
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from datamodules.loading.global_batches import Request
+from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 class OneSizeBatches(Sampler[Request]):
@@ -42,3 +44,86 @@ class OneSizeBatches(Sampler[Request]):
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self.batches)
+
+
+class BucketBatches(GlobalBatches):
+    """Training batches of one image size, in an order that depends only on (seed, epoch).
+
+    An epoch splits each bucket, in a random order, into ceil(n / batch_size) batches whose sizes differ by at most one;
+    the batches of all buckets are then shuffled. No image is left out or repeated. Only if such a batch would have
+    fewer images than ranks do batches have `batch_size` images, and an epoch leaves out the remainder of that bucket.
+
+    Args:
+        bucket: bucket of each sample, `[N]`.
+        batch_size: global batch size, over all ranks.
+        names: names of the buckets by number, for error messages.
+        rank: rank of this process.
+        world_size: number of ranks.
+        seed: seed of the order.
+        epoch: first epoch; Lightning sets later epochs.
+        resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
+
+    Raises:
+        ValueError: if a bucket has fewer images than there are ranks, or the batch is smaller.
+    """
+
+    def __init__(
+        self,
+        bucket: NDArray[np.int64],
+        batch_size: int,
+        names: Sequence[str],
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
+        resumed: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__(len(bucket), batch_size, rank, world_size, False, seed, epoch, resumed)
+        check_buckets(bucket, names, world_size)
+        self.members = [np.flatnonzero(bucket == number) for number in np.unique(bucket)]
+
+    @property
+    def num_left_out(self) -> int:
+        return self.num_samples - sum(int(self._ends(len(each))[-1]) for each in self.members)
+
+    def __len__(self) -> int:
+        return sum(len(self._ends(len(each))) for each in self.members)
+
+    def _ends(self, count: int) -> NDArray[np.int64]:
+        """Return the ends of the batches of a bucket of `count` images."""
+        batches = -(-count // self.batch_size)
+        if count // batches >= self.world_size:
+            return np.arange(1, batches + 1) * count // batches
+        return np.arange(1, count // self.batch_size + 1) * self.batch_size
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch = self.epoch
+        first = self.resumed[1] if epoch == self.resumed[0] else 0
+        random = np.random.default_rng([self.seed, epoch])
+        batches: list[NDArray[np.int64]] = []
+        for members in self.members:
+            ends = self._ends(len(members))
+            batches += np.split(random.permutation(members)[: ends[-1]], ends[:-1])
+        for number in random.permutation(len(batches))[first:]:
+            whole = torch.from_numpy(batches[number])
+            yield Request(whole[self.rank :: self.world_size], epoch, len(whole))
+
+
+def check_buckets(bucket: NDArray[np.int64], names: Sequence[str], world_size: int) -> None:
+    """Reject buckets with fewer images than ranks.
+
+    Args:
+        bucket: bucket of each training image, `[N]`.
+        names: names of the buckets by number.
+        world_size: number of ranks.
+
+    Raises:
+        ValueError: if there is such a bucket; the message names the smallest one.
+    """
+    number, count = np.unique(bucket, return_counts=True)
+    if len(count) and count.min() < world_size:
+        smallest = count.argmin()
+        raise ValueError(
+            f"the bucket {names[number[smallest]]} has {count[smallest]} training images, fewer than the {world_size} "
+            f"ranks: use at most {count[smallest]} ranks, a smaller data.images.buckets.max_ratio, or a larger multiple"
+        )

@@ -11,14 +11,18 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import within
 from datamodules.augmentation.crop_and_flip import Augmentation
+from datamodules.loading.global_batches import GlobalBatches
+from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, captions_of
 
 
 class CaptionedImages(SeededBatches):
     """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
 
-    Order, crops and flips depend only on (seed, epoch, index), not on the number of ranks.
+    Order, crops and flips depend only on (seed, epoch, index), not on the number of ranks. If the dataset has
+    aspect-ratio buckets, all images of a batch are of one bucket, and no batch is larger than `batch_size`.
 
     Args:
         images: dataset.
@@ -28,10 +32,14 @@ class CaptionedImages(SeededBatches):
         evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
         seed: seed of the split, batch order and augmentation; None means the value of `seed_everything`.
+        prior: images of the subject's class, for prior preservation; each training image is accompanied by one of them,
+            chosen at random. None means no prior preservation.
     """
 
     train_set: CaptionedRows | None
     validation_set: CaptionedRows | None
+    prior_set: CaptionedRows | None = None
+    """Class images of prior preservation."""
 
     def __init__(
         self,
@@ -42,12 +50,21 @@ class CaptionedImages(SeededBatches):
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         seed: int | None = None,
+        prior: CaptionedSet | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
         within(0, 1, "[)", validation_fraction=validation_fraction)
         self.images = images
         self.validation_fraction = validation_fraction
         self.augmentation = augmentation or Augmentation()
+        self.prior = prior
+        if getattr(prior, "buckets", None) is not None:
+            raise ValueError("prior must have images of one size: leave data.prior.buckets out")
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """Aspect-ratio buckets of the images."""
+        return getattr(self.images, "buckets", None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,16 +72,17 @@ class CaptionedImages(SeededBatches):
         return self.images.image_shape
 
     def require_captions(self, needed_by: str) -> None:
-        """Check that the images have captions, without reading an image.
+        """Check that the images have captions, without decoding an image.
 
         Args:
             needed_by: what needs the captions, for the error message.
 
         Raises:
-            ValueError: if there are no captions.
+            FileNotFoundError: if images or captions are missing.
+            ValueError: if there are no captions, they do not match the images, or a file is no image.
         """
         sets: list[Any] = [each for each in (self.train_set, self.validation_set, self.test_set) if each is not None]
-        has = sets[0].captioned.captions is not None if sets else self.images.has_captions()  # read once, if set up
+        has = sets[0].captioned.captions is not None if sets else self.images.has_captions()
         if not has:
             captions_of({}, needed_by)
 
@@ -75,9 +93,16 @@ class CaptionedImages(SeededBatches):
         held_out = round(self.validation_fraction * count)
         if held_out == count:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {count}")
+        if self.augmentation.crop_padding and self.buckets is not None:
+            raise ValueError("augmentation.crop_padding does not go with buckets: set data.images.resize for crops")
         kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))
-        self.train_set = CaptionedRows(captioned, kept, self.seed)
+        self.train_set = CaptionedRows(captioned, kept, self.seed, self.augmentation.flip)
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None
+        if self.prior is not None:
+            prior = self.prior.training()
+            every = torch.arange(len(prior.source.label))
+            self.prior_set = CaptionedRows(prior, every, self.seed, self.augmentation.flip)
+            self.train_set.prior = self.prior_set
 
     def set_up_test(self) -> None:
         """Test on the held-out validation images."""
@@ -94,11 +119,74 @@ class CaptionedImages(SeededBatches):
         assert self.train_set is not None
         return self.evaluation_loader(CaptionedRows(self.train_set.captioned, self.train_set.row))
 
+    def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
+        assert self.train_set is not None
+        bucket = self.train_set.bucket
+        if bucket is None:
+            return super().training_batches(epoch, rank, world_size)
+        names = self.bucket_names()
+        return BucketBatches(bucket, self.batch_size, names, rank, world_size, self.seed, epoch, self._resumed)
+
+    def evaluation_loader(self, samples: Any) -> DataLoader:
+        bucket = samples.bucket
+        if bucket is None:
+            return super().evaluation_loader(samples)
+        sizes = [samples.captioned.source.bucket_sizes[number] for number in bucket]
+        return self._loader(samples, OneSizeBatches(sizes, self.evaluation_batch_size, *self.processes()))  # type: ignore[arg-type]
+
+    def bucket_names(self) -> list[str]:
+        """Name the buckets, as width x height."""
+        assert self.buckets is not None
+        return [f"{width} x {height}" for height, width in self.buckets.sizes(self.image_shape[1])]
+
+    def check_ranks(self, world_size: int) -> None:
+        """Check that every bucket has a training image for every rank, before the model is built.
+
+        Raises:
+            ValueError: if a bucket has too few; the message names it.
+        """
+        if self.buckets is None or world_size == 1:
+            return
+        if self.train_set is None:
+            self.set_up_training()
+        assert self.train_set is not None
+        bucket = self.train_set.bucket
+        assert bucket is not None
+        check_buckets(bucket, self.bucket_names(), world_size)
+
+    def check_sizes(self, multiple: int) -> None:
+        """Check that height and width of all images are divisible by a number of pixels.
+
+        Raises:
+            ValueError: if a size is not; the message names the argument to change.
+        """
+        if self.buckets is not None and self.buckets.multiple % multiple:
+            raise ValueError(
+                f"buckets.multiple is {self.buckets.multiple}, but height and width must be multiples of {multiple}: "
+                f"change data.images.buckets.multiple"
+            )
+        shapes = {"images": self.image_shape} | ({} if self.prior is None else {"prior": self.prior.image_shape})
+        for key, (_, height, width) in shapes.items():
+            if height % multiple or width % multiple:
+                raise ValueError(
+                    f"the data have images of {height} x {width} pixels, but height and width must be multiples of "
+                    f"{multiple}: change data.{key}.image_size"
+                )
+
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        batch["image"] = self.augmentation.apply(batch["image"], self.seed, epoch, batch["index"])
+        for key in ("image", "loss_mask"):
+            if key in batch:
+                batch[key] = self.augmentation.apply(batch[key], self.seed, epoch, batch["index"])
+        if "prior" in batch:
+            batch["prior"] = self.augmented(batch["prior"], batch["prior"].pop("epoch"))
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         if "image" in batch:
-            batch["image"] = self.in_unit_interval(batch["image"], batch.pop("data_range"))
+            data_range = batch.pop("data_range")
+            batch["image"] = self.in_unit_interval(batch["image"], data_range)
+            if "loss_mask" in batch:
+                batch["loss_mask"] = self.in_unit_interval(batch["loss_mask"], 255)
+        if "prior" in batch:
+            batch["prior"] = self.finished(batch["prior"])
         return batch

@@ -3,15 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.augmentation.crop_and_flip import sample_flips
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
+from datamodules.prompts.cropped_images import CroppedImages
 from datamodules.randomness.counter import sample_uniform
 
 
@@ -35,11 +37,11 @@ class CaptionedSet(ABC):
     """Shape C, H, W of the network's input images."""
 
     def has_captions(self) -> bool:
-        """Tell whether the images have captions, without reading an image.
+        """Check images and captions without decoding an image, and tell whether the images have captions.
 
         Raises:
             FileNotFoundError: if the images, or files that the captions refer to, are missing.
-            ValueError: if captions and images do not match.
+            ValueError: if a file is no image, or captions and images do not match.
         """
         return True
 
@@ -73,24 +75,40 @@ class CaptionedClasses(CaptionedSet):
         return Captioned(source, [self.caption.format(names[label]) for label in source.label.tolist()])
 
 
+class Stored(NamedTuple):
+    """An array whose rows replace images or captions."""
+
+    array: Any
+    """Indexed by rows: an array, or the arrays of several buckets."""
+    row: NDArray[np.int64]
+    """`[n]`: each image's row."""
+    mirrored: int = 0
+    """Distance from an image's row to the row of its mirror image; 0 if there is none."""
+
+
 class CaptionedRows:
     """Selected images of a split, fetched one batch at a time.
 
     Args:
         captioned: the split.
         row: positions in the split, `[n]`.
-        seed: seed of random crops; None means centre crops.
+        seed: seed of random crops and flips; None means centre crops without flips.
+        flip: whether half of the images are mirrored, by the same random numbers as `Augmentation.apply`.
     """
 
-    def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None) -> None:
+    def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None, flip: bool = False) -> None:
         self.captioned = captioned
         self.row = row
         self.seed = seed
-        self.instead: dict[str, tuple[NDArray[Any], NDArray[np.int64]]] | None = None
+        self.flip = flip and seed is not None
+        self.instead: dict[str, Stored] | None = None
+        self.prior: CaptionedRows | None = None
+        """Class images, one of which accompanies each training image."""
 
     @property
     def in_memory(self) -> bool:
-        return self.captioned.source.in_memory or self.instead is not None
+        own = self.captioned.source.in_memory or self.instead is not None
+        return own and (self.prior is None or self.prior.in_memory)
 
     @property
     def captions(self) -> list[str] | None:
@@ -98,34 +116,63 @@ class CaptionedRows:
         every = self.captioned.captions
         return None if every is None else [every[row] for row in self.row.tolist()]
 
-    def give_instead(self, arrays: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
+    @property
+    def bucket(self) -> NDArray[np.int64] | None:
+        """Bucket of each of these images, `[n]`; None without buckets."""
+        source = self.captioned.source
+        return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
+
+    def give_instead(self, arrays: Mapping[str, tuple[Any, ...]]) -> None:
         """Return a copy whose batches contain rows of given arrays instead of images.
 
         Args:
-            arrays: maps each batch key to an array and each image's row in that array, `[n]`.
+            arrays: maps each batch key to the fields of `Stored`.
         """
-        self.instead = arrays
+        self.instead = {key: Stored(*given) for key, given in arrays.items()}
 
     def __len__(self) -> int:
         return len(self.row)
 
+    def mirrored(self, request: Request) -> Tensor | None:
+        """Tell which images of a training batch are mirrored, `[B]`; None without flips."""
+        if not self.flip:
+            return None
+        assert self.seed is not None
+        return sample_flips(self.seed, request.epoch, request.indices)
+
     def __getitem__(self, request: Request) -> dict[str, Any]:
         index = request.indices
         batch: dict[str, Any] = {"index": index, "global_batch_size": request.global_batch_size}
-        rows = self.row[index]
+        rows, source = self.row[index], self.captioned.source
+        mirrored = self.mirrored(request)
         if self.captioned.captions is not None:
             batch["caption"] = [self.captioned.captions[row] for row in rows.tolist()]
-        if self.instead is not None:
-            for key, (array, row_of) in self.instead.items():
-                batch[key] = torch.from_numpy(array[row_of[index.numpy()]])
-            return batch
-        source, uniform = self.captioned.source, None
-        if self.seed is not None:
+        uniform = None
+        if self.seed is not None and self.instead is None:
             batch["epoch"] = request.epoch
             if source.num_uniform:
                 uniform = sample_uniform(self.seed, request.epoch, index, count=source.num_uniform, stream=1)
-        batch["image"], batch["data_range"] = source.fetch(rows, uniform), source.data_range
+        if isinstance(source, CroppedImages):
+            batch["size_conditions"] = source.size_conditions(rows, uniform, mirrored)
+        if self.instead is not None:
+            for key, stored in self.instead.items():
+                row = stored.row[index.numpy()]
+                if mirrored is not None and stored.mirrored:
+                    row = row + stored.mirrored * mirrored.numpy()
+                batch[key] = torch.from_numpy(stored.array[row])
+        else:
+            self._add_images(batch, rows, uniform)
+        if self.prior is not None:
+            assert self.seed is not None
+            chosen = sample_uniform(self.seed, request.epoch, index, count=1, stream=2)[:, 0] * len(self.prior)
+            batch["prior"] = self.prior[request._replace(indices=chosen.long())]
         return batch
+
+    def _add_images(self, batch: dict[str, Any], rows: Tensor, uniform: Tensor | None) -> None:
+        source = self.captioned.source
+        batch["image"], batch["data_range"] = source.fetch(rows, uniform), source.data_range
+        if isinstance(source, CroppedImages) and source.masks is not None:
+            batch["loss_mask"] = source.fetch_masks(rows, uniform)
 
 
 def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Text tables: JSON lines, or CSV with a header."""
+"""Text tables: JSON lines, CSV with a header, or parquet."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.limits import check_is_file
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -16,10 +16,25 @@ def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: if the file cannot be parsed; the message names a line that is not JSON.
     """
     check_is_file(file)
+    if file.suffix == ".parquet":
+        yield from _parquet_entries(file)
+        return
     try:
         yield from _entries(file)
     except (csv.Error, UnicodeDecodeError) as error:  # for fields above 131,072 characters, and other encodings
         raise ValueError(f"{file} cannot be read as a table of texts: {error}") from error
+
+
+def _parquet_entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            check_unpacked(file, sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups)))
+            rows = table.read(use_threads=False).to_pylist()
+    except Exception as error:  # Arrow raises many types
+        raise ValueError(f"{file} cannot be read as a table of texts: {sentence(error)}") from error
+    yield from ((f"{file}, row {number}", row) for number, row in enumerate(rows))
 
 
 def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

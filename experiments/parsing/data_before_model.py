@@ -1,5 +1,6 @@
-"""Read the number of classes for `num_classes: auto` from the data, and check captions, before the model is built."""
+"""Check data before the model is built: the class count for `num_classes: auto`, captions and their images."""
 
+import os
 import re
 from typing import Any
 
@@ -37,25 +38,48 @@ def count_classes(config: Namespace) -> None:
     _replaced(config.model, number)
 
 
-def check_captions(config: Namespace) -> None:
-    """Check that the data have captions if the module or its network needs them.
+def check_captioned_images(config: Namespace) -> None:
+    """Check images and captions of a model that needs captions, before the model is built.
 
     Args:
-        config: parsed configuration with `model` and `data`. The DataModule is built, but does not read its images.
+        config: parsed configuration with `model`, `data` and `trainer`. The DataModule is built; no image is decoded.
 
     Raises:
-        FileNotFoundError: if the images are missing.
-        ValueError: if the images have no captions.
+        FileNotFoundError: if images or captions are missing.
+        ValueError: if captions and images do not match, a file is no image, the model cannot take images of this size,
+            or a bucket has fewer images than there are ranks.
     """
     model, data = config.get("model"), config.get("data")
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
         return
     for part in (model, (model.get("init_args") or {}).get("network")):
-        path = part.get("class_path") if isinstance(part, Namespace) else None
-        if path and getattr(imported(path), "needs_captions", False):
+        if not isinstance(part, Namespace) or not part.get("class_path"):
+            continue
+        path = part.class_path
+        named = imported(path)
+        if getattr(named, "needs_captions", False):
             reads: Any = data_of(config)
             reads.require_captions(path.rpartition(".")[2])
+            known = getattr(named, "size_multiple_before_loading", None)
+            settings = part.get("init_args") or Namespace()
+            multiple = known(**settings.as_dict()) if known else None
+            if multiple is not None:
+                reads.check_sizes(multiple)
+            reads.check_ranks(ranks_of(config))
             return
+
+
+def ranks_of(config: Namespace) -> int:
+    """Return the number of ranks that the configuration or the launcher sets; 1 if that is open."""
+    if launched := os.environ.get("WORLD_SIZE", ""):
+        return int(launched) if launched.isdecimal() else 1
+    trainer = config.get("trainer") or {}
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
+    if isinstance(devices, str) and "," in devices:  # numbers of devices; without a comma, it is how many
+        devices = [each for each in devices.split(",") if each]
+    number = str(devices)
+    count = len(devices) if isinstance(devices, list) else int(number) if number.isdecimal() else 1
+    return count * (nodes if isinstance(nodes, int) else 1)
 
 
 def data_of(config: Namespace) -> LightningDataModule:

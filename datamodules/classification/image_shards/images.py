@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.classification.image_sets import ImageSet, ImageSource
-from datamodules.classification.image_shards.parquet_shards import ParquetShard
+from datamodules.classification.image_sets import EncodedImages, ImageSet
+from datamodules.classification.image_shards.parquet_shards import ROWS_AT_ONCE, ParquetShard
 from datamodules.classification.image_shards.tar_shards import ShardIndex, read_tar_index
 from datamodules.files.array_files import read_npz
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop
+from datamodules.files.image_files import Crop, UnreadableImage, chosen_crop, read_crop, size_in_header
 from datamodules.files.whole_files import whole_file
 
 KINDS = (".tar", ".parquet")
 
 
-class ImagesInShards(ImageSource):
+class ImagesInShards(EncodedImages):
     """Images in shards, decoded on access.
 
     Args:
@@ -62,13 +62,24 @@ class ImagesInShards(ImageSource):
         bytes.
         """
 
-    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
-        shard = np.searchsorted(self.first_row, row.numpy(), side="right") - 1
+    def _located(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+        shard = np.searchsorted(self.first_row, row, side="right") - 1
+        return self.encoded(shard, row - self.first_row[shard])
+
+    def sizes(self) -> list[tuple[int, int]]:
+        found = [(0, 0)] * len(self.label)
+        for start in range(0, len(found), ROWS_AT_ONCE):
+            row = np.arange(start, min(start + ROWS_AT_ONCE, len(found)))
+            for position, name, content in self._located(row):
+                found[start + position] = size_in_header(name, content)
+        return found
+
+    def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
+        batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = None if uniform is None else uniform.tolist()
-        for position, name, content in self.encoded(shard, row.numpy() - self.first_row[shard]):
+        for position, name, content in self._located(row.numpy()):
             own = None if numbers is None else numbers[position]
-            batch[position] = torch.from_numpy(read_crop(name, self.crop, own, content)).permute(2, 0, 1)
+            batch[position] = torch.from_numpy(read_crop(name, crop, own, content)).permute(2, 0, 1)
         return batch
 
 
@@ -125,7 +136,7 @@ class ImagesInParquet(ImagesInShards):
 
     def __init__(self, shards: Sequence[str], files: Sequence[ParquetShard], crop: Crop) -> None:
         super().__init__(shards, [file.labels() for file in files], crop)
-        self.files = [(file.path, file.image_key, file.label_key) for file in files]
+        self.files = [(file.path, file.image_key, file.label_key, file.captioned) for file in files]
         self.groups = [file.first_row for file in files]
         self._last: tuple[tuple[int, int], Any] | None = None
 
@@ -145,6 +156,35 @@ class ImagesInParquet(ImagesInShards):
             if content is None:
                 raise UnreadableImage(f"{name} has no image; replace or remove it")
             yield position, name, content
+
+
+def shard_paths(root: Path, pattern: str, key: str) -> list[Path]:
+    """List the shards that a pattern names, of one format and sorted by name.
+
+    Args:
+        root: data directory.
+        pattern: folder in `root`, or a pattern such as `data/train-*.parquet`.
+        key: name of the argument that gives the pattern, for messages.
+
+    Raises:
+        FileNotFoundError: if there are no shards.
+        ValueError: if there are shards of both formats.
+    """
+    matched = [root / pattern] if (root / pattern).is_dir() else sorted(root.glob(pattern))
+    files = [file for path in matched for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    found = [file for file in files if file.suffix.lower() in KINDS and not file.name.startswith(".")]
+    if not found:
+        packed = next((file.name for file in files if ".tar." in file.name or file.suffix == ".tgz"), None)
+        also = "" if packed is None else f"; {packed} is compressed and cannot be indexed: decompress it to .tar"
+        raise FileNotFoundError(f"{key}: {root / pattern} holds no .tar or .parquet file{also}")
+    if len({file.suffix.lower() for file in found}) > 1:
+        raise ValueError(f"{key}: {root / pattern} holds both .tar and .parquet files; select one format")
+    return found
+
+
+def shard_names(root: Path, paths: Sequence[Path]) -> list[str]:
+    """Name shards by their paths relative to the data directory, without suffix."""
+    return [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths]
 
 
 class ImageShards(ImageSet):
@@ -239,22 +279,12 @@ class ImageShards(ImageSet):
 
     def _paths(self, split: str) -> list[Path]:
         """List the shards of a split, of one format and sorted by name."""
-        root, pattern = data_directory(self.data_dir, "ImageShards"), str(self.splits[split])
-        matched = [root / pattern] if (root / pattern).is_dir() else sorted(root.glob(pattern))
-        files = [file for path in matched for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-        found = [file for file in files if file.suffix.lower() in KINDS and not file.name.startswith(".")]
-        if not found:
-            packed = next((file.name for file in files if ".tar." in file.name or file.suffix == ".tgz"), None)
-            also = "" if packed is None else f"; {packed} is compressed and cannot be indexed: decompress it to .tar"
-            raise FileNotFoundError(f"{split}: {root / pattern} holds no .tar or .parquet file{also}")
-        if len({file.suffix.lower() for file in found}) > 1:
-            raise ValueError(f"{split}: {root / pattern} holds both .tar and .parquet files; select one format")
-        return found
+        return shard_paths(data_directory(self.data_dir, "ImageShards"), str(self.splits[split]), split)
 
     def _read(self, split: str) -> ImagesInShards:
         paths = self._paths(split)
         root = data_directory(self.data_dir, "ImageShards")
-        names = [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths]
+        names = shard_names(root, paths)
         source: ImagesInShards
         if paths[0].suffix.lower() == ".parquet":
             opened = [self._parquet(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Parquet shards with a column of encoded images and a column of labels, as on the Hugging Face Hub."""
+"""Parquet shards with a column of encoded images and a column of labels or captions, as on the Hugging Face Hub."""
 
 import json
 from collections.abc import Iterator
@@ -19,20 +19,22 @@ class ParquetShard:
     Args:
         path: the file.
         image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
-        label_key: column of integer labels.
+        label_key: column of integer labels or of captions; None for images without captions.
+        captioned: whether that column holds captions instead of labels.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is damaged or lacks a column; the message names the missing and the existing columns.
     """
 
-    def __init__(self, path: Path, image_key: str, label_key: str) -> None:
+    def __init__(self, path: Path, image_key: str, label_key: str | None, captioned: bool = False) -> None:
         import pyarrow.parquet
 
         check_is_file(path)
         self.path = path
         self.image_key = image_key
         self.label_key = label_key
+        self.captioned = captioned
         try:
             # Arrow's threads would not survive the fork of DataLoader workers.
             self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
@@ -41,23 +43,24 @@ class ParquetShard:
                 raise ValueError(f"it declares {described.num_rows} images in {stored} bytes")
             groups = [described.row_group(number) for number in range(described.num_row_groups)]
             check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
-            self.column, self.class_names = self._columns(self.file.schema_arrow, image_key, label_key)
+            self.column, self.class_names = self._columns(self.file.schema_arrow)
         except Exception as error:  # Arrow raises many types
             raise self._rejected(error) from error
         self.first_row = np.cumsum([0, *(group.num_rows for group in groups)])
         """First row of each row group, followed by the number of rows."""
 
     def _rejected(self, error: BaseException) -> ValueError:
-        return ValueError(f"{self.path} cannot be read as a parquet shard of labelled images: {sentence(error)}")
+        kind = "captioned" if self.captioned else "labelled"
+        return ValueError(f"{self.path} cannot be read as a parquet shard of {kind} images: {sentence(error)}")
 
-    @staticmethod
-    def _columns(schema: Any, image_key: str, label_key: str) -> tuple[str, list[str] | None]:
+    def _columns(self, schema: Any) -> tuple[str, list[str] | None]:
         """Check both columns; return the path of the encoded images and, if stored, the class names."""
         import pyarrow
 
+        image_key, label_key, is_text = self.image_key, self.label_key, self.captioned
         types = {field.name: field.type for field in schema}
-        for key, column in (("image_key", image_key), ("label_key", label_key)):
-            if column not in types:
+        for key, column in (("image_key", image_key), ("caption_column" if is_text else "label_key", label_key)):
+            if column is not None and column not in types:
                 raise ValueError(f"{key} {column} is not a column; the columns are {', '.join(types)}")
         image, binary = types[image_key], (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
         if pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0:
@@ -66,7 +69,11 @@ class ParquetShard:
             path = image_key
         if not any(kind(image) for kind in binary):
             raise ValueError(f"the column {image_key} must hold encoded images, as bytes, got {types[image_key]}")
-        if not pyarrow.types.is_integer(types[label_key]):
+        if label_key is None:
+            return path, None
+        if is_text and not any(k(types[label_key]) for k in (pyarrow.types.is_string, pyarrow.types.is_large_string)):
+            raise ValueError(f"the column {label_key} must hold captions, as text, got {types[label_key]}")
+        if not is_text and not pyarrow.types.is_integer(types[label_key]):
             raise ValueError(f"the column {label_key} must hold whole numbers, got {types[label_key]}")
         return path, _class_names((schema.metadata or {}).get(b"huggingface"), label_key)
 
@@ -74,19 +81,35 @@ class ParquetShard:
         return int(self.first_row[-1])
 
     def labels(self) -> NDArray[np.int64]:
-        """Read the labels, `[n]`.
+        """Read the labels, `[n]`; zeros if the images have captions instead.
 
         Raises:
             ValueError: if a row has no label; the message names the shard and the first such row.
         """
+        if self.captioned:
+            return np.zeros(len(self), dtype=np.int64)
         try:
-            column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
-            if column.null_count:
-                missing = int(column.is_null().to_numpy().argmax())
-                raise ValueError(f"row {missing} has no label")
-            return column.cast("int64").to_numpy()
+            return self._values("label").cast("int64").to_numpy()
         except Exception as error:
             raise self._rejected(error) from error
+
+    def captions(self) -> list[str]:
+        """Read the captions, `[n]`.
+
+        Raises:
+            ValueError: if a row has no caption; the message names the shard and the first such row.
+        """
+        try:
+            return self._values("caption").to_pylist()
+        except Exception as error:
+            raise self._rejected(error) from error
+
+    def _values(self, what: str) -> Any:
+        column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
+        if column.null_count:
+            missing = int(column.is_null().to_numpy().argmax())
+            raise ValueError(f"row {missing} has no {what}")
+        return column
 
     def group(self, number: int) -> Any:
         """Read the encoded images of a row group, as an Arrow column.

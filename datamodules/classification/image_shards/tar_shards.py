@@ -1,12 +1,13 @@
-"""Index of a tar shard: the byte range of each sample's encoded image, and its label."""
+"""Index of a tar shard: the byte range of each sample's encoded image, and its label or caption."""
 
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,21 +43,51 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
         FileNotFoundError: if the file does not exist.
         ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
     """
-    check_is_file(path)
-    try:
-        with path.open("rb") as stream:
-            rows = list(_samples(stream.fileno(), tarfile.open(fileobj=stream, mode="r:"), label_key))  # noqa: SIM115
-        if not rows:
-            raise ValueError("it holds no image")
-    except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} cannot be read as a tar shard of labelled images: {sentence(error)}") from error
-    name, label, offset, size = zip(*rows, strict=True)
+    name, label, offset, size = _rows(path, ("cls", "json"), partial(_label, label_key=label_key), "labelled")
     return ShardIndex(np.array(name, dtype=np.bytes_), np.array(label), np.array(offset), np.array(size))
 
 
-def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tuple[bytes, int, int, int]]:
+def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[ShardIndex, list[str]]:
+    """Index the samples of a tar shard like `read_tar_index`, with captions instead of labels.
+
+    The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
+    `<key>.json`; if `caption_column` is None, captions are not read and empty. All labels are 0.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
+    """
+    read: Any = (lambda *_: "") if caption_column is None else partial(_caption, caption_column=caption_column)
+    columns = () if caption_column is None else ("txt", "json")
+    name, caption, offset, size = _rows(path, columns, read, "captioned")
+    label = np.zeros(len(name), dtype=np.int64)
+    return ShardIndex(np.array(name, dtype=np.bytes_), label, np.array(offset), np.array(size)), list(caption)
+
+
+def _rows(
+    path: Path, columns: Collection[str], read: Callable[[int, str, dict[str, tarfile.TarInfo]], Any], kind: str
+) -> Iterator[tuple[Any, ...]]:
+    """Return the names, the values read, the offsets and the sizes of a shard's samples."""
+    check_is_file(path)
+    try:
+        with path.open("rb") as stream:
+            archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
+            rows = list(_samples(stream.fileno(), archive, columns, read))
+        if not rows:
+            raise ValueError("it holds no image")
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(f"{path} cannot be read as a tar shard of {kind} images: {sentence(error)}") from error
+    return zip(*rows, strict=True)
+
+
+def _samples(
+    file: int,
+    archive: tarfile.TarFile,
+    columns: Collection[str],
+    read: Callable[[int, str, dict[str, tarfile.TarInfo]], Any],
+) -> Iterator[tuple[bytes, Any, int, int]]:
     length, seen = os.fstat(file).st_size, set()
-    for key, members in _grouped(file, archive, length):
+    for key, members in _grouped(file, archive, length, columns):
         if key in seen:
             raise ValueError(f"the members of the sample {key} are not consecutive, or the sample occurs twice")
         seen.add(key)
@@ -67,10 +98,12 @@ def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tu
         name = os.fsencode(images[0].name)
         if len(name) > NAME_BYTES:
             raise ValueError(f"the name {images[0].name[:40]}... has more than {NAME_BYTES} bytes")
-        yield name, _label(file, key, members, label_key), images[0].offset_data, images[0].size
+        yield name, read(file, key, members), images[0].offset_data, images[0].size
 
 
-def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def _grouped(
+    file: int, archive: tarfile.TarFile, length: int, columns: Collection[str]
+) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Yield each sample's members by column, and check that the archive is complete."""
     key, members, before = "", dict[str, tarfile.TarInfo](), -1
     for member in archive:
@@ -90,7 +123,7 @@ def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple
             key, members = own, {}
         if column in members:
             raise ValueError(f"it holds {member.name} twice")
-        if column in ("cls", "json") or f".{column.lower()}" in SUFFIXES:
+        if column in columns or f".{column.lower()}" in SUFFIXES:
             members[column] = member
         archive.members.clear()  # type: ignore[attr-defined]  # there may be millions
     if os.pread(file, tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
@@ -117,6 +150,21 @@ def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: 
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**9:
         raise ValueError(f"{label_key!r} in {member.name} must be a whole number, got {str(value)[:40]!r}")
     return value
+
+
+def _caption(file: int, key: str, members: dict[str, tarfile.TarInfo], caption_column: str) -> str:
+    """Read a sample's caption."""
+    if (member := members.get("txt")) is not None:
+        return _content(file, member, JSON_BYTES).decode("utf-8-sig").strip()
+    if (member := members.get("json")) is None:
+        raise ValueError(f"the sample {key} has no caption, neither {key}.txt nor {key}.json")
+    try:
+        text = json.loads(_content(file, member, JSON_BYTES))[caption_column]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{member.name} holds no {caption_column!r} ({sentence(error)})") from error
+    if not isinstance(text, str):
+        raise ValueError(f"{caption_column!r} in {member.name} must be text, got {str(text)[:40]!r}")
+    return text
 
 
 def _content(file: int, member: tarfile.TarInfo, most: int) -> bytes:

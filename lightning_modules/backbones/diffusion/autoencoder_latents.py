@@ -1,15 +1,27 @@
 """Latents of a diffusers autoencoder E: z = s (E(2 x - 1) - m), with E's scaling factor s and shift factor m."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from datamodules.files.text_files import read_json_object
 
 
 class AutoencoderLatents(nn.Module):
     """Encode images to latents z and decode latents, with the autoencoder in the attribute `vae`."""
 
     vae: Any
+    parts: Sequence[str]
+    packing: ClassVar[int]
+
+    @classmethod
+    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
+        """Return a divisor of height and width that a pipeline requires, if its configurations say so."""
+        return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
 
     @property
     def latent_channels(self) -> int:
@@ -49,3 +61,40 @@ class AutoencoderLatents(nn.Module):
         """Decode z to images, `[B, 3, H, W]`; values may slightly exceed [0, 1]."""
         scaled = latent / self.scaling_factor + self.shift_factor
         return ((self.vae.decode(scaled.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
+
+
+def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only: bool = False) -> int | None:
+    """Return a divisor of height and width that a pipeline requires; the loaded model may require a multiple of it.
+
+    Args:
+        pipeline: a folder written by `save_pretrained`, or a pipeline's name on the Hugging Face Hub, of which only two
+            configurations are downloaded.
+        network: name of the predicting network's folder, unet or transformer.
+        packing: number of latent pixels in one input position of the network.
+        local_files_only: never download.
+
+    Returns:
+        The number of pixels; None if the configurations are missing or of an unknown kind.
+    """
+    try:
+        autoencoder, predicting = (_config(pipeline, part, local_files_only) for part in ("vae", network))
+    except (OSError, ValueError):  # loading the pipeline says what is wrong
+        return None
+    levels = [autoencoder.get(key) for key in ("block_out_channels", "encoder_block_out_channels")]
+    lengths = [len(value) - 1 for value in levels if isinstance(value, list)]
+    if isinstance(each := autoencoder.get("temperal_downsample"), list):  # autoencoders that also take videos
+        lengths.append(len(each))
+    times = lengths[0] if lengths else None
+    patch = predicting.get("patch_size", 1)
+    if times is None or not 0 <= times < 16 or not isinstance(patch, int) or patch < 1:
+        return None
+    return 2**times * max(patch, math.isqrt(packing))
+
+
+def _config(pipeline: str, part: str, local_files_only: bool) -> dict[str, Any]:
+    folder = Path(pipeline).expanduser()
+    if folder.is_dir():
+        return read_json_object(folder / part / "config.json")
+    from huggingface_hub import hf_hub_download
+
+    return read_json_object(Path(hf_hub_download(pipeline, f"{part}/config.json", local_files_only=local_files_only)))

@@ -1,7 +1,7 @@
 """Compute latents and caption embeddings of a whole dataset once, sharded over ranks, and cache them on disk."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from datamodules.classification.cached_features import source_fingerprint
+from datamodules.classification.image_sets import ImageSource
 from datamodules.distributed.collectives import broadcast, rank
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.captioned_set import CaptionedRows
+from datamodules.prompts.cropped_images import CroppedImages
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 
 AT_ONCE = 64
 """Number of images or captions in a part."""
 
 
+class OneSizeArrays:
+    """Arrays of several image sizes as one array, whose rows are fetched together if they have one size.
+
+    Args:
+        arrays: one array for each size.
+        which: number of each row's array, `[N]`.
+        place: each row's place in its array, `[N]`.
+    """
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], which: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+        self.arrays = arrays
+        self.which = which
+        self.place = place
+
+    def __getitem__(self, row: NDArray[np.int64]) -> NDArray[Any]:
+        return self.arrays[self.which[row[0]]][self.place[row]]
+
+
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
     """Replace a DataModule's images by latent moments, and captions by embeddings.
 
-    Must be called on every rank. Images are not augmented: they are centre-cropped and never mirrored. A cache entry's
-    name contains a digest of its inputs: images, image size and autoencoder, or captions and text encoders.
+    Must be called on every rank. Images are centre-cropped; if they are randomly mirrored, the latents of the mirror
+    images are cached too. A cache entry's name contains a digest of its inputs: images, crops and autoencoder, or
+    captions and text encoders.
 
     Args:
         network: pipeline with autoencoder and text encoders, on `device`.
@@ -35,22 +58,28 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
         device: device that computes latents and embeddings.
 
     Raises:
-        ValueError: if training images are augmented, or if ranks have different images, captions or pipelines.
+        ValueError: if training images are padded and cropped, or if ranks have different images, captions or pipelines.
     """
-    if data.augmentation.flip or data.augmentation.crop_padding:
-        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir null")
-    rows = [one for one in (data.train_set, data.validation_set) if one is not None]
-    captioned = rows[0].captioned
-    source = captioned.source
-    count = len(source.label)
+    if data.augmentation.crop_padding:
+        raise ValueError(
+            "cache_dir keeps central crops: data.augmentation.crop_padding must be 0, or cache_dir null, got "
+            f"{data.augmentation.crop_padding}"
+        )
+    sets = [one for one in (data.train_set, data.validation_set) if one is not None]
+    _cache_set(network, sets, data.augmentation.flip, folder, device)
+    if data.prior_set is not None:
+        _cache_set(network, [data.prior_set], data.augmentation.flip, folder, device)
 
-    def moments(start: int, stop: int) -> Tensor:
-        image = source.fetch(torch.arange(start, stop), None).to(device)
-        return network.moments(image.float() / source.data_range)
 
-    known = {"images": source_fingerprint(source), "shape": list(data.image_shape)}
-    parts = {"moments": _array(folder, "latents", known | _digest(network.vae), count, moments)}
-    row_of = {"moments": np.arange(count)}
+def _cache_set(
+    network: LatentDiffusion, sets: Sequence[CaptionedRows], flip: bool, folder: str, device: torch.device
+) -> None:
+    captioned = sets[0].captioned
+    arrays, mirrored = _latents(network, captioned.source, flip, folder, device)
+    count = len(captioned.source.label)
+    parts: dict[str, tuple[Any, NDArray[np.int64], int]] = {
+        key: (array, np.arange(count), mirrored) for key, array in arrays.items()
+    }
     texts, text_of = np.unique(captioned.captions or [], return_inverse=True)
 
     def field(key: str, start: int, stop: int) -> Tensor:
@@ -58,11 +87,58 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
 
     known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
     for key in network.prompt_fields:
-        parts[key] = _array(folder, key, known, len(texts), partial(field, key))
-        row_of[key] = text_of
-    for one in rows:
+        parts[key] = _array(folder, key, known, len(texts), partial(field, key)), text_of, 0
+    for one in sets:
         own = one.row.numpy()
-        one.give_instead({key: (array, row_of[key][own]) for key, array in parts.items()})
+        one.give_instead({key: (array, row[own], distance) for key, (array, row, distance) in parts.items()})
+
+
+def _latents(
+    network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
+) -> tuple[dict[str, OneSizeArrays], int]:
+    """Compute the moments, and masks of the same size, of images and, if `flip`, of their mirror images.
+
+    Returns:
+        Arrays of all images, then of all mirror images, and the distance between both, 0 if there are none.
+    """
+    cropped = source if isinstance(source, CroppedImages) else None
+    bucket = np.zeros(len(source.label), dtype=np.int64) if cropped is None else cropped.bucket
+    which, place = np.unique(bucket, return_inverse=True)[1], np.empty_like(bucket)
+    images = source_fingerprint(source if cropped is None else cropped.source)
+    masks = "" if cropped is None or cropped.masks is None else source_fingerprint(cropped.masks)
+    found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masks else []))}
+    counts = np.bincount(which)
+    for number in range(len(counts)):
+        rows = np.flatnonzero(which == number)
+        place[rows] = np.arange(len(rows))
+        crop = {} if cropped is None else cropped.crop_of(rows)
+        shape = list(source.fetch(torch.from_numpy(rows[:1]), None).shape[1:])
+        known = {"images": images, "rows": hashlib.sha256(rows.data).hexdigest(), "shape": shape, "mirrored": flip}
+        total = len(rows) * (1 + flip)
+
+        def fetched(fetch: Any, start: int, stop: int, rows: NDArray[np.int64] = rows) -> Tensor:
+            index = np.arange(start, stop)
+            image = fetch(torch.from_numpy(rows[index % len(rows)]), None).to(device).float()
+            turned = torch.from_numpy(index >= len(rows)).to(device).view(-1, 1, 1, 1)
+            return torch.where(turned, image.flip(3), image)
+
+        def moments(start: int, stop: int, fetched: Any = fetched) -> Tensor:
+            return network.moments(fetched(source.fetch, start, stop) / source.data_range)
+
+        array = _array(folder, "latents", known | crop | _digest(network.vae), total, moments)
+        found["moments"].append(array)
+        if masks:
+            assert cropped is not None
+            size = array.shape[-2:]
+            fetch = partial(fetched, cropped.fetch_masks)
+
+            def mask(start: int, stop: int, fetch: Any = fetch, size: Any = size) -> Tensor:
+                return interpolate(fetch(start, stop) / 255, size, mode="area")
+
+            found["loss_mask"].append(_array(folder, "masks", known | crop | {"masks": masks, "of": size}, total, mask))
+    if flip:
+        which, place = np.concatenate([which, which]), np.concatenate([place, place + counts[which]])
+    return {key: OneSizeArrays(each, which, place) for key, each in found.items()}, len(source.label) * flip
 
 
 def _digest(part: torch.nn.Module) -> dict[str, Any]:

@@ -175,14 +175,7 @@ class TextToImage(TextEncoders, AutoencoderLatents):
             timestep: t, int64, `[B]`, or one value for all images.
             prompts: B prompts.
         """
-        added = None
-        if prompts.pooled is not None:
-            scale = self.pipeline.vae_scale_factor
-            height, width = latent.shape[2] * scale, latent.shape[3] * scale
-            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
-            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
-        embedding = prompts.embedding.to(latent.dtype)
-        return self.network(latent, timestep, encoder_hidden_states=embedding, added_cond_kwargs=added).sample
+        return unet_output(self, latent, timestep, prompts)
 
     @torch.no_grad()
     def generate(
@@ -235,6 +228,25 @@ class TextToImage(TextEncoders, AutoencoderLatents):
     def for_guidance(self, scale: float) -> dict[str, Any]:
         """Return the guidance scale as a keyword argument of the pipeline."""
         return {"guidance_scale": scale}
+
+
+def unet_output(
+    model: TextToImage, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
+) -> Tensor:
+    """Call the U-Net as `TextToImage.forward` does, with SDXL's size conditions `[B, 6]`.
+
+    They are height and width of the original image, top and left of the crop, and height and width of the crop, in
+    pixels. None means images of the latent's size that are not cropped.
+    """
+    added = None
+    if prompts.pooled is not None:
+        scale = model.pipeline.vae_scale_factor
+        height, width = latent.shape[2] * scale, latent.shape[3] * scale
+        size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
+        size = size if size_conditions is None else size_conditions.to(latent)
+        added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+    embedding = prompts.embedding.to(latent.dtype)
+    return model.network(latent, timestep, encoder_hidden_states=embedding, added_cond_kwargs=added).sample
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

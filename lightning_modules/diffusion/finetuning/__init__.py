@@ -20,6 +20,10 @@ by the resolution), and w_t = 1, 1 / t^2 or
 2 / (pi (1 - 2 t + 2 t^2)). Unlike diffusers' training scripts, t is continuous and has the paper's direction: a
 positive mean of logit(t) favours noise.
 
+With class images (`data.prior`), generated once by the model itself, L + lambda L_prior is minimised, as in DreamBooth
+(arXiv 2208.12242). Offset noise replaces e by e + s n with one n ~ N(0, 1) for each channel; masks weight the squares.
+Images of any aspect ratio are trained in buckets; SDXL gets the original size and the crop's position of each image.
+
 | network | pipelines | predicts | tuning | cached | saved as |
 | --- | --- | --- | --- | --- | --- |
 | `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |

@@ -3,6 +3,7 @@
 from typing import Any
 
 from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.class_images import ClassImages
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
@@ -11,17 +12,32 @@ def check_data(network: TextToImage | PixelSpace, data: Any) -> None:
     """Reject images that do not fit the network, and missing captions.
 
     Raises:
-        ValueError: if captions are missing, or the network cannot take images of this size.
+        ValueError: if captions are missing, or the network cannot take images of this size, buckets or class images.
     """
-    if isinstance(network, TextToImage) and isinstance(data, CaptionedImages):
-        data.require_captions("a text-to-image model")
+    if isinstance(data, CaptionedImages):
+        if isinstance(network, TextToImage):
+            data.require_captions("a text-to-image model")
+            data.check_sizes(network.size_multiple)
+        elif data.buckets is not None or data.prior is not None:
+            raise ValueError("data.images.buckets and data.prior need a text-to-image model, got a U-Net of pixels")
     shape = getattr(data, "image_shape", None)
-    if shape is None:
-        return
-    if isinstance(network, PixelSpace) and tuple(shape) != network.shape:
+    if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
-    if isinstance(network, TextToImage) and any(side % network.size_multiple for side in shape[1:]):
+
+
+def check_sharding(data: Any) -> None:
+    """Reject data that ranks with sharded weights cannot process in step.
+
+    Raises:
+        ValueError: if held-out images are in buckets, or class images are generated.
+    """
+    if isinstance(data, CaptionedImages) and data.buckets is not None and data.validation_fraction:
         raise ValueError(
-            f"the data have images of {shape[1]} x {shape[2]} pixels, but height and width must be multiples of "
-            f"{network.size_multiple}: change data.images.image_size"
+            "with ModelParallelStrategy, ranks need equally many validation batches, which buckets do not give: set "
+            "data.validation_fraction to 0, or leave data.images.buckets out"
+        )
+    if isinstance(data, CaptionedImages) and isinstance(data.prior, ClassImages) and data.prior.missing():
+        raise ValueError(
+            "with ModelParallelStrategy, class images cannot be generated: start the run with one device or ddp until "
+            f"{data.prior.folder} has {data.prior.count} images"
         )

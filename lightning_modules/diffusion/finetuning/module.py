@@ -12,20 +12,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from datamodules.arguments import at_least, only_with, positive, within
+from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.collectives import run_seed
-from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like
-from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
-from lightning_modules.backbones.diffusion.cached_latents import cache_latents
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.export import save_model
-from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
-from lightning_modules.diffusion.finetuning.data_checks import check_data
-from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
+from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
+from lightning_modules.diffusion.finetuning.data_checks import check_data, check_sharding
+from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
+from lightning_modules.diffusion.finetuning.preparation import prepare_text_to_image
 from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
@@ -46,17 +45,20 @@ class DiffusionFineTuning(MethodModule):
     Args:
         network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,
             `StableDiffusion3`, `Flux` or `PixArtSigma`, or `PixelSpace` or `pixel_pipeline`.
-        min_snr_gamma: gamma of the Min-SNR weights; None weights all timesteps equally. Not used for flow matching.
-        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not used for diffusion.
-        caption_dropout: probability of training an image without its caption, in [0, 1).
+        min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Not for flow matching.
+        flow: times and weights of flow matching; None takes the defaults of `FlowMatching`. Not for diffusion.
+        caption_dropout: probability of training an image without its caption, in [0, 1). A list has one probability for
+            each text encoder, and captions are dropped independently.
         average_decay: maximum decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.
-        cache_dir: folder for latents and caption embeddings, computed once before training, after which the text
-            encoders are freed; None computes them in each step. Caching requires images without random flips.
+        cache_dir: folder for latents and caption embeddings, computed once before training; then, text encoders are
+            freed. None computes both in each step. Cached images are centre-cropped. With random flips, latents of the
+            mirror images are cached, too.
         prompts: texts that `sample` cycles through; by default the empty text.
         num_inference_steps: sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables it.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+        loss: offset noise, and weights of class images and masks; None takes the defaults of `LossOptions`.
 
     Raises:
         TypeError: if `network` has none of the classes listed above.
@@ -68,7 +70,7 @@ class DiffusionFineTuning(MethodModule):
         network: TextToImage | PixelSpace,
         min_snr_gamma: float | None = 5.0,
         flow: FlowMatching | None = None,
-        caption_dropout: float = 0.0,
+        caption_dropout: float | Sequence[float] = 0.0,
         average_decay: float = 0.9999,
         cache_dir: str | None = None,
         prompts: Sequence[str] = ("",),
@@ -76,6 +78,7 @@ class DiffusionFineTuning(MethodModule):
         guidance_scale: float = 7.5,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
+        loss: LossOptions | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, TextToImage | PixelSpace):
@@ -84,9 +87,12 @@ class DiffusionFineTuning(MethodModule):
                 f"pixel_pipeline, got {type(network).__name__}"
             )
         positive(min_snr_gamma=min_snr_gamma)
-        within(0, 1, "[)", caption_dropout=caption_dropout, average_decay=average_decay)
+        within(0, 1, "[)", average_decay=average_decay)
         at_least(1, num_inference_steps=num_inference_steps)
-        if isinstance(network, PixelSpace) and (caption_dropout or cache_dir):
+        self.dropout = CaptionDropout(caption_dropout)
+        if isinstance(network, TextToImage):
+            self.dropout.check(network)
+        elif self.dropout.active or cache_dir:
             raise ValueError("caption_dropout and cache_dir need a text-to-image model, got PixelSpace")
         if not trainable_parameters(network):
             raise ValueError("network has no trainable parameters: its tuning must be full or lora")
@@ -101,17 +107,9 @@ class DiffusionFineTuning(MethodModule):
         self.guidance_scale = guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        flows = isinstance(network, FlowTransformer)
-        only_with("a model of flow matching", flows, DiffusionFineTuning, flow=flow)
-        only_with("a model of diffusion", not flows, DiffusionFineTuning, min_snr_gamma=min_snr_gamma)
-        self.objective: DiffusionObjective | FlowObjective = (
-            FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size)
-            if isinstance(network, FlowTransformer)
-            else DiffusionObjective(network.scheduler, min_snr_gamma)
-        )
+        self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), DiffusionFineTuning)
         self.average = AveragedWeights(network, partial(ramped_decay, decay=average_decay))
         self.losses = MeanMetric()
-        self._empty: Prompts | None = None
         self._shared_out = False
 
     def setup(self, stage: str) -> None:
@@ -121,6 +119,7 @@ class DiffusionFineTuning(MethodModule):
         """Shard the trained network over ranks, block by block, for `ModelParallelStrategy`."""
         if self.device_mesh is None or self._shared_out:
             return
+        check_sharding(self.trainer.datamodule)  # type: ignore[attr-defined]
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
@@ -130,14 +129,8 @@ class DiffusionFineTuning(MethodModule):
         refuse_to_go_on(self._shared_out, self.trainer.state.fn)
 
     def on_fit_start(self) -> None:
-        if self.caption_dropout and isinstance(self.network, TextToImage):
-            self._empty = self.network.empty_prompts(1)
-        if self.cache_dir is not None and isinstance(self.network, TextToImage):
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, CaptionedImages):
-                raise TypeError(f"cache_dir needs the data of CaptionedImages, got {type(data).__name__}")
-            cache_latents(self.network, data, self.cache_dir, self.device)
-            self.network.free_text_encoders(self.prompts)
+        if isinstance(self.network, TextToImage):
+            prepare_text_to_image(self, self.network)
 
     # a step
 
@@ -163,15 +156,21 @@ class DiffusionFineTuning(MethodModule):
         return self.network.latent(moments, draw(moments[:, 0])), prompts
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        loss, error = self._losses(batch)
+        terms = {"error": error}
+        if "prior" in batch:
+            terms["prior"], _ = self._losses(batch["prior"])
+            loss = loss + self.objective.options.prior_weight * terms["prior"]
+        return {"loss": log_training(self, batch, loss, **terms)}
+
+    def _losses(self, batch: CaptionedImageBatch) -> tuple[Tensor, Tensor]:
+        """Compute the mean weighted and unweighted error of training images."""
         latent, prompts = self.given(batch, partial(sample_rows_like, torch.randn))
-        noise = sample_rows_like(torch.randn, latent)
+        noise = self.objective.options.noise(latent)
         t = self.objective.times(latent)
-        if self.caption_dropout and prompts is not None and self._empty is not None:
-            left_out = sample_rows(torch.rand, (len(latent),), latent.device) < self.caption_dropout
-            prompts = prompts.replaced(left_out, self._empty)
-        error = self.objective.errors(self.network, latent, prompts, noise, t)
-        loss = self.objective.weighted(error, t).mean()
-        return {"loss": log_training(self, batch, loss, error=error.detach().mean())}
+        prompts = None if prompts is None else self.dropout(prompts)
+        error = self.objective.batch_errors(self.network, batch, latent, prompts, noise, t)
+        return self.objective.weighted(error, t).mean(), error.detach().mean()
 
     def configure_optimizers(self) -> Any:
         configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
@@ -192,7 +191,7 @@ class DiffusionFineTuning(MethodModule):
         noise = sample_like(latent, torch.randn, generators)
         t = self.objective.held_out_times(batch["index"])
         with self.average.used_by(self.network):
-            error = self.objective.errors(self.network, latent, prompts, noise, t)
+            error = self.objective.batch_errors(self.network, batch, latent, prompts, noise, t)
         self.losses.update(error)
         self.log(f"{stage}/loss", self.losses, on_step=False, on_epoch=True)
         # Sampling with sharded weights needs all ranks, but the image grid runs on one.

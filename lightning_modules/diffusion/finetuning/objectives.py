@@ -1,5 +1,7 @@
 """Training objectives: timesteps, targets and weights of diffusion and of flow matching."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -7,10 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from datamodules.arguments import one_of, positive
-from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from datamodules.arguments import at_least, one_of, only_with, positive, within
+from datamodules.batches import CaptionedImageBatch
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, unet_output
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.sde.discrete import (
     Prediction,
@@ -26,27 +31,126 @@ Weighting = Literal["none", "sigma_sqrt", "cosmap"]
 GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """Offset noise, and weights of class images and of masked pixels.
+
+    Args:
+        noise_offset: s; the noise becomes e + s n with one n ~ N(0, 1) for each channel of each latent, which lets the
+            model learn very dark and very bright images. Held-out images get plain noise.
+        prior_weight: weight of the loss of the class images in `data.prior`.
+        unmasked_weight: weight of the error where an image's mask is 0, in [0, 1]; the weight is 1 where the mask is 1,
+            and the loss of an image is the weighted mean.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    noise_offset: float = 0.0
+    prior_weight: float = 1.0
+    unmasked_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(0, noise_offset=self.noise_offset, prior_weight=self.prior_weight)
+        within(0, 1, unmasked_weight=self.unmasked_weight)
+
+    def noise(self, latent: Tensor) -> Tensor:
+        """Sample the noise of a training batch, shaped like z."""
+        noise = sample_rows_like(torch.randn, latent)
+        if not self.noise_offset:
+            return noise
+        return noise + self.noise_offset * sample_rows_like(torch.randn, latent[:, :, :1, :1])
+
+    def weight(self, mask: Tensor | None, latent: Tensor) -> Tensor | None:
+        """Compute the weight of each latent pixel, `[B, 1, h, w]`, from masks in [0, 1]; None without masks."""
+        if mask is None:
+            return None
+        size = latent.shape[2:]
+        small = mask if mask.shape[2:] == size else interpolate(mask, size, mode="area")
+        return (self.unmasked_weight + (1 - self.unmasked_weight) * small).to(latent.dtype)
+
+
+def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Compute each image's weighted mean of squares, `[B]`; 0 if all weights are 0.
+
+    Args:
+        difference: `[B, c, h, w]`.
+        weight: `[B, 1, h, w]`; None weights all pixels equally.
+    """
+    if weight is None:
+        return difference.square().flatten(1).mean(dim=1)
+    whole = weight.flatten(1).sum(dim=1) * difference.shape[1]
+    return (weight * difference.square()).flatten(1).sum(dim=1) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+
+
 def denoising_errors(
-    model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor, abar: Tensor, prediction: Prediction
+    model: Any,
+    latent: Tensor,
+    prompts: Prompts | None,
+    noise: Tensor,
+    t: Tensor,
+    abar: Tensor,
+    prediction: Prediction,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Compute the unweighted mean squared error `[B]` of each image at timesteps t `[B]`, for abar `[T]`."""
+    """Compute each image's mean squared error `[B]` at its timestep t `[B]`, for abar `[T]` and weights of pixels."""
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
-    return (output - diffusion_target(latent, noise, level, prediction)).square().flatten(1).mean(dim=1)
+    return mean_square(output - diffusion_target(latent, noise, level, prediction), weight)
 
 
-class DiffusionObjective(nn.Module):
+class Objective(nn.Module, ABC):
+    """Errors of a batch, with its size conditions and masks.
+
+    Args:
+        options: offset noise, and weights of masked pixels.
+    """
+
+    def __init__(self, options: LossOptions) -> None:
+        super().__init__()
+        self.options = options
+
+    def batch_errors(
+        self,
+        network: Any,
+        batch: CaptionedImageBatch,
+        latent: Tensor,
+        prompts: Prompts | None,
+        noise: Tensor,
+        t: Tensor,
+    ) -> Tensor:
+        """Compute each image's mean squared error, `[B]`, with SDXL's size conditions and with masks if there are."""
+        model, weight = network, self.options.weight(batch.get("loss_mask"), latent)
+        if "size_conditions" in batch and getattr(network, "is_xl", False):
+            model = partial(unet_output, network, size_conditions=batch["size_conditions"])
+        return self.errors(model, latent, prompts, noise, t, weight)
+
+    @abstractmethod
+    def errors(
+        self,
+        model: Any,
+        latent: Tensor,
+        prompts: Prompts | None,
+        noise: Tensor,
+        t: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Compute each image's mean squared error, `[B]`, for weights of pixels `[B, 1, h, w]`."""
+
+
+class DiffusionObjective(Objective):
     """Denoising objective at uniform timesteps, with Min-SNR weights.
 
     Args:
         scheduler: diffusers scheduler that defines abar `[T]` and the prediction type.
         min_snr_gamma: gamma of the weights; None gives all timesteps the same weight.
+        options: offset noise, and weights of masked pixels.
     """
 
     abar: Tensor
 
-    def __init__(self, scheduler: Any, min_snr_gamma: float | None) -> None:
-        super().__init__()
+    def __init__(self, scheduler: Any, min_snr_gamma: float | None, options: LossOptions = LossOptions()) -> None:
+        super().__init__(options)
         self.min_snr_gamma = min_snr_gamma
         self.prediction = scheduler_prediction(scheduler)
         self.register_buffer("abar", torch.from_numpy(scheduler_levels(scheduler)).float(), persistent=False)
@@ -59,9 +163,16 @@ class DiffusionObjective(nn.Module):
         """Compute a fixed timestep for each image index, from a low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
-    def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the unweighted mean squared error of each image, `[B]`."""
-        return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction)
+    def errors(
+        self,
+        model: Any,
+        latent: Tensor,
+        prompts: Prompts | None,
+        noise: Tensor,
+        t: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
         """Weight the errors `[B]` at timesteps t."""
@@ -109,17 +220,20 @@ class FlowMatching:
         )
 
 
-class FlowObjective(nn.Module):
+class FlowObjective(Objective):
     """Flow-matching objective: predict the velocity e - z at z_t = (1 - t) z + t e.
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.
-        settings: density of t and weights.
-        patch_size: height and width of a position of the transformer in latent pixels.
+        settings: density of t and loss weights.
+        patch_size: height and width of a position of the transformer, in latent pixels.
+        options: offset noise, and weights of masked pixels.
     """
 
-    def __init__(self, scheduler: Any, settings: FlowMatching, patch_size: int = 2) -> None:
-        super().__init__()
+    def __init__(
+        self, scheduler: Any, settings: FlowMatching, patch_size: int = 2, options: LossOptions = LossOptions()
+    ) -> None:
+        super().__init__(options)
         self.settings = settings
         self.steps: int = scheduler.config.num_train_timesteps
         self.scheduler_config = scheduler.config
@@ -139,14 +253,41 @@ class FlowObjective(nn.Module):
         """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
-    def errors(self, model: Any, latent: Tensor, prompts: Prompts | None, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the unweighted mean squared error of each image, `[B]`."""
+    def errors(
+        self,
+        model: Any,
+        latent: Tensor,
+        prompts: Prompts | None,
+        noise: Tensor,
+        t: Tensor,
+        weight: Tensor | None = None,
+    ) -> Tensor:
         level = t.to(latent.dtype).view(-1, 1, 1, 1)
         output = model((1 - level) * latent + level * noise, self.steps * t, prompts)
-        return (output - (noise - latent)).square().flatten(1).mean(dim=1)
+        return mean_square(output - (noise - latent), weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
         """Multiply the errors `[B]` by the loss weights at times t. Times below 1 / T have the weight of 1 / T."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))
+
+
+def training_objective(
+    network: Any,
+    min_snr_gamma: float | None,
+    flow: FlowMatching | None,
+    options: LossOptions,
+    owner: Callable[..., Any],
+) -> DiffusionObjective | FlowObjective:
+    """Return the objective of a model's kind; reject arguments of the other kind.
+
+    Raises:
+        ValueError: if an argument differs from the default in `owner` and does not apply to the model.
+    """
+    flows = isinstance(network, FlowTransformer)
+    only_with("a model of flow matching", flows, owner, flow=flow)
+    only_with("a model of diffusion", not flows, owner, min_snr_gamma=min_snr_gamma)
+    if isinstance(network, FlowTransformer):
+        return FlowObjective(network.scheduler, flow or FlowMatching(), network.patch_size, options)
+    return DiffusionObjective(network.scheduler, min_snr_gamma, options)

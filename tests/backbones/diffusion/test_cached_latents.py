@@ -1,11 +1,18 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from datamodules.augmentation.crop_and_flip import Augmentation
+from datamodules.loading.global_batches import Request
+from datamodules.prompts.buckets import Buckets, CoveringCrop
+from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned
 
 
@@ -38,10 +45,10 @@ def test_latents_and_captions_are_those_of_the_networks_and_made_once(
     cache_latents(network, again, str(tmp_path / "cache"), torch.device("cpu"))
 
 
-def test_mirrored_images_are_refused(text_to_image: Path, tmp_path: Path) -> None:
-    data = captioned(tmp_path / "images", augmentation=Augmentation(flip=True))
+def test_random_crops_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
+    data = captioned(tmp_path / "images", augmentation=Augmentation(crop_padding=2))
     data.setup("fit")
-    with pytest.raises(ValueError, match=r"cache_dir keeps images as they are: data\.augmentation must be left out"):
+    with pytest.raises(ValueError, match=r"keeps central crops: data\.augmentation\.crop_padding must be 0.* got 2"):
         cache_latents(TextToImage(str(text_to_image)), data, str(tmp_path), torch.device("cpu"))
 
 
@@ -55,3 +62,43 @@ def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_p
         assert len(list(cache.glob("embedding-*/array.npy"))) == 1
         with torch.no_grad():
             next(network.vae.parameters()).add_(0.1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
+    masked: bool, xl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TextToImage(str(xl))
+    for number, size in enumerate([(32, 16), (16, 16), (16, 32), (40, 21), (18, 17)]):
+        save(tmp_path / "images" / f"{number}.png", photograph(*size, number))
+        save(tmp_path / "masks" / f"{number}.png", photograph(*size, number + 9))
+    masks = {"mask_dir": str(tmp_path / "masks")} if masked else {}
+    images = CaptionedFolder(str(tmp_path / "images"), image_size=16, prompt="a", buckets=Buckets(4), **masks)
+    options: Any = {"batch_size": 2, "num_workers": 0, "augmentation": Augmentation(flip=True), "seed": 1}
+    plain, data = (CaptionedImages(images, **options) for _ in range(2))
+    for one in (plain, data):
+        one.setup("fit")
+        one.in_unit_interval = lambda stored, data_range: stored.float() / data_range  # type: ignore[method-assign]
+    cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))
+    monkeypatch.setattr(CoveringCrop, "num_uniform", 2)
+    monkeypatch.setattr("datamodules.prompts.captioned_set.sample_uniform", lambda *_, **__: None)  # central crops
+    turned = []
+    for epoch in range(3):
+        loaders = [one.train_dataloader() for one in (plain, data)]
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for images_of, cached in zip(*loaders, strict=True):
+            whole, found = (plain.on_after_batch_transfer(each, 0) for each in (images_of, cached))
+            assert whole["index"].tolist() == found["index"].tolist()
+            torch.testing.assert_close(found["moments"], network.moments(whole["image"]), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found["size_conditions"], whole["size_conditions"])
+            assert ("loss_mask" in found) is masked
+            if masked:
+                size = found["moments"].shape[-2:]
+                torch.testing.assert_close(found["loss_mask"], interpolate(whole["loss_mask"], size, mode="area"))
+            assert data.train_set is not None
+            request = Request(found["index"], epoch, 2)
+            mirrored = data.train_set.mirrored(request)
+            assert mirrored is not None
+            turned += mirrored.tolist()
+    assert 0 < sum(turned) < len(turned) == 15

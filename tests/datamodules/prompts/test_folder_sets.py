@@ -2,6 +2,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from datamodules.prompts.folder_sets import CaptionedFolder
@@ -30,12 +32,17 @@ def several_tables(folder: Path) -> None:
     (folder / "more" / "metadata.csv").write_text("file_name,text\nb.png,the more/b.png\n")
 
 
+def parquet(folder: Path) -> None:
+    table = {"file_name": NAMES, "text": [f"the {name}" for name in NAMES], "more": [[1], [], [2]]}
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "metadata.parquet")
+
+
 def beside(folder: Path) -> None:
     for name in NAMES:
         (folder / name).with_suffix(".txt").write_text(f"the {name}\n")
 
 
-@pytest.mark.parametrize("write", [jsonl, several_tables, beside])
+@pytest.mark.parametrize("write", [jsonl, several_tables, parquet, beside])
 def test_captions_are_found_in_every_layout(folder: Path, write: Callable[[Path], None]) -> None:
     write(folder)
     captioned = CaptionedFolder(str(folder), image_size=16).training()
@@ -80,4 +87,25 @@ def test_captions_that_do_not_fit_are_named(
 def test_a_damaged_line_is_named(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": \n')
     with pytest.raises(ValueError, match=r"metadata\.jsonl, line 1 is not JSON"):
+        CaptionedFolder(str(folder), image_size=16).training()
+
+
+def test_a_caption_without_an_image_and_a_name_outside_the_folder_are_named(folder: Path) -> None:
+    beside(folder)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "z.txt").write_text("no caption")
+    CaptionedFolder(str(folder), image_size=16).training()
+    (folder / "more" / "z.txt").write_text("a caption")
+    with pytest.raises(ValueError, match=r"z\.txt is a caption without an image \(1 of 4 text files\)"):
+        CaptionedFolder(str(folder), image_size=16).training()
+    assert CaptionedFolder(str(folder), image_size=16, prompt="a").training().captions == ["a"] * 3
+    grey(folder.parent / "outside.png", 0)
+    lines(folder, {"file_name": "../outside.png", "text": "x"})
+    with pytest.raises(ValueError, match=r"line 1 names \.\./outside\.png, which is outside"):
+        CaptionedFolder(str(folder), image_size=16).training()
+
+
+def test_a_damaged_parquet_table_is_named(folder: Path) -> None:
+    (folder / "metadata.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(ValueError, match=r"metadata\.parquet cannot be read as a table of texts"):
         CaptionedFolder(str(folder), image_size=16).training()

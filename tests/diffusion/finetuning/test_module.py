@@ -99,8 +99,8 @@ def test_captions_are_left_out_where_the_number_lies_below_the_rate(
     network = TextToImage(str(text_to_image), tuning="lora")
     module, seen = tuning(network, caption_dropout=0.25), []
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    module.on_fit_start()
-    uniform = "lightning_modules.diffusion.finetuning.module.sample_rows"
+    module.dropout.prepare(network)
+    uniform = "lightning_modules.diffusion.finetuning.caption_dropout.sample_rows"
     monkeypatch.setattr(uniform, lambda *args, **kwargs: torch.tensor([0.2, 0.3]))
     monkeypatch.setattr(
         module.objective, "errors", lambda model, latent, prompts, *rest: seen.append(prompts) or latent.mean((1, 2, 3))

@@ -1,5 +1,6 @@
 """The starters for data of one's own: classes are counted, and what README says of them works."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 import train
 from experiments.command_line import ParsedOnly
 from experiments.parsing.data_before_model import count_classes, with_placeholder
-from tests.datamodules.image_folders import shades
+from tests.datamodules.image_folders import photograph, save, shades
 
 SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.num_workers", "0")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
@@ -75,3 +76,28 @@ def test_missing_captions_are_reported_before_the_pipeline_is_loaded(
     assert "captions, but the data have none" in capsys.readouterr().err
     assert train.main([*command, "--data.images.prompt", "a photo of sks"]) == 1
     assert "no_pipeline" in capsys.readouterr().err
+
+
+def test_images_that_do_not_fit_are_reported_before_the_pipeline_is_loaded(
+    text_to_image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        save(tmp_path / "mine" / f"{number}.png", photograph(40, 30 if number else 60, number))
+    for part in ("vae", "unet"):  # all else is missing, so loading fails
+        (tmp_path / "pipeline" / part).mkdir(parents=True)
+        shutil.copy(text_to_image / part / "config.json", tmp_path / "pipeline" / part)
+    folder = ["--data.images.data_dir", str(tmp_path / "mine"), "--data.images.prompt", "sks"]
+    command = ["fit", "--config", "configs/finetuning/lora.yaml", *folder, "--run_directory", str(tmp_path / "run")]
+    command += ["--model.network.pipeline", str(tmp_path / "pipeline"), "--data.validation_fraction", "0"]
+    buckets = ["--data.images.buckets.multiple", "8"]
+    for more, message in (
+        (["--data.images.image_size", "31"], "images of 31 x 31 pixels, but height and width must be multiples of 2"),
+        (["--data.images.buckets.multiple", "3", "--data.images.image_size", "33"], "buckets.multiple is 3, but heig"),
+        (["--data.images.image_size", "32", *buckets, "--trainer.devices", "2"], "has 1 training images, fewer than"),
+        (["--data.images.image_size", "32", *buckets], "no pipeline in"),
+    ):
+        assert train.main([*command, *more]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "mine" / "0.png").write_bytes(b"no image")
+    assert train.main([*command, "--data.images.image_size", "32"]) == 1
+    assert "0.png cannot be read as an image" in capsys.readouterr().err

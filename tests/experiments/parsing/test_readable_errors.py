@@ -150,7 +150,10 @@ def test_a_renamed_argument_is_named_as_it_is_called_now_where_the_class_has_it(
 def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = ("--model.network.pipeline", str(tmp_path / "nowhere"), "--data.images.prompt", "a cat")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (512, 512)).save(tmp_path / name)
+    images = ("--data.images.data_dir", str(tmp_path), "--data.images.prompt", "a cat")
+    own = ("--model.network.pipeline", str(tmp_path / "nowhere"), *images)
     assert train.main(["fit", "--config", "configs/finetuning/lora.yaml", *own]) != 0
     [message] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message.endswith("nowhere: expected a folder with model_index.json; correct the path")

@@ -1,0 +1,130 @@
+"""Images of any sizes, cropped to one size or to the sizes of aspect-ratio buckets, with SDXL's size conditions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import EncodedImages, ImageSource
+from datamodules.prompts.buckets import Buckets, CoveringCrop, nearest_bucket
+
+
+class CroppedImages(ImageSource):
+    """Encoded images, each cropped to its bucket; `fetch` takes rows of one bucket.
+
+    All image headers are read when the object is built.
+
+    Args:
+        source: the images.
+        image_size: height and width of the crops, in pixels; with buckets, the root of their area.
+        resize: length of the short side before a square crop, in pixels, at least `image_size`; with buckets, images
+            are enlarged by the same factor. None means `image_size`.
+        buckets: aspect-ratio buckets; None crops all images to squares.
+        masks: masks of the images, in the same order and of the same aspect ratios; None means no masks.
+
+    Raises:
+        UnreadableImage: if a file is no image; the message names the file.
+        ValueError: if a mask and its image have different aspect ratios.
+    """
+
+    def __init__(
+        self,
+        source: EncodedImages,
+        image_size: int,
+        resize: int | None = None,
+        buckets: Buckets | None = None,
+        masks: EncodedImages | None = None,
+    ) -> None:
+        zoom = (resize or image_size) / image_size
+        sizes = source.sizes()
+        self.source = source
+        self.masks = masks
+        self.label = source.label
+        self.size = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        self.bucket_sizes = [(image_size, image_size)] if buckets is None else buckets.sizes(image_size)
+        self.bucketed = buckets is not None
+        self.bucket: NDArray[np.int64] = nearest_bucket(sizes, self.bucket_sizes)
+        self.crops = [CoveringCrop(*size, zoom) for size in self.bucket_sizes]
+        self.num_uniform = CoveringCrop.num_uniform
+        self._central: Tensor | None = None
+        if masks is not None:
+            _check_masks(source, masks, self.size)
+
+    @property
+    def names(self) -> list[str] | None:
+        return self.source.names
+
+    def _crop(self, row: Tensor) -> CoveringCrop:
+        buckets = np.unique(self.bucket[row.numpy()])
+        if len(buckets) != 1:
+            raise ValueError("images of several buckets cannot be one batch")
+        return self.crops[buckets[0]]
+
+    def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
+        """Describe the central crop of images of one bucket, as JSON values, for caches."""
+        crop = self._crop(torch.from_numpy(row))
+        return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True}
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        return self.source.read(row, uniform, self._crop(row))
+
+    def fetch_masks(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        """Read masks `[B, 1, H, W]`, uint8 in 0...255, cropped like the images."""
+        assert self.masks is not None
+        return self.masks.read(row, uniform, self._crop(row))[:, :1]
+
+    def size_conditions(self, row: Tensor, uniform: Tensor | None, mirrored: Tensor | None = None) -> Tensor:
+        """Return SDXL's size conditions, `[B, 6]`, float32.
+
+        They are height and width of the original image, top and left of the crop in the resized image, and height and
+        width of the crop, in pixels.
+
+        Args:
+            row: positions of the images, `[B]`.
+            uniform: numbers in [0, 1), `[B, 2]`, of random crops; None means central crops.
+            mirrored: whether each image is mirrored, `[B]`, which moves the crop to the other side.
+        """
+        if uniform is None and mirrored is None:
+            if self._central is None:
+                self._central = self._conditions(np.arange(len(self.label)), None, None)
+            return self._central[row]
+        return self._conditions(row.numpy(), uniform, mirrored)
+
+    def _conditions(self, row: NDArray[np.int64], uniform: Tensor | None, mirrored: Tensor | None) -> Tensor:
+        found = np.empty((len(row), 6), dtype=np.float32)
+        places: Sequence[Sequence[float] | None] = [None] * len(row) if uniform is None else uniform.tolist()
+        turned = [False] * len(row) if mirrored is None else mirrored.tolist()
+        for position, (image, place, flip) in enumerate(zip(row.tolist(), places, turned, strict=True)):
+            crop, (height, width) = self.crops[self.bucket[image]], self.size[image].tolist()
+            left, top = crop.corner(width, height, place)
+            if flip:
+                left = crop.resized(width, height)[0] - crop.width - left
+            found[position] = height, width, top, left, crop.height, crop.width
+        return torch.from_numpy(found)
+
+
+def _check_masks(source: EncodedImages, masks: EncodedImages, size: NDArray[np.int64]) -> None:
+    """Reject masks whose aspect ratio differs from their image's by more than the rounding of a pixel."""
+    for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), masks.sizes(), strict=True)):
+        if abs(height * wide - tall * width) > max(height, width, tall, wide):
+            raise ValueError(
+                f"the mask {(masks.names or [])[place]} has {wide} x {tall} pixels, and its image "
+                f"{(source.names or [])[place]} has {width} x {height}: both must have the same aspect ratio"
+            )
+
+
+def check_image_size(image_size: int, resize: int | None, buckets: Buckets | None) -> None:
+    """Reject sizes out of range, before any file is read.
+
+    Raises:
+        ValueError: if a size is out of range, or `image_size` does not fit the buckets.
+    """
+    at_least(1, image_size=image_size)
+    if resize is not None and resize < image_size:
+        raise ValueError(f"resize must be at least image_size, {image_size}, got {resize}")
+    if buckets is not None:
+        buckets.sizes(image_size)

@@ -1,0 +1,109 @@
+"""Caption dropout: train some images without their caption, or without what one of several text encoders says of it.
+
+A dropped embedding is replaced by that of the empty prompt, which the pipeline uses for classifier-free guidance. With
+one probability, the whole caption is dropped. With one for each text encoder, encoders are dropped independently, as in
+Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where each is dropped with probability 0.464).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import within
+from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
+from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+
+ALL = slice(None)
+Region = Mapping[str, tuple[slice, ...]]
+"""For each field of `Prompts`, the part that one encoder computes: slices of the dimensions after the batch."""
+
+
+def encoder_regions(network: Any) -> list[Region]:
+    """List the parts of embedded prompts that each text encoder of a model computes."""
+    encoders = network.text_encoders
+    if isinstance(network, StableDiffusion3):
+        # The embeddings of both CLIP encoders stand side by side in the first tokens, padded to the width of T5's.
+        tokens = slice(0, network.pipeline.tokenizer_max_length)
+        width, pooled = encoders[0].config.hidden_size, encoders[0].config.projection_dim
+        regions: list[Region] = [
+            {"embedding": (tokens, slice(0, width)), "pooled": (slice(0, pooled),)},
+            {"embedding": (tokens, slice(width, None)), "pooled": (slice(pooled, None),)},
+            {"embedding": (slice(tokens.stop, None), ALL)},
+        ]
+        return regions[: len(encoders)]
+    if isinstance(network, Flux):
+        return [{"pooled": (ALL,)}, {"embedding": (ALL, ALL)}]
+    if isinstance(network, HunyuanDiT):
+        return [{"embedding": (ALL, ALL), "mask": (ALL,)}, {"second": (ALL, ALL), "second_mask": (ALL,)}]
+    if network.is_xl:
+        width = encoders[0].config.hidden_size
+        return [{"embedding": (ALL, slice(0, width))}, {"embedding": (ALL, slice(width, None)), "pooled": (ALL,)}]
+    return [dict.fromkeys(network.prompt_fields, ())]
+
+
+class CaptionDropout:
+    """Replaces captions of random images by the empty prompt.
+
+    Args:
+        probability: probability of dropping a caption, or those of dropping each text encoder, in [0, 1).
+
+    Raises:
+        ValueError: if a probability is out of range.
+    """
+
+    def __init__(self, probability: float | Sequence[float]) -> None:
+        self.by_encoder = isinstance(probability, Sequence)
+        self.probabilities = list(probability) if isinstance(probability, Sequence) else [probability]
+        for each in self.probabilities:
+            within(0, 1, "[)", caption_dropout=each)
+        self._empty: Prompts | None = None
+        self._regions: list[Region] = []
+
+    @property
+    def active(self) -> bool:
+        return any(self.probabilities)
+
+    def check(self, network: Any) -> None:
+        """Reject another number of probabilities than the model has text encoders.
+
+        Raises:
+            ValueError: if the numbers differ.
+        """
+        count = len(network.text_encoders)
+        if self.by_encoder and len(self.probabilities) != count:
+            raise ValueError(
+                f"caption_dropout must be one number, or one for each of the {count} text encoders of "
+                f"{type(network).__name__}, got {len(self.probabilities)} numbers"
+            )
+
+    def prepare(self, network: Any) -> None:
+        """Embed the empty prompt, before training."""
+        if self.active:
+            self._empty = network.empty_prompts(1)
+            self._regions = encoder_regions(network) if self.by_encoder else []
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        """Drop captions of a training batch."""
+        if self._empty is None:
+            return prompts
+        device, count = prompts.embedding.device, len(prompts.embedding)
+        chosen = [sample_rows(torch.rand, (count,), device) < each for each in self.probabilities]
+        if not self.by_encoder:
+            return prompts.replaced(chosen[0], self._empty)
+        for each, region in zip(chosen, self._regions, strict=True):
+            changed = {field: self._dropped(prompts, field, slices, each) for field, slices in region.items()}
+            prompts = prompts._replace(**changed)  # type: ignore[arg-type]
+        return prompts
+
+    def _dropped(self, prompts: Prompts, field: str, slices: tuple[slice, ...], chosen: Tensor) -> Tensor | None:
+        own, empty = getattr(prompts, field), getattr(self._empty, field)
+        if own is None:
+            return None
+        part = torch.zeros_like(own[:1], dtype=torch.bool)
+        part[(ALL, *slices)] = True
+        return torch.where(part & chosen.view(-1, *[1] * (own.ndim - 1)), empty.to(own), own)

@@ -1,0 +1,86 @@
+"""Generate the class images of prior preservation once, before training, sharded over ranks and resumable."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.distributed.collectives import broadcast, run_seed
+from datamodules.files.module_hash import hash_of_module
+from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stores import png_files
+from datamodules.prompts.class_images import ClassImages
+from datamodules.randomness.generators import generator_of, sample_like
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.tasks.writers import levels_of
+
+AT_ONCE = 4
+"""Number of images in a call of the pipeline."""
+NOISE = 3
+"""Random stream of an image's initial noise."""
+
+
+def generate_class_images(network: TextToImage, images: ClassImages, trained_steps: int, **sampling: Any) -> None:
+    """Write the missing images of a class; all ranks call this together.
+
+    An image depends on its number, the seed and the settings, which `settings.json` in the folder records, but neither
+    on the number of ranks nor on interruptions.
+
+    Args:
+        network: the model before fine-tuning, in evaluation mode.
+        images: the images.
+        trained_steps: number of training steps that the model has behind it.
+        sampling: `num_inference_steps` and `guidance_scale`.
+
+    Raises:
+        ValueError: if images are missing although the model is fine-tuned already, or the folder holds images of other
+            settings.
+    """
+    store = png_files(Path(images.folder))
+    missing = broadcast(len(store.missing(images.keys)))
+    if not missing:
+        return
+    if trained_steps:
+        raise ValueError(
+            f"data.prior: {missing} of {images.count} class images in {images.folder} are missing, and the resumed "
+            f"model is fine-tuned already: restore them, or start a new run"
+        )
+    size = images.image_shape[1]
+    settings = {
+        "prompt": images.prompt,
+        "image_size": size,
+        "seed": run_seed(),
+        "network": _hash_before_tuning(network.network),
+        "vae": hash_of_module(network.vae),
+        "text_encoders": hash_of_module(network.text_encoders),
+        "scheduler": type(network.scheduler).__name__,
+        **sampling,
+    }
+    like = torch.empty(network.latent_shape(1, size, size), device=next(network.network.parameters()).device)
+
+    def compute(numbers: list[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        for start in range(0, len(numbers), AT_ONCE):
+            part = numbers[start : start + AT_ONCE]
+            generators = [generator_of(run_seed(), number, NOISE) for number in part]
+            noise = sample_like(like.expand(len(part), -1, -1, -1), torch.randn, generators)
+            prompts = network.encode_prompts([images.prompt] * len(part))
+            generated: Tensor = network.generate(prompts, noise, **sampling, generator=generators)  # type: ignore[arg-type]
+            yield from zip(part, levels_of(generated, 255).cpu().numpy(), strict=True)
+
+    remedy = "give another data.prior.folder"
+    with ResumableMap(store, settings, images.folder / "settings.json", remedy, name="class images") as job:
+        job.run(images.keys, compute)
+
+
+def _hash_before_tuning(network: torch.nn.Module) -> str:
+    """Hash a network's weights without its adapters, which change nothing before training."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        if "lora_" not in name:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
