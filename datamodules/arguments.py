@@ -66,7 +66,7 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
 
     Args:
         mode: setting under which the arguments have an effect, for the error message.
-        chosen: whether this mode is active; if so, every value is accepted.
+        chosen: whether this mode is active. In an active mode, every value is accepted.
         owner: class or function that defines the defaults.
         arguments: values by argument name.
 

@@ -72,7 +72,7 @@ class LabelledMaskBatch(TypedDict):
 
 
 class UnpairedMaskBatch(TypedDict):
-    """Images, masks of the same structure that belong to other images, and pseudo labels that training updates."""
+    """Images with masks of other images of the same structure, and with pseudo labels that training updates."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
@@ -91,7 +91,10 @@ class UnpairedMaskBatch(TypedDict):
 
 
 class ProtectedImageBatch(TypedDict):
-    """Images, each with the region that an inpainting editor keeps while it repaints the rest."""
+    """Images with the region that inpainting keeps.
+
+    The rest of the image is repainted.
+    """
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
@@ -136,7 +139,10 @@ class ImagePairBatch(TypedDict):
 
 
 class MeasuredImageBatch(TypedDict):
-    """Images observed through an operator: their visible part, a low-resolution version or Fourier magnitudes."""
+    """Images observed through an operator.
+
+    Examples are a masked image, a low-resolution image and Fourier magnitudes.
+    """
 
     clean: NotRequired[Tensor]
     """`[B, C, H, W]`, float32 in [0, 1]: given in training, and in evaluation where known, for metrics only."""
@@ -369,18 +375,21 @@ def local_size(batch: Any) -> int:
 
 
 def global_batch_size(batch: Any) -> int:
-    """Count the samples of a batch over all ranks. Without the key `global_batch_size`, all ranks are assumed to have
-    equally many samples."""
+    """Count the samples of a batch over all ranks.
+
+    Without the key `global_batch_size`, all ranks are assumed to have equally many samples.
+    """
     if "global_batch_size" in batch:
         return batch["global_batch_size"]
     return local_size(batch) * world_size()
 
 
 def loss_weight(batch: Any) -> float:
-    """Weight this rank's mean loss: the mean of weighted losses over ranks is the mean over the global batch.
+    """Weight the mean loss of this rank, so that the mean over ranks equals the mean over the global batch.
 
-    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean of the ranks' means is
-    not the global mean. The factor world size * local count / global count corrects the difference. The factor is 1 on
-    a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`; then the epoch's mean is also exact.
+    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean over ranks of their
+    mean losses is not the global mean. The factor world size * local count / global count corrects the difference. The
+    factor is 1 on a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the mean over
+    the epoch is also exact.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

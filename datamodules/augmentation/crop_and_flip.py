@@ -15,7 +15,8 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
     Args:
         image: `[B, C, H, W]`, of any dtype.
-        uniform: `[B, 3]` in [0, 1): numbers that decide crop row, crop column and flip of each image.
+        uniform: random numbers in [0, 1), `[B, 3]`: for each image, the row of the crop, the column of the crop and the
+            flip.
         padding: number of zero pixels on each side; 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
@@ -42,7 +43,7 @@ class Augmentation:
     """Random crop and horizontal flip of training images.
 
     Args:
-        crop_padding: zero padding before the random crop to the original size, in pixels; 0 means no crop.
+        crop_padding: width of the zero padding before the random crop, in pixels. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Raises:

@@ -1,6 +1,7 @@
 """Out-of-distribution images, for detection at test time or as label noise in training.
 
-The test images of any dataset can also serve as out-of-distribution images for another, such as SVHN for CIFAR-10.
+The test images of any dataset can also serve as out-of-distribution images for another dataset. For example, SVHN can
+serve CIFAR-10.
 
 The usual sets come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders such as
 `Imagenet_resize`, `LSUN_resize` and `iSUN`.
@@ -27,7 +28,7 @@ class ImagesInFolder(OtherImages):
     Args:
         folder: name of the folder, such as `LSUN_resize`.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        num_images: use only the first `num_images`; None means all.
+        num_images: number of images to use, from the first. None means all images.
     """
 
     def __init__(self, folder: str, data_dir: str | None = None, num_images: int | None = None) -> None:
@@ -58,7 +59,9 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels, generated on access from the seed and the image's position.
+    """Images of independent uniform pixels.
+
+    Each image is generated on access from the seed and the position of the image.
 
     Args:
         num_images: number of images.
@@ -95,7 +98,9 @@ class UniformNoise(OtherImages):
 
 
 class OtherDigits(OtherImages):
-    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images. No download.
+    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images.
+
+    No download.
 
     Args:
         digits: selected classes.
@@ -118,7 +123,9 @@ class OtherDigits(OtherImages):
 
 
 class PhotographPatches(OtherImages):
-    """Adjacent grey patches of scikit-image's 512 x 512 photograph of a cameraman. No download.
+    """Adjacent patches of the grey photograph of a cameraman in scikit-image, which has 512 x 512 pixels.
+
+    No download.
 
     Args:
         num_images: number of patches, in random order; None means all.

@@ -23,7 +23,7 @@ class SVHN(ImageSet):
 
     Args:
         data_dir: folder that contains the files; None means the NOISEWORKS_DATA directory.
-        download: download missing files (64 and 182 MB).
+        download: whether to download missing files (64 and 182 MB).
     """
 
     num_classes = 10

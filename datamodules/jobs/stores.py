@@ -36,7 +36,10 @@ class Store(Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove partial files of killed writers. Rank 0 calls this before any rank writes."""
+        """Remove partial files of killed writers.
+
+        Rank 0 calls this before any rank writes.
+        """
         ...
 
     def missing(self, keys: Sequence[Any], digests: Sequence[str] | None = None) -> list[int]:

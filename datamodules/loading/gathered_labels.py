@@ -8,7 +8,9 @@ from datamodules.distributed.collectives import world_size
 
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Gather the corrected labels of all ranks (a collective call). Each rank contributes any number of labels.
+    """Gather the corrected labels of all ranks (a collective call).
+
+    Each rank contributes any number of labels.
 
     Args:
         index: positions of the samples, `[n]`, int64.

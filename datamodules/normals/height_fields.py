@@ -48,7 +48,9 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 class HeightFields(NormalSet):
-    """Small synthetic surfaces under unknown light, with exact normals. No download.
+    """Small synthetic surfaces under unknown light, with exact normals.
+
+    No download.
 
     Args:
         num_training: number of training images.

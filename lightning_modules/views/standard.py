@@ -1,4 +1,4 @@
-"""Standard augmentations: weak and strong augmentation for semi-supervised learning, SimCLR's, and timm's."""
+"""Weak and strong augmentation for semi-supervised learning, and the augmentations of SimCLR and timm."""
 
 from torch import nn
 
@@ -16,9 +16,9 @@ class StrongView(nn.Sequential):
     """Strong augmentation: random resized crop, then RandAugment.
 
     Args:
-        size: height and width of the result, in pixels; None keeps the images' size.
+        size: height and width of the result, in pixels. None keeps the size of the images.
         num_ops: number of RandAugment's operations.
-        magnitude: strength of RandAugment's operations, in 0...30.
+        magnitude: strength of the operations of RandAugment, in 0...30.
         min_area: smallest area of the crop, as a fraction of the image's area.
     """
 
@@ -33,8 +33,8 @@ class ContrastiveView(nn.Sequential):
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
-        size: height and width of the result, in pixels; None keeps the images' size.
-        brightness: maximal deviation of the factors of brightness, contrast and saturation from 1.
+        size: height and width of the result, in pixels. None keeps the size of the images.
+        brightness: maximal change of brightness, contrast and saturation; each factor is at most this far from 1.
         hue: maximal hue shift.
         min_area: smallest area of the crop, as a fraction of the image's area.
     """
@@ -48,11 +48,11 @@ class ContrastiveView(nn.Sequential):
 
 
 class TimmView(nn.Sequential):
-    """Augmentation of timm's recipes for ImageNet: RandAugment, then random erasing.
+    """Augmentation that timm uses to train on ImageNet: RandAugment, then random erasing.
 
     Args:
         recipe: timm's string of RandAugment.
-        erased: fraction of images with random erasing, timm's `reprob`, in [0, 1].
+        erased: fraction of images to which random erasing is applied, in [0, 1]. timm calls it `reprob`.
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:

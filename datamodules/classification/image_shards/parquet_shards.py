@@ -23,7 +23,8 @@ class ParquetShard:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or lacks a column; the message names the missing and the existing columns.
+        ValueError: if the file is damaged or lacks a column. The message names the missing column and the existing
+            columns.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str) -> None:
@@ -52,7 +53,10 @@ class ParquetShard:
 
     @staticmethod
     def _columns(schema: Any, image_key: str, label_key: str) -> tuple[str, list[str] | None]:
-        """Check both columns; return the path of the encoded images and, if stored, the class names."""
+        """Check both columns.
+
+        Return the path of the encoded images, and the class names if the file has them.
+        """
         import pyarrow
 
         types = {field.name: field.type for field in schema}
@@ -102,7 +106,7 @@ class ParquetShard:
             raise self._rejected(ValueError(f"row group {number}: {sentence(error)}")) from error
 
     def images(self) -> Iterator[bytes]:
-        """Read all encoded images, a few at a time.
+        """Read all encoded images in small groups.
 
         Raises:
             ValueError: if a row has no image; the message names the shard and the row.

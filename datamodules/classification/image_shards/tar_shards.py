@@ -1,4 +1,4 @@
-"""Index of a tar shard: the byte range of each sample's encoded image, and its label."""
+"""Index of a tar shard: the byte range of each encoded image, and the label of each image."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def _samples(file: int, archive: tarfile.TarFile, label_key: str) -> Iterator[tu
 
 
 def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Yield each sample's members by column, and check that the archive is complete."""
+    """Yield the members of each sample by column, and check that the archive is complete."""
     key, members, before = "", dict[str, tarfile.TarInfo](), -1
     for member in archive:
         if member.size < 0 or member.issparse() or member.offset_data + member.size > length:
@@ -102,7 +102,7 @@ def _grouped(file: int, archive: tarfile.TarFile, length: int) -> Iterator[tuple
 
 
 def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: str) -> int:
-    """Read a sample's label, an integer of at most nine digits."""
+    """Read the label of a sample, an integer of at most nine digits."""
     if (member := members.get("cls")) is not None:
         text = _content(file, member, LABEL_BYTES).decode("ascii", "replace").strip()
         if re.fullmatch(r"-?\d{1,9}", text, re.ASCII) is None:

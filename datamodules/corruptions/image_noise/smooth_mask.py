@@ -1,4 +1,7 @@
-"""Multiplicative noise by smooth masks: a coarse grid of random cells, enlarged and blurred."""
+"""Multiplicative noise by smooth masks.
+
+A mask is a coarse grid of random cells that is enlarged and blurred.
+"""
 
 from dataclasses import dataclass
 
@@ -38,12 +41,14 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 
 
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
-    """Enlarge a grid to the size of an image, with pixel i from cell floor(i g / H), and blur the result.
+    """Enlarge a grid to the size of an image, and blur it.
+
+    Before the blur, pixel i has the value of cell floor(i g / H).
 
     Args:
         cells: `[B, g g]`.
         size: height H and width W of the image.
-        kernel: side of the Gaussian kernel in pixels, odd; the image border is padded by reflection.
+        kernel: side of the Gaussian kernel in pixels, an odd number. The border of the image is padded by reflection.
         sigma: standard deviation of the kernel in pixels.
 
     Returns:
@@ -60,7 +65,7 @@ class SmoothMask(ImageNoise):
 
     Args:
         grid: g, number of grid cells per side.
-        kernel: side of the Gaussian kernel in pixels, odd.
+        kernel: side of the Gaussian kernel in pixels, an odd number.
         sigma: standard deviation of the kernel in pixels.
         mean: c, the image value where the mask is 0.
     """

@@ -10,7 +10,10 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class HighDynamicRange(Operator):
-    """y = clip(2 x, -1, 1): half of the tonal range is lost. The first estimate is y / 2."""
+    """y = clip(2 x, -1, 1): half of the tonal range is lost.
+
+    The first estimate is y / 2.
+    """
 
     def forward(self, image: Tensor) -> Tensor:
         return (2 * image).clamp(-1, 1)

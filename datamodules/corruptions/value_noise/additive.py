@@ -91,8 +91,9 @@ class Exponential(_OfStd):
 
 @dataclass(frozen=True)
 class StudentT(ValueNoise):
-    """Student's t distribution times a scale: heavy-tailed; for at most two degrees of freedom, the variance is
-    infinite.
+    """Student's t distribution times a scale.
+
+    It is heavy-tailed. For at most two degrees of freedom, the variance is infinite.
 
     Args:
         degrees: degrees of freedom, positive.
