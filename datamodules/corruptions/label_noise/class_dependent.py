@@ -233,10 +233,7 @@ CIFAR100_SUPERCLASSES = {
 
 
 def cifar100_superclass() -> np.ndarray:
-    """Return the superclass (0 ...
-
-    19) of each fine class of CIFAR-100, `[100]` int64.
-    """
+    """Return the superclass (0 ... 19) of each fine class of CIFAR-100, `[100]` int64."""
     superclass = {name: i for i, names in enumerate(CIFAR100_SUPERCLASSES.values()) for name in names}
     return np.array([superclass[name] for name in sorted(superclass)])
 

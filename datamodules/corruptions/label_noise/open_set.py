@@ -1,8 +1,8 @@
 """Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
-Results of web search contain such images. Each training image is replaced with probability r by an image of another dataset, and its label is kept. Label noise
-can be added at the rate r_in / (1 - r). A fraction r_in of all images is then in distribution and has wrong labels, as
-in the protocol of PLS on CIFAR-100.
+Results of web search contain such images. Each training image is replaced with probability r by an image of another
+dataset, and its label is kept. Label noise can be added at the rate r_in / (1 - r). A fraction r_in of all images is
+then in distribution and has wrong labels, as in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
