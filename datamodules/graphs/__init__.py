@@ -1,4 +1,4 @@
 """Directed acyclic graphs with observations of their nodes, synthetic or recorded.
 
-W[i, j] weights edge i -> j.
+W[i, j] is the weight of edge i -> j.
 """

@@ -1,16 +1,18 @@
-"""Failure detection among the ranks of a job: each rank learns how the others ended, even if they were killed.
+"""Failure detection among the ranks of a job.
 
-Ranks that finish early cannot wait for the others in a collective, which would time out after 30 minutes. Ranks
-therefore use two collectives at the start, and afterwards files in `.<job>.ranks-<token>` next to the job's folder, on
-shared storage:
+Each rank learns how the others ended, even if they were killed.
+
+Ranks that finish early cannot wait for the others in a collective, because it would time out after 30 minutes. Ranks
+therefore use two collectives at the start. Afterwards they use files in `.<job>.ranks-<token>` next to the folder of
+the job, on shared storage:
 
     rank_<number>   `arrived` for each meeting point the rank has reached, then `done`, or `failed` and the cause
     step_<number>   what rank 0 returned at a meeting point
 
-A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so an
-unlocked file without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error with
-that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected, but not
-kills.
+A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL. An unlocked
+file without `done` or `failed` therefore belongs to a killed rank. If a rank fails, the other ranks raise an error with
+the same cause, so all ranks report the first failure. On file systems without locks, failed ranks are detected, but
+killed ranks are not.
 
 Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of runs killed earlier.
 """

@@ -36,5 +36,8 @@ class DeepinvPhysics(Operator):
         return self._on(measured).A_dagger(measured)
 
     def _on(self, tensor: Tensor) -> Any:
-        """Return the operator on a tensor's device; nothing is moved if the operator is already there."""
+        """Return the operator on the device of a tensor.
+
+        Nothing is copied if the operator is on this device already.
+        """
         return self.physics.to(tensor.device)
