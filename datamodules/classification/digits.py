@@ -70,7 +70,7 @@ class PretrainingDigits(Digits):
 
 
 class TuningDigits(Digits):
-    """All ten digits.
+    """All ten digits, without the training images of `PretrainingDigits`.
 
     Images 601 to 1,000 are for training, and the last 797 images for testing.
 

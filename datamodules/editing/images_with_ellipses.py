@@ -15,9 +15,9 @@ from datamodules.segmentation.ellipses import ellipse_masks
 
 
 class ImagesWithEllipses(ProtectedSet):
-    """Square images.
+    """Square images with two elliptic regions.
 
-    Each has an elliptic region to protect, and a second ellipse near this region.
+    Each image has an elliptic region to protect, and a second ellipse near this region.
 
     Training batches are for an inpainting model and have new regions in every epoch. Testing edits each image twice.
     First the editor keeps the protected region. Then the editor keeps the second ellipse, which the protection does not

@@ -24,8 +24,9 @@ PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
-    """Pack a Bayer image into channels R, G, B, G. The first two come from one sensor row, and the last two from the
-    next.
+    """Pack a Bayer image into the channels R, G, B, G.
+
+    The first two channels come from one sensor row, and the last two from the next row.
 
     If the pattern does not begin with red, the image is cropped so that it does. Incomplete cells are left out.
 

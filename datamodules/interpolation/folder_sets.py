@@ -54,10 +54,7 @@ class PairsInFolder(EndPoints):
 
 
 class _FilePairs:
-    """The image pairs.
-
-    Images are read on access.
-    """
+    """The image pairs, which are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         required_folder(root, "data_dir")

@@ -18,16 +18,16 @@ from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, capti
 class CaptionedImages(SeededBatches):
     """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
 
-    Order, crops and flips depend only on (seed, epoch, index), not on the number of ranks.
+    The order, the crops and the flips depend only on (seed, epoch, index), not on the number of ranks.
 
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        validation_fraction: fraction of the images held out of training, in [0, 1).
-        augmentation: random crop of padded training images, and flip; None means no augmentation.
-        evaluation_batch_size: global batch size in validation and testing; None means `batch_size`.
+        validation_fraction: fraction of the images to hold out of training, in [0, 1).
+        augmentation: random crop and flip of padded training images. None means no augmentation.
+        evaluation_batch_size: global batch size in validation and testing. None means `batch_size`.
         num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of the split, batch order and augmentation; None means the value of `seed_everything`.
+        seed: seed of the split, the batch order and the augmentation. None means the value of `seed_everything`.
     """
 
     train_set: CaptionedRows | None
@@ -58,7 +58,7 @@ class CaptionedImages(SeededBatches):
         """Check that the images have captions, without reading an image.
 
         Args:
-            needed_by: what needs the captions, for the error message.
+            needed_by: name of what needs the captions, for the error message.
 
         Raises:
             ValueError: if there are no captions.

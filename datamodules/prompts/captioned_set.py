@@ -1,4 +1,7 @@
-"""Interface of datasets of images with captions; datasets only read their images, without batching."""
+"""Interface of datasets of images with captions.
+
+A dataset reads its images and knows nothing of batches.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ class Captioned:
 
     Args:
         source: images, whose labels are ignored.
-        captions: one caption per image, `[N]`; None if images have no captions.
+        captions: one caption per image, `[N]`. None if the images have no captions.
     """
 
     source: ImageSource
@@ -35,7 +38,7 @@ class CaptionedSet(ABC):
     """Shape C, H, W of the network's input images."""
 
     def has_captions(self) -> bool:
-        """Tell whether the images have captions, without reading an image.
+        """Return whether the images have captions, without reading an image.
 
         Raises:
             FileNotFoundError: if the images, or files that the captions refer to, are missing.
@@ -49,16 +52,18 @@ class CaptionedSet(ABC):
 
         Raises:
             FileNotFoundError: if the images are missing; the message names the expected path.
-            ValueError: if a file is damaged, or captions and images do not match.
+            ValueError: if a file is damaged, or if captions and images do not match.
         """
 
 
 class CaptionedClasses(CaptionedSet):
-    """Training images of a labelled dataset, captioned by class name.
+    """Training images of a labelled dataset.
+
+    The captions contain the names of classes.
 
     Args:
-        images: labelled dataset; a class without a name is captioned by its number.
-        caption: template in which `{}` stands for the class, such as `a photo of a {}`.
+        images: labelled dataset. If a class has no name, its number is used.
+        caption: template of the captions, such as `a photo of a {}`. `{}` stands for the class.
     """
 
     def __init__(self, images: ImageSet, caption: str = "{}") -> None:
@@ -79,7 +84,7 @@ class CaptionedRows:
     Args:
         captioned: the split.
         row: positions in the split, `[n]`.
-        seed: seed of random crops; None means centre crops.
+        seed: seed of random crops. None means centre crops.
     """
 
     def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None) -> None:
@@ -99,10 +104,12 @@ class CaptionedRows:
         return None if every is None else [every[row] for row in self.row.tolist()]
 
     def give_instead(self, arrays: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
-        """Return a copy whose batches contain rows of given arrays instead of images.
+        """Return a copy of the dataset.
+
+        Its batches contain rows of given arrays instead of images.
 
         Args:
-            arrays: maps each batch key to an array and each image's row in that array, `[n]`.
+            arrays: dictionary that maps each batch key to an array and to the rows of the images in this array, `[n]`.
         """
         self.instead = arrays
 

@@ -1,4 +1,4 @@
-"""A folder of images with captions, in the layout of diffusers' training scripts and Hugging Face's imagefolder."""
+"""A folder of images with captions, in the layout of Hugging Face's imagefolder and of diffusers."""
 
 from pathlib import Path
 
@@ -13,18 +13,18 @@ from datamodules.prompts.text_tables import entries
 
 
 class CaptionedFolder(CaptionedSet):
-    """The user's own images, in any subfolders, with captions if available.
+    """Images of the user in any subfolders, with captions if there are any.
 
-    Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
-    `metadata.csv` with these columns, or from a text file beside each image, `one.txt` for `one.png`. Images without
-    any of these files have no captions, which suffices for an unconditional model.
+    Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, or from
+    `metadata.csv` with these columns. They can also be in a text file beside each image, such as `one.txt` for
+    `one.png`. Without these files, images have no captions. An unconditional model needs none.
 
     Args:
         data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side before the square crop, in pixels; None means `image_size`.
+        resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
-        prompt: one caption for all images, such as `a photo of sks`; captions in the folder are ignored.
+        prompt: caption of all images, such as `a photo of sks`. If it is given, captions in the folder are ignored.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class CaptionedFolder(CaptionedSet):
         return Captioned(source, None if captions is None else [captions[name] for name in names])
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions by file name; None if the folder has no captions."""
+        """Read the captions by file name, or return None if the folder has no captions."""
         files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
         found: dict[str, str] = {}
         for file in files:

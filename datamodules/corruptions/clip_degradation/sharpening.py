@@ -2,8 +2,9 @@
 
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
-The Gaussian g has 51 taps. Its standard deviation is the default of OpenCV for this size, .3 ((51 - 1) / 2 - 1) + .8 =
-8. Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
+The Gaussian g has 51 taps. Its standard deviation is 8, the default of OpenCV for this size.
+
+Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Mask noise that makes objects too small or too large.
 
-They change by a number of pixels, or in proportion to their size.
+Objects change by a number of pixels, or in proportion to their size.
 
 All objects of an image are under-segmented, or all are over-segmented. Classes are processed in turn. Pixels that
 erosion removes become background. Background pixels that dilation reaches become the class.

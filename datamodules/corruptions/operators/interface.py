@@ -18,7 +18,7 @@ class Operator(ABC):
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
         """Return the operator for given images.
 
-        It is this operator, unless each image has an operator of its own.
+        The result is this operator, unless each image has an operator of its own.
 
         Args:
             index: positions of the images in the dataset, `[B]`, int64, on the device of the images.
