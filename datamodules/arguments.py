@@ -9,7 +9,7 @@ def at_least(least: float, **arguments: float | None) -> None:
     """Reject arguments below a bound; None is accepted.
 
     Raises:
-        ValueError: if an argument is invalid; the message names the argument.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     for key, value in arguments.items():
         if value is not None and not value >= least:
@@ -20,7 +20,7 @@ def positive(**arguments: float | None) -> None:
     """Reject arguments that are not positive; None is accepted.
 
     Raises:
-        ValueError: if an argument is invalid; the message names the argument.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     for key, value in arguments.items():
         if value is not None and not value > 0:
@@ -39,7 +39,7 @@ def within(
         arguments: values by argument name.
 
     Raises:
-        ValueError: if an argument is outside the interval; the message names argument and interval.
+        ValueError: if an argument is outside the interval. The message names argument and interval.
     """
     for key, value in arguments.items():
         if value is None:
@@ -54,7 +54,7 @@ def one_of(allowed: Collection[Any], **arguments: Any) -> None:
     """Reject arguments that are not among the allowed values.
 
     Raises:
-        ValueError: if a value is not allowed; the message names the argument and the allowed values.
+        ValueError: if a value is not allowed. The message names the argument and the allowed values.
     """
     for key, value in arguments.items():
         if value not in allowed:
@@ -71,7 +71,7 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
         arguments: values by argument name.
 
     Raises:
-        ValueError: if an argument has no effect; the message names the argument, its value and the mode.
+        ValueError: if an argument has no effect. The message names the argument, its value and the mode.
     """
     defaults = inspect.signature(owner).parameters
     for key, value in () if chosen else arguments.items():

@@ -26,7 +26,7 @@ class Clothing1M(ImageSet):
     position.
 
     Args:
-        data_dir: folder that contains `images`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `images`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
             224`.

@@ -25,7 +25,7 @@ class DomainNet(ImageSet):
         data_dir: folder that contains lists and images, directly or in a subfolder `domain_net` or `DomainNet`. None
             means the NOISEWORKS_DATA directory.
         train_domain: domain for training and in-distribution testing.
-        test_domains: domains of the shifted test sets; None means all others.
+        test_domains: domains of the shifted test sets. None means all others.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side of validation and test images before the centre crop, in pixels. None means
             `image_size * 256 / 224`.

@@ -39,7 +39,7 @@ class ImageFolder(ImageSet):
         data_dir: folder that contains `train`, and usually `test` or `val`.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
+            pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means resizing as in testing, then a crop at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
@@ -117,10 +117,10 @@ class ClassFolders(ImageSet):
     Args:
         folder: name of the folder.
         num_classes: number of classes that the folder must have.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
+            pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means resizing as in testing, then a crop at a random position.
     """
@@ -204,7 +204,7 @@ class Faces(ImageSet):
 
     Args:
         folder: name of the folder, such as celebahq or ffhq.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the module's input images, in pixels.
         num_test: number of test images. The last images in name order are for testing, and all others for training.
     """

@@ -168,12 +168,12 @@ def listed_files(
         crop: crop of each image.
         name: name of the dataset, for error messages.
         listed: number of classes that occur in the list.
-        separator: text between file name and label; None means white space.
-        num_classes: keep only the first `num_classes` classes; None keeps all.
+        separator: text between file name and label. None means white space.
+        num_classes: keep only the first `num_classes` classes. None keeps all.
 
     Raises:
         FileNotFoundError: if the first image is missing.
-        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
+        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = read_list(file, listed, separator)
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
@@ -189,10 +189,10 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
     Args:
         file: the list, in UTF-8.
         listed: number of classes in the list; labels must be in 0 ... `listed` - 1.
-        separator: text between file name and label; None means white space.
+        separator: text between file name and label. None means white space.
 
     Raises:
-        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
+        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = [], []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -228,7 +228,7 @@ class OtherImages(ABC):
             seed: random seed, used by datasets that generate or select images at random.
 
         Raises:
-            FileNotFoundError: if images are missing; the message names the expected path.
+            FileNotFoundError: if images are missing. The message names the expected path.
             ValueError: if images are damaged or have another shape.
         """
 

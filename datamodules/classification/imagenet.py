@@ -55,16 +55,16 @@ class ImageNet(ImageSet):
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
 
     Args:
-        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.
         classes: classes to keep. A number n keeps the first n classes in the order of their wnids, such as 50 for
             mini-WebVision. A text file with one wnid per line keeps these classes, such as those of ImageNet-100. None
             keeps all 1,000. Classes are numbered in wnid order.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
+            pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means resizing as in testing, then a crop at a random position.
-        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics; None means no
+        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics. None means no
             shifted test sets.
         class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir` with lines `<wnid>
             <folder>`. Subfolders that are not listed are ignored.
@@ -181,7 +181,7 @@ def read_class_map(path: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is invalid; the message names the line.
+        ValueError: if a line is invalid. The message names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")

@@ -48,7 +48,7 @@ class LabelledImages(SeededBatches):
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        label_noise: corrupts training and validation labels; None leaves them unchanged.
+        label_noise: corrupts training and validation labels. None leaves them unchanged.
         validation_fraction: fraction of each class to hold out of the training images for validation, in [0, 1). Label
             noise also corrupts the validation labels. None holds out one tenth if the dataset has no validation images.
         test_fraction: fraction of each class to hold out of the training images for testing, in [0, 1), if the dataset
@@ -269,7 +269,7 @@ class LabelledImages(SeededBatches):
         """Check lists, folders and labels of all shifted test sets, to report missing data before training.
 
         Raises:
-            FileNotFoundError: if a shifted test set is missing; the message names the expected path.
+            FileNotFoundError: if a shifted test set is missing. The message names the expected path.
             ValueError: if there are no shifted test sets, or one of them is damaged, has invalid labels or has images
                 of another shape.
         """

@@ -18,7 +18,7 @@ class MNIST(ImageSet):
     """MNIST from torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
 
     Args:
-        data_dir: folder that contains `MNIST`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `MNIST`. None means the NOISEWORKS_DATA directory.
         download: download missing files.
     """
 
@@ -70,7 +70,7 @@ class MedMNIST(ImageSet):
     Args:
         name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
-        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the images, in pixels. The first edition of MedMNIST has 28.
         channels: number of channels of the images, 1 for grey and 3 for colour.
     """

@@ -27,7 +27,7 @@ class ImagesInFolder(OtherImages):
 
     Args:
         folder: name of the folder, such as `LSUN_resize`.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         num_images: number of images to use, from the first. None means all images.
     """
 
@@ -128,7 +128,7 @@ class PhotographPatches(OtherImages):
     No download.
 
     Args:
-        num_images: number of patches, in random order; None means all.
+        num_images: number of patches, in random order. None means all.
     """
 
     def __init__(self, num_images: int | None = None) -> None:

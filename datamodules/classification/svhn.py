@@ -22,7 +22,7 @@ class SVHN(ImageSet):
     The files label the digit 0 as 10; here its label is 0.
 
     Args:
-        data_dir: folder that contains the files; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the files. None means the NOISEWORKS_DATA directory.
         download: whether to download missing files (64 and 182 MB).
     """
 

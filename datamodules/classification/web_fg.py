@@ -27,7 +27,7 @@ class WebFG(ImageSet):
             NOISEWORKS_DATA directory.
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side after resizing, before the crop, in pixels; None means 256/224 of `image_size`.
+        resize: length of the short side after resizing, before the crop, in pixels. None means 256/224 of `image_size`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 

@@ -31,7 +31,7 @@ class WebVision(ImageSet):
     `test_on: imagenet`, the test images are separate. Images are resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that contains `info`, `google` and `val_images_256`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `info`, `google` and `val_images_256`. None means the NOISEWORKS_DATA directory.
         num_classes: number of classes to keep, from the first, in 1...1000.
         test_on: dataset whose validation images are the test images, "webvision" or "imagenet". The classes are the
             same in both.

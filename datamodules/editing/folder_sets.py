@@ -39,7 +39,7 @@ class MaskedPhotographs(ProtectedSet):
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
 
     Args:
-        data_dir: folder of the photographs; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the photographs. None means the NOISEWORKS_DATA directory.
         image_size: height and width of images and masks after resizing, in pixels. It must be a multiple of 8.
     """
 

@@ -229,7 +229,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else; the message names the file.
+        ValueError: if the file is damaged or contains anything else. The message names the file.
     """
     try:
         check_is_file(path)

@@ -39,7 +39,7 @@ class PairsInFolder(EndPoints):
     regardless of their aspect ratio. The code of the authors does the same.
 
     Args:
-        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
         image_size: height and width of images after resizing, in pixels. It must be a multiple of 8.
     """
 

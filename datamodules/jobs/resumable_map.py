@@ -75,7 +75,10 @@ class ResumableMap:
             self.peers.__exit__(kind, error, trace)
 
     def open(self) -> None:
-        """Start the job; all ranks call this together."""
+        """Start the job.
+
+        All ranks must call this.
+        """
         if self._meets:
             self.peers.open()
         try:

@@ -57,7 +57,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     Args:
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
+        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
         passes_per_epoch: number of passes over the training set per epoch.
         num_workers: number of DataLoader workers, at most 64 or 4 per core. None means one per free core, at most 8.
         prefetch_factor: batches that each worker prefetches.

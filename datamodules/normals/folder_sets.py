@@ -196,7 +196,7 @@ class DIODE(NormalFolder):
     not checked with a file of DIODE.
 
     Args:
-        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.
     """
 
     origin = "Images and normals are two archives each at diode-dataset.org; unpack both into one folder."

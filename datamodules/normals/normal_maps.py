@@ -30,7 +30,7 @@ class NormalMaps(WholeImageSets):
     Args:
         training: training dataset; None for a run that only tests or predicts.
         test: test dataset, or several test datasets by name. Each test dataset has separate metrics.
-        validation: validation dataset; None means no validation.
+        validation: validation dataset. None means no validation.
         batch_size: global training batch size, over all ranks.
         crop_size: height and width of training crops, in pixels.
         flip: whether to flip half of the training images horizontally. Flipping negates x of their normals.

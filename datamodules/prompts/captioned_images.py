@@ -26,7 +26,7 @@ class CaptionedImages(SeededBatches):
         validation_fraction: fraction of the images to hold out of training, in [0, 1).
         augmentation: random crop and flip of padded training images. None means no augmentation.
         evaluation_batch_size: global batch size in validation and testing. None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, and 0 for images in memory.
         seed: seed of the split, the batch order and the augmentation. None means the value of `seed_everything`.
     """
 

@@ -51,7 +51,7 @@ class CaptionedSet(ABC):
         """Read the images.
 
         Raises:
-            FileNotFoundError: if the images are missing; the message names the expected path.
+            FileNotFoundError: if the images are missing. The message names the expected path.
             ValueError: if a file is damaged, or if captions and images do not match.
         """
 

@@ -20,7 +20,7 @@ class CaptionedFolder(CaptionedSet):
     `one.png`. Without these files, images have no captions. An unconditional model needs none.
 
     Args:
-        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.

@@ -163,7 +163,7 @@ class ImageShards(ImageSet):
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
-        data_dir: folder of the shards; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the shards. None means the NOISEWORKS_DATA directory.
         train: training shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`.
         validation: validation shards, specified like `train`. None means no validation shards.
         test: test shards, specified like `train`. None means no test shards.
@@ -171,7 +171,7 @@ class ImageShards(ImageSet):
         label_key: name of the column of labels in parquet files, and of the key of the label in `.json` members.
         image_size: height and width of the network's input, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
+            pixels. None means 256/224 of `image_size`.
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means resizing as in testing, then a crop at a random position.
         cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much

@@ -81,7 +81,7 @@ class ParquetShard:
         """Read the labels, `[n]`.
 
         Raises:
-            ValueError: if a row has no label; the message names the shard and the first such row.
+            ValueError: if a row has no label. The message names the shard and the first such row.
         """
         try:
             column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
@@ -96,7 +96,7 @@ class ParquetShard:
         """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: if the row group cannot be read; the message names row group and shard.
+            ValueError: if the row group cannot be read. The message names row group and shard.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
@@ -109,7 +109,7 @@ class ParquetShard:
         """Read all encoded images in small groups.
 
         Raises:
-            ValueError: if a row has no image; the message names the shard and the row.
+            ValueError: if a row has no image. The message names the shard and the row.
         """
         import pyarrow
 

@@ -40,7 +40,7 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
+        ValueError: if the shard is damaged or invalid. The message names the shard and, if known, the member.
     """
     check_is_file(path)
     try:

@@ -64,7 +64,7 @@ def check_range(ends: Sequence[float], least: float, name: str) -> None:
     """Reject a range whose lower end is too small or above the upper end.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     if len(ends) != 2 or not least <= ends[0] <= ends[1]:
         raise ValueError(f"{name} must be two numbers of at least {least:g}, the lower first, got {list(ends)}")
@@ -74,7 +74,7 @@ def check_chances(chances: Sequence[float], name: str) -> None:
     """Reject probabilities that do not add up to 1.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     if min(chances, default=-1.0) < 0 or abs(sum(chances) - 1) > 1e-6:
         raise ValueError(f"{name} must be probabilities that add up to 1, got {list(chances)}")

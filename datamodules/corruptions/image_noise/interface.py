@@ -103,7 +103,7 @@ def check_level(name: str, level: Any, low: float, high: float, low_belongs: boo
     """Reject a noise level, or a range of levels, that is outside the domain.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1

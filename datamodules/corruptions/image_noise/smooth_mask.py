@@ -19,7 +19,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
     """Reject arguments of `smooth` that are out of range.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
@@ -31,7 +31,7 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
     """Reject a grid with more cells per side than the image has pixels, or a kernel that is too large for the image.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     side = min(image_shape[-2:])
     if grid > side:

@@ -94,7 +94,7 @@ class InstanceDependent:
 
     Args:
         noise_rate: mean r of the flip probabilities before truncation to [0, 1], in [0, 1).
-        seed: seed of the noise; None means the value of `seed_everything`.
+        seed: seed of the noise. None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, seed: int | None = None) -> None:

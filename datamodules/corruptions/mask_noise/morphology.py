@@ -40,7 +40,7 @@ class ErosionDilation:
         max_pixels: largest number of pixels by which objects change. The number is sampled uniformly for each image. If
             `max_pixels` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
-        seed: seed of the noise; None means the DataModule's seed.
+        seed: seed of the noise. None means the DataModule's seed.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class OverUnderSegmentation:
             `max_iterations` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
         noise_level: probability that an image is changed, in [0, 1].
-        order: classes to change, in this order; None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
+        order: classes to change, in this order. None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
             trachea, aorta, heart).
         target_pixels: number of pixels that a class covers when it is eroded or dilated.
-        seed: seed of the noise; None means the DataModule's seed.
+        seed: seed of the noise. None means the DataModule's seed.
     """
 
     def __init__(
