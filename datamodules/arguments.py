@@ -1,4 +1,7 @@
-"""Range checks of arguments; every message names the argument, the allowed values and the given value."""
+"""Range checks of arguments.
+
+Every message names the argument, the allowed values and the given value.
+"""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -6,7 +9,9 @@ from typing import Any, Literal
 
 
 def at_least(least: float, **arguments: float | None) -> None:
-    """Reject arguments below a bound; None is accepted.
+    """Reject arguments below a bound.
+
+    None is accepted.
 
     Raises:
         ValueError: if an argument is invalid. The message names the argument.
@@ -17,7 +22,9 @@ def at_least(least: float, **arguments: float | None) -> None:
 
 
 def positive(**arguments: float | None) -> None:
-    """Reject arguments that are not positive; None is accepted.
+    """Reject arguments that are not positive.
+
+    None is accepted.
 
     Raises:
         ValueError: if an argument is invalid. The message names the argument.
@@ -30,7 +37,9 @@ def positive(**arguments: float | None) -> None:
 def within(
     low: float, high: float, bounds: Literal["[]", "[)", "(]", "()"] = "[]", /, **arguments: float | None
 ) -> None:
-    """Reject arguments outside an interval; None is accepted.
+    """Reject arguments outside an interval.
+
+    None is accepted.
 
     Args:
         low: lower end.

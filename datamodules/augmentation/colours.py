@@ -8,7 +8,7 @@ def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Convert RGB to hue (in units of 60 degrees, in (-1, 5]), chroma and value (both in [0, 1]), each `[B, H, W]`.
 
     Args:
-        image: `[B, 3, H, W]`, RGB in [0, 1]; the hue of grey pixels is meaningless.
+        image: RGB images `[B, 3, H, W]` in [0, 1]. The hue of grey pixels has no meaning.
     """
     red, green, blue = image.unbind(dim=1)
     value, least = image.amax(dim=1), image.amin(dim=1)
@@ -57,8 +57,8 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
         image: `[B, 3, H, W]`, RGB in [0, 1].
         uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each is mapped to [-maximum, maximum).
         hue: maximal shift, in degrees.
-        saturation: maximal shift; results are clipped to [0, 1].
-        value: maximal shift; results are clipped to [0, 1].
+        saturation: maximal shift of saturation. Results are clipped to [0, 1].
+        value: maximal shift of value. Results are clipped to [0, 1].
 
     Returns:
         `[B, 3, H, W]`, in [0, 1].

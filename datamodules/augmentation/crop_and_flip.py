@@ -1,4 +1,7 @@
-"""Random crop and horizontal flip of a batch on its device; randomness is a function of (seed, epoch, sample)."""
+"""Random crop and horizontal flip of a batch on its device.
+
+Random numbers are a function of (seed, epoch, sample).
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
         image: `[B, C, H, W]`, of any dtype.
         uniform: random numbers in [0, 1), `[B, 3]`: for each image, the row of the crop, the column of the crop and the
             flip.
-        padding: number of zero pixels on each side; 0 means no crop.
+        padding: number of zero pixels on each side. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Returns:

@@ -19,25 +19,28 @@ FILL = (124, 116, 104)
 
 
 class Placed(NamedTuple):
-    """A square crop of a scaled image; the square may extend beyond the image."""
+    """A square crop of a scaled image.
+
+    The square may extend beyond the image.
+    """
 
     height: int
     """Height of the scaled image, in pixels."""
     width: int
     """Width of the scaled image, in pixels."""
     top: int
-    """First row of the square in the scaled image; negative if it reaches beyond."""
+    """First row of the square in the scaled image. It is negative if the square extends beyond the image."""
     left: int
-    """First column of the square in the scaled image; negative if it reaches beyond."""
+    """First column of the square in the scaled image. It is negative if the square extends beyond the image."""
 
 
 @dataclass(frozen=True)
 class MaskAugmentation:
     """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    The padding has the mean colour of ImageNet, and its labels are ignored. Follows the ADELE authors' code for PASCAL
-    VOC, with four differences: images are resized with antialiasing, masks use the nearest pixel centre, colour changes
-    are not rounded to integers, and the padding is also jittered.
+    The padding has the mean colour of ImageNet, and its labels are ignored. Follows the code of ADELE for PASCAL VOC,
+    with four differences. Images are resized with antialiasing. Masks use the nearest pixel centre. Colour changes are
+    not rounded to integers. The padding is also jittered.
 
     Args:
         crop_size: side of a training image, in pixels.

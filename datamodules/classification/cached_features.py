@@ -118,7 +118,8 @@ class CachedFeatures(ImageSet):
 
     Args:
         images: dataset whose features are computed.
-        encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it runs in evaluation mode.
+        encoder: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It runs in
+            evaluation mode.
         num_features: number of features per image, D.
         augmented_passes: number of random augmentations per training image. Their features are cached, and each epoch
             uses one of them. With 0, training uses the features of images without augmentation.

@@ -111,7 +111,7 @@ class CIFAR(ImageSet):
 
 
 class CIFAR10(CIFAR):
-    """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files."""
+    """CIFAR-10, from `cifar-10-batches-py` of torchvision or from the parquet files of Hugging Face."""
 
     num_classes = 10
     name = "CIFAR-10"
@@ -122,7 +122,7 @@ class CIFAR10(CIFAR):
 
 
 class CIFAR100(CIFAR):
-    """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files."""
+    """CIFAR-100 with 100 fine labels, from `cifar-100-python` of torchvision or parquet files of Hugging Face."""
 
     num_classes = 100
     name = "CIFAR-100"

@@ -21,13 +21,13 @@ class Clothing1M(ImageSet):
 
     The lists and labels are in `annotations/` or next to `images/`.
 
-    Training uses the images with noisy labels (`noisy_train_key_list.txt`); validation and testing use the images with
-    clean labels (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized, then cropped at a random
-    position.
+    Training uses the images with noisy labels, listed in `noisy_train_key_list.txt`. Validation and testing use images
+    with clean labels, listed in `clean_val_key_list.txt` and `clean_test_key_list.txt`. Images are resized, then
+    cropped at a random position.
 
     Args:
         data_dir: folder that contains `images`. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
             224`.
     """

@@ -29,7 +29,7 @@ class CNWL(ImageSet):
     Args:
         data_dir: folder that contains `split`. None means the NOISEWORKS_DATA directory.
         noise_rate: fraction of training images from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         interpolation: interpolation for resizing, "bilinear" or "bicubic". Both use antialiasing.
     """
 

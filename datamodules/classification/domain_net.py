@@ -26,7 +26,7 @@ class DomainNet(ImageSet):
             means the NOISEWORKS_DATA directory.
         train_domain: domain for training and in-distribution testing.
         test_domains: domains of the shifted test sets. None means all others.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images before the centre crop, in pixels. None means
             `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].

@@ -21,12 +21,12 @@ from datamodules.files.image_files import (
 class ImageFolder(ImageSet):
     """Labelled images in `train/<class>/` and `test/<class>/` of one folder.
 
-    Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP; ignores other files.
+    Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP files. Other files are ignored.
 
-    Classes are numbered in alphabetical order; the model's `num_classes` must equal their number. If there is a `test`
-    folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If there is no
-    `test` folder, `val` is the test set, and its labels are never corrupted. If there is neither a `test` nor a `val`
-    folder, set `data.test_fraction` to hold out a part of `train` for testing.
+    Classes are numbered in alphabetical order. `num_classes` of the model must equal the number of classes. If there is
+    a `test` folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If
+    there is no `test` folder, `val` is the test set, and its labels are never corrupted. If there is neither a `test`
+    nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
 
     To read labels from a table instead, set `label_noise` to `FromCSV`. The table identifies images by file name
     relative to `train`, or by index. The index of an image is its position among all training images, ordered by class
@@ -37,11 +37,11 @@ class ImageFolder(ImageSet):
 
     Args:
         data_dir: folder that contains `train`, and usually `test` or `val`.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
         shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
             `data_dir`. None means no shifted test sets.
     """
@@ -118,11 +118,11 @@ class ClassFolders(ImageSet):
         folder: name of the folder.
         num_classes: number of classes that the folder must have.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class UnlabelledFolder(ImageSet):
 
     Args:
         data_dir: folder that contains the images.
-        image_size: height and width of the module's input images, in pixels.
+        image_size: height and width of the input images of the module, in pixels.
         resize: length of the short side after resizing and before the square crop, in pixels. None means `image_size *
             256 / 224`.
         min_area: smallest area of a random resized crop, as a fraction of the area of the image, in (0, 1]. None means
@@ -205,7 +205,7 @@ class Faces(ImageSet):
     Args:
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the module's input images, in pixels.
+        image_size: height and width of the input images of the module, in pixels.
         num_test: number of test images. The last images in name order are for testing, and all others for training.
     """
 
@@ -245,7 +245,7 @@ class NewImages(ImageFiles):
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
-        ValueError: if the dataset's images are not square, or neither grey nor colour.
+        ValueError: if the images of the dataset are not square, or are neither grey nor in colour.
     """
 
     def __init__(self, folder: str, images: ImageSet) -> None:

@@ -41,7 +41,10 @@ class ImageSource(Source, ABC):
 
     @property
     def names(self) -> list[str] | None:
-        """File names, `[N]`; None if the images are not files."""
+        """File names, `[N]`.
+
+        None if the images are not files.
+        """
         return None
 
     @property
@@ -132,7 +135,9 @@ class ImageFiles(ImageSource):
 
 
 def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> ImageFiles:
-    """Find the images of a split with one folder per class; classes without a folder are allowed.
+    """Find the images of a split with one folder per class.
+
+    Classes without a folder are allowed.
 
     Args:
         split: folder that contains the class folders.
@@ -248,7 +253,10 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
     @property
     def has_test(self) -> bool:
-        """Whether there are test images; if not, a fraction of the training images can be held out for testing."""
+        """Whether there are test images.
+
+        If not, a fraction of the training images can be held out for testing.
+        """
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:

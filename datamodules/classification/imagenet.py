@@ -59,11 +59,11 @@ class ImageNet(ImageSet):
         classes: classes to keep. A number n keeps the first n classes in the order of their wnids, such as 50 for
             mini-WebVision. A text file with one wnid per line keeps these classes, such as those of ImageNet-100. None
             keeps all 1,000. Classes are numbered in wnid order.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
         shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics. None means no
             shifted test sets.
         class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir` with lines `<wnid>

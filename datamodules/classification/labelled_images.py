@@ -141,7 +141,7 @@ class LabelledImages(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape C, H, W of the network's input images."""
+        """Shape C, H, W of the input images of the network."""
         return self.images.image_shape
 
     @property
@@ -357,7 +357,7 @@ class LabelledImages(SeededBatches):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert all images to the module's dtype, in [0, 1]."""
+        """Convert all images to the dtype of the module, in [0, 1]."""
         data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:

@@ -26,7 +26,7 @@ class WebFG(ImageSet):
         data_dir: folder that contains the lists, directly or in a subfolder such as `web-bird`. None means the
             NOISEWORKS_DATA directory.
         subject: bird (200 classes), car (196) or aircraft (100).
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side after resizing, before the crop, in pixels. None means 256/224 of `image_size`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """

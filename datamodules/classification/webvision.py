@@ -36,7 +36,7 @@ class WebVision(ImageSet):
         test_on: dataset whose validation images are the test images, "webvision" or "imagenet". The classes are the
             same in both.
         imagenet_dir: folder that contains the folders `val/<wnid>` of ImageNet. None means `data_dir`.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
             227`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.

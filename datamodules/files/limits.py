@@ -36,7 +36,7 @@ def check_unpacked(path: Path, size: int) -> None:
 
     Args:
         path: packed file.
-        size: size of the file's content in memory, in bytes.
+        size: size of the content of the file in memory, in bytes.
 
     Raises:
         ValueError: if the content exceeds the budget. The message states both sizes. The caller adds the name of the

@@ -45,7 +45,7 @@ def cached_array(
 
     Args:
         folder: folder of the cache. It must be on storage that all ranks share.
-        name: prefix of the entry's name, before the digest.
+        name: prefix of the name of the entry, before the digest.
         identity: description of all inputs of the array. Any difference leads to another entry.
         num_parts: number of parts. The array is the concatenation of the parts along the first axis.
         compute: function that maps the numbers of missing parts to an iterator of (number, rows of this part). Each

@@ -257,7 +257,7 @@ def remove_ended_ranks(folder: Path, before: float) -> None:
     """Remove the rank folders of a job that killed runs left behind.
 
     Args:
-        folder: the job's folder.
+        folder: folder of the job.
         before: time in nanoseconds since the Unix epoch. An older run has ended if its rank 0 holds no lock.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):

@@ -120,7 +120,7 @@ class ResumableMap:
         Call this method in a loop over batches.
 
         Args:
-            keys: keys of the batch's items.
+            keys: keys of the items of the batch.
             compute: function that maps the positions of missing keys to results.
             digests: digest of the inputs of each item.
 

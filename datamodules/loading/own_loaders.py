@@ -83,7 +83,7 @@ class SeveralPasses(Sampler[list[int]]):
     """Iterate over a dataset several times per epoch, each time with another batch sampler.
 
     Args:
-        batches: the loader's batch sampler.
+        batches: batch sampler of the loader.
         passes: number of passes over the dataset per epoch.
     """
 

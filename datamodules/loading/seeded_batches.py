@@ -53,7 +53,7 @@ class SeededBatches(LightningDataModule, ABC):
     Subclasses set up the datasets.
 
     `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
-    not on the number of ranks; a run resumed within an epoch continues that epoch.
+    not on the number of ranks. A run that is resumed within an epoch continues this epoch.
 
     Args:
         batch_size: global training batch size, over all ranks.

@@ -35,7 +35,7 @@ class CaptionedSet(ABC):
     """A dataset of images with captions."""
 
     image_shape: tuple[int, int, int]
-    """Shape C, H, W of the network's input images."""
+    """Shape C, H, W of the input images of the network."""
 
     def has_captions(self) -> bool:
         """Return whether the images have captions, without reading an image.

@@ -21,7 +21,7 @@ class CaptionedFolder(CaptionedSet):
 
     Args:
         data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
         prompt: caption of all images, such as `a photo of sks`. If it is given, captions in the folder are ignored.

@@ -76,7 +76,7 @@ def sample_rows(
 
     Args:
         draw: sampling function, such as `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
-        shape: shape of this rank's numbers.
+        shape: shape of the numbers on this rank.
         device: device to sample on.
         rows: index of the dimension of the samples. Along this dimension, the batch may be repeated several times.
         options: further arguments of `draw`, such as `dtype`.

@@ -17,9 +17,9 @@ class StrongView(nn.Sequential):
 
     Args:
         size: height and width of the result, in pixels. None keeps the size of the images.
-        num_ops: number of RandAugment's operations.
+        num_ops: number of operations of RandAugment.
         magnitude: strength of the operations of RandAugment, in 0...30.
-        min_area: smallest area of the crop, as a fraction of the image's area.
+        min_area: smallest area of the crop, as a fraction of the area of the image.
     """
 
     def __init__(self, size: int | None = None, num_ops: int = 1, magnitude: int = 6, min_area: float = 0.08) -> None:
@@ -27,16 +27,16 @@ class StrongView(nn.Sequential):
 
 
 class ContrastiveView(nn.Sequential):
-    """SimCLR's augmentation: random resized crop, mirroring, colour jitter and random conversion to grey.
+    """Augmentation of SimCLR: random resized crop, mirroring, colour jitter and random conversion to grey.
 
     Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
         size: height and width of the result, in pixels. None keeps the size of the images.
-        brightness: maximal change of brightness, contrast and saturation; each factor is at most this far from 1.
+        brightness: maximal change of brightness, contrast and saturation. Each factor is at most this far from 1.
         hue: maximal hue shift.
-        min_area: smallest area of the crop, as a fraction of the image's area.
+        min_area: smallest area of the crop, as a fraction of the area of the image.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TimmView(nn.Sequential):
     """Augmentation that timm uses to train on ImageNet: RandAugment, then random erasing.
 
     Args:
-        recipe: timm's string of RandAugment.
+        recipe: string that describes RandAugment in timm.
         erased: fraction of images to which random erasing is applied, in [0, 1]. timm calls it `reprob`.
     """
 

@@ -48,14 +48,14 @@ class ImagesInShards(ImageSource):
 
     @abstractmethod
     def sample_names(self, shard: int) -> list[str]:
-        """List the names of a shard's samples."""
+        """List the names of the samples of a shard."""
 
     @abstractmethod
     def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         """Read encoded images.
 
         Args:
-            shard: index of each image's shard, `[B]`.
+            shard: index of the shard of each image, `[B]`.
             place: position of each image within its shard, `[B]`.
 
         Yields: For each image, in any order: its position in `shard`, its name for error messages, and its encoded
@@ -153,7 +153,7 @@ class ImageShards(ImageSet):
     Shards are tar files in WebDataset format, or parquet files as of image datasets on the Hugging Face Hub.
 
     In a tar file, each image (`<key>.jpg` or another format) has its label in `<key>.cls` or `<key>.json`. A parquet
-    file has a column of encoded images and a column of labels. Images are read individually by position; only labels
+    file has a column of encoded images and a column of labels. Images are read individually by position. Only labels
     and positions are kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as
     for image files. Label tables identify a sample by its index, or by its name: `<shard>/<member>` in a tar file,
     `<shard>/<row>` in parquet.
@@ -169,11 +169,11 @@ class ImageShards(ImageSet):
         test: test shards, specified like `train`. None means no test shards.
         image_key: parquet column of encoded images.
         label_key: name of the column of labels in parquet files, and of the key of the label in `.json` members.
-        image_size: height and width of the network's input, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
             pixels. None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
         cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much
             space as the shards. None means no cache.
 

@@ -30,7 +30,7 @@ class RandomBlur(ClipOperator):
 
     Args:
         families: probabilities of the kernel families.
-        kernel_sizes: odd kernel sizes in pixels; one is sampled per clip.
+        kernel_sizes: odd kernel sizes in pixels. One of them is sampled per clip.
         sigma: smallest and largest standard deviation of the kernel along either axis.
         sigma_step: largest change of the standard deviations per frame.
         rotation_step: largest change of the angle per frame, in radians.

@@ -56,7 +56,7 @@ class Chain:
         """Degrade a clip.
 
         Args:
-            clip: `[T, C, H, W]`, float32 in [0, 1]; height and width are multiples of `scale`.
+            clip: clean frames `[T, C, H, W]`, float32 in [0, 1]. Height and width are multiples of `scale`.
             random: random number generator of all parameters.
 
         Returns:

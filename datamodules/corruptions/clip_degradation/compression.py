@@ -54,7 +54,7 @@ class RandomCodec(ClipOperator):
     FFmpeg. This encoder may exceed the bit rate by four million bits, and a short clip needs less than this.
 
     Args:
-        codecs: names of encoders; one is sampled per clip.
+        codecs: names of encoders. One of them is sampled per clip.
         bit_rate: lowest and highest bit rate, in bits per second.
     """
 

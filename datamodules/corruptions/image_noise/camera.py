@@ -69,7 +69,7 @@ def _tuples(value: Any) -> Any:
 
 
 def camera(name: str) -> Camera:
-    """Read a camera's parameters.
+    """Read the parameters of a camera.
 
     Args:
         name: name of a bundled camera, such as `SonyA7S2`, or path of a file written by `Camera.save`.

@@ -169,7 +169,7 @@ class AsymmetricMNIST(IndependentFlips):
 class PairFlip(IndependentFlips):
     """Flip each class to the next, k -> k + 1, and the last to the first.
 
-    From r = 0.5 on, most labels are wrong; papers use rates up to 0.45.
+    From r = 0.5 on, most labels are wrong. Papers use rates up to 0.45.
 
     Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
     arXiv 1804.06872.

@@ -25,9 +25,9 @@ AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_
 class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
-    The files list the whole training set, before any split, in the order of CIFAR's Python version (torchvision's). The
-    TensorFlow and Hugging Face versions of CIFAR have another order. They are rejected, because their labels differ
-    from the clean labels in the file.
+    The files list the whole training set before any split, in the order of the Python version of CIFAR, which
+    torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have another order. They are rejected, because
+    their labels differ from the clean labels in the file.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
@@ -132,7 +132,10 @@ class FromCSV:
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the given labels, as all kinds of label noise do; `labels_and_truth` describes the arguments."""
+        """Return the given labels, as all kinds of label noise do.
+
+        `labels_and_truth` describes the arguments.
+        """
         return self.labels_and_truth(label, num_classes, names, class_names)[0]
 
     def labels_and_truth(

@@ -16,7 +16,7 @@ class MaskNoise(Protocol):
     """Interface of mask noise, through which DataModules use it."""
 
     seed: int | None
-    """Seed of the noise. None means the DataModule's seed."""
+    """Seed of the noise. None means the seed of the DataModule."""
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         """Corrupt masks.

@@ -25,7 +25,10 @@ _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Choose the masks to dilate, `[N]`, bool; all other masks are eroded."""
+    """Choose the masks to dilate, `[N]`, bool.
+
+    All other masks are eroded.
+    """
     return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
 
 
@@ -40,7 +43,7 @@ class ErosionDilation:
         max_pixels: largest number of pixels by which objects change. The number is sampled uniformly for each image. If
             `max_pixels` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
-        seed: seed of the noise. None means the DataModule's seed.
+        seed: seed of the noise. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class OverUnderSegmentation:
         order: classes to change, in this order. None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
             trachea, aorta, heart).
         target_pixels: number of pixels that a class covers when it is eroded or dilated.
-        seed: seed of the noise. None means the DataModule's seed.
+        seed: seed of the noise. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class Masks(LinearOperator):
         """Raise an error, because masks depend on the positions of the images.
 
         Raises:
-            TypeError: always; use `of` to get the operator of given images.
+            TypeError: always. Use `of` to get the operator of given images.
         """
         raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
