@@ -158,7 +158,9 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
         pairs = [(folder, translation[folder]) for folder in folders if folder in translation]
     elif all(folder.isdecimal() for folder in folders):
         if len(wnids) != 1000:
-            raise ValueError(f"{split} numbers its folders among 1,000 classes, and classes leaves {len(wnids)}")
+            raise ValueError(
+                f"{split} has numbered folders and needs all 1,000 classes, but classes keeps {len(wnids)}"
+            )
         if above := [folder for folder in folders if int(folder) >= 1000]:
             raise ValueError(f"{split} holds a folder {above[0]}, and classes are numbered 0...999")
         pairs = [(folder, wnids[int(folder)]) for folder in folders]

@@ -142,8 +142,8 @@ class PhotographPatches(OtherImages):
         photograph = torch.from_numpy(skimage.data.camera())
         if max(height, width) > min(photograph.shape):
             raise ValueError(
-                f"the photograph is {list(photograph.shape)}, too small for a patch of the in-distribution images' "
-                f"shape {list(image_shape)}"
+                f"the photograph has {list(photograph.shape)} pixels, which is too small for patches of the shape "
+                f"{list(image_shape)} of in-distribution images"
             )
         patches = photograph.unfold(0, height, height).unfold(1, width, width).flatten(0, 1)
         order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))[: self.num_images]

@@ -85,7 +85,7 @@ def checked(raw: RawImage, path: Path) -> RawImage:
         ValueError: if the levels or the pattern are invalid. The message names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
-        raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
+        raise ValueError(f"{path}: black must be below white, both in 0 ... {MOST}, got {raw.black} and {raw.white}")
     if not raw.bayer.size:
         raise ValueError(f"{path} has no pixel")
     if raw.pattern not in PATTERNS:

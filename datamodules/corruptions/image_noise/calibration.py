@@ -156,7 +156,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
         ValueError: if there are fewer than three gains, too few to estimate the spread.
     """
     if len(gains) < 3:
-        raise ValueError(f"a linear fit over gains with its spread needs at least 3 gains, got {len(gains)}")
+        raise ValueError(f"the spread of a linear fit needs at least 3 gains, got {len(gains)}")
     slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
     rest = np.log(scales) - slope * np.log(gains) - intercept
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
