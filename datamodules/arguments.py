@@ -1,4 +1,7 @@
-"""Range checks of arguments; every message names the argument, the allowed values and the given value."""
+"""Range checks of arguments.
+
+Every message names the argument, the allowed values and the given value.
+"""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -6,10 +9,12 @@ from typing import Any, Literal
 
 
 def at_least(least: float, **arguments: float | None) -> None:
-    """Reject arguments below a bound; None is accepted.
+    """Reject arguments below a bound.
+
+    None is accepted.
 
     Raises:
-        ValueError: if an argument is invalid; the message names the argument.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     for key, value in arguments.items():
         if value is not None and not value >= least:
@@ -17,10 +22,12 @@ def at_least(least: float, **arguments: float | None) -> None:
 
 
 def positive(**arguments: float | None) -> None:
-    """Reject arguments that are not positive; None is accepted.
+    """Reject arguments that are not positive.
+
+    None is accepted.
 
     Raises:
-        ValueError: if an argument is invalid; the message names the argument.
+        ValueError: if an argument is invalid. The message names the argument.
     """
     for key, value in arguments.items():
         if value is not None and not value > 0:
@@ -30,7 +37,9 @@ def positive(**arguments: float | None) -> None:
 def within(
     low: float, high: float, bounds: Literal["[]", "[)", "(]", "()"] = "[]", /, **arguments: float | None
 ) -> None:
-    """Reject arguments outside an interval; None is accepted.
+    """Reject arguments outside an interval.
+
+    None is accepted.
 
     Args:
         low: lower end.
@@ -39,7 +48,7 @@ def within(
         arguments: values by argument name.
 
     Raises:
-        ValueError: if an argument is outside the interval; the message names argument and interval.
+        ValueError: if an argument is outside the interval. The message names argument and interval.
     """
     for key, value in arguments.items():
         if value is None:
@@ -54,7 +63,7 @@ def one_of(allowed: Collection[Any], **arguments: Any) -> None:
     """Reject arguments that are not among the allowed values.
 
     Raises:
-        ValueError: if a value is not allowed; the message names the argument and the allowed values.
+        ValueError: if a value is not allowed. The message names the argument and the allowed values.
     """
     for key, value in arguments.items():
         if value not in allowed:
@@ -66,12 +75,12 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
 
     Args:
         mode: setting under which the arguments have an effect, for the error message.
-        chosen: whether this mode is active; if so, every value is accepted.
+        chosen: whether this mode is active. In an active mode, every value is accepted.
         owner: class or function that defines the defaults.
         arguments: values by argument name.
 
     Raises:
-        ValueError: if an argument has no effect; the message names the argument, its value and the mode.
+        ValueError: if an argument has no effect. The message names the argument, its value and the mode.
     """
     defaults = inspect.signature(owner).parameters
     for key, value in () if chosen else arguments.items():

@@ -20,7 +20,7 @@ class LabelledImageBatch(TypedDict):
     label: Tensor
     """`[B]`, int64: the current label. It may be wrong in training, and may be corrected during training."""
     index: Tensor
-    """`[B]`, int64: position in the split's dataset (in training, the training set)."""
+    """`[B]`, int64: position in the dataset of the split. In training, this is the training set."""
     global_batch_size: int
     """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
@@ -33,7 +33,9 @@ class LabelledImageBatch(TypedDict):
     classes: NotRequired[Tensor]
     """`[k]`, int64, in a shifted test set that lacks some classes: the classes it contains."""
     origin: NotRequired[Tensor]
-    """`[B]`, int64: 0 for the dataset's own images, otherwise the number of the out-of-distribution set (label -1)."""
+    """`[B]`, int64: 0 for images of the dataset. Other images have the label -1 and the number of their
+    out-of-distribution set here.
+    """
     unreadable: NotRequired[dict[int, str]]
     """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
 
@@ -58,45 +60,48 @@ class LabelledMaskBatch(TypedDict):
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1] (medical slices are standardised, as their DataModule documents)."""
     label: Tensor
-    """`[B, H, W]`, int64: current class of each pixel, maybe corrected during training; 255 is ignored."""
+    """`[B, H, W]`, int64: current class of each pixel. Training may correct it. 255 is ignored."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
     """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64, in training: the given labels, before any correction; 255 is ignored."""
+    """`[B, H, W]`, int64, in training: the given labels before any correction. 255 is ignored."""
     clean_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: ground truth where known; 255 is ignored. For metrics only, never for a loss."""
+    """`[B, H, W]`, int64: ground truth where it is known. 255 is ignored. For metrics only, never for a loss."""
     unreadable: NotRequired[dict[int, str]]
     """In prediction: for each unreadable file (black in `image`), its `index` and a sentence with the reason."""
 
 
 class UnpairedMaskBatch(TypedDict):
-    """Images, masks of the same structure that belong to other images, and pseudo labels that training updates."""
+    """Images with masks of other images of the same structure, and with pseudo labels that training updates."""
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     auxiliary_mask: Tensor
     """`[B, 1, H, W]`, same dtype as the images, 0 or 1: mask of a structure that appears in no image of the dataset."""
     label: Tensor
-    """`[B, H, W]`, int64, 0 or 1: the current pseudo label; all 0 before the first one."""
+    """`[B, H, W]`, int64, 0 or 1: the current pseudo label. It is 0 everywhere before the first pseudo label."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
     """Global batch size: samples of this batch over all ranks."""
     original_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: the dataset's own labels."""
+    """`[B, H, W]`, int64: the labels of the dataset."""
     clean_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: ground truth where known. For metrics only, never for a loss."""
 
 
 class ProtectedImageBatch(TypedDict):
-    """Images, each with the region that an inpainting editor keeps while it repaints the rest."""
+    """Images with the region that inpainting keeps.
+
+    The rest of the image is repainted.
+    """
 
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     regions: Tensor
-    """`[B, R, H, W]`, bool: regions to protect; images with fewer than R regions are padded with empty ones."""
+    """`[B, R, H, W]`, bool: regions to protect. If an image has fewer than R regions, the others are empty."""
     editor_keeps: Tensor
     """`[B, M, H, W]`, bool: masks that editors keep: first the union of the regions, then masks unknown to the
     protection."""
@@ -122,37 +127,42 @@ class ImagePairBatch(TypedDict):
     second_noisy: NotRequired[Tensor]
     """As `noisy`, in training, if requested: an independent noise sample on the same clean images."""
     noise_level: NotRequired[Tensor]
-    """`[B, 1, 1, 1]`, in training on noise levels sampled from a range: each image's level, in the noise argument's
-    units."""
+    """`[B, 1, 1, 1]`, in training on noise levels sampled from a range: level of each image, in the units of the
+    argument.
+    """
     index: Tensor
-    """`[B]`, int64: position in the dataset; for training patches, position among the patches of an epoch."""
+    """`[B]`, int64: position in the dataset. For training patches, it is the position among the patches of an epoch."""
     global_batch_size: int
     """Samples of this batch, summed over all ranks. In evaluation, where ranks may have different numbers of batches:
     samples of all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
     """Per image, in testing and prediction: file name without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that corresponds to 1; 255 for 8-bit images."""
+    """In testing and prediction: the stored value that corresponds to 1. It is 255 for 8-bit images."""
 
 
 class MeasuredImageBatch(TypedDict):
-    """Images observed through an operator: their visible part, a low-resolution version or Fourier magnitudes."""
+    """Images observed through an operator.
+
+    Examples are a masked image, a low-resolution image and Fourier magnitudes.
+    """
 
     clean: NotRequired[Tensor]
     """`[B, C, H, W]`, float32 in [0, 1]: given in training, and in evaluation where known, for metrics only."""
     measured: NotRequired[Tensor]
     """`[B, ...]`, float32, in testing and prediction: H x + noise, for clean images x in [-1, 1]."""
     noisy: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32, in testing and prediction: the operator's pseudo-inverse applied to `measured`, in the
-    units of clean images."""
+    """`[B, C, H, W]`, float32, in testing and prediction: the pseudo-inverse of the operator applied to `measured`, in
+    the units of clean images.
+    """
     index: Tensor
-    """`[B]`, int64: position in the dataset; operators with a mask per image look it up by this."""
+    """`[B]`, int64: position in the dataset. Operators with a mask per image need it."""
     global_batch_size: int
     """Global batch size: samples of this batch over all ranks."""
     name: NotRequired[list[str]]
     """Per image, in testing and prediction: file name without suffix."""
     data_range: NotRequired[int]
-    """In testing and prediction: the stored value that corresponds to 1; 255 for 8-bit images."""
+    """In testing and prediction: the stored value that corresponds to 1. It is 255 for 8-bit images."""
 
 
 class SpeechPairBatch(TypedDict):
@@ -163,7 +173,7 @@ class SpeechPairBatch(TypedDict):
     clean: NotRequired[Tensor]
     """`[B, samples]`, float32 in [-1, 1]: ground truth where known. For supervised training and metrics only."""
     length: NotRequired[Tensor]
-    """`[B]`, int64, outside training: length of each recording in audio samples; the rest is zero padding."""
+    """`[B]`, int64, outside training: length of each recording in audio samples. Zero padding follows."""
     sample_rate: int
     """Sample rate in Hz."""
     index: Tensor
@@ -175,10 +185,13 @@ class SpeechPairBatch(TypedDict):
 
 
 class ClipBatch(TypedDict):
-    """Video clips, with or without their clean counterparts; all clips of a batch have the same length and size."""
+    """Video clips, with or without their clean counterparts.
+
+    All clips of a batch have the same length and size.
+    """
 
     noisy: Tensor
-    """`[B, T, C, h, w]`, float32 in [0, 1], quantised to 8 bits; C is 3 for colour, 1 for grey."""
+    """`[B, T, C, h, w]`, float32 in [0, 1], quantised to 8 bits. C is 3 for colour and 1 for grey."""
     clean: NotRequired[Tensor]
     """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth where known, at s times the resolution. For supervised
     training and metrics only."""
@@ -186,7 +199,7 @@ class ClipBatch(TypedDict):
     """As `noisy`, where available: noise on nearly constant content, without the clip. In testing it comes from noise
     recordings that training has not seen."""
     index: Tensor
-    """`[B]`, int64: position in the dataset; for training windows, position among the windows of an epoch."""
+    """`[B]`, int64: position in the dataset. For training windows, it is the position among the windows of an epoch."""
     global_batch_size: int
     """Clips of this batch, summed over all ranks; in evaluation, over all ranks' batches with this batch index."""
     name: NotRequired[list[str]]
@@ -203,8 +216,9 @@ class NormalMapBatch(TypedDict):
     image: Tensor
     """`[B, 3, H, W]`, float32 in [0, 1]."""
     normal: NotRequired[Tensor]
-    """`[B, 3, H, W]`, float32: unit vectors up to rounding, x to the right, y up, z towards the viewer; zero where the
-    normal is unknown. Absent when photographs are predicted."""
+    """`[B, 3, H, W]`, float32: unit vectors up to rounding, x to the right, y up, z towards the viewer. They are zero
+    where the normal is unknown. Absent when photographs are predicted.
+    """
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
@@ -217,13 +231,13 @@ class CaptionedImageBatch(TypedDict):
     """Images with captions."""
 
     image: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]; absent where `moments` replaces it."""
+    """`[B, C, H, W]`, float32 in [0, 1]. Absent if the batch has `moments`."""
     caption: NotRequired[list[str]]
     """Per image: its caption, where known."""
     moments: NotRequired[Tensor]
-    """`[B, 2, c, h, w]`: mean and standard deviation of an autoencoder's latent distribution, unscaled."""
+    """`[B, 2, c, h, w]`: mean and standard deviation of the latent distribution of an autoencoder, unscaled."""
     embedding: NotRequired[Tensor]
-    """`[B, L, D]`, with `moments`: the text encoder's embedding of the caption."""
+    """`[B, L, D]`, with `moments`: embedding of the caption by the text encoder."""
     pooled: NotRequired[Tensor]
     """`[B, P]`, with `moments`: the pooled caption embedding of SDXL."""
     mask: NotRequired[Tensor]
@@ -251,7 +265,7 @@ class PromptBatch(TypedDict):
     caption: list[str]
     """`B` texts."""
     seed: Tensor
-    """`[B]`, int64: seed of each image's initial noise."""
+    """`[B]`, int64: seed of the initial noise of each image."""
     index: Tensor
     """`[B]`, int64: number of each prompt, which may differ from its position in the dataset."""
     global_batch_size: int
@@ -277,11 +291,11 @@ class InterpolationBatch(TypedDict):
     """Image pairs to interpolate between."""
 
     first: Tensor
-    """`[B, C, H, W]`, float32 in [0, 1]; not clipped where the data add noise."""
+    """`[B, C, H, W]`, float32 in [0, 1]. With noise, values are not clipped."""
     second: Tensor
     """As `first`: the other image of each pair."""
     prompt: list[str]
-    """Per pair: a prompt that describes both images; empty where there is none."""
+    """Per pair: a prompt that describes both images. It is empty if there is no prompt."""
     name: list[str]
     """Per pair: the name of its results."""
     index: Tensor
@@ -293,8 +307,8 @@ class InterpolationBatch(TypedDict):
 class TableBatch(TypedDict):
     """Rows of a table: samples, rounds of a stream, measurements or points, in their own units.
 
-    Floating-point columns are converted to the module's dtype, at least single precision. A dataset provides only some
-    of these keys.
+    Floating-point columns are converted to the dtype of the module, or to single precision if this is higher. A dataset
+    provides only some of these keys.
     """
 
     features: NotRequired[Tensor]
@@ -314,19 +328,19 @@ class TableBatch(TypedDict):
     x_star: NotRequired[Tensor]
     """`[D, D]`: the matrix observed by all measurements. For metrics only."""
     ratings: NotRequired[Tensor]
-    """`[B, M]`: each user's ratings of all items, positive; 0 if unrated or held out."""
+    """`[B, M]`: ratings of all items by each user. They are positive, and 0 if an item is unrated or held out."""
     held_out: NotRequired[Tensor]
     """As `ratings`, in validation or testing: held-out ratings whose items should be ranked first."""
     excluded: NotRequired[Tensor]
     """As `ratings`: the other held-out ratings, whose items are not ranked."""
     mean_gradient: NotRequired[Tensor]
-    """`[B, D]`, of a stream: gradient of each round's expected loss at 0. For metrics only."""
+    """`[B, D]`, of a stream: gradient of the expected loss of each round at 0. For metrics only."""
     gradient_noise: NotRequired[Tensor]
     """`[B]`, of a stream: largest gradient variance of each round over its domain. For metrics only."""
     curvature: NotRequired[Tensor]
     """Scalar, of a stream: curvature of the expected losses, equal in all directions. For metrics only."""
     index: Tensor
-    """`[B]`, int64: position in the dataset; for a stream, the round."""
+    """`[B]`, int64: position in the dataset. For a stream, it is the round."""
     global_batch_size: int
     """Global batch size: samples of this batch over all ranks."""
 
@@ -335,11 +349,13 @@ class SequenceBatch(TypedDict):
     """Sequences of observations at equal time intervals: paths or video frames."""
 
     observed: Tensor
-    """`[B, F, D]`: points of paths, in their own units; or `[B, F, C, H, W]`, float32 in [0, 1]: frames."""
+    """Points of paths `[B, F, D]`, in the units of the data, or frames `[B, F, C, H, W]`, float32 in [0, 1]."""
     interval: float
-    """Time between two observations; the first one is at time 0."""
+    """Time between two observations. The first observation is at time 0."""
     sigma: NotRequired[Tensor]
-    """`[F]`, for paths: standard deviation of each observation's Gaussian error; infinite if nothing was observed."""
+    """`[F]`, for paths: standard deviation of the Gaussian error of each observation. It is infinite if nothing was
+    observed.
+    """
     exact_std: NotRequired[Tensor]
     """`[F]`, in testing bridges: standard deviation of the path given the observations. For metrics only."""
     index: Tensor
@@ -354,10 +370,11 @@ class GraphBatch(TypedDict):
     features: Tensor
     """`[B, D]`, floating point: one sample of all D nodes per row."""
     w_true: NotRequired[Tensor]
-    """`[D, D]`, floating point: weight of the edge from row to column, 0 for no edge; 1 for every edge of an unweighted
-    graph. For metrics only, never for a loss."""
+    """`[D, D]`, floating point: weight of the edge from row to column, 0 for no edge. In an unweighted graph, every
+    edge has the weight 1. For metrics only, never for a loss.
+    """
     noise_std: NotRequired[Tensor]
-    """`[D]`: standard deviation of each node's own noise. For metrics only."""
+    """`[D]`: standard deviation of the noise of each node. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_batch_size: int
@@ -382,18 +399,21 @@ def local_size(batch: Any) -> int:
 
 
 def global_batch_size(batch: Any) -> int:
-    """Count the samples of a batch over all ranks. Without the key `global_batch_size`, all ranks are assumed to have
-    equally many samples."""
+    """Count the samples of a batch over all ranks.
+
+    Without the key `global_batch_size`, all ranks are assumed to have equally many samples.
+    """
     if "global_batch_size" in batch:
         return batch["global_batch_size"]
     return local_size(batch) * world_size()
 
 
 def loss_weight(batch: Any) -> float:
-    """Weight this rank's mean loss: the mean of weighted losses over ranks is the mean over the global batch.
+    """Weight the mean loss of this rank, so that the mean over ranks equals the mean over the global batch.
 
-    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean of the ranks' means is
-    not the global mean. The factor world size * local count / global count corrects the difference. The factor is 1 on
-    a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`; then the epoch's mean is also exact.
+    DDP averages gradients over ranks. If the last batch of an epoch is split unevenly, the mean over ranks of their
+    mean losses is not the global mean. The factor world size * local count / global count corrects the difference. The
+    factor is 1 on a single rank. Log a weighted loss with `batch_size=global_batch_size(batch)`, so that the mean over
+    the epoch is also exact.
     """
     return world_size() * local_size(batch) / global_batch_size(batch)

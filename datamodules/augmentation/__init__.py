@@ -1,1 +1,4 @@
-"""Augmentation on the host and on the device; both use the same code for geometry and colours."""
+"""Augmentation on the host and on the device.
+
+Both use the same code for geometry and colours.
+"""

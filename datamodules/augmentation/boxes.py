@@ -1,4 +1,6 @@
-"""Sample boxes of random area, aspect ratio and position; the first of ten attempts that fits is used.
+"""Sample boxes of random area, aspect ratio and position.
+
+At most ten boxes are tried, until one fits into the image.
 
 Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's RandomResizedCrop.
 """
@@ -41,7 +43,7 @@ def random_sides(
         uniform: `[B, NUM_UNIFORM]` in [0, 1).
         height: height of the images, in pixels.
         width: width of the images, in pixels.
-        area: smallest and largest area, as fractions of the image's area.
+        area: smallest and largest area of the box, as fractions of the area of the image.
         ratio: smallest and largest ratio of width to height.
     """
     least, greatest = map(math.log, ratio)
@@ -52,7 +54,7 @@ def random_sides(
 
 
 def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return height and width of the first attempt that fits, and whether any fits, all `[B]`.
+    """Return the height and width of the first box that fits, and whether any box fits, each `[B]`.
 
     Args:
         tall: heights of the attempted boxes, `[B, ATTEMPTS]`.
@@ -66,13 +68,15 @@ def first_fitting(tall: Tensor, wide: Tensor, fits: Tensor) -> tuple[Tensor, Ten
 def box_of_random_area(
     width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Sample a box of whole pixels in one image; if no attempt fits, use the largest centred box of an allowed ratio.
+    """Sample a box of whole pixels in one image.
+
+    If no box fits, use the largest centred box with an allowed ratio.
 
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
         uniform: `NUM_UNIFORM` numbers in [0, 1).
-        scale: smallest and largest area, as fractions of the image's area.
+        scale: smallest and largest area of the box, as fractions of the area of the image.
         ratio: smallest and largest ratio of width to height.
     """
     tall, wide = (np.rint(side[0]) for side in random_sides(np.array([uniform]), height, width, scale, ratio))

@@ -1,14 +1,14 @@
-"""Hue, saturation and value of images, and random changes of them; batched, on the images' own device."""
+"""Hue, saturation and value of batches of images, and random changes of them, on the device of the images."""
 
 import torch
 from torch import Tensor
 
 
 def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Convert RGB to hue (unit: 60 degrees, in (-1, 5]), chroma and value (both in [0, 1]), each `[B, H, W]`.
+    """Convert RGB to hue (in units of 60 degrees, in (-1, 5]), chroma and value (both in [0, 1]), each `[B, H, W]`.
 
     Args:
-        image: `[B, 3, H, W]`, RGB in [0, 1]; the hue of grey pixels is meaningless.
+        image: RGB images `[B, 3, H, W]` in [0, 1]. The hue of grey pixels has no meaning.
     """
     red, green, blue = image.unbind(dim=1)
     value, least = image.amax(dim=1), image.amin(dim=1)
@@ -23,7 +23,7 @@ def hue_chroma_value(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def rgb_of(hue: Tensor, chroma: Tensor, value: Tensor) -> Tensor:
-    """Convert hue (unit: 60 degrees, modulo 6), chroma and value, each `[B, H, W]`, to RGB images `[B, 3, H, W]`."""
+    """Convert hue (in units of 60 degrees), chroma and value, each `[B, H, W]`, to RGB images `[B, 3, H, W]`."""
     # Channel n of a colour of hue k is value - chroma * clamp(min(k', 4 - k'), 0, 1), with k' = (n + k) mod 6.
     offset = torch.arange(5, 0, -2, device=hue.device, dtype=hue.dtype).view(3, 1, 1)
     k = (offset + hue[:, None]) % 6
@@ -45,7 +45,7 @@ def hue_saturation_value(image: Tensor) -> Tensor:
 
 
 def red_green_blue(colour: Tensor) -> Tensor:
-    """Convert hue (degrees), saturation and value (both in [0, 1]) to RGB in [0, 1]; both images are `[B, 3, H, W]`."""
+    """Convert `[B, 3, H, W]` of hue (degrees), saturation and value (both in [0, 1]) to RGB images in [0, 1]."""
     hue, saturation, value = colour.unbind(dim=1)
     return rgb_of(hue / 60, value * saturation, value)
 
@@ -55,10 +55,10 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
 
     Args:
         image: `[B, 3, H, W]`, RGB in [0, 1].
-        uniform: `[B, 3]` in [0, 1): one number per shift, mapped to [-maximum, maximum).
+        uniform: random numbers in [0, 1), `[B, 3]`, one per shift. Each is mapped to [-maximum, maximum).
         hue: maximal shift, in degrees.
-        saturation: maximal shift; results are clipped to [0, 1].
-        value: maximal shift; results are clipped to [0, 1].
+        saturation: maximal shift of saturation. Results are clipped to [0, 1].
+        value: maximal shift of value. Results are clipped to [0, 1].
 
     Returns:
         `[B, 3, H, W]`, in [0, 1].

@@ -1,4 +1,7 @@
-"""Random crop and horizontal flip of a batch on its device; randomness is a function of (seed, epoch, sample)."""
+"""Random crop and horizontal flip of a batch on its device.
+
+Random numbers are a function of (seed, epoch, sample).
+"""
 
 from dataclasses import dataclass
 
@@ -15,8 +18,9 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
     Args:
         image: `[B, C, H, W]`, of any dtype.
-        uniform: `[B, 3]` in [0, 1): numbers that decide crop row, crop column and flip of each image.
-        padding: number of zero pixels on each side; 0 means no crop.
+        uniform: random numbers in [0, 1), `[B, 3]`: for each image, the row of the crop, the column of the crop and the
+            flip.
+        padding: number of zero pixels on each side. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Returns:
@@ -47,7 +51,7 @@ class Augmentation:
     """Random crop and horizontal flip of training images.
 
     Args:
-        crop_padding: zero padding before the random crop to the original size, in pixels; 0 means no crop.
+        crop_padding: width of the zero padding before the random crop, in pixels. 0 means no crop.
         flip: whether to flip half of the images horizontally.
 
     Raises:

@@ -19,33 +19,36 @@ FILL = (124, 116, 104)
 
 
 class Placed(NamedTuple):
-    """A square crop of a scaled image; the square may extend beyond the image."""
+    """A square crop of a scaled image.
+
+    The square may extend beyond the image.
+    """
 
     height: int
     """Height of the scaled image, in pixels."""
     width: int
     """Width of the scaled image, in pixels."""
     top: int
-    """First row of the square in the scaled image; negative if it reaches beyond."""
+    """First row of the square in the scaled image. It is negative if the square extends beyond the image."""
     left: int
-    """First column of the square in the scaled image; negative if it reaches beyond."""
+    """First column of the square in the scaled image. It is negative if the square extends beyond the image."""
 
 
 @dataclass(frozen=True)
 class MaskAugmentation:
     """Randomly scale images, crop or pad them to a square, jitter colours, and flip horizontally.
 
-    Padding has ImageNet's mean colour, and its labels are ignored. Follows the ADELE authors' code for PASCAL VOC, with
-    four differences: images are resized with antialiasing, masks use the nearest pixel centre, colour changes are not
-    rounded to integers, and the padding is also jittered.
+    The padding has the mean colour of ImageNet, and its labels are ignored. Follows the code of ADELE for PASCAL VOC,
+    with four differences. Images are resized with antialiasing. Masks use the nearest pixel centre. Colour changes are
+    not rounded to integers. The padding is also jittered.
 
     Args:
         crop_size: side of a training image, in pixels.
         min_scale: smallest scale factor.
         max_scale: largest scale factor.
-        hue: maximal hue shift, in degrees; the authors use 20 degrees, 10 of OpenCV's 180 hue steps.
-        saturation: maximal change of saturation, in [0, 1]; the authors use 10/255.
-        value: maximal change of value, in [0, 1]; the authors use 10/255.
+        hue: maximal hue shift, in degrees. The authors use 20 degrees.
+        saturation: maximal change of saturation, in [0, 1]. The authors use 10/255.
+        value: maximal change of value, in [0, 1]. The authors use 10/255.
         flip: whether to flip half of the images horizontally.
 
     Raises:
@@ -83,7 +86,7 @@ class MaskAugmentation:
         return Placed(*scaled, *begin)
 
     def image(self, image: Image.Image, placed: Placed) -> np.ndarray:
-        """Crop an image, `[crop_size, crop_size, 3]`, uint8; bicubic, with antialiasing."""
+        """Crop an image with bicubic interpolation and antialiasing, `[crop_size, crop_size, 3]`, uint8."""
         square = np.full((*self.shape, 3), FILL, dtype=np.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         across, down = image.width / placed.width, image.height / placed.height
@@ -98,7 +101,7 @@ class MaskAugmentation:
         return square
 
     def mask(self, mask: Tensor, placed: Placed) -> Tensor:
-        """Crop a mask `[H, W]` by nearest-neighbour sampling; the padding is 255."""
+        """Crop a mask `[H, W]` by nearest-neighbour sampling, and pad it with 255."""
         square = torch.full(self.shape, IGNORED, dtype=torch.uint8)
         rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
         row = (torch.arange(rows.start, rows.stop) + placed.top + 0.5) * (mask.shape[0] / placed.height)

@@ -1,7 +1,9 @@
-"""Features of a frozen network, used in place of images; computed once and cached on disk.
+"""Features of a frozen network, used in place of images.
 
-Tuning on top of a frozen encoder reads the same features in every epoch, and in every run over seeds, noise rates or
-methods. With cached features, a head trains in minutes on a CPU, and the encoder may be a black box that only returns
+They are computed once and cached on disk.
+
+A head on a frozen encoder needs the same features in every epoch, and in every run with another seed, noise rate or
+method. With cached features, a head trains in minutes on a CPU. The encoder may be a black box that only returns
 features.
 """
 
@@ -34,11 +36,12 @@ PROBED_IMAGES = 64
 
 
 class FeatureSource(ImageSource):
-    """Features in place of images: pass 0 is not augmented, later passes are augmented.
+    """Features in place of images.
+
+    Pass 0 is not augmented; later passes are augmented.
 
     Args:
-        source: source of the images, which also provides all data other than features; file names become Python strings
-            only when accessed.
+        source: source of the images. All data other than features are read from it.
         feature: `[1 + passes, N, D]`.
     """
 
@@ -60,14 +63,17 @@ class FeatureSource(ImageSource):
         return self.source.image_for_noise
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Return features `[B, D]`; for each row, a number in [0, 1) selects one of the augmented passes."""
+        """Return features `[B, D]`.
+
+        For each row, a random number in [0, 1) selects one of the augmented passes.
+        """
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
             passes = 1 + (uniform[:, 0] * (len(self.feature) - 1)).long().numpy()
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Select one of the passes that the first view does not use, with equal probability."""
+        """Select another pass than that of the first view, with equal probability for all other passes."""
         passes = len(self.feature) - 1
         away = 1 + (second * (passes - 1)).long()
         return (((first * passes).long() + away) % passes + 0.5) / passes
@@ -76,8 +82,8 @@ class FeatureSource(ImageSource):
 def source_fingerprint(source: ImageSource) -> str:
     """Compute a digest that identifies a dataset.
 
-    The digest covers all labels, and the pixels of images in memory; for files, it covers names, sizes, modification
-    times and the pixels of 64 images.
+    The digest covers all labels and the pixels of images in memory. For image files, it covers names, sizes,
+    modification times and the pixels of 64 images.
     """
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.data_range}\n".encode())
@@ -112,19 +118,19 @@ class CachedFeatures(ImageSet):
 
     Args:
         images: dataset whose features are computed.
-        encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it runs in evaluation mode.
+        encoder: network that maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It runs in
+            evaluation mode.
         num_features: number of features per image, D.
-        augmented_passes: number of random augmentations per training image; their features are cached, and each epoch
-            uses one of them. With 0, training uses the features without augmentation, which are always cached for
-            evaluation.
+        augmented_passes: number of random augmentations per training image. Their features are cached, and each epoch
+            uses one of them. With 0, training uses the features of images without augmentation.
         augmentation: random crop and flip of the augmented passes, in addition to the random crop of image files.
-        augmentation_seed: random seed of the augmentations; independent of the run's seed, since all runs share the
-            cache.
+        augmentation_seed: random seed of the augmentations. It does not depend on the seed of the run, because all runs
+            share the cache.
         encoder_batch_size: batch size of the encoder on each rank.
         dtype: type of the features on disk.
         cache_dir: cache folder, visible to all ranks.
-        num_workers: DataLoader workers that read images; None means one per free core, at most 8, and 0 for images in
-            memory.
+        num_workers: number of DataLoader workers that read images. None means one per free core, at most 8, for files
+            and 0 for images in memory.
 
     Raises:
         ValueError: if an argument is out of range, or the encoder returns another number of features or values that are
@@ -207,7 +213,10 @@ class CachedFeatures(ImageSet):
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:
-        """Split rows into many parts of whole batches, independently of the number of ranks."""
+        """Split the rows into many parts of whole batches.
+
+        The parts do not depend on the number of ranks.
+        """
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
         return batch * min(batches, max(ROWS_PER_PART // batch, 1))
@@ -238,7 +247,10 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute features of parts of the data; a part is (number, pass, first row), where pass 0 is not augmented."""
+        """Compute the features of parts of the data.
+
+        A part is a tuple (number, pass, first row).
+        """
         if not parts:
             return
         self.encoder.to(self.device)

@@ -27,7 +27,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
 
     Raises:
-        ValueError: if a file is damaged or lacks a column, or images differ in size; the message names the file or
+        ValueError: if a file is damaged or lacks a column, or if images differ in size. The message names the file or
             folder.
     """
     import pyarrow.parquet
@@ -61,8 +61,8 @@ class CIFAR(ImageSet):
     """Base class of `CIFAR10` and `CIFAR100`; use either of them.
 
     Args:
-        data_dir: folder that contains the set in either layout; None means the NOISEWORKS_DATA directory.
-        download: download the set (torchvision's layout) if it is missing.
+        data_dir: folder that contains the dataset in either layout. None means the NOISEWORKS_DATA directory.
+        download: whether to download the dataset, in the layout of torchvision, if it is missing.
     """
 
     image_shape = (3, 32, 32)
@@ -111,7 +111,7 @@ class CIFAR(ImageSet):
 
 
 class CIFAR10(CIFAR):
-    """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files."""
+    """CIFAR-10, from `cifar-10-batches-py` of torchvision or from the parquet files of Hugging Face."""
 
     num_classes = 10
     name = "CIFAR-10"
@@ -122,7 +122,7 @@ class CIFAR10(CIFAR):
 
 
 class CIFAR100(CIFAR):
-    """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files."""
+    """CIFAR-100 with 100 fine labels, from `cifar-100-python` of torchvision or parquet files of Hugging Face."""
 
     num_classes = 100
     name = "CIFAR-100"

@@ -1,5 +1,6 @@
-"""Clothing1M: a million photographs of clothes in 14 classes, labelled from the surrounding text; about 38 % of the
-labels are wrong.
+"""Clothing1M: a million photographs of clothes in 14 classes, labelled from the surrounding text.
+
+About 38 % of the labels are wrong.
 
 Source: Xiao, Xia, Yang, Huang and Wang, Learning from Massive Noisy Labeled Data for Image Classification, CVPR 2015.
 """
@@ -16,16 +17,19 @@ from datamodules.files.text_files import read_text
 
 
 class Clothing1M(ImageSet):
-    """Clothing1M in its authors' layout: `images/`, with the lists and labels in `annotations/` or next to `images/`.
+    """Clothing1M in the layout of its authors.
 
-    Training uses the images with noisy labels (`noisy_train_key_list.txt`); validation and testing use the images with
-    clean labels (`clean_val_key_list.txt`, `clean_test_key_list.txt`). Images are resized, then cropped at a random
-    position.
+    The lists and labels are in `annotations/` or next to `images/`.
+
+    Training uses the images with noisy labels, listed in `noisy_train_key_list.txt`. Validation and testing use images
+    with clean labels, listed in `clean_val_key_list.txt` and `clean_test_key_list.txt`. Images are resized, then
+    cropped at a random position.
 
     Args:
-        data_dir: folder that contains `images`; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side after resizing, before the crop, in pixels; None means 256/224 of `image_size`.
+        data_dir: folder that contains `images`. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the input images of the network, in pixels.
+        resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
+            224`.
     """
 
     num_classes = 14

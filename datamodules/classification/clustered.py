@@ -1,9 +1,9 @@
 """Clustered synthetic data with rare sub-clusters and out-of-distribution samples: a controlled stand-in for web noise.
 
-Each class has a common cluster and a rare cluster, whose centre lies towards the out-of-distribution side.
-Out-of-distribution samples form separate clusters on that side and have random labels. A hyperplane can separate
-out-of-distribution samples; it loses the fewest rare samples if the rare clusters lie on its in-distribution side. A
-loss-based detector mistakes rare samples for noise until they are learned.
+Each class has a common cluster and a rare cluster. The rare cluster is closer to the out-of-distribution samples.
+Out-of-distribution samples form clusters of their own and have random labels. A hyperplane can separate
+out-of-distribution samples. It loses the fewest rare samples if the rare clusters lie on the in-distribution side of
+the hyperplane. A loss-based detector mistakes rare samples for noise until they are learned.
 
 Let e be a unit vector. The centres m are orthogonal to e and to each other, have the average length of a vector from
 N(0, 1), and are randomly rotated together with e. The clusters' centres are
@@ -45,9 +45,9 @@ class Clusters:
     """Centres of all clusters, which depend only on the seed.
 
     Args:
-        offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
-        rare_offset: signed distance of the rare clusters from this hyperplane; closer to -offset means more similar to
-            out-of-distribution samples.
+        offset: distance from the hyperplane to the common clusters, and to the out-of-distribution clusters.
+        rare_offset: signed distance of the rare clusters from this hyperplane. At -offset, they would be as far out as
+            the out-of-distribution clusters.
         scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
         seed: seed of the centres.
     """
@@ -85,14 +85,16 @@ class Clusters:
 
 
 class Clustered(ImageSet):
-    """Six classes in 24 dimensions, with out-of-distribution samples among the training samples. No download.
+    """Six classes in 24 dimensions, with out-of-distribution samples among the training samples.
+
+    No download.
 
     Args:
         num_clean: number of in-distribution training samples.
         num_foreign: number of out-of-distribution training samples, which have random labels.
         num_test: number of test samples, all in distribution.
         rare_share: fraction of each class that comes from its rare cluster, in (0, 1).
-        offset: distance of the common and of the out-of-distribution clusters from the hyperplane between them.
+        offset: distance from the hyperplane to the common clusters, and to the out-of-distribution clusters.
         rare_offset: signed distance of the rare clusters from this hyperplane.
         scale: norm of the centres within the hyperplane, relative to the average norm of a standard normal vector.
     """

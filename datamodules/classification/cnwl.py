@@ -20,16 +20,17 @@ Rate = Literal["0.0", "0.2", "0.4", "0.6", "0.8"]
 class CNWL(ImageSet):
     """Mini-ImageNet with 100 classes and red noise: 50,000 training and 5,000 test images.
 
-    Reads `split/red_noise_nl_RATE` and `split/validation` (one file name and label per line), with the images in
-    `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are from ImageNet. All
-    other training images are from the web, and nearly all of them show another class, so their true label is set to -1.
-    Validation images equal test images, so selecting an epoch by validation selects on the test set.
+    Reads the lists `split/red_noise_nl_RATE` and `split/validation`, with one file name and label per line. The images
+    are in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with n are from
+    ImageNet. All other training images are from the web, and nearly all of them show another class, so their true label
+    is set to -1. The validation images are also the test images, so selecting an epoch by validation selects it on the
+    test set.
 
     Args:
-        data_dir: folder that contains `split`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `split`. None means the NOISEWORKS_DATA directory.
         noise_rate: fraction of training images from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
-        image_size: height and width of the network's input images, in pixels.
-        interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
+        image_size: height and width of the input images of the network, in pixels.
+        interpolation: interpolation for resizing, "bilinear" or "bicubic". Both use antialiasing.
     """
 
     num_classes = 100

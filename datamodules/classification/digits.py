@@ -16,19 +16,24 @@ DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 @functools.cache
 def bundled_digits() -> Any:
-    """Read scikit-learn's digits, cached per process; callers must not modify the result."""
+    """Read the digits of scikit-learn.
+
+    The result is cached per process and must not be modified.
+    """
     from sklearn.datasets import load_digits
 
     return load_digits()
 
 
 class Digits(ImageSet):
-    """scikit-learn's digits: the first `train_size` for training, the rest for testing. No download.
+    """scikit-learn's digits: the first `train_size` for training, the rest for testing.
+
+    No download.
 
     Args:
-        train_size: number of training and validation images, in 1...1796; the rest is for testing.
-        image_size: height and width in pixels; if not 8, images are resized bilinearly.
-        num_classes: number of classes, in 1...10; only digits below this number are kept.
+        train_size: number of training and validation images, in 1...1796. All other images are for testing.
+        image_size: height and width of the images, in pixels. If it is not 8, images are resized bilinearly.
+        num_classes: number of classes, in 1...10. Only digits below this number are kept.
     """
 
     def __init__(self, train_size: int = 1300, image_size: int = 8, num_classes: int = 10) -> None:
@@ -65,11 +70,13 @@ class PretrainingDigits(Digits):
 
 
 class TuningDigits(Digits):
-    """All digits; images 601 to 1,000, which `PretrainingDigits` does not train on, for training, the last 797 for
-    testing.
+    """All ten digits, without the training images of `PretrainingDigits`.
 
-    The shifted test set `moved_noisy` has each test image moved by one pixel up, down, left or right, with Gaussian
-    noise of standard deviation 0.2, clipped to [0, 1]. It is the same for all seeds.
+    Images 601 to 1,000 are for training, and the last 797 images for testing.
+
+    In the shifted test set `moved_noisy`, each test image is moved by one pixel up, down, left or right. Then Gaussian
+    noise of standard deviation 0.2 is added, and the image is clipped to [0, 1]. The shifted test set is the same for
+    all seeds.
     """
 
     def __init__(self) -> None:

@@ -14,21 +14,23 @@ Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketc
 
 
 class DomainNet(ImageSet):
-    """One domain of DomainNet, for training and testing; test images of all other domains are shifted test sets.
+    """One domain of DomainNet, for training and testing.
+
+    The test images of all other domains are shifted test sets.
 
     Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines `<domain>/<class>/<image>.jpg
-    <label>`. The images are in the folder of the lists.
+    <label>`. The folder that contains the lists also contains the images.
 
     Args:
-        data_dir: folder that contains lists and images, directly or in `domain_net` or `DomainNet`; None means the
-            NOISEWORKS_DATA directory.
+        data_dir: folder that contains lists and images, directly or in a subfolder `domain_net` or `DomainNet`. None
+            means the NOISEWORKS_DATA directory.
         train_domain: domain for training and in-distribution testing.
-        test_domains: domains of the shifted test sets; None means all others.
-        image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+        test_domains: domains of the shifted test sets. None means all others.
+        image_size: height and width of the input images of the network, in pixels.
+        resize: length of the short side of validation and test images before the centre crop, in pixels. None means
+            `image_size * 256 / 224`.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
     """
 
     num_classes = 345

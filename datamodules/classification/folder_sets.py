@@ -1,4 +1,4 @@
-"""Datasets of a user's own images: one folder per class, a folder without classes, or images to predict."""
+"""Datasets that read the images of a user: folders of classes, a folder without classes, and images to predict."""
 
 from pathlib import Path
 
@@ -21,29 +21,29 @@ from datamodules.files.image_files import (
 class ImageFolder(ImageSet):
     """Labelled images in `train/<class>/` and `test/<class>/` of one folder.
 
-    Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP; ignores other files.
+    Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP files. Other files are ignored.
 
-    Classes are numbered in alphabetical order; the model's `num_classes` must equal their number. If there is a `test`
-    folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If there is no
-    `test`, `val` is the test set; its labels are never corrupted. If there is neither `test` nor `val`, set
-    `data.test_fraction` to hold out a part of `train` for testing.
+    Classes are numbered in alphabetical order. `num_classes` of the model must equal the number of classes. If there is
+    a `test` folder and no image is held out (`data.validation_fraction`), `val/<class>/` is the validation set. If
+    there is no `test` folder, `val` is the test set, and its labels are never corrupted. If there is neither a `test`
+    nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
 
     To read labels from a table instead, set `label_noise` to `FromCSV`. The table identifies images by file name
-    relative to `train`, or by index. The index is the position among all training images, ordered by class and then
-    file name. Runs with label noise write file names and indices to `labels.csv`.
+    relative to `train`, or by index. The index of an image is its position among all training images, ordered by class
+    and then by file name. Runs with label noise write file names and indices to `labels.csv`.
 
     Shifted test sets, such as sketches of the same objects, are also folders with one subfolder per class. If a shifted
     test set has only some of the classes, predictions are restricted to these classes.
 
     Args:
         data_dir: folder that contains `train`, and usually `test` or `val`.
-        image_size: height and width of the network's input images, in pixels.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
-        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics; None means no
-            shifted test sets.
+            pixels. None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
+        shifted: dictionary that maps the name of each shifted test set, as used in metrics, to its folder in
+            `data_dir`. None means no shifted test sets.
     """
 
     class_names: list[str]
@@ -99,7 +99,10 @@ class ImageFolder(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
 
     def _checked_classes(self, folder: Path) -> list[str]:
-        """List the class folders in a folder; all must be training classes."""
+        """List the class folders in a folder.
+
+        Each of them must be the name of a training class.
+        """
         found = class_folders(folder)
         if unknown := sorted(set(found) - set(self.class_names)):
             raise ValueError(f"{folder} has folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
@@ -114,12 +117,12 @@ class ClassFolders(ImageSet):
     Args:
         folder: name of the folder.
         num_classes: number of classes that the folder must have.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the network's input images, in pixels.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
+            pixels. None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
     """
 
     def __init__(
@@ -162,15 +165,17 @@ class ClassFolders(ImageSet):
 
 
 class UnlabelledFolder(ImageSet):
-    """Images of a folder and its subfolders, in the formats of `ImageFolder`; all have the same dummy class.
+    """Images of a folder and its subfolders, in the formats of `ImageFolder`.
+
+    All images have the same dummy class.
 
     Args:
         data_dir: folder that contains the images.
-        image_size: height and width of the module's input images, in pixels.
-        resize: length of the short side after resizing, before the square crop, in pixels; None means 256/224 of
-            `image_size`.
-        min_area: smallest area of a random resized crop, as a fraction of the image's area, in (0, 1]; None means a
-            crop at a random position, for methods that augment images themselves.
+        image_size: height and width of the input images of the module, in pixels.
+        resize: length of the short side after resizing and before the square crop, in pixels. None means `image_size *
+            256 / 224`.
+        min_area: smallest area of a random resized crop, as a fraction of the area of the image, in (0, 1]. None means
+            a crop at a random position, for methods that augment images themselves.
     """
 
     num_classes = 1
@@ -199,9 +204,9 @@ class Faces(ImageSet):
 
     Args:
         folder: name of the folder, such as celebahq or ffhq.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the module's input images, in pixels.
-        num_test: number of test images: the last images in name order; all other images are for training.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the input images of the module, in pixels.
+        num_test: number of test images. The last images in name order are for testing, and all others for training.
     """
 
     num_classes = 1
@@ -236,11 +241,11 @@ class NewImages(ImageFiles):
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is applied; if its images are not files, only height and width are used.
+        images: dataset whose crop is applied. If its images are not files, only their height and width are used.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.
-        ValueError: if the dataset's images are not square, or neither grey nor colour.
+        ValueError: if the images of the dataset are not square, or are neither grey nor in colour.
     """
 
     def __init__(self, folder: str, images: ImageSet) -> None:

@@ -1,4 +1,6 @@
-"""Interface of datasets of labelled images: objects that read each split, independently of batching.
+"""Interface of datasets of labelled images.
+
+A dataset reads its splits and knows nothing of batches.
 
 A new dataset is a subclass of `ImageSet` with `num_classes`, `image_shape` and the two methods `training` and `test`.
 `LabelledImages` does the rest: label noise, validation split, batches and augmentation.
@@ -39,7 +41,10 @@ class ImageSource(Source, ABC):
 
     @property
     def names(self) -> list[str] | None:
-        """File names, `[N]`; None if the images are not files."""
+        """File names, `[N]`.
+
+        None if the images are not files.
+        """
         return None
 
     @property
@@ -53,15 +58,18 @@ class ImageSource(Source, ABC):
 
         Args:
             row: positions of the images, `[B]`.
-            uniform: numbers in [0, 1), `[B, num_uniform]`, that determine the random crop of each training image; None
-                reads whole images or centre crops.
+            uniform: random numbers in [0, 1), `[B, num_uniform]`, that determine the random crops of training images.
+                None reads whole images or centre crops.
 
         Returns:
             `[B, C, H, W]`, uint8 in 0...`data_range`.
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return random numbers for a second augmentation; `second`, `[B, num_uniform]`, is independent of `first`."""
+        """Return the random numbers for a second augmentation.
+
+        The numbers `second`, `[B, num_uniform]`, are independent of `first`.
+        """
         return second
 
 
@@ -114,7 +122,7 @@ class ImageFiles(EncodedImages):
         names: file names relative to `root`, `[N]`.
         label: labels, `[N]`, int64.
         crop: crop of each image.
-        clean_label: true labels, `[N]`, if known in addition to the given labels.
+        clean_label: true labels, `[N]`. None if they are unknown.
     """
 
     def __init__(
@@ -152,13 +160,14 @@ class ImageFiles(EncodedImages):
 
 
 def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> ImageFiles:
-    """Find the images of a split with one folder per class; classes without a folder are allowed.
+    """Find the images of a split with one folder per class.
+
+    Classes without a folder are allowed.
 
     Args:
         split: folder that contains the class folders.
         folders: name and label of each class folder.
-        num_classes: total number of classes; if it exceeds the number of folders, the source's `classes` lists the
-            classes with a folder.
+        num_classes: total number of classes. If some classes have no folder, the result lists the others as `classes`.
         crop: crop of each image.
 
     Raises:
@@ -185,16 +194,16 @@ def listed_files(
 
     Args:
         file: the list.
-        root: folder of the images; the list's file names are relative to it.
+        root: folder of the images. The file names in the list are relative to this folder.
         crop: crop of each image.
         name: name of the dataset, for error messages.
         listed: number of classes that occur in the list.
-        separator: text between file name and label; None means white space.
-        num_classes: keep only the first `num_classes` classes; None keeps all.
+        separator: text between file name and label. None means white space.
+        num_classes: keep only the first `num_classes` classes. None keeps all.
 
     Raises:
         FileNotFoundError: if the first image is missing.
-        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
+        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = read_list(file, listed, separator)
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
@@ -210,10 +219,10 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
     Args:
         file: the list, in UTF-8.
         listed: number of classes in the list; labels must be in 0 ... `listed` - 1.
-        separator: text between file name and label; None means white space.
+        separator: text between file name and label. None means white space.
 
     Raises:
-        ValueError: if a line is invalid or the list is empty; the message names the line or the list.
+        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = [], []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -231,27 +240,33 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
 
 
 class OtherImages(ABC):
-    """Out-of-distribution images for another dataset, for detection or for open-set label noise."""
+    """Out-of-distribution images for a given dataset, used for detection or for open-set label noise."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested. One rank per machine calls this method."""
+        """Download missing files, if requested.
+
+        This method is called on one rank per machine.
+        """
 
     @abstractmethod
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         """Read the images, all labelled -1.
 
         Args:
-            image_shape: C, H, W of the other dataset, which these images must match.
+            image_shape: shape C, H, W of the images of the other dataset. The images of this dataset must have the same
+                shape.
             seed: random seed, used by datasets that generate or select images at random.
 
         Raises:
-            FileNotFoundError: if images are missing; the message names the expected path.
+            FileNotFoundError: if images are missing. The message names the expected path.
             ValueError: if images are damaged or have another shape.
         """
 
 
 class ImageSet(SplitSet[ImageSource], OtherImages):
-    """A dataset of labelled images. Another dataset can use its test images as out-of-distribution images.
+    """A dataset of labelled images.
+
+    The test images can also serve another dataset as out-of-distribution images.
 
     If the dataset has no validation images, `validation_fraction` holds out some of the training images.
     """
@@ -263,11 +278,14 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
     @property
     def has_test(self) -> bool:
-        """Whether there are test images; if not, a fraction of the training images can be held out for testing."""
+        """Whether there are test images.
+
+        If not, a fraction of the training images can be held out for testing.
+        """
         return True
 
     def prepared(self, seed: int, device: torch.device) -> Self:
-        """Set seed and device, on which reading may depend, and return the dataset itself.
+        """Set the seed and the device for reading, and return the dataset itself.
 
         Called before anything is read.
 
@@ -282,7 +300,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         return {}
 
     def shifted_labels(self) -> dict[str, Tensor]:
-        """Read only the labels of `ood_test_sets`, to report missing data before training."""
+        """Read only the labels of the shifted test sets, to report missing data before training."""
         return {name: source.label for name, source in self.ood_test_sets().items()}
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
@@ -298,11 +316,14 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
 
 
 class NoisyImages(ImageSet):
-    """Add a shifted test set to a dataset: its noisy test images, rounded to whole grey levels; the same for all seeds.
+    """Add a shifted test set to a dataset: its test images with noise.
+
+    The set is the same for all seeds.
 
     Args:
         images: dataset with images in memory.
-        noise: noise of the test images, which are then clipped to [0, 1].
+        noise: noise that is added to the test images. The noisy images are clipped to [0, 1] and rounded to whole grey
+            levels.
         seed: random seed of the noise.
 
     Raises:

@@ -46,8 +46,8 @@ def imagenet_split(directory: Path, split: str) -> Path:
 class ImageNet(ImageSet):
     """ImageNet from the usual folders, `train/<wnid>` for training and `val/<wnid>` for testing.
 
-    A shifted test set is a folder with one subfolder per class. A subfolder's name is a wnid (ImageNet-R, -A, -Sketch),
-    a class number in the order of the 1,000 wnids (ImageNet-V2), or another name that `class_maps` translates
+    A shifted test set is a folder with one subfolder per class. The name of a subfolder can be a wnid (ImageNet-R, -A,
+    -Sketch) or a class number in the order of the 1,000 wnids (ImageNet-V2). `class_maps` translates all other names
     (ObjectNet). Subfolders of classes that `classes` excludes are ignored. For a shifted test set with only some of the
     classes, predictions are restricted to these classes.
 
@@ -55,18 +55,19 @@ class ImageNet(ImageSet):
     (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
 
     Args:
-        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
-        classes: classes to keep: a number n for the first n in wnid order (50 for mini-WebVision), a text file with one
-            wnid per line (ImageNet-100), or None for all 1,000. Classes are numbered in wnid order.
-        image_size: height and width of the network's input images, in pixels.
+        data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.
+        classes: classes to keep. A number n keeps the first n classes in the order of their wnids, such as 50 for
+            mini-WebVision. A text file with one wnid per line keeps these classes, such as those of ImageNet-100. None
+            keeps all 1,000. Classes are numbered in wnid order.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
-        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics; None means no
+            pixels. None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
+        shifted: folder of each shifted test set, relative to `data_dir`, by the name used in metrics. None means no
             shifted test sets.
-        class_maps: for shifted test sets with other subfolder names, by set name: a text file, relative to `data_dir`,
-            with lines `<wnid> <folder>`; unlisted subfolders are ignored.
+        class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir` with lines `<wnid>
+            <folder>`. Subfolders that are not listed are ignored.
 
     Raises:
         FileNotFoundError: if a folder or a map is missing or empty.
@@ -132,7 +133,9 @@ class ImageNet(ImageSet):
 
 
 def listed_classes(file: Path) -> list[str]:
-    """Read a list of wnids, the first word of each line, and sort it.
+    """Read the wnids of a list in sorted order.
+
+    The wnid is the first word of each line.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -155,7 +158,9 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
         pairs = [(folder, translation[folder]) for folder in folders if folder in translation]
     elif all(folder.isdecimal() for folder in folders):
         if len(wnids) != 1000:
-            raise ValueError(f"{split} numbers its folders among 1,000 classes, and classes leaves {len(wnids)}")
+            raise ValueError(
+                f"{split} has numbered folders and needs all 1,000 classes, but classes keeps {len(wnids)}"
+            )
         if above := [folder for folder in folders if int(folder) >= 1000]:
             raise ValueError(f"{split} holds a folder {above[0]}, and classes are numbered 0...999")
         pairs = [(folder, wnids[int(folder)]) for folder in folders]
@@ -178,7 +183,7 @@ def read_class_map(path: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is invalid; the message names the line.
+        ValueError: if a line is invalid. The message names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
@@ -195,11 +200,11 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of ImageNet32: images `[N, 3, 32, 32]`, uint8, and, if the file has them, labels `[N]`.
 
     Args:
-        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8 (per image: all red values, then green,
-            then blue), and optionally `labels`.
+        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. Each row of
+            `data` has all red values, then all green values, then all blue values.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else.
+        ValueError: if the file is damaged or has other contents.
     """
     try:
         if file.suffix == ".npz":
@@ -216,7 +221,10 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_batch(file: Path) -> np.ndarray:
-    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8. See `read_labelled_batch`."""
+    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8.
+
+    See `read_labelled_batch`.
+    """
     return read_labelled_batch(file)[0]
 
 
@@ -229,8 +237,9 @@ class ImageNet32(OtherImages):
     datasets, 2017, arXiv 1707.08819.
 
     Args:
-        data_dir: folder that contains the files, directly or in `imagenet32`; None means the NOISEWORKS_DATA directory.
-        num_files: read only the first `num_files` files, in 1...10; all ten take 4 GB.
+        data_dir: folder that contains the files, directly or in a subfolder `imagenet32`. None means the
+            NOISEWORKS_DATA directory.
+        num_files: number of files to read, in 1...10. All ten files take 4 GB.
 
     Raises:
         ValueError: if `num_files` is out of range.
@@ -276,8 +285,9 @@ class LabelledImageNet32(ImageSet):
     datasets, 2017, arXiv 1707.08819.
 
     Args:
-        data_dir: folder that contains the files, directly or in `imagenet32`; None means the NOISEWORKS_DATA directory.
-        num_files: read only the first `num_files` training files, in 1...10; all ten take 4 GB.
+        data_dir: folder that contains the files, directly or in a subfolder `imagenet32`. None means the
+            NOISEWORKS_DATA directory.
+        num_files: number of training files to read, in 1...10. All ten files take 4 GB.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -306,7 +316,10 @@ class LabelledImageNet32(ImageSet):
 
 
 def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels; labels start at 1 in the files and at 0 in the result."""
+    """Read images and labels.
+
+    The labels start at 1 in the files and at 0 in the result.
+    """
     image, label = read_labelled_batch(file)
     if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
         raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")

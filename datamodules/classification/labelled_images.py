@@ -1,4 +1,6 @@
-"""DataModule for images with one label each; adds label noise, validation split, batches and augmentation to a dataset.
+"""DataModule for images with one label each.
+
+It adds label noise, a validation split, batches and augmentation to a dataset.
 
 LabelledImages(CIFAR10("~/data"), batch_size=128, augmentation=Augmentation(crop_padding=4, flip=True))
 """
@@ -37,8 +39,8 @@ class LabelledImages(SeededBatches):
     """DataModule for a dataset of images with one label each.
 
     `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
-    training samples depends only on (seed, epoch), not on the number of ranks; a run resumed within an epoch continues
-    that epoch.
+    training samples depends on (seed, epoch) and not on the number of ranks. A run that is resumed within an epoch
+    continues this epoch.
 
     `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the given
     label as `original_label`. Corrections are saved in the checkpoint.
@@ -46,29 +48,32 @@ class LabelledImages(SeededBatches):
     Args:
         images: dataset.
         batch_size: global training batch size, over all ranks.
-        label_noise: corrupts training and validation labels; None leaves them unchanged.
-        validation_fraction: fraction of each class held out of training for validation, in [0, 1); these labels are
-            also corrupted. None holds out a tenth if the dataset has no validation images.
-        test_fraction: fraction of each class held out of training for testing, in [0, 1), if the dataset has no test
-            images. If true labels are unknown, testing uses the given labels, which are as noisy as the training
-            labels.
-        folds: number of folds of the training images. One fold is held out for validation and for scoring its labels
-            (`callbacks.labels.LabelReport`). None means no folds.
+        label_noise: corrupts training and validation labels. None leaves them unchanged.
+        validation_fraction: fraction of each class to hold out of the training images for validation, in [0, 1). Label
+            noise also corrupts the validation labels. None holds out one tenth if the dataset has no validation images.
+        test_fraction: fraction of each class to hold out of the training images for testing, in [0, 1), if the dataset
+            has no test images. If true labels are unknown, testing uses the given labels, which are as noisy as the
+            training labels.
+        folds: number of folds of the training images. One fold is held out for validation.
+            `callbacks.labels.LabelReport` scores the labels of this fold. None means no folds.
         fold: the held-out fold, 0 ... folds - 1.
-        augmentation: random crop and flip of training images, on the device; None means no augmentation.
-        second_view: add a second random augmentation of each image to training batches, as `second_view`.
-        predict_dir: folder of images, in any subfolders, that `predict` reads instead of the test set; images in a
-            top-level folder named after a class get that label.
-        ood_test_sets: further datasets with the same classes; their test images are shifted test sets.
-        batches_per_epoch: number of batches per epoch. Images are sampled anew for each epoch, equally many per given
-            label; a class with too few images contributes all of them. None means all images.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        shards: how training images are split among the nodes of decentralised training; each batch has equally many
+        augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
+        second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
+        predict_dir: folder of images that `predict` reads instead of the test set, including its subfolders. Images in
+            a top-level subfolder that is named after a class get the label of this class.
+        ood_test_sets: further datasets with the same classes. Their test images are shifted test sets.
+        batches_per_epoch: number of batches per epoch. For each epoch, equally many images are sampled for each given
+            label. A class with fewer images contributes all of its images. None means all images.
+        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
+        shards: split of the training images among the nodes of decentralised training. Each batch has equally many
             images per node. None means no split.
-        passes_per_epoch: passes over the training set per epoch; methods that train two networks in turn use 2.
-        num_workers: DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
+        passes_per_epoch: number of passes over the training set per epoch. Methods that train two networks in turn use
+            2.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for images
+            in memory.
         prefetch_factor: batches that each worker prefetches.
-        seed: random seed of split, noise, order and augmentation; None means the value of `seed_everything`.
+        seed: random seed of the split, the noise, the order and the augmentation. None means the value of
+            `seed_everything`.
     """
 
     train_set: LabelledSet | None
@@ -136,7 +141,7 @@ class LabelledImages(SeededBatches):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape C, H, W of the network's input images."""
+        """Shape C, H, W of the input images of the network."""
         return self.images.image_shape
 
     @property
@@ -242,7 +247,7 @@ class LabelledImages(SeededBatches):
             )
 
     def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor, dropped: Tensor) -> None:
-        """Save the run's given labels as `labels.csv` in its directory.
+        """Save the given labels as `labels.csv` in the directory of the run.
 
         The existing table of a resumed or tested run is not changed.
 
@@ -264,7 +269,7 @@ class LabelledImages(SeededBatches):
         """Check lists, folders and labels of all shifted test sets, to report missing data before training.
 
         Raises:
-            FileNotFoundError: if a shifted test set is missing; the message names the expected path.
+            FileNotFoundError: if a shifted test set is missing. The message names the expected path.
             ValueError: if there are no shifted test sets, or one of them is damaged, has invalid labels or has images
                 of another shape.
         """
@@ -282,7 +287,10 @@ class LabelledImages(SeededBatches):
                 )
 
     def shifted_test_loaders(self) -> dict[str, DataLoader]:
-        """Return a DataLoader per shifted test set; batches contain `classes` if the set lacks some classes."""
+        """Return a DataLoader for each shifted test set.
+
+        Batches contain `classes` if the set lacks some classes.
+        """
         sources = self._prepared(self.images).ood_test_sets()
         sources |= {name: self._prepared(images).test() for name, images in self.ood_test_sets.items()}
         return {
@@ -300,7 +308,7 @@ class LabelledImages(SeededBatches):
         return self.evaluation_loader(plain.sharing_labels(train))
 
     def held_out_dataloader(self) -> DataLoader | None:
-        """Return a DataLoader of the held-out fold in dataset order, without augmentation; None without `folds`."""
+        """Return a DataLoader of the held-out fold in dataset order, without augmentation, or None without `folds`."""
         if self.folds is None:
             return None
         if self.validation_set is None:
@@ -349,7 +357,7 @@ class LabelledImages(SeededBatches):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert all images to the module's dtype, in [0, 1]."""
+        """Convert all images to the dtype of the module, in [0, 1]."""
         data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:
@@ -359,10 +367,12 @@ class LabelledImages(SeededBatches):
     # corrected labels
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Change labels of training samples; the new labels take effect on all ranks and workers in the next epoch.
+        """Change labels of training samples.
 
-        `correct_labels` is a collective operation: all ranks must call it equally often, each with its own samples
-        (such as its shard of `training_images_dataloader`) or with none. Corrections are gathered from all ranks.
+        The new labels take effect in the next epoch, on all ranks and workers.
+
+        All ranks must call this method equally often. Each rank passes its own samples, such as its shard of
+        `training_images_dataloader`, or no samples. Corrections are gathered from all ranks.
 
         Args:
             index: positions in the training set, `[n]`, int64.

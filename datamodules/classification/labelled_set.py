@@ -23,17 +23,19 @@ SECOND = 1 << 40
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
-    """Selected rows of a source with their given labels. Once labels are corrected, batches contain `original_label`.
+    """Selected rows of a source with their given labels.
+
+    Once labels are corrected, batches contain `original_label`.
 
     Args:
         source: the images.
-        row: positions in the source, `[n]`; None means all.
-        label: given labels, `[n]`; None means the source's labels.
-        clean_label: true labels, `[n]`; None if they are unknown.
-        seed: seed of the training augmentation; batches then contain the epoch, with which augmentation on the device
-            is seeded. None means no augmentation.
+        row: positions of the selected images in the source, `[n]`. None means all images.
+        label: given labels, `[n]`. None means the labels of the source.
+        clean_label: true labels, `[n]`. None if they are unknown.
+        seed: seed of the training augmentation. With a seed, batches contain the epoch, which augmentation on the
+            device needs. None means no augmentation.
         second_view: whether batches contain a second random augmentation of each image.
-        origin: number of the images' dataset, added to batches as `origin`; None adds no such key.
+        origin: number of the dataset of the images, added to batches as `origin`. None adds no such key.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         self.corrected.fill_(True)
 
     def sharing_labels(self, other: "LabelledSet") -> Self:
-        """Share labels, and all later corrections, with another set of the same samples."""
+        """Share the labels and all later corrections with another set of the same samples."""
         self.given, self.label, self.corrected = other.given, other.label, other.corrected
         return self
 
@@ -115,10 +117,10 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
         label: `[N]`, int64.
         fraction: fraction of each class to hold out, in [0, 1).
         seed: seed of the random choice of held-out rows.
-        stream: number of the random stream; different streams give independent splits.
+        stream: number of the random stream. Different streams give independent splits.
 
     Returns:
-        Kept rows and held-out rows, each in ascending order.
+        The kept rows and the held-out rows, each in ascending order.
     """
     random = np.random.default_rng([seed, stream])
     held_out = np.zeros(len(label), dtype=bool)
@@ -138,7 +140,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
         seed: seed of the folds.
 
     Returns:
-        Kept rows and held-out rows, each in ascending order.
+        The kept rows and the held-out rows, each in ascending order.
     """
     random = np.random.default_rng([seed, 3])
     part = np.empty(len(label), dtype=np.int64)
@@ -161,8 +163,8 @@ def label_table(
         truth: true labels, `[N]`, or None.
         training: rows for training.
         tested: rows held out for testing.
-        dropped: `[N]`, bool: samples left out of training and validation; if there are any, the table has a column
-            `action`.
+        dropped: whether each sample is left out of training and validation, `[N]`, bool. If any sample is left out, the
+            table has a column `action`.
     """
     import pandas as pd
 
@@ -181,7 +183,9 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write the run's label table; if the run already has a table, reject labels that differ from it.
+    """Write the label table of the run.
+
+    If the run already has a table, reject labels that differ from the table.
 
     Args:
         path: `labels.csv` of the run.
@@ -190,7 +194,8 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         write: whether this rank writes the file if it is missing.
 
     Raises:
-        ValueError: if the file has other labels, files or another split; the message names the first row that differs.
+        ValueError: if the file has other labels, other files or another split. The message names the first row that
+            differs.
     """
     if not path.is_file():  # every rank that sees the file raises, so none waits for another
         if write:

@@ -18,7 +18,7 @@ class MNIST(ImageSet):
     """MNIST from torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
 
     Args:
-        data_dir: folder that contains `MNIST`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `MNIST`. None means the NOISEWORKS_DATA directory.
         download: download missing files.
     """
 
@@ -63,16 +63,16 @@ class MNIST(ImageSet):
 class MedMNIST(ImageSet):
     """A MedMNIST dataset with one label per image, from the distributed file `<data_dir>/<name>/<name>.npz`.
 
-    The file, which may also be at `<data_dir>/<name>.npz`, contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
-    W, 3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. The images may be sorted by class, because batches are
+    The file may also be at `<data_dir>/<name>.npz`. It contains `{train,val,test}_images`, `[N, H, W]` or `[N, H, W,
+    3]`, 8 bit, and `{train,val,test}_labels`, `[N, 1]`. The images may be sorted by class, because batches are
     shuffled.
 
     Args:
         name: name of the set, such as pneumoniamnist.
         num_classes: number of classes.
-        data_dir: folder that contains the file; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of the images in pixels; 28 in the first edition of MedMNIST.
-        channels: image channels: 1 for grey, 3 for colour.
+        data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of the images, in pixels. The first edition of MedMNIST has 28.
+        channels: number of channels of the images, 1 for grey and 3 for colour.
     """
 
     def __init__(

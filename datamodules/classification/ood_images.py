@@ -1,6 +1,7 @@
 """Out-of-distribution images, for detection at test time or as label noise in training.
 
-The test images of any dataset can also serve as out-of-distribution images for another, such as SVHN for CIFAR-10.
+The test images of any dataset can also serve as out-of-distribution images for another dataset. For example, SVHN can
+serve CIFAR-10.
 
 The usual sets come from the authors of ODIN: images resized or cropped to 32 x 32 pixels, in folders such as
 `Imagenet_resize`, `LSUN_resize` and `iSUN`.
@@ -26,8 +27,8 @@ class ImagesInFolder(OtherImages):
 
     Args:
         folder: name of the folder, such as `LSUN_resize`.
-        data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
-        num_images: use only the first `num_images`; None means all.
+        data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
+        num_images: number of images to use, from the first. None means all images.
     """
 
     def __init__(self, folder: str, data_dir: str | None = None, num_images: int | None = None) -> None:
@@ -58,7 +59,9 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent uniform pixels, generated on access from the seed and the image's position.
+    """Images of independent uniform pixels.
+
+    Each image is generated on access from the seed and the position of the image.
 
     Args:
         num_images: number of images.
@@ -95,7 +98,9 @@ class UniformNoise(OtherImages):
 
 
 class OtherDigits(OtherImages):
-    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images. No download.
+    """scikit-learn's digits of selected classes, 8 x 8 pixels, from both training and test images.
+
+    No download.
 
     Args:
         digits: selected classes.
@@ -118,10 +123,12 @@ class OtherDigits(OtherImages):
 
 
 class PhotographPatches(OtherImages):
-    """Adjacent grey patches of scikit-image's 512 x 512 photograph of a cameraman. No download.
+    """Adjacent patches of the grey photograph of a cameraman in scikit-image, which has 512 x 512 pixels.
+
+    No download.
 
     Args:
-        num_images: number of patches, in random order; None means all.
+        num_images: number of patches, in random order. None means all.
     """
 
     def __init__(self, num_images: int | None = None) -> None:
@@ -135,8 +142,8 @@ class PhotographPatches(OtherImages):
         photograph = torch.from_numpy(skimage.data.camera())
         if max(height, width) > min(photograph.shape):
             raise ValueError(
-                f"the photograph is {list(photograph.shape)}, too small for a patch of the in-distribution images' "
-                f"shape {list(image_shape)}"
+                f"the photograph has {list(photograph.shape)} pixels, which is too small for patches of the shape "
+                f"{list(image_shape)} of in-distribution images"
             )
         patches = photograph.unfold(0, height, height).unfold(1, width, width).flatten(0, 1)
         order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))[: self.num_images]

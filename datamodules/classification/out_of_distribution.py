@@ -15,12 +15,13 @@ IN_DISTRIBUTION = "in_distribution"
 class OutOfDistribution(LabelledImages):
     """Labelled images, tested together with out-of-distribution sets, one DataLoader per set.
 
-    Test batches have the key `origin`: 0 for the dataset's own images, and i for the i-th out-of-distribution set.
-    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation,
-    prediction and all other arguments are as in `LabelledImages`.
+    Test batches have the key `origin`. It is 0 for images of the dataset, and i for the i-th out-of-distribution set.
+    `origin_names` lists the names of all sets. Out-of-distribution images have label -1. Training, validation and
+    prediction, and all other arguments, are as in `LabelledImages`.
 
     Args:
-        ood: out-of-distribution sets, by the names used in metrics; their images must have the dataset's shape.
+        ood: dictionary of out-of-distribution sets. The keys are the names used in metrics. The images must have the
+            same shape as those of the dataset.
     """
 
     def __init__(self, ood: dict[str, OtherImages], **arguments: Any) -> None:

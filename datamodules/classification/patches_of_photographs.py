@@ -15,14 +15,17 @@ NUM_PHOTOGRAPHS = 13
 
 
 class PatchesOfPhotographs(ImageSet):
-    """Adjacent colour patches of thirteen photographs, with varying contrast; the class of a patch is its photograph.
+    """Adjacent colour patches of thirteen photographs, with varying contrast.
 
-    A random half of each photograph's patches is for training, the rest for testing. Each patch is multiplied by its
-    own contrast, uniform in [lowest_contrast, 1]. Split and contrasts depend only on the seed.
+    Each photograph is one class.
+
+    A random half of the patches of each photograph is for training, and the other half for testing. Each patch is
+    multiplied by a random contrast, uniform in [lowest_contrast, 1]. The split and the contrasts depend only on the
+    seed.
 
     Args:
         patch_size: height and width of a patch, in pixels, in 1...128.
-        lowest_contrast: smallest contrast, in (0, 1]; 1 leaves patches unchanged.
+        lowest_contrast: smallest contrast, in (0, 1]. 1 leaves the patches unchanged.
     """
 
     def __init__(self, patch_size: int = 16, lowest_contrast: float = 1.0) -> None:

@@ -19,11 +19,11 @@ from datamodules.files.mat_files import read_mat
 class SVHN(ImageSet):
     """SVHN in torchvision's layout: `train_32x32.mat` and `test_32x32.mat`, in `data_dir` or its subfolder `svhn`.
 
-    The files label the digit 0 as 10; here its label is 0.
+    In the files, the digit 0 has the label 10. Here its label is 0.
 
     Args:
-        data_dir: folder that contains the files; None means the NOISEWORKS_DATA directory.
-        download: download missing files (64 and 182 MB).
+        data_dir: folder that contains the files. None means the NOISEWORKS_DATA directory.
+        download: whether to download missing files (64 and 182 MB).
     """
 
     num_classes = 10

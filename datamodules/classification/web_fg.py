@@ -16,18 +16,18 @@ NUM_CLASSES: dict[Subject, int] = {"bird": 200, "car": 196, "aircraft": 100}
 
 
 class WebFG(ImageSet):
-    """Web-bird, web-car or web-aircraft, from `train-list.txt` for training and `val-list.txt` for testing, with lines
-    `file:label`.
+    """Web-bird, web-car or web-aircraft.
 
-    Validation images equal test images, so selecting an epoch by validation selects on the test set. Images are
-    resized, then cropped at a random position.
+    Training images are listed in `train-list.txt`, and test images in `val-list.txt`, with lines `file:label`. The
+    validation images are also the test images, so selecting an epoch by validation selects it on the test set. Images
+    are resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that contains the lists, directly or in `web-bird` and so on; None means the NOISEWORKS_DATA
-            directory.
+        data_dir: folder that contains the lists, directly or in a subfolder such as `web-bird`. None means the
+            NOISEWORKS_DATA directory.
         subject: bird (200 classes), car (196) or aircraft (100).
-        image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side after resizing, before the crop, in pixels; None means 256/224 of `image_size`.
+        image_size: height and width of the input images of the network, in pixels.
+        resize: length of the short side after resizing, before the crop, in pixels. None means 256/224 of `image_size`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 

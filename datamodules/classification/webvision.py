@@ -1,4 +1,6 @@
-"""WebVision 1.0, photographs from image search for ImageNet's 1,000 classes, and mini-WebVision, its first 50 classes.
+"""WebVision 1.0, photographs from image search for the 1,000 classes of ImageNet, and mini-WebVision.
+
+Mini-WebVision has the first 50 classes.
 
 Source: Li, Wang, Li, Agustsson and Van Gool, WebVision Database: Visual Learning and Understanding from Web Data, arXiv
 1708.02862.
@@ -19,20 +21,24 @@ LISTED = 1000
 
 
 class WebVision(ImageSet):
-    """Images from Google search, labelled by the search query; mini-WebVision has 66,000 images of 50 classes.
+    """Images from Google search, labelled by the search query.
 
-    Reads `info/train_filelist_google.txt` with the images in `google/`, and `info/val_filelist.txt` with the images in
-    `val_images_256/`. Validation uses WebVision's validation images, since its test labels are not public. With
-    `test_on: webvision`, testing and epoch selection use the same images, as is usual in papers; `imagenet` uses
-    separate test images. Images are resized, then cropped at a random position.
+    Mini-WebVision has 66,000 images of 50 classes.
+
+    `info/train_filelist_google.txt` lists the images in `google/`, and `info/val_filelist.txt` lists the images in
+    `val_images_256/`. Validation uses the validation images of WebVision, because its test labels are not public. With
+    `test_on: webvision`, testing and the selection of an epoch use the same images, as is usual in papers. With
+    `test_on: imagenet`, the test images are separate. Images are resized, then cropped at a random position.
 
     Args:
-        data_dir: folder that contains `info`, `google` and `val_images_256`; None means the NOISEWORKS_DATA directory.
-        num_classes: keep the first `num_classes` classes, in 1...1000.
-        test_on: test on the validation images of `webvision`, or of `imagenet` for the same classes.
-        imagenet_dir: folder that contains ImageNet's `val/<wnid>`; None means `data_dir`.
-        image_size: height and width of the network's input images, in pixels.
-        resize: length of the short side after resizing, before the crop, in pixels; None means 256/227 of `image_size`.
+        data_dir: folder that contains `info`, `google` and `val_images_256`. None means the NOISEWORKS_DATA directory.
+        num_classes: number of classes to keep, from the first, in 1...1000.
+        test_on: dataset whose validation images are the test images, "webvision" or "imagenet". The classes are the
+            same in both.
+        imagenet_dir: folder that contains the folders `val/<wnid>` of ImageNet. None means `data_dir`.
+        image_size: height and width of the input images of the network, in pixels.
+        resize: length of the short side after resizing and before the crop, in pixels. None means `image_size * 256 /
+            227`.
         interpolation: interpolation for resizing, with antialiasing: bilinear or bicubic.
     """
 
@@ -71,7 +77,10 @@ class WebVision(ImageSet):
         return ImageFiles(folder, *files_by_class(folder, self._wnids(root, folder)), self.crop)
 
     def _wnids(self, root: Path, folder: Path) -> list[str]:
-        """List the classes' WordNet IDs. `info/synsets.txt` lists the IDs in class order, which is alphabetical."""
+        """List the classes' WordNet IDs.
+
+        `info/synsets.txt` lists the IDs in class order, which is alphabetical.
+        """
         synsets = root / "info" / "synsets.txt"
         if not synsets.is_file():
             return class_folders(folder)[: self.num_classes]

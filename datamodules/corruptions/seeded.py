@@ -1,4 +1,4 @@
-"""Give a noise model the DataModule's seed if it has none of its own."""
+"""Give a noise model the seed of the DataModule if the noise model has no seed."""
 
 import copy
 from typing import Protocol, TypeVar
@@ -14,7 +14,10 @@ Noise = TypeVar("Noise", bound=Seeded)
 
 
 def seeded(noise: Noise, seed: int) -> Noise:
-    """Copy a noise model and set the copy's `seed` if it is None; the original can be reused for other datasets."""
+    """Copy a noise model, and set `seed` of the copy if it is None.
+
+    The original can be reused for other datasets.
+    """
     drawn = copy.copy(noise)
     if drawn.seed is None:
         drawn.seed = seed

@@ -30,19 +30,25 @@ def world_size() -> int:
 
 
 def run_seed() -> int:
-    """Read the seed stored by `seed_everything`; 0 if there is none."""
+    """Read the seed that `seed_everything` stored, or 0 if there is none."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def block(count: int, rank: int, world_size: int) -> range:
-    """Return the positions of a rank's shard of `count` items: contiguous, and of nearly the same size on all ranks."""
+    """Return the positions of the items of this rank.
+
+    The shards are contiguous and have nearly the same size on all ranks.
+    """
     share, rest = divmod(count, world_size)
     start = rank * share + min(rank, rest)
     return range(start, start + share + (rank < rest))
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Sum a tensor over ranks, without gradient and not in place; collective."""
+    """Sum a tensor over ranks, without gradient and not in place.
+
+    All ranks must call this function.
+    """
     total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL refuses a transposed one
     if world_size() > 1:
         dist.all_reduce(total)
@@ -50,7 +56,10 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def broadcast(message: Message) -> Message:
-    """Broadcast rank 0's message, which may be any picklable object; collective."""
+    """Broadcast a message of rank 0, which may be any picklable object.
+
+    All ranks must call this function.
+    """
     if world_size() == 1:
         return message
     messages: list[Any] = [message]
@@ -59,7 +68,10 @@ def broadcast(message: Message) -> Message:
 
 
 def all_gather(message: Message) -> list[Message]:
-    """Gather the messages of all ranks, in rank order; collective."""
+    """Gather the messages of all ranks, in the order of ranks.
+
+    All ranks must call this function.
+    """
     if world_size() == 1:
         return [message]
     messages: list[Any] = [None] * world_size()
@@ -68,12 +80,14 @@ def all_gather(message: Message) -> list[Message]:
 
 
 def broadcast_buffers(network: nn.Module) -> None:
-    """Copy rank 0's floating-point buffers to all ranks, in place; collective.
+    """Copy the floating-point buffers of rank 0 to all ranks, in place.
 
-    DDP keeps parameters equal, but each rank updates buffers, such as BatchNorm's running mean and variance, from its
-    own shard of a batch. DDP broadcasts rank 0's buffers only in the next forward pass, and only rank 0's buffers are
-    saved in checkpoints. Call this function after a training step, before scoring images with the network that DDP
-    wraps. Lightning's validation within `fit` goes through DDP and needs no such call.
+    All ranks must call this function.
+
+    DDP keeps parameters equal on all ranks. However, each rank updates buffers from its own shard of a batch, such as
+    the running mean and variance of BatchNorm. DDP broadcasts the buffers of rank 0 only in the next forward pass.
+    Checkpoints contain only the buffers of rank 0. Call this function after a training step, before scoring images with
+    the network that DDP wraps. The validation of Lightning within `fit` uses DDP and needs no such call.
     """
     if world_size() == 1:
         return
@@ -83,21 +97,24 @@ def broadcast_buffers(network: nn.Module) -> None:
 
 
 def all_reduce_gradients(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Sum a function and its gradient over the ranks' samples, in one all-reduce.
+    """Sum a function and its gradient over the samples of all ranks, in one all-reduce.
 
     Args:
-        value: this rank's part of the function, a scalar.
-        parameters: tensors with respect to which to differentiate, the same on all ranks.
+        value: part of the function on this rank, a scalar.
+        parameters: tensors with respect to which the function is differentiated. They are the same on all ranks.
 
     Returns:
-        The function's value, detached, and its gradient for each parameter; both are the same on all ranks.
+        The value of the function, detached, and its gradient for each parameter. Both are the same on all ranks.
     """
     gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
     return sum_over_processes(value.detach(), list(gradient))
 
 
 def sum_over_processes(value: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Sum a scalar and tensors over ranks in one all-reduce; with a single rank, return them unchanged."""
+    """Sum a scalar and tensors over ranks in one all-reduce.
+
+    With a single rank, they are returned unchanged.
+    """
     if world_size() == 1:
         return value, gradient
     total = all_reduce_sum(torch.cat([value.reshape(1), *(each.flatten() for each in gradient)]))

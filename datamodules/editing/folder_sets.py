@@ -23,22 +23,24 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 
 
 class MaskedPhotographs(ProtectedSet):
-    """A folder of photographs with masks, which are white where an editor keeps the image.
+    """A folder of photographs with masks.
+
+    A mask is white where an editor keeps the image.
 
     Images are `images/<name>.png`, or in another format of `ImageFolder`. The masks of an image are either
     `masks/<name>.png` or a folder `masks/<name>`. The folder has one or more `seen*.png`, one per region, and any
-    number of `unseen*.png`, which are editors' masks that the protection does not know. All images need the same number
-    of unseen masks. Images are rotated according to their metadata and resized to a square.
+    number of `unseen*.png`. The latter are masks of editors, and the protection does not know them. All images need the
+    same number of unseen masks. Images are rotated according to their metadata and resized to a square.
 
-    If there is a `prompts.json`, testing reads a list of editing prompts per image from it. The file may also have a
-    caption of each image, for metrics of the change:
+    If there is a file `prompts.json`, testing reads a list of editing prompts for each image from this file. The file
+    may also have a caption of each image, which metrics of the change need:
 
         {"<name>": ["a man in prison"], ...}
         {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
 
     Args:
-        data_dir: folder of the photographs; None means the NOISEWORKS_DATA directory.
-        image_size: height and width of images and masks after resizing, in pixels; a multiple of 8.
+        data_dir: folder of the photographs. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of images and masks after resizing, in pixels. It must be a multiple of 8.
     """
 
     def __init__(self, data_dir: str | None = None, image_size: int = 512) -> None:
@@ -132,7 +134,10 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read masks, `[n, S, S]`, bool: true where the file is brighter than one half."""
+        """Read masks, `[n, S, S]`, bool.
+
+        A mask is true where the file is brighter than one half.
+        """
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
@@ -152,7 +157,10 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Decode all files to reject damaged files early; decoding is cheap compared with protection."""
+    """Decode all files to reject damaged files early.
+
+    Decoding takes little time compared with protection.
+    """
     damaged = []
     for path in paths:
         try:
@@ -172,7 +180,10 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Find the masks of an image: masks known to the protection (seen), and all other masks (unseen)."""
+    """Find the masks of an image.
+
+    The protection knows the seen masks, and does not know the unseen masks.
+    """
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:

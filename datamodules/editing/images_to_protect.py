@@ -12,11 +12,11 @@ class ImagesToProtect(SeededBatches):
     """DataModule for images with regions to protect, and with the masks and prompts of editors.
 
     Args:
-        images: dataset: `MaskedPhotographs`, or `ImagesWithEllipses` around a dataset without masks.
+        images: dataset of images to protect. `ImagesWithEllipses` adds masks to a dataset without masks.
         batch_size: global training batch size, over all ranks, for training an editing model.
-        evaluation_batch_size: number of images protected at once, over all ranks; None means `batch_size`.
-        num_workers: DataLoader workers; None means one per free core, at most 8.
-        seed: random seed of sample order and regions; None means the value of `seed_everything`.
+        evaluation_batch_size: number of images to protect at once, over all ranks. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8.
+        seed: random seed of the order of samples and of the regions. None means the value of `seed_everything`.
     """
 
     def __init__(

@@ -15,16 +15,19 @@ from datamodules.segmentation.ellipses import ellipse_masks
 
 
 class ImagesWithEllipses(ProtectedSet):
-    """Square images, each with one elliptic region to protect and a second ellipse near it.
+    """Square images with two elliptic regions.
 
-    Training batches, which are for an inpainting model, have new regions in every epoch. Testing edits each image
-    twice: first the editor keeps the protected region, then the second ellipse, which the protection does not know.
+    Each image has an elliptic region to protect, and a second ellipse near this region.
+
+    Training batches are for an inpainting model and have new regions in every epoch. Testing edits each image twice.
+    First the editor keeps the protected region. Then the editor keeps the second ellipse, which the protection does not
+    know.
 
     Args:
-        images: any dataset of labelled images, such as `Digits(image_size=16)`; labels are ignored.
-        unseen_change: largest difference between the two ellipses in position, size and angle, as a fraction of each
-            quantity's range, in [0, 1].
-        num_test_images: test only on the first `num_test_images` images, for slow methods; None means all.
+        images: any dataset of labelled images, such as `Digits(image_size=16)`. The labels are ignored.
+        unseen_change: largest difference between the two ellipses, in [0, 1]. It is a fraction of the range of
+            position, size and angle.
+        num_test_images: number of test images to use, from the first, for slow methods. None means all images.
     """
 
     def __init__(self, images: ImageSet, unseen_change: float = 0.3, num_test_images: int | None = None) -> None:

@@ -1,4 +1,7 @@
-"""Interface of datasets of images to protect: objects that read each split, independently of batching."""
+"""Interface of datasets of images to protect.
+
+A dataset reads its splits and knows nothing of batches.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +9,9 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class ProtectedSet(ABC):
-    """Images with the regions that an editor keeps; batches are of type `ProtectedImageBatch`, with pixels as stored.
+    """Images with the regions that an editor keeps.
+
+    Batches have the type `ProtectedImageBatch`, with pixels as stored.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -28,5 +33,5 @@ class ProtectedSet(ABC):
 
         Args:
             seed: random seed of the regions.
-            with_prompts: also read the editors' prompts, which protection does not need.
+            with_prompts: whether to read the prompts of editors as well. Protection does not need them.
         """

@@ -1,8 +1,8 @@
 """Read arrays from `.npy` and `.npz` files without unpickling, in bounded memory.
 
-NumPy allocates the memory that a header declares before it reads any data. Headers are therefore checked first, against
-the number of bytes in the file. For a compressed array, the budget is 1 GiB or 100 times the file's size, whichever is
-larger.
+NumPy allocates the memory that a header declares before it reads any data. Headers are therefore first compared with
+the number of bytes in the file. For a compressed array, the budget is 1 GiB or 100 times the size of the file. The
+larger number counts.
 """
 
 import math
@@ -21,7 +21,7 @@ PLAIN_KINDS = "biufcSU"
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
-    """Check an array's header against the number of bytes in the file.
+    """Compare the header of an array with the number of bytes in the file.
 
     Args:
         stream: open file, positioned at its beginning.
@@ -44,7 +44,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or contains anything else; the message names the file.
+        ValueError: if the file is damaged or has other contents. The message names the file.
     """
     check_is_file(path)
     try:
@@ -57,20 +57,22 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read named arrays of numbers or text from an `.npz` file; other members are ignored.
+    """Read named arrays of numbers or text from an `.npz` file.
+
+    Other members are ignored.
 
     Args:
         path: `.npz` file.
         needed: names of required arrays.
-        optional: names of arrays to read if present.
+        optional: names of arrays to read if the file has them.
 
     Returns:
-        Arrays by name; optional arrays only if present.
+        The arrays by name, with the optional arrays that the file has.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or lacks an array, or an array has another type or exceeds the budget; the
-            message names the file.
+        ValueError: if the file is damaged or lacks an array, or if an array has another type or exceeds the budget. The
+        message names the file.
     """
     check_is_file(path)
     try:

@@ -1,8 +1,8 @@
 """Read NumPy arrays from pickles in bounded memory, without running code from the file.
 
-NumPy's own unpickling functions trust their arguments: an object dtype turns arbitrary bytes into pointers. Therefore
-no NumPy function is called while a file is read. Names in the file resolve to stand-ins that record plain values;
-arrays are built from these values if dtype, shape and number of bytes agree.
+The unpickling functions of NumPy trust their arguments. With an object dtype, they turn arbitrary bytes into pointers.
+Therefore no NumPy function is called while a file is read. Names in the file resolve to stand-ins that record plain
+values. Arrays are built from these values if dtype, shape and number of bytes agree.
 """
 
 import io
@@ -33,7 +33,10 @@ class _Type:
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        """Record the byte order, which is the only state of a plain dtype."""
+        """Record the byte order.
+
+        A plain dtype has no other state.
+        """
         version, order, subtype, names, fields, *_ = state
         if version not in (3, 4) or order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None,) * 3:
             raise pickle.UnpicklingError(f"it has a type with the state {state!r}")
@@ -53,10 +56,12 @@ class _Array:
 
 
 class _Named:
-    """Stand-in for a named function or class, which a file may call or pass on, but not modify.
+    """Stand-in for a named function or class.
+
+    A file may call it or pass it on, but not modify it.
 
     Args:
-        function: function to call instead of the named function; None forbids calls.
+        function: function to call instead of the named function. None forbids calls.
     """
 
     __slots__ = ("_function",)
@@ -79,7 +84,7 @@ ARRAY_CLASS = _Named(None)
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
-    """Build an array from bytes, if their number agrees with dtype and shape."""
+    """Build an array from bytes, if the number of bytes agrees with dtype and shape."""
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
         raise pickle.UnpicklingError("it has an array of neither numbers nor text")
     sizes = (shape,) if isinstance(shape, int) else shape
@@ -131,7 +136,10 @@ STAND_INS = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that resolves names only to the stand-ins from which arrays are rebuilt."""
+    """Unpickler that resolves names only to stand-ins.
+
+    Arrays are rebuilt from these stand-ins.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
@@ -144,11 +152,11 @@ MARK = -1
 
 
 def check_operations(file: BinaryIO, size: int) -> None:
-    """Reject a pickle that would take gigabytes or hours to read, before reading it.
+    """Reject a pickle before it is read, if reading would take gigabytes or hours.
 
-    A memo index may not exceed the file's size, because memory is allocated for all indices up to the largest. A tuple
-    may not contain more values than the file has bytes. Otherwise a short pickle could nest tuples that each contain
-    the previous tuple twice; hashing the outermost tuple as a dict key would take time exponential in the depth.
+    An index of the memo may not exceed the size of the file, because memory is allocated for all indices up to the
+    largest. A tuple may not contain more values than the file has bytes. Otherwise each tuple in a short pickle could
+    contain the previous tuple twice. Hashing the last tuple as a key of a dict would then take exponential time.
     """
     start = file.tell()
     stack: list[int] = []
@@ -186,11 +194,11 @@ def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
 
 
 class _Plain:
-    """Replace stand-ins by arrays, in plain containers.
+    """Replace the stand-ins in plain containers by arrays.
 
     Args:
-        size: size of the file in bytes, which limits the number of values. Only lists that share parts at every level
-            have more values.
+        size: size of the file in bytes. It limits the number of values. Only lists that share parts at every level have
+            more values.
     """
 
     def __init__(self, size: int) -> None:
@@ -221,7 +229,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """Read a pickle of arrays of numbers or text in plain containers.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else; the message names the file.
+        ValueError: if the file is damaged or contains anything else. The message names the file.
     """
     try:
         check_is_file(path)
@@ -238,11 +246,10 @@ LEGACY_HEAD = 3
 def read_torch_arrays(path: Path) -> Any:
     """Read NumPy arrays from a file written by `torch.save`.
 
-    PyTorch's own `weights_only` calls NumPy's unpickling functions, which trust the file.
+    With `weights_only`, PyTorch calls the unpickling functions of NumPy, which trust the file.
 
     Raises:
-        ValueError: if the file is damaged or contains anything else, including tensors; the message does not name the
-            file.
+        ValueError: if the file is damaged or has other contents, including tensors. The message does not name the file.
     """
     check_is_file(path)
     try:

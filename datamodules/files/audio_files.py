@@ -1,4 +1,7 @@
-"""Audio files, read as mono signals of a given sample rate; needs the extra `audio`."""
+"""Audio files, read as mono signals of a given sample rate.
+
+The extra `audio` must be installed.
+"""
 
 import struct
 from math import gcd
@@ -21,14 +24,17 @@ MOST_RESAMPLED = 1_000_000
 
 
 class UnreadableRecording(ValueError):
-    """Error for a file that cannot be read as a recording of the requested kind; the message names the file."""
+    """Error for a file that cannot be read as a recording of the requested kind.
+
+    The message names the file.
+    """
 
 
 def soundfile() -> Any:
     """Import soundfile, which reads and writes audio files.
 
     Raises:
-        ModuleNotFoundError: if soundfile is not installed; the message tells how to install it.
+        ModuleNotFoundError: if soundfile is not installed. The message says how to install it.
     """
     try:
         import soundfile
@@ -69,11 +75,11 @@ def read_recording(
     Args:
         path: audio file.
         sample_rate: sample rate in Hz.
-        resample: whether to resample recordings with another sample rate; if not, they raise an error.
-        mix_channels: whether to average multiple channels; if not, multiple channels raise an error.
+        resample: whether to resample recordings with another sample rate. If not, such recordings raise an error.
+        mix_channels: whether to average multiple channels. If not, multiple channels raise an error.
 
     Raises:
-        UnreadableRecording: if the file is damaged or all zeros, or has another sample rate or several channels.
+        UnreadableRecording: if the file is damaged, is silent, or has another sample rate or several channels.
     """
     library = soundfile()
     try:
@@ -113,7 +119,10 @@ def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
 
 
 def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> None:
-    """Write a signal in [-1, 1] with 16 bits; the file's comment stores a digest of the signal's inputs."""
+    """Write a signal in [-1, 1] with 16 bits.
+
+    The comment of the file stores a digest of the inputs of the signal.
+    """
     library = soundfile()
     with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=sample_rate, channels=1) as file:
         file.comment = digest
@@ -121,10 +130,10 @@ def write_recording(path: Path, signal: Any, sample_rate: int, digest: str) -> N
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest stored in a recording's comment; None if there is no digest.
+    """Read the digest in the comment of a recording, or None if there is no digest.
 
     Raises:
-        DamagedFile: if the file cannot be read, or is shorter or longer than its header declares.
+        DamagedFile: if the file cannot be read, or if its length differs from that in its header.
     """
     library = soundfile()
     try:

@@ -1,4 +1,7 @@
-"""Raw images of Bayer sensors: one value per pixel, behind a red, green or blue filter."""
+"""Raw images of Bayer sensors.
+
+Each pixel has one value and a red, green or blue filter.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +24,15 @@ PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
-    """Pack a Bayer image into channels R, G, B, G: the first two from one sensor row, the last two from the next.
+    """Pack a Bayer image into the channels R, G, B, G.
 
-    The image is cropped to begin with red if its pattern begins otherwise; incomplete cells are left out.
+    The first two channels come from one sensor row, and the last two from the next row.
+
+    If the pattern does not begin with red, the image is cropped so that it does. Incomplete cells are left out.
 
     Args:
         bayer: `[H, W]`.
-        pattern: colours of the top left 2 x 2 cell, row by row.
+        pattern: colours of the 2 x 2 cell at the top left, row by row.
 
     Returns:
         `[4, H / 2, W / 2]`, rounded down.
@@ -55,8 +60,8 @@ class RawImage:
     Args:
         bayer: `[H, W]`, uint16.
         black: black level.
-        white: white level, at which pixels saturate.
-        pattern: colours of the top left 2 x 2 cell, row by row.
+        white: white level. Pixels saturate at this level.
+        pattern: colours of the 2 x 2 cell at the top left, row by row.
     """
 
     bayer: NDArray[np.uint16]
@@ -65,7 +70,10 @@ class RawImage:
     pattern: str = "RGGB"
 
     def packed(self) -> NDArray[np.uint16]:
-        """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white] and reduced by the black level."""
+        """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white].
+
+        The black level is subtracted.
+        """
         planes = packed(self.bayer, self.pattern).clip(self.black, self.white)
         return (planes - np.uint16(self.black)).astype(np.uint16)
 
@@ -74,10 +82,10 @@ def checked(raw: RawImage, path: Path) -> RawImage:
     """Reject impossible levels and patterns.
 
     Raises:
-        ValueError: if levels or pattern are invalid; the message names the file.
+        ValueError: if the levels or the pattern are invalid. The message names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
-        raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
+        raise ValueError(f"{path}: black must be below white, both in 0 ... {MOST}, got {raw.black} and {raw.white}")
     if not raw.bayer.size:
         raise ValueError(f"{path} has no pixel")
     if raw.pattern not in PATTERNS:
@@ -95,11 +103,11 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
         height: number of sensor rows.
         width: number of sensor columns.
         black: black level.
-        white: white level, at which pixels saturate.
-        pattern: colours of the top left 2 x 2 cell, row by row.
+        white: white level. Pixels saturate at this level.
+        pattern: colours of the 2 x 2 cell at the top left, row by row.
 
     Raises:
-        ValueError: if the file's size or values do not agree with the arguments; the message names the file.
+        ValueError: if the size or the values of the file do not agree with the arguments. The message names the file.
     """
     size = path.stat().st_size
     if size != 2 * height * width:
@@ -114,8 +122,8 @@ def read_raw(path: Path) -> RawImage:
 
     Raises:
         ModuleNotFoundError: if a camera format is read without `rawpy`.
-        ValueError: if the file is damaged, its levels are invalid, or its colour filter is not a Bayer pattern
-            (Fujifilm's X-Trans); the message names the file.
+        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not a Bayer pattern,
+        such as X-Trans of Fujifilm. The message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -154,7 +162,7 @@ def find_raw(folder: Path, name: str) -> Path:
     """Find the raw image with a given name and any suffix.
 
     Raises:
-        FileNotFoundError: if there is no such image; the message names the expected files.
+        FileNotFoundError: if there is no such image. The message names the expected files.
     """
     for path in sorted(folder.glob(f"{name}.*")):
         if path.suffix.lower() in SUFFIXES:

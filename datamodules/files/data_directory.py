@@ -5,14 +5,16 @@ from pathlib import Path
 
 
 def data_directory(data_dir: str | None, name: str) -> Path:
-    """Return the folder of a dataset: `data_dir` or, if it is None, the environment variable NOISEWORKS_DATA.
+    """Return the folder of a dataset.
+
+    If `data_dir` is None, the environment variable NOISEWORKS_DATA gives the folder.
 
     Args:
         data_dir: the configured folder, or None.
         name: name of the dataset, for error messages.
 
     Raises:
-        FileNotFoundError: if neither `data_dir` nor NOISEWORKS_DATA is set, or the folder does not exist.
+        FileNotFoundError: if neither `data_dir` nor NOISEWORKS_DATA is set, or if the folder does not exist.
         NotADirectoryError: if the path is a file.
     """
     given = data_dir if data_dir is not None else os.environ.get("NOISEWORKS_DATA")
@@ -30,7 +32,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Create the folder of a download: the first that is set of `data_dir` and NOISEWORKS_DATA, otherwise `data`."""
+    """Create the folder of a download: `data_dir` if it is set, else NOISEWORKS_DATA if it is set, else `data`."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

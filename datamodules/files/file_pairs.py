@@ -19,12 +19,12 @@ def paired(
         noisy: file names of the noisy images.
         clean: file names of the clean images.
         folder: folder of the files, for error messages.
-        stem: function that reduces a file name to the part that a noisy and a clean name have in common.
+        stem: function that maps a file name to a key. A noisy file and its clean file must have the same key.
         kinds: names of the two kinds, for error messages.
         what: what the files contain, for error messages.
 
     Raises:
-        ValueError: if a file has no counterpart; the message names the file.
+        ValueError: if a file has no counterpart. The message names the file.
     """
 
     def by_stem(names: Sequence[str]) -> dict[str, str]:

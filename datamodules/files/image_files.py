@@ -1,7 +1,7 @@
 """Image files: listing of folders, decoding and crops.
 
-A crop is a box of the source image, resized to a square in one pass. JPEGs are decoded at the lowest resolution that
-the crop needs.
+A crop is a box of the source image that is resized to a square in one pass. JPEGs are decoded at the lowest resolution
+that the crop needs.
 """
 
 import io
@@ -31,7 +31,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 class UnreadableImage(ValueError):
     """Error for a file that is missing, damaged or not an image.
 
-    When a DataLoader worker raises this error, PyTorch puts the traceback into the message; only the original sentence
+    When a DataLoader worker raises this error, PyTorch puts the traceback into the message. Only the original sentence
     is shown.
     """
 
@@ -43,15 +43,17 @@ class UnreadableImage(ValueError):
 def opened_image(
     path: Path | str, kind: str = "an image", content: bytes | None = None
 ) -> Iterator[ImageFile.ImageFile]:
-    """Open an image; any error within the `with` statement is raised as an `UnreadableImage` with one sentence.
+    """Open an image.
+
+    Any error within the `with` statement is raised as an `UnreadableImage` with one sentence.
 
     Args:
-        path: path of the file; pipes and devices are rejected, because reading them may block.
+        path: path of the file. Pipes and devices are rejected, because reading them may block.
         kind: what the file should be, such as "an image", for the error message.
-        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
+        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
 
     Raises:
-        UnreadableImage: if the image cannot be read; the message names the file.
+        UnreadableImage: if the image cannot be read. The message names the file.
     """
     try:
         if content is None and Path(path).exists():  # Pillow says that it does not
@@ -70,9 +72,9 @@ def box_after_resizing(width: int, height: int, resize: int, size: int, place: S
     Args:
         width: width of the source, in pixels.
         height: height of the source, in pixels.
-        resize: length to which the short side is resized; the long side is rounded down.
+        resize: length of the short side after resizing. The length of the long side is rounded down.
         size: side of the square, at most `resize`.
-        place: row and column in [0, 1), mapped uniformly to all positions; None means the centre.
+        place: row and column of the square in [0, 1), mapped uniformly to all positions. None means the centre.
     """
     short = min(width, height)
     resized = width * resize // short, height * resize // short
@@ -110,11 +112,13 @@ def box_in_resized(
 
 
 class Crop:
-    """Resize the short side and crop a square, at a random position in training, otherwise in the centre.
+    """Resize the short side and crop a square.
+
+    The position is random in training, and else in the centre.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side after resizing, at least `size`; None means 256/224 of `size`.
+        resize: length of the short side after resizing, at least `size`. None means `size * 256 / 224`.
         interpolation: resampling method.
 
     Raises:
@@ -145,13 +149,16 @@ class Crop:
 
 
 class ResizedCrop(Crop):
-    """Random resized crop in training; otherwise like `Crop`.
+    """Random resized crop in training.
+
+    Outside of training, it is the crop of `Crop`.
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side after resizing, outside training, at least `size`; None means 256/224 of
-            `size`.
-        min_area: smallest area of a crop, as a fraction of the image's area, in (0, 1]. Aspect ratios are in 3/4...4/3.
+        resize: length of the short side after resizing outside of training, at least `size`. None means `size * 256 /
+            224`.
+        min_area: smallest area of a crop, as a fraction of the area of the image, in (0, 1]. Aspect ratios are in
+            3/4...4/3.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -176,10 +183,12 @@ def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> 
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey images to 8 bits; other images are returned unchanged.
+    """Convert 16-bit grey images to 8 bits.
+
+    Other images are returned unchanged.
 
     Raises:
-        ValueError: if values are floating-point numbers, since their white level is unknown.
+        ValueError: if values are floating-point numbers, because their white level is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
@@ -197,14 +206,14 @@ def read_crop(
         path: path of the file. Its orientation tag is ignored, as in torchvision, unless the crop is `upright`; 16-bit
             grey values are scaled to 8 bits.
         crop: the crop.
-        uniform: numbers in [0, 1) that determine the random crop; None means the central crop.
-        content: the encoded image, if it is part of another file; `path` is then only its name in error messages.
+        uniform: numbers in [0, 1) that determine the random crop. None means the central crop.
+        content: encoded image, if it is part of another file. Then `path` is only used in error messages.
 
     Returns:
         `[height, width, 3]`, uint8, RGB, of the crop's `shape`.
 
     Raises:
-        UnreadableImage: if the image cannot be read; the message names the file.
+        UnreadableImage: if the image cannot be read. The message names the file.
     """
     with opened_image(path, content=content) as image:
         turned = crop.upright and orientation(image) != 1
@@ -269,8 +278,8 @@ class ImagesFound(NamedTuple):
 def images_in(folder: Path) -> ImagesFound:
     """Find the image files in a folder and its subfolders, without hidden files, pipes and devices.
 
-    Links are followed. A folder or file that has several paths is listed once, with a path without links if possible.
-    Links to a parent folder are ignored.
+    Links are followed. A folder or file with several paths is listed once. A path without links is preferred. Links to
+    a parent folder are ignored.
     """
     around = {os.path.realpath(parent) for parent in folder.absolute().parents}
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
@@ -311,7 +320,10 @@ def _waits(path: str) -> bool:
 
 
 def image_names(folder: Path) -> list[str]:
-    """List the image files in a folder and its subfolders, as sorted relative names; see `images_in`."""
+    """List the image files in a folder and its subfolders, as sorted relative names.
+
+    `images_in` describes the rules.
+    """
     return images_in(folder).names
 
 
@@ -332,7 +344,9 @@ def required_folder(folder: Path, key: str) -> None:
 
 
 def class_folders(split: Path) -> list[str]:
-    """List the subfolders of a split, sorted by name; each subfolder is a class.
+    """List the subfolders of a split, sorted by name.
+
+    Each subfolder is a class.
 
     Raises:
         FileNotFoundError: if there is no subfolder.
@@ -353,7 +367,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
-    """Reject images that belong to two classes because of a link."""
+    """Reject images that are in the folders of two classes because of a link."""
     class_of: dict[str, str] = {}
     of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
     of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]
@@ -368,7 +382,7 @@ def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tens
     """List the images of a split with one folder per class, sorted by class and name.
 
     Returns:
-        File names relative to `split`, and labels `[N]`, int64: positions in `classes`.
+        The file names relative to `split`, and the labels `[N]`, int64. A label is a position in `classes`.
 
     Raises:
         FileNotFoundError: if a class has no folder or no image.

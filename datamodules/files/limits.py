@@ -1,4 +1,4 @@
-"""Checks for readers of untrusted files: regular files, memory budget, range of numbers."""
+"""Checks for readers of untrusted files: whether a file is regular, its size in memory, and the range of numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ DEFLATE_LIMIT = 1040
 
 
 def sentence(error: BaseException) -> str:
-    """Format a library's error message as one line of at most 400 characters."""
+    """Format the error message of a library as one line of at most 400 characters."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 400 else f"{said[:400]} ..."
 
@@ -32,14 +32,15 @@ def check_is_file(path: Path) -> None:
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Reject a file whose unpacked size exceeds its budget: 1 GiB or 100 times the file's size, whichever is larger.
+    """Reject a file whose unpacked size exceeds both 1 GiB and 100 times the size of the file.
 
     Args:
         path: packed file.
-        size: size of the file's content in memory, in bytes.
+        size: size of the content of the file in memory, in bytes.
 
     Raises:
-        ValueError: if the content exceeds the budget; the message states both sizes, and the caller adds the file name.
+        ValueError: if the content exceeds the budget. The message states both sizes. The caller adds the name of the
+        file.
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
@@ -47,17 +48,17 @@ def check_unpacked(path: Path, size: int) -> None:
 
 
 def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
-    """Convert numbers to int64; reject the first number that is not an integer or is out of range.
+    """Convert numbers to int64, and reject numbers that are not integers or out of range.
 
     Args:
         values: any array or sequence of numbers.
         least: smallest allowed number.
         most: largest allowed number.
         path: file of the numbers.
-        what: what a number means, such as `label`, for error messages.
+        what: name of the numbers in error messages, such as `label`.
 
     Raises:
-        ValueError: if a number is invalid; the message names the file, the value and its position, counted from 0.
+        ValueError: if a number is invalid. The message names the file, the value and its position, counted from 0.
     """
     found = np.asarray(values)
     if found.dtype.kind == "b" or (found.dtype.kind not in "iuf" and found.size):

@@ -1,7 +1,8 @@
 """Numeric arrays in `.mat` files of MATLAB 5 to 7.2.
 
-SciPy's reader is not used: it takes an element's type as an index into a pointer table without a bounds check, so a
-file of 200 bytes can crash the process. This reader supports only the part of the format that numeric arrays need.
+The reader of SciPy is not used, because a file of 200 bytes can crash it. It takes the type of an element as an index
+into a table of pointers, and does not check the bounds. This reader supports only the part of the format that numeric
+arrays need.
 """
 
 import math
@@ -41,7 +42,7 @@ class _Matrix(NamedTuple):
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
-    """Return type, start and length of the element at a position, and the position of the next element."""
+    """Return the type, the start and the length of the element at a position, and the position of the next element."""
     if place + 8 > len(content):
         raise ValueError("an element breaks off")
     (tag,) = struct.unpack_from(f"{order}I", content, place)
@@ -52,7 +53,7 @@ def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int
 
 
 def _head(content: bytes, order: str) -> _Matrix:
-    """Read flags, shape and name of an array."""
+    """Read the flags, the shape and the name of an array."""
     parts, place = [], 0
     for _ in range(3):
         kind, start, length, place = _element(content, place, order)
@@ -70,7 +71,10 @@ def _head(content: bytes, order: str) -> _Matrix:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
-    """Iterate over the arrays of a file; for each array, yield whether it is compressed, and its bytes."""
+    """Iterate over the arrays of a file.
+
+    For each array, yield its bytes and whether they were compressed.
+    """
     place = HEADER
     while place < len(content):
         if not any(content[place : place + 8]):  # padding of the file
@@ -95,12 +99,12 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
     """Read a numeric array from a file of MATLAB 5 to 7.2.
 
     Returns:
-        The array with its stored dtype, or None, and the names of all arrays in the file.
+        The array in the dtype of the file, or None if there is no such array, and the names of all arrays in the file.
 
     Raises:
         NotImplementedError: if the file was written by MATLAB 7.3.
-        ValueError: if the file is damaged, or the named array does not contain real numbers; the message does not name
-            the file.
+        ValueError: if the file is damaged, or if the named array does not contain real numbers. The message does not
+        name the file.
     """
     content = path.read_bytes()
     orders = {b"IM": "<", b"MI": ">"}

@@ -1,4 +1,7 @@
-"""Read numeric arrays from MATLAB files, without objects, functions and links to other files."""
+"""Read numeric arrays from MATLAB files.
+
+Objects, functions and links to other files are not read.
+"""
 
 import math
 from collections.abc import Callable
@@ -15,7 +18,9 @@ KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """Read one array from a `.mat` file of MATLAB 5 to 7.3; version 7.3 (HDF5) needs `h5py`.
+    """Read one array from a `.mat` file of MATLAB 5 to 7.3.
+
+    Version 7.3 (HDF5) needs `h5py`.
 
     Args:
         path: `.mat` file.
@@ -24,8 +29,8 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: if the file is damaged, or the array is missing, not numeric or too large; the message names the
-            file.
+        ValueError: if the file is damaged, or if the array is missing, not numeric or too large. The message names the
+        file.
     """
     check_is_file(path)
     try:
@@ -49,14 +54,18 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
-        ValueError: if the file is damaged, the array is missing, or a cell is not numeric; the message names the file.
+        ValueError: if the file is damaged, if the array is missing, or if a cell is not numeric. The message names the
+        file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))
 
 
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
-    """Read a numeric HDF5 array, which must be stored in this file and fit the memory budget."""
+    """Read a numeric HDF5 array.
+
+    The array must be stored in this file and fit into the memory budget.
+    """
     _check_stored(path, stored, key)
     if stored.dtype.kind not in "biuf":
         raise ValueError(f"{key} is of type {stored.dtype}, not numbers")
@@ -96,7 +105,10 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
 
 
 def _held(file: Any, key: str) -> bool:
-    """Whether a file has the key; rejects links on the key's path, since they may lead to any file."""
+    """Return whether a file has the key.
+
+    Links on the path of the key are rejected, because they may lead to any file.
+    """
     import h5py
 
     group = file
@@ -112,7 +124,10 @@ def _held(file: Any, key: str) -> bool:
 
 
 def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
-    """Call `read` on an array of an HDF5 file, in which MATLAB's axes are reversed."""
+    """Call `read` on an array of an HDF5 file.
+
+    The axes are in the reverse order of those in MATLAB.
+    """
     try:
         import h5py
     except ModuleNotFoundError as error:

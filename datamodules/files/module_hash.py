@@ -1,4 +1,4 @@
-"""Hash a network, to avoid using one network's cached results for another network."""
+"""Hash a network, so that the cached results of one network are not used for another network."""
 
 import hashlib
 import re
@@ -11,14 +11,14 @@ PYTORCHS_OWN = vars(nn.Module())
 
 
 def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
-    """Hash all parameters and buffers, saved or not, and each submodule's class and `extra_repr`.
+    """Hash all parameters and buffers, saved or not, and the class and the `extra_repr` of each submodule.
 
     A module whose results depend on an argument outside its tensors must include it in `extra_repr`.
 
     Args:
-        module: any module; its mode, hooks and functions are ignored.
-        attributes: also hash attributes that are numbers, text, collections of both or Hugging Face configurations. Set
-            this for networks of other packages whose `extra_repr` is incomplete.
+        module: any module. Its mode, hooks and functions are ignored.
+        attributes: whether to hash attributes too, if they are numbers, text, collections of both or Hugging Face
+            configurations. Networks of other packages need this if their `extra_repr` is incomplete.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules(remove_duplicate=False):
@@ -40,7 +40,10 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
 
 
 def _described(value: Any) -> Any:
-    """Return a text for an attribute that is the same in every process; for an object, only its name or class."""
+    """Return a text for an attribute that is the same in every process.
+
+    For an object, it is the name or the class.
+    """
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFra
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or a column has text or missing values; the message names the column.
+        ValueError: if there are no rows, or if a column has text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
@@ -40,7 +40,7 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
         options: further arguments of `pandas.read_csv`.
 
     Raises:
-        ValueError: if pandas cannot read the file; the message names the file.
+        ValueError: if pandas cannot read the file. The message names the file.
     """
     import pandas as pd
 
@@ -52,19 +52,19 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
-    """Read a file in the format of SVMlight and LIBSVM, in which columns are numbered from 1.
+    """Read a file in the format of SVMlight and LIBSVM. This format numbers columns from 1.
 
     Args:
         path: text file, uncompressed or compressed with bz2 or gz.
         name: name of the dataset, for error messages.
-        num_features: number of columns; columns missing from the file are 0.
+        num_features: number of columns. Columns that are missing from the file are 0.
 
     Returns:
-        Sparse features `[N, num_features]` and labels `[N]`, both float64.
+        The sparse features `[N, num_features]` and the labels `[N]`, both float64.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or empty, a row has too many columns, or a number is not finite.
+        ValueError: if the file is damaged or empty, if a row has too many columns, or if a number is not finite.
     """
     import pandas as pd
     from sklearn.datasets import load_svmlight_file
@@ -87,7 +87,10 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def _check_packed(path: Path) -> None:
-    """Check a file's unpacked size: unpack it without keeping the result, and reject it once it exceeds the budget."""
+    """Check the unpacked size of a file.
+
+    The file is unpacked without keeping the result, and rejected above the budget.
+    """
     if (unpack := PACKED.get(path.suffix)) is None:
         return
     size = 0
@@ -100,14 +103,16 @@ def require_file(path: Path, name: str) -> None:
     """Reject the path of a table that does not exist.
 
     Raises:
-        FileNotFoundError: if the file does not exist; the message names the dataset and the path.
+        FileNotFoundError: if the file does not exist. The message names the dataset and the path.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that contains it")
 
 
 def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
-    """Read a file of whitespace-separated numbers without a header; columns are named 0, 1, ...
+    """Read a file of numbers that are separated by white space.
+
+    There is no header, and columns are named 0, 1, ...
 
     Args:
         path: text file.
@@ -115,14 +120,16 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, or a column has text or missing values; the message names the column.
+        ValueError: if there are no rows, or if a column has text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
 
 
 def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":
-    """Convert a table to float64; reject the first column that has text, missing values or infinite values.
+    """Convert a table to float64.
+
+    Columns with text, missing values or infinite values are rejected.
 
     Args:
         table: table with named columns.
@@ -130,7 +137,7 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
         path: file of the table.
 
     Raises:
-        ValueError: if there are no rows, or a column is invalid; the message names the column.
+        ValueError: if there are no rows, or if a column is invalid. The message names the column.
     """
     import pandas as pd
 
@@ -150,10 +157,10 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
 
 
 def refuse_constant(table: "pd.DataFrame", name: str) -> None:
-    """Reject a table with a constant column, which cannot be standardised.
+    """Reject a table with a constant column, because such a column cannot be standardised.
 
     Raises:
-        ValueError: if a column is constant; the message names the column.
+        ValueError: if a column is constant. The message names the column.
     """
     for column in table:
         if table[column].nunique() == 1:

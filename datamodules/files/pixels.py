@@ -13,16 +13,17 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
     Args:
         path: image file, grey or colour, 8 or 16 bits.
-        channels: 1 for grey (colours are converted to Rec. 601 luma), 3 for colour; None keeps the file's channels.
-        data_range: stored value of white; always 255 for 8-bit images. `data_range` is required for 16-bit images,
-            which may contain 10 to 16 significant bits.
+        channels: number of channels. 1 means grey, and colours are converted to Rec. 601 luma. 3 means colour. None
+            keeps the channels of the file.
+        data_range: stored value of white. It is always 255 for 8-bit images. `data_range` is required for 16-bit
+            images, which may contain 10 to 16 significant bits.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.
 
     Raises:
-        UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level;
-            the message names the file.
+        UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level.
+        The message names the file.
     """
     with opened_image(path) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
@@ -45,7 +46,10 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
 
 
 def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
-    """Decode 16-bit grey or colour values, `[H, W, C]`; Pillow would reduce colours to 8 bits."""
+    """Decode 16-bit grey or colour values, `[H, W, C]`.
+
+    Pillow would reduce colours to 8 bits.
+    """
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)[..., None]
     else:

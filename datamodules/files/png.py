@@ -1,4 +1,7 @@
-"""PNG files of 8 or 16 bits, which store a digest of the inputs from which the image was computed."""
+"""PNG files of 8 or 16 bits.
+
+They store a digest of the inputs from which the image was computed.
+"""
 
 import struct
 import zlib
@@ -23,9 +26,9 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
     This function encodes the PNG itself, because Pillow does not write 16-bit colour images.
 
     Args:
-        path: file to write; its folder is created if missing.
-        pixels: `[C, H, W]`, uint8 or uint16, with one or three channels.
-        digest: digest of the image's inputs, ASCII letters and digits.
+        path: path of the file. A missing folder is created.
+        pixels: image `[C, H, W]`, uint8 or uint16, with one or three channels.
+        digest: digest of the inputs of the image, in ASCII letters and digits.
         texts: further metadata, any text by keyword; Pillow reads it as `Image.text`.
 
     Raises:
@@ -52,7 +55,7 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
 
 
 def digest_in_png(path: Path) -> str | None:
-    """Read the digest stored in a file; None if there is no digest.
+    """Read the digest in a file, or None if there is no digest.
 
     Raises:
         DamagedFile: if the file is truncated, or a checksum does not match.

@@ -19,11 +19,11 @@ def read_tensors(file: Path) -> Any:
     """Read a weights file to the CPU: tensors, numbers and text in plain containers.
 
     Args:
-        file: safetensors file (recognised by its suffix), or file of `torch.save`.
+        file: safetensors file, recognised by its suffix, or file of `torch.save`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, compressed or contains anything else; the message names the file.
+        ValueError: if the file is damaged, is compressed or has other contents. The message names the file.
     """
     check_is_file(file)
     try:

@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not in UTF-8 or is a pipe; the message names the file.
+        ValueError: if the file is not in UTF-8 or is a pipe. The message names the file.
     """
     check_is_file(path)
     try:
@@ -47,7 +47,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not a JSON object, is too large or lacks a key; the message names the file.
+        ValueError: if the file is not a JSON object, is too large or lacks a key. The message names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -64,10 +64,12 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 
 
 def check_pretrained_json(folder: Path) -> None:
-    """Check that each JSON file that transformers may read from a local folder is an object, if the file exists.
+    """Check the JSON files that transformers may read from a local folder.
+
+    Each file that exists must be an object.
 
     Raises:
-        ValueError: if a file is not a JSON object; the message names the first such file.
+        ValueError: if a file is not a JSON object. The message names the first such file.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

@@ -1,4 +1,7 @@
-"""Read the tensors of a TorchScript file; unlike in PyTorch's reader, no code from the file runs."""
+"""Read the tensors of a TorchScript file.
+
+Unlike the reader of PyTorch, this reader does not run code from the file.
+"""
 
 import io
 import pickle
@@ -18,7 +21,7 @@ STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongSt
 
 
 class _Module:
-    """Stand-in for a TorchScript module, with the module's attributes by name."""
+    """Stand-in for a TorchScript module, with the attributes of the module by name."""
 
     def __init__(self) -> None:
         self.state: Any = {}
@@ -38,7 +41,10 @@ def _plain_list(values: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves names only to stand-ins; tensor values are in separate files of the archive."""
+    """Unpickler that resolves names only to stand-ins.
+
+    The values of tensors are in separate files of the archive.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         content = io.BytesIO(archive.read(f"{root}/data.pkl"))
@@ -66,14 +72,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
-    """Read the tensors of each module in a TorchScript file, in module order, parents first.
+    """Read the tensors of each module in a TorchScript file, in the order of modules, with parents first.
 
     Returns:
-        None if the file is not a TorchScript file.
+        The result is None if the file is not a TorchScript file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or contains more than modules and tensors; the message names the file.
+        ValueError: if the file is damaged or contains more than modules and tensors. The message names the file.
     """
     check_is_file(file)
     if not zipfile.is_zipfile(file):

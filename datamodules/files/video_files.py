@@ -16,7 +16,10 @@ SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 
 class UnreadableVideo(ValueError):
-    """Error for a file that is damaged or not a video; the message names the file."""
+    """Error for a file that is damaged or not a video.
+
+    The message names the file.
+    """
 
 
 class VideoFacts(NamedTuple):
@@ -34,7 +37,7 @@ def pyav() -> Any:
     """Import PyAV, which reads and writes videos.
 
     Raises:
-        ModuleNotFoundError: if PyAV is not installed; the message tells how to install it.
+        ModuleNotFoundError: if PyAV is not installed. The message says how to install it.
     """
     try:
         import av
@@ -44,10 +47,10 @@ def pyav() -> Any:
 
 
 def require_encoder(codec: str) -> str:
-    """Return the name of a codec's encoder.
+    """Return the name of the encoder of a codec.
 
     Raises:
-        ValueError: if the installed PyAV cannot write the codec; the message names the codec.
+        ValueError: if the installed PyAV cannot write the codec. The message names the codec.
     """
     av = pyav()
     try:
@@ -57,10 +60,10 @@ def require_encoder(codec: str) -> str:
 
 
 def facts_of(path: Path) -> VideoFacts:
-    """Read size, frame rate and frame times of a video, without decoding it.
+    """Read the size, the frame rate and the times of frames of a video without decoding it.
 
     Raises:
-        UnreadableVideo: if the file cannot be read; the message names the file.
+        UnreadableVideo: if the file cannot be read. The message names the file.
     """
     av = pyav()
     try:
@@ -89,12 +92,12 @@ def decoded(
     Args:
         file: path, or file object open for reading.
         name: name of the file, for error messages.
-        start: time of the first frame to decode, from `facts_of`; None means the beginning.
-        count: number of frames to decode, fewer if the video ends earlier; None means all frames.
+        start: time of the first frame to decode, from `facts_of`. None means the beginning.
+        count: largest number of frames to decode. None means all frames.
         grey: whether to return one luma channel instead of red, green and blue.
 
     Raises:
-        UnreadableVideo: if the file cannot be decoded; the message names the file.
+        UnreadableVideo: if the file cannot be decoded. The message names the file.
     """
     av, frames = pyav(), []
     try:
@@ -130,11 +133,11 @@ def encoded(
         frames: arrays `[H, W, 3]`, uint8, all of the same size, with even height and width.
         rate: frames per second.
         codec: name of the encoder.
-        bit_rate: bits per second; None means the codec's default.
+        bit_rate: bit rate in bits per second. None means the default of the codec.
         options: FFmpeg options of the encoder.
 
     Raises:
-        ValueError: if the installed PyAV lacks the codec, or height or width is odd.
+        ValueError: if the installed PyAV lacks the codec, or if height or width is odd.
     """
     options = {**SAME_EVERYWHERE.get(require_encoder(codec), {}), **(options or {})}
     av, stream = pyav(), None

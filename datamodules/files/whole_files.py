@@ -1,4 +1,7 @@
-"""Atomic writing of files: neither a killed run nor a concurrent reader sees a partial file."""
+"""Atomic writing of files.
+
+A killed run leaves no partial file, and a concurrent reader sees none.
+"""
 
 import errno
 import os
@@ -18,10 +21,12 @@ class DamagedFile(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file name to write errors such as a full disk; the system's message lacks the name.
+    """Add the file name to errors of writing, such as a full disk.
+
+    The message of the system lacks the name.
 
     Raises:
-        OSError: if the file cannot be written; the message names the file and the reason.
+        OSError: if the file cannot be written. The message names the file and the reason.
     """
     try:
         yield
@@ -33,14 +38,16 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary path in the same folder; on exit, that file replaces `path`.
+    """Context manager that yields a temporary path in the same folder.
 
-    The temporary file is hidden from listings and keeps the suffix, since writers infer the format from the suffix.
-    Each writer has its own temporary file; if several processes write the same file, the last writer wins. On an error
-    the temporary file is removed and the file stays unchanged.
+    On exit, the temporary file replaces `path`.
+
+    The temporary file is hidden from listings. It keeps the suffix, because writers infer the format from the suffix.
+    Each writer has its own temporary file. If several processes write the same file, the last writer wins. On an error,
+    the temporary file is removed and `path` is unchanged.
 
     Args:
-        path: path of the file; a missing folder is created.
+        path: path of the file. A missing folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
@@ -55,19 +62,28 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
-    """Remove partial files of killed `whole_file` writers from a folder, if the file names match a pattern."""
+    """Remove partial files of killed `whole_file` writers from a folder.
+
+    Only files whose names match a pattern are removed.
+    """
     place, _, stem = pattern.rpartition("/")
     for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to a file atomically, in UTF-8; see `whole_file`."""
+    """Write text to a file atomically, in UTF-8.
+
+    `whole_file` describes how.
+    """
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
-    """Save a figure atomically, in the format given by the path's suffix; see `whole_file`."""
+    """Save a figure atomically, in the format given by the suffix of the path.
+
+    `whole_file` describes how.
+    """
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi)

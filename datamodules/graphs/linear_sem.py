@@ -12,19 +12,20 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LinearSEM(TableSet):
-    """Samples x = W^T x + z, with one value per node of a random graph, as in CoLiDE's experiments.
+    """Samples of x = W^T x + z, with one value per node of a random graph, as in the experiments of CoLiDE.
 
-    Weights are uniform in [-2, -0.5] or [0.5, 2]. The test set equals the training set, since testing evaluates the
+    Weights are uniform in [-2, -0.5] or [0.5, 2]. The test set equals the training set, because testing evaluates the
     estimated graph.
 
     Args:
         nodes: number of nodes, d.
         edges: expected number of edges, for example 400 for ER4 with 100 nodes.
         graph: distribution from which the graph is sampled.
-        noise: distribution of each node's noise, before the noise is rescaled to `variance`.
-        variance: noise variance of all nodes, or a range from which each node's variance is sampled uniformly.
+        noise: distribution of the noise of each node, before the noise is rescaled to `variance`.
+        variance: variance of the noise of all nodes, or a range from which the variance for each node is sampled
+            uniformly.
         samples: number of rows, n.
-        seed: seed of graph, weights and noise; None means the DataModule's seed.
+        seed: seed of the graph, the weights and the noise. None means the seed of the DataModule.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ GraphKind = Literal["erdos_renyi", "scale_free"]
 def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Generator) -> NDArray[np.bool_]:
     """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
 
-    An Erdos-Renyi graph connects each pair of nodes with the same probability; the expected number of edges is `edges`.
-    Edges follow a random order of the nodes. A scale-free graph follows Barabasi and Albert: each new node points to
-    round(edges / nodes) earlier nodes.
+    An Erdos-Renyi graph connects each pair of nodes with the same probability. The expected number of edges is `edges`.
+    Edges follow a random order of the nodes. A scale-free graph is built as by Barabasi and Albert. Each new node
+    points to round(edges / nodes) earlier nodes.
 
     Args:
         kind: distribution from which the graph is sampled.
@@ -33,13 +33,16 @@ def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Gen
 
 
 def edge_weights(graph: NDArray[np.bool_], low: float, high: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Sample edge weights for a graph `[d, d]`: uniform in [low, high], negated with probability 1/2."""
+    """Sample edge weights for a graph `[d, d]`.
+
+    They are uniform in [low, high], and negated with probability 1/2.
+    """
     sign = np.where(random.random(graph.shape) < 0.5, -1.0, 1.0)
     return graph * sign * random.uniform(low, high, graph.shape)
 
 
 def observations(weight: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Solve a linear structural equation model for given noise: X = X W + Z, node by node in topological order.
+    """Solve a linear structural equation model X = X W + Z for given noise Z, node by node in topological order.
 
     Args:
         weight: weight matrix W of an acyclic graph, `[d, d]`.

@@ -1,4 +1,7 @@
-"""Observations of graph nodes in CSV files, one column per node, optionally with the presumed true graph."""
+"""Observations of graph nodes in CSV files, with one column per node.
+
+The presumed true graph can be given too.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +14,12 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
-    """Read observations, one per row and not standardised, and the graph's edges or weights, from row to column.
+    """Read observations, one per row and not standardised, and the edges or weights of the graph, from row to column.
 
     Args:
-        file: CSV of the observations, with node names in the header.
-        graph: CSV of the graph, with the node names in header and first column; None if no graph is known.
+        file: CSV file of the observations, with node names in the header.
+        graph: CSV file of the graph, with the node names in the header and in the first column. None if no graph is
+            known.
         name: name of the dataset, for error messages.
 
     Raises:
@@ -34,12 +38,14 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
 
 
 class RecordedNodes(TableSet):
-    """The user's own observations in a CSV file; testing evaluates the estimated graph and reuses the training rows.
+    """Observations in a CSV file of the user.
+
+    Testing evaluates the estimated graph and uses the training rows again.
 
     Args:
-        file: CSV with one column per node; the header has the node names.
-        graph: CSV of the true graph, with edges from row to column and node names in header and first column; None if
-            the graph is unknown.
+        file: CSV file with one column per node. The header has the node names.
+        graph: CSV file of the true graph, with edges from row to column, and with the node names in the header and in
+            the first column. None if the graph is unknown.
     """
 
     def __init__(self, file: str, graph: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Proteins and phospholipids in single human cells, with the biologists' consensus graph of their interactions."""
+"""Proteins and phospholipids in single human cells, and the graph of interactions on which biologists agree."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ NODES = 11
 
 
 class Sachs(TableSet):
-    """Sachs's 853 cells, measured at 11 nodes: `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
+    """The 853 cells of Sachs, with 11 nodes, in `<data_dir>/sachs/observational.csv` and `consensus_adjacency.csv`.
 
     Values are neither log-transformed nor standardised, as usual for linear methods. The true graph has 17 unweighted
     edges. The test set equals the training set, since testing evaluates the estimated graph.
 
     Args:
-        data_dir: folder that contains `sachs`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `sachs`. None means the NOISEWORKS_DATA directory.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:

@@ -13,7 +13,9 @@ from datamodules.loading.seeded_batches import RequestedSet
 
 
 class EndPoints(ABC):
-    """Dataset of image pairs; its batches are `InterpolationBatch`es with images as stored.
+    """Dataset of image pairs.
+
+    Batches are `InterpolationBatch`es with images as stored.
 
     Batches also have `data_range`, the stored value that corresponds to 1.
     """
@@ -22,7 +24,7 @@ class EndPoints(ABC):
     """C, H, W."""
 
     def training(self) -> ImageSource | None:
-        """Read the images for training a model; None if the dataset has only pairs."""
+        """Read the images for training a model, or None if the dataset has only pairs."""
         return None
 
     @abstractmethod
@@ -56,7 +58,10 @@ class PairsOfOneClass(EndPoints):
 
 
 class _DrawnPairs:
-    """Pairs of test images of one class; classes are sampled with equal probability."""
+    """Pairs of test images of one class.
+
+    Classes are sampled with equal probability.
+    """
 
     in_memory = True
 

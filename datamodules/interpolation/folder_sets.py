@@ -1,4 +1,4 @@
-"""The user's own photographs, with a list of pairs to interpolate between."""
+"""Photographs of the user, with a list of pairs to interpolate between."""
 
 from collections import Counter
 from itertools import pairwise
@@ -32,15 +32,15 @@ class _Pair(NamedTuple):
 
 
 class PairsInFolder(EndPoints):
-    """Image pairs of a folder, listed in `pairs.csv`: columns a, b and, optionally, prompt, which describes the pair.
+    """Image pairs of a folder, listed in `pairs.csv` with the columns a, b and optionally prompt.
 
     Columns a and b are file names relative to the folder. Without `pairs.csv`, there are no prompts, and each image
-    forms a pair with the next image by name: two images are one pair. As in the authors' code, images are rotated
-    according to their metadata and resized to a square regardless of their aspect ratio.
+    forms a pair with the next image by name. Images are rotated according to their metadata and resized to a square,
+    regardless of their aspect ratio. The code of the authors does the same.
 
     Args:
-        data_dir: folder of the images; None means the NOISEWORKS_DATA directory.
-        image_size: height and width that images are resized to, in pixels; a multiple of 8.
+        data_dir: folder of the images. None means the NOISEWORKS_DATA directory.
+        image_size: height and width of images after resizing, in pixels. It must be a multiple of 8.
     """
 
     def __init__(self, data_dir: str | None = None, image_size: int = 768) -> None:
@@ -54,7 +54,7 @@ class PairsInFolder(EndPoints):
 
 
 class _FilePairs:
-    """The image pairs; images are read on access."""
+    """The image pairs, which are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         required_folder(root, "data_dir")

@@ -1,4 +1,4 @@
-"""DataModule of image pairs for interpolation and of single images for training."""
+"""DataModule of image pairs for interpolation, and of single images for training."""
 
 from typing import Any
 
@@ -16,12 +16,14 @@ class ImagesToInterpolate(SeededBatches):
     """Image pairs for testing and prediction, and single images for training if the dataset has any.
 
     Args:
-        images: dataset: `PairsOfOneClass` of labelled images, or `PairsInFolder`.
-        noise: noise added without clipping to both images of a pair, but not to training images; None means no noise.
+        images: dataset of image pairs.
+        noise: noise that is added to both images of a pair, without clipping, but not to training images. None means no
+            noise.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size of pairs in testing and prediction; None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for images in memory.
-        seed: seed of the batch order, pairs and noise; None means the value of `seed_everything`.
+        evaluation_batch_size: global batch size of pairs in testing and prediction. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for images
+            in memory.
+        seed: seed of the batch order, the pairs and the noise. None means the value of `seed_everything`.
     """
 
     def __init__(

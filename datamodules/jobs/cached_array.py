@@ -1,9 +1,11 @@
-"""Arrays computed once by all ranks together, and cached on disk under a digest of the inputs.
+"""Arrays that all ranks compute together once.
 
-A cache entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`; the manifest lists the
-identity, a description of all inputs. Until the entry is complete, a `ResumableMap` stores the array's parts in
-`<entry>.partial`; rank 0 then joins the parts, removes them and renames the folder. If several runs need the same
-entry, one run computes it while the others wait for the entry's lock.
+They are cached on disk under a digest of the inputs.
+
+A cache entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`. The manifest contains
+the identity, which describes all inputs. Until the entry is complete, a `ResumableMap` stores the parts of the array in
+`<entry>.partial`. Rank 0 then joins the parts, removes them and renames the folder. If several runs need the same
+entry, one run computes it while the others wait for a lock.
 """
 
 import contextlib
@@ -37,14 +39,17 @@ def cached_array(
     compute: Callable[[list[int]], Parts],
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> NDArray[Any]:
-    """Read the cached array of an identity, or compute a missing array; all ranks call this together.
+    """Read the cached array of an identity, or compute the array if it is missing.
+
+    All ranks must call this function.
 
     Args:
-        folder: folder of the cache, on storage that all ranks share.
-        name: prefix of the entry's name, before the digest.
-        identity: description of all inputs of the array; any difference leads to another entry.
-        num_parts: number of parts, which are concatenated to the array along the first axis.
-        compute: maps the numbers of this rank's missing parts to an iterator of (number, rows of that part).
+        folder: folder of the cache. It must be on storage that all ranks share.
+        name: prefix of the name of the entry, before the digest.
+        identity: description of all inputs of the array. Any difference leads to another entry.
+        num_parts: number of parts. The array is the concatenation of the parts along the first axis.
+        compute: function that maps the numbers of missing parts to an iterator of (number, rows of this part). Each
+            rank gets some of the numbers.
         told_to_end: function that returns whether the run was asked to stop.
 
     Returns:
@@ -106,7 +111,10 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock(entry: Path) -> Iterator[None]:
-    """Lock an entry while this run computes the array; the lock is released when the process ends for any reason."""
+    """Lock an entry while this run computes the array.
+
+    The lock is released when the process ends for any reason.
+    """
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f".{entry.name}.lock").open("w") as file:
         try:
@@ -120,7 +128,7 @@ def _lock(entry: Path) -> Iterator[None]:
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
-    """Report which identity keys differ from the most similar cached entry of the same name."""
+    """Report which keys of the identity differ from those of the most similar cached entry of the same name."""
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):

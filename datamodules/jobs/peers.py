@@ -1,18 +1,20 @@
-"""Failure detection among the ranks of a job: each rank learns how the others ended, even if they were killed.
+"""Failure detection among the ranks of a job.
 
-Ranks that finish early cannot wait for the others in a collective, which would time out after 30 minutes. Ranks
-therefore use two collectives at the start, and afterwards files in `.<job>.ranks-<token>` next to the job's folder, on
-shared storage:
+Each rank learns how the others ended, even if they were killed.
+
+Ranks that finish early cannot wait for the others in a collective, because it would time out after 30 minutes. Ranks
+therefore use two collectives at the start. Afterwards they use files in `.<job>.ranks-<token>` next to the folder of
+the job, on shared storage:
 
     rank_<number>   `arrived` for each meeting point the rank has reached, then `done`, or `failed` and the cause
     step_<number>   what rank 0 returned at a meeting point
 
-A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL, so an
-unlocked file without `done` or `failed` belongs to a killed rank. If one rank fails, the others raise an error with
-that rank's cause, so all ranks report the first failure. On file systems without locks, failures are detected, but not
-kills.
+A rank holds a POSIX lock on its file. The system releases the lock when the process ends, even by SIGKILL. An unlocked
+file without `done` or `failed` therefore belongs to a killed rank. If a rank fails, the other ranks raise an error with
+the same cause, so all ranks report the first failure. On file systems without locks, failed ranks are detected, but
+killed ranks are not.
 
-Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of runs killed earlier.
+Rank 0 removes the folder when all ranks are done. Rank 0 also removes the folders of earlier runs that were killed.
 """
 
 import fcntl
@@ -40,14 +42,19 @@ Returned = TypeVar("Returned")
 
 
 class PeerFailure(RuntimeError):
-    """Raised if another rank failed or was killed; the message gives the first failure's cause."""
+    """Raised if another rank failed or was killed.
+
+    The message gives the cause of the first failure.
+    """
 
 
 class Peers:
-    """Context manager that detects failed ranks during a job; all ranks enter it together.
+    """Context manager that detects failed ranks during a job.
+
+    All ranks must enter it.
 
     Args:
-        folder: the job's folder, on storage that all ranks share.
+        folder: folder of the job. It must be on storage that all ranks share.
         told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
     """
 
@@ -70,10 +77,12 @@ class Peers:
             self.fail(error)
 
     def open(self) -> None:
-        """Start the job; all ranks call this together.
+        """Start the job.
+
+        All ranks must call this method.
 
         Raises:
-            OSError: if this rank cannot see or cannot write to the ranks' folder.
+            OSError: if this rank cannot see the folder of the ranks, or cannot write to it.
             PeerFailure: if another rank cannot write to the folder.
         """
         self._steps, self._next_look, self._parent, self._began_at = 0, 0.0, os.getppid(), time.time_ns()
@@ -97,7 +106,7 @@ class Peers:
         self._working = set(range(world_size())) - {rank()}
 
     def _began(self, token: str) -> Exception | None:
-        """Create this rank's file, or return the error."""
+        """Create the file of this rank, or return the error."""
         self._ranks = self.folder.with_name(f".{self.folder.name}.ranks-{token}")
         try:
             if rank() == 0:
@@ -130,7 +139,7 @@ class Peers:
 
         Raises:
             SIGTERMException: if the run was asked to stop.
-            PeerFailure: if another rank failed or was killed, or if this process's parent has ended.
+            PeerFailure: if another rank failed or was killed, or if the parent of this process has ended.
         """
         if self.told_to_end():
             raise SIGTERMException
@@ -149,7 +158,10 @@ class Peers:
             raise PeerFailure("the parent process of this rank has ended")
 
     def _ending(self, other: int) -> str | None:
-        """Return how a rank ended: "" if done, the cause if failed, None if the rank is still working."""
+        """Return how a rank ended.
+
+        The result is "" if the rank is done, the cause if it failed, and None if it is still working.
+        """
         killed = is_locked(self._ranks / f"rank_{other}") is False  # asked first: its last word comes before
         text = self._said(other)
         if "failed " in text:
@@ -159,7 +171,9 @@ class Peers:
         return f"rank {other} was killed, or ended without an error of this job" if killed else None
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until `ready` returns true; raise an error if another rank fails meanwhile.
+        """Wait until `ready` returns true.
+
+        If another rank fails meanwhile, an error is raised.
 
         Args:
             ready: function that returns whether the wait is over.
@@ -177,7 +191,9 @@ class Peers:
             seconds = min(1.5 * seconds, LONGEST_WAIT)
 
     def on_first_rank(self, action: Callable[[], Returned], meanwhile: Callable[[], None] = lambda: None) -> Returned:
-        """Run an action on rank 0 once all ranks have arrived; the other ranks wait and get the result via JSON.
+        """Run an action on rank 0 once all ranks have arrived.
+
+        The other ranks wait and get the result via JSON.
 
         Raises:
             PeerFailure: on the other ranks, if the action fails.
@@ -197,13 +213,16 @@ class Peers:
         return json.loads(note.read_text(encoding="utf-8"))
 
     def fail(self, error: BaseException) -> None:
-        """Report this rank's error to the other ranks."""
+        """Report the error of this rank to the other ranks."""
         with suppress(OSError):  # the error is what counts, and the folder may be gone
             self._say(f"failed {cause_of(error)}")
         self._leave()
 
     def close(self) -> None:
-        """Wait for all ranks before ending without an error, since early ranks might time out in a later collective."""
+        """Wait for all ranks at the end of a job without errors.
+
+        Otherwise early ranks might time out in a later collective.
+        """
         try:
             self.on_first_rank(lambda: None)
             if rank() == 0:
@@ -225,18 +244,21 @@ class Peers:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """Describe an error and the rank on which it occurred; describe a `PeerFailure` only by its message."""
+    """Describe an error and the rank on which it occurred.
+
+    A `PeerFailure` is described only by its message.
+    """
     if error is None or isinstance(error, PeerFailure):
         return str(error or "")
     return f"rank {rank()} failed: {type(error).__name__}: {error}"
 
 
 def remove_ended_ranks(folder: Path, before: float) -> None:
-    """Remove the rank folders that killed runs of a job left behind.
+    """Remove the rank folders of a job that killed runs left behind.
 
     Args:
-        folder: the job's folder.
-        before: time in nanoseconds since the epoch; an older run has ended if its rank 0 holds no lock.
+        folder: folder of the job.
+        before: time in nanoseconds since the Unix epoch. An older run has ended if its rank 0 holds no lock.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
         with suppress(OSError):
@@ -245,7 +267,7 @@ def remove_ended_ranks(folder: Path, before: float) -> None:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether another process holds the lock on a file; None if this cannot be determined."""
+    """Return whether another process holds the lock on a file, or None if this cannot be determined."""
     try:
         with path.open("r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,7 @@
-"""Resumable computation of many items by all ranks; finished items are kept if the run is killed."""
+"""Resumable computation of many items by all ranks.
+
+Finished items are kept if the run is killed.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,26 +21,28 @@ SECONDS_BETWEEN_REPORTS = 60.0
 
 
 class ResumableMap:
-    """Compute a store's missing items, sharded over ranks; a killed run can be continued.
+    """Compute the missing items of a store, sharded over ranks.
+
+    A killed run can be continued.
 
         with ResumableMap(csv_files(folder), settings, folder / "settings.json") as job:
             job.run(keys, lambda positions: ((position, table_of(position)) for position in positions))
 
-    The settings are written before the first result. Existing results are rejected if their recorded settings differ or
-    are missing; settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
+    The settings are written before the first result. Existing results are rejected if their settings differ or are
+    missing. Settings without results are replaced. An error on one rank stops all ranks, see `Peers`.
 
     Args:
-        store: store of the results, on storage that all ranks share.
-        settings: everything that results depend on, as JSON values; rank 0's settings are used.
+        store: store of the results. It must be on storage that all ranks share.
+        settings: everything that results depend on, as JSON values. The settings of rank 0 are used.
         settings_file: file that records the settings.
-        remedy: advice for the error message about results of other settings.
+        remedy: advice that is given in the error message about results of other settings.
         told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
-        name: name of the job in progress messages; None means the name of the store's folder.
+        name: name of the job in progress messages. None means the name of the folder of the store.
         peers: the ranks, where they have met already and part later.
 
     Raises:
-        ValueError: on entering, if the store's results were computed with other settings; the message lists the
-            differences.
+        ValueError: on entering, if the results in the store were computed with other settings. The message lists the
+        differences.
     """
 
     def __init__(
@@ -70,7 +75,10 @@ class ResumableMap:
             self.peers.__exit__(kind, error, trace)
 
     def open(self) -> None:
-        """Start the job; all ranks call this together."""
+        """Start the job.
+
+        All ranks must call this.
+        """
         if self._meets:
             self.peers.open()
         try:
@@ -80,7 +88,10 @@ class ResumableMap:
             raise
 
     def close(self) -> None:
-        """End the job; all ranks call this together."""
+        """End the job.
+
+        All ranks must call this method.
+        """
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:
@@ -104,12 +115,14 @@ class ResumableMap:
         compute: Callable[[list[int]], Iterable[Any]],
         digests: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Compute the missing results of this rank's items in one batch; for use in a loop over batches.
+        """Compute the missing results of this rank in one batch.
+
+        Call this method in a loop over batches.
 
         Args:
-            keys: keys of the batch's items.
-            compute: maps the positions of missing keys to their results.
-            digests: digest of the inputs of each item's result.
+            keys: keys of the items of the batch.
+            compute: function that maps the positions of missing keys to results.
+            digests: digest of the inputs of each item.
 
         Returns:
             The keys of the items that were computed.
@@ -137,11 +150,12 @@ class ResumableMap:
 
         Args:
             keys: keys of all items, the same on all ranks.
-            compute: maps the positions of this rank's missing keys to an iterator of (position, result), in any order.
-            digests: digest of the inputs of each item's result.
+            compute: function that maps positions of missing keys to an iterator of (position, result), in any order.
+                Each rank gets some of the positions.
+            digests: digest of the inputs of each item.
             together: let all ranks compute each item together, instead of sharding the items; rank 0 writes the result.
-            progress: callback that shows the progress, called after each item and while this rank waits for others;
-                None prints one line per minute.
+            progress: callback that shows the progress. It is called after each item, and while this rank waits for
+                others. None prints one line per minute.
         """
         progress = progress or self._reports(keys)
         missing = self.peers.on_first_rank(lambda: self.store.missing(keys, digests))
@@ -155,7 +169,10 @@ class ResumableMap:
         self.peers.on_first_rank(lambda: None, progress)
 
     def _reports(self, keys: Sequence[Any]) -> Callable[[], None]:
-        """Return a function that reports, on rank 0 and at most once per minute, how many items are done."""
+        """Return a function that reports how many items are done.
+
+        It reports on rank 0, at most once per minute.
+        """
         said = time.monotonic()
 
         def report() -> None:

@@ -1,4 +1,7 @@
-"""Settings recorded next to results; a run with other settings is rejected, and the message names the differences."""
+"""Settings that are written next to results.
+
+A run with other settings is rejected, and the message names the differences.
+"""
 
 import hashlib
 import json
@@ -19,10 +22,10 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:
-    """Read a settings file; return None if the file does not exist.
+    """Read a settings file, or return None if the file does not exist.
 
     Raises:
-        ValueError: if the file is damaged; the message names the file.
+        ValueError: if the file is damaged. The message names the file.
     """
     if not path.is_file():
         return None
@@ -38,11 +41,11 @@ def reject_other_settings(found: dict[str, Any], settings: dict[str, Any], resul
     Args:
         found: recorded settings of the existing results.
         settings: settings of this run.
-        results: singular noun that names the existing results in the error message.
+        results: name of the existing results in the error message, a singular noun.
         remedy: advice on what to do instead, for the error message.
 
     Raises:
-        ValueError: if settings differ; the message lists all differences.
+        ValueError: if settings differ. The message lists all differences.
     """
     settings = json.loads(json.dumps(settings))
     differing = [

@@ -1,7 +1,9 @@
-"""Stores for a job's results: one file per item, in some format, or one row per item.
+"""Stores for the results of a job.
 
-Writes are atomic: if a writer is killed, an item has a complete result or none. Formats with room for metadata also
-store a digest of each result's inputs.
+A store has one file per item, or one row of a table per item.
+
+Writes are atomic. If a writer is killed, each item has a complete result or no result. Formats with room for metadata
+also store a digest of the inputs of each result.
 """
 
 import hashlib
@@ -36,7 +38,10 @@ class Store(Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove partial files of killed writers. Rank 0 calls this before any rank writes."""
+        """Remove partial files of killed writers.
+
+        Rank 0 calls this before any rank writes.
+        """
         ...
 
     def missing(self, keys: Sequence[Any], digests: Sequence[str] | None = None) -> list[int]:
@@ -47,7 +52,7 @@ class Store(Protocol):
             digests: digest of the inputs of each item's result.
 
         Raises:
-            ValueError: if an item's inputs have changed since its result was stored.
+            ValueError: if the inputs of an item have changed since the result was stored.
         """
         ...
 
@@ -74,9 +79,10 @@ class Files:
 
     Args:
         folder: folder of the files.
-        suffix: file name suffix; empty if keys include the suffix.
-        write: writes a value, with the digest of its inputs, to a path as a `whole_file`.
-        digest_in: reads the input digest from a file or raises `DamagedFile`; None for formats without digests.
+        suffix: suffix of file names. It is empty if keys include the suffix.
+        write: function that writes a value and the digest of the inputs to a path, as a `whole_file`.
+        digest_in: function that reads the digest of the inputs from a file, or raises `DamagedFile`. None for formats
+            without digests.
     """
 
     def __init__(
@@ -135,7 +141,7 @@ def png_files(folder: Path) -> Files:
 
 
 def recordings(folder: Path) -> Files:
-    """Store pairs (signal in [-1, 1], sample rate) in the audio format given by the key's suffix."""
+    """Store pairs (signal in [-1, 1], sample rate) in the audio format given by the suffix of the key."""
 
     def write(path: Path, recording: tuple[NDArray[Any], int], digest: str) -> None:
         write_recording(path, *recording, digest)
@@ -163,14 +169,14 @@ def array_files(folder: Path) -> Files:
 
 
 class Rows:
-    """One row of text per item, for items too small to justify a file each.
+    """One row of text per item, for items that are too small for separate files.
 
-    Each rank appends to its own `rank<number>.tsv`, and flushes every row at once. An unterminated last line, left by a
-    killed writer, is ignored.
+    Each rank appends to its own `rank<number>.tsv`, and flushes every row at once. If a killed writer left an
+    incomplete last line, this line is ignored.
 
     Args:
         folder: folder of the files.
-        columns: names of the columns; the first column is the key, an integer.
+        columns: names of the columns. The first column is the key, an integer.
         varying: columns that may differ between two rows of the same item.
     """
 
@@ -194,7 +200,7 @@ class Rows:
         """Read the rows of all ranks into a dict by key.
 
         Raises:
-            ValueError: if a line is damaged, or two rows of an item contradict each other.
+            ValueError: if a line is damaged, or if two rows of an item contradict each other.
         """
         rows: dict[int, Row] = {}
         for path in sorted(self.folder.glob("rank*.tsv")):

@@ -8,15 +8,20 @@ from datamodules.distributed.collectives import world_size
 
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Gather the corrected labels of all ranks (a collective call). Each rank contributes any number of labels.
+    """Gather the corrected labels of all ranks.
+
+    All ranks must call this function.
+
+    Each rank contributes any number of labels.
 
     Args:
         index: positions of the samples, `[n]`, int64.
-        label: corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype; mask sizes may differ between ranks.
+        label: corrected labels, classes `[n]` or masks `[n, H, W]`, of one dtype. The size of masks may differ between
+            ranks.
         device: device on which the ranks exchange tensors.
 
     Returns:
-        Samples and labels of all ranks, on the CPU; smaller masks are padded with 255 at the bottom and right.
+        The samples and labels of all ranks, on the CPU. Smaller masks are padded with 255 at the bottom and right.
     """
     if world_size() == 1:
         return index.cpu(), label.cpu()

@@ -23,9 +23,10 @@ class Request(NamedTuple):
 class GlobalBatches(Sampler[Request]):
     """Shard each global batch over ranks, without padding or duplicates.
 
-    Use this sampler as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__`
-    receives a whole request. Rank r gets samples r, r + world_size, ... of each global batch, so all ranks have the
-    same number of batches, with at least one sample each. A short last batch is kept, with two exceptions:
+    Use this sampler as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`. Then `__getitem__` of the
+    dataset receives a whole request. Rank r gets samples r, r + world_size, ... of each global batch. All ranks have
+    the same number of batches, and every batch has at least one sample. A short last batch is kept, with two
+    exceptions:
 
     * in training, the batch is dropped if a rank would have fewer than two samples (BatchNorm needs two);
     * in evaluation, the batch is merged into the previous batch if a rank would have no sample.
@@ -35,18 +36,19 @@ class GlobalBatches(Sampler[Request]):
         batch_size: global batch size, over all ranks.
         rank: rank of this process.
         world_size: number of ranks.
-        shuffle: use a new random order each epoch (training) instead of dataset order (evaluation).
+        shuffle: whether to use a new random order in each epoch, for training, instead of dataset order, for
+            evaluation.
         seed: seed of the sampling order.
-        epoch: first epoch; Lightning sets later epochs.
-        resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
-        passes: passes over the dataset per epoch, each in its own order; methods with two networks train one network
-            per pass.
-        draw: function that samples an epoch's `num_samples` positions, for class-balanced subsets; None means a
+        epoch: first epoch. Lightning sets later epochs.
+        resumed: epoch to resume, and the number of batches that were already used in this epoch and are skipped.
+        passes: number of passes over the dataset per epoch, each in another order. Methods with two networks train one
+            network per pass.
+        draw: function that samples the `num_samples` positions of an epoch, for class-balanced subsets. None means a
             permutation.
 
     Raises:
-        ValueError: if dataset or batch have fewer samples than there are ranks, or a training batch exceeds the
-            dataset.
+        ValueError: if the dataset or the batch has fewer samples than there are ranks, or if a training batch exceeds
+        the dataset.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Non-IID shards of a training set for decentralised nodes, and batches that combine all nodes.
+"""Non-IID shards of a training set for decentralised nodes, and batches with samples of all nodes.
 
-The number of samples per node and class follows a Dirichlet distribution: small concentrations give each node few
-classes, and large ones give all nodes the same mix.
+The number of samples per node and class follows a Dirichlet distribution. With a small concentration, each node has few
+classes. With a large concentration, all nodes have the same mix of classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +17,22 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, seed: int) -> list[Tensor]:
-    """Sample n nodes' shards of N samples: floor(p_k N / n) of class k, without replacement, p ~ Dirichlet(alpha, ...).
+    """Sample the shards of n nodes from N samples.
 
-    Nodes sample independently from all N samples, so shards may overlap. A class with fewer samples contributes all its
-    samples.
+    A shard has floor(p_k N / n) samples of class k, without replacement, with p ~ Dirichlet(alpha, ...).
+
+    Nodes sample independently from all N samples, so shards may overlap. A class with fewer samples contributes all of
+    its samples.
 
     Args:
         label: `[N]`, int64.
         num_classes: K.
         nodes: n.
-        alpha: concentration, the same for all classes.
+        alpha: concentration of the Dirichlet distribution, the same for all classes.
         seed: seed of the shards.
 
     Returns:
-        The positions of each node's samples, int64, class by class.
+        The positions of the samples of each node, int64, class by class.
     """
     random = np.random.default_rng([seed, 5])
     of_class = [np.flatnonzero(label.numpy() == category) for category in range(num_classes)]
@@ -51,18 +53,18 @@ def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, 
 class NodeBatches(GlobalBatches):
     """Batches with equally many samples of each node, grouped by node.
 
-    Each node iterates over its shard repeatedly, each time in a new order; a batch at the end of one order continues
-    with the next order. A batch's samples depend only on (seed, node, batch), not on the number of ranks. A rank gets
-    the samples of the nodes in its `block`.
+    Each node iterates over its shard again and again, each time in a new order. A batch at the end of one order
+    continues with the next order. The samples of a batch depend only on (seed, node, batch), not on the number of
+    ranks. A rank gets the samples of the nodes in its `block`.
 
     Args:
-        shards: positions of each node's samples in the dataset.
-        batch_size: samples per batch over all nodes.
+        shards: positions of the samples of each node in the dataset.
+        batch_size: number of samples per batch, over all nodes.
         batches: batches per epoch.
-        growing: whether training batch t, counted from 0, has t + 1 samples of each node.
+        growing: whether batches grow. If so, training batch t, counted from 0, has t + 1 samples of each node.
         rank: rank of this process.
         world_size: number of ranks.
-        seed: seed of the nodes' random orders.
+        seed: seed of the random orders of the nodes.
         epoch: first epoch.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
     """
@@ -94,11 +96,11 @@ class NodeBatches(GlobalBatches):
             yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
-        """Return the n-th random order of a node's samples."""
+        """Return the n-th random order of the samples of a node."""
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
     def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
-        """Take `size` samples from position `start` of a node's concatenated orders."""
+        """Take `size` samples of a node, from position `start` of its orders one after another."""
         shard = self.shards[node]
         first, last = start // len(shard), (start + size - 1) // len(shard)
         orders = [order(node, number) for number in range(first, last + 1)]
@@ -111,10 +113,11 @@ class NodeShards:
 
     Args:
         nodes: number of nodes with data.
-        alpha: concentration of the Dirichlet distribution; small values give each node few classes, large values give
-            all nodes the same mix.
-        batches_per_epoch: batches per epoch; all nodes contribute equally to every batch.
-        growing: use t + 1 samples of each node in batch t, counted from 0, instead of the batch size.
+        alpha: concentration of the Dirichlet distribution. With small values, each node has few classes. With large
+            values, all nodes have the same mix of classes.
+        batches_per_epoch: number of batches per epoch. All nodes contribute equally to every batch.
+        growing: whether batches grow. If so, batch t, counted from 0, has t + 1 samples of each node, and the batch
+            size is not used.
     """
 
     def __init__(self, nodes: int, alpha: float, batches_per_epoch: int, growing: bool = False) -> None:

@@ -17,7 +17,7 @@ class OneSizeBatches(Sampler[Request]):
 
     Args:
         sizes: height and width of each image.
-        batch_size: maximum number of images in a batch over all ranks; each rank gets at least one image per batch.
+        batch_size: largest number of images in a batch, over all ranks. Each rank gets at least one image per batch.
         rank: rank of this process.
         world_size: number of ranks.
 

@@ -1,7 +1,7 @@
-"""Adapt the user's own DataLoaders to the batches of `datamodules.batches`.
+"""Adapt DataLoaders of the user to the batches of `datamodules.batches`.
 
-A method with state per training sample needs to know which samples a batch contains. A shuffling DataLoader does not
-provide this information, so the dataset is wrapped to return samples with positions.
+A method that keeps state for each training sample needs to know which samples a batch contains. A shuffling DataLoader
+does not say which. Therefore the dataset is wrapped to return each sample with its position.
 """
 
 import copy
@@ -17,7 +17,10 @@ from datamodules.loading.global_batches import GlobalBatches, Request
 
 
 def as_batch(batch: Any) -> Any:
-    """Convert a batch `(image, label)`, or images alone, to a dict; other batches are returned unchanged."""
+    """Convert a batch `(image, label)`, or a batch of images, to a dict.
+
+    Other batches are returned unchanged.
+    """
     if isinstance(batch, Tensor):
         return {"image": batch}
     if isinstance(batch, list | tuple) and 1 <= len(batch) <= 2 and all(isinstance(part, Tensor) for part in batch):
@@ -26,11 +29,13 @@ def as_batch(batch: Any) -> Any:
 
 
 class WithPositions(Dataset[Any]):
-    """Wraps a dataset to return each sample with its position, or a whole batch for a `Request`.
+    """Wraps a dataset to return each sample with its position.
+
+    For a `Request`, a whole batch is returned.
 
     Args:
         samples: map-style dataset.
-        collate: collates a list of samples into a batch, preserving order.
+        collate: function that collates a list of samples into a batch in the same order.
     """
 
     def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
@@ -52,7 +57,9 @@ class WithPositions(Dataset[Any]):
         return list(zip(positions, samples, strict=True))
 
     def collate(self, numbered: list[tuple[Any, Any]]) -> Any:
-        """Collate samples into a batch; `index` contains their positions unless the batch already has an `index`.
+        """Collate samples into a batch.
+
+        The positions of the samples are added as `index`, unless the batch has an `index`.
 
         Raises:
             TypeError: if the batch is neither a dict with `image` nor `(image, label)`.
@@ -73,11 +80,11 @@ class WithPositions(Dataset[Any]):
 
 
 class SeveralPasses(Sampler[list[int]]):
-    """Iterate over a dataset several times per epoch, each time with its own batch sampler.
+    """Iterate over a dataset several times per epoch, each time with another batch sampler.
 
     Args:
-        batches: the loader's batch sampler.
-        passes: passes over the dataset per epoch.
+        batches: batch sampler of the loader.
+        passes: number of passes over the dataset per epoch.
     """
 
     def __init__(self, batches: Any, passes: int) -> None:
@@ -93,13 +100,13 @@ class SeveralPasses(Sampler[list[int]]):
 
 
 def gives_positions(data: Any) -> bool:
-    """Tell whether a DataModule counts its training samples and adds their positions to its batches."""
+    """Return whether a DataModule counts the training samples and adds their positions to batches."""
     name = "num_train_samples"
     return hasattr(type(data), name) or name in getattr(data, "__dict__", {})
 
 
 def has_positions(loader: Any) -> bool:
-    """Tell whether a loader's samples have positions (map-style dataset)."""
+    """Return whether the samples of a loader have positions, as in a map-style dataset."""
     return (
         isinstance(loader, DataLoader)
         and loader.batch_sampler is not None
@@ -108,15 +115,17 @@ def has_positions(loader: Any) -> bool:
 
 
 def with_positions(loader: Any, passes: int = 1) -> Any:
-    """Return a loader with the same samples in the same order, but with dicts that contain `index` as batches.
+    """Return a loader with the same samples in the same order.
+
+    Its batches are dicts that contain `index`.
 
     Args:
-        loader: the user's loader, which is not modified; a loader whose samples have no positions is returned
+        loader: DataLoader of the user, which is not modified. A loader whose samples have no positions is returned
             unchanged.
-        passes: passes over the dataset per epoch.
+        passes: number of passes over the dataset per epoch.
 
     Raises:
-        ValueError: if several passes are requested on several ranks, or for samples without positions.
+        ValueError: if several passes are requested on several ranks or for samples without positions.
     """
     if passes > 1 and not (has_positions(loader) and world_size() == 1):
         raise ValueError(
@@ -138,7 +147,7 @@ def with_positions(loader: Any, passes: int = 1) -> Any:
 
 
 class OwnTrainingSet:
-    """Stand-in for a DataModule when a module is trained with the user's own loader.
+    """Stand-in for a DataModule when a module is trained with a loader of the user.
 
     Args:
         loader: the training loader.
@@ -149,7 +158,9 @@ class OwnTrainingSet:
 
     @property
     def num_train_samples(self) -> int:
-        """Size of the training set; a sampler may skip some samples.
+        """Size of the training set.
+
+        A sampler may skip some of the samples.
 
         Raises:
             ValueError: if the loader has no map-style dataset.

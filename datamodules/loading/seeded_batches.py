@@ -1,4 +1,6 @@
-"""Batches in an order that depends only on (seed, epoch): sharded, resumable within an epoch, augmented on the device.
+"""Batches in an order that depends only on (seed, epoch).
+
+They are sharded over ranks and augmented on the device, and a run can resume within an epoch.
 
 Base of all DataModules with a fixed training set, for any kind of samples.
 """
@@ -26,15 +28,17 @@ class RequestedSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        """Return a batch with `index`, `global_batch_size`, and the dataset's own keys.
+        """Return a batch with `index`, `global_batch_size` and the keys of the dataset.
 
-        A dataset that is augmented on the device also adds the request's `epoch`, which is removed after augmentation.
+        If the batch is augmented on the device, it also has the key `epoch`, which is removed after augmentation.
         """
         ...
 
 
 def free_cores(processes: int) -> int:
-    """Return the number of DataLoader workers per rank: the rank's share of the available cores, 1 to 8.
+    """Return the number of DataLoader workers per rank.
+
+    The cores are divided among the ranks, and each rank has 1 to 8 workers.
 
     Args:
         processes: number of ranks on this machine.
@@ -44,18 +48,20 @@ def free_cores(processes: int) -> int:
 
 
 class SeededBatches(LightningDataModule, ABC):
-    """Seeded DataLoaders for training, validation and testing; subclasses set up the datasets.
+    """Seeded DataLoaders for training, validation and testing.
+
+    Subclasses set up the datasets.
 
     `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
-    not on the number of ranks; a run resumed within an epoch continues that epoch.
+    not on the number of ranks. A run that is resumed within an epoch continues this epoch.
 
     Args:
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means `batch_size`.
-        passes_per_epoch: passes over the training set per epoch.
-        num_workers: DataLoader workers, at most 64 or 4 per core; None means one per free core, at most 8.
+        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
+        passes_per_epoch: number of passes over the training set per epoch.
+        num_workers: number of DataLoader workers, at most 64 or 4 per core. None means one per free core, at most 8.
         prefetch_factor: batches that each worker prefetches.
-        seed: seed of all randomness; None means the value of `seed_everything`, or 0 if that is not set.
+        seed: seed of all randomness. None means the value of `seed_everything`, or 0 if no seed is set.
     """
 
     train_set: RequestedSet | None
@@ -95,7 +101,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The given seed, or the value of `seed_everything` when data are first read, at setup."""
+        """The given seed, or the value of `seed_everything` at the time when data are first read."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
@@ -107,21 +113,27 @@ class SeededBatches(LightningDataModule, ABC):
         """Read `test_set`."""
 
     def set_up_prediction(self) -> None:
-        """Read `predict_set`; by default the test set."""
+        """Read `predict_set`, which is the test set by default."""
         if self.test_set is None:
             self.set_up_test()
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Augment a training batch on its device, with random numbers given by (`seed`, `epoch`, `index`)."""
+        """Augment a training batch on its device.
+
+        The random numbers depend on (`seed`, `epoch`, `index`).
+        """
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert a batch, on its device, to the module's input: float images in the module's dtype."""
+        """Convert a batch on its device to the input of the module: float images in the dtype of the module."""
         return batch
 
     @property
     def num_train_samples(self) -> int:
-        """Number of training samples, without held-out samples."""
+        """Number of training samples.
+
+        Held-out samples are not counted.
+        """
         if self.train_set is None:
             raise RuntimeError('num_train_samples is known after setup("fit")')
         return len(self.train_set)
@@ -149,7 +161,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self._loader(self.train_set, batches)
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
-        """Return the sampler of this rank's training batches."""
+        """Return the sampler of the training batches of this rank."""
         return GlobalBatches(
             self.samples_per_epoch(),
             self.batch_size,
@@ -168,7 +180,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.num_train_samples
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        """Sample the order of a pass over the training set: `[samples_per_epoch]` positions."""
+        """Sample the order of a pass over the training set, `[samples_per_epoch]` positions."""
         return random.permutation(self.num_train_samples)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -220,7 +232,10 @@ class SeededBatches(LightningDataModule, ABC):
         return self.finished(batch)
 
     def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
-        """Scale images to [0, 1] in the module's dtype; the stored value `data_range` becomes 1."""
+        """Scale images to [0, 1] in the dtype of the module.
+
+        The stored value `data_range` becomes 1.
+        """
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)

@@ -1,4 +1,7 @@
-"""Base of DataModules that train on patches and evaluate whole images of any sizes, from several datasets."""
+"""Base of DataModules that train on patches and evaluate on whole images.
+
+The images may have any sizes and come from several datasets.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,10 @@ from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 
 
 class SizedSet(RequestedSet, Protocol):
-    """A dataset of whole images, fetched one request at a time; all images of a request have one size."""
+    """A dataset of whole images, fetched one request at a time.
+
+    All images of a request have the same size.
+    """
 
     @property
     def sizes(self) -> Sequence[tuple[int, ...]]:
@@ -24,10 +30,10 @@ class WholeImageSets(SeededBatches):
     """Validation, test and prediction DataLoaders whose batches are whole images of one size.
 
     Args:
-        training: training dataset; None for a run that only tests or predicts.
+        training: training dataset. None for a run that only tests or predicts.
         test: test dataset, or several test datasets by name.
-        validation: validation dataset; None means no validation.
-        predict_dir: folder of images to predict; None means the test images.
+        validation: validation dataset. None means no validation.
+        predict_dir: folder of images to predict. None means the test images.
         batching: arguments of `SeededBatches`.
     """
 
@@ -84,7 +90,7 @@ class WholeImageSets(SeededBatches):
 
     @property
     def pixel_type(self) -> torch.dtype:
-        """The module's dtype, but never half precision, which cannot represent all 256 levels exactly."""
+        """The dtype of the module, but never half precision, because it cannot represent all 256 levels."""
         assert self.trainer is not None
         dtype: Any = self.trainer.lightning_module.dtype
         return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Folders of images with a normal map beside each image, and the field's usual test sets."""
+"""Folders of images with a normal map beside each image, and the usual test sets of the field."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ RIGHT_UP_VIEWER = (1, 1, 1)
 
 
 def read_normals(path: Path) -> NDArray:
-    """Read a normal map: 8-bit values of a PNG file, or floating-point numbers `[H, W, 3]` of an `.npy` file.
+    """Read a normal map, from 8-bit values in a PNG file or from floating-point numbers `[H, W, 3]` in an `.npy` file.
 
     Returns:
         `[3, H, W]`, uint8 or float32.
 
     Raises:
-        UnreadableImage: if the file is damaged or contains something else; the message names the file.
+        UnreadableImage: if the file is damaged or has other contents. The message names the file.
     """
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
@@ -43,7 +43,7 @@ class NormalFiles(NormalSource):
 
     Args:
         images: image files, `[N]`.
-        normals: normal map file of each image, `[N]`.
+        normals: file of the normal map of each image, `[N]`.
         names: names of the images, `[N]`.
         axes: signs that map the stored x, y and z to right, up and towards the viewer.
     """
@@ -71,20 +71,23 @@ def size_of(path: Path) -> tuple[int, int]:
     """Read height and width of an image from its header.
 
     Raises:
-        UnreadableImage: if the image is damaged; the message names the file.
+        UnreadableImage: if the image is damaged. The message names the file.
     """
     with opened_image(path) as image:
         return image.height, image.width
 
 
 class NormalFolder(NormalSet):
-    """The user's own images, in any subfolders, each with a normal map whose file name differs only in the ending.
+    """Images of the user in any subfolders.
+
+    The file name of an image and that of its normal map differ only in the ending.
 
     Args:
-        data_dir: folder of the files; None means the NOISEWORKS_DATA directory.
-        image_end: end of the image file names, such as `_rgb.png`.
-        normal_end: ending of the normal maps' file names, such as `_normal.png`. PNG files store v for 2 v / 255 - 1,
-            `.npy` files floating-point numbers `[height, width, 3]`. Black pixels and zero vectors have no normal.
+        data_dir: folder of the files. None means the NOISEWORKS_DATA directory.
+        image_end: ending of the file names of images, such as `_rgb.png`.
+        normal_end: ending of the file names of normal maps, such as `_normal.png`. In PNG files, the value v means 2 v
+            / 255 - 1. `.npy` files have floating-point numbers `[height, width, 3]`. Black pixels and zero vectors have
+            no normal.
         axes: signs that map the stored x, y and z to the right of the image, up and towards the viewer.
         folder: subfolder of `data_dir` to read.
     """
@@ -140,10 +143,10 @@ DSINE = "The set is in dsine_eval.zip of github.com/baegwangbin/DSINE."
 
 
 class NYUv2(NormalFolder):
-    """The 654 test and 795 training images of NYUv2, `dsine_eval/nyuv2/{test,train}/<number>_{img,normal}.png`.
+    """The 654 test and 795 training images of NYUv2, in `dsine_eval/nyuv2/{test,train}/<number>_{img,normal}.png`.
 
     Args:
-        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `dsine_eval`. None means the NOISEWORKS_DATA directory.
     """
 
     counts, origin = (795, 654), DSINE
@@ -156,10 +159,10 @@ class NYUv2(NormalFolder):
 
 
 class ScanNet(NormalFolder):
-    """The 300 test images of ScanNet, `dsine_eval/scannet/<scene>/<number>_{img,normal}.png`.
+    """The 300 test images of ScanNet, in `dsine_eval/scannet/<scene>/<number>_{img,normal}.png`.
 
     Args:
-        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `dsine_eval`. None means the NOISEWORKS_DATA directory.
     """
 
     counts, origin = (300, 300), DSINE
@@ -169,10 +172,10 @@ class ScanNet(NormalFolder):
 
 
 class IBims(NormalFolder):
-    """The 100 images of iBims-1, `dsine_eval/ibims/ibims/<name>_img.png` and `_normal.npy`, converted from OpenEXR.
+    """The 100 images of iBims-1, in `dsine_eval/ibims/ibims/<name>_img.png` and `_normal.npy`, converted from OpenEXR.
 
     Args:
-        data_dir: folder that contains `dsine_eval`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `dsine_eval`. None means the NOISEWORKS_DATA directory.
     """
 
     counts = (100, 100)
@@ -187,13 +190,13 @@ class IBims(NormalFolder):
 
 
 class DIODE(NormalFolder):
-    """DIODE's indoor images, `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
+    """The indoor images of DIODE, in `train/indoors` and `val/indoors`, with normals `*_normal.npy` beside `*.png`.
 
-    Axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published data loader; this was not
-    checked against a DIODE file.
+    The axes are assumed to point right (x), up (y) and towards the viewer (z), as in a published data loader. This was
+    not checked with a file of DIODE.
 
     Args:
-        data_dir: folder that contains `train` and `val`; None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains `train` and `val`. None means the NOISEWORKS_DATA directory.
     """
 
     origin = "Images and normals are two archives each at diode-dataset.org; unpack both into one folder."

@@ -1,10 +1,12 @@
-"""Synthetic height fields with closed-form normals; the image does not reveal the light direction.
+"""Synthetic height fields with exact normals.
+
+The image does not show the direction of the light.
 
     h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
     image = max(0, n l) + noise
 
-A surface has four bumps and one sharp crease; p = (x, y) is in [-1, 1]^2, x to the right and y up. Each image has its
-own light l, a random unit vector around the upper left, so many surfaces explain the same image.
+A surface has four bumps and one sharp crease. The point p = (x, y) is in [-1, 1]^2, with x to the right and y up. The
+light l of each image is a random unit vector around the upper left. Many surfaces therefore explain the same image.
 """
 
 import math
@@ -26,8 +28,8 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
     """Compute the normals of height fields.
 
     Args:
-        uniform: uniform numbers in [0, 1), `[B, 19]`: four per bump and three for the crease.
-        size: S, height and width in pixels.
+        uniform: uniform numbers in [0, 1), `[B, 19]`, four for each bump and three for the crease.
+        size: height and width S of the images, in pixels.
 
     Returns:
         `[B, 3, S, S]`, of unit length.
@@ -48,16 +50,18 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 class HeightFields(NormalSet):
-    """Small synthetic surfaces under unknown light, with exact normals. No download.
+    """Small synthetic surfaces under unknown light, with exact normals.
+
+    No download.
 
     Args:
         num_training: number of training images.
         num_validation: number of validation images.
         num_test: number of test images.
         image_size: height and width, in pixels.
-        light_spread: standard deviation of the light direction's components before normalisation.
+        light_spread: standard deviation of the components of the light direction, before normalisation.
         noise: standard deviation of the image noise, for images in [0, 1].
-        seed: seed of surfaces, lights and noise.
+        seed: seed of the surfaces, the lights and the noise.
     """
 
     def __init__(

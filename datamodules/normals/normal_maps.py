@@ -1,4 +1,6 @@
-"""DataModule for images with surface normals: training crops and whole test images, for any dataset.
+"""DataModule for images with surface normals.
+
+It yields training crops and whole test images of any dataset.
 
 NormalMaps(HeightFields(), test={"NYUv2": NYUv2("~/data")}, crop_size=16)
 """
@@ -22,22 +24,22 @@ from datamodules.restoration.noisy_folder import NoisyFolder
 class NormalMaps(WholeImageSets):
     """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
 
-    Training batches are randomly flipped square crops; these depend only on (seed, epoch, index), not on the number of
+    Training batches are square crops with random flips. They depend only on (seed, epoch, index), not on the number of
     ranks. Validation, test and prediction batches are whole images of one size.
 
     Args:
         training: training dataset; None for a run that only tests or predicts.
-        test: test dataset, or several test datasets by name, each with its own metrics.
-        validation: validation dataset; None means no validation.
+        test: test dataset, or several test datasets by name. Each test dataset has separate metrics.
+        validation: validation dataset. None means no validation.
         batch_size: global training batch size, over all ranks.
         crop_size: height and width of training crops, in pixels.
-        flip: flip half of the training images horizontally, negating x of their normals.
-        evaluation_batch_size: maximum number of images in a validation, test or prediction batch over all ranks; each
+        flip: whether to flip half of the training images horizontally. Flipping negates x of their normals.
+        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. Each
             rank gets at least one image. All images of a batch have the same size.
-        predict_dir: folder of photographs to predict; None means the test images.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for datasets in
-            memory.
-        seed: seed of the batch order, crops and flips; None means the value of `seed_everything`.
+        predict_dir: folder of photographs to predict. None means the test images.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for datasets
+            in memory.
+        seed: seed of the batch order, the crops and the flips. None means the value of `seed_everything`.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
     Args:
         image: `[B, C, H, W]`.
-        normal: normals `[B, 3, H, W]`; their x is negated.
+        normal: normals `[B, 3, H, W]`. Flipping negates their x.
         mirrored: `[B]`, bool.
     """
     where = mirrored[:, None, None, None]
@@ -122,11 +124,13 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
 
 
 class Normals:
-    """Images with their normals, fetched one request at a time: square crops in training, or whole images.
+    """Images with their normals, fetched one request at a time.
+
+    In training, they are square crops, and else whole images.
 
     Args:
         source: the images.
-        crop_size: height and width of the crops; None means whole images.
+        crop_size: height and width of the crops. None means whole images.
         seed: seed of the crop positions.
     """
 
@@ -155,14 +159,17 @@ class Normals:
 
 
 def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
-    """Crop the same square from arrays `[3, H, W]`, at a row and column given by two numbers in [0, 1)."""
+    """Crop the same square from several arrays `[3, H, W]`.
+
+    Two numbers in [0, 1) give the row and the column.
+    """
     height, width = pair[0].shape[1:]
     top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))
     return tuple(array[:, top : top + size, left : left + size] for array in pair)
 
 
 class PhotographFolder(NoisyFolder):
-    """The user's own photographs, without normals; see `NoisyFolder`."""
+    """Photographs of the user without normals, read as by `NoisyFolder`."""
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)

@@ -1,8 +1,10 @@
-"""Interface of datasets of images with surface normals; datasets only read their splits, without batching.
+"""Interface of datasets of images with surface normals.
 
-A normal is a unit vector (x, y, z) in the camera's frame: x to the right of the image, y up, z towards the viewer. A
-surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals stored with other axes are
-converted to this frame.
+A dataset reads its splits and knows nothing of batches.
+
+A normal is a unit vector (x, y, z) in the frame of the camera. x points to the right of the image, y up and z towards
+the viewer. A surface that faces the camera has the normal (0, 0, 1), and a floor has (0, 1, 0). Normals that are stored
+with other axes are converted to this frame.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +31,10 @@ class NormalSource(ABC):
 
     @abstractmethod
     def read(self, position: int) -> tuple[NDArray, NDArray]:
-        """Read an image `[3, H, W]`, uint8, and its normals `[3, H, W]`, see `decoded`."""
+        """Read an image `[3, H, W]`, uint8, and its normals `[3, H, W]`, as stored.
+
+        `decoded` decodes the normals.
+        """
 
 
 class NormalSet(ABC):
@@ -37,10 +42,12 @@ class NormalSet(ABC):
 
     @abstractmethod
     def source(self, split: Split) -> NormalSource:
-        """Return a split; a dataset without splits returns all its images for every split.
+        """Return a split.
+
+        A dataset without splits returns all images for every split.
 
         Raises:
-            FileNotFoundError: if the images are missing; the message names the expected path.
+            FileNotFoundError: if the images are missing. The message names the expected path.
             ValueError: if an image has no normals.
         """
 
@@ -68,19 +75,25 @@ class NormalsInMemory(NormalSource):
 
 
 def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
-    """Negate axes of stored normals `[3, H, W]`; 8-bit values v, which mean 2 v / 255 - 1, become 255 - v."""
+    """Negate axes of stored normals `[3, H, W]`.
+
+    An 8-bit value v means 2 v / 255 - 1, and becomes 255 - v.
+    """
     negated = np.asarray(axes)[:, None, None] < 0
     return np.where(negated, 255 - normal if normal.dtype == np.uint8 else -normal, normal)
 
 
 def decoded(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Decode stored normals to vectors; pixels without a normal get the zero vector.
+    """Decode stored normals to vectors.
 
-    A pixel has a normal if the stored vector's norm is between 0.5 and 1.5, as in the authors' evaluation. Black
-    pixels, (-1, -1, -1), and zero vectors therefore have no normal. Vectors are not normalised.
+    Pixels without a normal get the zero vector.
+
+    A pixel has a normal if the norm of the stored vector is between 0.5 and 1.5, as in the evaluation of the authors.
+    Black pixels, (-1, -1, -1), and zero vectors therefore have no normal. Vectors are not normalised.
 
     Args:
-        stored: stored normals `[B, 3, H, W]`: uint8 values v that mean 2 v / 255 - 1, or floating-point numbers.
+        stored: stored normals `[B, 3, H, W]`. They are uint8 values v that mean 2 v / 255 - 1, or floating-point
+            numbers.
         dtype: dtype of the result.
     """
     normal = stored.to(dtype)

@@ -1,4 +1,7 @@
-"""scikit-learn's digits on backgrounds of five shades, captioned by the shade."""
+"""The digits of scikit-learn on backgrounds of five shades.
+
+The caption names the shade.
+"""
 
 import numpy as np
 import torch
@@ -12,12 +15,14 @@ SHADES = {"black": 0.1, "dark": 0.3, "grey": 0.5, "light": 0.7, "bright": 0.9}
 
 
 class BrightDigits(CaptionedSet):
-    """All 1,797 digits of scikit-learn, in white on a background whose shade the caption describes.
+    """All 1,797 digits of scikit-learn, in white on a background.
+
+    The caption describes the shade of the background.
 
     The shades are sampled once, with equal probability, and are the same for all seeds.
 
     Args:
-        image_size: height and width in pixels, to which digits are resized bilinearly.
+        image_size: height and width of the images, in pixels. Digits are resized bilinearly.
     """
 
     def __init__(self, image_size: int = 16) -> None:

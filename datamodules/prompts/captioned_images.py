@@ -75,7 +75,7 @@ class CaptionedImages(SeededBatches):
         """Check that the images have captions, without decoding an image.
 
         Args:
-            needed_by: what needs the captions, for the error message.
+            needed_by: name of what needs the captions, for the error message.
 
         Raises:
             FileNotFoundError: if images or captions are missing.

@@ -1,4 +1,7 @@
-"""Interface of datasets of images with captions; datasets only read their images, without batching."""
+"""Interface of datasets of images with captions.
+
+A dataset reads its images and knows nothing of batches.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ class Captioned:
 
     Args:
         source: images, whose labels are ignored.
-        captions: one caption per image, `[N]`; None if images have no captions.
+        captions: one caption per image, `[N]`. None if the images have no captions.
     """
 
     source: ImageSource
@@ -34,7 +37,7 @@ class CaptionedSet(ABC):
     """A dataset of images with captions."""
 
     image_shape: tuple[int, int, int]
-    """Shape C, H, W of the network's input images."""
+    """Shape C, H, W of the input images of the network."""
 
     def has_captions(self) -> bool:
         """Check images and captions without decoding an image, and tell whether the images have captions.
@@ -50,17 +53,19 @@ class CaptionedSet(ABC):
         """Read the images.
 
         Raises:
-            FileNotFoundError: if the images are missing; the message names the expected path.
-            ValueError: if a file is damaged, or captions and images do not match.
+            FileNotFoundError: if the images are missing. The message names the expected path.
+            ValueError: if a file is damaged, or if captions and images do not match.
         """
 
 
 class CaptionedClasses(CaptionedSet):
-    """Training images of a labelled dataset, captioned by class name.
+    """Training images of a labelled dataset.
+
+    The captions contain the names of classes.
 
     Args:
-        images: labelled dataset; a class without a name is captioned by its number.
-        caption: template in which `{}` stands for the class, such as `a photo of a {}`.
+        images: labelled dataset. If a class has no name, its number is used.
+        caption: template of the captions, such as `a photo of a {}`. `{}` stands for the class.
     """
 
     def __init__(self, images: ImageSet, caption: str = "{}") -> None:

@@ -1,4 +1,4 @@
-"""A folder of images with captions, in the layout of diffusers' training scripts and Hugging Face's imagefolder."""
+"""A folder of images with captions, in the layout of Hugging Face's imagefolder and of diffusers."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class CaptionedFolder(CaptionedSet):
-    """The user's own images, in any subfolders, with captions if available.
+    """Images of the user in any subfolders, with captions if there are any.
 
     Captions are read from `metadata.jsonl` with a line `{"file_name": "one.png", "text": "a cat"}` per image, from
     `metadata.csv` or `metadata.parquet` with these columns, or from a text file beside each image, `one.txt` for

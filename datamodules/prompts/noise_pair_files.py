@@ -1,10 +1,10 @@
-"""Noise pairs on disk, in the layout of Golden Noise's authors.
+"""Noise pairs on disk, in the layout of the authors of Golden Noise.
 
-A pair is a file `<index>_<seed>.npz` with three arrays: the noise `arr_0` and the better noise `arr_1`, both `[1, c, h,
-w]`, and the index `arr_2`. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list`
-per index. The two score lists belong to the images generated from the noise and from the better noise; their first
-entries are compared. Pair files written by this project also contain the values of the JSON-lines file, which is
-assembled from the pair files.
+A pair is a file `<index>_<seed>.npz` with three arrays. `arr_0` is the noise and `arr_1` the better noise, both `[1, c,
+h, w]`. `arr_2` is the index. A JSON-lines file has `caption`, `seed`, `original_score_list` and `optimized_score_list`
+per index. The two lists have the scores of the images generated from the noise and from the better noise. The first
+scores in the lists are compared. The files of pairs that this project writes also contain the values of the JSON-lines
+file. The JSON-lines file is assembled from them.
 """
 
 import json
@@ -58,7 +58,7 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the prompt for which a pair was written; None if the file has no prompt.
+    """Read the prompt for which a pair was written, or return None if the file has no prompt.
 
     Raises:
         DamagedFile: if the file is damaged.
@@ -71,7 +71,7 @@ def caption_in(path: Path) -> str | None:
 
 
 def write_scores(folder: Path) -> None:
-    """Assemble the JSON lines from the pairs of a folder, in the order of their indices."""
+    """Assemble the JSON lines from the pairs of a folder, in the order of indices."""
     lines = []
     for path in sorted(folder.glob("*.npz"), key=_index_of):
         arrays = read_npz(path, ("arr_2", "seed", "caption", *SCORE_LISTS))
@@ -86,13 +86,13 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
     """Select the pairs whose better noise scores higher: s' > s + margin.
 
     Args:
-        folder: folder that contains the pairs, also in subfolders.
+        folder: folder that contains the pairs, directly or in subfolders.
         scores: JSON-lines file.
-        margin: minimum gain in score; None keeps all pairs.
+        margin: smallest gain in score of a pair that is kept. None keeps all pairs.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if lines and pairs do not match, a score is missing, or no pair is kept.
+        ValueError: if lines and pairs do not match, if a score is missing, or if no pair is kept.
     """
     if not scores.is_file():
         raise FileNotFoundError(f"no scores of the pairs at {scores}: expected JSON lines with index and caption")
@@ -136,10 +136,10 @@ def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
 
 
 def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read noise and better noise, `[c, h, w]` each.
+    """Read the noise and the better noise, `[c, h, w]` each.
 
     Raises:
-        ValueError: if a file is damaged or lacks an array; the message names the file.
+        ValueError: if a file is damaged or lacks an array. The message names the file.
     """
     arrays = read_npz(path, optional=("arr_0", "arr_1"))
     if len(arrays) < 2:

@@ -1,4 +1,4 @@
-"""DataModule of noise pairs, and of prompts to collect pairs for."""
+"""DataModule of noise pairs, and of prompts for which pairs are collected."""
 
 from pathlib import Path
 from typing import Any
@@ -62,20 +62,21 @@ class PairRows:
 
 
 class NoisePairs(SeededBatches):
-    """Noise pairs for training, prompts to collect pairs for (`predict`), and prompts for testing.
+    """Noise pairs for training, prompts for which `predict` collects pairs, and prompts for testing.
 
     Args:
-        data_dir: folder of collected pairs: `noise_pairs` in the run directory of `predict`, or the output of the
-            authors' scripts. None lets the method collect pairs for `prompts` before training.
-        scores: JSON-lines file with the captions and scores of the pairs; None means scores.jsonl in `data_dir`.
+        data_dir: folder of collected pairs. This is `noise_pairs` in the run directory of `predict`, or the output of
+            the scripts of the authors. With None, the method collects pairs for `prompts` before training.
+        scores: JSON-lines file with the captions and scores of the pairs. None means scores.jsonl in `data_dir`.
         prompts: prompts to collect pairs for.
         test_prompts: prompts for testing.
-        margin: minimum improvement of the score, exclusive, of pairs to train on; None means all pairs.
-        validation_fraction: fraction of the pairs held out of training, in [0, 1).
-        batch_size: global training batch size in pairs, over all ranks.
-        evaluation_batch_size: global batch size of validation pairs and of prompts; None means `batch_size`.
-        num_workers: number of DataLoader workers; None means one per free core, at most 8, and 0 for pairs in memory.
-        seed: seed of the split and batch order; None means the value of `seed_everything`.
+        margin: improvement of the score that training pairs must exceed. None means all pairs.
+        validation_fraction: fraction of the pairs to hold out of training, in [0, 1).
+        batch_size: number of pairs in a training batch, over all ranks.
+        evaluation_batch_size: global batch size of validation pairs and of prompts. None means `batch_size`.
+        num_workers: number of DataLoader workers. None means one per free core, at most 8, for files and 0 for pairs in
+            memory.
+        seed: seed of the split and the batch order. None means the value of `seed_everything`.
     """
 
     train_set: PairRows | None
@@ -115,7 +116,7 @@ class NoisePairs(SeededBatches):
 
         Args:
             folder: folder of the pairs.
-            scores: JSON-lines file; None means scores.jsonl in the folder.
+            scores: JSON-lines file with the scores. None means scores.jsonl in the folder.
             every: whether to include pairs without an improved score.
         """
         listed = folder / SCORES if scores is None else Path(scores).expanduser()
@@ -128,13 +129,13 @@ class NoisePairs(SeededBatches):
         self.train_set, self.validation_set = (PairRows(part) if part else None for part in parts)
 
     def prompt_loader(self) -> DataLoader:
-        """Return the prompts to collect pairs for, sharded over ranks."""
+        """Return the prompts for which pairs are collected, sharded over ranks."""
         if self.prompts is None:
             raise ValueError("pairs are collected for data.prompts, which is not given: set a PromptFile")
         return self.evaluation_loader(PromptRows(self.prompts.prompts()))
 
     def set_up_prediction(self) -> None:
-        """Do nothing: the prompts are read when their DataLoader is built."""
+        """Do nothing, because the prompts are read when their DataLoader is built."""
 
     def predict_dataloader(self) -> DataLoader:
         return self.prompt_loader()

@@ -1,4 +1,6 @@
-"""Prompts from a file or from class names; each prompt has a number and a seed for its noise.
+"""Prompts from a file or from class names.
+
+Each prompt has a number, and a seed for the noise.
 
 PromptFile("prompts.txt").prompts()[0]
 """
@@ -44,19 +46,21 @@ class PromptSet(ABC):
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if there is no prompt, or an entry is invalid.
+            ValueError: if there is no prompt, or if an entry is invalid.
         """
 
 
 class PromptFile(PromptSet):
-    """Prompts from a file: a text file with one prompt per line, JSON lines, or CSV with a header.
+    """Prompts from a file.
 
-    Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, a prompt's number is its position,
-    from 0; without a seed, the seed is derived from the number.
+    The file can be a text file with one prompt per line, JSON lines, or CSV with a header.
+
+    Entries of JSON lines and CSV may have an `index` and a `seed`. Without an index, the number of a prompt is its
+    position, counted from 0. Without a seed, the seed is derived from the number.
 
     Args:
-        path: file that ends in .txt, .jsonl, .json (JSON lines) or .csv.
-        column: key or column of the prompt in JSON lines and CSV.
+        path: path of the file. It must end in .txt, .jsonl, .json (JSON lines) or .csv.
+        column: key of the prompt in JSON lines, or column of the prompt in CSV.
     """
 
     def __init__(self, path: str, column: str = "caption") -> None:
@@ -91,7 +95,10 @@ class PromptFile(PromptSet):
 
 
 def _whole(value: Any) -> int:
-    """Convert text or a JSON value to an integer; reject fractions and booleans."""
+    """Convert text or a JSON value to an integer.
+
+    Fractions and booleans are rejected.
+    """
     number = int(value)
     if isinstance(value, bool) or (isinstance(value, float) and number != value):
         raise ValueError(f"got {value}")
@@ -108,12 +115,14 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
 
 
 class ClassPrompts(PromptSet):
-    """Prompts made of a labelled dataset's class names, repeated cyclically, each with another seed.
+    """Prompts made of the class names of a labelled dataset.
+
+    The names are repeated, each time with another seed.
 
     Args:
-        images: labelled dataset; a class without a name is named by its number.
+        images: labelled dataset. If a class has no name, its number is used.
         num_prompts: number of prompts.
-        first_seed: seed of the first prompt; the seed increases by one per prompt.
+        first_seed: seed of the first prompt. The seed increases by one per prompt.
     """
 
     def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0) -> None:

@@ -10,10 +10,12 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read a table's rows, each with its location for error messages; JSON lines that are not objects give empty rows.
+    """Read the rows of a table, each with its location for error messages.
+
+    JSON lines that are not objects give empty rows.
 
     Raises:
-        ValueError: if the file cannot be parsed; the message names a line that is not JSON.
+        ValueError: if the file cannot be parsed. The message names a line that is not JSON.
     """
     check_is_file(file)
     if file.suffix == ".parquet":

@@ -1,7 +1,9 @@
-"""Random numbers from a counter, which depend only on (seed, epoch, sample), or from a fixed seed per test image.
+"""Random numbers from a counter, or from a fixed seed per test image.
 
-A counter has no state: a sample gets the same numbers in any batch and on any rank or device, and resuming needs no
-generator state.
+Numbers from a counter depend only on (seed, epoch, sample).
+
+A counter has no state. A sample gets the same numbers in any batch and on any rank or device, and a resumed run needs
+no state of a generator.
 """
 
 import math
@@ -29,7 +31,10 @@ def _signed(word: int) -> int:
 
 
 def _mix_tensor(word: Tensor) -> Tensor:
-    """Apply `_mix` to every element of an int64 tensor; int64 products wrap around like 64-bit words."""
+    """Apply `_mix` to every element of an int64 tensor.
+
+    Products of int64 wrap around like those of 64-bit words.
+    """
 
     def shifted(value: Tensor, bits: int) -> Tensor:
         return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
@@ -45,13 +50,14 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
     Args:
         seed: random seed of the whole run.
-        epoch: index of the epoch; each epoch has new words.
+        epoch: index of the epoch. Each epoch has new words.
         index: positions of the samples in the dataset, `[B]`, int64.
         count: number of words per sample.
-        stream: number of the purpose, such as a second augmentation; streams are mutually independent.
+        stream: number of the random stream. Each purpose, such as a second augmentation, has another number. Streams
+            are independent of each other.
 
     Returns:
-        `[B, count]`, int64, on the device of `index`.
+        The words, `[B, count]`, int64, on the device of `index`.
     """
     key = 0
     for word in (seed, epoch, stream):
@@ -62,15 +68,20 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1); for the arguments see `sample_words`."""
+    """Return uniform numbers for each sample, `[B, count]`, float32 in [0, 1).
+
+    `sample_words` describes the arguments.
+    """
     bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 
 class RNG(Protocol):
-    """Source of random numbers for a batch; each call returns new numbers, so the order of calls matters.
+    """Source of random numbers for a batch.
 
-    Results have the argument's shape, `[B, C, H, W]`, and device.
+    Each call returns new numbers, so the order of calls matters.
+
+    Results have the shape `[B, C, H, W]` and the device of the argument.
     """
 
     def uniform(self, like: Tensor) -> Tensor:
@@ -91,16 +102,18 @@ class RNG(Protocol):
 
 
 class CounterRNG:
-    """Stateless counter-based RNG: numbers depend only on (seed, epoch, sample), on any device.
+    """Stateless counter-based RNG. The numbers depend only on (seed, epoch, sample), and not on the device.
 
-    Uniform and normal numbers have the argument's dtype and 24 random bits; normal numbers are at most 5.8 in
-    magnitude. Other distributions are sampled in float64, with 53 random bits if sampled by the quantile function.
+    Uniform and normal numbers have the dtype of the argument and 24 random bits. The magnitude of normal numbers is at
+    most 5.8. Other distributions are sampled in float64. Those that are sampled by the quantile function have 53 random
+    bits.
 
     Args:
         seed: random seed of the run.
-        epoch: index of the epoch; each epoch has new numbers.
+        epoch: index of the epoch. Each epoch has new numbers.
         index: positions of the samples, `[B]`, int64, on the device of the results.
-        stream: number of the purpose; streams are mutually independent, and streams below 1000 are for augmentation.
+        stream: number of the random stream. Streams are independent of each other. Streams below 1000 are for
+            augmentation.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 1000) -> None:
@@ -153,14 +166,16 @@ FEW = 8.0
 
 
 def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
-    """Quantile function of the Poisson distribution: the smallest k with P(X <= k) >= u.
+    """Quantile function of the Poisson distribution.
 
-    For small means, probabilities are summed from 0. For larger means the Cornish-Fisher expansion is off by at most
-    two counts; the exact distribution function corrects this.
+    It is the smallest k with P(X <= k) >= u.
+
+    For small means, probabilities are summed from 0. For larger means, the Cornish-Fisher expansion gives k with an
+    error of at most two counts. The exact distribution function then corrects k.
 
     Args:
         uniform: u, in (0, 1), float64.
-        rate: means of the distributions, at least 0, float64.
+        rate: means of the distributions, float64, at least 0.
     """
     small = rate.clamp(max=FEW)
     probability = (-small).exp()
@@ -190,16 +205,16 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
 
 
 class SeededImageRNG:
-    """NumPy's legacy RNG, re-seeded for each image, as in the experiments behind published tables.
+    """The legacy RNG of NumPy, with the same seed for each image, as in the experiments of published tables.
 
-    DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of one size share the noise. This RNG
-    does the same, so results are comparable with published tables, and every method gets the same noisy images. Numbers
-    are sampled in the order rows, columns, channels, in float64. Scalars of an image, such as noise level or camera
-    gain, differ between images: `CounterRNG` samples them from seed and index.
+    DnCNN, FFDNet and KAIR call `np.random.seed(0)` before each image, so images of the same size have the same noise.
+    This RNG does the same, so results are comparable with published tables, and every method gets the same noisy
+    images. Numbers are sampled in the order rows, columns, channels, in float64. Scalars of an image, such as the noise
+    level or the camera gain, differ between images. `CounterRNG` samples them from the seed and the index.
 
     Args:
         seed: random seed.
-        index: position of the image in its dataset.
+        index: position of the image in the dataset.
     """
 
     def __init__(self, seed: int = 0, index: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Random numbers that depend only on their purpose, not on batch or rank."""
+"""Random numbers that depend only on their purpose, not on the batch or the rank."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def bits_of(*words: int) -> int:
-    """Hash integers, such as seed, image index and purpose, to 64 random bits.
+    """Hash integers, such as a seed, the index of an image and the number of a purpose, to 64 random bits.
 
     Args:
         words: non-negative integers.
@@ -19,17 +19,22 @@ def bits_of(*words: int) -> int:
 
 
 def seed_of(*words: int) -> int:
-    """Hash integers to a torch seed of 63 bits, see `bits_of`."""
+    """Hash integers to a seed of 63 bits for torch, by `bits_of`."""
     return bits_of(*words) >> 1
 
 
 def generator_of(*words: int) -> torch.Generator:
-    """Return a CPU generator seeded with `seed_of` the given integers."""
+    """Return a CPU generator.
+
+    Its seed is `seed_of` the given integers.
+    """
     return torch.Generator().manual_seed(seed_of(*words))
 
 
 def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample numbers with the shape, dtype and device of images, each image from its own generator.
+    """Sample numbers with the shape, dtype and device of images.
+
+    Each image has a separate generator.
 
     Args:
         image: `[B, ...]`.
@@ -41,10 +46,13 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
 
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """Return a function that samples standard normal numbers, real or complex, in a tensor's shape, dtype and device.
+    """Return a function that samples standard normal numbers, with the shape, dtype and device of a tensor.
+
+    The numbers are real or complex, as the tensor.
 
     Args:
-        generator: random number generator, on any device; None means torch's default generator of the tensor's device.
+        generator: random number generator on any device. None means the default generator of torch for the device of
+            the tensor.
     """
 
     def draw(like: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Random numbers of a training step that are the same for any number of ranks.
 
-All ranks seed their generators alike, sample numbers for the whole global batch, and keep the rows of their own
-samples, as sharded by `GlobalBatches`. The noise of a sample thus depends only on (seed, stage, epoch, batch, position
-in the batch). A single rank uses torch's own generators, as usual.
+The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch, and keeps the rows
+of its own samples, as sharded by `GlobalBatches`. The noise of a sample thus depends only on (seed, stage, epoch,
+batch, position in the batch). A single rank uses the generators of torch, as usual.
 
-The batch size is global, so each rank samples as many numbers as a single-rank run, and briefly holds them all. A
-counter per sample (`sample_uniform`) would sample only the rank's own rows, but costs some twenty integer operations
-per number and gives other numbers than torch. On a CPU, torch samples numbers for a batch of 128 CIFAR-10 images in 1.1
-ms; counters take 8 ms for half the batch.
+Each rank samples as many numbers as a run with a single rank, and briefly holds all of them in memory. With a counter
+per sample (`sample_uniform`), each rank would sample only its own rows. However, a counter takes about twenty integer
+operations per number, and its numbers differ from those of torch. On a CPU, torch samples numbers for a batch of 128
+CIFAR-10 images in 1.1 ms. Counters take 8 ms for half of the batch.
 
-Randomness inside a network, such as dropout and stochastic depth, comes from torch's own generators, which differ
-between ranks: the number of ranks changes its values, but not its distribution.
+Randomness inside a network, such as dropout and stochastic depth, comes from the generators of torch, which differ
+between ranks. The number of ranks changes these random values, but not their distribution.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,18 +40,20 @@ _batch: _Batch | None = None
 
 
 def begin_batch(seed: int, size: int | None) -> None:
-    """Make ranks share random numbers until `end_batch`; a single rank always uses torch's generators.
+    """Make ranks share random numbers until `end_batch`.
+
+    A single rank always uses the generators of torch.
 
     Args:
         seed: seed, the same on all ranks.
-        size: global batch size; None lets each rank sample independently.
+        size: global batch size. With None, each rank samples independently.
     """
     global _batch
     _batch = _Batch(seed, size, {}) if size and collectives.world_size() > 1 else None
 
 
 def end_batch() -> None:
-    """Make each rank sample from torch's own generators."""
+    """Make each rank sample from the generators of torch."""
     global _batch
     _batch = None
 
@@ -59,8 +61,8 @@ def end_batch() -> None:
 def rows_of_batch(share: int) -> int:
     """Return the number of rows over all ranks.
 
-    If ranks do not share random numbers, or `share` is not this rank's number of rows (as for a subset of the samples),
-    return `share`.
+    If ranks do not share random numbers, the result is `share`. The result is also `share` if it is not the number of
+    rows on this rank, as for a subset of the samples.
     """
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 
@@ -68,15 +70,15 @@ def rows_of_batch(share: int) -> int:
 def sample_rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str, rows: int = 0, **options: Any
 ) -> Tensor:
-    """Sample random numbers for the global batch, and return the rows of this rank's samples.
+    """Sample random numbers for the global batch, and return the rows for the samples of this rank.
 
-    If the number of rows is no multiple of this rank's number of samples, each rank samples independently.
+    If the number of rows is not a multiple of the number of samples on this rank, each rank samples independently.
 
     Args:
-        draw: sampling function: `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
-        shape: shape of this rank's numbers.
+        draw: sampling function, such as `torch.rand`, `torch.randn` or `partial(torch.randint, high)`.
+        shape: shape of the numbers on this rank.
         device: device to sample on.
-        rows: dimension of the samples, which may repeat the batch several times in succession.
+        rows: index of the dimension of the samples. Along this dimension, the batch may be repeated several times.
         options: further arguments of `draw`, such as `dtype`.
     """
     shape = list(shape)
@@ -101,7 +103,7 @@ def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torc
     """Sample numbers that are the same on all ranks and belong to no particular sample.
 
     Args:
-        draw: function that samples from a generator; None means torch's own generator.
+        draw: function that samples from a generator. None means the generator of torch.
         device: device of the generator.
     """
     return draw(None if _batch is None else _batch.generator(device))
@@ -109,7 +111,7 @@ def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torc
 
 @contextmanager
 def shared_rng() -> Iterator[None]:
-    """Context manager: torch's CPU generator samples the same numbers on all ranks."""
+    """Context manager in which the CPU generator of torch samples the same numbers on all ranks."""
     if _batch is None:
         yield
         return
@@ -123,5 +125,5 @@ def shared_rng() -> Iterator[None]:
 
 
 def _own(size: int) -> range:
-    """Return the positions of this rank's samples in a batch."""
+    """Return the positions of the samples of this rank in a batch."""
     return range(collectives.rank(), size, collectives.world_size())

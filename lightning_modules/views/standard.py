@@ -1,4 +1,4 @@
-"""Standard augmentations: weak and strong augmentation for semi-supervised learning, SimCLR's, and timm's."""
+"""Weak and strong augmentation for semi-supervised learning, and the augmentations of SimCLR and timm."""
 
 from torch import nn
 
@@ -16,10 +16,10 @@ class StrongView(nn.Sequential):
     """Strong augmentation: random resized crop, then RandAugment.
 
     Args:
-        size: height and width of the result, in pixels; None keeps the images' size.
-        num_ops: number of RandAugment's operations.
-        magnitude: strength of RandAugment's operations, in 0...30.
-        min_area: smallest area of the crop, as a fraction of the image's area.
+        size: height and width of the result, in pixels. None keeps the size of the images.
+        num_ops: number of operations of RandAugment.
+        magnitude: strength of the operations of RandAugment, in 0...30.
+        min_area: smallest area of the crop, as a fraction of the area of the image.
     """
 
     def __init__(self, size: int | None = None, num_ops: int = 1, magnitude: int = 6, min_area: float = 0.08) -> None:
@@ -27,16 +27,16 @@ class StrongView(nn.Sequential):
 
 
 class ContrastiveView(nn.Sequential):
-    """SimCLR's augmentation: random resized crop, mirroring, colour jitter and random conversion to grey.
+    """Augmentation of SimCLR: random resized crop, mirroring, colour jitter and random conversion to grey.
 
     Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, arXiv 2002.05709; without its blur.
 
     Args:
-        size: height and width of the result, in pixels; None keeps the images' size.
-        brightness: maximal deviation of the factors of brightness, contrast and saturation from 1.
+        size: height and width of the result, in pixels. None keeps the size of the images.
+        brightness: maximal change of brightness, contrast and saturation. Each factor is at most this far from 1.
         hue: maximal hue shift.
-        min_area: smallest area of the crop, as a fraction of the image's area.
+        min_area: smallest area of the crop, as a fraction of the area of the image.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ContrastiveView(nn.Sequential):
 
 
 class TimmView(nn.Sequential):
-    """Augmentation of timm's recipes for ImageNet: RandAugment, then random erasing.
+    """Augmentation that timm uses to train on ImageNet: RandAugment, then random erasing.
 
     Args:
-        recipe: timm's string of RandAugment.
-        erased: fraction of images with random erasing, timm's `reprob`, in [0, 1].
+        recipe: string that describes RandAugment in timm.
+        erased: fraction of images to which random erasing is applied, in [0, 1]. timm calls it `reprob`.
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:

@@ -7,11 +7,12 @@ def check_unaugmented(data: Any, name: str) -> None:
     """Reject a DataModule that augments training images.
 
     Args:
-        data: the DataModule, set up or not.
+        data: the DataModule. It need not be set up.
         name: name of the module, for the message.
 
     Raises:
-        ValueError: if `data` crops, pads or mirrors at random; the message names the argument and its required value.
+        ValueError: if `data` crops, pads or mirrors images at random. The message names the argument and its required
+            value.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):
         if value := getattr(getattr(data, "augmentation", None), key, off):

@@ -48,15 +48,15 @@ class ImagesInShards(EncodedImages):
 
     @abstractmethod
     def sample_names(self, shard: int) -> list[str]:
-        """List the names of a shard's samples."""
+        """List the names of the samples of a shard."""
 
     @abstractmethod
     def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         """Read encoded images.
 
         Args:
-            shard: index of each image's shard, `[B]`.
-            place: position of each image in its shard, `[B]`.
+            shard: index of the shard of each image, `[B]`.
+            place: position of each image within its shard, `[B]`.
 
         Yields: For each image, in any order: its position in `shard`, its name for error messages, and its encoded
         bytes.
@@ -84,14 +84,14 @@ class ImagesInShards(EncodedImages):
 
 
 class ImagesByOffset(ImagesInShards):
-    """Images read by byte offset, from tar shards or copies of parquet shards.
+    """Images that are read by byte offset, from tar shards or from copies of parquet shards.
 
     Args:
         shards: shard names, relative to the data directory and without suffix.
         index: index of each shard's samples.
         crop: crop of each image.
         paths: paths of the shards, for messages.
-        files: files to read from, the shards or their copies.
+        files: files from which images are read, either the shards or copies of them.
     """
 
     def __init__(
@@ -188,37 +188,38 @@ def shard_names(root: Path, paths: Sequence[Path]) -> list[str]:
 
 
 class ImageShards(ImageSet):
-    """Labelled images in any number of local shards: tar files in WebDataset format, or parquet files in the format of
-    image datasets on the Hugging Face Hub.
+    """Labelled images in any number of local shards.
+
+    Shards are tar files in WebDataset format, or parquet files as of image datasets on the Hugging Face Hub.
 
     In a tar file, each image (`<key>.jpg` or another format) has its label in `<key>.cls` or `<key>.json`. A parquet
-    file has a column of encoded images and a column of labels. Images are read individually by position; only labels
+    file has a column of encoded images and a column of labels. Images are read individually by position. Only labels
     and positions are kept in memory. The position of a sample is fixed, so label noise, folds and label tables work as
     for image files. Label tables identify a sample by its index, or by its name: `<shard>/<member>` in a tar file,
     `<shard>/<row>` in parquet.
 
-    Without `cache_dir`, each start reads the headers of all tar files (about a minute per million images), and each
-    parquet image is read with its whole row group, often 100 rows.
+    Without `cache_dir`, each start reads the headers of all tar files, which takes about a minute per million images.
+    Each parquet image is then read with its whole row group, which often has 100 rows.
 
     Args:
         num_classes: number of classes; labels are 0 ... `num_classes` - 1.
-        data_dir: folder of the shards; None means the NOISEWORKS_DATA directory.
+        data_dir: folder of the shards. None means the NOISEWORKS_DATA directory.
         train: training shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`.
-        validation: validation shards, specified like `train`; None means no validation shards.
-        test: test shards, specified like `train`; None means no test shards.
+        validation: validation shards, specified like `train`. None means no validation shards.
+        test: test shards, specified like `train`. None means no test shards.
         image_key: parquet column of encoded images.
-        label_key: column of labels in parquet files, and the key of the label in `.json` members.
-        image_size: height and width of the network's input, in pixels.
+        label_key: name of the column of labels in parquet files, and of the key of the label in `.json` members.
+        image_size: height and width of the input images of the network, in pixels.
         resize: length of the short side of validation and test images after resizing, before the centre crop, in
-            pixels; None means 256/224 of `image_size`.
-        min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
-            means resizing as in testing, then a crop at a random position.
-        cache_dir: cache folder for the index of tar files, and for copies of parquet images, which take as much space
-            as the shards. None means no cache.
+            pixels. None means 256/224 of `image_size`.
+        min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
+            None means resizing as in testing, then a crop at a random position.
+        cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much
+            space as the shards. None means no cache.
 
     Raises:
         FileNotFoundError: on reading, if there are no shards.
-        ValueError: if an argument is out of range; on reading, if a shard is damaged or a label is out of range.
+        ValueError: if an argument is out of range, or, on reading, if a shard is damaged or a label is out of range.
     """
 
     def __init__(
@@ -253,9 +254,10 @@ class ImageShards(ImageSet):
         return self.splits["test"] is not None
 
     def fetch_missing(self) -> None:
-        """Fill `cache_dir`, on one rank per machine, while the others wait.
+        """Fill `cache_dir` on one rank per machine, while all other ranks wait.
 
-        Errors are ignored here, so no rank waits for a failed rank; they are raised when all ranks read the shards.
+        Errors are ignored here, so that no rank waits for a failed rank. They are raised again when all ranks read the
+        shards.
         """
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
@@ -300,7 +302,10 @@ class ImageShards(ImageSet):
         return source
 
     def _check(self, source: ImagesInShards, paths: Sequence[Path]) -> None:
-        """Reject labels that are out of range; the message names shard and sample of the first such label."""
+        """Reject labels that are out of range.
+
+        The message names the shard and the sample of the first such label.
+        """
         wrong = (source.label < 0) | (source.label >= self.num_classes)
         if wrong.any():
             row = int(wrong.int().argmax())

@@ -24,7 +24,8 @@ class ParquetShard:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or lacks a column; the message names the missing and the existing columns.
+        ValueError: if the file is damaged or lacks a column. The message names the missing column and the existing
+            columns.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str | None, captioned: bool = False) -> None:
@@ -84,7 +85,7 @@ class ParquetShard:
         """Read the labels, `[n]`; zeros if the images have captions instead.
 
         Raises:
-            ValueError: if a row has no label; the message names the shard and the first such row.
+            ValueError: if a row has no label. The message names the shard and the first such row.
         """
         if self.captioned:
             return np.zeros(len(self), dtype=np.int64)
@@ -115,7 +116,7 @@ class ParquetShard:
         """Read the encoded images of a row group, as an Arrow column.
 
         Raises:
-            ValueError: if the row group cannot be read; the message names row group and shard.
+            ValueError: if the row group cannot be read. The message names row group and shard.
         """
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
@@ -125,10 +126,10 @@ class ParquetShard:
             raise self._rejected(ValueError(f"row group {number}: {sentence(error)}")) from error
 
     def images(self) -> Iterator[bytes]:
-        """Read all encoded images, a few at a time.
+        """Read all encoded images in small groups.
 
         Raises:
-            ValueError: if a row has no image; the message names the shard and the row.
+            ValueError: if a row has no image. The message names the shard and the row.
         """
         import pyarrow
 

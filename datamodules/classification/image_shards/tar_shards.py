@@ -41,7 +41,7 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
+        ValueError: if the shard is damaged or invalid. The message names the shard and, if known, the member.
     """
     name, label, offset, size = _rows(path, ("cls", "json"), partial(_label, label_key=label_key), "labelled")
     return ShardIndex(np.array(name, dtype=np.bytes_), np.array(label), np.array(offset), np.array(size))
@@ -135,7 +135,7 @@ def _grouped(
 
 
 def _label(file: int, key: str, members: dict[str, tarfile.TarInfo], label_key: str) -> int:
-    """Read a sample's label, an integer of at most nine digits."""
+    """Read the label of a sample, an integer of at most nine digits."""
     if (member := members.get("cls")) is not None:
         text = _content(file, member, LABEL_BYTES).decode("ascii", "replace").strip()
         if re.fullmatch(r"-?\d{1,9}", text, re.ASCII) is None:

@@ -1,4 +1,6 @@
-"""Degradations of video clips, composed of operators whose parameters follow a random walk over the frames.
+"""Degradations of video clips.
+
+They consist of operators, and the parameters of an operator follow a random walk over the frames.
 
     degradation:
       class_path: datamodules.corruptions.clip_degradation.Chain

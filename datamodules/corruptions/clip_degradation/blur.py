@@ -20,23 +20,25 @@ LARGE = 13
 
 
 class RandomBlur(ClipOperator):
-    """Blur each frame with a kernel of one family and size, whose parameters follow a random walk over the frames.
+    """Blur each frame with a kernel.
 
-    All parameters start uniform in their ranges and change by at most their step per frame. (The published code
-    resamples `beta` in each frame, between its old value and 1; here `beta` follows a random walk, as the published
-    settings say.)
+    All kernels of a clip have the same family and size, and their parameters follow a random walk over the frames.
+
+    The first value of each parameter is uniform in its range, and changes by at most one step per frame. The published
+    code samples `beta` anew in each frame, between its last value and 1. Here `beta` follows a random walk, as the
+    published settings say.
 
     Args:
         families: probabilities of the kernel families.
-        kernel_sizes: odd kernel sizes in pixels; one is sampled per clip.
-        sigma: smallest and largest standard deviation, along either axis.
+        kernel_sizes: odd kernel sizes in pixels. One of them is sampled per clip.
+        sigma: smallest and largest standard deviation of the kernel along either axis.
         sigma_step: largest change of the standard deviations per frame.
         rotation_step: largest change of the angle per frame, in radians.
         generalized_beta: smallest and largest exponent of generalized Gaussians.
         generalized_step: largest change of the exponent of generalized Gaussians per frame.
         plateau_beta: smallest and largest exponent of plateau kernels.
         plateau_step: largest change of the exponent of plateau kernels per frame.
-        cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel; None means pi/3 to pi for
+        cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel. None means pi/3 to pi for
             kernels below 13 pixels, and pi/5 to pi for larger kernels.
         cutoff_step: largest change of the cut-off frequency per frame.
         probability: probability that a clip is blurred.
@@ -121,7 +123,7 @@ def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
 
 
 def reflected(size: int, reach: int, device: torch.device) -> Tensor:
-    """Return pixel indices that extend a line by `reach` on each side, by repeated reflection at the ends."""
+    """Return the pixel indices of a line that is extended by `reach` pixels on each side, by reflection at its ends."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
     place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)

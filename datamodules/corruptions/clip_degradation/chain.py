@@ -12,7 +12,9 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator
 
 
 class InRandomOrder(ClipOperator):
-    """Apply groups of operators in random order; the order within a group is fixed.
+    """Apply groups of operators in random order.
+
+    The order within a group is fixed.
 
     Args:
         groups: lists of operators.
@@ -36,7 +38,7 @@ class Chain:
     """Degrade clips with a sequence of operators, then quantise them to 8 bits.
 
     Args:
-        operators: the operators; one of them must resize frames to the final size.
+        operators: operators to apply, in order. One of them must resize the frames to the final size.
         scale: number of clean pixels per degraded pixel, along each axis.
     """
 
@@ -54,11 +56,11 @@ class Chain:
         """Degrade a clip.
 
         Args:
-            clip: `[T, C, H, W]`, float32 in [0, 1]; height and width are multiples of `scale`.
+            clip: clean frames `[T, C, H, W]`, float32 in [0, 1]. Height and width are multiples of `scale`.
             random: random number generator of all parameters.
 
         Returns:
-            `[T, C, H / scale, W / scale]`, in [0, 1], quantised to levels k / 255.
+            The degraded clip, `[T, C, H / scale, W / scale]`, in [0, 1], quantised to levels k / 255.
         """
         end = (clip.shape[2] // self.scale, clip.shape[3] // self.scale)
         with one_thread():
@@ -69,7 +71,10 @@ class Chain:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread, as in DataLoader workers: more threads may change rounding and thus quantised values."""
+    """Use one thread, as DataLoader workers do.
+
+    With more threads, the rounding and thus the quantised values may change.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
 """Compression of clips in memory: each frame as a JPEG, or the clip as a video.
 
 Both operators run on the CPU, in the DataLoader workers. Values are clipped and quantised before compression. JPEG gets
-channels in RGB order; in the published chain, it gets channels in BGR order.
+the channels in RGB order. The published code passes them in BGR order.
 """
 
 import io
@@ -19,7 +19,7 @@ from datamodules.files.video_files import decoded, encoded, require_encoder
 
 
 class RandomJpeg(ClipOperator):
-    """Compress each frame as a JPEG whose quality follows a random walk over the frames.
+    """Compress each frame as a JPEG. The quality follows a random walk over the frames.
 
     Args:
         quality: lowest and highest quality, between 1 and 100.
@@ -50,11 +50,11 @@ def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 class RandomCodec(ClipOperator):
     """Compress a clip as a video with one frame per second and a random codec and bit rate.
 
-    Needs the extra `video`, and frames with even height and width. The bit rate has no effect on FFmpeg's mpeg4
-    encoder, which may exceed it by four million bits, more than a short clip needs.
+    Needs the extra `video`, and frames with even height and width. The bit rate has no effect on the mpeg4 encoder of
+    FFmpeg. This encoder may exceed the bit rate by four million bits, and a short clip needs less than this.
 
     Args:
-        codecs: names of encoders; one is sampled per clip.
+        codecs: names of encoders. One of them is sampled per clip.
         bit_rate: lowest and highest bit rate, in bits per second.
     """
 

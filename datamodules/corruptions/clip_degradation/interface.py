@@ -11,10 +11,13 @@ Range = tuple[float, float]
 
 
 class ClipOperator(ABC):
-    """A degradation of all frames of a clip at once; all its random numbers come from the given generator."""
+    """A degradation of all frames of a clip at once.
+
+    All random numbers come from the given generator.
+    """
 
     def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
-        """Return the frame size after the operator; None if it is random."""
+        """Return the size of frames after the operator, or None if the size is random."""
         return size
 
     @abstractmethod
@@ -22,26 +25,28 @@ class ClipOperator(ABC):
         """Degrade a clip.
 
         Args:
-            clip: `[T, C, H, W]`, floating point, 1 is white, not clipped; on any device.
+            clip: frames `[T, C, H, W]` in floating point, on any device. 1 is white, and values are not clipped.
             random: random number generator of the parameters, on the CPU.
             end: height and width of frames at the end of the chain.
 
         Returns:
-            `[T, C, H', W']`, on the clip's device.
+            The degraded frames, `[T, C, H', W']`, on the device of the clip.
         """
 
 
 def walk(
     random: np.random.Generator, ends: Range, step: float, count: int, first: Range | None = None
 ) -> NDArray[np.float64]:
-    """Sample a random walk over frames: a value for the first frame, which changes by at most one step per frame.
+    """Sample a random walk over frames.
+
+    The value changes by at most one step from a frame to the next.
 
     Args:
         random: random number generator.
-        ends: range of the parameter; the random walk is clamped to this range.
+        ends: range of the parameter. The random walk is clamped to this range.
         step: largest change between two frames.
         count: number of frames.
-        first: range of the first value, which is uniform; None means `ends`.
+        first: range in which the first value is uniform. None means `ends`.
 
     Returns:
         `[count]`.
@@ -59,7 +64,7 @@ def check_range(ends: Sequence[float], least: float, name: str) -> None:
     """Reject a range whose lower end is too small or above the upper end.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     if len(ends) != 2 or not least <= ends[0] <= ends[1]:
         raise ValueError(f"{name} must be two numbers of at least {least:g}, the lower first, got {list(ends)}")
@@ -69,7 +74,7 @@ def check_chances(chances: Sequence[float], name: str) -> None:
     """Reject probabilities that do not add up to 1.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     if min(chances, default=-1.0) < 0 or abs(sum(chances) - 1) > 1e-6:
         raise ValueError(f"{name} must be probabilities that add up to 1, got {list(chances)}")

@@ -1,7 +1,7 @@
 """Blur kernels: Gaussian, generalized Gaussian, plateau and sinc kernels, computed for all frames at once.
 
-Each kernel is normalised to sum 1. With x the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T Sigma^-1
-x, the kernels are:
+Each kernel is normalised to sum 1. Let x be the position of a tap, Sigma = R diag(s_x^2, s_y^2) R^T and q = x^T
+Sigma^-1 x. The kernels are:
 
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)
@@ -22,7 +22,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 def taps(size: int, like: Tensor) -> Tensor:
-    """Return the positions (column, row) of a kernel's taps relative to its centre, `[size, size, 2]`."""
+    """Return the positions (column, row) of the taps of a kernel, relative to the centre, `[size, size, 2]`."""
     line = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 
@@ -42,7 +42,10 @@ def gaussian(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> T
 
 
 def generalized(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
-    """Compute generalized Gaussian kernels, `[T, size, size]`: heavy-tailed for `beta` below 1, flat-topped above."""
+    """Compute generalized Gaussian kernels, `[T, size, size]`.
+
+    They are heavy-tailed for `beta` < 1 and flat for `beta` > 1.
+    """
     distance = squared_distances(size, sigma_x, sigma_y, rotation)
     return normalized((-0.5 * distance ** beta[:, None, None]).exp())
 
@@ -54,8 +57,10 @@ def plateau(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta:
 
 
 def sinc(size: int, cutoff: Tensor) -> Tensor:
-    """Compute circular low-pass filters, `[T, size, size]`, for cut-off frequencies `[T]` in radians per pixel, on
-    CPU."""
+    """Compute circular low-pass filters on the CPU, `[T, size, size]`.
+
+    `cutoff` has the cut-off frequencies `[T]` in radians per pixel.
+    """
     radius = taps(size, cutoff).square().sum(dim=-1).sqrt()
     radius[size // 2, size // 2] = 1
     omega = cutoff[:, None, None]

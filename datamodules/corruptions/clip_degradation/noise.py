@@ -12,7 +12,9 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class RandomNoise(ClipOperator):
-    """Add Gaussian or Poisson noise: one kind per clip, sampled independently for each frame.
+    """Add Gaussian or Poisson noise to a clip.
+
+    All frames have the same kind of noise, sampled independently for each frame.
 
     Poisson noise samples counts with `v` counts for white, where `v` is the smallest power of two not below the number
     of different levels in the frame, and multiplies their noise by a strength, as in RealBasicVSR's training. (A later
@@ -59,7 +61,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Sample Poisson noise whose mean is an 8-bit clip, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
+    """Sample Poisson noise for an 8-bit clip, `[T, C, H, W]`, or `[T, 1, H, W]` for grey noise."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
@@ -70,7 +72,7 @@ def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tens
 
 
 def counts_of_white(levels: Tensor) -> Tensor:
-    """Count the different levels in each frame, rounded up to a power of two, `[T]`."""
+    """Count the distinct levels in each frame, and round the count up to a power of two, `[T]`."""
     seen = torch.zeros(len(levels), 256, device=levels.device)
     seen.scatter_(1, levels.flatten(1).long(), 1.0)
     return 2 ** seen.sum(dim=1).log2().ceil()

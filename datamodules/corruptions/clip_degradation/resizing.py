@@ -1,6 +1,7 @@
 """Resize all frames of a clip at once, by matrix products.
 
-The modes `bilinear`, `bicubic` and `area` equal OpenCV's linear, cubic and area modes; only `area` is antialiased.
+The modes `bilinear`, `bicubic` and `area` give the results of OpenCV in its linear, cubic and area modes. Only `area`
+is antialiased.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,13 @@ BICUBIC = -0.75
 def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
     """Return the matrices that resample a line of pixels to other lengths, `[T, longest, size]`, float64.
 
-    Rows beyond a line's new length are zero.
+    Rows beyond the new length of a line are zero.
 
     Args:
         size: length of the line in pixels.
         sizes: `[T]`: new lengths.
-        mode: `area` weights pixels by their overlap with the new pixel; `bilinear` and `bicubic` interpolate at the new
-            pixel's centre and replicate the border.
+        mode: interpolation mode. `area` weights pixels by their overlap with the new pixel. `bilinear` and `bicubic`
+            interpolate at the centre of the new pixel and replicate the border.
     """
     wanted = torch.as_tensor(sizes, dtype=torch.float64)[:, None]
     at = torch.arange(int(wanted.max()), dtype=torch.float64)[None]
@@ -72,15 +73,15 @@ def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 class RandomResize(ClipOperator):
     """Resize each frame by its own random factor, then resize all frames to the size of the first frame.
 
-    The factor follows a random walk over the frames. In the published chain, frames keep different sizes until the next
-    codec resizes them to the first frame's size; here they are resized immediately.
+    The factor follows a random walk over the frames. In the published code, frames keep different sizes until the next
+    codec resizes them to the size of the first frame. Here they are resized immediately.
 
     Args:
         up: probability that a clip is upsampled.
         down: probability that a clip is downsampled.
         scale: smallest and largest factor.
         step: largest change of the factor per frame.
-        even: round height and width down to even numbers, as codecs require.
+        even: whether to round height and width down to even numbers, as codecs require.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class RandomResize(ClipOperator):
 
 
 def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Resize one axis of each frame to its own length, then to the length of the first frame."""
+    """Resize one axis of each frame to a length for this frame, then to the length of the first frame."""
     matrix = resampling(clip.shape[axis], sizes, mode)
     together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
     for own in np.unique(sizes):
@@ -131,7 +132,7 @@ class ResizeToEnd(ClipOperator):
     """Resize frames to the final size of the chain.
 
     Args:
-        modes: interpolation modes; one is sampled per clip.
+        modes: interpolation modes. One of them is sampled per clip.
     """
 
     def __init__(self, modes: Sequence[Mode] = MODES) -> None:

@@ -2,7 +2,8 @@
 
     r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
 
-The Gaussian g has 51 taps and OpenCV's default standard deviation for this size, .3 ((51 - 1) / 2 - 1) + .8 = 8.
+The Gaussian g has 51 taps. Its standard deviation is 8, the default of OpenCV for this size.
+
 Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens ground truth.
 """
 
@@ -22,7 +23,7 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
     Args:
         image: `[..., C, H, W]`, in [0, 1], on any device.
         weight: factor by which the added difference is multiplied.
-        threshold: difference above which a pixel is sharpened, together with its neighbourhood.
+        threshold: difference above which a pixel and its neighbourhood are sharpened.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
     residual = frames - _blurred(frames)

@@ -1,8 +1,10 @@
-"""Blind estimation of the noise level: choose the level whose denoised image has the best no-reference score.
+"""Blind estimation of the noise level.
+
+The level with the best no-reference score of the denoised image is chosen.
 
 Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
-authors' code. In the authors' code, the score of the chosen level must also reach a fixed bound; here the best level is
-always chosen.
+authors' code. In the code of the authors, the best score must also reach a fixed bound. Here the level with the best
+score is always chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +27,7 @@ def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List candidate levels in order: `n` equal steps from one end of the paper's grid (excluded) to the other end.
+    """List the candidate levels: `n` equal steps through the grid of the paper, without its first end.
 
     Args:
         noise: an example of the kind of noise.
@@ -48,7 +50,9 @@ GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
 
 
 def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
-    """Score denoised images without ground truth, `[B]`: roughness plus misfit to the noisy images; lower is better.
+    """Score denoised images without ground truth, `[B]`.
+
+    The score is roughness plus misfit to the noisy images; lower is better.
 
     Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
     over x > 0 of (log x + y / x + (y / x)^2).
@@ -69,16 +73,18 @@ def _mean_where(where: Tensor, values: Tensor) -> Tensor:
 
 
 def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Denoise images at each candidate level and keep, per image, the result with the best score.
+    """Denoise images at each candidate level.
+
+    For each image, keep the result with the best score.
 
     Args:
-        noises: candidate levels of one kind of noise; in a tie, the first one is chosen.
+        noises: candidate levels of one kind of noise. If scores are equal, the first level is chosen.
         noisy: `[B, C, H, W]`.
-        score: score function of the noisy images, applied to `score_input`; evaluated only once if `score_input` is the
-            same for all levels.
+        score: score function of the noisy images, applied to `score_input`. It is evaluated only once if `score_input`
+            is the same for all levels.
 
     Returns:
-        Indices of the chosen levels, `[B]`, and the denoised images.
+        The indices of the chosen levels, `[B]`, and the denoised images.
     """
     computed, known = None, None
     best = torch.full((len(noisy),), float("inf"), dtype=noisy.dtype, device=noisy.device)

@@ -5,9 +5,10 @@ Steps of the calibration:
 1. The gain K: flat frames have variance = K mean + a constant (the photon transfer curve).
 2. The colour bias: means of the colours in bias frames (no light), minus the black level.
 3. The row noise: standard deviation of the row means.
-4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution. Its shape
-   maximises the correlation in the probability plot of data against the distribution; its scale is the plot's slope.
-5. Linear fits of log scale against log K over the camera's gains.
+4. The read noise: after subtraction of row means, the remaining noise has a Tukey lambda distribution. The shape
+   maximises the correlation in the probability plot of the data against the distribution. The scale is the slope of
+   this plot.
+5. Linear fits of log scale against log K over the gains of the camera.
 
 Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
 """
@@ -54,7 +55,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
         variance: variance of each area.
 
     Returns:
-        The slope K and the constant, which is the variance of the noise in the dark.
+        The slope K and the constant. The constant is the variance of the noise in the dark.
 
     Raises:
         ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
@@ -68,7 +69,9 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
 
 def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
-    """Compute mean and variance of flat frames at one light level; fixed-pattern noise cancels with two or more frames.
+    """Compute mean and variance of flat frames at one light level.
+
+    With two or more frames, fixed-pattern noise cancels.
 
     Args:
         frames: frames of one colour, all of one shape.
@@ -83,15 +86,15 @@ def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
 def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the evenly lit squares of a frame, such as the patches of a grey chart.
 
-    A square is evenly lit if its quarters differ no more than noise explains, and its neighbouring pixels differ as
-    much as any two of its pixels.
+    A square is evenly lit under two conditions. The means of its quarters differ no more than noise explains, and
+    neighbouring pixels differ as much as any two pixels of the square.
 
     Args:
         plane: one colour, `[H, W]`, in digital numbers above black.
-        size: side of a square in pixels; even.
+        size: side of a square in pixels, an even number.
 
     Returns:
-        Means and variances of the evenly lit squares.
+        The means and variances of the evenly lit squares.
     """
     height, width = (extent // size * size for extent in plane.shape)
     cut = np.asarray(plane, dtype=np.float64)[:height, :width].reshape(height // size, size, width // size, size)
@@ -104,7 +107,7 @@ def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArr
 
 
 def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
-    """Fit a Tukey lambda distribution to a sample by means of the probability plot.
+    """Fit a Tukey lambda distribution to numbers by means of the probability plot.
 
     Args:
         values: a sample, centred or not.
@@ -131,7 +134,7 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
     """Estimate the noise parameters at one gain from a frame without light.
 
     Args:
-        bias_frame: frame without light, `[H, W]`, full Bayer sensor with red first, in digital numbers.
+        bias_frame: frame without light of the full Bayer sensor, `[H, W]`, with red first, in digital numbers.
         gain: K, from `photon_transfer`.
         black: black level.
     """
@@ -153,18 +156,20 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
         ValueError: if there are fewer than three gains, too few to estimate the spread.
     """
     if len(gains) < 3:
-        raise ValueError(f"a linear fit over gains with its spread needs at least 3 gains, got {len(gains)}")
+        raise ValueError(f"the spread of a linear fit needs at least 3 gains, got {len(gains)}")
     slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
     rest = np.log(scales) - slope * np.log(gains) - intercept
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
 
 
 def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
-    """Combine recordings at several gains into a camera's parameters, which `Camera.save` writes.
+    """Combine recordings at several gains into the parameters of a camera.
+
+    `Camera.save` writes them to a file.
 
     Args:
         recordings: recordings of at least three gains, one or two per gain.
-        levels: white level minus black level; None if the argument `levels` of `Sensor` will provide it.
+        levels: white level minus black level. None if it will be given to `Sensor` as the argument `levels`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

@@ -1,4 +1,7 @@
-"""Noise parameters of cameras, either bundled or from a user's calibration."""
+"""Noise parameters of cameras.
+
+They are bundled, or come from a calibration by the user.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +26,10 @@ class Camera:
         gain: lowest and highest system gain K, in digital numbers per electron.
         read: scale of the read noise, which has a Tukey lambda distribution.
         row: standard deviation of the row noise.
-        gaussian: standard deviation of the whole noise in the dark, for the Gaussian noise model.
-        tukey_lambda: shapes of the read noise's distribution, one per recording, ordered by gain.
+        gaussian: standard deviation of the total noise in the dark, for the Gaussian noise model.
+        tukey_lambda: shapes of the distribution of read noise, one per recording, ordered by gain.
         colour_bias: offsets of R, G, B, G, one row per recording.
-        levels: white level minus black level in digital numbers; None if unknown.
+        levels: white level minus black level, in digital numbers. None if it is unknown.
     """
 
     gain: tuple[float, float]
@@ -66,10 +69,10 @@ def _tuples(value: Any) -> Any:
 
 
 def camera(name: str) -> Camera:
-    """Read a camera's parameters.
+    """Read the parameters of a camera.
 
     Args:
-        name: name of a bundled camera, such as `SonyA7S2`, or a file written by `Camera.save`.
+        name: name of a bundled camera, such as `SonyA7S2`, or path of a file written by `Camera.save`.
 
     Raises:
         ValueError: if there is no such camera or file, or the file is not a camera file.

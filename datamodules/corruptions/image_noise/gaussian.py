@@ -57,8 +57,9 @@ class Gaussian(ImageNoise):
 
 @dataclass(frozen=True)
 class CorrelatedGaussian(ImageNoise):
-    """Additive Gaussian noise, correlated between neighbouring pixels: white noise, blurred and rescaled to its
-    original variance.
+    """Additive Gaussian noise that is correlated between neighbouring pixels.
+
+    White noise is blurred and rescaled to its original variance.
 
     Tweedie's formula is E[x | y] = y + C score(y), with the noise covariance C given by `covariance`.
 
@@ -76,17 +77,20 @@ class CorrelatedGaussian(ImageNoise):
         positive(blur=self.blur)
 
     def kernel(self, like: Tensor) -> Tensor:
-        """Blur kernel along one axis, with unit sum of squares, which preserves the variance of white noise."""
+        """Blur kernel along one axis.
+
+        Its squares sum to 1, so it preserves the variance of white noise.
+        """
         reach = math.ceil(4 * self.blur)
         offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
         weight = torch.exp(-0.5 * (offset / self.blur) ** 2)
         return weight / weight.norm()
 
     def covariance(self, like: Tensor) -> Tensor:
-        """Covariance of pixels at distances -2r...2r along one axis, relative to the variance, `[4r + 1]`.
+        """Covariance of two pixels at distances -2r...2r along one axis, divided by the variance, `[4r + 1]`.
 
-        The covariance of two pixels is sigma^2 times the value at their vertical distance times the value at their
-        horizontal distance.
+        The covariance of two pixels is the product of three numbers: sigma^2, the value at their vertical distance, and
+        the value at their horizontal distance.
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]

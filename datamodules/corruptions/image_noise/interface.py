@@ -21,22 +21,23 @@ class ImageNoise(ABC):
 
         Args:
             clean: `[B, C, H, W]`, in [0, 1].
-            numbers: source of the batch's random numbers.
+            numbers: source of random numbers for the batch.
 
         Returns:
             `[B, C, H, W]`, in the units of the clean images.
         """
 
     def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
-        """Return the noise level that `sample` would use for each image, `[B, 1, 1, 1]`; None if the level is one
-        number.
+        """Return the noise level that `sample` uses for each image, `[B, 1, 1, 1]`, or None if the level is one number.
 
         Levels are in the units of the argument that defines the range.
         """
         return None
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Compute the log-density of noisy images given clean images, `[B]`; for discrete noise, the log-probability.
+        """Compute the log-density of noisy images given clean images, `[B]`.
+
+        For discrete noise, it is the log-probability.
 
         Raises:
             TypeError: if the density has no closed form.
@@ -44,11 +45,14 @@ class ImageNoise(ABC):
         raise TypeError(f"{type(self).__name__} has no likelihood in closed form")
 
     def score_input(self, noisy: Tensor) -> Tensor:
-        """Convert noisy images to the units of the score: counts for Poisson noise, otherwise unchanged."""
+        """Convert noisy images to the units of the score.
+
+        These are counts for Poisson noise; all other images are unchanged.
+        """
         return noisy
 
     def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
-        """Estimate clean images by Tweedie's formula from the score of the noisy images' distribution.
+        """Estimate clean images by Tweedie's formula, from the score of the distribution of noisy images.
 
         Args:
             noisy: y, `[B, C, H, W]`.
@@ -64,7 +68,9 @@ class ImageNoise(ABC):
 
 
 def level_of(level: Any, name: str) -> float:
-    """Return the noise level, which must be one number for computations with the distribution.
+    """Return the noise level.
+
+    Computations with the distribution need a single level.
 
     Raises:
         ValueError: if the level is sampled from a range.
@@ -75,7 +81,7 @@ def level_of(level: Any, name: str) -> float:
 
 
 def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
-    """Sample each image's level from a range, `[B, 1, 1, 1]`, like `drawn_level`; None if the level is one number."""
+    """Sample the level of each image from a range, `[B, 1, 1, 1]`, or return None if the level is one number."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 
@@ -94,10 +100,10 @@ def summed(values: Tensor) -> Tensor:
 
 
 def check_level(name: str, level: Any, low: float, high: float, low_belongs: bool = False) -> None:
-    """Reject a noise level, or a range of levels, outside its domain.
+    """Reject a noise level, or a range of levels, that is outside the domain.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1

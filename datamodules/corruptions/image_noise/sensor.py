@@ -21,7 +21,8 @@ def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
 
     Args:
         uniform: u, in (0, 1).
-        shape: l; the distribution is logistic for 0 and nearly normal for 0.14; tails are heavier for smaller l.
+        shape: shape l. The distribution is logistic for l = 0 and nearly normal for l = 0.14. Tails are heavier for
+            smaller l.
     """
     shape = torch.as_tensor(shape, dtype=uniform.dtype, device=uniform.device)
     ends = uniform.log(), (-uniform).log1p()
@@ -39,7 +40,10 @@ def tukey_lambda_variance(shape: float) -> float:
 
 
 class SensorState(NamedTuple):
-    """Parameters shared by all pixels of an exposure; all except the bias have shape `[B, 1, 1, 1]`."""
+    """Parameters that are the same for all pixels of an exposure.
+
+    All except the bias have the shape `[B, 1, 1, 1]`.
+    """
 
     gain: Tensor
     """K, digital numbers per electron."""
@@ -64,23 +68,26 @@ class Sensor(ImageNoise):
         y = D f / L.
 
     Here log s_TL and log s_row are normal around linear functions of log K. There are two baselines: shot noise plus
-    Gaussian noise, and Gaussian noise only. The sampled y is not clipped; the restoration method clips y to [0, 1],
-    like real images. Shape and bias come from one recording near K, sampled at random; the paper's cameras have two
-    recordings per gain.
+    Gaussian noise, and Gaussian noise only. The sampled y is not clipped here. The restoration method clips it to [0,
+    1], like real images. The shape and the bias come from one random recording at a gain near K. The cameras of the
+    paper have two recordings per gain.
 
-    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`: R and the first
-    G come from one sensor row, B and the second G from the next row.
+    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`. R and the first
+    G come from one sensor row, and B and the second G from the next row.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
-    2108.02158. Parameters are distributed as in the authors' tables; the authors' sampling code is not published.
+    2108.02158. The parameters are distributed as in the tables of the authors. Their code for sampling is not
+    published.
 
     Args:
         camera: name of a bundled camera (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a file with
             your own calibration, written by `Camera.save`.
-        levels: signal range L, white level minus black level, in digital numbers; None means the value of the camera.
+        levels: signal range L, which is white level minus black level, in digital numbers. None means the value of the
+            camera.
         light_factors: smallest and largest light factor f, which is sampled uniformly for each image.
         model: noise model: `physical`, `shot and gaussian` or `gaussian`.
-        banding: factor of the row noise or, in the baselines, of the Gaussian noise; 1 is the calibrated value.
+        banding: factor of the row noise. In the baselines, it is the factor of the Gaussian noise. 1 means the
+            calibrated noise.
         colour_bias: whether to add the colour bias.
     """
 
@@ -115,7 +122,7 @@ class Sensor(ImageNoise):
         return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: RNG) -> SensorState:
-        """Sample gain, scales, shape and bias of each exposure.
+        """Sample the gain, the scales, the shape and the bias of each exposure.
 
         Args:
             like: tensor `[B, ...]` whose dtype and device the result gets.
@@ -145,7 +152,7 @@ class Sensor(ImageNoise):
         return SensorState(log_gain.exp(), read, self.banding * row, shape, self.colour_bias * bias[:, :, None, None])
 
     def expose(self, signal: Tensor, state: SensorState, numbers: RNG) -> Tensor:
-        """Sample the sensor's output for a light signal.
+        """Sample the output of the sensor for a light signal.
 
         Args:
             signal: D0, `[B, 4, H, W]`, in digital numbers above black.

@@ -30,7 +30,7 @@ class Poisson(ImageNoise):
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        zeta: value of one count, in (0, 1]; larger values give more noise. For a range, the zeta of each image is
+        zeta: value of one count, in (0, 1]. Larger values give more noise. For a range, the zeta of each image is
             sampled log-uniformly.
     """
 
@@ -63,12 +63,13 @@ class Gamma(ImageNoise):
     """Multiplicative Gamma noise (speckle): y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
 
     Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator 0
-    or negative. The paper has no rule for this case; here the denominator is clamped to at least 1e-6.
+    or negative. The paper does not say what to do in this case. Here the denominator is clamped to at least 1e-6.
 
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: k, above 1; larger values give less noise. For a range, the k of each image is sampled log-uniformly.
+        shape: shape k, above 1. Larger values give less noise. For a range, the k of each image is sampled
+            log-uniformly.
     """
 
     shape: Level = 100.0
@@ -94,10 +95,12 @@ class Gamma(ImageNoise):
 
 @dataclass(frozen=True)
 class Impulse(ImageNoise):
-    """Impulse noise (salt and pepper): a fraction of the values is replaced by black or white.
+    """Impulse noise (salt and pepper).
 
-    With `salt` 0, replaced values are black (Bernoulli noise, dead pixels). The likelihood is the product of the
-    probabilities that a value is kept, turns black or turns white.
+    A fraction of the values is replaced by black or white.
+
+    With `salt` 0, all replaced values are black. This is Bernoulli noise, like dead pixels. The likelihood is the
+    product of the probabilities that a value is kept, turns black or turns white.
 
     Args:
         rate: probability that a value is replaced, in [0, 1], independently per channel.

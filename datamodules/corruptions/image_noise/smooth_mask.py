@@ -1,4 +1,7 @@
-"""Multiplicative noise by smooth masks: a coarse grid of random cells, enlarged and blurred."""
+"""Multiplicative noise by smooth masks.
+
+A mask is a coarse grid of random cells that is enlarged and blurred.
+"""
 
 from dataclasses import dataclass
 
@@ -16,7 +19,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
     """Reject arguments of `smooth` that are out of range.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
@@ -28,7 +31,7 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
     """Reject a grid with more cells per side than the image has pixels, or a kernel that is too large for the image.
 
     Raises:
-        ValueError: if an argument is invalid; the message names it.
+        ValueError: if an argument is invalid. The message names it.
     """
     side = min(image_shape[-2:])
     if grid > side:
@@ -38,12 +41,14 @@ def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
 
 
 def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
-    """Enlarge a grid to the size of an image, with pixel i from cell floor(i g / H), and blur the result.
+    """Enlarge a grid to the size of an image, and blur it.
+
+    Before the blur, pixel i has the value of cell floor(i g / H).
 
     Args:
         cells: `[B, g g]`.
         size: height H and width W of the image.
-        kernel: side of the Gaussian kernel in pixels, odd; the image border is padded by reflection.
+        kernel: side of the Gaussian kernel in pixels, an odd number. The border of the image is padded by reflection.
         sigma: standard deviation of the kernel in pixels.
 
     Returns:
@@ -60,7 +65,7 @@ class SmoothMask(ImageNoise):
 
     Args:
         grid: g, number of grid cells per side.
-        kernel: side of the Gaussian kernel in pixels, odd.
+        kernel: side of the Gaussian kernel in pixels, an odd number.
         sigma: standard deviation of the kernel in pixels.
         mean: c, the image value where the mask is 0.
     """

@@ -18,7 +18,7 @@ from datamodules.corruptions.label_noise.interface import (
 class Symmetric:
     """Replace the labels of exactly ceil(r N) random samples by uniformly sampled classes.
 
-    Two conventions have the name of symmetric noise; they differ most at high rates:
+    There are two definitions of symmetric noise. They differ most at high rates:
 
     - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
       DivideMix, NMTune and PLS (DivideMix replaces floor(r N) samples, PLS decides independently per sample);
@@ -28,7 +28,7 @@ class Symmetric:
     Args:
         noise_rate: r, fraction of samples whose label is replaced, in [0, 1).
         include_true_class: whether the new label may be the true class.
-        seed: seed of the noise; None means the value of `seed_everything`.
+        seed: seed of the noise. None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, include_true_class: bool = True, seed: int | None = None) -> None:
@@ -57,20 +57,21 @@ class Symmetric:
 class AsymmetricCIFAR10:
     """Flip similar CIFAR-10 classes: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 
-    In each source class, exactly ceil(r n) of the n samples flip, as in ELR's code. Patrini's code decides
-    independently per sample; DivideMix selects floor(r N) samples of the whole dataset and flips the selected samples
-    in source classes.
+    In each source class, the labels of exactly ceil(r n) of the n samples flip, as in the code of ELR. In the code of
+    Patrini, each label flips independently. DivideMix selects floor(r N) samples of the whole dataset, and flips the
+    labels of those in source classes.
 
-    ELR's code flips classes one after another in place. Cats flipped to dogs thus count as dogs when dogs are flipped,
-    and a fraction r flips back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
+    The code of ELR flips the labels of one class after another in place. Cats that are flipped to dogs then count as
+    dogs when dogs are flipped, and a fraction r of them flips back. The rate of cat -> dog is therefore r (1 - r).
+    `sequential_quirk` reproduces this.
 
     Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
 
     Args:
-        noise_rate: r, flipped fraction of each source class, in [0, 1).
-        sequential_quirk: whether to flip in place, class by class, as ELR's code does; otherwise, all flips start from
-            the true labels.
-        seed: seed of the noise; None means the value of `seed_everything`.
+        noise_rate: fraction r of labels that flip in each source class, in [0, 1).
+        sequential_quirk: whether to flip labels in place, class by class, as the code of ELR does. Otherwise, all flips
+            start from the true labels.
+        seed: seed of the noise. None means the value of `seed_everything`.
     """
 
     flips = ((2, 0), (3, 5), (4, 7), (5, 3), (9, 1))
@@ -106,7 +107,10 @@ class AsymmetricCIFAR10:
 
 
 def rounded_up(noise_rate: float, count: int) -> int:
-    """Return ceil(r N) for the decimal rate r, without rounding errors: 0.07 of 50,000 is 3,500, not 3,501."""
+    """Return ceil(r N) for the decimal rate r, without rounding errors.
+
+    For example, 0.07 of 50,000 is 3,500 and not 3,501.
+    """
     return math.ceil(round(noise_rate * count, 6))
 
 
@@ -114,7 +118,7 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
     """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
 
     Args:
-        target: new class of each class, `[K]`, int64; a class with itself as target keeps its labels.
+        target: new class of each class, `[K]`, int64. A class whose target is the same class keeps its labels.
         noise_rate: r, in [0, 1].
     """
     matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)
@@ -123,13 +127,13 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flip each label to its class's target with probability r, independently per sample.
+    """Flip each label to the target of its class with probability r, independently per sample.
 
     Subclasses define the target of each class.
 
     Args:
         noise_rate: r, in [0, 1).
-        seed: seed of the noise; None means the value of `seed_everything`.
+        seed: seed of the noise. None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, seed: int | None = None) -> None:
@@ -165,7 +169,7 @@ class AsymmetricMNIST(IndependentFlips):
 class PairFlip(IndependentFlips):
     """Flip each class to the next, k -> k + 1, and the last to the first.
 
-    From r = 0.5 on, most labels are wrong; papers use rates up to 0.45.
+    From r = 0.5 on, most labels are wrong. Papers use rates up to 0.45.
 
     Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
     arXiv 1804.06872.
@@ -180,8 +184,8 @@ class BlocksCIFAR100(IndependentFlips):
     """Flip each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
 
     The code of Patrini et al. (2017) and of ELR does this, although the papers say superclass. Ids are alphabetical, so
-    the blocks (apple, aquarium fish, baby, bear, beaver; ...) differ from the superclasses, for which see
-    `SuperclassCIFAR100`. ELR's code uses seed 0 for this noise in every run.
+    the first block is apple, aquarium fish, baby, bear and beaver. The blocks differ from the superclasses, for which
+    there is `SuperclassCIFAR100`. The code of ELR uses seed 0 for this noise in every run.
     """
 
     def target(self, num_classes: int) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Instance-dependent label noise: a random linear classifier chooses the wrong class.
+"""Instance-dependent label noise.
 
-A sample (x, y) flips with probability q, sampled from N(r, 0.1^2) truncated to [0, 1]. The class of a flipped sample is
-j != y with probability
+A random linear classifier chooses the wrong class.
+
+The label y of an image x flips with probability q. Each q is sampled from N(r, 0.1^2), truncated to [0, 1]. A flipped
+label becomes the class j != y with probability
 
     softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix per true class y.
 
@@ -28,7 +30,10 @@ CHUNK_VALUES = 2**24
 
 
 def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
-    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`; the mean must be in [0, 1] or close to it."""
+    """Sample from N(mean, std^2) truncated to [0, 1], `[size]`.
+
+    The mean must be in or near [0, 1].
+    """
     draw = random.normal(mean, std, size)
     while len(outside := np.flatnonzero((draw < 0) | (draw > 1))):
         draw[outside] = random.normal(mean, std, len(outside))
@@ -44,11 +49,13 @@ def truncated_normal_mean(mean: float, std: float) -> float:
 
 
 def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
-    """Compute linear scores x W of images in 8-bit pixel units, bit-identical for any order of summation.
+    """Compute linear scores x W of images in 8-bit pixel units.
 
-    Both factors are rounded to fixed point (pixels to 1/65535 of the range, weights to 2^-16). For up to 2^18 features,
-    every partial sum is then an integer below 2^53, which float64 represents exactly. So threads, chunks and the BLAS
-    library do not change the result.
+    The result is exactly the same for any order of summation.
+
+    Both factors are rounded to fixed point. The pixels are rounded to 1/65535 of the range, and the weights to 2^-16.
+    For up to 2^18 features, every partial sum is then an integer below 2^53. Such integers are exact in float64. So the
+    number of threads, the chunks and the BLAS library do not change the result.
 
     Args:
         image: `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
@@ -81,13 +88,13 @@ def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
 class InstanceDependent:
     """Instance-dependent label noise, by one random linear classifier per class.
 
-    Pixels are in 8-bit units, as in the authors' code. In these units the softmax is nearly one-hot: for almost every
-    image, a single wrong class has all the probability. Unlike in the authors' code, a rate of 0 changes no label (the
-    truncated normal distribution would flip 8 %).
+    Pixels are in 8-bit units, as in the authors' code. In these units the softmax is nearly one-hot. For almost every
+    image, one wrong class has nearly all of the probability. With a rate of 0, no label changes. In the code of the
+    authors, the truncated normal distribution would then flip 8 % of the labels.
 
     Args:
-        noise_rate: r, mean of the flip probabilities before truncation to [0, 1], in [0, 1).
-        seed: seed of the noise; None means the value of `seed_everything`.
+        noise_rate: mean r of the flip probabilities before truncation to [0, 1], in [0, 1).
+        seed: seed of the noise. None means the value of `seed_everything`.
     """
 
     def __init__(self, noise_rate: float, seed: int | None = None) -> None:
@@ -125,10 +132,12 @@ class InstanceDependent:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the expected transition matrix over seeds, in which all wrong classes are equally likely.
+        """Return the transition matrix in expectation over seeds.
 
-        For one seed, W prefers some wrong classes; `empirical_transition_matrix` shows the frequencies of the given
-        labels.
+        In this matrix, all wrong classes are equally likely.
+
+        For a given seed, W prefers some wrong classes. `empirical_transition_matrix` returns the frequencies of the
+        given labels.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

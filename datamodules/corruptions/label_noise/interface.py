@@ -14,7 +14,7 @@ class LabelNoise(Protocol):
     """Interface of label noise, as used by DataModules."""
 
     seed: int | None
-    """Seed of the noise; None means the DataModule's seed. Recorded labels do not use it."""
+    """Seed of the noise. None means the seed of the DataModule. Recorded labels do not use it."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Return the given label of every sample of a dataset.
@@ -22,24 +22,28 @@ class LabelNoise(Protocol):
         Args:
             label: `[N]`, integers, true labels in 0 ... `num_classes` - 1 in dataset order; not modified.
             num_classes: number of classes, K.
-            image: `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255; used only by instance-dependent noise.
+            image: images `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255. Only instance-dependent noise uses
+                them.
 
         Returns:
             `[N]`, int64, on the CPU.
 
         Raises:
-            ValueError: if a label is out of range, the kind of noise is not defined for `num_classes`, or it needs a
-                seed and has none.
+            ValueError: if a label is out of range, if the kind of noise is not defined for `num_classes`, or if it
+                needs a seed and has none.
         """
         ...
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix T, `[K, K]` float64, of `apply`, in expectation over seeds; rows sum to 1."""
+        """Return the transition matrix T of `apply` in expectation over seeds, `[K, K]`, float64.
+
+        Its rows sum to 1.
+        """
         ...
 
 
 def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | Tensor, num_classes: int) -> Tensor:
-    """Compute the frequencies of the given labels per true class.
+    """Compute the frequencies of given labels for each true class.
 
     Args:
         clean: `[N]`, true labels.
@@ -94,10 +98,11 @@ def check_arguments(noise_rate: float, seed: int | None) -> None:
 
 
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
-    """Return the random generator of one kind of noise, or of one `part` of it, independent of all other kinds and
-    parts.
+    """Return the random generator of one kind of noise, or of one part of it.
 
-    Parts are numbered from 1: NumPy pads seeds with zeros, so part 0 would have the stream without a part.
+    All generators are independent of each other.
+
+    Parts are numbered from 1, because NumPy pads seeds with zeros. Part 0 would give the same numbers as no part.
 
     Raises:
         ValueError: if `seed` is None.

@@ -1,9 +1,8 @@
-"""Open-set label noise, as in web search results: out-of-distribution images that are labelled with classes of the
-dataset.
+"""Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
-Each training image is replaced with probability r by an image of another dataset, and its label is kept. With
-additional label noise at rate r_in / (1 - r), a fraction r_in of all images is in distribution and has wrong labels, as
-in the protocol of PLS on CIFAR-100.
+Results of web search contain such images. Each training image is replaced with probability r by an image of another
+dataset, and its label is kept. Label noise can be added at the rate r_in / (1 - r). A fraction r_in of all images is
+then in distribution and has wrong labels, as in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -20,16 +19,17 @@ from datamodules.corruptions.label_noise.interface import check_arguments, rando
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose the images to replace, and their replacements.
+    """Choose the images to replace, and the image that replaces each of them.
 
     Args:
         num_images: N.
-        num_pool: number of replacement images; each is used at most once.
+        num_pool: number of images that can replace others. Each of them is used at most once.
         noise_rate: r, in [0, 1).
         seed: seed of the random choice.
 
     Returns:
-        Rows to replace, in ascending order, and for each of them the pool row that replaces it; both `[n]`, int64.
+        The rows to replace, in ascending order, and the pool rows that replace them. Both have the shape `[n]` and are
+        int64.
 
     Raises:
         ValueError: if the pool is too small.
@@ -42,8 +42,9 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
 
 
 class OpenSetLabelNoise(ImageSet):
-    """A dataset in which each training image is replaced, with probability r, by an image of another set; labels are
-    kept.
+    """A dataset in which each training image is replaced by an image of another set with probability r.
+
+    Labels are kept.
 
     The true label of a replaced image is -1, which means no class. The dataset is otherwise unchanged.
 
@@ -51,7 +52,7 @@ class OpenSetLabelNoise(ImageSet):
         images: dataset whose training images are in memory.
         others: replacement images.
         noise_rate: r, in [0, 1).
-        seed: seed of the replacement; None means the value of `seed_everything`.
+        seed: seed of the replacement. None means the value of `seed_everything`.
     """
 
     def __init__(self, images: ImageSet, others: OtherImages, noise_rate: float, seed: int | None = None) -> None:
@@ -78,7 +79,7 @@ class OpenSetLabelNoise(ImageSet):
         return self
 
     def training(self) -> ImagesInMemory:
-        """Read the training images, some of them replaced.
+        """Read the training images, and replace some of them.
 
         Raises:
             ValueError: if the other set has images of another shape, or too few images.

@@ -1,4 +1,4 @@
-"""Recorded labels: human annotations of CIFAR, and a user's own tables."""
+"""Recorded labels: human annotations of CIFAR, and tables of the user."""
 
 import os
 import re
@@ -25,19 +25,19 @@ AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_
 class HumanCIFARN:
     """The human annotations of CIFAR-10N and CIFAR-100N.
 
-    The files list the whole training set, before any split, in the order of CIFAR's Python version (torchvision's). The
-    TensorFlow and Hugging Face versions of CIFAR have another order; they are rejected, because their labels differ
-    from the recorded clean labels.
+    The files list the whole training set before any split, in the order of the Python version of CIFAR, which
+    torchvision reads. The TensorFlow and Hugging Face versions of CIFAR have another order. They are rejected, because
+    their labels differ from the clean labels in the file.
 
     Source: Wei et al., Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations, ICLR 2022,
     arXiv 2110.12088; the files `CIFAR-10_human.pt` and `CIFAR-100_human.pt` of github.com/UCSC-REAL/cifar-10-100n.
 
     Args:
         path: annotation file.
-        kind: the label to use. CIFAR-10N has `aggre_label` (majority of three annotators, 9.0 % wrong);
-            `random_label1`, `random_label2` and `random_label3` (one annotator each; 17.2, 18.1 and 17.6 % wrong); and
-            `worse_label` (a wrong label if any annotator gave a wrong label, 40.2 % wrong). CIFAR-100N has
-            `noisy_label` (40.2 % wrong).
+        kind: the label to use. CIFAR-10N has five sets of labels. `aggre_label` is the majority of three annotators,
+            with 9.0 % wrong labels. `random_label1`, `random_label2` and `random_label3` are of one annotator each,
+            with 17.2, 18.1 and 17.6 % wrong labels. `worse_label` is a wrong label if any annotator gave one, with 40.2
+            % wrong labels. CIFAR-100N has `noisy_label` (40.2 % wrong).
     """
 
     seed: int | None = None
@@ -54,7 +54,7 @@ class HumanCIFARN:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix of the file, which also contains the clean labels."""
+        """Return the transition matrix of the labels in the file, computed with the clean labels in the file."""
         return empirical_transition_matrix(*self._read(num_classes), num_classes)
 
     def _read(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,37 +76,36 @@ class HumanCIFARN:
 class FromCSV:
     """Labels from a CSV table.
 
-    Each row identifies a sample and has its label, and optionally `clean_label` and `action`.
+    Each row identifies a sample and has the label of this sample. The columns `clean_label` and `action` are optional.
 
     Labels are class numbers, 0 ... K - 1, or class names; a number with leading zeros is a name. Other columns are
     ignored.
 
-    The column `clean_label` has true labels, used only for metrics: -1 for out-of-distribution images, empty for
-    unverified images. In a table with file names, true labels may differ from the labels of the folders. In a table
-    without file names, true labels must equal the dataset's labels; this verifies that the table belongs to this
-    dataset in this order. Without `clean_label`, true labels are unknown, because the table may correct the dataset's
-    labels.
+    The column `clean_label` has true labels, which are used only for metrics. It is -1 for out-of-distribution images
+    and empty for unverified images. In a table with file names, true labels may differ from the labels of the folders.
+    In a table without file names, true labels must equal the labels of the dataset. This verifies that the table
+    belongs to this dataset in this order. Without `clean_label`, true labels are unknown, because the table may correct
+    the labels of the dataset.
 
-    If the table has a column `action`, like the `cleaned_labels.csv` of a label report, samples with `drop` are left
-    out of training and validation, but not of testing. Samples with `keep` or `relabel` get the label in `column`. To
-    train on a cleaned list, set `path` and `classes: number`, and `partial: true` if the report does not cover all
-    images.
+    The table may have a column `action`, like the `cleaned_labels.csv` of a label report. Samples with the action
+    `drop` are left out of training and validation, but not of testing. Samples with the action `keep` or `relabel` get
+    the label in the column `column`. To train on a cleaned list, set `path` and `classes: number`, and `partial: true`
+    if the report does not cover all images.
 
-    To use the proposals of another run's `label_report.csv`, set `column: proposed` and `key: row` (or `key: name` for
-    files); if images were held out, also set `partial: true`. Do not use the report's `index`, which counts the
-    training split only.
+    To use the labels that `label_report.csv` of another run proposes, set `column: proposed` and `key: row`. For files,
+    set `key: name` instead. If images were held out, also set `partial: true`. Do not use the column `index` of the
+    report, which counts only the training split.
 
     Args:
         path: CSV file with a header, in UTF-8.
         column: name of the column of labels.
-        key: column that identifies a sample: `index` or `row` (position in the whole dataset, before any split), or
-            `name` (file name as in `labels.csv`). None means `index`, or `name` in a table without `index`. If a table
-            by position also has file names, they must match the dataset's file names.
-        partial: if true, samples missing from the table keep the dataset's label; otherwise, the table must have all
-            samples.
+        key: column that identifies a sample. `index` and `row` are positions in the whole dataset before any split.
+            `name` is the file name, as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a
+            table by position also has file names, they must match those of the dataset.
+        partial: whether samples may be missing from the table. A missing sample keeps the label of the dataset.
         classes: how the table specifies classes: `number` or `name`. None uses whichever fits the whole column. If both
-            fit and differ, the column is rejected, as for folders named 1 ... 12. A column whose name ends in `_name`,
-            as in a label report, always contains names.
+            fit and give different classes, the column is rejected. This can happen with folders named 1 ... 12. A
+            column whose name ends in `_name`, as in a label report, always contains names.
     """
 
     seed: int | None = None
@@ -133,7 +132,10 @@ class FromCSV:
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the given labels, as all kinds of label noise do; `labels_and_truth` describes the arguments."""
+        """Return the given labels, as all kinds of label noise do.
+
+        `labels_and_truth` describes the arguments.
+        """
         return self.labels_and_truth(label, num_classes, names, class_names)[0]
 
     def labels_and_truth(
@@ -147,16 +149,16 @@ class FromCSV:
         """Return the given labels, as in `apply`, and the true labels.
 
         Args:
-            label: `[N]`, the dataset's labels; not modified.
+            label: labels of the dataset, `[N]`. They are not modified.
             num_classes: number of classes, K.
             names: `[N]`, file names of the samples, for tables with names.
             class_names: `[num_classes]`, for tables with class names.
-            clean_label: `[N]`, true labels if the dataset has them in addition, -1 for an out-of-distribution image.
-                For an out-of-distribution image, a table by position may contain -1 or the dataset's label.
+            clean_label: true labels, `[N]`, if the dataset also has these. They are -1 for out-of-distribution images.
+                For an out-of-distribution image, a table by position may contain -1 or the label of the dataset.
 
         Returns:
-            The given labels and the true labels, both `[N]`, int64. True labels are -1 for an out-of-distribution
-            image, and `UNVERIFIED` where unknown. If all true labels are unknown, None is returned for them.
+            The given labels and the true labels, both `[N]`, int64. A true label is -1 for an out-of-distribution
+            image, and `UNVERIFIED` if it is unknown. If all true labels are unknown, None is returned for them.
 
         Raises:
             ValueError: if the table is faulty or does not fit the dataset.
@@ -181,7 +183,7 @@ class FromCSV:
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
     def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
-        """Return which samples of the dataset the table drops, `[samples]`, bool."""
+        """Return whether the table drops each sample of the dataset, `[samples]`, bool."""
         table = self._read()
         dropped = np.zeros(samples, dtype=bool)
         if "action" in table:
@@ -193,7 +195,10 @@ class FromCSV:
         return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix over table rows with known true class; requires the column `clean_label`."""
+        """Return the transition matrix over the rows with a known true class.
+
+        The table must have the column `clean_label`.
+        """
         table = self._read()
         if "clean_label" not in table:
             raise ValueError(
@@ -316,7 +321,7 @@ class FromCSV:
 
 
 def load_arrays(path: str) -> dict[str, Any]:
-    """Load a file of NumPy integer arrays written by `torch.save` (under NumPy 1 or 2) without running code from it.
+    """Load a file of NumPy integer arrays that `torch.save` wrote, without running code from the file.
 
     Raises:
         ValueError: if the file is damaged or contains anything else.

@@ -1,4 +1,4 @@
-"""Mask noise by rotating, scaling and shifting masks relative to their image, independently per class."""
+"""Mask noise that rotates, scales and shifts masks relative to the image, independently for each class."""
 
 import math
 
@@ -14,17 +14,17 @@ _MASKS_AT_ONCE = 64
 
 
 class Affine:
-    """Rotate, scale and shift each class's mask about its own centre of mass.
+    """Rotate, scale and shift the mask of each class about the centre of mass of this class.
 
-    Angle, scale and shift are uniform between minus and plus their maximum, independently per image and class. Where
-    classes overlap, the higher class number wins; uncovered pixels become background, and parts outside the image are
+    The angle, scale and shift are uniform between minus and plus their maximum, independently for each image and class.
+    Where classes overlap, the higher class number wins. Uncovered pixels become background. Parts outside the image are
     lost. If all three maxima are 0, masks are unchanged.
 
     Args:
-        degrees: largest angle in degrees, in [0, 180].
-        scale: largest relative change of length, in [0, 1): 0.2 means factors from 0.8 to 1.2.
+        degrees: largest angle of the rotation, in degrees, in [0, 180].
+        scale: largest relative change of length, in [0, 1). For example, 0.2 means factors from 0.8 to 1.2.
         pixels: largest shift along rows and along columns, in pixels.
-        seed: seed of the noise; None means the DataModule's seed.
+        seed: seed of the noise. None means the seed of the DataModule.
     """
 
     def __init__(self, degrees: float = 10.0, scale: float = 0.1, pixels: float = 2.0, seed: int | None = None) -> None:

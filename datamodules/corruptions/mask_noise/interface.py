@@ -16,29 +16,32 @@ class MaskNoise(Protocol):
     """Interface of mask noise, through which DataModules use it."""
 
     seed: int | None
-    """Seed of the noise; None means the DataModule's seed."""
+    """Seed of the noise. None means the seed of the DataModule."""
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         """Corrupt masks.
 
         Args:
-            mask: `[N, H, W]`, uint8, true classes: 0 is background; ignored pixels, 255, are unchanged, and no class
-                grows into them. Not modified.
+            mask: true classes of pixels, `[N, H, W]`, uint8. 0 is background. Ignored pixels have the value 255; they
+                are unchanged, and no class grows into them. Not modified.
             num_classes: number of classes including background, K.
-            index: position of each mask in its dataset, `[N]`, int64, which determines its random numbers; None means
-                0...N - 1.
+            index: position of each mask in the dataset, `[N]`, int64. It determines the random numbers of the mask.
+                None means 0...N - 1.
 
         Returns:
             `[N, H, W]`, uint8.
 
         Raises:
-            ValueError: if there is no seed, or the kind of noise is not defined for `num_classes`.
+            ValueError: if there is no seed, or if the kind of noise is not defined for `num_classes`.
         """
         ...
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """Error rates of given masks, pooled over all pixels that are ignored neither in the given nor in the true mask."""
+    """Error rates of given masks over all pixels.
+
+    A pixel that is ignored in the given or in the true mask does not count.
+    """
 
     changed: float
     """Fraction of all pixels with a wrong class."""
@@ -51,7 +54,7 @@ class MaskNoiseStatistics(NamedTuple):
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:
-    """Compute the error rates of given masks from the true masks.
+    """Compute the error rates of given masks by comparison with the true masks.
 
     Args:
         clean: `[N, H, W]`, integers: true classes.

@@ -1,7 +1,9 @@
-"""Mask noise that makes objects too small or too large, by a number of pixels or in proportion to their size.
+"""Mask noise that makes objects too small or too large.
 
-All objects of an image are under-segmented, or all are over-segmented. Classes are processed in turn: pixels removed by
-erosion become background, and background pixels reached by dilation become the class.
+Objects change by a number of pixels, or in proportion to their size.
+
+All objects of an image are under-segmented, or all are over-segmented. Classes are processed in turn. Pixels that
+erosion removes become background. Background pixels that dilation reaches become the class.
 """
 
 import math
@@ -23,7 +25,10 @@ _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Choose the masks to dilate, `[N]`, bool; all other masks are eroded."""
+    """Choose the masks to dilate, `[N]`, bool.
+
+    All other masks are eroded.
+    """
     return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
 
 
@@ -34,10 +39,11 @@ class ErosionDilation:
     numbers. The image border is replicated, so erosion does not detach objects from it.
 
     Args:
-        min_pixels: smallest number of pixels by which objects change; if `max_pixels` is 0, masks are unchanged.
-        max_pixels: largest number of pixels by which objects change; each image's number is sampled uniformly.
-        mode: `erode` or `dilate` all images, or `either`, which is sampled per image.
-        seed: seed of the noise; None means the DataModule's seed.
+        min_pixels: smallest number of pixels by which objects change.
+        max_pixels: largest number of pixels by which objects change. The number is sampled uniformly for each image. If
+            `max_pixels` is 0, masks are unchanged.
+        mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
+        seed: seed of the noise. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -83,30 +89,32 @@ def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -
 
 
 class OverUnderSegmentation:
-    """Erode or dilate each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
+    """Erode or dilate each object in proportion to its size, as in the SegTHOR experiments of ADELE.
 
     For each class in `order`, the mask is resized until the class covers about `target_pixels` pixels, eroded or
-    dilated with a 3 x 3 square, and resized back. The number of iterations is sampled per image; resizing is cubic.
-    Under-segmentation: pixels where the result differs from the mask become background. Over-segmentation: background
-    pixels covered by the result become the class. Changes made for earlier classes are kept when a class is processed.
+    dilated with a 3 x 3 square, and resized back. The number of iterations is sampled for each image. Resizing is
+    cubic. In under-segmentation, pixels where the result differs from the mask become background. In over-segmentation,
+    background pixels that the result covers become the class. Later classes do not undo the changes that were made for
+    earlier classes.
 
     Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
-    2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. OpenCV's
-    cubic kernel is the same as here (a = -0.75, replicated border). OpenCV's rounding, followed by the authors' test
-    for values above 0, equals a threshold of 1/2, up to the 11-bit precision of OpenCV's coefficients. The authors'
-    code uses NumPy's global generator in image order, and changes round(`noise_level` N) images. Here each image is
-    changed with probability `noise_level`, and its random numbers depend on its position. Support for ignored pixels is
-    an addition of this code.
+    2110.03740, the authors' code (`final_noise_function`). The authors' code resizes uint8 masks with OpenCV. The cubic
+    kernel of OpenCV is the same as here, with a = -0.75 and a replicated border. OpenCV rounds the values, and the
+    authors then test whether they are above 0. This equals a threshold of 1/2, up to the 11-bit precision of the
+    coefficients in OpenCV. The code of the authors uses the global generator of NumPy in the order of images, and
+    changes round(`noise_level` N) images. Here each image is changed with probability `noise_level`, and the random
+    numbers depend on the position of the image. Support for ignored pixels is an addition of this code.
 
     Args:
-        min_iterations: smallest number of erosions or dilations; if `max_iterations` is 0, masks are unchanged.
-        max_iterations: largest number of erosions or dilations; each image's number is sampled uniformly.
-        mode: `erode` or `dilate` all images, or `either`, which is sampled per image.
+        min_iterations: smallest number of erosions or dilations.
+        max_iterations: largest number of erosions or dilations. The number is sampled uniformly for each image. If
+            `max_iterations` is 0, masks are unchanged.
+        mode: "erode", "dilate" or "either". With "either", each image is eroded or dilated at random.
         noise_level: probability that an image is changed, in [0, 1].
-        order: classes to change, in this order; None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
+        order: classes to change, in this order. None means 1 ... K - 1. The authors use 1, 3, 4, 2 (oesophagus,
             trachea, aorta, heart).
-        target_pixels: pixels that a class covers when it is eroded or dilated.
-        seed: seed of the noise; None means the DataModule's seed.
+        target_pixels: number of pixels that a class covers when it is eroded or dilated.
+        seed: seed of the noise. None means the seed of the DataModule.
     """
 
     def __init__(
@@ -155,9 +163,9 @@ class OverUnderSegmentation:
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
     """Erode or dilate one class of a mask `[H, W]` at a size of `target_pixels`.
 
-    Only the part of the image that can change is processed. Let the class span pixels first ... last of an axis. A
-    cubic interpolation depends on the pixels less than 2 away from its position, so values are nonzero only in these
-    regions:
+    Only the part of the image that can change is processed. Let the class span pixels first ... last of an axis. Cubic
+    interpolation at a position depends on the pixels that are less than 2 away. Values are therefore nonzero only in
+    these regions:
 
         inner   pixels first - 2 ... last + 2 of the image, mapped to the resized image,
         outer   inner, extended by `iterations` pixels for the dilation and 1 for rounding,
@@ -206,13 +214,16 @@ def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
 def _cubic(
     values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
 ) -> np.ndarray:
-    """Compute part `new_at` of a binary image after resizing to `new_shape`; outside part `at`, the image is 0."""
+    """Compute the part `new_at` of a binary image after resizing to `new_shape`.
+
+    The image is 0 outside the part `at`.
+    """
     rows, columns = (_cubic_weights(shape[axis], new_shape[axis], new_at[axis])[:, at[axis]] for axis in (0, 1))
     return rows @ values.astype(np.float64) @ columns.T >= 0.5
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Return the source pixels' weights in cubic resizing (a = -3/4), `[part, length]`, for part of the new axis."""
+    """Return the weights of source pixels in cubic resizing (a = -3/4), `[part, length]`, for part of an axis."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))

@@ -1,9 +1,9 @@
 """Forward operators of inverse problems: y = H(x), from which x is to be reconstructed.
 
 An operator is a frozen object that maps batches of images x, on their device, to measurements y = H(x). Every operator
-has a pseudo-inverse H^+; a linear operator also has a transpose. Images are in [-1, 1], as in diffusion models, so
-unknown pixels (value 0) are grey. Random parts such as masks are a function of (seed, image index) and do not depend on
-batch or rank. A configuration selects an operator by its class path:
+has a pseudo-inverse H^+. A linear operator also has a transpose. Images are in [-1, 1], as in diffusion models, so
+unknown pixels (value 0) are grey. Random parts such as masks are a function of (seed, image index). They do not depend
+on the batch or on the rank. A configuration selects an operator by its class path:
 
     operator:
       class_path: datamodules.corruptions.operators.AverageDownsampling
@@ -11,7 +11,8 @@ batch or rank. A configuration selects an operator by its class path:
 
 Most operators are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv
 2201.11793, and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR
-2023, arXiv 2209.14687, on which methods are compared. The blur differs from published code, see `Blur`.
+2023, arXiv 2209.14687, on which methods are compared. The blur differs from the published code. `Blur` describes the
+differences.
 """
 
 from datamodules.corruptions.operators.grayscale import Grayscale

@@ -21,10 +21,12 @@ STREAM = 4000
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(LinearOperator):
-    """y = m x, pixel by pixel; H equals its transpose and its pseudo-inverse.
+    """y = m x, pixel by pixel.
+
+    H equals its transpose and its pseudo-inverse.
 
     Args:
-        mask: m, `[B, 1, H, W]` or `[B, C, H, W]`, 1 where the image is known and 0 elsewhere.
+        mask: mask m, `[B, 1, H, W]` or `[B, C, H, W]`. It is 1 where the image is known and 0 elsewhere.
     """
 
     mask: Tensor
@@ -40,7 +42,10 @@ class Inpainting(LinearOperator):
 
 
 class Masks(LinearOperator):
-    """Inpainting with a separate mask for each image; the method `of` selects the masks of a batch."""
+    """Inpainting with a separate mask for each image.
+
+    The method `of` selects the masks of a batch.
+    """
 
     @abstractmethod
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,10 +55,10 @@ class Masks(LinearOperator):
         return Inpainting(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raise an error, because masks depend on the images' positions.
+        """Raise an error, because masks depend on the positions of the images.
 
         Raises:
-            TypeError: always; use `of` to get the operator of given images.
+            TypeError: always. Use `of` to get the operator of given images.
         """
         raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
 
@@ -89,7 +94,8 @@ class FreeForm(Masks):
     """Hide brush strokes, as painted by a user who erases objects.
 
     Strokes are bent lines of random width, added until the hidden fraction lies between the two bounds. Published
-    tables for 20 to 30 % hidden pixels use Palette's masks, which are unpublished and differ from the masks here.
+    tables for 20 to 30 % of hidden pixels use the masks of Palette. These masks are not published and differ from the
+    masks here.
 
     Args:
         least: smallest hidden fraction of an image.
@@ -133,11 +139,12 @@ class FreeForm(Masks):
 
 @dataclass(frozen=True)
 class MaskFolder(Masks):
-    """Read masks from files: white where the image is known; in order of names, the i-th mask belongs to the i-th
-    image.
+    """Read masks from files.
+
+    A mask is white where the image is known. In the order of names, the i-th mask belongs to the i-th image.
 
     Args:
-        mask_dir: folder of masks, one per image and of the image's size.
+        mask_dir: folder of masks. Each image has one mask of the same size.
     """
 
     mask_dir: str

@@ -12,14 +12,16 @@ class Operator(ABC):
     """Whether a measurement is an image that can be saved to a file."""
 
     def measured_channels(self, channels: int) -> int:
-        """Return the number of channels in the measurement of an image with `channels` channels."""
+        """Return the number of channels of the measurement, given the number of channels of the image."""
         return channels
 
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
-        """Return the operator for given images if operators differ between images; otherwise return this operator.
+        """Return the operator for given images.
+
+        The result is this operator, unless each image has an operator of its own.
 
         Args:
-            index: `[B]`, int64: positions of the images in their dataset, on the images' device.
+            index: positions of the images in the dataset, `[B]`, int64, on the device of the images.
             size: height and width of the images.
         """
         return self
@@ -30,7 +32,10 @@ class Operator(ABC):
 
     @abstractmethod
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
-        """Reconstruct images `[B, C, H, W]` from measurements: H^+ y if H is linear, otherwise a first estimate."""
+        """Reconstruct images `[B, C, H, W]` from measurements.
+
+        The result is H^+ y if H is linear, and else a first estimate.
+        """
 
 
 class LinearOperator(Operator):

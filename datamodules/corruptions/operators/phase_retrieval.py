@@ -1,4 +1,4 @@
-"""Phase retrieval: only the magnitudes of an image's Fourier transform are measured."""
+"""Phase retrieval: only the magnitudes of the Fourier transform of an image are measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class PhaseRetrieval(Operator):
     of |F^-1 y|.
 
     Args:
-        oversampling: amount of padding; 2 makes each side 1.5 times as long.
+        oversampling: amount of padding. For example, 2 makes each side 1.5 times as long.
     """
 
     oversampling: float = 2.0
@@ -51,6 +51,9 @@ class PhaseRetrieval(Operator):
 
 
 def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
-    """Apply an orthonormal transform with its origin in the centre of the plane."""
+    """Apply an orthonormal transform.
+
+    The origin is in the centre of the plane.
+    """
     axes = (-2, -1)
     return torch.fft.fftshift(transform(torch.fft.ifftshift(values, dim=axes), dim=axes, norm="ortho"), dim=axes)

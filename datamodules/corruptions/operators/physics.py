@@ -8,10 +8,10 @@ from datamodules.corruptions.operators.interface import Operator
 
 
 class DeepinvPhysics(Operator):
-    """Use a `deepinv.physics.Physics` as operator: `A` measures, `A_dagger` is the pseudo-inverse; its noise model is
-    unused.
+    """Use a `deepinv.physics.Physics` as operator.
 
-    Images are in [-1, 1], as for all operators; the DataModule's `sigma` determines the noise.
+    `A` measures, and `A_dagger` is the pseudo-inverse. Images are in [-1, 1], as for all operators. The noise model of
+    deepinv is not used; the argument `sigma` of the DataModule determines the noise.
 
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.
@@ -36,5 +36,8 @@ class DeepinvPhysics(Operator):
         return self._on(measured).A_dagger(measured)
 
     def _on(self, tensor: Tensor) -> Any:
-        """Return the operator on a tensor's device; nothing is moved if the operator is already there."""
+        """Return the operator on the device of a tensor.
+
+        Nothing is copied if the operator is on this device already.
+        """
         return self.physics.to(tensor.device)

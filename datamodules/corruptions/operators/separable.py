@@ -17,7 +17,9 @@ LEAST_SINGULAR_VALUE = 0.03
 
 
 class Separable(LinearOperator):
-    """y = A x A^T in every channel, with one A for the height and one for the width.
+    """y = A x A^T in every channel.
+
+    There is one matrix A for the height and one for the width.
 
     Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of A below 0.03 are set to 0.
     """
@@ -62,7 +64,9 @@ def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.dev
 
 @dataclass(frozen=True)
 class AverageDownsampling(Separable):
-    """Downsample an image by block means; the pseudo-inverse repeats pixels.
+    """Downsample an image by the means of blocks.
+
+    The pseudo-inverse repeats pixels.
 
     Args:
         factor: side of a block, in pixels.
@@ -79,10 +83,12 @@ class AverageDownsampling(Separable):
 
 @dataclass(frozen=True)
 class Bicubic(Separable):
-    """Downsample an image with a bicubic kernel (a = -1/2) of 4 factor taps, with reflection padding.
+    """Downsample an image with a bicubic kernel (a = -1/2) and reflection padding.
+
+    The kernel has `4 * factor` taps.
 
     Args:
-        factor: image pixels per downsampled pixel, along each axis.
+        factor: number of image pixels per downsampled pixel, along each axis.
     """
 
     factor: int = 4
@@ -106,14 +112,16 @@ class Bicubic(Separable):
 
 @dataclass(frozen=True)
 class Blur(Separable):
-    """Blur an image with a short Gaussian kernel; pixels beyond the borders count as grey.
+    """Blur an image with a short Gaussian kernel.
 
-    The operator in the code of DDRM and RED-diff differs: it omits the last tap and, for colour images, assigns
-    singular values to wrong channels and frequencies. Numbers published with that code are not comparable.
+    Pixels beyond the borders count as grey.
+
+    The operator in the code of DDRM and RED-diff differs. That operator omits the last tap, and in colour images it
+    assigns singular values to wrong channels and frequencies. Numbers published with that code are not comparable.
 
     Args:
         taps: length of the kernel, odd.
-        deviation: standard deviation of the Gaussian, in pixels; infinity gives equal weights.
+        deviation: standard deviation of the Gaussian, in pixels. Infinity gives equal weights.
     """
 
     taps: int = 5

@@ -10,7 +10,12 @@ from datamodules.corruptions.operators.interface import Operator
 
 @dataclass(frozen=True)
 class HighDynamicRange(Operator):
-    """y = clip(2 x, -1, 1): half of the tonal range is lost. The first estimate is y / 2."""
+    """y = clip(2 x, -1, 1).
+
+    Half of the tonal range is lost.
+
+    The first estimate is y / 2.
+    """
 
     def forward(self, image: Tensor) -> Tensor:
         return (2 * image).clamp(-1, 1)
@@ -21,13 +26,15 @@ class HighDynamicRange(Operator):
 
 @dataclass(frozen=True)
 class Quantisation(Operator):
-    """y is x rounded to 2^bits levels between -1 and 1; the first estimate is y itself.
+    """y is x rounded to 2^bits levels between -1 and 1.
 
-    The gradient is passed straight through. The derivative of rounding is 0 almost everywhere; with it, methods would
-    ignore the data, as in published code.
+    The first estimate is y itself.
+
+    The gradient is passed straight through. The derivative of rounding is 0 almost everywhere. With this derivative,
+    methods would ignore the data, as they do in published code.
 
     Args:
-        bits: bits per value; there are 2^bits levels.
+        bits: number of bits per value. There are 2^bits levels.
     """
 
     bits: int = 2

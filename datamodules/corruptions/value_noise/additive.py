@@ -1,4 +1,4 @@
-"""Distributions of additive noise: light-tailed, heavy-tailed, skewed, and rare gross errors."""
+"""Distributions of additive noise: light-tailed, heavy-tailed and skewed distributions, and rare gross errors."""
 
 import math
 from dataclasses import dataclass
@@ -54,7 +54,9 @@ class Laplace(_OfStd):
 
 @dataclass(frozen=True)
 class Gumbel(_OfStd):
-    """Gumbel distribution with location 0 and scale sqrt(6) std / pi; its mean is not 0.
+    """Gumbel distribution with location 0 and scale sqrt(6) std / pi.
+
+    The mean of this distribution is not 0.
 
     Args:
         std: standard deviation, positive.
@@ -75,7 +77,9 @@ class Gumbel(_OfStd):
 
 @dataclass(frozen=True)
 class Exponential(_OfStd):
-    """Exponential distribution with mean and standard deviation std; all values are positive.
+    """Exponential distribution with mean and standard deviation std.
+
+    All values are positive.
 
     Args:
         std: standard deviation, positive.
@@ -91,8 +95,9 @@ class Exponential(_OfStd):
 
 @dataclass(frozen=True)
 class StudentT(ValueNoise):
-    """Student's t distribution times a scale: heavy-tailed; for at most two degrees of freedom, the variance is
-    infinite.
+    """Student's t distribution times a scale.
+
+    It is heavy-tailed. For at most two degrees of freedom, the variance is infinite.
 
     Args:
         degrees: degrees of freedom, positive.
@@ -119,11 +124,13 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Gross errors: with a given probability a value gets a Gaussian error; otherwise it stays unchanged.
+    """Gross errors.
+
+    Each value gets a Gaussian error with a given probability, and is otherwise unchanged.
 
     Args:
         fraction: probability of an error, in [0, 1].
-        std: standard deviation of an error, positive.
+        std: standard deviation of an error, above 0.
     """
 
     fraction: float = 0.2

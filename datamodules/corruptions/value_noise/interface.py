@@ -7,17 +7,20 @@ from numpy.typing import NDArray
 
 
 class ValueNoise(ABC):
-    """A distribution of additive noise, independent for each value and in the values' units."""
+    """A distribution of additive noise.
+
+    The noise is independent for each value, and has the units of the values.
+    """
 
     @property
     @abstractmethod
     def mean(self) -> float:
-        """Mean of the distribution; NaN if the mean does not exist."""
+        """Mean of the distribution, or NaN if there is no mean."""
 
     @property
     @abstractmethod
     def variance(self) -> float:
-        """Variance of the distribution; infinite if there is no finite variance."""
+        """Variance of the distribution, or infinity if there is no finite variance."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
@@ -25,7 +28,7 @@ class ValueNoise(ABC):
 
 
 class SignFlips(ABC):
-    """Massart noise: each label, -1 or 1, is flipped with a probability below one half that depends on its row."""
+    """Massart noise: each label, -1 or 1, is flipped with a probability below one half that depends on the row."""
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -33,7 +36,7 @@ class SignFlips(ABC):
 
         Args:
             features: `[N, D]`.
-            margin: `[N]`, signed distance of each row from the true boundary.
+            margin: signed distance of each row from the true boundary, `[N]`.
         """
 
     def flips(

@@ -1,4 +1,4 @@
-"""Massart noise: flips of labels -1 and 1, at a constant rate, on one side only, or mostly near the boundary."""
+"""Massart noise: labels -1 and 1 flip at a constant rate, only on one side, or mostly near the boundary."""
 
 from dataclasses import dataclass
 
@@ -48,7 +48,7 @@ class HalfFlips(SignFlips):
 
 @dataclass(frozen=True)
 class BoundaryFlips(SignFlips):
-    """Flip labels most often near the true boundary: with probability rate exp(-|margin|).
+    """Flip labels most often near the true boundary, with the probability rate exp(-|margin|).
 
     Args:
         rate: flip probability at the boundary, in [0, 1/2).

@@ -195,7 +195,7 @@ REJECTED: list[Row] = [
     ("ImageNet shifted name", shifted_imagenet({"own": "own"}), ValueError,
      "holds a folder chair, which is not a wnid; map its folders"),
     ("ImageNet shifted number", shifted_imagenet({"v2": "v2"}), ValueError,
-     "numbers its folders among 1,000 classes, and classes leaves 4"),
+     "has numbered folders and needs all 1,000 classes, but classes keeps 4"),
     ("ImageNet shifted classes", shifted_imagenet({"other": "other"}), ValueError, "holds none of the 4 classes"),
     ("ImageNet shifted missing", shifted_imagenet({"x": "nowhere"}), FileNotFoundError, "nowhere does not exist"),
     ("ImageNet class_maps names", shifted_imagenet({"x": "own"}, class_maps={"y": "m"}), ValueError,

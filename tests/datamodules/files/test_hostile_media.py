@@ -125,7 +125,7 @@ def test_levels_that_16_bits_cannot_have_are_refused(changed: dict[str, object],
 
 
 def test_levels_that_are_stated_are_checked_as_well() -> None:
-    with pytest.raises(ValueError, match=r"black 70000 and white 80000 are not in order and in 0 \.\.\. 65535"):
+    with pytest.raises(ValueError, match=r"black must be below white, both in 0 \.\.\. 65535, got 70000 and 80000"):
         checked(RawImage(np.zeros((4, 4), np.uint16), 70_000, 80_000), Path("a"))
 
 
