@@ -24,9 +24,9 @@ def msvr(tracked: Tensor, now: Tensor, before: Tensor, alpha: float, gamma: floa
 
     Args:
         tracked: e, `[I, ...]`.
-        now: value h of a batch at this iterate.
         now: value h, computed from a batch at the current iterate.
         before: value h', computed from the same batch at the previous iterate.
+        alpha: weight of the batch, in (0, 1].
         gamma: weight of the variance-reduction term; the value 1 - alpha gives STORM.
     """
     return (1 - alpha) * tracked + (alpha + gamma) * now - gamma * before
