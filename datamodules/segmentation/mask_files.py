@@ -23,11 +23,12 @@ class MaskFiles(MaskSource):
 
     Args:
         images: image folder, `<name>.jpg`.
-        given: folder of the given masks, `<name>.png`: one channel or a palette, with class numbers as values.
+        given: folder of the given masks `<name>.png`. They have one channel or a palette, and their values are class
+            numbers.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that may contain true masks, searched in this order; if an image has no true mask, all its pixels
-            are 255. None means that the given masks are true.
+        clean: folders that may contain true masks, searched in this order. If an image has no true mask, all pixels of
+            its mask are 255. None means that the given masks are true.
 
     Raises:
         FileNotFoundError: if an image or a given mask is missing; the message names the first missing file.
