@@ -59,7 +59,8 @@ class SID(PairSet):
     Args:
         data_dir: folder that contains `SID`; None means the NOISEWORKS_DATA directory.
         ratio: exposure ratio of the test pairs: 100, 250 or 300. None means all pairs.
-        crop: height and width of the centre crop of packed test images, 512 in ELD's tables; None means whole images.
+        crop: height and width of the centre crop of packed test images. The published tables of ELD use 512. None means
+            whole images.
     """
 
     channels = 4
@@ -100,10 +101,10 @@ class SID(PairSet):
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
-    """Read the names of short and long exposures, without suffixes, from a list of SID.
+    """Read the names of short and long exposures from a list of SID. Names have no suffixes.
 
     Raises:
-        ValueError: if the list is empty, or a line has fewer than two names; the message names the line.
+        ValueError: if the list is empty, or a line has fewer than two names. The message names the line.
     """
     pairs = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
@@ -118,10 +119,10 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Return the exposure ratio, at most 300, that two of SID's file names give.
+    """Return the exposure ratio of two files of SID, computed from the file names. The ratio is at most 300.
 
     Raises:
-        ValueError: if a name has no exposure time; the message names the file.
+        ValueError: if a name has no exposure time. The message names the file.
     """
     seconds = []
     for name in (short, long):
@@ -136,10 +137,11 @@ def light_ratio(short: str, long: str) -> float:
 class ELDPairs(PairSet):
     """Ten low-light scenes of one camera, for testing (Wei et al., TPAMI 2022).
 
-    The layout is the authors': `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for `rawpy`, or `.npz`
-    files, see `SID`. Of the 16 images, numbers 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
-    800, 1600 and 3200, each with the light reduced by 1, 10, 100 and 200. This nominal factor is used as the exposure
-    ratio; the authors' code computes the ratio from the exposures in the files.
+    The folders are named as by the authors. The images `ELD/<camera>/scene-<1..10>/IMG_0001...0016` are raw images for
+    `rawpy` or `.npz` files as in `SID`. Images 1, 6, 11 and 16 are references at ISO 100. The other images have ISO
+    800, 1600 and 3200. For each ISO value, there are four images with the light reduced by the factors 1, 10, 100 and
+    200. The nominal factor is used as the exposure ratio. The code of the authors instead computes the ratio from the
+         exposures in the files.
 
     Args:
         data_dir: folder that contains `ELDPairs`; None means the NOISEWORKS_DATA directory.

@@ -32,7 +32,7 @@ class MaskFiles(MaskSource):
 
     Raises:
         FileNotFoundError: if an image or a given mask is missing; the message names the first missing file.
-        UnreadableImage: if a given mask is damaged; the message names the file.
+        UnreadableImage: if a given mask is damaged. The message names the file.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Like `whole`, but crop images and masks at positions given by numbers `[B, 3]` in [0, 1)."""
+        """Like `whole`, but crop images and masks. Numbers `[B, 3]` in [0, 1) select the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)
@@ -147,7 +147,7 @@ def read_mask(path: Path) -> Tensor:
     """Read a mask `[H, W]`, uint8, from a one-channel or palette image whose values are the classes.
 
     Raises:
-        UnreadableImage: if the file is damaged or a colour image; the message names the file.
+        UnreadableImage: if the file is damaged or a colour image. The message names the file.
     """
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
@@ -160,6 +160,6 @@ def read_mask(path: Path) -> Tensor:
 
 
 def _mask_size(path: Path) -> tuple[int, int]:
-    """Read an image's height and width from the file's header."""
+    """Read the height and width of an image from the header of its file."""
     with opened_image(path, "a mask") as image:
         return image.height, image.width
