@@ -66,7 +66,7 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
 
 
 def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders, keeping the variance."""
+    """Smooth white noise `[T, C, H, W]` along rows and columns with periodic borders. The variance does not change."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1
     kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # fraction of the variance kept, per axis
