@@ -38,7 +38,7 @@ class AlphaCurve(Callback):
         alphas: weights of the robust classifier, in [0, 1]. The weights 0 and 1 select a single classifier.
         batch_size: number of images attacked at once on each rank.
         skip: attack every `skip`-th image of the test set.
-        max: position of the first image that is not attacked. None attacks all images.
+        max: upper bound of the positions of attacked images, exclusive. None means no limit.
         seed: random seed of the attacks. Every alpha gets the same random starts.
     Raises:
         ValueError: if an argument is out of range.

@@ -48,7 +48,7 @@ class Certification(Callback):
         batch_size: number of noise samples evaluated at once on each rank.
         skip: step between certified images. Every `skip`-th image is certified. Results are often reported with 20 for
             CIFAR-10 and 100 for ImageNet.
-        max: position of the first image that is not certified. None means no limit.
+        max: upper bound of the positions of certified images, exclusive. None means no limit.
         share: what is sharded over ranks. `images` shards the images. `draws` shards the noise samples of each image,
             for few or costly images.
         seed: random seed of the noise. Noise samples do not depend on the batch size or the number of ranks.

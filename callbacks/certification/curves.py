@@ -84,9 +84,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def _possible(log: pd.DataFrame) -> pd.Series:
-    """Check that the position and the classes in each row are whole numbers, and that the radius is possible for an
-    image.
-    """
+    """Check that position and classes are whole numbers in each row, and that the radius is possible for an image."""
     whole, radius = log[["idx", "label", "predict"]], log["radius"]
     fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)

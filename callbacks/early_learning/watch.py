@@ -64,8 +64,8 @@ class EarlyLearning(Callback):
 
     Raises:
         ValueError: if an argument is out of range. In training, also if the horizon is unknown, `interval` is given
-        without a known number of batches, or the logits are missing or do not match labels and classes. TypeError: if
-        the module is neither a `Classifier` nor a `Segmenter`.
+            without a known number of batches, or the logits are missing or do not match labels and classes.
+        TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
     reads_logits = True
@@ -181,9 +181,7 @@ class EarlyLearning(Callback):
         self.running.load_state_dict(state_dict["running"])
 
     def _close_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Sum the counts of the epoch, test if early learning ended, write the table, and notify the module and
-        callbacks.
-        """
+        """Sum the counts of the epoch, test if early learning ended, write the table, and call the hooks."""
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None

@@ -41,8 +41,7 @@ ALONE = Shares()
 
 
 def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
-    """Name a metric by its features: fid, kid or is for the Inception network of FID, otherwise fd_<name> and
-    kd_<name>.
+    """Name a metric by its features: fid, kid or is for the Inception network of FID, fd_<name> or kd_<name> otherwise.
 
     Args:
         kind: metric to name: fid, kid or is.

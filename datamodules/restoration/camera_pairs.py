@@ -14,8 +14,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class RealPairs(PairSet):
-    """Base of CC and PolyU: pairs of a noisy image `<name>_real.<suffix>` and a mean of many shots
-    `<name>_mean.<suffix>`.
+    """Base of CC and PolyU: pairs of a noisy image `<name>_real.*` and a mean of many shots `<name>_mean.*`.
 
     Args:
         data_dir: folder that contains the dataset's folder; None means the NOISEWORKS_DATA directory.
@@ -132,9 +131,7 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Return the names of the blocks: the number of the photograph and the number of the block, both from 0, as in
-    `0_0`. `39_31`.
-    """
+    """Name blocks by the numbers of the photograph and the block, both counted from 0, as in `39_31`."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
@@ -165,7 +162,7 @@ class DND(PairSet):
     The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped at the boxes in
     `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be images in `DND/png_srgb`.
     All files may instead be in `DND/dnd_2017`. The name of a crop is the number of the photograph and the number of the
-    crop, both counted from 1, as in `0001_01`. `0050_20`.
+    crop, both counted from 1: `0001_01` to `0050_20`.
 
     Args:
         data_dir: folder that contains `DND`; None means the NOISEWORKS_DATA directory.

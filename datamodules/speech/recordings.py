@@ -66,8 +66,8 @@ class SpeechSet(ABC):
         """Read a split.
 
         Raises:
-            FileNotFoundError: if recordings are missing. The message names the expected path. ValueError: if a file is
-            damaged, or the dataset has no such split.
+            FileNotFoundError: if recordings are missing. The message names the expected path.
+            ValueError: if a file is damaged, or the dataset has no such split.
         """
 
 

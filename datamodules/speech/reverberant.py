@@ -54,9 +54,7 @@ def pyroomacoustics() -> Any:
 
 
 def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) -> dict[str, Any]:
-    """Sample the reverberation time in seconds, and the side lengths and the positions of speaker and microphone in
-    metres.
-    """
+    """Sample the reverberation time (seconds), side lengths, and positions of speaker and microphone (metres)."""
     sides = random.uniform(LEAST, GREATEST)
     source, microphone = random.uniform(FROM_WALLS, sides - FROM_WALLS, (2, 3))
     return {

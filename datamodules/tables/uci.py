@@ -28,11 +28,11 @@ MOST_COLUMN = 1_000_000
 
 
 class UCI(SplitTable):
-    """A table with one target, read from `data.txt`, `index_features.txt` and `index_target.txt` in
-    `<data_dir>/uci/<name>`.
+    """A table with one target, read from three text files in `<data_dir>/uci/<name>`.
 
-    `data.txt` contains numbers separated by white space, without a header. The two index files contain the positions of
-    the feature and target columns, counted from 0. To omit constant columns, remove their positions from these files.
+    The file `data.txt` contains numbers separated by white space, without a header. The files `index_features.txt` and
+    `index_target.txt` contain the positions of the feature and target columns, counted from 0. To omit constant
+    columns, remove their positions from these files.
 
     Args:
         name: folder of the table, such as `yacht`.

@@ -68,8 +68,8 @@ class Glue(TextSet):
     Args:
         task: task name: cola, sst2, mrpc, qqp, mnli, qnli or rte.
         data_dir: folder that contains one folder per task; None means `glue` in the NOISEWORKS_DATA directory.
-        prefixed: whether to join task name, column names and texts into one text, such as `rte sentence1: ...
-            sentence2: ...`. T5 needs this form.
+        prefixed: whether to join task name, column names and texts into one text, such as `rte sentence1: ...` and so
+            on for the second text. T5 needs this form.
         training_file: file name of the training texts.
     """
 

@@ -99,6 +99,6 @@ class ClipSet(ABC):
         """Return the clips of a split. A dataset without splits returns all its clips for every split.
 
         Raises:
-            FileNotFoundError: if files are missing. The message names the expected path. ValueError: if a file is
-            damaged, or the dataset has no such split.
+            FileNotFoundError: if files are missing. The message names the expected path.
+            ValueError: if a file is damaged, or the dataset has no such split.
         """

@@ -31,8 +31,8 @@ class FolderFrames:
 
     Raises:
         FileNotFoundError: if there is no frame.
-        ValueError: if a frame number is missing or occurs twice. The message names the frame. UnreadableImage: if the
-        first frame cannot be read.
+        ValueError: if a frame number is missing or occurs twice. The message names the frame.
+        UnreadableImage: if the first frame cannot be read.
     """
 
     def __init__(self, folder: Path, channels: int = 3) -> None:

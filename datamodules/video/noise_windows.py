@@ -32,8 +32,8 @@ class WindowTest:
         size: height and width of a window, in pixels.
         max_variance: upper bound of the variance of each frame, exclusive.
         min_mean: lower bound of the mean of each frame, exclusive.
-        max_variance_change: maximum of Var_t(v_t), which measures how much the variance of the frames changes.
-        max_mean_change: maximum of Var_t(m_t), which measures how much the mean of the frames changes.
+        max_variance_change: upper bound of Var_t(v_t). It limits how much the variance changes over the frames.
+        max_mean_change: upper bound of Var_t(m_t). It limits how much the mean changes over the frames.
     """
 
     size: int = 64
