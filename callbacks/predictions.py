@@ -108,7 +108,9 @@ def merge_predictions(
     """
     for part in parts:
         if not part.is_file():
-            raise FileNotFoundError(f"{part}, the predictions of one rank, is missing: is the folder shared?")
+            raise FileNotFoundError(
+                f"the predictions of one rank are missing, {part}: check that all ranks share the folder"
+            )
     tables = [_read_part(part) for part in parts if part.stat().st_size > HEADER]
     if not tables:
         raise ValueError(f"no sample was predicted, so {path} was not written")
@@ -240,7 +242,7 @@ class WritePredictions(Callback):
         self._peers.close()
         if unreadable:
             reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
-            raise ValueError(f"all other images are predicted, but not {len(unreadable)}: {reasons}")
+            raise ValueError(f"{len(unreadable)} images cannot be predicted, all others are predicted: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._peers is None:

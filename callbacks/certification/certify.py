@@ -250,7 +250,7 @@ def _require_single(trainer: Trainer) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if sum(isinstance(callback, Certification) for callback in callbacks) > 1:
         raise ValueError(
-            "trainer.callbacks holds more than one Certification, whose files and metrics would have the same names: "
+            "trainer.callbacks has more than one Certification, and their files and metrics would have the same names: "
             "if the experiment's own configuration has one, leave out configs/callbacks/certification.yaml and change "
             "the existing one; if it is the last callback, use --trainer.callbacks.sigma 0.5 and the like"
         )

@@ -51,7 +51,9 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         )
     furthest = max(float(log["radius"].max()) for log in logs.values())
     if furthest / grid > MOST_STEPS:
-        raise ValueError(f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest; widen it")
+        raise ValueError(
+            f"grid {grid:g} gives more than {MOST_STEPS} radii up to {furthest:g}, the largest radius; increase grid"
+        )
     steps = range(int(furthest / grid) + 2)  # +2 since 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)

@@ -174,7 +174,8 @@ class EarlyLearning(Callback):
         num_classes = len(state_dict["history"]["ended_at"])
         if self.history.num_classes not in (0, num_classes):
             raise ValueError(
-                f"EarlyLearning: the checkpoint has {num_classes} categories and the module {self.history.num_classes}"
+                f"EarlyLearning: the checkpoint has {num_classes} categories "
+                f"and the module has {self.history.num_classes}"
             )
         self._start(num_classes)
         self.history.load_state_dict(state_dict["history"])

@@ -67,9 +67,9 @@ class Extractor:
         self.inception = network if isinstance(network, FIDInception) else None
         if (self.inception is None) == (name is None):
             raise ValueError(
-                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception, "
-                f"whose metrics are called fid and kid, and set it for any other extractor, whose metrics are called "
-                f"fd_<extractor_name> and kd_<extractor_name>"
+                f"extractor_name {name!r} with {type(network).__name__}: leave extractor_name out for FID's Inception "
+                f"(metrics fid and kid), and set it for any other extractor (metrics fd_<extractor_name> and "
+                f"kd_<extractor_name>)"
             )
         if self.inception is not None:
             self.inception.read()

@@ -145,7 +145,7 @@ def refuse_other_extractor(first: Described, second: Described) -> None:
     sizes = len(first.moments.mean), len(second.moments.mean)
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"{first.name} has {sizes[0]} features and {second.name} {sizes[1]}: they are of different extractors"
+            f"{first.name} has {sizes[0]} features and {second.name} has {sizes[1]}: their extractors differ"
         )
 
 

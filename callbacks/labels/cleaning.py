@@ -93,7 +93,7 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 
 
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return whether the given class, and a different proposed class, of each image reach their mean self-confidence."""
+    """Return whether the given class of each image, and a different proposed class, reach their self-confidence."""
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
     proposed = table["probability_proposed"] >= table["proposed"].map(threshold)

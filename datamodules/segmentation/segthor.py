@@ -130,7 +130,9 @@ def slices_of_folders(
     for path in (path for paths in of_patient.values() for path in paths):
         found = [masks / (path.stem + suffix) for suffix in SUFFIXES if (masks / (path.stem + suffix)).is_file()]
         if not found:
-            raise FileNotFoundError(f"{masks / (path.stem + SUFFIXES[0])} does not exist, the mask of {path}")
+            raise FileNotFoundError(
+                f"{masks / (path.stem + SUFFIXES[0])} does not exist; it must be the mask of {path}"
+            )
         yield str(path), read_slice(path), read_slice(found[0])
 
 

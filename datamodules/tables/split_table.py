@@ -71,8 +71,8 @@ class SplitTable(TableSet):
         if min(tested, left) < 1 or (self.validation_fraction and not validated) or left < (self.train_size or 0):
             raise ValueError(
                 f"{name}: train_size {self.train_size} with validation_fraction {self.validation_fraction} and "
-                f"test_fraction {self.test_fraction} does not fit {count} rows: {tested} test, {validated} validate "
-                f"and {left} can train"
+                f"test_fraction {self.test_fraction} does not fit {count} rows: {tested} are for testing, "
+                f"{validated} for validation and {left} remain for training"
             )
         order = np.random.default_rng([self.seed or 0, 0]).permutation(count)
         train = order[tested + validated :][: self.train_size]
