@@ -31,7 +31,7 @@ class SegTHOR(MaskSet):
     Slices are read from one of these layouts:
 
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
-      in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work;
+      in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each with a pair of dicts, one of images and one of masks, by
       slice name. Code in the pickles is not run, and the patient arguments do not apply to pickles.
 

@@ -97,7 +97,8 @@ def collected(
         frames: number of frames of a sequence. The clip is split into parts of this length, and the remainder is
             dropped. None means the whole clip.
 
-    Yields: The folder of a sequence, and the first, middle and last frame of the sequence, `[3, C, S, S]`.
+    Yields:
+        The folder of a sequence, and the first, middle and last frame of the sequence, `[3, C, S, S]`.
 
     Raises:
         ValueError: if the clip is shorter than a sequence.
